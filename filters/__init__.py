@@ -1,0 +1,1 @@
+"""What a caption or a picture says: pure functions and small classes, free of Beam and torch."""

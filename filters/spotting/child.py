@@ -1,0 +1,126 @@
+"""One OCR child process: start it, ask it, end it.
+
+A subprocess and not multiprocessing: it must also start inside daemonic workers and beside running threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
+from filters.spotting.settings import SpotterSettings
+from filters.spotting.worker import settings_to_json
+
+_IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
+_STDERR_TAIL: Final = 4000
+_CLOSE_GRACE_S: Final = 5.0
+_THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class ChildDied(Exception):
+    """The process ended; the message has its status and the end of what it wrote to stderr."""
+
+
+class ChildTimeout(Exception):
+    """The process did not answer in time and was killed."""
+
+
+class Child:
+    """A running OCR process with its models loaded. Raises ChildDied or ChildTimeout where it does not come up."""
+
+    def __init__(self, settings: SpotterSettings) -> None:
+        self.served = 0
+        self.rss_mib = 0.0
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        command = [sys.executable, "-P", "-m", "filters.spotting.worker", settings_to_json(settings)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment(), cwd="/"
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None  # both are pipes
+        self._requests, self._answers = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._requests, False)
+        os.set_blocking(self._answers, False)
+        self._receive(time.monotonic() + settings.start_timeout_s)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def ask(self, picture: bytes, timeout_s: float) -> dict[str, Any]:
+        """The child's answer to one picture (see worker.answer). Raises ChildDied, ChildTimeout; the child is gone
+        after either."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            write_frame(self._requests, picture, deadline)
+        except PipeClosed as error:
+            raise self._died() from error
+        except PipeTimeout as error:
+            raise self._timed_out() from error
+        reply = self._receive(deadline)
+        self.served += 1
+        return reply
+
+    def close(self) -> None:
+        """Ends the process: by end of input, else by SIGKILL. May be called twice."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):  # it died with bytes unread
+                    pipe.close()
+        try:
+            self._process.wait(_CLOSE_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._stderr.close()
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        try:
+            reply: dict[str, Any] = json.loads(read_frame(self._answers, deadline))
+        except PipeClosed as error:
+            raise self._died() from error
+        except PipeTimeout as error:
+            raise self._timed_out() from error
+        self.rss_mib = reply.pop("rss_mib")
+        return reply
+
+    def _died(self) -> ChildDied:
+        self._process.kill()  # it may have closed its pipe only
+        status = self._process.wait()
+        tail = self._tail()
+        self.close()
+        cause = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        return ChildDied(f"the OCR process {cause}; the end of its stderr:\n{tail}")
+
+    def _timed_out(self) -> ChildTimeout:
+        self._process.kill()
+        self._process.wait()
+        tail = self._tail()
+        self.close()
+        return ChildTimeout(f"the OCR process did not answer in time and was killed; the end of its stderr:\n{tail}")
+
+    def _tail(self) -> str:
+        size = self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, size - _STDERR_TAIL))
+        return self._stderr.read().decode("utf-8", "replace").strip() or "(empty)"
+
+
+def _environment() -> dict[str, str]:
+    """One thread, no network, a writable cache folder, and the parent's import path (the child runs outside its working
+    folder)."""
+    paths = [str(_IMPORT_ROOT), *(os.path.abspath(path) for path in sys.path if path)]
+    cache = Path(tempfile.gettempdir()) / f"diht-paddlex-{os.getuid()}"
+    return {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, "1"),
+        "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
+        "PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK": "True",
+        "PADDLE_PDX_CACHE_HOME": os.environ.get("PADDLE_PDX_CACHE_HOME", str(cache)),
+    }

@@ -1,0 +1,297 @@
+"""How much of a caption is written in its picture: the T rule as a pure function of caption, OCR strings and
+thresholds."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Final, Literal
+
+from filters.spotting.common_run import longest_common_run, within_edits
+from filters.spotting.common_words import LEAST_CHANCE, word_chances
+from filters.spotting.folding import Folded, fold, is_ideograph
+
+Unit = Literal["line", "word", "joined"]
+SpottedText = tuple[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverlapRule:
+    """What counts as text of the caption found in the picture. The defaults are `TOLERANT`; `PAPER` is the plain
+    rule."""
+
+    min_score: float = 0.8
+    """Strings recognised with a lower score, 0 to 1, are ignored."""
+    min_chars: int = 5
+    """A pair is dropped from this many matching characters on."""
+    unit: Unit = "line"
+    """What is compared: each OCR line, each word of it, or all lines joined in reading order."""
+    whole_words: bool = True
+    """False: any common run of characters counts (the plain rule), and all fields below but `ideograph_weight` are
+    unused."""
+    inside_chars: int = 7
+    """An equal run of whole words of one side may lie inside a word of the other side from this many characters on."""
+    edits: tuple[tuple[int, int], ...] = ((6, 1), (8, 2))
+    """(letters, edits) in rising order: a run of whole words with that many letters may have that many wrong, lost or
+    extra letters."""
+    look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
+    """Groups of characters that OCR takes for one another; within a group they are the same character."""
+    common_chance: float = 0.004
+    """A run is ignored if the product of its words' chances to stand in any caption is this or more; 0 switches the
+    guard off."""
+    filler_chance: float = 0.02
+    """Words with at least this chance (`the`, `with`, `white`) say nothing and are left out of the product."""
+    caption_share: float = 0.4
+    """A run of common words counts nevertheless where it makes up this share of the caption's characters."""
+    common_chars: int = 12
+    """A run of common words counts nevertheless from this many characters on."""
+    ideograph_weight: int = 2
+    """Han ideographs and Hangul syllables count as this many characters, in `min_chars` and everywhere else."""
+
+    def __post_init__(self) -> None:
+        if self.min_chars < 1:
+            raise ValueError(f"OverlapRule.min_chars is {self.min_chars}; it must be at least 1")
+        if self.ideograph_weight < 1:
+            raise ValueError(f"OverlapRule.ideograph_weight is {self.ideograph_weight}; it must be at least 1")
+        if self.unit not in ("line", "word", "joined"):
+            raise ValueError(f"OverlapRule.unit is {self.unit!r}; choose line, word or joined")
+        if 0 < self.common_chance < LEAST_CHANCE:
+            raise ValueError(
+                f"OverlapRule.common_chance is {self.common_chance}; the table ends at {LEAST_CHANCE}: use that, more, or 0 (off)"
+            )
+
+
+PAPER: Final = OverlapRule(whole_words=False, ideograph_weight=1)
+TOLERANT: Final = OverlapRule()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """The best match between a caption and the strings of its picture."""
+
+    length: int
+    """Matching characters; 0 where nothing counts. The pair is dropped where length >= OverlapRule.min_chars."""
+    text: str
+    """The spotted string that matched, as recognised; empty where nothing counts."""
+    score: float
+    """Its recognition score, 0 where nothing counts."""
+    where: tuple[int, int] | None
+    """The matched span (start, end) in the caption's characters."""
+
+
+NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)
+
+
+def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TOLERANT) -> Overlap:
+    """The longest counting match; among equals the string with the higher score, then the one that sorts first."""
+    comparison = _Caption(caption, rule)
+    best = NOTHING
+    for text, score in _units(spotted, rule):
+        length, start, stop = comparison.best_run(text)
+        if length and (length, score, best.text) > (best.length, best.score, text):
+            best = Overlap(length=length, text=text, score=score, where=comparison.folded.where(start, stop))
+    return best
+
+
+def overlap_lengths(
+    captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule = TOLERANT
+) -> list[int]:
+    """`overlap(...).length` for each row."""
+    if len(captions) != len(spotted):
+        raise ValueError(
+            f"{len(captions)} captions and {len(spotted)} lists of spotted strings; there must be one list per caption"
+        )
+    lengths = []
+    for caption, strings in zip(captions, spotted, strict=True):
+        if not strings or all(score < rule.min_score for _, score in strings):
+            lengths.append(0)  # most pictures hold no text: their captions are not even folded
+            continue
+        comparison = _Caption(caption, rule)
+        lengths.append(max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0))
+    return lengths
+
+
+def _units(spotted: Iterable[SpottedText], rule: OverlapRule) -> Iterator[SpottedText]:
+    lines = [(text, score) for text, score in spotted if score >= rule.min_score]
+    if rule.unit == "line":
+        yield from lines
+    elif rule.unit == "word":
+        yield from ((word, score) for text, score in lines for word in text.split())
+    elif lines:
+        yield " ".join(text for text, _ in lines), min(score for _, score in lines)
+
+
+_LONGEST_EDITED: Final = 40
+"""Longer runs are not searched for edits: with so many letters, a part of them is intact."""
+
+_Run = tuple[int, int, int]  # length, start and stop in the caption's folded characters
+_NO_RUN: Final = (0, 0, 0)
+
+
+class _Caption:
+    """A caption prepared for comparison with many strings."""
+
+    def __init__(self, caption: str, rule: OverlapRule) -> None:
+        self.rule = rule
+        self.folded = fold(caption)
+        self.shapes = (
+            self.folded.chars.translate(_look_alike_table(rule.look_alikes)) if rule.whole_words else self.folded.chars
+        )
+        self.words = list(self.folded.words())
+
+    def best_run(self, text: str) -> _Run:
+        """The longest run that counts between the caption and one string."""
+        string = _fold_string(text)
+        if not string.chars or not self.folded.chars:
+            return _NO_RUN
+        if not self.rule.whole_words:
+            length, _, start = longest_common_run(string.chars, self.folded.chars)
+            return (self._weight(start, start + length), start, start + length) if length else _NO_RUN
+        shapes = string.chars.translate(_look_alike_table(self.rule.look_alikes))
+        best = _NO_RUN
+        for run in self._caption_words_in(string, shapes):
+            best = max(best, run, key=lambda run: run[0])
+        for run in self._string_words_in(string, shapes):
+            best = max(best, run, key=lambda run: run[0])
+        for run in self._nearly_equal(string, shapes, best[0]):
+            best = max(best, run, key=lambda run: run[0])
+        return best
+
+    def _weight(self, start: int, stop: int) -> int:
+        run = self.folded.chars[start:stop]
+        if run.isascii() or self.rule.ideograph_weight == 1:
+            return len(run)
+        return len(run) + (self.rule.ideograph_weight - 1) * sum(map(is_ideograph, run))
+
+    def _caption_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
+        """Whole words of the caption that stand in the string."""
+        starts = self.folded.starts
+        for first in range(len(starts) - 1):
+            last = first + 1
+            while last < len(starts) and self.shapes[starts[first] : starts[last]] in shapes:
+                last += 1
+            for stop in range(last - 1, first, -1):
+                start, end = starts[first], starts[stop]
+                length = self._weight(start, end)
+                if length < self.rule.min_chars:
+                    break
+                aligned = length >= self.rule.inside_chars or _stands_alone(self.shapes[start:end], string, shapes)
+                if aligned and self._says_something(self.words[first:stop], length):
+                    yield length, start, end
+                    break
+
+    def _string_words_in(self, string: Folded, shapes: str) -> Iterator[_Run]:
+        """Whole words of the string that stand in the caption, inside a longer word of it."""
+        starts = string.starts
+        words = list(string.words())
+        for first in range(len(starts) - 1):
+            last = first + 1
+            while last < len(starts) and shapes[starts[first] : starts[last]] in self.shapes:
+                last += 1
+            last -= 1
+            if last == first:
+                continue
+            run = shapes[starts[first] : starts[last]]
+            start = self.shapes.find(run)
+            length = self._weight(start, start + len(run))
+            if length < max(self.rule.inside_chars, self.rule.min_chars):
+                continue
+            # Both spellings must say something: a string without spaces would make rare words out of common ones.
+            touched = self._words_between(start, start + len(run))
+            if self._says_something(words[first:last], length) and self._says_something(touched, length):
+                yield length, start, start + len(run)
+
+    def _nearly_equal(self, string: Folded, shapes: str, longest: int) -> Iterator[_Run]:
+        """Whole words of the caption that differ from whole words of the string by a few letters."""
+        if not self.rule.edits or len(shapes) < self.rule.edits[0][0] - 1:
+            return
+        starts, string_words = self.folded.starts, list(string.words())
+        runs = _runs_by_length(string.starts)
+        for first in range(len(starts) - 1):
+            for last in range(first + 1, len(starts)):
+                run = self.shapes[starts[first] : starts[last]]
+                if len(run) > _LONGEST_EDITED:
+                    break
+                allowed = self._allowed_edits(self.folded.chars[starts[first] : starts[last]])
+                if not allowed or not _shares_a_piece(run, shapes, allowed + 1):
+                    continue
+                for other_length in range(len(run) - allowed, len(run) + allowed + 1):
+                    for left, right in runs.get(other_length, ()):
+                        edits = within_edits(run, shapes[string.starts[left] : string.starts[right]], allowed)
+                        if not edits or _is_another_text(string_words[left:right], self.words[first:last], edits):
+                            continue  # without edits they are equal, which was found above
+                        length = self._weight(starts[first], starts[last]) - edits
+                        if length > longest and self._says_something(self.words[first:last], length):
+                            longest = length
+                            yield length, starts[first], starts[last]
+
+    def _words_between(self, start: int, stop: int) -> list[str]:
+        """The caption's words of which some character lies in chars[start:stop]."""
+        starts = self.folded.starts
+        return self.words[bisect_right(starts, start) - 1 : bisect_left(starts, stop)]
+
+    def _allowed_edits(self, run: str) -> int:
+        letters = sum(map(str.isalpha, run))  # a wrong digit makes another number, not a misread one
+        return max((edits for least, edits in self.rule.edits if letters >= least), default=0)
+
+    def _says_something(self, words: Sequence[str], length: int) -> bool:
+        if not self.rule.common_chance:
+            return True
+        chances = word_chances()
+        chance = prod(share for share in (chances.get(word, 0.0) for word in words) if share < self.rule.filler_chance)
+        if chance < self.rule.common_chance:
+            return True
+        whole = self._weight(0, len(self.folded.chars))
+        return length >= min(self.rule.common_chars, self.rule.caption_share * whole)
+
+
+def _stands_alone(run: str, string: Folded, shapes: str) -> bool:
+    """Whether the run stands somewhere in the string between word boundaries."""
+    at = shapes.find(run)
+    while at >= 0:
+        if at in string.starts and at + len(run) in string.starts:
+            return True
+        at = shapes.find(run, at + 1)
+    return False
+
+
+def _shares_a_piece(run: str, shapes: str, pieces: int) -> bool:
+    """Whether one of so many equal pieces of the run stands in the string: with fewer edits than pieces, one piece is
+    untouched."""
+    size = len(run) // pieces
+    return any(
+        run[index * size : (index + 1) * size if index + 1 < pieces else len(run)] in shapes for index in range(pieces)
+    )
+
+
+def _runs_by_length(starts: Sequence[int]) -> dict[int, list[tuple[int, int]]]:
+    """Characters -> the runs (first word, word after the last) with so many, up to _LONGEST_EDITED and a few more."""
+    runs: dict[int, list[tuple[int, int]]] = {}
+    for first in range(len(starts) - 1):
+        for last in range(first + 1, len(starts)):
+            length = starts[last] - starts[first]
+            if length > 2 * _LONGEST_EDITED:
+                break
+            runs.setdefault(length, []).append((first, last))
+    return runs
+
+
+def _is_another_text(string_words: Sequence[str], caption_words: Sequence[str], edits: int) -> bool:
+    """Whether a near match is two texts and not a misread one."""
+    if len(string_words) == 1 and string_words[0] in word_chances():
+        return True  # a word of its own: HOUSE is no misread horse
+    ends = (string_words[0], string_words[-1], caption_words[0], caption_words[-1])
+    return edits >= min(map(len, ends))  # the edits may have replaced a whole short word
+
+
+@lru_cache(maxsize=1 << 14)
+def _fold_string(text: str) -> Folded:
+    return fold(text)
+
+
+@lru_cache(maxsize=16)
+def _look_alike_table(groups: tuple[str, ...]) -> dict[int, str]:
+    return {ord(char): group[0] for group in groups for char in group}

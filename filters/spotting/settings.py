@@ -1,0 +1,117 @@
+"""What the text spotter is asked to do, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from filters.spotting.pictures import PictureLimits
+from filters.spotting.weights import ModelSize
+
+EngineName = Literal["onnxruntime", "paddle"]
+Box = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spotted:
+    """One line of text in a picture."""
+
+    text: str
+    """The line as recognised; never empty."""
+    score: float
+    """Mean probability of its characters, 0 to 1."""
+    box: Box
+    """Four corners (x, y), clockwise from the top left, in pixels of the upright original picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spotting:
+    """What was read in one picture."""
+
+    spotted: tuple[Spotted, ...]
+    """The text lines, from top to bottom; empty where no text was found."""
+    width: int
+    """Width of the upright original, in pixels."""
+    height: int
+    """Height of the upright original, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpotterSettings:
+    """How to read pictures."""
+
+    engine: EngineName = "onnxruntime"
+    """What runs PaddleOCR's models: ONNX Runtime, or paddlepaddle where that is installed."""
+    model: ModelSize = "tiny"
+    """Size of the PP-OCRv6 detector and recogniser (ONNX Runtime only)."""
+    reread: ModelSize | None = "small"
+    """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
+    reread_below: float = 0.9
+    """Lines with a lower score are read once more, and the second reading counts."""
+    reread_chars: int = 5
+    """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
+    models: str | None = None
+    """Folder of the installed models; None: $DIHT_OCR_MODELS, else the user's cache (see weights.py)."""
+    paddle_detection: str = ""
+    """Folder of a Paddle text detector with inference.yml; needed by engine `paddle` only."""
+    paddle_recognition: str = ""
+    """Folder of a Paddle text recogniser with inference.yml; needed by engine `paddle` only."""
+    limit_side: int = 384
+    """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the decoded
+    resolution. Text of 12 pixels in a picture of 512 to 640 is still found; 512 finds fainter text for half as much again."""
+    pixel_threshold: float = 0.2
+    """Detector: least probability of a text pixel. This and the next two are those of PP-OCRv6's own inference.yml."""
+    box_threshold: float = 0.4
+    """Detector: least mean probability within a box."""
+    unclip_ratio: float = 1.4
+    """Detector: how far a box is grown beyond its text pixels, as a share of area by perimeter."""
+    min_score: float = 0.5
+    """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
+    limits: PictureLimits = field(default_factory=PictureLimits)
+    """How large a picture may be."""
+    recycle_after: int = 5000
+    """The OCR process is replaced after this many pictures, because OCR engines leak."""
+    recycle_rss_mib: int = 2048
+    """The OCR process is replaced when its resident memory passes this, in MiB."""
+    timeout_s: float = 60.0
+    """Longest time for one picture, in seconds; a normal one takes some hundredths."""
+    start_timeout_s: float = 300.0
+    """Longest time for the OCR process to load its models, in seconds."""
+    attempts: int = 2
+    """How often a picture is tried when the OCR process dies on it: the kernel may have killed an innocent one."""
+    crashes_in_a_row: int = 10
+    """After so many pictures lost one after another to crashes the environment is to blame: `SpotterError`."""
+
+    @property
+    def second_reader(self) -> ModelSize | None:
+        """The size of the second recogniser, None where there is no second reading."""
+        return None if self.engine == "paddle" or self.reread == self.model else self.reread
+
+    @property
+    def sizes(self) -> tuple[ModelSize, ...]:
+        """The model sizes that must be installed; none for engine `paddle`, which brings its own folders."""
+        if self.engine == "paddle":
+            return ()
+        return (self.model, self.second_reader) if self.second_reader else (self.model,)
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("engine", self.engine, ("onnxruntime", "paddle")),
+            ("model", self.model, ("small", "tiny")),
+            ("reread", self.reread, ("small", "tiny", None)),
+        ):
+            if value not in choices:
+                raise ValueError(f"SpotterSettings.{name} is {value!r}; choose one of {choices}")
+        for name in ("limit_side", "recycle_after", "recycle_rss_mib", "attempts", "crashes_in_a_row"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("min_score", "reread_below", "pixel_threshold", "box_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        for name in ("timeout_s", "start_timeout_s", "unclip_ratio"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be positive")
+        if self.engine == "paddle" and not (self.paddle_detection and self.paddle_recognition):
+            raise ValueError(
+                "SpotterSettings.engine is 'paddle': set paddle_detection and paddle_recognition, folders with inference.yml"
+            )

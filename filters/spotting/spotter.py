@@ -1,0 +1,140 @@
+"""Reads the text in pictures with PaddleOCR, in a child process that may crash, hang or leak without harm."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import threading
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
+
+from filters.spotting.child import Child, ChildDied, ChildTimeout
+from filters.spotting.pictures import BadPicture, BadPictureReason
+from filters.spotting.settings import Spotted, SpotterSettings, Spotting
+from filters.spotting.weights import find_models, fingerprint
+
+__all__ = ["BadPicture", "Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter"]
+
+
+class SpotterError(RuntimeError):
+    """OCR does not work at all here: the process cannot start, or dies on one picture after another."""
+
+
+class TextSpotter:
+    """PaddleOCR behind a pipe.
+
+    Use it as a context manager, which starts the OCR process and so fails early; or call `spot`, which starts it when
+    needed, and `close`. The process is replaced after `recycle_after` pictures or above `recycle_rss_mib`. Every
+    picture is read by itself: its result depends neither on its neighbours nor on when the process was replaced. May be
+    shared between threads; they take turns.
+    """
+
+    def __init__(self, settings: SpotterSettings | None = None) -> None:
+        self.settings = settings or SpotterSettings()
+        self._child: Child | None = None
+        self._lock = threading.Lock()
+        self._lost_in_a_row = 0
+
+    def __enter__(self) -> TextSpotter:
+        with self._lock:
+            self._running()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the running OCR process, None where none runs."""
+        return self._child.pid if self._child else None
+
+    def spot(self, pictures: Iterable[bytes]) -> Iterator[Spotting | BadPicture]:
+        """One result per picture file, in order, lazily: what was read, or why it could not be read.
+
+        Raises `SpotterError` where OCR does not work at all, WeightsMissing where its models are not installed.
+        """
+        for picture in pictures:
+            with self._lock:
+                result = self._spot_one(picture)
+            yield result
+
+    def close(self) -> None:
+        """Ends the OCR process. A later `spot` starts another."""
+        with self._lock:
+            if self._child:
+                self._child.close()
+                self._child = None
+
+    def provenance(self) -> dict[str, str]:
+        """What decides the results: engine, versions, model names and the sha256 of the weights. Reads the weights (30
+        MB)."""
+        settings = self.settings
+        facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
+        for package in ("paddleocr", "paddlex", "onnxruntime" if settings.engine == "onnxruntime" else "paddlepaddle"):
+            facts[package] = importlib.metadata.version(package)
+        for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):
+            facts[role] = f"PP-OCRv6 {size}"
+            facts[f"{role}_sha256"] = fingerprint(find_models(size, settings.models))
+        return facts
+
+    def _spot_one(self, picture: bytes) -> Spotting | BadPicture:
+        last: ChildDied | None = None
+        for _ in range(self.settings.attempts):
+            child = self._running()
+            try:
+                reply = child.ask(picture, self.settings.timeout_s)
+            except ChildTimeout as error:
+                self._child = None
+                return BadPicture(BadPictureReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}")
+            except ChildDied as error:
+                self._child = None
+                last = error
+                continue
+            self._lost_in_a_row = 0
+            self._recycle(child)
+            return _result(reply)
+        self._lost_in_a_row += 1
+        if self._lost_in_a_row >= self.settings.crashes_in_a_row:
+            raise SpotterError(
+                f"{self._lost_in_a_row} pictures in a row were lost to crashes; the last: {last}"
+            ) from last
+        return BadPicture(BadPictureReason.OCR_CRASHED, str(last))
+
+    def _running(self) -> Child:
+        if self._child is None:
+            self._check_installed()
+            try:
+                self._child = Child(self.settings)
+            except (ChildDied, ChildTimeout) as error:
+                raise SpotterError(f"OCR cannot start: {error}") from error
+        return self._child
+
+    def _check_installed(self) -> None:
+        """Names what is missing before a child process has to fail over it."""
+        needed = ["paddleocr", "onnxruntime" if self.settings.engine == "onnxruntime" else "paddle"]
+        for module in needed:
+            if importlib.util.find_spec(module) is None:
+                package = "paddlepaddle" if module == "paddle" else module
+                raise SpotterError(
+                    f"OCR engine {self.settings.engine!r} needs the package {package}: pip install {package}"
+                )
+        for size in self.settings.sizes:
+            find_models(size, self.settings.models)
+
+    def _recycle(self, child: Child) -> None:
+        if child.served >= self.settings.recycle_after or child.rss_mib > self.settings.recycle_rss_mib:
+            child.close()
+            self._child = None
+
+
+def _result(reply: dict[str, Any]) -> Spotting | BadPicture:
+    if "bad" in reply:
+        return BadPicture(BadPictureReason(reply["bad"]), reply["message"])
+    lines = tuple(
+        Spotted(text=text, score=score, box=tuple((float(x), float(y)) for x, y in box))
+        for text, score, box in reply["spotted"]
+    )
+    return Spotting(spotted=lines, width=reply["width"], height=reply["height"])

@@ -1,0 +1,47 @@
+"""What the tests of text-spotting share: weights, pictures with text, one running spotter."""
+
+import io
+from collections.abc import Callable, Iterator
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from filters.spotting import weights
+from filters.spotting.spotter import SpotterSettings, TextSpotter
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "soak: runs for minutes; watches memory")
+
+
+@pytest.fixture
+def render() -> Callable[..., bytes]:
+    """render(text, size=40, background="white", fill="black", format="PNG"): a picture file."""
+    return _render
+
+
+def _render(text: str, *, size: int = 40, background: str = "white", fill: str = "black", format: str = "PNG") -> bytes:
+    """A picture file with one line of text, in the font that comes with Pillow."""
+    image = Image.new("RGB", (640, 360), background)
+    ImageDraw.Draw(image).text((40, 140), text, fill=fill, font=ImageFont.load_default(size))
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def ocr_models() -> None:
+    """Installs the OCR weights where they are missing; skips where neither they nor PaddleOCR can be had."""
+    pytest.importorskip("paddleocr", reason="paddleocr is not installed: pip install '.[ocr]'")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install '.[ocr]'")
+    try:
+        weights.download_and_install()
+    except weights.WeightsMissing as error:
+        pytest.skip(f"the OCR weights are not installed and cannot be downloaded: {error}")
+
+
+@pytest.fixture(scope="session")
+def spotter(ocr_models: None) -> Iterator[TextSpotter]:
+    """A spotter with default settings, shared to save the start of its process."""
+    with TextSpotter(SpotterSettings()) as running:
+        yield running

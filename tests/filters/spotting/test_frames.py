@@ -1,0 +1,52 @@
+"""Messages over a pipe arrive whole, late, or not at all - and say which."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
+
+
+def nonblocking_pipe() -> tuple[int, int]:
+    receiver, sender = os.pipe()
+    os.set_blocking(receiver, False)
+    os.set_blocking(sender, False)
+    return receiver, sender
+
+
+@pytest.mark.parametrize("body", [b"", b"x", bytes(3_000_000)])
+def test_a_message_arrives_whole(body: bytes) -> None:
+    receiver, sender = nonblocking_pipe()
+    writer = threading.Thread(target=write_frame, args=(sender, body, time.monotonic() + 30))
+    writer.start()
+    assert read_frame(receiver, time.monotonic() + 30) == body
+    writer.join()
+
+
+def test_silence_ends_at_the_deadline() -> None:
+    receiver, _ = nonblocking_pipe()
+    with pytest.raises(PipeTimeout):
+        read_frame(receiver, time.monotonic() + 0.05)
+
+
+def test_a_reader_that_does_not_read_ends_at_the_deadline() -> None:
+    _, sender = nonblocking_pipe()
+    with pytest.raises(PipeTimeout):
+        write_frame(sender, bytes(3_000_000), time.monotonic() + 0.05)
+
+
+def test_a_closed_pipe_is_noticed_in_the_middle_of_a_message() -> None:
+    receiver, sender = nonblocking_pipe()
+    os.write(sender, b"\0\0\0\x09half")
+    os.close(sender)
+    with pytest.raises(PipeClosed):
+        read_frame(receiver, time.monotonic() + 30)
+
+
+def test_nobody_reads_any_more() -> None:
+    receiver, sender = nonblocking_pipe()
+    os.close(receiver)
+    with pytest.raises(PipeClosed):
+        write_frame(sender, b"x", time.monotonic() + 30)

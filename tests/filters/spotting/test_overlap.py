@@ -1,0 +1,170 @@
+"""The T rule: what is an overlap of caption and picture text, and what only looks like one."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from filters.spotting.folding import fold
+from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap, overlap_lengths
+
+HITS = [  # caption, OCR string: pairs seen in real pictures, with the errors OCR really made
+    ("No parking sign on a brick wall", "NOPARKING"),
+    ("Keep Calm and Carry On poster", "KEEPCALM"),
+    ("Las Vegas sign at night", "LASVEGASN"),
+    ("Carlsberg beer in a glass", "arlsberg"),
+    ("Wivenhoe Park road sign", "Wivenioe rark"),
+    ("2008 Yamaha YZF R6", "YAMAMA"),
+    ("Double parking prohibited at all times", "AT ALL,TIMES"),
+    ("Nirvana - Nevermind (1991)", "NlRVANA"),
+    ("LEGO Star Wars 75192", "LEG0 5TAR WAR5"),
+    ("BMW X5 M, 2015", "BMW X5"),
+    ("Café Société in Paris", "CAFE SOCIETE"),
+    ("Ｎｉｎｔｅｎｄｏ Switch", "Nintendo"),
+    ("don't panic", "DONT PANIC"),
+    ("北京大学的校门", "北京大学"),
+    ("서울특별시 시청", "서울특별시"),
+    ("Москва слезам не верит", "МОСКВА"),
+    ("house", "HOUSE"),
+]
+MISSES = [
+    ("the other side of the hill", "MOTHER"),  # a word inside a word
+    ("international station", "NATION"),
+    ("a nation of gardeners", "FOUNDATION DONATION"),
+    ("a vintage black and white photo of a house", "BLACK FRIDAY"),  # one common word of many
+    ("photo of the two dogs in a field", "OF THE"),
+    ("a horse in a stable near a river", "HOUSE"),  # another word, not a misread one
+    ("call 5551234567 for a table", "5551234568"),  # a wrong digit is another number
+    ("red car", "CAR"),  # too short
+    ("", "TEXT"),
+    ("caption", ""),
+    ("one ☕", "☕"),
+]
+
+
+@pytest.mark.parametrize(("caption", "text"), HITS)
+def test_overlaps(caption: str, text: str) -> None:
+    found = overlap(caption, [(text, 0.9)])
+    assert found.length >= TOLERANT.min_chars
+    assert found.text == text
+    assert found.score == 0.9
+    assert found.where is not None
+
+
+@pytest.mark.parametrize(("caption", "text"), MISSES)
+def test_accidents(caption: str, text: str) -> None:
+    assert overlap(caption, [(text, 0.99)]).length < TOLERANT.min_chars
+
+
+def test_where_points_into_the_original_caption() -> None:
+    caption = "At the Café  Société, Paris"
+    found = overlap(caption, [("CAFESOCIETE", 0.9)])
+    assert found.where is not None
+    assert caption[slice(*found.where)] == "Café  Société"
+
+
+def test_common_words_count_where_they_are_most_of_the_caption() -> None:
+    assert overlap("black house", [("BLACK", 0.9)]).length == 5
+    assert overlap("a black house in the garden of a farm", [("BLACK", 0.9)]).length == 0
+
+
+def test_low_scores_are_ignored() -> None:
+    assert overlap("Carlsberg", [("Carlsberg", 0.79)]).length == 0
+    assert overlap("Carlsberg", [("Carlsberg", 0.8)]).length == 9
+
+
+def test_the_longest_match_wins() -> None:
+    found = overlap("Carlsberg Elephant beer", [("Carlsberg", 0.99), ("Carlsberg Elephant", 0.85)])
+    assert (found.length, found.text, found.score) == (17, "Carlsberg Elephant", 0.85)
+
+
+def test_units() -> None:
+    caption, lines = "Keep calm and drive a Wartburg", [("KEEP", 0.9), ("CALM", 0.85)]
+    assert overlap(caption, lines, PAPER).length == 4
+    joined = overlap(caption, lines, replace(PAPER, unit="joined"))
+    assert (joined.length, joined.text, joined.score) == (8, "KEEP CALM", 0.85)
+    assert overlap("drive a Wartburg", [("A WARTBURG", 0.9)], replace(PAPER, unit="word")).length == 8
+
+
+def test_the_paper_rule_is_the_plain_window() -> None:
+    assert overlap("the other side", [("MOTHER", 0.9)], PAPER).length == 5
+    assert overlap("Yamaha", [("YAMAMA", 0.9)], PAPER).length == 4
+
+
+def test_settings_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="min_chars is 0"):
+        OverlapRule(min_chars=0)
+    with pytest.raises(ValueError, match=r"common_chance is 0\.0001"):
+        OverlapRule(common_chance=0.0001)
+    with pytest.raises(ValueError, match="2 captions and 1 lists"):
+        overlap_lengths(["a", "b"], [[]])
+
+
+WORDS = st.sampled_from(
+    "the of a black house other mother nation wartburg wartbrug carlsberg carlsbery elephant yamaha 北京 大学 café x5 2015".split()
+)
+PHRASE = st.lists(WORDS, max_size=7).map(" ".join)
+SPOTTED = st.lists(st.tuples(PHRASE, st.sampled_from([0.5, 0.8, 0.95])), max_size=4)
+RULES = st.sampled_from([PAPER, TOLERANT, replace(TOLERANT, unit="word"), replace(TOLERANT, common_chance=0)])
+
+
+@given(PHRASE, SPOTTED, RULES)
+def test_case_and_punctuation_do_not_matter(caption: str, spotted: list[tuple[str, float]], rule: OverlapRule) -> None:
+    loud = [(text.upper().replace(" ", " - "), score) for text, score in spotted]
+    if rule.unit == "word":  # a dash of its own is a word without characters
+        loud = [(text.upper(), score) for text, score in spotted]
+    plain = overlap(caption, spotted, rule).length
+    assert overlap(caption.upper().replace(" ", "  ") + "!", loud, rule).length == plain
+
+
+@given(PHRASE, SPOTTED)
+def test_spacing_does_not_matter_to_the_paper_rule(caption: str, spotted: list[tuple[str, float]]) -> None:
+    joined = [(text.replace(" ", ""), score) for text, score in spotted]
+    assert overlap(caption.replace(" ", ""), joined, PAPER).length == overlap(caption, spotted, PAPER).length
+
+
+@given(PHRASE, SPOTTED, RULES)
+def test_a_higher_min_score_never_finds_more(caption: str, spotted: list[tuple[str, float]], rule: OverlapRule) -> None:
+    lengths = [overlap(caption, spotted, replace(rule, min_score=score)).length for score in (0.0, 0.6, 0.9, 1.0)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@given(PHRASE, SPOTTED, RULES)
+@settings(max_examples=50)
+def test_the_order_of_strings_does_not_matter(caption: str, spotted: list[tuple[str, float]], rule: OverlapRule) -> None:
+    results = {overlap(caption, list(order), rule) for order in itertools.permutations(spotted)}
+    assert len(results) == 1
+
+
+@given(st.lists(st.tuples(PHRASE, SPOTTED), max_size=5), RULES)
+def test_the_fast_path_is_the_slow_one(rows: list[tuple[str, list[tuple[str, float]]]], rule: OverlapRule) -> None:
+    captions, spotted = [caption for caption, _ in rows], [strings for _, strings in rows]
+    assert overlap_lengths(captions, spotted, rule) == [overlap(c, s, rule).length for c, s in rows]
+
+
+@given(st.text(alphabet="abc ", max_size=20), st.text(alphabet="abc ", max_size=12))
+def test_the_paper_rule_is_the_longest_common_substring(caption: str, text: str) -> None:
+    left, right = fold(caption).chars, fold(text).chars
+    naive = max(
+        (stop - start for start in range(len(right)) for stop in range(start, len(right) + 1) if right[start:stop] in left),
+        default=0,
+    )
+    assert overlap(caption, [(text, 1.0)], PAPER).length == naive
+
+
+@given(st.text(max_size=40), st.lists(st.tuples(st.text(max_size=20), st.floats(0, 1)), max_size=3), RULES)
+def test_any_text_is_accepted(caption: str, spotted: list[tuple[str, float]], rule: OverlapRule) -> None:
+    found = overlap(caption, spotted, rule)
+    assert found.length >= 0
+    if found.where:
+        assert 0 <= found.where[0] < found.where[1] <= len(caption)
+
+
+@given(PHRASE, SPOTTED)
+def test_kept_strings_suffice_to_recompute_under_any_threshold(caption: str, spotted: list[tuple[str, float]]) -> None:
+    stored = [(text, score) for text, score in spotted if score >= 0.5]  # what the spotter keeps
+    for min_score in (0.5, 0.8, 0.9):
+        rule = replace(TOLERANT, min_score=min_score)
+        assert overlap(caption, stored, rule) == overlap(caption, spotted, rule)

