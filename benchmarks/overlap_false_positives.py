@@ -58,7 +58,7 @@ def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule
 def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
     """A caption as OCR would give it from a picture: lines of one to four words, at most so many."""
     words = caption.split()
-    lines = []
+    lines: list[SpottedText] = []
     while words and len(lines) < most:
         count = rng.randint(1, 4)
         lines.append((" ".join(words[:count]), SCORE))
@@ -148,7 +148,9 @@ def rendered_hits(captions: Sequence[str], count: int, rng: random.Random) -> No
                 for result in spotter.spot(picture.data for _, picture in pairs)
             ]
             texts = [caption for caption, _ in pairs]
-            rows.append([f"{height} px", str(len(pairs)), *(f"{rate(texts, spotted, rule):.1f} %" for rule in RULES.values())])
+            rows.append(
+                [f"{height} px", str(len(pairs)), *(f"{rate(texts, spotted, rule):.1f} %" for rule in RULES.values())]
+            )
             all_captions += texts
             all_spotted += spotted
     print_table("Hits: rendered and read by the real spotter", ["text height", "pictures", *RULES], rows)

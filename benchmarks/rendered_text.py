@@ -41,7 +41,9 @@ def photographs() -> list[Path]:
     return [folder / name for name in PHOTOS if (folder / name).is_file()]
 
 
-def render_onto_photo(text: str, height: int, side: int, rng: random.Random, photos: Sequence[Path]) -> RenderedPicture | None:
+def render_onto_photo(
+    text: str, height: int, side: int, rng: random.Random, photos: Sequence[Path]
+) -> RenderedPicture | None:
     """Writes one line, `height` pixels high, onto a photo with a longest side of `side`; None where it does not fit.
 
     Half of the lines stand on a plate, half have an outline as subtitles have; the font is Pillow's own or, where the

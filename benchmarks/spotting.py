@@ -3,13 +3,13 @@
     python benchmarks/spotting.py [--pictures DIR] [--repeats 3]
 
 Both sides read the same files on one core with PaddleOCR 3.7, ONNX Runtime and PP-OCRv6 weights. The defaults: full
-resolution (`min`, 64), recognition in batches of 6, the small models (the largest at hand). The orientation and unwarping
-models are off on both sides: their weights are in no package, and with them the defaults would be slower still.
+resolution (`min`, 64), recognition in batches of 6, the small models (the largest at hand). The orientation and
+unwarping models are off on both sides: their weights are in no package, and the defaults would be slower with them.
 
-Each run is a process of its own, the sides take turns, and the table has the median. CPU time counts the decoding of the
-files and the reading, of all processes and threads of a side; the loading of the models is left out. A decision is whether
-the picture's caption overlaps its text. Captions come from `manifest.tsv` beside the folder (columns image_path, caption);
-a picture without one is compared with what the defaults read in it.
+Each run is a process of its own, the sides take turns, and the table has the median. CPU time counts the decoding of
+the files and the reading, of all processes and threads of a side; the loading of the models is left out. A decision is
+whether the picture's caption overlaps its text. Captions come from `manifest.tsv` beside the folder (columns
+image_path, caption); a picture without one is compared with what the defaults read in it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,8 @@ def read_with_ours(files: Sequence[Path], settings: SpotterSettings) -> dict[str
             raise RuntimeError("the OCR process was replaced during the run; its CPU time is lost: give fewer pictures")
         peak = peak_rss_mib(pid) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     strings = [
-        [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else [] for result in results
+        [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
+        for result in results
     ]
     return {"cpu_s": cpu, "rss_mib": peak, "strings": strings}
 
@@ -132,7 +133,7 @@ def run_side(name: str, files: Sequence[Path]) -> dict[str, Any]:
 
 
 def readable(folder: Path) -> list[Path]:
-    """The picture files that OpenCV, and so PaddleOCR by itself, can read; a name in another case is still a picture."""
+    """The picture files that OpenCV, and so PaddleOCR by itself, can read."""
     import cv2
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
@@ -178,13 +179,19 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
 def report(files: Sequence[Path], runs: dict[str, list[dict[str, Any]]]) -> None:
     reference = runs[REFERENCE][0]["strings"]
     cost = {name: statistics.median(run["cpu_s"] for run in side) for name, side in runs.items()}
-    print(f"\n{len(files)} pictures, {len(runs[REFERENCE])} runs a side, one core, CPU time without loading the models\n")
-    print("| side | pictures per core-second | ratio | equal decisions, plain rule | equal decisions, our rule | peak RSS |")
+    print(
+        f"\n{len(files)} pictures, {len(runs[REFERENCE])} runs a side, one core, CPU time without loading the models\n"
+    )
+    print(
+        "| side | pictures per core-second | ratio | equal decisions, plain rule | equal decisions, our rule | peak RSS |"
+    )
     print("|---|---|---|---|---|---|")
     for name, side in runs.items():
         equal = []
         for rule in (PAPER, TOLERANT):
-            expected, given = (decisions(files, strings, reference, rule) for strings in (reference, side[0]["strings"]))
+            expected, given = (
+                decisions(files, strings, reference, rule) for strings in (reference, side[0]["strings"])
+            )
             same = sum(a == b for a, b in zip(expected, given, strict=True))
             equal.append(f"{same} of {len(expected)} ({sum(given)} dropped)")
         memory = max(run["rss_mib"] for run in side)
@@ -194,7 +201,9 @@ def report(files: Sequence[Path], runs: dict[str, list[dict[str, Any]]]) -> None
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, help="folder of pictures (default: data/sample/pictures, else made ones)")
+    parser.add_argument(
+        "--pictures", type=Path, help="folder of pictures (default: data/sample/pictures, else made ones)"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sides", nargs="+", default=[REFERENCE, "ours"], choices=SIDES, help="what to compare")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from paddleocr import PaddleOCR, TextRecognition
-from paddlex.inference.pipelines.components import CropByPolys
+from paddleocr import PaddleOCR, TextRecognition  # type: ignore[import-untyped, unused-ignore]
+from paddlex.inference.pipelines.components import CropByPolys  # type: ignore[import-untyped, unused-ignore]
 
 from filters.spotting.pictures import Picture
 from filters.spotting.settings import Spotted, SpotterSettings
@@ -102,7 +102,7 @@ def _second_reader(settings: SpotterSettings) -> TextRecognition | None:
 
 def _model_name(folder: str) -> str:
     """The name the folder gives itself; PaddleX refuses any other."""
-    import yaml  # comes with PaddleX; only this engine needs it
+    import yaml  # type: ignore[import-untyped, unused-ignore]  # comes with PaddleX
 
     with open(f"{folder}/inference.yml", encoding="utf-8") as file:
         name = yaml.safe_load(file)["Global"]["model_name"]

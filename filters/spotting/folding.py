@@ -64,8 +64,9 @@ def is_ideograph(char: str) -> bool:
 _ENTITY: Final = re.compile(r"&(?:#\d{1,6}|#x[0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});")
 _ASCII_WORD: Final = re.compile(r"[a-z0-9]+")
 _IDEOGRAPH: Final = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7a3\uf900-\ufaff\U00020000-\U0003134f]")
-_UNSPACED: Final = re.compile(  # Thai, Lao, Myanmar, Khmer, kana, Han: scripts that do not put spaces between words
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
+_UNSPACED: Final = re.compile(  # Thai, Lao, Myanmar, Khmer, kana, Han: scripts that put no spaces between words
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]"
 )
 _SEPARATOR: Final = "\0"
 

@@ -142,7 +142,8 @@ def decode_picture(data: bytes, limits: PictureLimits) -> Picture:
             _check_size(image, limits)
             width, height = image.size
             reduced = _read(image, limits.decode_side)
-            # Only now: reading the EXIF of a PNG decodes it, and a second decoding after a failed one returns black without an error.
+            # Only now: reading the EXIF of a PNG decodes it, and decoding again after a failure gives black pixels and no
+            # error.
             orientation = _orientation(image)
             upright = reduced.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else reduced
             image_format = image.format or "unknown"
@@ -194,7 +195,8 @@ def _check_size(image: Image.Image, limits: PictureLimits) -> None:
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         raise BadPicture(
             BadPictureReason.TOO_MANY_PIXELS,
-            f"the header says {width} x {height} pixels; PictureLimits allows {limits.max_pixels} pixels, {limits.max_side} a side",
+            f"the header says {width} x {height} pixels; PictureLimits allows {limits.max_pixels} pixels and "
+            f"{limits.max_side} a side",
         )
 
 

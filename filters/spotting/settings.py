@@ -46,7 +46,7 @@ class SpotterSettings:
     """Size of the PP-OCRv6 detector and recogniser (ONNX Runtime only)."""
     reread: ModelSize | None = "small"
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
-    reread_below: float = 0.9
+    reread_below: float = 0.85
     """Lines with a lower score are read once more, and the second reading counts."""
     reread_chars: int = 5
     """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
@@ -57,12 +57,13 @@ class SpotterSettings:
     paddle_recognition: str = ""
     """Folder of a Paddle text recogniser with inference.yml; needed by engine `paddle` only."""
     limit_side: int = 384
-    """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the decoded
-    resolution. Text of 12 pixels in a picture of 512 to 640 is still found; 512 finds fainter text for half as much again."""
+    """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the
+    decoded resolution. Text of 12 pixels in a picture of 512 to 640 is still found; 512 finds fainter text for half as
+    much again."""
     pixel_threshold: float = 0.2
-    """Detector: least probability of a text pixel. This and the next two are those of PP-OCRv6's own inference.yml."""
-    box_threshold: float = 0.4
-    """Detector: least mean probability within a box."""
+    """Detector: least probability of a text pixel; PP-OCRv6's own, as `unclip_ratio` is."""
+    box_threshold: float = 0.5
+    """Detector: least mean probability within a box. PP-OCRv6's own 0.4 finds the same text and reads more junk."""
     unclip_ratio: float = 1.4
     """Detector: how far a box is grown beyond its text pixels, as a share of area by perimeter."""
     min_score: float = 0.5
@@ -113,5 +114,5 @@ class SpotterSettings:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be positive")
         if self.engine == "paddle" and not (self.paddle_detection and self.paddle_recognition):
             raise ValueError(
-                "SpotterSettings.engine is 'paddle': set paddle_detection and paddle_recognition, folders with inference.yml"
+                "SpotterSettings.engine is 'paddle': set paddle_detection and paddle_recognition to model folders"
             )

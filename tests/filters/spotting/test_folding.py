@@ -13,7 +13,7 @@ from filters.spotting.folding import fold, is_ideograph
     ("text", "words"),
     [
         ("Déjà vu", ["deja", "vu"]),
-        ("Ｆｕｌｌ ｗｉｄｔｈ", ["full", "width"]),
+        ("\uff26ull \uff57idth", ["full", "width"]),
         ("ﬁne", ["fine"]),
         ("Straße", ["strasse"]),
         ("İSTANBUL", ["istanbul"]),

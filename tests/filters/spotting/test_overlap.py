@@ -22,11 +22,11 @@ HITS = [  # caption, OCR string: pairs seen in real pictures, with the errors OC
     ("LEGO Star Wars 75192", "LEG0 5TAR WAR5"),
     ("BMW X5 M, 2015", "BMW X5"),
     ("Café Société in Paris", "CAFE SOCIETE"),
-    ("Ｎｉｎｔｅｎｄｏ Switch", "Nintendo"),
+    ("\uff2e\uff49\uff4e\uff54\uff45\uff4e\uff44\uff4f Switch", "Nintendo"),
     ("don't panic", "DONT PANIC"),
     ("北京大学的校门", "北京大学"),
     ("서울특별시 시청", "서울특별시"),
-    ("Москва слезам не верит", "МОСКВА"),
+    ("Москва слезам не верит", "Москва".upper()),
     ("house", "HOUSE"),
 ]
 MISSES = [
@@ -103,7 +103,8 @@ def test_settings_name_what_is_wrong() -> None:
 
 
 WORDS = st.sampled_from(
-    "the of a black house other mother nation wartburg wartbrug carlsberg carlsbery elephant yamaha 北京 大学 café x5 2015".split()
+    ["the", "of", "a", "black", "house", "other", "mother", "nation", "wartburg", "wartbrug", "carlsberg", "carlsbery"]
+    + ["elephant", "yamaha", "北京", "大学", "café", "x5", "2015"]
 )
 PHRASE = st.lists(WORDS, max_size=7).map(" ".join)
 SPOTTED = st.lists(st.tuples(PHRASE, st.sampled_from([0.5, 0.8, 0.95])), max_size=4)
@@ -133,7 +134,9 @@ def test_a_higher_min_score_never_finds_more(caption: str, spotted: list[tuple[s
 
 @given(PHRASE, SPOTTED, RULES)
 @settings(max_examples=50)
-def test_the_order_of_strings_does_not_matter(caption: str, spotted: list[tuple[str, float]], rule: OverlapRule) -> None:
+def test_the_order_of_strings_does_not_matter(
+    caption: str, spotted: list[tuple[str, float]], rule: OverlapRule
+) -> None:
     results = {overlap(caption, list(order), rule) for order in itertools.permutations(spotted)}
     assert len(results) == 1
 
@@ -148,7 +151,12 @@ def test_the_fast_path_is_the_slow_one(rows: list[tuple[str, list[tuple[str, flo
 def test_the_paper_rule_is_the_longest_common_substring(caption: str, text: str) -> None:
     left, right = fold(caption).chars, fold(text).chars
     naive = max(
-        (stop - start for start in range(len(right)) for stop in range(start, len(right) + 1) if right[start:stop] in left),
+        (
+            stop - start
+            for start in range(len(right))
+            for stop in range(start, len(right) + 1)
+            if right[start:stop] in left
+        ),
         default=0,
     )
     assert overlap(caption, [(text, 1.0)], PAPER).length == naive

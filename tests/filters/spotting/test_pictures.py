@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ LIMITS = PictureLimits()
 RED = (220, 30, 30)
 
 
-def encode(image: Image.Image, format: str, **options: object) -> bytes:
+def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -55,7 +56,7 @@ def jpeg_with_header(width: int, height: int) -> bytes:
 def without_adobe_marker(jpeg: bytes) -> bytes:
     start = jpeg.index(b"\xff\xee")
     (length,) = struct.unpack(">H", jpeg[start + 2 : start + 4])
-    return jpeg[:start] + jpeg[start + 2 + length :]
+    return bytes(jpeg[:start] + jpeg[start + 2 + int(length) :])
 
 
 def damaged_stream(png: bytes) -> bytes:
@@ -171,12 +172,7 @@ def sixteen_bit_rgb() -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", 40, 20, 16, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(row * 20))
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 20)) + chunk(b"IEND", b"")
 
 
 CYAN = flat("CMYK", (255, 0, 0, 0))

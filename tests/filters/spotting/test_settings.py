@@ -21,7 +21,14 @@ def test_which_models_must_be_installed() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("engine", "tesseract"), ("model", "huge"), ("limit_side", 0), ("min_score", 1.5), ("timeout_s", 0), ("attempts", 0)],
+    [
+        ("engine", "tesseract"),
+        ("model", "huge"),
+        ("limit_side", 0),
+        ("min_score", 1.5),
+        ("timeout_s", 0),
+        ("attempts", 0),
+    ],
 )
 def test_wrong_settings_are_named(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=field):

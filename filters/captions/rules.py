@@ -1,0 +1,159 @@
+"""Complexity and Action, decided from annotations: pure functions of columns and thresholds, vectorised.
+
+Complexity of an object = its attributes + distinct actions it takes part in + relations it stands in, of the kinds and above the verifier
+scores that the rule names; of a caption = the maximum over its objects (DiHT, method.md section 2.1). Actions of a caption = its distinct
+action lemmas.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+ATTRIBUTE_KINDS = ("adjective", "predicate", "participle", "number", "colour", "material", "size", "state", "pattern")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionRule:
+    """What counts, and how much of it a caption needs. Scores are the verifier's; 0 takes every candidate."""
+
+    min_complexity: int = 1
+    """Captions below are rejected (`complexity`)."""
+    min_actions: int = 1
+    """Captions with fewer distinct actions are rejected (`action`)."""
+    max_chars: int = 4_096
+    """Longer captions are rejected unread (`caption_length`): shifted columns and page text."""
+    attribute_kinds: tuple[str, ...] = ATTRIBUTE_KINDS
+    """Kinds of attributes that count for complexity."""
+    min_attribute_score: float = 0.0
+    """Attributes with a lower score do not count."""
+    count_relations: bool = True
+    """Whether prepositional and possessive relations count for complexity."""
+    min_relation_score: float = 0.0
+    """Relations with a lower score do not count."""
+    count_actions: bool = True
+    """Whether actions count for the complexity of their participants."""
+    tagged_actions: bool = True
+    """Only what the tagger calls a verb can be an action; False admits -ing forms tagged as nouns or adjectives."""
+    need_participant: bool = False
+    """An action must have an object that takes part in it."""
+    min_action_score: float = 0.0
+    """Action candidates with a lower score do not count."""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.attribute_kinds) - set(ATTRIBUTE_KINDS)
+        if unknown:
+            raise ValueError(f"captions.attribute_kinds: unknown {sorted(unknown)}; choose from {', '.join(ATTRIBUTE_KINDS)}")
+        for name in ("min_attribute_score", "min_relation_score", "min_action_score"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"captions.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class CaptionDecisions:
+    """What a rule makes of a table of annotations, one entry per row."""
+
+    complexity: Ints
+    actions: pa.ListArray
+    """list<string>: the accepted verbs, as in the parsed text, each lemma once."""
+    accepted: pa.ListArray
+    """list<bool>: for each action candidate, whether it was accepted."""
+    n_actions: Ints
+
+
+@dataclass(frozen=True)
+class _Elements:
+    """The elements of a list column, flattened, with the row of each."""
+
+    values: pa.StructArray
+    rows: Ints
+    offsets: Ints
+
+    @staticmethod
+    def of(column: pa.ChunkedArray | pa.Array) -> _Elements:
+        array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if isinstance(array, pa.ChunkedArray):
+            array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
+        return _Elements(array.flatten(), np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)]))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        return np.asarray(self.values.field(name), dtype=np.float64)
+
+
+def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecisions:
+    """Complexity and actions of each row under `rule`. `annotations` has the columns of `annotate.SCHEMA`."""
+    n = annotations.num_rows
+    objects = _Elements.of(annotations["objects"])
+    actions = _Elements.of(annotations["actions"])
+    accepted = _accepted_actions(actions, rule)
+    first_of_lemma = _first_of_each(actions, accepted)
+    counts = np.zeros(len(objects), np.int64)
+    if rule.count_actions and len(actions):
+        participants = _Elements.of(actions.values.field("participants"))
+        counts_if = first_of_lemma[participants.rows]
+        places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
+        np.add.at(counts, places[counts_if], 1)
+    attributes = _Elements.of(annotations["attributes"])
+    if len(attributes):
+        kinds = np.asarray(pc.is_in(attributes.values.field("kind"), value_set=pa.array(rule.attribute_kinds, pa.string())))
+        counted = kinds & (attributes.numbers("score") >= rule.min_attribute_score)
+        places = objects.offsets[attributes.rows] + attributes.numbers("object").astype(np.int64)
+        np.add.at(counts, places[counted], 1)
+    relations = _Elements.of(annotations["relations"])
+    if rule.count_relations and len(relations):
+        counted = relations.numbers("score") >= rule.min_relation_score
+        for end in ("source", "target"):
+            places = objects.offsets[relations.rows] + relations.numbers(end).astype(np.int64)
+            np.add.at(counts, places[counted], 1)
+    complexity = np.zeros(n, np.int64)
+    np.maximum.at(complexity, objects.rows, counts)
+    n_actions = np.zeros(n, np.int64)
+    np.add.at(n_actions, actions.rows[first_of_lemma], 1)
+    return CaptionDecisions(
+        complexity=complexity,
+        actions=_lists(n, actions.rows[first_of_lemma], actions.values.field("verb").filter(pa.array(first_of_lemma))),
+        accepted=_lists(n, actions.rows, pa.array(accepted)),
+        n_actions=n_actions,
+    )
+
+
+def _accepted_actions(actions: _Elements, rule: CaptionRule) -> Bools:
+    if not len(actions):
+        return np.zeros(0, bool)
+    accepted: Bools = actions.numbers("score") >= rule.min_action_score
+    if rule.tagged_actions:
+        accepted &= np.asarray(actions.values.field("tagged").cast(pa.int8())).astype(bool)
+    if rule.need_participant:
+        accepted &= np.asarray(pc.list_value_length(actions.values.field("participants"))) > 0
+    return accepted
+
+
+def _first_of_each(actions: _Elements, accepted: Bools) -> Bools:
+    """The accepted actions, each lemma of a row once."""
+    first = np.zeros(len(actions), bool)
+    seen: set[tuple[int, str]] = set()
+    lemmas = actions.values.field("lemma").to_pylist() if accepted.any() else []
+    for place in np.flatnonzero(accepted):
+        key = (int(actions.rows[place]), lemmas[place])
+        if key not in seen:
+            seen.add(key)
+            first[place] = True
+    return first
+
+
+def _lists(n: int, rows: Ints, values: pa.Array) -> pa.ListArray:
+    """Values with their (sorted) rows to a list array of `n` rows."""
+    offsets = np.zeros(n + 1, np.int32)
+    np.add.at(offsets, rows + 1, 1)
+    return pa.ListArray.from_arrays(pa.array(np.cumsum(offsets), pa.int32()), values)

@@ -1,0 +1,81 @@
+"""How likely a candidate is stated of something in the picture: a logistic regression on named features.
+
+One set of weights for actions, one for attributes and relations ("details"). Trained by `benchmarks/train_verifier.py` from the labels in
+`benchmarks/labels/`; the weights are a table of feature names and numbers, so every score can be taken apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from filters.captions.features import CaptionContext, Features, action_features, attribute_features, relation_features
+from filters.captions.graph import CaptionGraph
+
+WEIGHTS = "verifier.json"
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A logistic regression over named features."""
+
+    bias: float
+    weights: dict[str, float]
+
+    def __call__(self, features: Features) -> float:
+        """Probability, 0 to 1."""
+        return 1 / (1 + math.exp(-max(min(self.margin(features), 30.0), -30.0)))
+
+    def margin(self, features: Features) -> float:
+        """Log odds."""
+        weights = self.weights
+        return self.bias + sum(value * weights[name] for name, value in features.items() if name in weights)
+
+    def reasons(self, features: Features, count: int = 4) -> list[tuple[str, float]]:
+        """The features that speak loudest, for or against, with their share of the log odds."""
+        parts = [(name, value * self.weights[name]) for name, value in features.items() if name in self.weights and value]
+        return sorted(parts, key=lambda part: -abs(part[1]))[:count]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities of a graph's candidates, in the order of the graph's own tuples."""
+
+    actions: tuple[float, ...]
+    attributes: tuple[float, ...]
+    relations: tuple[float, ...]
+
+
+class Verifier:
+    """Scores every candidate of a caption graph."""
+
+    def __init__(self, actions: Scorer, details: Scorer):
+        self.actions, self.details = actions, details
+
+    def score(self, graph: CaptionGraph, original: str) -> Scores:
+        """`original` is the caption as it stands in the row: separators and stock-site words are evidence."""
+        if not (graph.actions or graph.attributes or graph.relations):
+            return Scores((), (), ())
+        context = CaptionContext(graph, original)
+        return Scores(
+            tuple(self.actions(action_features(context, action)) for action in graph.actions),
+            tuple(self.details(attribute_features(context, attribute)) for attribute in graph.attributes),
+            tuple(self.details(relation_features(context, relation)) for relation in graph.relations),
+        )
+
+
+@cache
+def load_verifier() -> Verifier:
+    """The trained weights that ship with the package."""
+    text = files("filters.captions").joinpath(WEIGHTS).read_text(encoding="utf-8")
+    tables = json.loads(text)
+    return Verifier(*(Scorer(tables[part]["bias"], tables[part]["weights"]) for part in ("actions", "details")))
+
+
+def weights_fingerprint() -> str:
+    """sha256 of the weights, for the provenance of a run."""
+    return hashlib.sha256(files("filters.captions").joinpath(WEIGHTS).read_bytes()).hexdigest()

@@ -1,0 +1,118 @@
+"""Presets: named sets of thresholds for all filters, in YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from filters.captions.rules import CaptionRule
+from filters.spotting.overlap import OverlapRule
+
+
+class BadPreset(ValueError):
+    """A preset that cannot be used; the message names the file, the setting and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureRule:
+    """Which pictures are worth reading."""
+
+    min_side: int = 10
+    """Pictures whose shorter side has fewer pixels are rejected (`picture_too_small`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The thresholds of a run."""
+
+    name: str
+    captions: CaptionRule
+    pictures: PictureRule
+    text_spotting: OverlapRule
+
+    @property
+    def captions_fingerprint(self) -> str:
+        """Changes with every setting that decides which rows survive their caption."""
+        return _fingerprint(self.captions)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with every setting."""
+        return _fingerprint(self.captions, self.pictures, self.text_spotting)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the provenance record."""
+        return dataclasses.asdict(self)
+
+
+def _fingerprint(*rules: Any) -> str:
+    text = json.dumps([dataclasses.asdict(rule) for rule in rules], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def preset_names() -> list[str]:
+    """The presets that ship with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name, or from a YAML file.
+
+    Raises:
+        BadPreset: no such preset or file, not YAML, unknown settings or values out of range.
+    """
+    if name in preset_names():
+        text = files(__name__).joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    elif name.endswith((".yaml", ".yml")):
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise BadPreset(f"preset file {name!r}: {error.strerror or error}") from error
+    else:
+        raise BadPreset(f"unknown preset {name!r}{_nearest(name, preset_names())}; choose {' or '.join(preset_names())}, or a .yaml file")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadPreset(f"preset {name!r} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise BadPreset(f"preset {name!r} must map sections (captions, pictures, text_spotting) to settings")
+    sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule}
+    for section in content:
+        if section not in sections:
+            raise BadPreset(f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}")
+    rules = {section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}") for section, kind in sections.items()}
+    return Preset(name=Path(name).stem, **rules)
+
+
+def _rule(kind: type[Any], settings: dict[str, Any], where: str) -> Any:
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in fields:
+            raise BadPreset(f"{where}: unknown setting {name!r}{_nearest(name, fields)}")
+        expected = type(fields[name].default)
+        values[name] = _tuples(value) if isinstance(value, list) else value
+        fits = isinstance(values[name], expected) or (expected is float and isinstance(value, int))
+        if not fits or (isinstance(value, bool) and expected is not bool):
+            raise BadPreset(f"{where}: {name} is {value!r}; expected {expected.__name__}")
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise BadPreset(f"{where}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+
+
+def _nearest(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,128 @@
+"""The description of a data set: where its manifest is published and how its rows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from pipelines.datasets.errors import DatasetError
+from pipelines.datasets.naming import nearest
+from pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
+
+Format = Literal["auto", "parquet", "tsv", "csv", "jsonl", "webdataset"]
+CaptionList = Literal["first", "refuse"]
+FORMATS: tuple[str, ...] = get_args(Format)
+CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """How to find and read the manifests of one data set. Raises DatasetError where the fields contradict each other."""
+
+    name: str
+    """The name people type, and the folder under data/."""
+    title: str
+    """The name as its makers write it."""
+    homepage: str
+    """Web address of its description; "" where it has none."""
+    where: str
+    """Where the manifest is published, for people."""
+    size: str
+    """Rows and bytes of the manifest, for people; says "unknown" for what is unknown."""
+    licence: str
+    """Licence of the manifest, for people; says "unknown" for what is unknown."""
+    default_glob: str
+    """Which files are manifests, relative to data/<name>/."""
+    format: Format = "auto"
+    """How the files are written. auto: by the name's ending, then by the first bytes; anything else is taken at its word,
+    whatever the name. Presets say auto, because the same rows are met as published and as img2dataset's shards."""
+    header: bool = True
+    """Whether a TSV or CSV file starts with the names of its columns."""
+    columns: tuple[str, ...] = ()
+    """Names of the columns of header-less TSV and CSV files, in order."""
+    delimiter: str = ","
+    """What separates the fields of a CSV file, one character. TSV is always tab."""
+    roles: Roles = field(default_factory=Roles)
+    """Columns named outright; those left None are found by alias."""
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Aliases of single roles, instead of those in roles.py."""
+    needs: tuple[str, ...] = ("caption", "url")
+    """Roles without which a file is refused. Pictures at hand (bytes, paths, tar members) stand in for `url`."""
+    caption_list: CaptionList = "first"
+    """What to do where a caption is a list of texts: take the first, or refuse the file."""
+    swap_size: bool = False
+    """Whether the columns called width and height hold each other's values (LAION)."""
+    pictures_root: str | None = None
+    """Folder (path or URL) that picture paths are relative to and may not leave; None: the folder of the manifest."""
+    notes: str = ""
+    """What a reader of the data should know."""
+
+    def __post_init__(self) -> None:
+        _one_of("format", self.format, FORMATS, self.name)
+        _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
+        if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            raise DatasetError(f"{self.name}: delimiter {self.delimiter!r} is not one character other than a quote or line end")
+        if self.header and self.columns:
+            raise DatasetError(f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop them")
+        if not self.header and not self.columns:
+            raise DatasetError(f"{self.name}: header is false, so columns must name the columns in order, for example columns=[url, caption]")
+        repeated = sorted({column for column in self.columns if self.columns.count(column) > 1})
+        if repeated:
+            raise DatasetError(f"{self.name}: columns names {', '.join(repeated)} more than once; every column needs its own name")
+        for role in (*self.aliases, *self.needs):
+            _one_of("role", role, ROLE_NAMES, self.name)
+        if (self.roles.width is None) != (self.roles.height is None):
+            raise DatasetError(f"{self.name}: roles width and height go together; give both or neither")
+
+    def aliases_of(self, role: str) -> tuple[str, ...]:
+        """Returns the names under which the column of `role` is looked for, best first."""
+        return self.aliases.get(role, ALIASES.get(role, ()))
+
+    def with_roles(
+        self,
+        *,
+        format: Format | None = None,
+        header: bool | None = None,
+        columns: Sequence[str] | None = None,
+        delimiter: str | None = None,
+        caption_list: CaptionList | None = None,
+        pictures_root: str | None = None,
+        **roles: str | None,
+    ) -> Dataset:
+        """Returns a copy with settings of the user's own; what is None or not given stays as it is.
+
+        Args:
+            format: how the files are written.
+            header: whether TSV and CSV files start with column names; True drops `columns`.
+            columns: names of the columns of header-less files; implies header=False.
+            delimiter: what separates the fields of a CSV file.
+            caption_list: what to do with lists of captions.
+            pictures_root: folder that picture paths are relative to.
+            **roles: the column that plays a role, for example caption="alt".
+
+        Raises:
+            DatasetError: an unknown role, or settings that contradict each other.
+        """
+        for role in roles:
+            _one_of("role", role, ROLE_NAMES, self.name)
+        changed = replace(self.roles, **{role: column for role, column in roles.items() if column is not None})
+        if header is None and columns is not None:
+            header = False
+        if header is True and columns is None:
+            columns = ()
+        return replace(
+            self,
+            roles=changed,
+            format=self.format if format is None else format,
+            header=self.header if header is None else header,
+            columns=self.columns if columns is None else tuple(columns),
+            delimiter=self.delimiter if delimiter is None else delimiter,
+            caption_list=self.caption_list if caption_list is None else caption_list,
+            pictures_root=self.pictures_root if pictures_root is None else pictures_root,
+        )
+
+
+def _one_of(what: str, value: str, known: Sequence[str], where: str) -> None:
+    if value not in known:
+        raise DatasetError(f"{where}: unknown {what} '{value}'{nearest(value, known)}; known: {', '.join(known)}")

@@ -1,0 +1,76 @@
+"""What a manifest's columns are for, and the names under which they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roles:
+    """The column that plays each role. In a `Dataset`, None means: find it by alias. In a `FileInfo`, None means: absent."""
+
+    url: str | None = None
+    """Where the picture was on the web."""
+    caption: str | None = None
+    """The text that the filters judge."""
+    uid: str | None = None
+    """The manifest's own identity of a row."""
+    image: str | None = None
+    """The picture's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
+    image_path: str | None = None
+    """Path of the picture's file, relative to the manifest's folder."""
+    key: str | None = None
+    """Name of the row within its shard (img2dataset, webdataset); no identity, since it repeats across shards."""
+    sha256: str | None = None
+    """SHA-256 of the picture's bytes."""
+    md5: str | None = None
+    """MD5 of the picture's bytes."""
+    width: str | None = None
+    """Width in pixels; found or absent together with `height`. Some sets swap the two: see `Dataset.swap_size`."""
+    height: str | None = None
+    """Height in pixels."""
+    similarity: str | None = None
+    """CLIP similarity of picture and text, -1 to 1."""
+    unsafe: str | None = None
+    """Probability (float) or class (text) of unsafe content."""
+    watermark: str | None = None
+    """Probability of a watermark, 0 to 1."""
+    language: str | None = None
+    """Language of the caption."""
+    status: str | None = None
+    """Outcome of the download (img2dataset: success, failed_to_download, failed_to_resize)."""
+
+    def given(self) -> dict[str, str]:
+        """Returns the roles that have a column, in the order of the fields."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+
+ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
+
+# A rank is one word in any case; the spellings written here win over other cases of the same word. Earlier ranks win
+# over later ones, and two columns of one rank are refused rather than guessed (see manifests/roles.py).
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "url": ("URL", "url", "image_url", "image_urls"),
+    "caption": ("TEXT", "text", "caption", "captions", "txt", "title"),
+    "uid": ("uid",),
+    "image": ("image", "image_bytes", "jpg"),
+    "image_path": ("image_path", "file_name", "filename", "filepath"),
+    "key": ("key", "__key__"),
+    "sha256": ("sha256", "sha256hash"),
+    "md5": ("md5",),
+    "similarity": (
+        "similarity",
+        "clip_l14_similarity_score",
+        "clip_b32_similarity_score",
+        "clip_similarity_vitl14",
+        "clip_similarity_vitb32",
+    ),
+    "unsafe": ("punsafe", "nsfw_score_opennsfw2", "nsfw_score_gantman", "NSFW"),
+    "watermark": ("pwatermark", "watermark_score"),
+    "language": ("LANGUAGE", "language"),
+    "status": ("status",),
+}
+
+# Width and height come from one family, or not at all. img2dataset writes both families; size rules speak of the original.
+SIZE_FAMILIES: tuple[tuple[str, str], ...] = (("original_width", "original_height"), ("width", "height"))

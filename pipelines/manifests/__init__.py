@@ -1,0 +1,43 @@
+"""Manifests: from a pattern to batches of rows, and from rows to their pictures. Free of Beam.
+
+    paths = expand_inputs(pattern, dataset)
+    infos = [inspect(path, dataset) for path in paths]      # UnreadableFile: dead letter; BadSchema: the user's to mend
+    spans = [span for info in infos for span in split(info, unit_rows)]
+    for batch in read(span, dataset): ...
+"""
+
+from pipelines.manifests.batch import BadRow, Batch
+from pipelines.manifests.columns import Column
+from pipelines.manifests.consistency import Difference, check_consistent
+from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, UnreadableFile
+from pipelines.manifests.info import FileInfo
+from pipelines.manifests.inputs import expand_inputs
+from pipelines.manifests.inspection import inspect
+from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
+from pipelines.manifests.reading import read, whole_file
+from pipelines.manifests.spans import Span
+from pipelines.manifests.splitting import split
+from pipelines.manifests.uids import make_uid
+
+__all__ = [
+    "BadRow",
+    "BadSchema",
+    "Batch",
+    "Column",
+    "Difference",
+    "FileInfo",
+    "ManifestError",
+    "MissingPicture",
+    "NoInput",
+    "Span",
+    "UnreadableFile",
+    "check_consistent",
+    "expand_inputs",
+    "has_pictures",
+    "inspect",
+    "make_uid",
+    "read",
+    "read_pictures",
+    "split",
+    "whole_file",
+]

