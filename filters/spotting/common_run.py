@@ -4,11 +4,9 @@ from __future__ import annotations
 
 
 def longest_common_run(string: str, caption: str) -> tuple[int, int, int]:
-    """(length, start in `string`, start in `caption`) of the longest common substring; the first one in `string` among
-    equals.
+    """(length, start in `string`, start in `caption`) of the longest common substring; among equals the first one.
 
-    Searches by `in`, so the inner loop runs in C: about 5 microseconds for an OCR line and a caption, where the
-    textbook table takes 200.
+    Searches by `in`, so that the inner loop runs in C and not over a table of characters.
     """
     length = start = 0
     for left in range(len(string)):

@@ -1,31 +1,26 @@
-"""How much of a caption is written in its picture: the T rule as a pure function of caption, OCR strings and
-thresholds.
+"""How much of a caption is written in its picture: the T rule as a pure function of caption, OCR strings, thresholds.
 
 The plain rule (`PAPER`) drops a pair where five characters in a row agree, spaces and case aside. It also drops every
-seventh page of text by accident: "other" stands in MOTHER, "ation" in everything. Ours (`TOLERANT`) asks for evidence:
+seventh page of text by accident: "other" stands in MOTHER, "ation" in everything. Ours (`TOLERANT`) wants evidence:
 
 1. A match is a run of whole words, of the caption or of the OCR string, that the other side has as well: between word
-   boundaries of its own, or anywhere from seven characters on; joined words, case, accents, punctuation and look-alikes
-   (0/O, 1/l/I, 5/S) do not matter.
+   boundaries of its own, or anywhere from seven characters on. Joined words, case, accents, punctuation and
+   look-alikes (0/O, 1/l/I, 5/S) do not matter.
 2. Whole words on both sides may differ by one letter from six letters on and by two from eight on, never in a digit,
-and
-   not where the string is a common word itself (HOUSE is no misread "horse").
+   and not where the string is a common word itself (HOUSE is no misread "horse").
 3. A run of common words alone ("black", "of the") is no evidence, unless it has twelve characters or makes up two
-fifths
-   of the caption.
+   fifths of the caption.
 
 Measured by benchmarks/overlap_false_positives.py on odd rows of a LAION-400M sample (the word table was counted on the
 even ones), plain rule / ours:
 
 - accidents, text of one row against the caption of another: 3.0 / 0.3 % for some lines of text, 14.8 / 2.2 % for a
-page;
-  strings really read by OCR from rendered text: 1.2 / 0.2 %;
+  page of it; strings that OCR really read in rendered text: 1.3 / 0.2 %;
 - hits, a piece of the caption of eight or more letters: 100 / 98.0 % without errors, 97.6 / 96.9 % with one wrong
-letter,
-  87.3 / 94.5 % with two; rendered and read at 14 px or more: 100 / 98 %.
+  letter, 87.3 / 94.5 % with two; rendered at 14 pixels or more and really read: 98.3 / 96.3 %.
 
-So ours gives up two in a hundred true overlaps (boilerplate such as "Stock Photo", single common words) for a tenth of
-the accidents. Everything is a field of `OverlapRule`, and the strings and scores that the spotter keeps suffice to
+So ours gives up two in a hundred true overlaps (boilerplate such as "Stock Photo", single common words) for nine in
+ten accidents. Everything is a field of `OverlapRule`, and the strings and scores that the spotter keeps suffice to
 decide again under any other rule.
 """
 

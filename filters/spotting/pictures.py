@@ -142,8 +142,7 @@ def decode_picture(data: bytes, limits: PictureLimits) -> Picture:
             _check_size(image, limits)
             width, height = image.size
             reduced = _read(image, limits.decode_side)
-            # Only now: reading the EXIF of a PNG decodes it, and decoding again after a failure gives black pixels and no
-            # error.
+            # Only now: reading the EXIF of a PNG decodes it, and decoding again after a failure gives black, no error.
             orientation = _orientation(image)
             upright = reduced.transpose(_TRANSPOSITIONS[orientation]) if orientation in _TRANSPOSITIONS else reduced
             image_format = image.format or "unknown"

@@ -102,8 +102,7 @@ def find_models(model: ModelSize = "small", folder: Path | str | None = None) ->
 
 
 def fingerprint(models: Models) -> str:
-    """sha256, in hex, over the names and contents of all files of both model folders: changes when any weight or
-    setting changes."""
+    """sha256, in hex, over the names and contents of all files of both model folders."""
     total = hashlib.sha256()
     for role, folder in (("detection", models.detection), ("recognition", models.recognition)):
         for path in sorted(path for path in folder.iterdir() if path.is_file()):

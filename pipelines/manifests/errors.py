@@ -5,8 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+
+_T = TypeVar("_T")
 
 
 class ManifestError(Exception):
@@ -52,3 +56,14 @@ def reading(path: str) -> Iterator[None]:
         if isinstance(error, ImportError):
             message = f"{message}; install the package that opens such addresses"
         raise UnreadableFile(path, type(error).__name__, message) from error
+
+
+def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
+    """Yields the items; what breaks while one is fetched, and only that, becomes `UnreadableFile`."""
+    while True:
+        with reading(path):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item

@@ -63,7 +63,7 @@ def damaged_stream(png: bytes) -> bytes:
     """A PNG whose compressed pixels are no zlib stream, in a container with valid checksums."""
     start = png.index(b"IDAT")
     (length,) = struct.unpack(">I", png[start - 4 : start])
-    body = b"\xff" * length
+    body = b"\xff" * int(length)
     return png[: start + 4] + body + struct.pack(">I", zlib.crc32(b"IDAT" + body)) + png[start + 8 + length :]
 
 
@@ -147,7 +147,7 @@ def test_a_file_over_the_limit_is_not_looked_at() -> None:
 def exif(orientation: int) -> bytes:
     tags = Image.Exif()
     tags[0x0112] = orientation
-    return tags.tobytes()
+    return bytes(tags.tobytes())
 
 
 def flat(mode: str, colour: object, size: tuple[int, int] = (40, 20)) -> Image.Image:
@@ -245,7 +245,7 @@ def test_one_pixel_is_a_picture() -> None:
 def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
     upright = np.zeros((24, 40, 3), np.uint8)
     upright[:8, :8] = (255, 0, 0)  # a red corner at the top left
-    stored = {  # what a camera that was held so has stored
+    stored: dict[int, Callable[[Any], Any]] = {  # what a camera that was held so has stored
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
         3: lambda a: a[::-1, ::-1],
@@ -254,10 +254,10 @@ def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
         6: lambda a: np.rot90(a, 1),
         7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
         8: lambda a: np.rot90(a, -1),
-    }[orientation](upright)
-    image = Image.fromarray(np.ascontiguousarray(stored))
-    lossless = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(format, {})
-    data = encode(image, format, exif=exif(orientation), **lossless)
+    }
+    image = Image.fromarray(np.ascontiguousarray(stored[orientation](upright)))
+    lossless: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    data = encode(image, format, exif=exif(orientation), **lossless.get(format, {}))
     picture = decode_picture(data, LIMITS)
     assert (picture.width, picture.height) == (40, 24)
     assert np.abs(picture.pixels[:, :, ::-1].astype(int) - upright).max() <= 3

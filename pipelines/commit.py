@@ -1,0 +1,103 @@
+"""Publishing files so that a kill at any moment leaves them complete or absent.
+
+Everything is written under a temporary name, flushed to disk, renamed. A unit's commit record is written last, the same way: a unit is
+done when its record is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+TEMPORARY = ".tmp-"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; on leaving, the file appears under `path` at once. On an error nothing appears."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        _sync(temporary)
+        os.rename(temporary, path)
+        _sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON."""
+    with published(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="surrogatepass")
+
+
+def publish_table(path: Path, table: pa.Table) -> None:
+    """Write a table as Parquet, zstd."""
+    with published(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+class TableFile:
+    """A Parquet file written batch by batch (a row group each) and published when closed without error; its schema is that of the first
+    table. Where no table was written (and `schema` is None) no file appears, and one of that name that lay there is removed."""
+
+    def __init__(self, path: Path, schema: pa.Schema | None = None):
+        self._path, self._schema = path, schema
+        self._writer: pq.ParquetWriter | None = None
+        self._context = published(path)
+        self._temporary: Path | None = None
+        self.rows = 0
+
+    def __enter__(self) -> TableFile:
+        if self._schema is not None:
+            self._open(self._schema)
+        return self
+
+    def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
+        self._temporary = self._context.__enter__()
+        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        return self._writer
+
+    def write(self, table: pa.Table) -> None:
+        """Append the rows of a table."""
+        writer = self._writer or self._open(table.schema)
+        writer.write_table(table.cast(writer.schema) if table.schema != writer.schema else table)
+        self.rows += table.num_rows
+
+    def __exit__(self, *error: Any) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._context.__exit__(*error)
+        elif self._path.exists() and error[0] is None:
+            self._path.unlink()  # of an earlier decision that had rows here
+
+
+def read_json(path: Path) -> Any | None:
+    """The content of a JSON file, None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+    except FileNotFoundError:
+        return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete temporary files of killed runs below `folder`."""
+    for left in folder.rglob(f"{TEMPORARY}*"):
+        left.unlink(missing_ok=True)

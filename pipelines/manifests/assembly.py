@@ -1,0 +1,216 @@
+"""From chunks to batches: the check that texts are text, then captions, urls and uids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+from pipelines.datasets import Roles
+from pipelines.manifests.batch import MAX_RAW_BYTES, BadRow, Batch
+from pipelines.manifests.columns import is_bytes, kind_of
+from pipelines.manifests.errors import UnreadableFile
+from pipelines.manifests.gathering import Chunk
+from pipelines.manifests.uids import make_uid
+
+_FLUSH_BYTES = 64 * 2**20
+
+
+def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Iterator[Batch]:
+    """Yields the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
+
+    Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the rows before
+    are yielded first.
+    """
+    waiting: list[Batch] = []
+    broken: UnreadableFile | None = None
+    while broken is None:
+        try:
+            chunk = next(chunks, None)
+        except UnreadableFile as error:
+            broken, chunk = error, None
+        if chunk is None:
+            break
+        waiting.append(_to_batch(chunk, roles))
+        if sum(batch.rows for batch in waiting) >= batch_rows:
+            *full, last = _cut(_join(waiting), batch_rows)
+            yield from full
+            waiting = [last]
+        if sum(batch.table.nbytes for batch in waiting) > _FLUSH_BYTES:
+            yield _join(waiting)
+            waiting = []
+    if waiting and (rest := _join(waiting)).rows:
+        yield rest
+    if broken is not None:
+        raise broken
+
+
+def _to_batch(chunk: Chunk, roles: Roles) -> Batch:
+    table = chunk.table
+    unreadable = _rows_without_utf8(table, roles)
+    captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals
+    bad = list(chunk.bad)
+    if unreadable:
+        for row, column in unreadable.items():
+            message = f"column '{column}' holds bytes that are no UTF-8"
+            bad.append(BadRow(ordinal=ordinals[row], error="invalid_utf8", message=message, raw=_printed(table, row)))
+        bad.sort(key=lambda row: row.ordinal)
+        keep = [row for row in range(table.num_rows) if row not in unreadable]
+        table = _without_stale_dictionaries(table.take(pa.array(keep, pa.int64())))
+        ordinals = [ordinals[row] for row in keep]
+        captions = [captions[row] for row in keep] if captions is not None else None
+        stand_ins = [stand_ins[row] for row in keep] if stand_ins is not None else None
+    if captions is None:
+        captions = _texts(table, roles.caption)
+    urls = [None if _is_blank(url) else url for url in _texts(table, roles.url)]
+    return Batch(
+        ordinals=np.asarray(ordinals, dtype=np.int64),
+        table=table,
+        captions=[None if _is_blank(caption) or _is_nan(caption) else caption for caption in captions],
+        urls=urls,
+        uids=_uids(table, roles, captions, urls, stand_ins),
+        bad=bad,
+    )
+
+
+def _uids(
+    table: pa.Table,
+    roles: Roles,
+    captions: list[str | None],
+    urls: list[str | None],
+    stand_ins: list[str | None] | None,
+) -> list[str]:
+    own = _texts(table, roles.uid)
+    # Best first: what names the picture, then what its bytes hash to.
+    sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
+    given = [source for source in sources if source]
+    return [
+        make_uid(
+            url=urls[row],
+            caption=captions[row],
+            own=own[row],
+            stand_in=next((source[row] for source in given if source[row]), None),
+        )
+        for row in range(table.num_rows)
+    ]
+
+
+def _texts(table: pa.Table, name: str | None) -> list[str | None]:
+    """Returns a column as texts, whatever its type; None throughout where there is no such column."""
+    if name is None:
+        return [None] * int(table.num_rows)
+    column = table.column(name)
+    values = column.to_pylist()
+    match kind_of(column.type):
+        case "bytes":
+            return [None if value is None else value.decode("utf-8") for value in values]
+        case "texts":
+            return [value[0] if value else None for value in values]
+        case "integer":
+            return [None if value is None else str(value) for value in values]
+        case _:
+            return list(values)
+
+
+def _is_blank(text: str | None) -> bool:
+    return text is None or not text or text.isspace()
+
+
+def _is_nan(text: str | None) -> bool:
+    # pandas writes the missing text as "nan"; as a caption of its own it says nothing either.
+    return text is not None and text.strip().casefold() == "nan"
+
+
+def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
+    """Returns the rows that have text that is no UTF-8, with the column; Arrow readers let such bytes through unchecked."""
+    found: dict[int, str] = {}
+    texts = {roles.caption, roles.url, roles.uid}
+    for name in table.column_names:
+        column = table.column(name)
+        if is_bytes(column.type):
+            if name in texts:
+                found |= {row: name for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
+            continue
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid:
+            # The check of a nested or dictionary column judges the whole, so the rows are tried one by one.
+            for row in range(table.num_rows):
+                try:
+                    column[row].as_py()
+                except UnicodeDecodeError:
+                    found[row] = name
+    return found
+
+
+def _is_utf8(value: bytes | None) -> bool:
+    try:
+        return value is None or value.decode("utf-8") is not None
+    except UnicodeDecodeError:
+        return False
+
+
+def _printed(table: pa.Table, row: int) -> bytes:
+    """Returns a row as JSON, as far as it can be printed."""
+    shown = {}
+    for name in table.column_names:
+        column = table.column(name)
+        if kind_of(column.type) == "text":
+            plain = column.slice(row, 1).combine_chunks()
+            plain = plain.dictionary_decode() if pa.types.is_dictionary(column.type) else plain
+            value = plain.cast(pa.large_binary())[0].as_py()
+            shown[name] = None if value is None else value.decode("utf-8", "backslashreplace")
+        else:
+            try:
+                value = column[row].as_py()
+            except UnicodeDecodeError:
+                value = "(unreadable)"
+            shown[name] = value if isinstance(value, int | float | None) else str(value)
+    return json.dumps(shown, ensure_ascii=False).encode("utf-8", "backslashreplace")[:MAX_RAW_BYTES]
+
+
+def _without_stale_dictionaries(table: pa.Table) -> pa.Table:
+    """Drops dictionary entries that no row uses, since they would fail every later check of the column."""
+    for index, field in enumerate(table.schema):
+        if pa.types.is_dictionary(field.type):
+            fresh = table.column(index).cast(field.type.value_type).dictionary_encode().cast(field.type)
+            table = table.set_column(index, field, fresh)
+    return table
+
+
+def _join(parts: list[Batch]) -> Batch:
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        ordinals=np.concatenate([part.ordinals for part in parts]),
+        table=pa.concat_tables([part.table for part in parts]).combine_chunks(),
+        captions=[caption for part in parts for caption in part.captions],
+        urls=[url for part in parts for url in part.urls],
+        uids=[uid for part in parts for uid in part.uids],
+        bad=[row for part in parts for row in part.bad],
+    )
+
+
+def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
+    """Cuts a batch into pieces of `batch_rows` rows, good and bad together; the last one may have fewer."""
+    if batch.rows <= batch_rows:
+        return [batch]
+    bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
+    first = min([*batch.ordinals[:1].tolist(), *bad_ordinals[:1].tolist()])
+    pieces = []
+    for start in range(first, first + batch.rows, batch_rows):
+        good = slice(*np.searchsorted(batch.ordinals, [start, start + batch_rows]).tolist())
+        bad = slice(*np.searchsorted(bad_ordinals, [start, start + batch_rows]).tolist())
+        pieces.append(
+            Batch(
+                ordinals=batch.ordinals[good],
+                table=batch.table.slice(good.start, good.stop - good.start),
+                captions=batch.captions[good],
+                urls=batch.urls[good],
+                uids=batch.uids[good],
+                bad=batch.bad[bad],
+            )
+        )
+    return pieces

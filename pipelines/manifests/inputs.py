@@ -1,0 +1,114 @@
+"""From what a user types after INPUT= to a list of files."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+
+from pipelines.datasets import Dataset
+from pipelines.datasets.naming import listing, nearest
+from pipelines.manifests.errors import NoInput, reading
+from pipelines.manifests.files import file_system, is_url, local_path
+from pipelines.manifests.formats import format_of_name
+
+_NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MAX_RANGE = 1_000_000
+
+
+def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
+    """Returns the manifest files that a pattern stands for, sorted, each once.
+
+    Args:
+        pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files below it with a known
+            ending), a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or several of these with
+            commas between; local or as fsspec URLs. Local results are absolute.
+        dataset: tells which files of a folder are manifests.
+
+    Raises:
+        NoInput: an item matches nothing, or a folder holds a table and a tar of the same name, as img2dataset writes them:
+            they have the same rows, so reading both would count every row twice.
+        UnreadableFile: the file system cannot be asked (unknown protocol, no access).
+    """
+    if not pattern.strip():
+        raise NoInput("the input pattern is empty; name a file, a folder or a glob")
+    # A file's own name may hold a comma.
+    items = [pattern] if _exists(pattern) else [item.strip() for item in pattern.split(",") if item.strip()]
+    found = {path for item in items for path in _expand(item, dataset)}
+    _refuse_doubles(found)
+    return sorted(found)
+
+
+def _expand(item: str, dataset: Dataset) -> list[str]:
+    with reading(item):
+        fs, inside = file_system(item)
+        if fs.isdir(inside):
+            paths = _in_folder(fs, inside, dataset)
+            if not paths:
+                raise NoInput(
+                    f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending; "
+                    f"it holds {listing(_names(fs, inside))}. Name the files with a glob"
+                )
+            return [_outside(fs, path, item) for path in paths]
+        if fs.isfile(inside):
+            return [_outside(fs, inside, item)]
+        if numbers := _NUMBERS.search(item):
+            return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
+        paths = [path for path in fs.glob(inside) if fs.isfile(path)] if re.search(r"[*?\[]", inside) else []
+        if not paths:
+            raise NoInput(_nothing(fs, inside, item))
+        return [_outside(fs, path, item) for path in paths]
+
+
+def _range(numbers: re.Match[str], item: str) -> list[str]:
+    first, last = int(numbers[1]), int(numbers[2])
+    if not first <= last < first + _MAX_RANGE:
+        raise NoInput(f"the range {numbers[0]} in '{item}' runs backwards or is too long; write {{00000..00127}}")
+    width = len(numbers[1])
+    return [f"{item[: numbers.start()]}{number:0{width}d}{item[numbers.end() :]}" for number in range(first, last + 1)]
+
+
+def _in_folder(fs: object, folder: str, dataset: Dataset) -> list[str]:
+    for glob in (dataset.default_glob, "**/*"):
+        paths = [path for path in fs.glob(posixpath.join(folder, glob)) if _is_manifest(fs, path, folder)]  # type: ignore[attr-defined]
+        if paths:
+            return paths
+    return []
+
+
+def _is_manifest(fs: object, path: str, folder: str) -> bool:
+    # Tools leave files of their own beside data: _SUCCESS, .part.crc, img2dataset's 00000_stats.json.
+    parts = posixpath.relpath(path, folder).split("/")
+    if any(part.startswith((".", "_")) for part in parts) or path.endswith("_stats.json"):
+        return False
+    return format_of_name(path) is not None and fs.isfile(path)  # type: ignore[attr-defined]
+
+
+def _outside(fs: object, inside: str, item: str) -> str:
+    return str(fs.unstrip_protocol(inside)) if is_url(item) else local_path(inside)  # type: ignore[attr-defined]
+
+
+def _exists(pattern: str) -> bool:
+    return not is_url(pattern) and os.path.exists(local_path(pattern))
+
+
+def _nothing(fs: object, inside: str, item: str) -> str:
+    parent = posixpath.dirname(inside.rstrip("/"))
+    while parent not in ("", "/") and not fs.isdir(parent):  # type: ignore[attr-defined]
+        parent = posixpath.dirname(parent)
+    names = _names(fs, parent)
+    wanted = posixpath.relpath(inside, parent or "/").split("/")[0]
+    return f"nothing matches '{item}'; the nearest folder that exists, '{parent or '/'}', holds {listing(names)}{nearest(wanted, names)}"
+
+
+def _names(fs: object, folder: str) -> list[str]:
+    return sorted(posixpath.basename(path.rstrip("/")) for path in fs.ls(folder, detail=False))  # type: ignore[attr-defined]
+
+
+def _refuse_doubles(paths: set[str]) -> None:
+    for path in sorted(paths):
+        if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
+            raise NoInput(
+                f"'{table}' and '{path}' have the same name, as img2dataset writes the same rows twice; "
+                f"say which to read: '{posixpath.dirname(path)}/*.tar' (with pictures) or '*.parquet' (without)"
+            )

@@ -1,0 +1,147 @@
+"""JSON objects as rows of a table with one schema.
+
+The columns are those of the first objects. What comes later and does not fit (another key, another type) is kept as JSON in the
+column `_extra`, so that a file's tables go together and nothing is lost. Nested values are kept as JSON text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+from pipelines.manifests.batch import BadReason
+from pipelines.manifests.columns import Column
+
+EXTRA = "_extra"
+"""Name of the column for what does not fit."""
+_INT64 = range(-(2**63), 2**63)
+_EXACT_DOUBLE = 2**53
+_ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+
+
+class BadJson(Exception):
+    """The text is no JSON object that could be a row."""
+
+    def __init__(self, error: BadReason, message: str) -> None:
+        super().__init__(error, message)
+        self.error: BadReason = error
+        self.message = message
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Returns the JSON object that `raw` holds. Raises BadJson."""
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadJson("invalid_utf8", f"byte {error.start} of the JSON is no UTF-8") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadJson("invalid_json", f"no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise BadJson("not_an_object", f"the JSON is {_name(value)}, a row is an object: {{\"caption\": ...}}")
+    # json.loads lets half characters through, which no UTF-8 file can hold.
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise BadJson("lone_surrogate", f"an escape stands for half a character: {error.reason}") from error
+    return value
+
+
+def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:
+    """Returns the columns of objects, keys in the order of first sight, without the column `_extra`."""
+    kinds: dict[str, set[str]] = {}
+    for item in objects:
+        for key, value in item.items():
+            kinds.setdefault(key, set()).add(_class_of(value))
+    return tuple(_column(key, seen - {"null"}) for key, seen in kinds.items())
+
+
+def extra_column() -> Column:
+    """Returns the description of the column `_extra`."""
+    return Column(name=EXTRA, type="string", kind="text")
+
+
+def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
+    """Returns the cells of an object for `columns`, the last of which is `_extra`."""
+    rest = dict(item)
+    row: list[Any] = []
+    for column in columns[:-1]:
+        value = rest.pop(column.name, None)
+        fits, cell = _cell(value, column)
+        row.append(cell)
+        if not fits:
+            rest[column.name] = value
+    row.append(json.dumps(rest, ensure_ascii=False) if rest else None)
+    return row
+
+
+def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Table:
+    """Returns the rows, each with one cell a column, as a table."""
+    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
+    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+
+
+def as_text(value: Any, *, lists: bool = False) -> str | None:
+    """Returns a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN. Raises BadJson."""
+    if lists and isinstance(value, list):
+        value = value[0] if value else None
+    if value is None or value != value:
+        return None
+    if not isinstance(value, str):
+        raise BadJson("not_text", f"{value!r:.60} is {_name(value)}, not text")
+    return value
+
+
+def _name(value: Any) -> str:
+    return {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
+
+
+def _class_of(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    if isinstance(value, int):
+        return "integer" if value in _INT64 else "other"
+    if isinstance(value, float):
+        return "floating"
+    if isinstance(value, list) and all(item is None or isinstance(item, str) for item in value):
+        return "texts"
+    return "text" if isinstance(value, str) else "other"
+
+
+def _column(name: str, seen: set[str]) -> Column:
+    if seen == {"boolean"}:
+        return Column(name=name, type="bool", kind="boolean")
+    if seen == {"integer"}:
+        return Column(name=name, type="int64", kind="integer")
+    if seen in ({"floating"}, {"floating", "integer"}):
+        return Column(name=name, type="double", kind="floating")
+    if not seen:
+        return Column(name=name, type="string", kind="null")
+    if "text" in seen:
+        return Column(name=name, type="string", kind="text")
+    return Column(name=name, type="string", kind="texts" if seen == {"texts"} else "other")
+
+
+def _cell(value: Any, column: Column) -> tuple[bool, Any]:
+    # NaN in a text column is how pandas writes a missing text.
+    if value is None or (column.type == "string" and value != value):
+        return True, None
+    if column.type == "string":
+        return True, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if column.type == "bool":
+        return (True, value) if isinstance(value, bool) else (False, None)
+    if isinstance(value, bool):
+        return False, None
+    if column.type == "int64":
+        return (True, value) if isinstance(value, int) and value in _INT64 else (False, None)
+    if isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT_DOUBLE):
+        return True, float(value)
+    return False, None

@@ -1,0 +1,121 @@
+"""Which column plays which role in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.datasets import Dataset, Roles
+from pipelines.datasets.naming import listing, nearest
+from pipelines.datasets.roles import SIZE_FAMILIES
+from pipelines.manifests.columns import Column, Kind
+from pipelines.manifests.errors import BadSchema
+
+# Roles whose values are read here must have fitting types; the types of the others are judged by the rules that use them.
+_KINDS: dict[str, tuple[Kind, ...]] = {
+    "caption": ("text", "texts", "bytes", "null"),
+    "url": ("text", "bytes", "null"),
+    "uid": ("text", "integer", "bytes", "null"),
+    "image": ("bytes", "picture", "null"),
+    "image_path": ("text", "null"),
+    "sha256": ("text", "null"),
+    "md5": ("text", "null"),
+}
+_FOUND_BY_ALIAS = (
+    *("url", "caption", "uid", "image", "image_path", "key", "sha256", "md5"),
+    *("similarity", "unsafe", "watermark", "language", "status"),
+)
+
+
+def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pictures: bool = False) -> Roles:
+    """Returns the column of every role.
+
+    A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches in any
+    case, its listed spelling before others, and two columns that match equally well are refused.
+
+    Args:
+        columns: the file's columns.
+        dataset: names columns and aliases.
+        path: for messages.
+        pictures: whether the file has pictures outside its columns (members of a tar).
+
+    Raises:
+        BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong type.
+    """
+    names = [column.name for column in columns]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise BadSchema(f"{path}: column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them")
+    by_name = {column.name: column for column in columns}
+    found: dict[str, str] = {}
+    for role, name in dataset.roles.given().items():
+        found[role] = _named(role, name, names, path)
+        _check_kind(role, by_name[found[role]], dataset, path)
+    for role in _FOUND_BY_ALIAS:
+        if role not in found and (match := _by_alias(role, columns, dataset, path)) is not None:
+            found[role] = match
+            _check_kind(role, by_name[match], dataset, path)
+    if "width" not in found:
+        found |= _size(names)
+    _check_needs(found, names, dataset, path, pictures)
+    return Roles(**found)
+
+
+def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
+    if name in names:
+        return name
+    same = [candidate for candidate in names if candidate.casefold() == name.casefold()]
+    if len(same) != 1:
+        raise BadSchema(f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has {listing(names)}")
+    return same[0]
+
+
+def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str) -> str | None:
+    aliases = dataset.aliases_of(role)
+    kinds = _KINDS[role] if role == "image" else None  # a text column called image holds paths: see below
+    names = [column.name for column in columns if kinds is None or column.kind in kinds]
+    if role == "image_path":
+        names = [name for name in names if name not in _texts_named_image(columns)]
+    for rank in dict.fromkeys(alias.casefold() for alias in aliases):
+        spelled = [name for name in names if name.casefold() == rank]
+        best = [name for name in spelled if name in aliases] or spelled
+        if len(best) > 1:
+            raise BadSchema(f"{path}: columns {' and '.join(best)} could both be the {role}; say which: {role}={best[0]}")
+        if best:
+            return best[0]
+    images = _texts_named_image(columns) if role == "image_path" else []
+    return images[0] if images else None
+
+
+def _texts_named_image(columns: Sequence[Column]) -> list[str]:
+    # Text formats cannot hold bytes, and many of their manifests call the path column plainly "image".
+    return [column.name for column in columns if column.name.casefold() == "image" and column.kind == "text"]
+
+
+def _size(names: Sequence[str]) -> dict[str, str]:
+    for family in SIZE_FAMILIES:
+        pair = [[name for name in names if name.casefold() == wanted] for wanted in family]
+        if all(len(found) == 1 for found in pair):
+            return {"width": pair[0][0], "height": pair[1][0]}
+    return {}
+
+
+def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
+    wanted = _KINDS.get(role)
+    if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
+        raise BadSchema(f"{path}: column '{column.name}' holds lists of captions; say caption_list=first to take the first of each")
+    if wanted is not None and column.kind not in wanted:
+        raise BadSchema(
+            f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; name another column: {role}=..."
+        )
+
+
+def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, path: str, pictures: bool) -> None:
+    for role in dataset.needs:
+        if role in found or (role == "url" and (pictures or "image" in found or "image_path" in found)):
+            continue
+        aliases = dataset.aliases_of(role)
+        guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
+        raise BadSchema(
+            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; the file has {listing(names)}{guess}. "
+            f"Name it: {role}=..."
+        )

@@ -1,0 +1,144 @@
+"""Members of a tar archive, read forwards.
+
+Python's tarfile takes a damaged header in the middle for the end of the archive, so that a shard cut short by a full disk loses
+its tail without a word. Here everything but a proper end is an error.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO
+
+_BLOCK = 512
+_SKIP_BYTES = 2**20
+_MAX_EXTENSION = 2**20
+_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in a tar."""
+
+    name: str
+    """Its path; bytes that are no UTF-8 are surrogate escapes."""
+    offset: int
+    """Of its first header, extended headers included, in the uncompressed stream."""
+    size: int
+    """Of its content, in bytes."""
+
+
+class BrokenTar(OSError):
+    """The archive is damaged or ends too early."""
+
+
+class TarStream:
+    """Reads a tar from `start`, the offset of a header. `size` is the length of a seekable stream, None for a compressed one."""
+
+    def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
+        self._stream = stream
+        self._size = size
+        self._at = start
+        self._unread = 0  # bytes of the current member's content and padding that were not read yet
+        if size is not None:
+            stream.seek(start)
+
+    def __iter__(self) -> Iterator[Member]:
+        return self
+
+    def __next__(self) -> Member:
+        self._skip(self._unread)
+        self._unread = 0
+        offset, name, size = self._at, None, None
+        while True:
+            header = self._header()
+            if header is None:
+                raise StopIteration
+            if header.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE):
+                content = self._extension(header)
+                if header.type == tarfile.GNUTYPE_LONGNAME:
+                    name = content.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
+                elif header.type == tarfile.XHDTYPE:
+                    records = _pax_records(content)
+                    name = records.get("path", name)
+                    size = int(records["size"]) if records.get("size", "").isdecimal() else size
+                continue
+            length = header.size if size is None else size
+            if header.type in _REGULAR:
+                self._unread = length + -length % _BLOCK
+                return Member(header.name if name is None else name, offset, length)
+            # Folders, links and devices have no content, whatever size they state; other types are skipped with it.
+            self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
+            offset, name, size = self._at, None, None
+
+    def content(self, member: Member, limit: int) -> bytes:
+        """Returns the content of the member just returned, at most `limit` bytes of it. To be asked for once."""
+        wanted = min(member.size, limit)
+        data = self._read(wanted)
+        if len(data) < wanted:
+            raise BrokenTar(f"the tar ends inside the member '{member.name}', at byte {self._at}; fetch or make it again")
+        self._unread -= wanted
+        return data
+
+    def _header(self) -> tarfile.TarInfo | None:
+        ended = False
+        while True:
+            at, block = self._at, self._read(_BLOCK)
+            if len(block) < _BLOCK:
+                if ended:
+                    return None
+                what = "without its end marker" if not block else "inside a header"
+                raise BrokenTar(f"the tar ends {what}, at byte {at}: its writer was stopped, or the copy is cut short")
+            if block.strip(b"\0"):
+                break
+            # Blocks of zeros mark the end, but tars that were joined with cat go on after it.
+            ended = True
+        try:
+            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        except tarfile.HeaderError as error:
+            raise BrokenTar(f"no tar header at byte {at}: {error}") from error
+
+    def _extension(self, header: tarfile.TarInfo) -> bytes:
+        if header.size > _MAX_EXTENSION:
+            raise BrokenTar(f"an extended header of {header.size} bytes before byte {self._at} is no header")
+        content = self._read(header.size + -header.size % _BLOCK)
+        if len(content) < header.size:
+            raise BrokenTar(f"the tar ends inside an extended header, at byte {self._at}")
+        return content[: header.size]
+
+    def _read(self, count: int) -> bytes:
+        parts = []
+        while count > 0 and (part := self._stream.read(count)):
+            parts.append(part)
+            self._at += len(part)
+            count -= len(part)
+        return b"".join(parts)
+
+    def _skip(self, count: int) -> None:
+        if self._size is not None:
+            if self._at + count > self._size:
+                raise BrokenTar(f"the tar ends inside a member, at byte {self._size}; fetch or make it again")
+            if count:
+                self._stream.seek(count, 1)
+                self._at += count
+            return
+        while count > 0:
+            part = self._stream.read(min(count, _SKIP_BYTES))
+            if not part:
+                raise BrokenTar(f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make it again")
+            self._at += len(part)
+            count -= len(part)
+
+
+def _pax_records(content: bytes) -> dict[str, str]:
+    """Returns the records "length key=value" of a pax header; what is malformed ends them."""
+    records: dict[str, str] = {}
+    while content:
+        length, _, _ = content.partition(b" ")
+        if not length.isdigit() or not len(length) + 1 < int(length) <= len(content):
+            break
+        key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+        content = content[int(length) :]
+    return records

@@ -1,0 +1,136 @@
+"""A picture as a small embedded JPEG, with what was read in it drawn on top."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
+from pipelines.report.data import Example, Spotted
+from pipelines.report.text import attribute, show
+
+SIDE = 360
+"""Longest side of a thumbnail in pixels."""
+_QUALITY = 80
+_MAX_BOXES = 40
+_LIMITS = PictureLimits(decode_side=2 * SIDE)
+_GOOD, _FAIR = 0.8, 0.5
+
+
+class PictureNotShown(Exception):
+    """Why there is no thumbnail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """A small JPEG of a picture."""
+
+    data: bytes
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+
+
+def make_thumbnail(source: str) -> Thumbnail:
+    """The thumbnail of a file or of a base64 data url; raises `PictureNotShown` with the reason."""
+    data = _from_url(source) if source.startswith("data:") else _from_file(source)
+    try:
+        # Bombs, truncated files and odd colour modes are this function's business, and its messages say what was found.
+        picture = decode_picture(data, _LIMITS)
+    except BadPicture as bad:
+        raise PictureNotShown(str(bad)) from bad
+    image = Image.fromarray(picture.pixels[:, :, ::-1])
+    image.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=_QUALITY)
+    return Thumbnail(buffer.getvalue(), image.width, image.height, picture.width, picture.height)
+
+
+def _from_url(source: str) -> bytes:
+    head, _, body = source.partition(",")
+    if not head.endswith(";base64"):
+        raise PictureNotShown("the picture's data url is not base64")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise PictureNotShown(f"the picture's data url is damaged: {error}") from error
+
+
+def _from_file(source: str) -> bytes:
+    path = Path(source)
+    try:
+        if not path.is_file():  # a pipe or a device would never end
+            raise PictureNotShown(f"there is no picture file {source}")
+        with path.open("rb") as file:
+            return file.read(_LIMITS.max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise PictureNotShown(f"the picture file cannot be read: {error}") from error
+
+
+def draw_picture(example: Example) -> str:
+    """The picture with its boxes and the list of what they say; an empty string where the row has neither."""
+    if not example.picture and not example.spotted:
+        return ""
+    spotted = example.spotted[:_MAX_BOXES]
+    parts = []
+    if example.picture:
+        try:
+            parts.append(_draw_boxes(make_thumbnail(example.picture), example, spotted))
+        except PictureNotShown as reason:
+            parts.append(f'<p class="no-picture">Picture not shown: {show(str(reason))}</p>')
+    if spotted:
+        parts.append(_list_spotted(spotted, len(example.spotted) - len(spotted)))
+    elif example.overlap is not None and example.message == "":
+        parts.append('<p class="quiet">No text was read in this picture.</p>')
+    return f'<figure class="picture">{"".join(parts)}</figure>'
+
+
+def _draw_boxes(thumbnail: Thumbnail, example: Example, spotted: tuple[Spotted, ...]) -> str:
+    # Boxes are in pixels of the original, which an embedded picture may no longer have.
+    width = example.width or thumbnail.original_width
+    height = example.height or thumbnail.original_height
+    unit = width / thumbnail.width  # one pixel on the page
+    encoded = base64.b64encode(thumbnail.data).decode("ascii")
+    boxes = "".join(_draw_box(number, item, unit, width, height) for number, item in enumerate(spotted, 1))
+    label = attribute(f"picture of the row with {len(spotted)} boxes of text" if spotted else "picture of the row")
+    return (
+        f'<svg class="photo" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" '
+        f'width="{thumbnail.width}" height="{thumbnail.height}">'
+        f'<image href="data:image/jpeg;base64,{encoded}" width="{width}" height="{height}" '
+        f'preserveAspectRatio="none"/>{boxes}</svg>'
+    )
+
+
+def _draw_box(number: int, item: Spotted, unit: float, width: int, height: int) -> str:
+    if not item.box:
+        return ""
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in item.box)
+    chip = 8 * unit
+    x = min(max(min(x for x, _ in item.box), chip), width - chip)
+    y = min(max(min(y for _, y in item.box), chip), height - chip)
+    return (
+        f'<g class="{_grade(item.score)}"><title>{attribute(item.text)} ({item.score:.2f})</title>'
+        f'<polygon points="{points}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="{chip:.2f}"/>'
+        f'<text x="{x:.1f}" y="{y + 3.6 * unit:.1f}" font-size="{10 * unit:.2f}" text-anchor="middle">{number}</text>'
+        "</g>"
+    )
+
+
+def _list_spotted(spotted: tuple[Spotted, ...], more: int) -> str:
+    rows = "".join(
+        f'<li><span class="chip {_grade(item.score)}">{number}</span> {show(item.text, 120)} '
+        f'<span class="number">{item.score:.2f}</span></li>'
+        for number, item in enumerate(spotted, 1)
+    )
+    rest = f'<li class="quiet">and {more:,} more</li>' if more else ""
+    return f'<ol class="spotted">{rows}{rest}</ol>'
+
+
+def _grade(score: float) -> str:
+    return "good" if score >= _GOOD else "fair" if score >= _FAIR else "poor"

@@ -1,0 +1,103 @@
+"""Text of strangers made safe to show: escaped, bounded, and without characters that hide or reorder others."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNSEEN = frozenset("\u00ad\u200b\u2060\ufeff")
+_BLANKS = frozenset("\t\n\r\u2028\u2029")
+_NARROW = frozenset("iIjlft.,:;'|!()[]- ")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a text and the class it is shown in."""
+
+    start: int
+    end: int
+    css: str
+
+
+def is_hidden(char: str) -> bool:
+    """Whether a character would act on the page without being seen: controls, bidi marks, lone surrogates."""
+    return char in _BIDI or char in _UNSEEN or unicodedata.category(char) in ("Cc", "Cs")
+
+
+def plain(text: str, limit: int = 200) -> str:
+    """`text` on one line with hidden characters spelled out, cut to `limit`; not yet escaped."""
+    cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
+    return "".join(" " if char in _BLANKS else f"[{_code(char)}]" if is_hidden(char) else char for char in cut)
+
+
+def attribute(text: str, limit: int = 400) -> str:
+    """`text` for use between double quotes or as the content of an SVG text."""
+    return html.escape(plain(text, limit))
+
+
+def show(text: str, limit: int = 400) -> str:
+    """`text` as HTML in an element of its own, so that its writing direction does not leak into the page."""
+    return marked(text, (), limit)
+
+
+def marked(text: str, spans: Iterable[Span], limit: int = 400) -> str:
+    """`text` as HTML with some stretches marked; spans may overlap, and those beyond the text are ignored.
+
+    A text longer than `limit` is cut to a window in which the first span can be seen.
+    """
+    inside = sorted(
+        (span for span in spans if 0 <= span.start < span.end <= len(text)), key=lambda span: (span.start, span.end)
+    )
+    first, last = _window(len(text), inside, limit)
+    edges = {first, last}
+    for span in inside:
+        edges.update(edge for edge in (span.start, span.end) if first < edge < last)
+    cuts = sorted(edges)
+    pieces = ["\u2026"] if first else []
+    for start, end in pairwise(cuts):
+        body = "".join(_shown(char) for char in text[start:end])
+        for css in sorted({span.css for span in inside if span.start <= start and end <= span.end}):
+            body = f"<mark>{body}</mark>" if css == "overlap" else f'<span class="{css}">{body}</span>'
+        pieces.append(body)
+    if last < len(text):
+        pieces.append("\u2026")
+    return f'<bdi dir="auto">{"".join(pieces)}</bdi>'
+
+
+def text_width(text: str, size: float) -> float:
+    """Roughly how wide `text` is in a sans-serif font of `size` pixels, on the generous side: no font is at hand."""
+    return size * sum(_advance(char) for char in text)
+
+
+def _window(length: int, spans: list[Span], limit: int) -> tuple[int, int]:
+    if length <= limit:
+        return 0, length
+    overlaps = [span for span in spans if span.css == "overlap"]
+    start = max(0, min(overlaps[0].start - limit // 4, length - limit)) if overlaps else 0
+    return start, start + limit
+
+
+def _shown(char: str) -> str:
+    if char in _BLANKS:
+        return " "
+    if is_hidden(char):
+        return f'<span class="hidden-char" title="a character that cannot be seen">{_code(char)}</span>'
+    return html.escape(char)
+
+
+def _code(char: str) -> str:
+    return f"U+{ord(char):04X}"
+
+
+def _advance(char: str) -> float:
+    if unicodedata.combining(char):
+        return 0.0
+    if unicodedata.east_asian_width(char) in ("W", "F"):
+        return 1.05
+    if char in _NARROW:
+        return 0.38
+    return 0.74 if char.isupper() or char in "mwMW@%" else 0.59

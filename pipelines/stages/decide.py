@@ -1,0 +1,270 @@
+"""Stage `decide`: annotations and thresholds to kept, rejected and dead letters. No parse, no OCR: a million rows a minute and core."""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from filters.presets import Preset
+from filters.spotting.overlap import overlap
+from pipelines.commit import TableFile, publish_json, read_json
+from pipelines.datasets import Dataset
+from pipelines.decisions import DEAD as DEAD_REASON
+from pipelines.decisions import KEPT, STAGE_OF, CaptionVerdict, Reasons, judge_captions, judge_pictures
+from pipelines.layout import Layout
+from pipelines.manifests import Batch, UnreadableFile, read
+from pipelines.plan import Unit, load_plan
+from pipelines.progress import Heartbeat
+from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.stages.spotting import load_records
+
+SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
+PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
+NOT_READ = -1  # overlap of a row whose picture was not read; null in the output
+
+
+@dataclass
+class _Tally:
+    """What the commit record says of a unit."""
+
+    rows: Counter[str] = field(default_factory=Counter)
+    dead: Counter[str] = field(default_factory=Counter)
+    histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
+    examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
+        """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
+        key = ("".join(chr(0x10FF - ord(char)) for char in uid), ordinal)  # the heap drops its smallest, so order is turned round
+        push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
+        push(self.examples[reason], key)
+
+    def ordinals(self, reason: str) -> list[int]:
+        return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
+
+
+@dataclass
+class DecideStage:
+    """See `Stage`."""
+
+    layout: Layout
+    dataset: Dataset
+    preset: Preset
+    captions_decide: bool
+    spotting_decides: bool
+    fingerprints: dict[str, str]
+    """Of each unit: changes with its annotations, the thresholds and the stages."""
+    examples: int
+    """Examples a unit offers the report for each reason."""
+    name: str = field(default="decide", init=False)
+
+    def setup(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+    @cached_property
+    def _units(self) -> tuple[dict[str, Unit], int]:
+        plan = load_plan(self.layout.plan)
+        return {unit.name: unit for unit in plan.units}, plan.picture_rows
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def process(self, unit: str) -> None:
+        began = time.time()
+        units, picture_rows = self._units
+        span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
+        heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        annotations = pq.read_table(self.layout.data("captions", unit))
+        records = load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
+        tally, done = _Tally(), 0
+        parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
+        with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
+            if self.layout.dead(unit).exists():
+                broken = pq.read_table(self.layout.dead(unit))
+                dead.write(broken)
+                tally.dead.update(broken["error"].to_pylist())
+            if read_record["broken"]:
+                dead.write(broken_unit(read_record["broken"], unit))
+            try:
+                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
+                    rows = annotations.slice(done, len(batch.ordinals))
+                    done += len(batch.ordinals)
+                    self._decide(batch, rows, records, span.path, unit, (kept, rejected, dead), tally)
+                    heartbeat.beat(done)
+            except UnreadableFile:
+                if not read_record["broken"]:
+                    raise
+        publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
+        heartbeat.end()
+
+    def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
+        return {
+            "unit": unit,
+            "fingerprint": self.fingerprints[unit],
+            "kept": tally.rows[KEPT],
+            "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
+            "dead": dict(sorted(tally.dead.items())),
+            "histograms": {name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()},
+            "examples": {reason or "kept": tally.ordinals(reason) for reason in tally.examples},
+            "seconds": round(time.time() - began, 3),
+        }
+
+    def _decide(
+        self,
+        batch: Batch,
+        rows: pa.Table,
+        records: pa.Table | None,
+        path: str,
+        unit: str,
+        parts: tuple[TableFile, TableFile, TableFile],
+        tally: _Tally,
+    ) -> None:
+        verdict = judge_captions(rows, self.preset, self.captions_decide)
+        reasons = verdict.reasons.copy()
+        overlaps = np.full(len(reasons), NOT_READ, np.int64)
+        found = _records_of(rows, records) if records is not None else None
+        if found is not None and records is not None:
+            alive = np.flatnonzero((reasons == KEPT) & (found >= 0))
+            theirs = records.take(pa.array(found[alive]))
+            pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, self.preset)
+            reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
+        table = _output(batch.table, rows, verdict, self._spotted(rows, records, found), overlaps, self.dataset)
+        kept, rejected, dead = parts
+        kept.write(table.filter(pa.array(reasons == KEPT)))
+        rejected.write(_with_reasons(table, reasons))
+        gone = np.flatnonzero(reasons == DEAD_REASON)
+        if len(gone) and records is not None and found is not None:
+            letters = _dead_pictures(rows.take(pa.array(gone)), records.take(pa.array(found[gone])), path, unit)
+            dead.write(letters)
+            tally.dead.update(letters["error"].to_pylist())
+        self._count(tally, rows, reasons, verdict, overlaps)
+
+    def _spotted(self, rows: pa.Table, records: pa.Table | None, found: NDArray[np.int64] | None) -> pa.Array:
+        if records is None or found is None:
+            return pa.nulls(rows.num_rows, SPOTTED)
+        lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
+        slim = [None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines]
+        return pa.array(slim, SPOTTED)
+
+    def _count(
+        self, tally: _Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]
+    ) -> None:
+        tally.rows.update(reasons.tolist())
+        if verdict.decisions is not None:
+            tally.histograms["complexity"].update(verdict.decisions.complexity.tolist())
+            tally.histograms["actions"].update(verdict.decisions.n_actions.tolist())
+        tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
+        uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
+        for reason, uid, ordinal in zip(reasons.tolist(), uids, ordinals, strict=True):
+            tally.example(reason, uid, ordinal, self.examples)
+
+
+def _records_of(rows: pa.Table, records: pa.Table) -> NDArray[np.int64]:
+    """For each row the place of its spotting record, -1 where it has none."""
+    ordinals, known = np.asarray(rows["ordinal"]), np.asarray(records["ordinal"])
+    places = np.searchsorted(known, ordinals)
+    places[places == len(known)] = 0
+    return np.where(known[places] == ordinals, places, -1) if len(known) else np.full(len(ordinals), -1, np.int64)
+
+
+def _output(
+    original: pa.Table, rows: pa.Table, verdict: CaptionVerdict, spotted: pa.Array, overlaps: NDArray[np.int64], dataset: Dataset
+) -> pa.Table:
+    """Original columns and ours. An original column with one of our names makes way: `caption` and `uid` hold the same anyway, others are
+    kept as original_<name>."""
+    columns = {name: original[name] for name in original.column_names}
+    for name in (*OURS, "stage", "reason"):
+        if name in columns:
+            moved = columns.pop(name)
+            if name not in ("caption", "uid"):
+                columns[f"original_{name}"] = moved
+            elif name == "uid":
+                columns["original_uid"] = moved
+    n, decided = rows.num_rows, verdict.decisions
+    texts = pa.list_(pa.string())
+    columns |= {
+        "uid": rows["uid"],
+        "caption": rows["caption"],
+        "complexity": pa.array(decided.complexity, pa.int32()) if decided else pa.nulls(n, pa.int32()),
+        "actions": decided.actions.cast(texts) if decided else pa.nulls(n, texts),
+        "objects": decided.objects.cast(texts) if decided else pa.nulls(n, texts),
+        "attributes": decided.attributes.cast(pa.list_(PAIR)) if decided else pa.nulls(n, pa.list_(PAIR)),
+        "spotted": spotted,
+        "overlap": pa.array(overlaps, pa.int32(), mask=overlaps == NOT_READ),
+    }
+    return pa.table(columns)
+
+
+def _with_reasons(table: pa.Table, reasons: Reasons) -> pa.Table:
+    gone = (reasons != KEPT) & (reasons != DEAD_REASON)
+    table, reasons = table.filter(pa.array(gone.astype(bool))), reasons[gone.astype(bool)]
+    table = table.append_column("stage", pa.array([STAGE_OF[reason] for reason in reasons], pa.string()))
+    return table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
+
+
+def _dead_pictures(rows: pa.Table, records: pa.Table, path: str, unit: str) -> pa.Table:
+    n = rows.num_rows
+    return pa.table(
+        {
+            "file": pa.array([path] * n, pa.string()),
+            "unit": pa.array([unit] * n, pa.string()),
+            "ordinal": rows["ordinal"],
+            "uid": rows["uid"],
+            "caption": rows["caption"],
+            "stage": pa.array(["spotting"] * n, pa.string()),
+            "error": records["status"],
+            "message": records["message"],
+            "raw": pa.nulls(n, pa.binary()),
+        },
+        schema=DEAD,
+    )
+
+
+def broken_unit(broken: dict[str, str], unit: str | None) -> pa.Table:
+    """The dead letter of a unit or file that could not be read to its end: no ordinal, no row."""
+    row = {"file": broken["path"], "unit": unit, "stage": "manifest", "error": broken["error"], "message": broken["message"]}
+    return pa.Table.from_pylist([row], DEAD)
+
+
+def example_of(
+    rows: pa.Table, place: int, preset: Preset, verdict: CaptionVerdict, record: dict[str, Any] | None, message: str = ""
+) -> dict[str, Any]:
+    """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
+    row = rows.slice(place, 1).to_pylist()[0]
+    decided = verdict.decisions
+    accepted = decided.accepted[place].as_py() if decided else []
+    example = {
+        "uid": row["uid"],
+        "caption": row["caption"] or "",
+        "parsed": row.get("parsed") or "",
+        "objects": row.get("objects") or [],
+        "attributes": row.get("attributes") or [],
+        "relations": row.get("relations") or [],
+        "actions": [{**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)],
+        "complexity": int(decided.complexity[place]) if decided else None,
+        "picture": None,
+        "width": record["width"] if record else None,
+        "height": record["height"] if record else None,
+        "spotted": (record["spotted"] or []) if record else [],
+        "overlap": None,
+        "overlap_text": "",
+        "overlap_span": None,
+        "message": message or (record["message"] if record else ""),
+    }
+    if record and record["status"] == "ok":
+        lines = [(line["text"], line["score"]) for line in record["spotted"] or []]
+        best = overlap(example["caption"], lines, preset.text_spotting)
+        example |= {"overlap": best.length, "overlap_text": best.text, "overlap_span": list(best.where) if best.where else None}
+    return example
