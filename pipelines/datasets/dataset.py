@@ -18,7 +18,8 @@ CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """How to find and read the manifests of one data set. Raises DatasetError where the fields contradict each other."""
+    """How to find and read the manifests of one data set. Raises DatasetError where the fields contradict each
+    other."""
 
     name: str
     """The name people type, and the folder under data/."""
@@ -35,8 +36,9 @@ class Dataset:
     default_glob: str
     """Which files are manifests, relative to data/<name>/."""
     format: Format = "auto"
-    """How the files are written. auto: by the name's ending, then by the first bytes; anything else is taken at its word,
-    whatever the name. Presets say auto, because the same rows are met as published and as img2dataset's shards."""
+    """How the files are written. auto: by the name's ending, then by the first bytes; anything else is taken at its
+    word, whatever the name. Presets say auto, because the same rows are met as published and as img2dataset's
+    shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with the names of its columns."""
     columns: tuple[str, ...] = ()
@@ -62,14 +64,22 @@ class Dataset:
         _one_of("format", self.format, FORMATS, self.name)
         _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
-            raise DatasetError(f"{self.name}: delimiter {self.delimiter!r} is not one character other than a quote or line end")
+            raise DatasetError(
+                f"{self.name}: delimiter {self.delimiter!r} is not one character other than a quote or line end"
+            )
         if self.header and self.columns:
-            raise DatasetError(f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop them")
+            raise DatasetError(
+                f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop them"
+            )
         if not self.header and not self.columns:
-            raise DatasetError(f"{self.name}: header is false, so columns must name the columns in order, for example columns=[url, caption]")
+            raise DatasetError(
+                f"{self.name}: header is false, so columns must name the columns in order, for example columns=[url, caption]"
+            )
         repeated = sorted({column for column in self.columns if self.columns.count(column) > 1})
         if repeated:
-            raise DatasetError(f"{self.name}: columns names {', '.join(repeated)} more than once; every column needs its own name")
+            raise DatasetError(
+                f"{self.name}: columns names {', '.join(repeated)} more than once; every column needs its own name"
+            )
         for role in (*self.aliases, *self.needs):
             _one_of("role", role, ROLE_NAMES, self.name)
         if (self.roles.width is None) != (self.roles.height is None):

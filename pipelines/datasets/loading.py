@@ -15,7 +15,19 @@ from pipelines.datasets.naming import nearest
 from pipelines.datasets.roles import ROLE_NAMES, Roles
 
 _FOLDER = Path(__file__).parent
-_TEXTS = ("name", "title", "homepage", "where", "size", "licence", "default_glob", "format", "delimiter", "caption_list", "notes")
+_TEXTS = (
+    "name",
+    "title",
+    "homepage",
+    "where",
+    "size",
+    "licence",
+    "default_glob",
+    "format",
+    "delimiter",
+    "caption_list",
+    "notes",
+)
 _SWITCHES = ("header", "swap_size")
 _LISTS = ("columns", "needs")
 
@@ -32,7 +44,8 @@ def load_dataset(name_or_path: str) -> Dataset:
         name_or_path: one of `dataset_names()`, or the path of a YAML file (it ends in .yaml or .yml).
 
     Raises:
-        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong type.
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
+            type.
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)
@@ -109,12 +122,16 @@ def _mapping(value: object, path: Path, what: str) -> Mapping[str, Any]:
 def _refuse_unknown(keys: Mapping[str, Any], known: set[str] | tuple[str, ...], path: Path, what: str) -> None:
     for key in keys:
         if key not in known:
-            raise DatasetError(f"{path}: unknown {what} '{key}'{nearest(key, known)}; known: {', '.join(sorted(known))}")
+            raise DatasetError(
+                f"{path}: unknown {what} '{key}'{nearest(key, known)}; known: {', '.join(sorted(known))}"
+            )
 
 
 def _text(value: object, where: str) -> str:
     if not isinstance(value, str):
-        raise DatasetError(f"{where} is {value!r} ({type(value).__name__}); write a text, in quotes where it looks like something else")
+        raise DatasetError(
+            f"{where} is {value!r} ({type(value).__name__}); write a text, in quotes where it looks like something else"
+        )
     return value
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """The column that plays each role. In a `Dataset`, None means: find it by alias. In a `FileInfo`, None means: absent."""
+    """The column that plays each role. In a `Dataset`, None means: find it by alias. In a `FileInfo`, None means:
+    absent."""
 
     url: str | None = None
     """Where the picture was on the web."""
@@ -72,5 +73,6 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "status": ("status",),
 }
 
-# Width and height come from one family, or not at all. img2dataset writes both families; size rules speak of the original.
+# Width and height come from one family, or not at all. img2dataset writes both families; size rules speak of the
+# original.
 SIZE_FAMILIES: tuple[tuple[str, str], ...] = (("original_width", "original_height"), ("width", "height"))

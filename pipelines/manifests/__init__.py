@@ -1,9 +1,9 @@
 """Manifests: from a pattern to batches of rows, and from rows to their pictures. Free of Beam.
 
-    paths = expand_inputs(pattern, dataset)
-    infos = [inspect(path, dataset) for path in paths]      # UnreadableFile: dead letter; BadSchema: the user's to mend
-    spans = [span for info in infos for span in split(info, unit_rows)]
-    for batch in read(span, dataset): ...
+paths = expand_inputs(pattern, dataset)
+infos = [inspect(path, dataset) for path in paths]      # UnreadableFile: dead letter; BadSchema: the user's to mend
+spans = [span for info in infos for span in split(info, unit_rows)]
+for batch in read(span, dataset): ...
 """
 
 from pipelines.manifests.batch import BadRow, Batch

@@ -21,8 +21,8 @@ _FLUSH_BYTES = 64 * 2**20
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Iterator[Batch]:
     """Yields the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
 
-    Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the rows before
-    are yielded first.
+    Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the
+    rows before are yielded first.
     """
     waiting: list[Batch] = []
     broken: UnreadableFile | None = None
@@ -124,11 +124,14 @@ def _is_nan(text: str | None) -> bool:
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
-    """Returns the rows that have text that is no UTF-8, with the column; Arrow readers let such bytes through unchecked."""
+    """Returns the rows that have text that is no UTF-8, with the column; Arrow readers let such bytes through
+    unchecked."""
     found: dict[int, str] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
         column = table.column(name)
+        if name == roles.image:
+            continue  # a row must be good or bad whether or not its picture is read along
         if is_bytes(column.type):
             if name in texts:
                 found |= {row: name for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}

@@ -30,10 +30,11 @@ class Record:
 def records(lines: Iterator[Line], delimiter: str) -> Iterator[Record]:
     """Yields the records of consecutive lines; empty lines are none.
 
-    After a quote that is out of place or never closed, the line where the record began is bad and reading goes on with the line
-    after it, so that the damage is one line and not the rest of the file.
+    After a quote that is out of place or never closed, the line where the record began is bad and reading goes on with
+    the line after it, so that the damage is one line and not the rest of the file.
     """
-    # The limit is the csv module's own and global; it is 128 KiB unless raised, and no check of ours rests on it being lower.
+    # The limit is the csv module's own and global; it is 128 KiB unless raised, and no check of ours rests on it being
+    # lower.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     source = _Source(lines)
     reader = csv.reader(source, delimiter=delimiter, strict=True)
@@ -84,7 +85,8 @@ class _Source:
         self.taken.append(line)
         if self._size > MAX_ROW_BYTES:
             raise _TooLong
-        # surrogateescape lets bytes that are no UTF-8 through to the check of the whole record, which has the raw bytes.
+        # surrogateescape lets bytes that are no UTF-8 through to the check of the whole record, which has the raw
+        # bytes.
         return line.raw.decode("utf-8", "surrogateescape") + "\n"
 
     def back_to_first(self) -> Line:

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-
 _T = TypeVar("_T")
 
 

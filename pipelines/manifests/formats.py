@@ -45,12 +45,16 @@ def detect(path: str, dataset: Dataset) -> tuple[FileFormat, Compression]:
     """
     with reading(path), open_file(path) as handle:
         head = handle.read(_HEAD_BYTES)
-    compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+    compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
     format = _format(path, dataset, head)
     if not compression and path.lower().endswith((*_COMPRESSED_ENDINGS, ".tgz")):
-        raise UnreadableFile(path, "NotCompressed", f"the name says compressed, but the file starts with {head[:16]!r}{_hint(head)}")
+        raise UnreadableFile(
+            path, "NotCompressed", f"the name says compressed, but the file starts with {head[:16]!r}{_hint(head)}"
+        )
     if format == "parquet" and not head.startswith(b"PAR1"):
-        raise UnreadableFile(path, "NotParquet", f"a Parquet file starts with b'PAR1', this one with {head[:16]!r}{_hint(head)}")
+        raise UnreadableFile(
+            path, "NotParquet", f"a Parquet file starts with b'PAR1', this one with {head[:16]!r}{_hint(head)}"
+        )
     if compression:
         return format, compression
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -58,12 +62,15 @@ def detect(path: str, dataset: Dataset) -> tuple[FileFormat, Compression]:
     if format != "webdataset" and _hint(head):
         raise UnreadableFile(path, "NotAManifest", f"the file starts with {head[:16]!r}{_hint(head)}")
     if format != "parquet" and head.startswith(b"PAR1"):
-        raise UnreadableFile(path, "NotAManifest", f"the file is Parquet, but read as {format}; name it .parquet or say format=parquet")
+        raise UnreadableFile(
+            path, "NotAManifest", f"the file is Parquet, but read as {format}; name it .parquet or say format=parquet"
+        )
     return format, ""
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Opens a file for reading from its beginning, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
+    """Opens a file for reading from its beginning, uncompressed on the way. Wrap it, and reads from it, in
+    `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
@@ -82,7 +89,9 @@ def _format(path: str, dataset: Dataset, head: bytes) -> FileFormat:
     if head[257:262] == b"ustar":
         return "webdataset"
     known = ", ".join(get_args(FileFormat))
-    raise BadSchema(f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say format=... ({known})")
+    raise BadSchema(
+        f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say format=... ({known})"
+    )
 
 
 def _hint(head: bytes) -> str:

@@ -56,11 +56,14 @@ class Fault:
     raw: bytes
 
 
-def gather(rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False) -> Iterator[Chunk]:
+def gather(
+    rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False
+) -> Iterator[Chunk]:
     """Yields the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
 
     Args:
-        rows: the rows of the span, in order. Where they break off, the rows before are yielded and then the break is raised.
+        rows: the rows of the span, in order. Where they break off, the rows before are yielded and then the break is
+            raised.
         columns: the columns of `Good.cells`.
         captions: whether `Good.caption` counts.
         stand_ins: whether `Good.stand_in` counts.

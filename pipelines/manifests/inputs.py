@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from typing import Any
 
 from pipelines.datasets import Dataset
 from pipelines.datasets.naming import listing, nearest
-from pipelines.manifests.errors import NoInput, reading
+from pipelines.manifests.errors import NoInput, UnreadableFile, reading
 from pipelines.manifests.files import file_system, is_url, local_path
 from pipelines.manifests.formats import format_of_name
 
@@ -21,14 +22,13 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
     Args:
         pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files below it with a known
-            ending), a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or several of these with
-            commas between; local or as fsspec URLs. Local results are absolute.
+            ending), a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or several of these
+            with commas between; local or as fsspec URLs. Local results are absolute.
         dataset: tells which files of a folder are manifests.
 
     Raises:
-        NoInput: an item matches nothing, or a folder holds a table and a tar of the same name, as img2dataset writes them:
-            they have the same rows, so reading both would count every row twice.
-        UnreadableFile: the file system cannot be asked (unknown protocol, no access).
+        NoInput: an item matches nothing or cannot be looked for (unknown protocol, no access); or a table and a tar of
+            the same name are both found, as img2dataset writes them: they have the same rows, which would count twice.
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
@@ -40,24 +40,31 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
 
 
 def _expand(item: str, dataset: Dataset) -> list[str]:
-    with reading(item):
-        fs, inside = file_system(item)
-        if fs.isdir(inside):
-            paths = _in_folder(fs, inside, dataset)
-            if not paths:
-                raise NoInput(
-                    f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending; "
-                    f"it holds {listing(_names(fs, inside))}. Name the files with a glob"
-                )
-            return [_outside(fs, path, item) for path in paths]
-        if fs.isfile(inside):
-            return [_outside(fs, inside, item)]
-        if numbers := _NUMBERS.search(item):
-            return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
-        paths = [path for path in fs.glob(inside) if fs.isfile(path)] if re.search(r"[*?\[]", inside) else []
+    try:
+        with reading(item):
+            return _paths(item, dataset)
+    except UnreadableFile as error:
+        raise NoInput(f"cannot look for '{item}': {error.error}: {error.message}") from error
+
+
+def _paths(item: str, dataset: Dataset) -> list[str]:
+    fs, inside = file_system(item)
+    if fs.isdir(inside):
+        paths = _in_folder(fs, inside, dataset)
         if not paths:
-            raise NoInput(_nothing(fs, inside, item))
+            raise NoInput(
+                f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending; "
+                f"it holds {listing(_names(fs, inside))}. Name the files with a glob"
+            )
         return [_outside(fs, path, item) for path in paths]
+    if fs.isfile(inside):
+        return [_outside(fs, inside, item)]
+    if numbers := _NUMBERS.search(item):
+        return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
+    paths = [path for path in fs.glob(inside) if fs.isfile(path)] if re.search(r"[*?\[]", inside) else []
+    if not paths:
+        raise NoInput(_nothing(fs, inside, item))
+    return [_outside(fs, path, item) for path in paths]
 
 
 def _range(numbers: re.Match[str], item: str) -> list[str]:
@@ -68,41 +75,41 @@ def _range(numbers: re.Match[str], item: str) -> list[str]:
     return [f"{item[: numbers.start()]}{number:0{width}d}{item[numbers.end() :]}" for number in range(first, last + 1)]
 
 
-def _in_folder(fs: object, folder: str, dataset: Dataset) -> list[str]:
+def _in_folder(fs: Any, folder: str, dataset: Dataset) -> list[str]:
     for glob in (dataset.default_glob, "**/*"):
-        paths = [path for path in fs.glob(posixpath.join(folder, glob)) if _is_manifest(fs, path, folder)]  # type: ignore[attr-defined]
+        paths = [path for path in fs.glob(posixpath.join(folder, glob)) if _is_manifest(fs, path, folder)]
         if paths:
             return paths
     return []
 
 
-def _is_manifest(fs: object, path: str, folder: str) -> bool:
+def _is_manifest(fs: Any, path: str, folder: str) -> bool:
     # Tools leave files of their own beside data: _SUCCESS, .part.crc, img2dataset's 00000_stats.json.
     parts = posixpath.relpath(path, folder).split("/")
     if any(part.startswith((".", "_")) for part in parts) or path.endswith("_stats.json"):
         return False
-    return format_of_name(path) is not None and fs.isfile(path)  # type: ignore[attr-defined]
+    return format_of_name(path) is not None and fs.isfile(path)
 
 
-def _outside(fs: object, inside: str, item: str) -> str:
-    return str(fs.unstrip_protocol(inside)) if is_url(item) else local_path(inside)  # type: ignore[attr-defined]
+def _outside(fs: Any, inside: str, item: str) -> str:
+    return str(fs.unstrip_protocol(inside)) if is_url(item) else local_path(inside)
 
 
 def _exists(pattern: str) -> bool:
     return not is_url(pattern) and os.path.exists(local_path(pattern))
 
 
-def _nothing(fs: object, inside: str, item: str) -> str:
+def _nothing(fs: Any, inside: str, item: str) -> str:
     parent = posixpath.dirname(inside.rstrip("/"))
-    while parent not in ("", "/") and not fs.isdir(parent):  # type: ignore[attr-defined]
+    while parent not in ("", "/") and not fs.isdir(parent):
         parent = posixpath.dirname(parent)
     names = _names(fs, parent)
     wanted = posixpath.relpath(inside, parent or "/").split("/")[0]
     return f"nothing matches '{item}'; the nearest folder that exists, '{parent or '/'}', holds {listing(names)}{nearest(wanted, names)}"
 
 
-def _names(fs: object, folder: str) -> list[str]:
-    return sorted(posixpath.basename(path.rstrip("/")) for path in fs.ls(folder, detail=False))  # type: ignore[attr-defined]
+def _names(fs: Any, folder: str) -> list[str]:
+    return sorted(posixpath.basename(path.rstrip("/")) for path in fs.ls(folder, detail=False))
 
 
 def _refuse_doubles(paths: set[str]) -> None:

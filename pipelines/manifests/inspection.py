@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 from pipelines.datasets import Dataset
 from pipelines.datasets.naming import listing
@@ -24,6 +25,7 @@ from pipelines.manifests.roles import resolve_roles
 from pipelines.manifests.tar_rows import infer_tar_columns, samples, text_limit
 from pipelines.manifests.text_rows import tsv_fields
 
+_T = TypeVar("_T")
 _HEAD_ROWS = 1000
 _HEAD_BYTES = 4 * 2**20
 _HEAD_SAMPLES = 100
@@ -106,7 +108,7 @@ def _look_at_table(path: str, size: int, format: FileFormat, compression: Compre
         compression=compression,
         columns=columns,
         roles=roles,
-        rows=0 if not rest and not compression else None,
+        rows=0 if data_start >= size and not compression else None,
         bytes=size,
         fingerprint="",
         data_start=data_start,
@@ -145,7 +147,9 @@ def _look_at_tar(path: str, size: int, compression: Compression, dataset: Datase
     with closing(found):
         head = list(_until_broken(islice(found, _HEAD_SAMPLES + 1)))
     if not head:
-        raise UnreadableFile(path, "EmptyTar", "the tar has no members named <key>.<extension>, or breaks before the first sample ends")
+        raise UnreadableFile(
+            path, "EmptyTar", "the tar has no members named <key>.<extension>, or breaks before the first sample ends"
+        )
     columns = infer_tar_columns(head)
     pictures = any(sample.picture() is not None for sample in head)
     roles = resolve_roles(columns, dataset, path, pictures=pictures)
@@ -176,9 +180,17 @@ def _head_lines(path: str, compression: Compression) -> list[Line]:
     return head
 
 
-def _until_broken[T](items: Iterator[T]) -> Iterator[T]:
-    """Yields the items until they break off: reading will find the break, and deliver the rows before it."""
-    pass
+def _until_broken(items: Iterator[_T]) -> Iterator[_T]:
+    """Yields the items until they break off, if there are any: reading will meet the break, and deliver the rows before
+    it."""
+    seen = False
+    try:
+        for item in items:
+            seen = True
+            yield item
+    except UnreadableFile:
+        if not seen:
+            raise
 
 
 def _tsv_records(head: list[Line]) -> Iterator[Record]:
@@ -186,7 +198,11 @@ def _tsv_records(head: list[Line]) -> Iterator[Record]:
         if line.raw in (b"", b"\r"):
             continue
         fields, end = tsv_fields(line), line.offset + line.size + 1
-        yield Record(line.raw, [], end, fields.error, fields.message) if isinstance(fields, Fault) else Record(line.raw, fields, end)
+        yield (
+            Record(line.raw, [], end, fields.error, fields.message)
+            if isinstance(fields, Fault)
+            else Record(line.raw, fields, end)
+        )
 
 
 def _is_text(raw: bytes) -> bool:
@@ -197,7 +213,8 @@ def _is_text(raw: bytes) -> bool:
 
 
 def _check_first_row(rows: list[Record], dataset: Dataset, path: str, format: FileFormat) -> None:
-    """Refuses a header-less file whose columns are not in the order that the data set says: nothing else would notice."""
+    """Refuses a header-less file whose columns are not in the order that the data set says: nothing else would
+    notice."""
     columns = dataset.columns
     first = next((record.fields for record in rows if len(record.fields) == len(columns)), None)
     if first is None:

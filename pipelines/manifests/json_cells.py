@@ -1,7 +1,8 @@
 """JSON objects as rows of a table with one schema.
 
-The columns are those of the first objects. What comes later and does not fit (another key, another type) is kept as JSON in the
-column `_extra`, so that a file's tables go together and nothing is lost. Nested values are kept as JSON text.
+The columns are those of the first objects. What comes later and does not fit (another key, another type) is kept as
+JSON in the column `_extra`, so that a file's tables go together and nothing is lost. Nested values are kept as JSON
+text.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadJson("invalid_json", f"no JSON: {error}") from error
     if not isinstance(value, dict):
-        raise BadJson("not_an_object", f"the JSON is {_name(value)}, a row is an object: {{\"caption\": ...}}")
+        raise BadJson("not_an_object", f'the JSON is {_name(value)}, a row is an object: {{"caption": ...}}')
     # json.loads lets half characters through, which no UTF-8 file can hold.
     if "\\ud" in text or "\\uD" in text:
         try:
@@ -88,7 +89,8 @@ def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Tab
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:
-    """Returns a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN. Raises BadJson."""
+    """Returns a JSON value that should be text: itself, the first of a list where `lists`, None for null and NaN.
+    Raises BadJson."""
     if lists and isinstance(value, list):
         value = value[0] if value else None
     if value is None or value != value:
@@ -99,7 +101,9 @@ def as_text(value: Any, *, lists: bool = False) -> str | None:
 
 
 def _name(value: Any) -> str:
-    return {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(type(value), "a number")
+    return {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}.get(
+        type(value), "a number"
+    )
 
 
 def _class_of(value: Any) -> str:

@@ -33,7 +33,9 @@ def object_of(line: Line) -> dict[str, Any] | Fault:
         return Fault(error.error, error.message, line.raw)
 
 
-def json_row(item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None) -> Good | Fault:
+def json_row(
+    item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
+) -> Good | Fault:
     """Returns an object as a row of `columns`, provided that the roles which are read as text hold text."""
     try:
         caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None

@@ -14,9 +14,9 @@ from pipelines.manifests.gathering import Chunk
 from pipelines.manifests.info import FileInfo
 from pipelines.manifests.spans import Span
 
-# Fixed, so that where a file breaks, the rows before the break are the same for every batch size.
-_CHUNK_ROWS = 256
-_CHUNK_ROWS_WITH_PICTURES = 16
+# Fixed, so that where a file breaks, the rows before the break are the same for every batch size, with pictures or
+# without.
+_CHUNK_ROWS = 128
 _BUFFER_BYTES = 2**20
 
 
@@ -27,7 +27,8 @@ def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
         handle = open_file(path)
     with handle:
         with reading(path):
-            # With a buffer, a column of a row group is streamed; without, pyarrow holds it whole (some sets have one group a file).
+            # With a buffer, a column of a row group is streamed; without, pyarrow holds it whole (some sets have one
+            # group a file).
             file = pq.ParquetFile(handle, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
         yield file
 
@@ -40,11 +41,8 @@ def parquet_chunks(info: FileInfo, span: Span, *, pictures: bool) -> Iterator[Ch
     with open_parquet(info.path) as file:
         path_of_picture = _picture_path(file, image)
         wanted = names if path_of_picture is None or pictures else [*names, path_of_picture]
-        rows = _CHUNK_ROWS_WITH_PICTURES if pictures and image is not None else _CHUNK_ROWS
-        for table in parquet_tables(file, info, span.start, span.stop, wanted, rows):
-            stand_ins = None
-            if path_of_picture is not None:
-                stand_ins = table.column(image).combine_chunks().field("path").to_pylist()
+        for table in parquet_tables(file, info, span.start, span.stop, wanted, _CHUNK_ROWS):
+            stand_ins = None if path_of_picture is None else _paths(table.column(image))
             count = table.num_rows
             yield Chunk(
                 ordinals=list(range(ordinal, ordinal + count)),
@@ -80,6 +78,12 @@ def _of_group(
             yield pa.Table.from_batches([batch.slice(low, high - low)])
         if seen >= end:
             return
+
+
+def _paths(pictures: pa.ChunkedArray) -> list[str | None]:
+    """Returns the paths of picture structs. They only tell pictures apart, so bytes that are no UTF-8 do no harm."""
+    raw = pictures.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
+    return [None if path is None else path.decode("utf-8", "surrogateescape") for path in raw]
 
 
 def _picture_path(file: pq.ParquetFile, image: str | None) -> str | None:

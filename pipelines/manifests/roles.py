@@ -10,7 +10,8 @@ from pipelines.datasets.roles import SIZE_FAMILIES
 from pipelines.manifests.columns import Column, Kind
 from pipelines.manifests.errors import BadSchema
 
-# Roles whose values are read here must have fitting types; the types of the others are judged by the rules that use them.
+# Roles whose values are read here must have fitting types; the types of the others are judged by the rules that use
+# them.
 _KINDS: dict[str, tuple[Kind, ...]] = {
     "caption": ("text", "texts", "bytes", "null"),
     "url": ("text", "bytes", "null"),
@@ -29,8 +30,8 @@ _FOUND_BY_ALIAS = (
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pictures: bool = False) -> Roles:
     """Returns the column of every role.
 
-    A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches in any
-    case, its listed spelling before others, and two columns that match equally well are refused.
+    A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches
+    in any case, its listed spelling before others, and two columns that match equally well are refused.
 
     Args:
         columns: the file's columns.
@@ -39,12 +40,15 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pic
         pictures: whether the file has pictures outside its columns (members of a tar).
 
     Raises:
-        BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong type.
+        BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong
+            type.
     """
     names = [column.name for column in columns]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise BadSchema(f"{path}: column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them")
+        raise BadSchema(
+            f"{path}: column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them"
+        )
     by_name = {column.name: column for column in columns}
     found: dict[str, str] = {}
     for role, name in dataset.roles.given().items():
@@ -65,7 +69,9 @@ def _named(role: str, name: str, names: Sequence[str], path: str) -> str:
         return name
     same = [candidate for candidate in names if candidate.casefold() == name.casefold()]
     if len(same) != 1:
-        raise BadSchema(f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has {listing(names)}")
+        raise BadSchema(
+            f"{path}: no column '{name}' for the role {role}{nearest(name, names)}; the file has {listing(names)}"
+        )
     return same[0]
 
 
@@ -79,7 +85,9 @@ def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str)
         spelled = [name for name in names if name.casefold() == rank]
         best = [name for name in spelled if name in aliases] or spelled
         if len(best) > 1:
-            raise BadSchema(f"{path}: columns {' and '.join(best)} could both be the {role}; say which: {role}={best[0]}")
+            raise BadSchema(
+                f"{path}: columns {' and '.join(best)} could both be the {role}; say which: {role}={best[0]}"
+            )
         if best:
             return best[0]
     images = _texts_named_image(columns) if role == "image_path" else []
@@ -102,7 +110,9 @@ def _size(names: Sequence[str]) -> dict[str, str]:
 def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
     wanted = _KINDS.get(role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
-        raise BadSchema(f"{path}: column '{column.name}' holds lists of captions; say caption_list=first to take the first of each")
+        raise BadSchema(
+            f"{path}: column '{column.name}' holds lists of captions; say caption_list=first to take the first of each"
+        )
     if wanted is not None and column.kind not in wanted:
         raise BadSchema(
             f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; name another column: {role}=..."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,7 +55,7 @@ def samples(
     stop: int | None = None,
     size: int,
     limit_of: Callable[[int, str], int],
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     """Yields the samples that begin in [start, stop) of a tar.
 
     Args:
@@ -64,7 +64,8 @@ def samples(
         start: offset of the first header of a sample.
         stop: offset where no sample of ours begins any more; None: to the end.
         size: of the file, in bytes.
-        limit_of: from a sample's place (from 0) and an extension to how many bytes of that member to read; 0 to pass over it.
+        limit_of: from a sample's place (from 0) and an extension to how many bytes of that member to read; 0 to pass
+            over it.
 
     Raises:
         UnreadableFile: the tar breaks; the samples that were whole before the break are yielded first.
@@ -143,9 +144,15 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
         return Fault("no_caption", f"sample '{sample.key}' has neither .txt nor .json, only {having}{hint}", raw)
     for extension, content in sample.contents.items():
         if len(content) > MAX_ROW_BYTES:
-            return Fault("oversized", f"'{sample.key}.{extension}' has {sample.sizes[extension]} bytes, more than {MAX_ROW_BYTES}", raw)
+            return Fault(
+                "oversized",
+                f"'{sample.key}.{extension}' has {sample.sizes[extension]} bytes, more than {MAX_ROW_BYTES}",
+                raw,
+            )
     if missing := [extension for extension in needed if extension not in sample.contents]:
-        return Fault("missing_member", f"sample '{sample.key}' has no .{missing[0]}, other samples of the tar have", raw)
+        return Fault(
+            "missing_member", f"sample '{sample.key}' has no .{missing[0]}, other samples of the tar have", raw
+        )
     try:
         item: dict[str, Any] = parse_object(sample.contents[JSON]) if JSON in sample.contents else {}
         sample.key.encode("utf-8")

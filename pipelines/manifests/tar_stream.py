@@ -1,7 +1,7 @@
 """Members of a tar archive, read forwards.
 
-Python's tarfile takes a damaged header in the middle for the end of the archive, so that a shard cut short by a full disk loses
-its tail without a word. Here everything but a proper end is an error.
+Python's tarfile takes a damaged header in the middle for the end of the archive, so that a shard cut short by a full
+disk loses its tail without a word. Here everything but a proper end is an error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class BrokenTar(OSError):
 
 
 class TarStream:
-    """Reads a tar from `start`, the offset of a header. `size` is the length of a seekable stream, None for a compressed one."""
+    """Reads a tar from `start`, the offset of a header. `size` is the length of a seekable stream, None for a
+    compressed one."""
 
     def __init__(self, stream: IO[bytes], *, start: int = 0, size: int | None = None) -> None:
         self._stream = stream
@@ -77,7 +78,9 @@ class TarStream:
         wanted = min(member.size, limit)
         data = self._read(wanted)
         if len(data) < wanted:
-            raise BrokenTar(f"the tar ends inside the member '{member.name}', at byte {self._at}; fetch or make it again")
+            raise BrokenTar(
+                f"the tar ends inside the member '{member.name}', at byte {self._at}; fetch or make it again"
+            )
         self._unread -= wanted
         return data
 
@@ -126,7 +129,9 @@ class TarStream:
         while count > 0:
             part = self._stream.read(min(count, _SKIP_BYTES))
             if not part:
-                raise BrokenTar(f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make it again")
+                raise BrokenTar(
+                    f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make it again"
+                )
             self._at += len(part)
             count -= len(part)
 

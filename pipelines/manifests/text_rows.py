@@ -64,11 +64,15 @@ def _csv_rows(found: Iterator[Line], count: int, delimiter: str) -> Iterator[Goo
 
 def _fault_in(raw: bytes) -> Fault | None:
     if b"\0" in raw:
-        return Fault("nul_byte", f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes", raw)
+        return Fault(
+            "nul_byte", f"byte {raw.index(0)} of the row is NUL; a damaged disk or UTF-16 leaves such bytes", raw
+        )
     try:
         raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        return Fault("invalid_utf8", f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is no UTF-8", raw)
+        return Fault(
+            "invalid_utf8", f"byte {error.start} of the row, {raw[error.start : error.start + 1]!r}, is no UTF-8", raw
+        )
     return None
 
 

@@ -159,11 +159,11 @@ def _draw_roles(actions: tuple[Action, ...], centres: list[float], blocks: list[
         for port, (y, place, role) in enumerate(sorted(arrivals)):
             end = block.middle + (port - (len(arrivals) - 1) / 2) * _PORT
             start = x + _ellipse_width(actions[place]) / 2
-            bend = (start + block.x) / 2 - 12
+            bend = (start + block.x - 30) / 2  # both control points half way: a smooth S
             css = "g-role" if actions[place].accepted else "g-role off"
             lines.append(
                 f'<path class="{css}" d="M{start:.1f} {y:.1f}C{bend:.1f} {y:.1f} {bend:.1f} {end:.1f} '
-                f'{block.x - 58:.1f} {end:.1f}H{block.x - 6:.1f}"/>'
+                f'{block.x - 30:.1f} {end:.1f}H{block.x - 6:.1f}"/>'
                 f'<path class="{css} tip" d="M{block.x - 1:.1f} {end:.1f}l-8 -4v8z"/>'
             )
             labels.append(

@@ -149,7 +149,8 @@ def _histogram_section(run: Funnel) -> str:
 def _legend_section() -> str:
     return (
         '<section><h2>How to read an example</h2><article class="card"><div>'
-        "<p>The caption is shown as it came. What of it can also be read in the picture is <mark>marked</mark>.</p><p>The graph is what the parser found: "
+        "<p>The caption is shown as it came. What of it can also be read in the picture is "
+        "<mark>marked</mark>.</p><p>The graph is what the parser found: "
         "objects in boxes with their attributes below, actions in ellipses with arrows to those who take part, "
         "relations as brackets on the right.</p><p>The number in an ellipse is the verifier's belief that this is an "
         "action here; one that was not accepted is grey and struck through.</p>"

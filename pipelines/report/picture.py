@@ -116,7 +116,8 @@ def _draw_box(number: int, item: Spotted, unit: float, width: int, height: int) 
     y = min(max(min(y for _, y in item.box), chip), height - chip)
     return (
         f'<g class="{_grade(item.score)}"><title>{attribute(item.text)} ({item.score:.2f})</title>'
-        f'<polygon points="{points}"/><circle cx="{x:.1f}" cy="{y:.1f}" r="{chip:.2f}"/>'
+        f'<polygon class="casing" points="{points}"/><polygon class="line" points="{points}"/>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{chip:.2f}"/>'
         f'<text x="{x:.1f}" y="{y + 3.6 * unit:.1f}" font-size="{10 * unit:.2f}" text-anchor="middle">{number}</text>'
         "</g>"
     )

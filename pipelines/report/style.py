@@ -18,7 +18,8 @@ body{margin:0;background:var(--page);color:var(--ink);line-height:1.5;font-size:
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Liberation Sans",sans-serif}
 main{max-width:1120px;margin:0 auto;padding:40px 28px 72px}
 h1{font-size:15px;font-weight:600;color:var(--quiet);margin:0}
-.headline{font-size:32px;line-height:1.2;letter-spacing:-.015em;font-weight:650;margin:4px 0 10px;text-wrap:balance}.headline b{color:var(--keep);font-weight:inherit}
+.headline{font-size:32px;line-height:1.2;letter-spacing:-.015em;font-weight:650;margin:4px 0 10px;
+text-wrap:balance}.headline b{color:var(--keep);font-weight:inherit}
 h2{font-size:20px;letter-spacing:-.01em;margin:52px 0 4px;padding-top:14px;border-top:1px solid var(--rule)}
 h3{font-size:14px;margin:0 0 2px}p{margin:0 0 8px}a{color:inherit;text-decoration-color:var(--rule);
 text-underline-offset:3px}a:hover{text-decoration-color:currentColor}
@@ -50,7 +51,7 @@ overflow:hidden}.parsed{font-size:13.5px;overflow-wrap:anywhere;overflow:hidden}
 .label{font-size:12px;color:var(--quiet)}.facts{display:flex;flex-wrap:wrap;gap:2px 18px;font-size:13px;margin:0 0 8px;
 color:var(--quiet)}.facts b{color:var(--ink);font-variant-numeric:tabular-nums;font-weight:600}
 .message{font-size:13.5px;border-left:3px solid var(--dead);padding:2px 10px;overflow-wrap:anywhere}
-mark{background:var(--mark);color:var(--mark-ink);border-radius:3px;padding:1px 2px;box-decoration-break:clone;
+mark{background:var(--mark);color:var(--mark-ink);padding:1px 0;box-decoration-break:clone;
 -webkit-box-decoration-break:clone}
 .t-object{text-decoration:underline 2px var(--object);text-underline-offset:4px}
 .t-action{text-decoration:underline 2px var(--act);text-underline-offset:4px}
@@ -69,9 +70,10 @@ height:18px;border-radius:9px;
 color:#fff;font-size:10.5px;line-height:18px;text-align:center;margin-right:4px;padding:0 4px}
 .chip.good{background:var(--good)}.chip.fair{background:var(--fair)}.chip.poor{background:var(--poor)}
 .photo polygon{fill-opacity:.16;stroke-width:2;vector-effect:non-scaling-stroke}.photo text{fill:#fff;font-weight:600}
-.photo .good{stroke:none;fill:var(--good)}.photo .good polygon{stroke:var(--good)}
-.photo .fair{fill:var(--fair)}.photo .fair polygon{stroke:var(--fair);stroke-dasharray:6 3}
-.photo .poor{fill:var(--poor)}.photo .poor polygon{stroke:var(--poor);stroke-dasharray:2 3}
+.photo .casing{fill:none;stroke:#fff;stroke-opacity:.75;stroke-width:4.5}
+.photo .good{fill:var(--good)}.photo .good .line{stroke:var(--good)}
+.photo .fair{fill:var(--fair)}.photo .fair .line{stroke:var(--fair);stroke-dasharray:6 3}
+.photo .poor{fill:var(--poor)}.photo .poor .line{stroke:var(--poor);stroke-dasharray:2 3}
 .graph text{unicode-bidi:isolate}.g-text{font-size:13px;fill:var(--ink)}.g-small{font-size:11px;fill:var(--pill)}
 .g-score{font-size:10.5px;fill:var(--act);font-variant-numeric:tabular-nums}
 .g-object{fill:var(--object-fill);stroke:var(--object);stroke-width:1.3}.g-pill{fill:var(--pill-fill)}

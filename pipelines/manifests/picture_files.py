@@ -1,0 +1,117 @@
+"""Picture files beside a manifest: read within its folder, within a size, and never from the web."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.datasets import Dataset
+from pipelines.manifests.files import file_system, is_url, local_path, open_file
+
+MissingReason = Literal["picture_not_at_hand", "picture_missing", "picture_unreadable", "picture_too_large_file"]
+"""Why there is no picture; a closed list, fit for counters.
+
+picture_not_at_hand: the row names none, or only one on the web or outside the pictures' folder. picture_missing: the
+    file or tar
+member that it names does not exist. picture_unreadable: it exists and cannot be read. picture_too_large_file: it has
+more bytes than the limit.
+"""
+
+MAX_PICTURE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingPicture:
+    """Stands where a picture's bytes would."""
+
+    reason: MissingReason
+    """Why, as a code."""
+    message: str
+    """Why, for people."""
+
+
+def pictures_root(manifest: str, dataset: Dataset) -> str:
+    """Returns the folder that picture paths are relative to and may not leave: the data set's, else that of the
+    manifest."""
+    if dataset.pictures_root is not None:
+        return dataset.pictures_root if is_url(dataset.pictures_root) else local_path(dataset.pictures_root)
+    return posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
+
+
+def read_picture_file(path: str | None, root: str, limit: int) -> bytes | MissingPicture:
+    """Returns the bytes of a picture file.
+
+    A manifest is foreign input, so its paths are followed only inside `root`: an absolute path or one with ".." is fine
+    where it ends inside, and otherwise it is not at hand. Who has pictures elsewhere says so once, with
+    `pictures_root`. Symbolic links are
+    followed: they are the user's own.
+
+    Args:
+        path: as the manifest has it: relative to `root`, absolute, or a URL below `root`.
+        root: folder or URL.
+        limit: most bytes of a picture.
+    """
+    if path is None or not path.strip():
+        return MissingPicture(reason="picture_not_at_hand", message="the row names no picture file")
+    if path.startswith(("http://", "https://")) or root.startswith(("http://", "https://")):
+        return MissingPicture(reason="picture_not_at_hand", message=f"{path} is on the web; download it first")
+    full = _inside(path, root)
+    if full is None:
+        message = f"{path} is outside {root}; if that is meant, say pictures_root=..."
+        return MissingPicture(reason="picture_not_at_hand", message=message)
+    try:
+        return _read(full, limit)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return MissingPicture(reason="picture_missing", message=f"no file {full}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        return MissingPicture(reason="picture_unreadable", message=f"{full}: {type(error).__name__}: {error}")
+
+
+def within(data: bytes, limit: int) -> bytes | MissingPicture:
+    """Returns picture bytes that came with the row, or that they are too many."""
+    return data if len(data) <= limit else too_large("the picture", len(data), limit)
+
+
+def too_large(what: str, size: int, limit: int) -> MissingPicture:
+    """Returns that a picture is larger than the limit."""
+    return MissingPicture(
+        reason="picture_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
+    )
+
+
+def _inside(path: str, root: str) -> str | None:
+    """Returns the full path where it lies below `root`, else None. Judged by the letters of the path, not by the
+    disk."""
+    if not is_url(root):
+        if is_url(path):
+            return None
+        full = os.path.normpath(os.path.join(root, path.removeprefix("file://")))
+        return full if os.path.commonpath([full, os.path.normpath(root)]) == os.path.normpath(root) else None
+    protocol, _, folder = root.partition("://")
+    if is_url(path):
+        if not path.startswith(f"{protocol}://"):
+            return None
+        path = "/" + path.partition("://")[2].lstrip("/")
+    folder = posixpath.normpath("/" + folder.lstrip("/"))
+    full = posixpath.normpath(posixpath.join(folder, path))
+    return f"{protocol}:/{full}" if posixpath.commonpath([full, folder]) == folder else None
+
+
+def _read(path: str, limit: int) -> bytes | MissingPicture:
+    if is_url(path):
+        fs, inside = file_system(path)
+        size = fs.info(inside)["size"]
+    else:
+        status = os.stat(path)
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+            # A pipe or device would block for ever.
+            return MissingPicture(reason="picture_unreadable", message=f"{path} is no regular file")
+        size = status.st_size
+    if size is not None and size > limit:
+        return too_large(path, size, limit)
+    with open_file(path) as handle:
+        data = handle.read(limit + 1)
+    return within(data, limit)

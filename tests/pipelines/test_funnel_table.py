@@ -1,0 +1,72 @@
+"""The funnel on the terminal: aligned, bounded, and complete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pipelines.funnel_table import render_funnel
+
+
+def funnel(**changes: Any) -> dict[str, Any]:
+    return {
+        "rows_in": 1_234_567,
+        "steps": [
+            {"stage": "captions", "reason": "complexity", "rejected": 234_567, "left": 999_000},
+            {"stage": "captions", "reason": "action", "rejected": 499_000, "left": 500_000},
+            {"stage": "spotting", "reason": "text_spotting", "rejected": 100_000, "left": 400_000},
+        ],
+        "rejected": {"complexity": 234_567, "action": 499_000, "text_spotting": 100_000},
+        "dead_letter": {"rows": 1_000, "units": 2, "by_error": {"truncated": 900, "empty": 100}},
+        "kept": 400_000,
+        **changes,
+    }
+
+
+def test_the_table_says_everything_with_separators() -> None:
+    table = render_funnel(funnel())
+    for text in ("1,234,567", "234,567", "40.4 %", "kept", "32.4 %", "dead letter", "1,000", "truncated: 900"):
+        assert text in table
+    assert table.count("captions") == 1
+    assert "whole units in the dead letter: 2" in table
+    assert "add up" in table  # 400,000 + 833,567 + 1,000 is one thousand... checked below
+
+
+def test_the_counts_are_checked() -> None:
+    assert "add up" not in render_funnel(funnel(rows_in=400_000 + 833_567 + 1_000))
+    assert "+1 rows are unaccounted for" in render_funnel(funnel(rows_in=400_000 + 833_567 + 1_001))
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_columns_are_aligned_and_no_line_is_too_long(width: int) -> None:
+    lines = render_funnel(funnel(rows_in=1_234_567), width).splitlines()
+    assert all(len(line) <= max(width, 100) for line in lines)
+    head = lines[0]
+    ends = {head.index(name) + len(name) for name in ("left",)}
+    rows = [line for line in lines[2:6] if line]
+    for row in rows:
+        assert row[: ends.copy().pop()].rstrip()[-1].isdigit()
+    assert all(len(line) <= width for line in lines if "#" in line or set(line) == {"-"})
+
+
+def test_bars_follow_what_is_left_and_vanish_in_narrow_windows() -> None:
+    bars = [line.count("#") for line in render_funnel(funnel(), 120).splitlines() if "#" in line]
+    assert bars == sorted(bars, reverse=True)
+    assert bars[0] > 2 * bars[-1] > 0
+    assert "#" not in render_funnel(funnel(), 60)
+
+
+@pytest.mark.parametrize("raw", [{}, {"rows_in": 0, "steps": []}])
+def test_an_empty_run_has_a_table(raw: dict[str, Any]) -> None:
+    table = render_funnel(raw)
+    assert "kept" in table
+    assert "n/a" in table
+
+
+def test_names_cannot_move_the_cursor_or_break_the_table() -> None:
+    steps = [{"stage": "\x1b[2J", "reason": "re\nason\u202e" + "x" * 300, "rejected": 1, "left": 2}]
+    table = render_funnel(funnel(steps=steps, dead_letter={"rows": 1, "by_error": {"\x1b[31m": 1}}), 80)
+    assert table.isascii()
+    assert "\x1b" not in table
+    assert all(len(line) <= 80 for line in table.splitlines())
