@@ -1,6 +1,10 @@
-"""The command line of filtering: `python -m pipelines`, what `make filter` calls."""
+"""`python -m pipelines`, what `make filter` calls."""
 
-from pipelines.cli import main
+import logging
+
+logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+
+from pipelines.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -6,7 +6,6 @@ Exit status: 0 all is well; 1 dead letters beyond the allowed share, unreadable 
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -54,7 +53,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    logging.basicConfig(level=logging.ERROR)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         outcome = run(_settings(arguments), say_to_stdout)

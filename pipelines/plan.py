@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.commit import publish_json, read_json
 from pipelines.datasets import Dataset
-from pipelines.manifests import Span, UnreadableFile, check_consistent, expand_inputs, has_pictures, inspect, split
+from pipelines.manifests import BadSchema, Span, UnreadableFile, check_consistent, expand_inputs, has_pictures, inspect, split
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read
@@ -64,7 +64,10 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
             infos.append(inspect(path, dataset))
         except UnreadableFile as error:
             unreadable.append({"path": error.path, "error": error.error, "message": error.message})
-    check_consistent(infos)
+    disagreeing = [difference for difference in check_consistent(infos) if difference.role]
+    if disagreeing:
+        more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
+        raise BadSchema(f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column")
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 import threading
 import time
@@ -49,7 +51,7 @@ class Progress:
 
     def __init__(self, stage: str, total: int, done: Callable[[], int], noun: str = "rows", out: TextIO | None = None):
         self._stage, self._total, self._done, self._noun = stage, max(total, 1), done, noun
-        self._out = out or sys.stderr
+        self._out = out or _terminal()
         self._tty = self._out.isatty()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -85,6 +87,14 @@ class Progress:
         else:
             self._out.write(line + "\n")
         self._out.flush()
+
+
+def _terminal() -> TextIO:
+    """Standard error of its own, so that the line still shows while the workers' output goes to a file."""
+    try:
+        return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
+    except io.UnsupportedOperation:  # no file behind it, as in some test runners
+        return sys.stderr
 
 
 def _clock(seconds: float) -> str:

@@ -35,7 +35,7 @@ from pipelines.outcome import (
 from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.progress import Progress, beats
 from pipelines.report import write_report
-from pipelines.runner import run_units
+from pipelines.runner import run_units, worker_log
 from pipelines.stages import DoUnit, Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
@@ -180,12 +180,13 @@ class _Work:
             self.settings.spotter,
         )
         todo, known = [], 0
+        wanted = {self.settings.preset.captions_fingerprint if self.captions_decide else ALL_ROWS, ALL_ROWS}
         pieces = [piece_name(unit, piece) for unit in units for piece in range(self._pieces(unit))]
         for name in pieces:
             record = read_json(self.layout.commit("spotting", name))
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
-            if not (record and current and (stage.covers in record["covers"] or ALL_ROWS in record["covers"])):
+            if not (record and current and (wanted & set(record["covers"]))):
                 todo.append(name)
         if todo and known:
             self.say(f"spotting: preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are read")
@@ -251,34 +252,32 @@ class _Work:
             self.did_anything = True
             if len(todo) < units:
                 self.say(f"{stage.name}: {units - len(todo)} of {units} units are done already")
-        before = {name: self._counted(stage.name, name, counted) for name in todo}
+        before = {name: self._state(stage.name, name, counted) for name in todo}
         folder = self.layout.work / stage.name / "progress"
         for stale in folder.glob("*"):
             stale.unlink(missing_ok=True)
-        done_units: dict[str, int] = {}
+        finished: dict[str, int] = {}
 
         def done() -> int:
             for name in todo:
-                if name not in done_units and self.layout.commit(stage.name, name).exists():
-                    now = self._counted(stage.name, name, counted)
-                    if now != before[name]:
-                        done_units[name] = now - before[name]
-            return sum(done_units.values()) + beats(folder)
+                if name not in finished:
+                    now = self._state(stage.name, name, counted)
+                    if now[0] != before[name][0]:  # a unit of pictures may have been begun by an earlier run: only what came is counted
+                        finished[name] = now[1] - (before[name][1] if stage.name == "spotting" else 0)
+            return sum(finished.values()) + beats(folder)
 
         began = time.time()
-        if total:
-            with Progress(stage.name, total, done, noun):
-                run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
-        else:
-            with Progress(stage.name, self._expected(stage.name, todo), done, noun):
-                run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
+        with Progress(stage.name, total or self._expected(stage.name), done, noun), worker_log(self.layout.work / "workers.log"):
+            run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
         self.seconds[stage.name] = round(time.time() - began, 2)
 
-    def _counted(self, stage: str, unit: str, counted: str) -> int:
-        record = read_json(self.layout.commit(stage, unit))
-        return int(record.get(counted, 0)) if record else 0
+    def _state(self, stage: str, unit: str, counted: str) -> tuple[int, int]:
+        """When a unit was committed (0: not yet) and what its record counts."""
+        path = self.layout.commit(stage, unit)
+        record = read_json(path)
+        return (path.stat().st_mtime_ns, int(record[counted])) if record else (0, 0)
 
-    def _expected(self, stage: str, todo: list[str]) -> int:
+    def _expected(self, stage: str) -> int:
         """A guess of what a stage will count, for the ETA: all rows, or the pictures of a third of them."""
         return max(1, self.plan.rows // 3 if stage == "spotting" else self.plan.rows)
 

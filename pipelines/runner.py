@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -22,12 +26,41 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     """
     workers = max(1, min(workers, len(unit_names)))
     mode = "in_memory" if workers == 1 else "multi_processing"
-    options = PipelineOptions(direct_num_workers=workers, direct_running_mode=mode)
+    options = PipelineOptions(
+        flags=[], direct_num_workers=workers, direct_running_mode=mode, default_sdk_harness_log_level="ERROR"
+    )
     encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
     provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
     runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     pipeline = beam.Pipeline(runner=runner, options=options)
     # Without the Reshuffle all units would be fused into one worker's bundle.
     _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(do)
     pipeline.run().wait_until_finish()
+
+
+@contextlib.contextmanager
+def worker_log(path: Path) -> Iterator[None]:
+    """Send what this process and its workers write to standard error into a file: Beam is chatty, and a progress line is not a log.
+
+    On an error its last lines are shown, for the worker's own traceback stands there.
+    """
+    try:
+        terminal = os.dup(sys.stderr.fileno())
+    except io.UnsupportedOperation:  # standard error is replaced by something without a file, as some test runners do
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as log:
+        begin = log.tell()
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            sys.stderr.flush()
+            os.write(terminal, path.read_bytes()[begin:][-4_000:] + f"\n(all of it: {path})\n".encode())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

@@ -37,6 +37,8 @@ class Preset:
     captions: CaptionRule
     pictures: PictureRule
     text_spotting: OverlapRule
+    foresee: tuple[str, ...] = ()
+    """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
 
     @property
     def captions_fingerprint(self) -> str:
@@ -84,12 +86,15 @@ def load_preset(name: str) -> Preset:
         raise BadPreset(f"preset {name!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise BadPreset(f"preset {name!r} must map sections (captions, pictures, text_spotting) to settings")
+    foresee = content.pop("foresee", [])
+    if not isinstance(foresee, list) or set(foresee) - set(preset_names()):
+        raise BadPreset(f"preset {name!r}: foresee is {foresee!r}; expected a list of {', '.join(preset_names())}")
     sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule}
     for section in content:
         if section not in sections:
             raise BadPreset(f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}")
     rules = {section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}") for section, kind in sections.items()}
-    return Preset(name=Path(name).stem, **rules)
+    return Preset(name=Path(name).stem, foresee=tuple(foresee), **rules)
 
 
 def _rule(kind: type[Any], settings: dict[str, Any], where: str) -> Any:

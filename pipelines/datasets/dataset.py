@@ -65,7 +65,7 @@ class Dataset:
         _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             raise DatasetError(
-                f"{self.name}: delimiter {self.delimiter!r} is not one character other than a quote or line end"
+                f"{self.name}: delimiter {self.delimiter!r} must be one character, and no quote or line end"
             )
         if self.header and self.columns:
             raise DatasetError(
@@ -73,7 +73,7 @@ class Dataset:
             )
         if not self.header and not self.columns:
             raise DatasetError(
-                f"{self.name}: header is false, so columns must name the columns in order, for example columns=[url, caption]"
+                f"{self.name}: header is false, so columns must name them in order, as in columns=[url, caption]"
             )
         repeated = sorted({column for column in self.columns if self.columns.count(column) > 1})
         if repeated:

@@ -27,7 +27,8 @@ class Difference:
 
     def __str__(self) -> str:
         role = f" ({self.role})" if self.role else ""
-        return f"{self.path}: column '{self.column}'{role} is {self.found or 'absent'}, in {self.first} {self.expected or 'absent'}"
+        found, expected = self.found or "absent", self.expected or "absent"
+        return f"{self.path}: column '{self.column}'{role} is {found}, in {self.first} it is {expected}"
 
 
 def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:

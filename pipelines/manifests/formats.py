@@ -63,7 +63,7 @@ def detect(path: str, dataset: Dataset) -> tuple[FileFormat, Compression]:
         raise UnreadableFile(path, "NotAManifest", f"the file starts with {head[:16]!r}{_hint(head)}")
     if format != "parquet" and head.startswith(b"PAR1"):
         raise UnreadableFile(
-            path, "NotAManifest", f"the file is Parquet, but read as {format}; name it .parquet or say format=parquet"
+            path, "NotAManifest", f"the file is Parquet, but read as {format}; name it .parquet or say --format parquet"
         )
     return format, ""
 
@@ -90,7 +90,7 @@ def _format(path: str, dataset: Dataset, head: bytes) -> FileFormat:
         return "webdataset"
     known = ", ".join(get_args(FileFormat))
     raise BadSchema(
-        f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say format=... ({known})"
+        f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say --format, one of {known}"
     )
 
 

@@ -105,7 +105,10 @@ def _nothing(fs: Any, inside: str, item: str) -> str:
         parent = posixpath.dirname(parent)
     names = _names(fs, parent)
     wanted = posixpath.relpath(inside, parent or "/").split("/")[0]
-    return f"nothing matches '{item}'; the nearest folder that exists, '{parent or '/'}', holds {listing(names)}{nearest(wanted, names)}"
+    return (
+        f"nothing matches '{item}'; the nearest folder that exists, '{parent or '/'}', "
+        f"holds {listing(names)}{nearest(wanted, names)}"
+    )
 
 
 def _names(fs: Any, folder: str) -> list[str]:

@@ -21,7 +21,7 @@ from pipelines.manifests.json_cells import extra_column, infer_columns
 from pipelines.manifests.json_rows import object_of
 from pipelines.manifests.lines import Line, lines
 from pipelines.manifests.parquet_rows import open_parquet
-from pipelines.manifests.roles import resolve_roles
+from pipelines.manifests.roles import COLUMNS, resolve_roles
 from pipelines.manifests.tar_rows import infer_tar_columns, samples, text_limit
 from pipelines.manifests.text_rows import tsv_fields
 
@@ -123,8 +123,8 @@ def _look_at_json(path: str, size: int, compression: Compression, dataset: Datas
     if not objects:
         start = head[0].raw[:40] if head else b""
         raise BadSchema(
-            f"{path}: none of the first {len(head)} lines is a JSON object (the file starts with {start!r}); JSON lines hold one "
-            "object a line. Convert an array or an object of lists, for example with jq -c '.[]'"
+            f"{path}: none of the first {len(head)} lines is a JSON object (the file starts with {start!r}); "
+            "JSON lines hold one object a line. Convert an array or an object of lists, for example with jq -c '.[]'"
         )
     columns = (*infer_columns(objects), extra_column())
     roles = resolve_roles(columns, dataset, path)
@@ -220,8 +220,8 @@ def _check_first_row(rows: list[Record], dataset: Dataset, path: str, format: Fi
     if first is None:
         having = len(rows[0].fields)
         raise BadSchema(
-            f"{path}: no line among the first {len(rows)} has {len(columns)} fields ({', '.join(columns)}); the first has {having}. "
-            f"Is it really {format}? Else say columns=..."
+            f"{path}: no line among the first {len(rows)} has {len(columns)} fields ({', '.join(columns)}); "
+            f"the first has {having}. Is it really {format}? Else name the columns: {COLUMNS}"
         )
     url = _url_column(dataset)
     if url is None or first[columns.index(url)].startswith("http"):
@@ -233,10 +233,10 @@ def _check_first_row(rows: list[Record], dataset: Dataset, path: str, format: Fi
         swapped = list(columns)
         index = columns.index(url)
         swapped[index], swapped[elsewhere[0]] = swapped[elsewhere[0]], swapped[index]
-        raise BadSchema(f"{message}; the columns are in another order, say columns={','.join(swapped)}")
+        raise BadSchema(f"{message}; the columns are in another order: --columns {','.join(swapped)}")
     if [value.strip().casefold() for value in first] == [name.casefold() for name in columns]:
-        raise BadSchema(f"{message}; this line is a header, say header=true")
-    raise BadSchema(f"{message}; say columns=... in the order of the file")
+        raise BadSchema(f"{message}; this line is a header: read the file with DATASET=custom")
+    raise BadSchema(f"{message}; name the columns in the order of the file: {COLUMNS}")
 
 
 def _url_column(dataset: Dataset) -> str | None:
@@ -248,9 +248,11 @@ def _url_column(dataset: Dataset) -> str | None:
 
 def _header_hint(names: list[str], format: FileFormat) -> str:
     if any(name.startswith("http") for name in names):
-        return f" The first line ({listing([repr(name[:30]) for name in names], 4)}) looks like data: say columns=... for a file without header"
+        shown = listing([repr(name[:30]) for name in names], 4)
+        return f". The first line ({shown}) looks like data; for a file without header, name the columns: {COLUMNS}"
     if len(names) == 1 and ("," in names[0] or "\t" in names[0]):
-        return f" The header has one field: is the file {'CSV' if format == 'tsv' else 'TSV'}? Say format=..."
+        other = "csv" if format == "tsv" else "tsv"
+        return f". The header has one field: is the file {other}? Then say --format {other}"
     return ""
 
 

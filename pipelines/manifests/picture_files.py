@@ -60,7 +60,7 @@ def read_picture_file(path: str | None, root: str, limit: int) -> bytes | Missin
         return MissingPicture(reason="picture_not_at_hand", message=f"{path} is on the web; download it first")
     full = _inside(path, root)
     if full is None:
-        message = f"{path} is outside {root}; if that is meant, say pictures_root=..."
+        message = f"{path} is outside {root}; if that is meant, say so in Python: with_roles(pictures_root=...)"
         return MissingPicture(reason="picture_not_at_hand", message=message)
     try:
         return _read(full, limit)

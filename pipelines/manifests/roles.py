@@ -21,10 +21,17 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "sha256": ("text", "null"),
     "md5": ("text", "null"),
 }
+COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
+"""How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
     *("url", "caption", "uid", "image", "image_path", "key", "sha256", "md5"),
     *("similarity", "unsafe", "watermark", "language", "status"),
 )
+
+
+def remedy(role: str) -> str:
+    """Returns how to name the column of a role, for messages."""
+    return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
 def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pictures: bool = False) -> Roles:
@@ -85,9 +92,7 @@ def _by_alias(role: str, columns: Sequence[Column], dataset: Dataset, path: str)
         spelled = [name for name in names if name.casefold() == rank]
         best = [name for name in spelled if name in aliases] or spelled
         if len(best) > 1:
-            raise BadSchema(
-                f"{path}: columns {' and '.join(best)} could both be the {role}; say which: {role}={best[0]}"
-            )
+            raise BadSchema(f"{path}: columns {' and '.join(best)} could both be the {role}; {remedy(role)}")
         if best:
             return best[0]
     images = _texts_named_image(columns) if role == "image_path" else []
@@ -111,12 +116,10 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
     wanted = _KINDS.get(role)
     if role == "caption" and column.kind == "texts" and dataset.caption_list == "refuse":
         raise BadSchema(
-            f"{path}: column '{column.name}' holds lists of captions; say caption_list=first to take the first of each"
+            f"{path}: column '{column.name}' holds lists of captions; with_roles(caption_list='first') takes the first"
         )
     if wanted is not None and column.kind not in wanted:
-        raise BadSchema(
-            f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; name another column: {role}=..."
-        )
+        raise BadSchema(f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; {remedy(role)}")
 
 
 def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, path: str, pictures: bool) -> None:
@@ -126,6 +129,6 @@ def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, 
         aliases = dataset.aliases_of(role)
         guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")
         raise BadSchema(
-            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; the file has {listing(names)}{guess}. "
-            f"Name it: {role}=..."
+            f"{path}: no column for the {role}: looked for {', '.join(aliases)}; "
+            f"the file has {listing(names)}{guess}; {remedy(role)}"
         )

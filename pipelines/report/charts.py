@@ -48,7 +48,7 @@ def _bar_row(stage: str, reason: str, rejected: int | None, left: int, funnel: F
     if rejected:
         bar += f'<i class="took" style="width:{took_wide:.3f}%"></i>'
     name = show(reason_name(reason))
-    link = f'<a href="#{anchor(reason)}">{name}</a>' if rejected is not None or reason == "kept" else name
+    link = f'<a href="#{anchor(reason)}">{name}</a>' if funnel.examples.get(reason) else name
     share = percent(funnel.share(rejected)) if rejected is not None else ""
     css = ' class="total"' if rejected is None else ""
     return (
@@ -61,6 +61,8 @@ def _bar_row(stage: str, reason: str, rejected: int | None, left: int, funnel: F
 def draw_dead_letter(funnel: Funnel) -> str:
     """The dead letter by error, shown beside the funnel."""
     most = max((count for _, count in funnel.dead_by_error), default=1) or 1
+    linked = f'<a href="#{anchor("dead_letter")}">Dead letter</a>'
+    title = linked if funnel.examples.get("dead_letter") else "Dead letter"
     rows = "".join(
         f'<tr><td>{show(reason_name(error))}</td><td class="bar"><div><i class="dead" '
         f'style="width:{100 * count / most:.1f}%"></i></div></td><td class="number">{count:,}</td></tr>'
@@ -68,7 +70,7 @@ def draw_dead_letter(funnel: Funnel) -> str:
     )
     units = f" and {funnel.dead_units:,} whole {_plural(funnel.dead_units, 'unit')}" if funnel.dead_units else ""
     return (
-        f'<aside class="dead"><h3><a href="#{anchor("dead_letter")}">Dead letter</a></h3>'
+        f'<aside class="dead"><h3>{title}</h3>'
         f"<p><b>{funnel.dead_rows:,}</b> {_plural(funnel.dead_rows, 'row')}{units} that could not be judged "
         f'<span class="quiet">({percent(funnel.share(funnel.dead_rows))})</span></p>'
         f"{f'<table>{rows}</table>' if rows else ''}</aside>"

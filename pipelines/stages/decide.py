@@ -113,6 +113,7 @@ class DecideStage:
         return {
             "unit": unit,
             "fingerprint": self.fingerprints[unit],
+            "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
             "dead": dict(sorted(tally.dead.items())),

@@ -57,13 +57,14 @@ class ExportStage:
             path = base.with_name(f"{unit}-{number:03d}.tar")
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
-                samples = self._write(temporary, self._spans[unit], part)
-            shards.append({"shard": path.name, "samples": samples, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+                written = self._write(temporary, self._spans[unit], part)
+            shards.append({"shard": path.name, "samples": written, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
             heartbeat.beat(first + len(part))
         for stale in base.parent.glob(f"{unit}-*.tar"):
             if stale.name not in {shard["shard"] for shard in shards}:
                 stale.unlink()
-        record = {"unit": unit, "fingerprint": self.fingerprints[unit], "shards": shards, "seconds": round(time.time() - began, 3)}
+        samples = sum(int(shard["samples"]) for shard in shards)
+        record = {"unit": unit, "fingerprint": self.fingerprints[unit], "rows": samples, "shards": shards, "seconds": round(time.time() - began, 3)}
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from filters.presets import Preset
+from filters.presets import Preset, load_preset
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.commit import TableFile, publish_json, read_json
@@ -79,10 +79,14 @@ class SpottingStage:
     settings: SpotterSettings
     name: str = field(default="spotting", init=False)
 
+    @cached_property
+    def _presets(self) -> list[Preset]:
+        return [self.preset, *map(load_preset, self.preset.foresee)]
+
     @property
-    def covers(self) -> str:
-        """Which rows a finished unit holds: the survivors of this caption rule."""
-        return self.preset.captions_fingerprint if self.captions_decide else ALL_ROWS
+    def covers(self) -> set[str]:
+        """Which rows a finished unit holds: the survivors of these caption rules."""
+        return {preset.captions_fingerprint for preset in self._presets} if self.captions_decide else {ALL_ROWS}
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -112,7 +116,7 @@ class SpottingStage:
                 self._read_pictures(spans[parent], wanted, out, heartbeat)
             record["generations"] += 1
             record["pictures"] += len(wanted)
-        record["covers"] = sorted({*record["covers"], self.covers})
+        record["covers"] = sorted({*record["covers"], *self.covers})
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
@@ -122,7 +126,9 @@ class SpottingStage:
         bounds = [("ordinal", ">=", first), ("ordinal", "<", stop)]
         columns = None if self.captions_decide else ["ordinal", "caption"]
         rows = pq.read_table(self.layout.data("captions", parent), filters=bounds, columns=columns)
-        survive = judge_captions(rows, self.preset, self.captions_decide).reasons == KEPT
+        survive = np.zeros(rows.num_rows, bool)
+        for preset in self._presets if self.captions_decide else [self.preset]:
+            survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
         wanted = np.asarray(rows["ordinal"])[survive]
         for generation in range(generations):
             done = pq.read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])

@@ -30,24 +30,23 @@ def test_the_table_says_everything_with_separators() -> None:
         assert text in table
     assert table.count("captions") == 1
     assert "whole units in the dead letter: 2" in table
-    assert "add up" in table  # 400,000 + 833,567 + 1,000 is one thousand... checked below
 
 
-def test_the_counts_are_checked() -> None:
-    assert "add up" not in render_funnel(funnel(rows_in=400_000 + 833_567 + 1_000))
-    assert "+1 rows are unaccounted for" in render_funnel(funnel(rows_in=400_000 + 833_567 + 1_001))
+def test_counts_that_do_not_add_up_are_said() -> None:
+    assert "add up" not in render_funnel(funnel())
+    assert "+1 rows are unaccounted for" in render_funnel(funnel(rows_in=1_234_568))
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_columns_are_aligned_and_no_line_is_too_long(width: int) -> None:
-    lines = render_funnel(funnel(rows_in=1_234_567), width).splitlines()
-    assert all(len(line) <= max(width, 100) for line in lines)
-    head = lines[0]
-    ends = {head.index(name) + len(name) for name in ("left",)}
-    rows = [line for line in lines[2:6] if line]
-    for row in rows:
-        assert row[: ends.copy().pop()].rstrip()[-1].isdigit()
-    assert all(len(line) <= width for line in lines if "#" in line or set(line) == {"-"})
+    lines = render_funnel(funnel(), width).splitlines()
+    assert all(len(line) <= width for line in lines)
+    end = lines[0].index("left") + len("left")
+    counts = [1_234_567, 999_000, 500_000, 400_000, 400_000, 1_000]
+    rows = [line for line in lines[2:9] if set(line) != {"-"}]
+    for row, count in zip(rows, counts, strict=True):
+        assert row[:end].endswith(f" {count:,}")
+        assert row[end:].strip(" #") == ""
 
 
 def test_bars_follow_what_is_left_and_vanish_in_narrow_windows() -> None:
