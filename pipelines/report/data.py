@@ -151,9 +151,7 @@ def read_funnel(raw: Json) -> Funnel:
         dead_units=_whole(dead, "units") or 0,
         dead_by_error=tuple(errors),
         histograms={str(name): _histogram(value) for name, value in _map(raw, "histograms").items()},
-        seconds={
-            str(name): float(value) for name, value in _map(raw, "seconds").items() if _number(value) is not None
-        },
+        seconds={str(name): float(value) for name, value in _map(raw, "seconds").items() if _number(value) is not None},
         examples={
             str(name): tuple(read_example(item) for item in group if isinstance(item, Mapping))
             for name, group in _map(raw, "examples").items()

@@ -10,7 +10,8 @@ STYLE = """
 --fair:#c78d10;--poor:#d9605a}}
 @media print{:root{color-scheme:light;--page:#fff;--card:#fff;--ink:#111;--quiet:#555;--rule:#ccc;--keep:#2b7a78;
 --took:#d9825b;--dead:#8a8f98;--object:#2f5f9e;--object-fill:#e8f0fa;--pill:#3b7a3f;--pill-fill:#e7f3e6;--act:#b3591a;
---act-fill:#fdf0e2;--tie:#7b4fa3;--off:#9aa0a6;--mark:#ffe08a;--mark-ink:#4a3500}
+--act-fill:#fdf0e2;--tie:#7b4fa3;--off:#9aa0a6;--mark:#ffe08a;--mark-ink:#4a3500;
+--good:#12806a;--fair:#b07a00;--poor:#c0453f}
 body{font-size:10.5pt}nav{display:none}main{max-width:none;padding:0}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 *{box-sizing:border-box}

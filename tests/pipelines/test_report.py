@@ -61,7 +61,9 @@ def example(**changes: Any) -> dict[str, Any]:
         "caption": caption,
         "parsed": caption,
         "objects": [{"text": "dog", "start": 8, "end": 11}, {"text": "ball", "start": 27, "end": 31}],
-        "attributes": [{"object": place, "text": text, "kind": "colour"} for place, text in enumerate(("brown", "red"))],
+        "attributes": [
+            {"object": place, "text": text, "kind": "colour"} for place, text in enumerate(("brown", "red"))
+        ],
         "actions": [
             {
                 "verb": "catching",

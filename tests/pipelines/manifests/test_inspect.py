@@ -1,0 +1,164 @@
+"""One look at a file: what it tells, and which of two errors a bad file is."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.datasets import load_dataset
+from pipelines.manifests import BadSchema, UnreadableFile, inspect, read
+
+CUSTOM = load_dataset("custom")
+Write = Callable[[str, bytes], str]
+TarOf = Callable[..., bytes]
+
+
+def parquet(rows: int = 3, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    table = pa.table({"url": [f"http://x/{row}" for row in range(rows)], "text": [f"dog {row}" for row in range(rows)]})
+    pq.write_table(table, buffer, **options)
+    return buffer.getvalue()
+
+
+def test_parquet(write: Write) -> None:
+    content = parquet(10, row_group_size=4)
+    info = inspect(write("a.parquet", content), CUSTOM)
+    assert (info.format, info.rows, info.row_groups, info.bytes) == ("parquet", 10, (4, 4, 2), len(content))
+    assert [(column.name, column.type) for column in info.columns] == [("url", "string"), ("text", "string")]
+    assert (info.roles.url, info.roles.caption) == ("url", "text")
+
+
+def test_text_formats(write: Write) -> None:
+    tsv = inspect(write("a.tsv", b"url\tcaption\nhttp://x\ta dog\n"), CUSTOM)
+    assert (tsv.format, tsv.rows, tsv.estimated_rows, tsv.data_start) == ("tsv", None, 1, 12)
+    csv = inspect(write("a.csv", b'url,"cap\ntion"\r\nhttp://x,a dog\r\n'), CUSTOM.with_roles(caption="cap\ntion"))
+    assert (csv.format, csv.data_start) == ("csv", 16)
+    jsonl = inspect(write("a.jsonl", b'{"caption": "a", "n": 1, "f": 1.5, "b": true, "o": {"x": 1}}\n'), CUSTOM)
+    assert [column.type for column in jsonl.columns] == ["string", "int64", "double", "bool", "string", "string"]
+    assert jsonl.columns[-1].name == "_extra"
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "oddly.named.tsv"])
+def test_compression_is_told_from_the_bytes(write: Write, name: str) -> None:
+    assert inspect(write(name, gzip.compress(b"caption\na dog\n")), CUSTOM).compression == "gzip"
+
+
+def test_a_file_without_ending_is_told_from_its_bytes(write: Write, tar_of: TarOf) -> None:
+    assert inspect(write("part-00000", parquet()), CUSTOM).format == "parquet"
+    assert inspect(write("shard", tar_of(("1.txt", b"a dog"))), CUSTOM).format == "webdataset"
+    path = write("rows", b"caption\na dog\n")
+    with pytest.raises(BadSchema, match="neither the name nor the first bytes"):
+        inspect(path, CUSTOM)
+    assert inspect(path, CUSTOM.with_roles(format="tsv")).format == "tsv"
+
+
+def test_the_fingerprint_changes_with_either_end_and_the_size(write: Write) -> None:
+    middle = b"x" * 200_000
+    contents = [b"caption\na" + middle + b"z\n", b"caption\nb" + middle + b"z\n", b"caption\na" + middle + b"y\n"]
+    contents.append(b"caption\na" + middle + b"xz\n")
+    prints = [inspect(write(f"{index}.tsv", content), CUSTOM).fingerprint for index, content in enumerate(contents)]
+    assert len(set(prints)) == 4
+    assert inspect(write("again.tsv", contents[0]), CUSTOM).fingerprint == prints[0]
+
+
+def test_files_without_rows(write: Write) -> None:
+    for name, content in (("a.parquet", parquet(0)), ("a.tsv", b"caption\turl\n"), ("b.tsv", b"caption\turl")):
+        info = inspect(write(name, content), CUSTOM)
+        assert info.rows == 0
+        assert list(read(info, CUSTOM)) == []
+
+
+HTML = b"<!DOCTYPE html><html><body>404</body></html>"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+UNREADABLE = {
+    "zero bytes": ("a.parquet", b"", "EmptyFile", "0 bytes"),
+    "zero bytes of text": ("a.tsv", b"", "EmptyFile", "0 bytes"),
+    "only line ends": ("a.tsv", b"\n\r\n\n", "EmptyFile", "no line"),
+    "a web page named parquet": ("a.parquet", HTML, "NotParquet", "a web page"),
+    "a web page named tsv": ("a.tsv", HTML, "NotAManifest", "a web page"),
+    "a web page named gz": ("a.tsv.gz", HTML, "NotCompressed", "a web page"),
+    "a web page named tar": ("a.tar", HTML * 20, "BrokenTar", "no tar header at byte 0"),
+    "a Git LFS pointer": ("a.parquet", LFS, "NotParquet", "git lfs pull"),
+    "parquet without its end": ("a.parquet", parquet(1000)[:-100], "ArrowInvalid", ""),
+    "parquet cut in half": ("a.parquet", parquet(1000)[:2000], "ArrowInvalid", ""),
+    "parquet magic and nothing else": ("a.parquet", b"PAR1", "ArrowInvalid", ""),
+    "parquet named tsv": ("a.tsv", parquet(), "NotAManifest", "the file is Parquet"),
+    "UTF-16": ("a.tsv", "caption\na dog\n".encode("utf-16"), "NotUtf8", "iconv"),
+    "a binary header": ("a.tsv", b"caption\xff\t\x00url\na\tb\n", "NotText", "header"),
+    "an unclosed quote in the header": ("a.csv", b'"caption,url\na,b\n', "NotText", "header"),
+    "a gz cut in its first block": ("a.tsv.gz", gzip.compress(b"caption\na dog\n")[:12], "OSError", ""),
+    "a bz2 that is none": ("a.tsv.bz2", b"BZhello", "OSError", ""),
+    "an empty tar": ("a.tar", b"\0" * 1024, "EmptyTar", "no members"),
+    "a tar cut in its first member": ("a.tar", b"", "BrokenTar", "ends inside"),
+}
+
+
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_unreadable_files(case: str, write: Write, tar_of: TarOf) -> None:
+    name, content, error, message = UNREADABLE[case]
+    if case == "a tar cut in its first member":
+        content = tar_of(("1.jpg", b"x" * 5000), ("1.txt", b"a dog"))[:2000]
+    path = write(name, content)
+    with pytest.raises(UnreadableFile) as caught:
+        inspect(path, CUSTOM)
+    assert (caught.value.path, caught.value.error) == (path, error)
+    assert message in str(caught.value)
+
+
+def test_an_absent_file_and_a_folder(write: Write, tmp_path: object) -> None:
+    with pytest.raises(UnreadableFile, match="FileNotFoundError"):
+        inspect(f"{tmp_path}/absent.tsv", CUSTOM)
+    with pytest.raises(UnreadableFile, match="this is a folder"):
+        inspect(str(tmp_path), CUSTOM)
+
+
+def test_the_error_survives_pickling() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(UnreadableFile("a", "OSError", "why")))
+    assert (error.path, error.error, error.message) == ("a", "OSError", "why")
+
+
+BAD_SCHEMA = {
+    "no caption": ("custom", "a.tsv", b"url\tcomment\nhttp://x\tb\n", "no column for the caption"),
+    "the same column twice": ("custom", "a.tsv", b"caption\tcaption\na\tb\n", "occurs more than once"),
+    "numbers for captions": ("custom", "a.jsonl", b'{"caption": 1}\n{"caption": 2}\n', "is int64, which cannot be the caption"),
+    "an array of rows": ("custom", "a.json", b'[\n{"caption": "a"}\n]', r"is a JSON object|no column"),
+    "one array": ("custom", "a.json", json.dumps([{"caption": "a"}]).encode(), "JSON lines hold one object a line"),
+    "lists of urls": ("custom", "a.jsonl", b'{"url": ["http://a"], "caption": ["b"]}\n', "cannot be the url"),
+    "data for a header": ("custom", "a.tsv", b"http://x/1\ta dog\nhttp://x/2\ta cat\n", "looks like data"),
+    "CSV named TSV": ("custom", "a.tsv", b"url,caption\nhttp://x,a\n", "--format csv"),
+    "TSV named CSV": ("custom", "a.csv", b"url\tcaption\nhttp://x\ta\n", "--format tsv"),
+    "the order of the other set": ("cc12m", "a.tsv", b"a dog\thttp://x\n", "--columns caption,url"),
+    "a header where none should be": ("cc12m", "a.tsv", b"url\tcaption\nhttp://x\ta dog\n", "this line is a header"),
+    "no url at all": ("cc3m", "a.tsv", b"a dog\tanother\n", "starts with http"),
+    "too many columns": ("cc3m", "a.tsv", b"a\tb\tc\n", "no line among the first 1 has 2 fields"),
+    "a reserved column": ("custom", "a.jsonl", b'{"caption": "a", "_extra": 1}\n', "'_extra' occurs more than once"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SCHEMA)
+def test_bad_schemas(case: str, write: Write) -> None:
+    dataset, name, content, message = BAD_SCHEMA[case]
+    with pytest.raises(BadSchema, match=message) as caught:
+        inspect(write(name, content), load_dataset(dataset))
+    assert name in str(caught.value)
+
+
+def test_a_broken_first_row_does_not_hide_the_order(write: Write) -> None:
+    path = write("a.tsv", b"torn line\na dog\thttp://x\n")
+    assert inspect(path, load_dataset("cc3m")).roles.url == "url"
+
+
+def test_a_break_behind_the_beginning_is_left_to_reading(write: Write) -> None:
+    content = b"caption\n" + b"".join(b"a dog %d\n" % row for row in range(200_000))
+    for ending, packed in (("gz", gzip.compress(content)), ("bz2", bz2.compress(content))):
+        info = inspect(write(f"a.tsv.{ending}", packed[: len(packed) // 2]), CUSTOM)
+        assert info.roles.caption == "caption"

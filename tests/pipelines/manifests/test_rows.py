@@ -1,0 +1,395 @@
+"""Rows as they come out of each format: good ones with their values, bad ones with a reason, in order."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import tarfile
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
+from pipelines.manifests import parquet_rows as parquet_module
+
+CUSTOM = load_dataset("custom")
+MIB = 2**20
+Write = Callable[[str, bytes], str]
+TarOf = Callable[..., bytes]
+
+
+class Rows:
+    """All rows of a file, gathered."""
+
+    def __init__(self, path: str, dataset: Dataset = CUSTOM, batch_rows: int = 1000, **options: Any) -> None:
+        self.captions: dict[int, str | None] = {}
+        self.urls: dict[int, str | None] = {}
+        self.uids: dict[int, str] = {}
+        self.bad: list[BadRow] = []
+        self.tables: list[pa.Table] = []
+        self.broken: UnreadableFile | None = None
+        try:
+            for batch in read(inspect(path, dataset), dataset, batch_rows, **options):
+                places = batch.ordinals.tolist()
+                assert batch.table.num_rows == len(places) == len(batch.captions) == len(batch.urls) == len(batch.uids)
+                self.captions |= dict(zip(places, batch.captions, strict=True))
+                self.urls |= dict(zip(places, batch.urls, strict=True))
+                self.uids |= dict(zip(places, batch.uids, strict=True))
+                self.bad += batch.bad
+                self.tables.append(batch.table)
+        except UnreadableFile as error:
+            self.broken = error
+        places = sorted([*self.captions, *(row.ordinal for row in self.bad)])
+        assert places == list(range(len(places)))
+
+    @property
+    def errors(self) -> dict[int, str]:
+        return {row.ordinal: row.error for row in self.bad}
+
+    def column(self, name: str) -> list[Any]:
+        return pa.concat_tables(self.tables).column(name).to_pylist()
+
+
+# TSV and CSV
+
+
+def test_tsv_neither_quotes_nor_escapes(write: Write) -> None:
+    rows = Rows(write("a.tsv", b'url\tcaption\nhttp://1\t"a \\t 5" dog\nhttp://2\t"\n'))
+    assert rows.captions == {0: '"a \\t 5" dog', 1: '"'}
+    assert rows.urls == {0: "http://1", 1: "http://2"}
+
+
+def test_tsv_bad_rows_cost_themselves(write: Write) -> None:
+    lines = [b"http://0\tgood", b"one field", b"a\tb\tc", b"http://3\t\xff\xfe", b"http://4\tNUL\0", b"http://5\tgood \xc3\xa9"]
+    rows = Rows(write("a.tsv", b"url\tcaption\n" + b"\n".join(lines)))
+    assert rows.captions == {0: "good", 5: "good é"}
+    assert rows.errors == {1: "field_count", 2: "field_count", 3: "invalid_utf8", 4: "nul_byte"}
+    assert [row.raw for row in rows.bad] == lines[1:5]
+    assert "1 fields where the file has 2 columns" in rows.bad[0].message
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("last", [True, False])
+def test_byte_order_mark_and_line_ends(write: Write, ending: bytes, mark: bytes, last: bool) -> None:
+    for name, separator in (("a.tsv", b"\t"), ("a.csv", b",")):
+        lines = [separator.join((b"caption", b"url")), separator.join((b"a dog", b"http://1")), b"", separator.join((b"b", b"c"))]
+        rows = Rows(write(name, mark + ending.join(lines) + (ending if last else b"")))
+        assert rows.captions == {0: "a dog", 1: "b"}
+        assert rows.urls == {0: "http://1", 1: "c"}
+
+
+def test_null_captions_are_good_rows(write: Write) -> None:
+    rows = Rows(write("a.tsv", "url\tcaption\nu\t\nu\t \nu\tnan\nu\tNaN\nu\t\u3000\nu\tnancy\n".encode()))
+    assert rows.captions == {0: None, 1: None, 2: None, 3: None, 4: None, 5: "nancy"}
+    assert rows.column("caption") == ["", " ", "nan", "NaN", "\u3000", "nancy"]
+    assert rows.uids[2] == make_uid(url="u", caption="nan")
+
+
+def test_captions_stay_as_they_are(write: Write) -> None:
+    caption = " Tom &amp; Jerry \u200b\ufffd <b>\u2028 "
+    assert Rows(write("a.tsv", f"caption\turl\n{caption}\tu\n".encode())).captions == {0: caption}
+
+
+def test_csv_quotes(write: Write) -> None:
+    content = b'caption,url\n"a ""big"" dog, and\na cat",u\nplain,v\n5" pipe,w\n'
+    rows = Rows(write("a.csv", content))
+    assert rows.captions == {0: 'a "big" dog, and\na cat', 1: "plain", 2: '5" pipe'}
+
+
+def test_csv_bad_rows_cost_one_line(write: Write) -> None:
+    content = b'caption,url\ngood,0\n"never closed,1\nstill good,2\n"closed" wrongly,3\na,b,c\nx\xff,5\n"n\0\nul",6\ngood,7\n'
+    rows = Rows(write("a.csv", content))
+    assert rows.captions == {0: "good", 2: "still good", 7: "good"}
+    assert rows.errors == {1: "quoting", 3: "quoting", 4: "field_count", 5: "invalid_utf8", 6: "nul_byte"}
+    assert rows.bad[0].raw == b'"never closed,1'
+    assert rows.bad[-1].raw == b'"n\0\nul",6'
+
+
+def test_csv_with_another_delimiter(write: Write) -> None:
+    dataset = CUSTOM.with_roles(format="csv", delimiter=";")
+    assert Rows(write("a.csv", b'caption;url\n"a;b";u\n'), dataset).captions == {0: "a;b"}
+
+
+def test_csv_fields_longer_than_the_modules_limit(write: Write) -> None:
+    assert Rows(write("a.csv", b"caption,url\n" + b"x" * 300_000 + b",u\n")).captions == {0: "x" * 300_000}
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.csv"])
+def test_an_oversized_line_is_never_held_whole(write: Write, name: str) -> None:
+    separator = b"\t" if name == "a.tsv" else b","
+    head = separator.join((b"caption", b"url"))
+    good = separator.join((b"good", b"u"))
+    path = write(name, head + b"\n" + good + b"\n" + b"x" * (60 * MIB) + separator + b"u\n" + good + b"\n")
+    tracemalloc.start()
+    rows = Rows(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows.captions == {0: "good", 2: "good"}
+    assert rows.errors == {1: "oversized"}
+    assert len(rows.bad[0].raw) == 64 * 1024
+    assert peak < 48 * MIB
+
+
+def test_compressed_text(write: Write) -> None:
+    content = b"caption\turl\n" + b"".join(b"dog %d\tu\n" % row for row in range(5000))
+    packed = {
+        "a.tsv.gz": gzip.compress(content),
+        "b.tsv.gz": gzip.compress(content[:1000]) + gzip.compress(content[1000:]),
+        "a.tsv.bz2": bz2.compress(content),
+        "a.tsv.zst": pa.compress(content, codec="zstd", asbytes=True),
+    }
+    for name, data in packed.items():
+        rows = Rows(write(name, data))
+        assert len(rows.captions) == 5000 and rows.captions[4999] == "dog 4999", name
+
+
+@pytest.mark.parametrize("batch_rows", [1, 7, 1000, 100_000])
+def test_a_gz_cut_short_gives_the_rows_before(write: Write, batch_rows: int) -> None:
+    content = b"caption\turl\n" + b"".join(b"dog %d\tu%d\n" % (row, row * 7919) for row in range(10_000))
+    packed = gzip.compress(content)
+    whole = Rows(write("b.tsv.gz", packed[: len(packed) * 3 // 4]))
+    rows = Rows(write("a.tsv.gz", packed[: len(packed) * 3 // 4]), batch_rows=batch_rows)
+    assert rows.broken is not None and "Truncated" in rows.broken.message
+    assert rows.captions == whole.captions and 5000 < len(rows.captions) < 10_000
+    assert all(caption == f"dog {place}" for place, caption in rows.captions.items())
+
+
+# JSON lines
+
+
+def test_json_values_and_bad_rows(write: Write) -> None:
+    lines: list[bytes] = [
+        b'{"caption": "a dog", "url": "u", "n": 1, "box": [1, 2]}',
+        b'{"caption": null, "url": "v", "n": 2}',
+        b"{torn",
+        b"[1, 2]",
+        b'{"caption": NaN}',
+        b'{"caption": 5}',
+        b'{"caption": "half \\ud83d"}',
+        b'{"caption": "\xff"}',
+        b"",
+        b'{"caption": "whole \\ud83d\\ude00", "n": 2.5, "new": {"a": 1}}',
+        b'{"caption": ["first", "second"], "n": true}',
+        b'{"caption": "x", "url": ["a"]}',
+        b'{"caption": "x\0"}',
+        b"[" * 100_000,
+    ]
+    rows = Rows(write("a.jsonl", b"\n".join(lines)))
+    assert rows.captions == {0: "a dog", 1: None, 4: None, 8: "whole 😀", 9: "first"}
+    assert rows.errors == {
+        **{2: "invalid_json", 3: "not_an_object", 5: "not_text", 6: "lone_surrogate", 7: "invalid_utf8"},
+        **{10: "not_text", 11: "nul_byte", 12: "invalid_json"},
+    }
+    assert rows.column("box")[:2] == ["[1, 2]", None]
+
+
+def test_json_keys_and_types_that_come_late_are_kept_aside(write: Write) -> None:
+    first = [json.dumps({"caption": f"dog {row}", "n": row}) for row in range(1000)]
+    late = [json.dumps({"caption": "late", "n": "many", "new": [1]}), json.dumps({"caption": "last", "n": 7})]
+    rows = Rows(write("a.jsonl", "\n".join([*first, *late]).encode()))
+    assert {table.schema for table in rows.tables} == {rows.tables[0].schema}
+    assert rows.column("n")[-3:] == [999, None, 7]
+    assert [extra and json.loads(extra) for extra in rows.column("_extra")[-3:]] == [None, {"n": "many", "new": [1]}, None]
+
+
+def test_json_numbers_keep_their_value(write: Write) -> None:
+    big = 2**63
+    values = [{"caption": "a", "i": 2**62, "f": 1, "s": "1", "big": big}, {"caption": "b", "i": 0, "f": 0.5, "s": 1, "big": 1}]
+    rows = Rows(write("a.jsonl", "\n".join(json.dumps(value) for value in values).encode()))
+    assert [rows.column(name) for name in ("i", "f", "s", "big")] == [[2**62, 0], [1.0, 0.5], ["1", "1"], [str(big), "1"]]
+
+
+# Parquet
+
+
+def parquet_of(write: Write, table: pa.Table, **options: Any) -> str:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, **options)
+    return write("a.parquet", buffer.getvalue())
+
+
+def raw_strings(values: list[bytes]) -> pa.Array:
+    """Texts that Arrow did not check, as a careless writer leaves them."""
+    offsets = np.cumsum([0, *map(len, values)]).astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))])
+
+
+@pytest.mark.parametrize(
+    "captions",
+    [
+        pa.array(["a dog", None, "nan", " "]),
+        pa.array(["a dog", None, "nan", " "], pa.large_string()),
+        pa.array(["a dog", None, "nan", " "]).dictionary_encode(),
+        pa.array([b"a dog", None, b"nan", b" "]),
+        pa.array([["a dog", "x"], None, ["nan"], []]),
+    ],
+    ids=lambda array: str(array.type)[:12],
+)
+def test_parquet_types_of_captions(write: Write, captions: pa.Array) -> None:
+    rows = Rows(parquet_of(write, pa.table({"caption": captions, "url": ["1", "2", "3", "4"]})))
+    assert rows.captions == {0: "a dog", 1: None, 2: None, 3: None}
+    [table] = rows.tables
+    assert table.schema.field("caption").type == captions.type
+
+
+def test_parquet_all_null_captions(write: Write) -> None:
+    assert Rows(parquet_of(write, pa.table({"caption": pa.nulls(2), "url": ["1", "2"]}))).captions == {0: None, 1: None}
+
+
+@pytest.mark.parametrize("kind", ["caption", "other", "nested", "dictionary", "binary"])
+def test_parquet_text_that_is_no_utf8_costs_its_row(write: Write, kind: str) -> None:
+    values = [b"good", b"bad \xff", b"good too"]
+    array = raw_strings(values)
+    fine = pa.array(["x", "y", "z"])
+    columns = {
+        "caption": {"caption": array, "url": fine},
+        "other": {"caption": fine, "url": fine, "license": array},
+        "nested": {"caption": fine, "url": fine, "tags": pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), array)},
+        "dictionary": {"caption": pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int8()), array), "url": fine},
+        "binary": {"caption": pa.array(values), "url": fine},
+    }
+    rows = Rows(parquet_of(write, pa.table(columns[kind])))
+    assert sorted(rows.captions) == [0, 2]
+    assert rows.errors == {1: "invalid_utf8"}
+    assert json.loads(rows.bad[0].raw)["url"] == "y"
+    rows.tables[0].validate(full=True)
+
+
+def test_parquet_uids_of_ones_own(write: Write) -> None:
+    own = ["0" * 32, "seven", None]
+    rows = Rows(parquet_of(write, pa.table({"uid": own, "caption": ["a", "b", "c"], "url": ["u", "v", "w"]})))
+    expected = [make_uid(url=url, caption=caption, own=uid) for url, caption, uid in zip("uvw", "abc", own, strict=True)]
+    assert list(rows.uids.values()) == expected
+    numbers = Rows(parquet_of(write, pa.table({"id": [7, 8, None], "caption": ["a", "a", "a"], "url": ["u", "u", "u"]})))
+    assert len(set(numbers.uids.values())) == 3 and numbers.uids[2] == make_uid(url="u", caption="a")
+
+
+def test_pictures_are_told_apart_without_urls(write: Write) -> None:
+    pictures = [{"bytes": b"1", "path": "1.jpg"}, {"bytes": b"2", "path": "2.jpg"}]
+    path = parquet_of(write, pa.table({"image": pictures, "caption": ["a dog", "a dog"]}))
+    assert len(set(Rows(path).uids.values())) == 2
+    assert Rows(path).uids == Rows(path, pictures=True).uids
+
+
+def test_picture_bytes_are_not_even_read_unless_asked_for(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = [np.random.default_rng(row).bytes(100_000) for row in range(20)]
+    path = parquet_of(write, pa.table({"image": pictures, "caption": ["a dog"] * 20}))
+    counted = 0
+    opened = parquet_module.open_file
+
+    class Counting(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            nonlocal counted
+            data = super().read(size)
+            counted += len(data)
+            return data
+
+    monkeypatch.setattr(parquet_module, "open_file", lambda path: Counting(opened(path).detach()))  # type: ignore[attr-defined]
+    rows = Rows(path)
+    assert rows.tables[0].column_names == ["caption"] and 0 < counted < 200_000
+    assert Rows(path, pictures=True).column("image") == pictures and counted > 2_000_000
+
+
+def test_a_corrupt_page_gives_the_rows_before(write: Write) -> None:
+    table = pa.table({"caption": [f"dog {row}" for row in range(5000)], "url": [f"u{row}" for row in range(5000)]})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=1000, use_dictionary=False, write_page_checksum=True)
+    content = bytearray(buffer.getvalue())
+    at = pq.ParquetFile(buffer).metadata.row_group(3).column(0).data_page_offset
+    content[at + 200 : at + 260] = b"\xff" * 60
+    path = write("a.parquet", bytes(content))
+    for batch_rows in (10, 333, 10_000):
+        rows = Rows(path, batch_rows=batch_rows)
+        assert rows.broken is not None
+        assert len(rows.captions) == 3000
+
+
+# Tars
+
+
+def sample(key: str, caption: str, **columns: Any) -> list[tuple[str, bytes]]:
+    item = {"caption": caption, "url": f"http://{key}", "key": key} | columns
+    return [(f"{key}.jpg", b"picture " + key.encode()), (f"{key}.json", json.dumps(item).encode()), (f"{key}.txt", caption.encode())]
+
+
+def test_tar_rows(write: Write, tar_of: TarOf) -> None:
+    rows = Rows(write("a.tar", tar_of(*sample("00", "a dog", n=1), *sample("01", "a cat", n=2))))
+    assert rows.captions == {0: "a dog", 1: "a cat"}
+    assert rows.urls == {0: "http://00", 1: "http://01"}
+    assert rows.tables[0].column_names == ["__key__", "caption", "url", "key", "n", "txt", "_extra"]
+    assert rows.column("n") == [1, 2]
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tars_of_captions_alone_with_long_and_foreign_names(write: Write, tar_of: TarOf, format: int) -> None:
+    key = "d" * 90 + "/" + ("k" * 90 if format == tarfile.USTAR_FORMAT else "ü" * 120)
+    members = [(f"./{key}.JPG", b"1"), (f"./{key}.txt", b"a dog"), ("./b.seg.png", b"2"), ("./b.txt", "größer".encode()), ("README", b"-")]
+    rows = Rows(write("a.tar", tar_of(*members, format=format)))
+    assert rows.captions == {0: "a dog", 1: "größer"}
+    assert rows.column("__key__") == [f"./{key}", "./b"]
+    assert len(set(rows.uids.values())) == 2
+
+
+def test_equal_captions_of_different_pictures_are_different_rows(write: Write, tar_of: TarOf) -> None:
+    members = [member for key in ("1", "2") for member in ((f"{key}.jpg", b"x"), (f"{key}.txt", b"a dog"))]
+    assert len(set(Rows(write("a.tar", tar_of(*members))).uids.values())) == 2
+
+
+def test_tar_bad_rows_cost_themselves(write: Write, tar_of: TarOf) -> None:
+    torn = [("02.json", b"{torn"), ("02.txt", b"x")]
+    latin = [("03.json", b"{}"), ("03.txt", b"\xff")]
+    doubled = [*sample("04", "x"), ("04.txt", b"y")]
+    members = [*sample("00", "a dog"), ("01.jpg", b"x"), *torn, *latin, *doubled, ("05.txt", b"x"), *sample("06", "a cat")]
+    rows = Rows(write("a.tar", tar_of(*members)))
+    assert rows.captions == {0: "a dog", 6: "a cat"}
+    assert rows.errors == {
+        **{1: "no_caption", 2: "invalid_json", 3: "invalid_utf8", 4: "duplicate_member", 5: "missing_member"},
+    }
+
+
+def test_tar_null_caption_is_a_good_row(write: Write, tar_of: TarOf) -> None:
+    members = [("0.json", b'{"caption": "x", "url": "u"}'), ("1.json", b'{"caption": null, "url": "u"}')]
+    assert Rows(write("a.tar", tar_of(*members))).captions == {0: "x", 1: None}
+
+
+@pytest.mark.parametrize("cut", ["inside a picture", "inside a header", "without end marker", "garbage"])
+def test_a_tar_that_breaks_gives_the_samples_before(write: Write, tar_of: TarOf, cut: str) -> None:
+    start = tar_of(*sample("00", "a dog"), *sample("01", "a cat"))
+    body = start[: len(start.rstrip(b"\0")) + -len(start.rstrip(b"\0")) % 512]
+    more = tar_of(*sample("02", "a bird"))
+    content = {
+        "inside a picture": body + more[:515],
+        "inside a header": body + more[:100],
+        "without end marker": body,
+        "garbage": body + b"\xaa" * 512,
+    }[cut]
+    rows = Rows(write("a.tar", content))
+    assert rows.broken is not None and rows.broken.error == "BrokenTar"
+    # The last sample may lack members that come after the break, so it is not delivered.
+    assert rows.captions == {0: "a dog"}
+    assert Rows(write("a.tar.gz", gzip.compress(content))).captions == rows.captions
+
+
+def test_joined_tars_are_read_to_the_end(write: Write, tar_of: TarOf) -> None:
+    rows = Rows(write("a.tar", tar_of(*sample("00", "a dog")) + tar_of(*sample("01", "a cat"))))
+    assert rows.captions == {0: "a dog", 1: "a cat"}
+
+
+def test_compressed_tars(write: Write, tar_of: TarOf) -> None:
+    content = tar_of(*sample("00", "a dog"), *sample("01", "a cat"))
+    assert Rows(write("a.tgz", gzip.compress(content))).captions == {0: "a dog", 1: "a cat"}
+
+
+def test_arguments_are_checked(write: Write) -> None:
+    info = inspect(write("a.tsv", b"caption\na\n"), CUSTOM)
+    with pytest.raises(ValueError, match="batch_rows is 0"):
+        list(read(info, CUSTOM, 0))
