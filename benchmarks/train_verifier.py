@@ -53,7 +53,7 @@ def _train_actions(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph],
     for place, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
         context = CaptionContext(graph, entry.caption)
         for action in graph.actions:
-            rows.append(action_features(context, action))
+            rows.append({**context.features, **action_features(context, action)})
             positive.append(action.verb.lower() in entry.verbs)
             weights.append(1.0 if place < laion else CC3M_WEIGHT)
     return _fit(rows, positive, weights, STRENGTH["actions"])
@@ -66,7 +66,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         context = CaptionContext(graph, entry.caption)
         found = [attribute_features(context, attribute) for attribute in graph.attributes]
         found += [relation_features(context, relation) for relation in graph.relations]
-        rows += found
+        rows += [{**context.features, **features} for features in found]
         owner += [place] * len(found)
     is_complex = np.array([labelled[place].complex for place in owner])
     positive = is_complex.copy()

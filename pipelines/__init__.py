@@ -1,1 +1,3 @@
-"""Who is asked, where, and what is kept: Beam pipelines over manifests. Calls `filters`, imports neither torch nor the trainer."""
+"""Who is asked, where, and what is kept: Beam over manifests. Asks `filters`, imports neither torch nor the trainer."""
+
+import filters  # noqa: F401  (first: it asks for one thread per process, which workers inherit)

@@ -73,11 +73,12 @@ class CaptionAnnotator:
         rows: dict[str, dict[str, Any]] = {}
         for caption, parse in zip(distinct, parses, strict=True):
             graph = build_graph(parse)
-            rows[caption] = _row(graph, self._verifier.score(graph, caption))
+            rows[caption] = row_of(graph, self._verifier.score(graph, caption))
         return pa.Table.from_pylist([rows[caption] for caption in captions], schema=SCHEMA)
 
 
-def _row(graph: CaptionGraph, scores: Scores) -> dict[str, Any]:
+def row_of(graph: CaptionGraph, scores: Scores) -> dict[str, Any]:
+    """A graph and its scores as a row of `SCHEMA`."""
     return {
         "parsed": graph.parse.text,
         "objects": [{"text": o.text, "start": o.start, "end": o.end, "kind": o.kind} for o in graph.objects],

@@ -86,8 +86,10 @@ class TokenEncoder:
         inside = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(words))
         rows = np.zeros((int(lengths.sum()) + _GAP * (len(docs) + 1), self._width), np.float32)
         rows[inside] = self._word_vectors(docs, words)
-        for convolution in self._convolutions:
-            rows += convolution(_windows(rows))
+        # What a caption's own rows see of the gap shrinks by one row a convolution, so ever fewer rows need be computed.
+        for left, convolution in enumerate(self._convolutions, 1 - _GAP):
+            seen = _widened(inside, -left) if left else inside
+            rows[seen] += convolution(_windows(rows, seen))
         tokens = rows[inside]
         return np.split(tokens, np.cumsum(lengths)[:-1])
 
@@ -125,14 +127,20 @@ class TokenEncoder:
         self._index.update(zip(missing, range(first, first + len(fresh)), strict=True))
 
 
-def _windows(rows: Floats) -> Floats:
-    """Each row beside its left and right neighbour (zeros past the ends): (n, w) to (n, 3 w)."""
-    n, width = rows.shape
-    out = np.zeros((n, 3, width), np.float32)
-    out[1:, 0] = rows[:-1]
-    out[:, 1] = rows
-    out[:-1, 2] = rows[1:]
-    return out.reshape(n, 3 * width)
+def _widened(places: NDArray[np.int64], by: int) -> NDArray[np.int64]:
+    """The places and those up to `by` beside them, each once, ascending."""
+    near = np.zeros(int(places[-1]) + by + 1, bool)
+    for step in range(-by, by + 1):
+        near[places + step] = True
+    return np.flatnonzero(near)
+
+
+def _windows(rows: Floats, places: NDArray[np.int64]) -> Floats:
+    """The rows at `places`, each beside its left and right neighbour: (n, w) to (len(places), 3 w). No place is at an end."""
+    out = np.empty((len(places), 3, rows.shape[1]), np.float32)
+    for side in (-1, 0, 1):
+        out[:, side + 1] = rows[places + side]
+    return out.reshape(len(places), -1)
 
 
 class _Embed:

@@ -1,6 +1,7 @@
 """What the verifier looks at: named features of one candidate in its caption, each a number (1 where nothing is said).
 
-Names are readable, because the report shows the heaviest of them as the reason of a decision.
+The features of the caption itself (`CaptionContext.features`) belong to every candidate too; they are kept apart because they are weighed
+once. Names are readable, so that a score can be taken apart.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def action_features(context: CaptionContext, action: Action) -> Features:
     tag, rating = parse.tags[token], verb_rating(action.lemma) or (_UNRATED, _UNRATED, _UNRATED)
     visible, shop, other_word = rating
     head = parse.heads[token]
-    features = dict(context.features)
+    features: Features = {}
     for name in (
         f"tag {tag}",
         f"role {parse.deps[token]}",
@@ -195,7 +196,7 @@ def relation_features(context: CaptionContext, relation: Relation) -> Features:
 def _tie_features(context: CaptionContext, token: int, owner: int, what: str, word: str) -> Features:
     parse = context.parse
     acts, page = context.noun(owner)
-    features = dict(context.features)
+    features: Features = {}
     kind = context.graph.objects[context.graph.object_at[owner]].kind
     for name in (
         what,

@@ -24,6 +24,7 @@ _MEDIUM = r"(?:photos?|photography|photographs?|images?|illustrations?|vectors?|
 _STOCK_TAIL = re.compile(
     rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$", re.I
 )
+_MEDIUM_WORD = re.compile("photo|imag|illust|vector|video|footag|clip|pictur|graphic|foto", re.I)  # cheap, before the dear
 _NUMBER_TAIL = re.compile(r"[\s,.;:|–—-]+(?:image|photo|picture|id|no|#)?[:.]?\s*#?\d{5,}\s*$", re.I)
 _STOCK_HEAD = re.compile(rf"^\s*(?:(?:{_OFFER}|{_MEDIUM})\s+)*{_MEDIUM}\s*(?::|\bof\b)\s*", re.I)
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
@@ -71,12 +72,18 @@ def _without_stock_text(text: str) -> str:
     """Without "Stock Photo:" before and "- Royalty Free Stock Image #123" behind, as long as a caption remains."""
     before = ""
     while before != text:
-        before = text
-        shorter = _NUMBER_TAIL.sub("", _STOCK_TAIL.sub("", text))
+        before = shorter = text
+        if _MEDIUM_WORD.search(text, max(len(text) - 80, 0)):
+            shorter = _STOCK_TAIL.sub("", shorter)
+        if shorter[-1:].isdigit():
+            shorter = _NUMBER_TAIL.sub("", shorter)
         if len(shorter) >= _MIN_LEFT:
             text = shorter
-    shorter = _STOCK_HEAD.sub("", text)
-    return shorter if len(shorter) >= _MIN_LEFT else text
+    if _MEDIUM_WORD.search(text, 0, 60):
+        shorter = _STOCK_HEAD.sub("", text)
+        if len(shorter) >= _MIN_LEFT:
+            return shorter
+    return text
 
 
 def is_title_case(text: str) -> bool:

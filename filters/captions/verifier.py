@@ -26,14 +26,18 @@ class Scorer:
     bias: float
     weights: dict[str, float]
 
-    def __call__(self, features: Features) -> float:
-        """Probability, 0 to 1."""
-        return 1 / (1 + math.exp(-max(min(self.margin(features), 30.0), -30.0)))
-
-    def margin(self, features: Features) -> float:
-        """Log odds."""
+    def weigh(self, features: Features) -> float:
+        """Log odds that the features add."""
         weights = self.weights
-        return self.bias + sum(value * weights[name] for name, value in features.items() if name in weights)
+        return sum([value * weights[name] for name, value in features.items() if name in weights])
+
+    def probability(self, log_odds: float) -> float:
+        """Of a candidate whose features (its own and its caption's) weigh `log_odds`: 0 to 1."""
+        return 1 / (1 + math.exp(-max(min(self.bias + log_odds, 30.0), -30.0)))
+
+    def __call__(self, features: Features) -> float:
+        """Probability of a candidate with these features, those of its caption included."""
+        return self.probability(self.weigh(features))
 
     def reasons(self, features: Features, count: int = 4) -> list[tuple[str, float]]:
         """The features that speak loudest, for or against, with their share of the log odds."""
@@ -61,10 +65,19 @@ class Verifier:
         if not (graph.actions or graph.attributes or graph.relations):
             return Scores((), (), ())
         context = CaptionContext(graph, original)
+        act, detail = self.actions, self.details
+        act_base = act.weigh(context.features) if graph.actions else 0.0
+        base = detail.weigh(context.features) if graph.attributes or graph.relations else 0.0
         return Scores(
-            tuple(self.actions(action_features(context, action)) for action in graph.actions),
-            tuple(self.details(attribute_features(context, attribute)) for attribute in graph.attributes),
-            tuple(self.details(relation_features(context, relation)) for relation in graph.relations),
+            tuple(act.probability(act_base + act.weigh(action_features(context, action))) for action in graph.actions),
+            tuple(
+                detail.probability(base + detail.weigh(attribute_features(context, attribute)))
+                for attribute in graph.attributes
+            ),
+            tuple(
+                detail.probability(base + detail.weigh(relation_features(context, relation)))
+                for relation in graph.relations
+            ),
         )
 
 

@@ -4,9 +4,18 @@ A new data set is one new file in this folder.
 """
 
 from pipelines.datasets.dataset import Dataset, Format
-from pipelines.datasets.errors import DatasetError
+from pipelines.datasets.errors import DatasetError, UnknownDataset
 from pipelines.datasets.loading import dataset_names, load_dataset
 from pipelines.datasets.missing import missing_data_message
 from pipelines.datasets.roles import Roles
 
-__all__ = ["Dataset", "DatasetError", "Format", "Roles", "dataset_names", "load_dataset", "missing_data_message"]
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Format",
+    "Roles",
+    "UnknownDataset",
+    "dataset_names",
+    "load_dataset",
+    "missing_data_message",
+]

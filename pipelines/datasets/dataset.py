@@ -69,11 +69,11 @@ class Dataset:
             )
         if self.header and self.columns:
             raise DatasetError(
-                f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop them"
+                f"{self.name}: columns {list(self.columns)} are for files without header; add header=false, or drop it"
             )
         if not self.header and not self.columns:
             raise DatasetError(
-                f"{self.name}: header is false, so columns must name them in order, as in columns=[url, caption]"
+                f"{self.name}: header is false, so name the columns in order, as in columns=[url, caption]"
             )
         repeated = sorted({column for column in self.columns if self.columns.count(column) > 1})
         if repeated:
@@ -88,6 +88,35 @@ class Dataset:
     def aliases_of(self, role: str) -> tuple[str, ...]:
         """Returns the names under which the column of `role` is looked for, best first."""
         return self.aliases.get(role, ALIASES.get(role, ()))
+
+    @property
+    def published(self) -> str:
+        """Where the manifest is published, for people: another name of `where`."""
+        return self.where
+
+    def with_overrides(
+        self,
+        *,
+        caption: str | None = None,
+        url: str | None = None,
+        uid: str | None = None,
+        image: str | None = None,
+        image_path: str | None = None,
+        format: Format | None = None,
+        header: bool | None = None,
+        columns: Sequence[str] | None = None,
+    ) -> Dataset:
+        """Returns a copy with what the command line lets people set; None keeps a setting. See `with_roles`."""
+        return self.with_roles(
+            format=format,
+            header=header,
+            columns=columns,
+            caption=caption,
+            url=url,
+            uid=uid,
+            image=image,
+            image_path=image_path,
+        )
 
     def with_roles(
         self,

@@ -68,7 +68,7 @@ def _to_batch(chunk: Chunk, roles: Roles) -> Batch:
     return Batch(
         ordinals=np.asarray(ordinals, dtype=np.int64),
         table=table,
-        captions=[None if _is_blank(caption) or _is_nan(caption) else caption for caption in captions],
+        captions=[None if _is_blank(caption) or _is_no_text(caption) else caption for caption in captions],
         urls=urls,
         uids=_uids(table, roles, captions, urls, stand_ins),
         bad=bad,
@@ -118,14 +118,13 @@ def _is_blank(text: str | None) -> bool:
     return text is None or not text or text.isspace()
 
 
-def _is_nan(text: str | None) -> bool:
-    # pandas writes the missing text as "nan"; as a caption of its own it says nothing either.
-    return text is not None and text.strip().casefold() == "nan"
+def _is_no_text(text: str | None) -> bool:
+    # How pandas, Python and databases write a missing text; as captions of their own they say nothing either.
+    return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
 def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
-    """Returns the rows that have text that is no UTF-8, with the column; Arrow readers let such bytes through
-    unchecked."""
+    """Returns the rows with text that is no UTF-8, and the column; Arrow readers do not check."""
     found: dict[int, str] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:

@@ -27,11 +27,10 @@ BadReason = Literal[
 
 field_count: not as many fields as columns. invalid_utf8: bytes that are no UTF-8. nul_byte: a NUL in a line of text.
 oversized: longer than MAX_ROW_BYTES. quoting: a CSV quote is out of place or never closed. invalid_json, not_an_object:
-    JSON
-lines and the .json of tar samples. not_text: a number or object where a caption, url or path belongs. lone_surrogate:
-JSON escapes that are half a character. no_caption: a tar sample with neither .txt nor .json. missing_member: a tar
-sample without the .json or .txt that the other samples have. duplicate_member: two members of one tar sample with the
-same name.
+JSON lines and the .json of tar samples. not_text: a number or object where a caption, url or path belongs.
+lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample with neither .txt nor .json.
+missing_member: a tar sample without the .json or .txt that the other samples have. duplicate_member: two members of one
+tar sample with the same name.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
@@ -63,7 +62,8 @@ class Batch:
     table: pa.Table
     """The good rows with all original columns and their types; n rows. Picture bytes only where they were asked for."""
     captions: list[str | None]
-    """Captions of the good rows as the file has them; None where null, blank or "nan"; length n."""
+    """Captions of the good rows as the file has them; None where null, blank, "nan", "none" or "null";
+    length n."""
     urls: list[str | None]
     """Urls of the good rows; None where null or blank, or where the file has none; length n."""
     uids: list[str]

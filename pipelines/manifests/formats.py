@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO, get_args
+from typing import IO, cast, get_args
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
@@ -26,6 +26,7 @@ ENDINGS: dict[str, FileFormat] = {
 _COMPRESSED_ENDINGS = (".gz", ".zst", ".zstd", ".bz2")
 _MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
 _HEAD_BYTES = 512
+_PIECE_BYTES = 16 * 2**10
 
 
 def format_of_name(path: str) -> FileFormat | None:
@@ -69,13 +70,30 @@ def detect(path: str, dataset: Dataset) -> tuple[FileFormat, Compression]:
 
 
 def open_stream(path: str, compression: Compression) -> IO[bytes]:
-    """Opens a file for reading from its beginning, uncompressed on the way. Wrap it, and reads from it, in
-    `reading`."""
+    """Opens a file for reading, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
     handle = open_file(path)
     if not compression:
         return handle
-    stream: IO[bytes] = pa.input_stream(pa.PythonFile(handle, mode="r"), compression=compression)
-    return stream
+    return cast(IO[bytes], _Unpacked(handle, compression))
+
+
+class _Unpacked:
+    """An uncompressed stream that is read in small pieces: a piece with a break in it is lost whole."""
+
+    def __init__(self, handle: IO[bytes], compression: Compression) -> None:
+        self._handle = handle
+        self._stream = pa.input_stream(pa.PythonFile(handle, mode="r"), compression=compression)
+
+    def read(self, size: int) -> bytes:
+        piece: bytes = self._stream.read(min(size, _PIECE_BYTES))
+        return piece
+
+    def __enter__(self) -> _Unpacked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._handle.close()
 
 
 def _format(path: str, dataset: Dataset, head: bytes) -> FileFormat:

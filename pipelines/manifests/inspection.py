@@ -119,12 +119,17 @@ def _look_at_table(path: str, size: int, format: FileFormat, compression: Compre
 
 def _look_at_json(path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
     head = [line for line in _head_lines(path, compression) if line.raw.strip()]
-    objects = [item for line in head if not isinstance(item := object_of(line), Fault)]
-    if not objects:
-        start = head[0].raw[:40] if head else b""
+    if not head:
+        raise UnreadableFile(path, "EmptyFile", "the file has no line that is not empty")
+    items = [object_of(line) for line in head]
+    objects = [item for item in items if not isinstance(item, Fault)]
+    first, start = items[0], head[0].raw[:40]
+    # An array with one object a line would pass for JSON lines with a few bad rows.
+    opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
+    if not objects or opens_array:
         raise BadSchema(
-            f"{path}: none of the first {len(head)} lines is a JSON object (the file starts with {start!r}); "
-            "JSON lines hold one object a line. Convert an array or an object of lists, for example with jq -c '.[]'"
+            f"{path}: these are no JSON lines, which hold one object a line: the file starts with {start!r}. "
+            "Convert an array or an object of lists, for example with jq -c '.[]'"
         )
     columns = (*infer_columns(objects), extra_column())
     roles = resolve_roles(columns, dataset, path)
@@ -175,14 +180,13 @@ def _head_lines(path: str, compression: Compression) -> list[Line]:
     with stream:
         for line in _until_broken(guarded(path, lines(stream))):
             head.append(line)
-            if len(head) > _HEAD_ROWS or line.offset > _HEAD_BYTES:
+            if len(head) >= _HEAD_ROWS or line.offset > _HEAD_BYTES:
                 break
     return head
 
 
 def _until_broken(items: Iterator[_T]) -> Iterator[_T]:
-    """Yields the items until they break off, if there are any: reading will meet the break, and deliver the rows before
-    it."""
+    """Yields the items before a break, which reading will meet again; where there are none, raises it."""
     seen = False
     try:
         for item in items:
@@ -213,8 +217,7 @@ def _is_text(raw: bytes) -> bool:
 
 
 def _check_first_row(rows: list[Record], dataset: Dataset, path: str, format: FileFormat) -> None:
-    """Refuses a header-less file whose columns are not in the order that the data set says: nothing else would
-    notice."""
+    """Refuses a header-less file whose columns are in another order than expected: nothing else would notice."""
     columns = dataset.columns
     first = next((record.fields for record in rows if len(record.fields) == len(columns)), None)
     if first is None:

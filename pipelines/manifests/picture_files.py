@@ -15,9 +15,8 @@ MissingReason = Literal["picture_not_at_hand", "picture_missing", "picture_unrea
 """Why there is no picture; a closed list, fit for counters.
 
 picture_not_at_hand: the row names none, or only one on the web or outside the pictures' folder. picture_missing: the
-    file or tar
-member that it names does not exist. picture_unreadable: it exists and cannot be read. picture_too_large_file: it has
-more bytes than the limit.
+file or tar member that it names does not exist. picture_unreadable: it exists and cannot be read.
+picture_too_large_file: it has more bytes than the limit.
 """
 
 MAX_PICTURE_BYTES = 64 * 2**20
@@ -34,8 +33,7 @@ class MissingPicture:
 
 
 def pictures_root(manifest: str, dataset: Dataset) -> str:
-    """Returns the folder that picture paths are relative to and may not leave: the data set's, else that of the
-    manifest."""
+    """Returns the folder that picture paths may not leave: the data set's, else that of the manifest."""
     if dataset.pictures_root is not None:
         return dataset.pictures_root if is_url(dataset.pictures_root) else local_path(dataset.pictures_root)
     return posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
@@ -46,8 +44,7 @@ def read_picture_file(path: str | None, root: str, limit: int) -> bytes | Missin
 
     A manifest is foreign input, so its paths are followed only inside `root`: an absolute path or one with ".." is fine
     where it ends inside, and otherwise it is not at hand. Who has pictures elsewhere says so once, with
-    `pictures_root`. Symbolic links are
-    followed: they are the user's own.
+    `pictures_root`. Symbolic links are followed: they are the user's own.
 
     Args:
         path: as the manifest has it: relative to `root`, absolute, or a URL below `root`.
@@ -70,6 +67,17 @@ def read_picture_file(path: str | None, root: str, limit: int) -> bytes | Missin
         return MissingPicture(reason="picture_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
 
+def local_picture(path: str | None, root: str) -> str | None:
+    """Returns the full path of a picture file that exists on this machine inside `root`, else None."""
+    if path is None or not path.strip() or path.startswith(("http://", "https://")) or is_url(root):
+        return None
+    full = _inside(path, root)
+    try:
+        return full if full is not None and stat.S_ISREG(os.stat(full).st_mode) else None
+    except (OSError, ValueError):  # ValueError: a NUL in the path
+        return None
+
+
 def within(data: bytes, limit: int) -> bytes | MissingPicture:
     """Returns picture bytes that came with the row, or that they are too many."""
     return data if len(data) <= limit else too_large("the picture", len(data), limit)
@@ -83,8 +91,7 @@ def too_large(what: str, size: int, limit: int) -> MissingPicture:
 
 
 def _inside(path: str, root: str) -> str | None:
-    """Returns the full path where it lies below `root`, else None. Judged by the letters of the path, not by the
-    disk."""
+    """Returns the full path where it lies below `root`, else None; judged by its letters, not by the disk."""
     if not is_url(root):
         if is_url(path):
             return None
@@ -106,7 +113,9 @@ def _read(path: str, limit: int) -> bytes | MissingPicture:
         size = fs.info(inside)["size"]
     else:
         status = os.stat(path)
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(path)
+        if not stat.S_ISREG(status.st_mode):
             # A pipe or device would block for ever.
             return MissingPicture(reason="picture_unreadable", message=f"{path} is no regular file")
         size = status.st_size

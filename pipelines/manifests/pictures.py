@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from pipelines.manifests.tar_rows import PICTURES, samples
 __all__ = ["MAX_PICTURE_BYTES", "MissingPicture", "has_pictures", "read_pictures"]
 
 Picture = bytes | MissingPicture
+Ordinals = npt.NDArray[np.int64] | Sequence[int]
 _CHUNK_ROWS = 16
 
 
@@ -40,10 +41,23 @@ def has_pictures(info: FileInfo, dataset: Dataset | None = None) -> bool:
     return info.pictures
 
 
+@overload
+def read_pictures(
+    what: FileInfo | Span, dataset: Dataset, ordinals: Ordinals, /, *, max_bytes: int = MAX_PICTURE_BYTES
+) -> Iterator[tuple[int, Picture]]: ...
+
+
+@overload
+def read_pictures(
+    what: Span, info: FileInfo, dataset: Dataset, ordinals: Ordinals, *, max_bytes: int = MAX_PICTURE_BYTES
+) -> Iterator[tuple[int, Picture]]: ...
+
+
 def read_pictures(
     what: FileInfo | Span,
-    dataset: Dataset,
-    ordinals: npt.NDArray[np.int64] | Sequence[int],
+    info: FileInfo | Dataset | None = None,
+    dataset: Dataset | Ordinals | None = None,
+    ordinals: Ordinals | None = None,
     *,
     max_bytes: int = MAX_PICTURE_BYTES,
 ) -> Iterator[tuple[int, Picture]]:
@@ -51,6 +65,7 @@ def read_pictures(
 
     Args:
         what: the file or span that the ordinals count in.
+        info: the span's file, from `inspect`. May be left out, in any position: then the file is looked at again.
         dataset: how rows are read; `pictures_root` says where picture files are.
         ordinals: places of the rows inside the span, strictly ascending.
         max_bytes: most bytes of a picture.
@@ -59,33 +74,38 @@ def read_pictures(
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
         UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
     """
-    wanted = [int(ordinal) for ordinal in ordinals]
+    if isinstance(info, Dataset):
+        # The short form: read_pictures(what, dataset, ordinals).
+        ordinals = cast(Ordinals, dataset) if ordinals is None else ordinals
+        info, dataset = None, info
+    settings = cast(Dataset, dataset)
+    wanted = [int(ordinal) for ordinal in cast(Ordinals, ordinals)]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
     if not wanted:
         return
-    info, span = file_and_span(what, dataset)
-    if not info.pictures:
+    file, span = file_and_span(what, settings, info)
+    if not file.pictures:
         message = (
             "the manifest has only urls; download the pictures first"
-            if info.roles.url
+            if file.roles.url
             else "the manifest names no pictures"
         )
         found: Iterator[tuple[int, Picture]] = (
             (ordinal, MissingPicture(reason="picture_not_at_hand", message=message)) for ordinal in wanted
         )
-    elif info.format == "parquet":
-        found = _from_parquet(info, span, dataset, wanted, max_bytes)
-    elif info.format == "webdataset" and info.roles.image_path is None:
-        found = _from_tar(info, span, wanted, max_bytes)
+    elif file.format == "parquet":
+        found = _from_parquet(file, span, settings, wanted, max_bytes)
+    elif file.format == "webdataset" and file.roles.image_path is None:
+        found = _from_tar(file, span, wanted, max_bytes)
     else:
-        found = _from_paths(info, span, dataset, wanted, max_bytes)
+        found = _from_paths(file, span, settings, wanted, max_bytes)
     count = 0
     for ordinal, picture in found:
         yield ordinal, picture
         count += 1
     if count < len(wanted):
-        raise ValueError(f"row {wanted[count]} is beyond the end of the span {span.start}-{span.stop} of {info.path}")
+        raise ValueError(f"row {wanted[count]} is beyond the end of the span {span.start}-{span.stop} of {file.path}")
 
 
 def _from_parquet(
@@ -106,8 +126,7 @@ def _from_parquet(
 
 
 def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yields, for every row group with chosen rows, the first ordinal to read and the chosen ones; other groups stay
-    unread."""
+    """Yields the first ordinal and the chosen ones of every row group that has any; others stay unread."""
     first = 0
     for count in info.row_groups:
         low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start
@@ -135,7 +154,7 @@ def _from_paths(
 ) -> Iterator[tuple[int, Picture]]:
     root = pictures_root(info.path, dataset)
     rest = set(wanted)
-    with closing(read(span, dataset)) as found:
+    with closing(read(span, info, dataset)) as found:
         for batch in found:
             paths = batch.table.column(info.roles.image_path).to_pylist()
             here: dict[int, MissingPicture | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))

@@ -18,11 +18,9 @@ def split(info: FileInfo, unit_rows: int) -> list[Span]:
     """Returns the spans of a file, in order; they tile it without gap or overlap. A file without rows has none.
 
     Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Plain TSV, JSON lines
-        and CSV without
-    quotes: byte ranges of about `unit_rows` rows. A plain tar: one span where it seems to have no more than `unit_rows`
-        samples,
-    else ranges of exactly `unit_rows` samples, found in one pass over its headers. Compressed files and CSV with
-    quotes: one span, since nothing tells where a row begins.
+    and CSV without quotes: byte ranges of about `unit_rows` rows. A plain tar: one span where it seems to have no more
+    than `unit_rows` samples, else ranges of exactly `unit_rows` samples, found in one pass over its headers. Compressed
+    files and CSV with quotes: one span, since nothing tells where a row begins.
 
     Args:
         info: the file, from `inspect`.

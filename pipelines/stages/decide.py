@@ -103,9 +103,11 @@ class DecideStage:
                     done += len(batch.ordinals)
                     self._decide(batch, rows, records, span.path, unit, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
-            except UnreadableFile:
-                if not read_record["broken"]:
-                    raise
+            except UnreadableFile as error:
+                # Pictures lie in pages of their own: these may be broken where the captions were not. What is left cannot be written out.
+                lost = _lost_rows(annotations.slice(done), error, unit)
+                dead.write(lost)
+                tally.dead.update(lost["error"].to_pylist())
         publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
         heartbeat.end()
 
@@ -231,6 +233,22 @@ def _dead_pictures(rows: pa.Table, records: pa.Table, path: str, unit: str) -> p
         },
         schema=DEAD,
     )
+
+
+def _lost_rows(rows: pa.Table, error: UnreadableFile, unit: str) -> pa.Table:
+    n = rows.num_rows
+    columns = {
+        "file": pa.array([error.path] * n, pa.string()),
+        "unit": pa.array([unit] * n, pa.string()),
+        "ordinal": rows["ordinal"],
+        "uid": rows["uid"],
+        "caption": rows["caption"],
+        "stage": pa.array(["manifest"] * n, pa.string()),
+        "error": pa.array([error.error] * n, pa.string()),
+        "message": pa.array([error.message] * n, pa.string()),
+        "raw": pa.nulls(n, pa.binary()),
+    }
+    return pa.table(columns, schema=DEAD)
 
 
 def broken_unit(broken: dict[str, str], unit: str | None) -> pa.Table:

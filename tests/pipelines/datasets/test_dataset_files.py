@@ -48,7 +48,7 @@ def test_laion_swaps_height_and_width() -> None:
 
 
 def test_an_unknown_name_is_met_with_the_nearest() -> None:
-    with pytest.raises(DatasetError, match="did you mean 'laion400m'.*known: .*coyo700m"):
+    with pytest.raises(DatasetError, match=r"did you mean 'laion400m'.*known: .*coyo700m"):
         load_dataset("LAION-400M")
 
 
@@ -68,7 +68,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("columns: url", "write a list of names"),
         ("notes: 3", "write a text"),
         ("name: again", "given twice"),
-        ("header: false", "columns must name them"),
+        ("header: false", "name the columns in order"),
         ("columns: [a, b]", "for files without header"),
         ("header: false\ncolumns: [a, a]", "names a more than once"),
         ("delimiter: ab", "must be one character"),
@@ -88,7 +88,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_an_absent_file_is_named() -> None:
-    with pytest.raises(DatasetError, match="cannot read the data set file /no/such.yaml"):
+    with pytest.raises(DatasetError, match=r"cannot read the data set file /no/such\.yaml"):
         load_dataset("/no/such.yaml")
 
 

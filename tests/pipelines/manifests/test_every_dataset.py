@@ -13,23 +13,68 @@ from pipelines.datasets import dataset_names, load_dataset
 from pipelines.manifests import FileInfo, expand_inputs, inspect, read
 
 CAPTION, URL = "a dog runs", "http://example.org/dog.jpg"
-LAION = {"SAMPLE_ID": 1, "URL": URL, "TEXT": CAPTION, "HEIGHT": 1, "WIDTH": 2, "LICENSE": "?", "NSFW": "UNLIKELY", "similarity": 0.3}
-JOINED = {"URL": URL, "TEXT": CAPTION, "WIDTH": 2, "HEIGHT": 1, "similarity": 0.3, "hash": 7, "punsafe": 0.1, "pwatermark": 0.2}
+LAION = {
+    "SAMPLE_ID": 1,
+    "URL": URL,
+    "TEXT": CAPTION,
+    "HEIGHT": 1,
+    "WIDTH": 2,
+    "LICENSE": "?",
+    "NSFW": "UNLIKELY",
+    "similarity": 0.3,
+}
+JOINED = {
+    "URL": URL,
+    "TEXT": CAPTION,
+    "WIDTH": 2,
+    "HEIGHT": 1,
+    "similarity": 0.3,
+    "hash": 7,
+    "punsafe": 0.1,
+    "pwatermark": 0.2,
+}
 IMG2DATASET = {
-    **{"similarity": 0.3, "caption": CAPTION, "url": URL, "key": "000000001", "status": "success", "error_message": None},
+    **{
+        "similarity": 0.3,
+        "caption": CAPTION,
+        "url": URL,
+        "key": "000000001",
+        "status": "success",
+        "error_message": None,
+    },
     **{"width": 256, "height": 256, "original_width": 800, "original_height": 600, "exif": "{}", "sha256": "00"},
 }
 TABLES = {
     "laion400m": LAION,
     "laion2b": JOINED | {"md5": "00"},
-    "relaion2b": {"url": URL, "caption": CAPTION, "width": 2, "height": 1, "similarity": 0.3, "punsafe": 0.1, "pwatermark": 0.2},
+    "relaion2b": {
+        "url": URL,
+        "caption": CAPTION,
+        "width": 2,
+        "height": 1,
+        "similarity": 0.3,
+        "punsafe": 0.1,
+        "pwatermark": 0.2,
+    },
     "laion-coco": JOINED | {"top_caption": "a dog", "all_captions": ["a dog", "dog"], "all_similarities": [0.1, 0.2]},
     "coyo700m": {"id": 1, "url": URL, "text": CAPTION, "width": 2, "height": 1, "clip_similarity_vitl14": 0.2},
     "datacomp": {
-        **{"uid": "0123456789abcdef0123456789abcdef", "url": URL, "text": CAPTION, "original_width": 2, "original_height": 1},
+        **{
+            "uid": "0123456789abcdef0123456789abcdef",
+            "url": URL,
+            "text": CAPTION,
+            "original_width": 2,
+            "original_height": 1,
+        },
         **{"clip_l14_similarity_score": 0.2, "face_bboxes": [[0.0, 0.0, 1.0, 1.0]], "sha256": "00"},
     },
-    "pmd": {"image_url": URL, "image": {"bytes": b"jpeg", "path": "x.jpg"}, "text": CAPTION, "source": "coco", "meta": "{}"},
+    "pmd": {
+        "image_url": URL,
+        "image": {"bytes": b"jpeg", "path": "x.jpg"},
+        "text": CAPTION,
+        "source": "coco",
+        "meta": "{}",
+    },
     "custom": {"alt_text": CAPTION, "url": URL, "key": 3},
 }
 TEXTS = {
@@ -71,7 +116,11 @@ def test_the_shards_that_img2dataset_made_of_it(
 
     path = write(
         "00000.tar",
-        tar_of(("000000001.jpg", b"jpeg"), ("000000001.json", json.dumps(IMG2DATASET).encode()), ("000000001.txt", CAPTION.encode())),
+        tar_of(
+            ("000000001.jpg", b"jpeg"),
+            ("000000001.json", json.dumps(IMG2DATASET).encode()),
+            ("000000001.txt", CAPTION.encode()),
+        ),
     )
     dataset = load_dataset(name)
     info = inspect(path, dataset)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 
@@ -10,10 +12,10 @@ from pipelines.manifests import BadSchema
 from pipelines.manifests.columns import column_of
 from pipelines.manifests.roles import resolve_roles
 
-S, I, F, B = pa.string(), pa.int64(), pa.float32(), pa.binary()
+S, N, F, B = pa.string(), pa.int64(), pa.float32(), pa.binary()
 
 
-def roles_of(columns: dict[str, pa.DataType], name: str = "custom", **named: str) -> Roles:
+def roles_of(columns: dict[str, pa.DataType], name: str = "custom", **named: Any) -> Roles:
     found = [column_of(column, type) for column, type in columns.items()]
     return resolve_roles(found, load_dataset(name).with_roles(**named), "x.parquet")
 
@@ -52,7 +54,9 @@ def test_a_named_column_must_exist() -> None:
 
 
 def test_a_needed_column_is_missed_with_the_nearest_name() -> None:
-    with pytest.raises(BadSchema, match=r"no column for the caption: .*the file has url, captoin \(did you mean 'captoin'\?\)"):
+    with pytest.raises(
+        BadSchema, match=r"no column for the caption: .*the file has url, captoin \(did you mean 'captoin'\?\)"
+    ):
         roles_of({"url": S, "captoin": S})
     with pytest.raises(BadSchema, match="no column for the url"):
         roles_of({"TEXT": S}, "laion2b")
@@ -70,13 +74,15 @@ def test_a_name_twice_is_refused() -> None:
         resolve_roles(columns, load_dataset("custom"), "x")
 
 
-@pytest.mark.parametrize("type", [I, F, pa.bool_(), pa.list_(I), pa.struct({"a": S}), pa.timestamp("s")])
+@pytest.mark.parametrize("type", [N, F, pa.bool_(), pa.list_(N), pa.struct({"a": S}), pa.timestamp("s")])
 def test_what_cannot_be_a_caption(type: pa.DataType) -> None:
-    with pytest.raises(BadSchema, match="column 'caption' is .*, which cannot be the caption"):
+    with pytest.raises(BadSchema, match=r"column 'caption' is .*, which cannot be the caption"):
         roles_of({"caption": type, "url": S})
 
 
-@pytest.mark.parametrize("type", [S, pa.large_string(), pa.string_view(), B, pa.list_(S), pa.dictionary(pa.int8(), S), pa.null()])
+@pytest.mark.parametrize(
+    "type", [S, pa.large_string(), pa.string_view(), B, pa.list_(S), pa.dictionary(pa.int8(), S), pa.null()]
+)
 def test_what_can_be_a_caption(type: pa.DataType) -> None:
     assert roles_of({"caption": type, "url": S}).caption == "caption"
 
@@ -95,6 +101,6 @@ def test_an_image_column_of_texts_holds_paths() -> None:
 
 
 def test_ids_identify_only_where_the_user_says_custom() -> None:
-    assert roles_of({"id": I, "url": S, "text": S}, "coyo700m").uid is None
-    assert roles_of({"id": I, "url": S, "text": S}).uid == "id"
-    assert roles_of({"id": I, "key": S, "text": S}).uid == "key"
+    assert roles_of({"id": N, "url": S, "text": S}, "coyo700m").uid is None
+    assert roles_of({"id": N, "url": S, "text": S}).uid == "id"
+    assert roles_of({"id": N, "key": S, "text": S}).uid == "key"

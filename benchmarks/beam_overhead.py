@@ -1,0 +1,138 @@
+"""Beam against plain processes on the same units, and the memory of a worker against the number of rows.
+
+    python -m benchmarks.beam_overhead [--captions FOLDER] [--rows N] [--repeats K]
+    python -m benchmarks.beam_overhead --memory 100000 1000000
+
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same through FnApiRunner.
+Wall time, start of the processes and loading of the models included on both sides; the sides run in turn. Memory is the peak resident set of
+one process that does all the rows; captions are LAION's, each copy made distinct by a number so that no cache serves them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.label_set import laion_captions, samples_folder
+from filters.captions.annotate import provenance
+from pipelines.datasets import load_dataset
+from pipelines.layout import Layout
+from pipelines.plan import keep_plan, make_plan
+from pipelines.runner import run_units, worker_log
+from pipelines.stages import DoUnit
+from pipelines.stages.captions import CaptionStage
+
+UNIT_ROWS = 2_000
+PLAIN = """
+import sys
+import filters
+from pathlib import Path
+from benchmarks.beam_overhead import stage_of
+stage = stage_of(Path(sys.argv[1]))
+stage.setup()
+for unit in sys.argv[2:]:
+    stage.process(unit)
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def stage_of(output: Path) -> CaptionStage:
+    """The caption stage on an output folder."""
+    return CaptionStage(Layout(output), load_dataset("custom"), str(provenance()))
+
+
+def write_manifest(path: Path, captions: list[str], rows: int) -> None:
+    """A Parquet manifest of `rows` distinct captions in row groups of `UNIT_ROWS`."""
+    texts = [captions[row % len(captions)] + (f" {row}" if row >= len(captions) else "") for row in range(rows)]
+    urls = [f"https://example.org/{row}.jpg" for row in range(rows)]
+    pq.write_table(pa.table({"url": urls, "caption": texts}), path, row_group_size=UNIT_ROWS)
+
+
+def units_of(manifest: Path, output: Path, unit_rows: int) -> list[str]:
+    """Plan the manifest into an output folder; the unit names."""
+    plan = make_plan(str(manifest), load_dataset("custom"), 1, unit_rows)
+    keep_plan(Layout(output).plan, plan)
+    return [unit.name for unit in plan.units]
+
+
+def run_plain(output: Path, units: list[str], processes: int) -> list[int]:
+    """Do the units in plain processes; the peak memory of each in MiB."""
+    parts = [units[part::processes] for part in range(processes)]
+    command = [sys.executable, "-c", PLAIN, str(output)]
+    running = [subprocess.Popen([*command, *part], stdout=subprocess.PIPE, text=True) for part in parts]
+    return [int(process.communicate()[0]) for process in running]
+
+
+def run_beam(output: Path, units: list[str], workers: int) -> None:
+    """Do the units through Beam."""
+    with worker_log(output / "workers.log"):
+        run_units("captions", units, DoUnit(stage_of(output)), workers)
+
+
+def compare(captions: list[str], rows: int, repeats: int) -> None:
+    """Print the table of rates."""
+    sides: dict[str, Callable[[Path, list[str]], object]] = {
+        "1 plain process": lambda output, units: run_plain(output, units, 1),
+        "Beam, 1 worker": lambda output, units: run_beam(output, units, 1),
+        "2 plain processes": lambda output, units: run_plain(output, units, 2),
+        "Beam, 2 workers": lambda output, units: run_beam(output, units, 2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.parquet"
+        write_manifest(manifest, captions, rows)
+        for repeat in range(repeats):
+            for name, work in sides.items():
+                output = Path(folder) / f"{name}-{repeat}".replace(" ", "-")
+                units = units_of(manifest, output, UNIT_ROWS)
+                began = time.perf_counter()
+                work(output, units)
+                seconds[name].append(time.perf_counter() - began)
+    print(f"{rows:,} captions in units of {UNIT_ROWS:,}, {repeats} repeats in turn, wall time with start-up\n")
+    print("| side | captions per second | share of as many plain processes |\n|---|---|---|")
+    rate = {name: rows / statistics.median(times) for name, times in seconds.items()}
+    for name, value in rate.items():
+        share = value / rate["2 plain processes" if "2" in name else "1 plain process"]
+        print(f"| {name} | {value:,.0f} | {share:.0%} |")
+
+
+def memory(captions: list[str], counts: list[int]) -> None:
+    """Print the table of peak memory."""
+    print("| rows in one process | peak memory, MiB | captions per second |\n|---|---|---|")
+    for rows in counts:
+        with tempfile.TemporaryDirectory() as folder:
+            manifest, output = Path(folder) / "manifest.parquet", Path(folder) / "out"
+            write_manifest(manifest, captions, rows)
+            units = units_of(manifest, output, 50_000)
+            began = time.perf_counter()
+            (peak,) = run_plain(output, units, 1)
+            print(f"| {rows:,} | {peak:,} | {rows / (time.perf_counter() - began):,.0f} |", flush=True)
+
+
+def main() -> None:
+    """Command line; see the module's docstring."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--captions", help="folder of the caption samples")
+    arguments.add_argument("--rows", type=int, default=40_000)
+    arguments.add_argument("--repeats", type=int, default=3)
+    arguments.add_argument("--memory", type=int, nargs="+", help="measure memory at these numbers of rows instead")
+    options = arguments.parse_args()
+    captions = laion_captions(samples_folder(options.captions))
+    if options.memory:
+        memory(captions, options.memory)
+    else:
+        compare(captions, options.rows, options.repeats)
+
+
+if __name__ == "__main__":
+    main()

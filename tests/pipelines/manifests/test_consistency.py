@@ -1,0 +1,38 @@
+"""Whether the files of a manifest go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.datasets import load_dataset
+from pipelines.manifests import FileInfo, check_consistent, inspect
+
+
+def look(path: Path, **columns: pa.Array) -> FileInfo:
+    pq.write_table(pa.table(columns), path)
+    return inspect(str(path), load_dataset("custom"))
+
+
+def test_files_of_one_family_agree(tmp_path: Path) -> None:
+    text = pa.array(["x"])
+    first = look(tmp_path / "1.parquet", caption=text, n=pa.array([1], pa.int32()), s=pa.array([0.5], pa.float32()))
+    second = look(tmp_path / "2.parquet", s=pa.array([0.5]), caption=text.cast(pa.large_string()), n=pa.array([1]))
+    third = look(tmp_path / "3.parquet", caption=text.dictionary_encode(), n=pa.nulls(1), s=pa.array([0.5]))
+    assert check_consistent([first, second, third]) == []
+    assert check_consistent([]) == check_consistent([first]) == []
+
+
+def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
+    text = pa.array(["x"])
+    first = look(tmp_path / "1.parquet", caption=text, url=text, n=pa.array([1]))
+    second = look(tmp_path / "2.parquet", caption=text, n=pa.array(["1"]), more=text)
+    found = check_consistent([first, second])
+    assert [(item.column, item.expected, item.found, item.role) for item in found] == [
+        ("url", "string", None, "url"),
+        ("n", "int64", "string", None),
+        ("more", None, "string", None),
+    ]
+    assert str(found[0]) == f"{second.path}: column 'url' (url) is absent, in {first.path} it is string"

@@ -1,0 +1,87 @@
+"""Real manifests, as they lie beside the checkout; skipped loudly where they do not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.manifests import Batch, MissingPicture, expand_inputs, inspect, read, read_pictures, split
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+def everything(path: Path, dataset: Dataset, unit_rows: int = 1000) -> list[Batch]:
+    info = inspect(str(path), dataset)
+    whole = list(read(info, dataset))
+    pieces = [batch for span in split(info, unit_rows) for batch in read(span, dataset, 77)]
+    assert [uid for batch in whole for uid in batch.uids] == [uid for batch in pieces for uid in batch.uids]
+    return whole
+
+
+def captions_of(batches: list[Batch]) -> list[str | None]:
+    return [caption for batch in batches for caption in batch.captions]
+
+
+def test_laion400m(real_samples: Path) -> None:
+    dataset = load_dataset("laion400m")
+    path = real_samples / "laion400m_schema" / "laion400m_schema_rows.parquet"
+    roles = inspect(str(path), dataset).roles
+    assert (roles.url, roles.caption, roles.unsafe, roles.similarity) == ("URL", "TEXT", "NSFW", "similarity")
+    assert (roles.width, roles.height) == ("WIDTH", "HEIGHT")
+    [batch] = everything(path, dataset)
+    assert batch.rows == 19 and not batch.bad
+    assert batch.captions[0] == "Hoop Earrings Beaded Hoop Earrings"
+
+
+def test_coyo(real_samples: Path) -> None:
+    [batch] = everything(real_samples / "coyo" / "coyo700m_readme_rows.parquet", load_dataset("coyo700m"))
+    assert batch.rows == 7 and batch.captions[1] == "The Gate by Pete2453"
+
+
+def test_cc3m(real_samples: Path) -> None:
+    dataset = load_dataset("cc3m")
+    [path] = expand_inputs(str(real_samples / "cc3m_validation"), dataset)
+    batches = everything(Path(path), dataset)
+    assert sum(batch.rows for batch in batches) == 15_833
+    assert not any(batch.bad for batch in batches)
+    assert batches[0].captions[0] == "author : a life in photography -- in pictures"
+    assert all(url is not None and url.startswith("http") for batch in batches for url in batch.urls)
+
+
+def test_the_noisy_ten_thousand(real_samples: Path) -> None:
+    batches = everything(real_samples / "img2dataset" / "test_10000.parquet", load_dataset("laion400m"))
+    captions = captions_of(batches)
+    assert len(captions) == 10_000 and None not in captions
+    assert len(captions) - len(set(captions)) == 12
+    assert len({uid for batch in batches for uid in batch.uids}) == 10_000
+
+
+@pytest.mark.parametrize(("name", "rows"), [("sample_image", 2), ("test_bbox", 1), ("test_1000", 1000)])
+def test_img2dataset(real_samples: Path, name: str, rows: int) -> None:
+    batches = everything(real_samples / "img2dataset" / f"{name}.parquet", load_dataset("laion2b"))
+    assert sum(len(batch.ordinals) for batch in batches) == rows
+
+
+def test_aro_is_csv_with_tabs(real_samples: Path) -> None:
+    path = real_samples / "aro" / "valid_neg_clip.tsv"
+    batches = everything(path, load_dataset("custom").with_roles(format="csv", delimiter="\t"))
+    assert sum(batch.rows for batch in batches) == 4839 and not any(batch.bad for batch in batches)
+    as_tsv = everything(path, load_dataset("custom"))
+    assert any(batch.bad for batch in as_tsv)  # its quoted fields span lines
+
+
+def test_the_projects_own_sample() -> None:
+    folder = REPOSITORY / "data" / "sample"
+    if not folder.is_dir():
+        pytest.skip(f"no sample in {folder}")
+    dataset = load_dataset("sample")
+    [path] = expand_inputs(str(folder), dataset)
+    info = inspect(path, dataset)
+    batches = list(read(info, dataset))
+    assert sum(batch.rows for batch in batches) == 298 and not any(batch.bad for batch in batches)
+    assert len({uid for batch in batches for uid in batch.uids}) == 298
+    found = Counter(type(picture) for _, picture in read_pictures(info, dataset, range(298)))
+    assert found == {bytes: 297, MissingPicture: 1}
