@@ -27,7 +27,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard filters pipelines trainer eval benchmarks tests setup.py)
-BENCHES = $(wildcard $(addprefix benchmarks/,captions.py beam_overhead.py spotting.py overlap_false_positives.py verifier.py))
+BENCHES = captions verifier beam_overhead spotting overlap_false_positives
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
@@ -57,7 +57,7 @@ lint: env-all ## Run ruff and mypy
 	@$(PY) -m mypy $(CODE)
 
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
-	@status=0; for script in $(BENCHES); do echo "== $$script"; $(PY) $$script || status=1; done; exit $$status
+	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

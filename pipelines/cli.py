@@ -47,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     for role in ("caption", "url", "uid", "image", "image_path"):
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument("--format", choices=("parquet", "tsv", "csv", "jsonl", "webdataset"), help="how the manifests are written")
+    columns.add_argument("--pictures-root", metavar="FOLDER", help="what picture paths are relative to (default: the manifest's folder)")
+    columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     return parser
 
@@ -75,7 +77,13 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
     dataset = load_dataset(options.dataset)
     roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
     names = options.columns.split(",") if options.columns else None
-    dataset = dataset.with_roles(format=options.format, columns=names, **roles)
+    dataset = dataset.with_roles(
+        format=options.format,
+        columns=names,
+        delimiter=options.delimiter,
+        pictures_root=options.pictures_root,
+        **roles,
+    )
     return RunSettings(
         dataset=dataset,
         input=options.input or _default_input(dataset),
