@@ -36,24 +36,28 @@ class CaptionContext:
         for token, head in enumerate(parse.heads):
             if head != token:
                 self.children[head].append(token)
-        length = max(len(original), 1)
         words = set(self.lower)
-        self.features: Features = {
+        self._nouns = [self._rate(token) for token in range(len(parse.words))]
+        share = sum(map(str.isdigit, original)) / max(len(original), 1)
+        values = {
             "caption: title case": float(is_title_case(original)),
             "caption: length": min(len(parse.words), 40) / 40,
             "caption: short": float(len(parse.words) < 6),
-            "caption: share of digits": sum(char.isdigit() for char in original) / length,
+            "caption: share of digits": share,
             "caption: stock site": float(_STOCK.search(original) is not None),
             "caption: ends with a stop": float(original.rstrip().endswith(".")),
-            "caption: verbs": sum(tag in VERB_TAGS for tag in parse.tags) / 5,
+            "caption: verbs": sum([tag in VERB_TAGS for tag in parse.tags]) / 5,
             "caption: has a clause": float(self._has_clause()),
-            "caption: addresses the reader": float(bool(words & _ADDRESS)),
+            "caption: addresses the reader": float(not words.isdisjoint(_ADDRESS)),
             "caption: asks": float("?" in original or "how" in words),
             "caption: exclaims": float("!" in original),
-            "caption: page words": sum(self.noun(token)[1] == 2 for token in range(len(parse.words))) / 3,
+            "caption: page words": sum([page == 2 for _, page in self._nouns]) / 3,
         }
+        self.title_case = bool(values["caption: title case"])
+        self.features: Features = {name: value for name, value in values.items() if value}
         for mark in _MARKS:
-            self.features[f"caption: has {mark}"] = float(mark in original)
+            if mark in original:
+                self.features[f"caption: has {mark}"] = 1.0
 
     def _has_clause(self) -> bool:
         return any(
@@ -71,6 +75,9 @@ class CaptionContext:
 
     def noun(self, token: int) -> tuple[int, int]:
         """(can act, is a page word) of the noun at a place; names of persons can act; -1 where unknown."""
+        return self._nouns[token]
+
+    def _rate(self, token: int) -> tuple[int, int]:
         lower = self.lower[token]
         if lower in _PERSON_WORDS:
             return 3, 0
@@ -104,7 +111,7 @@ def action_features(context: CaptionContext, action: Action) -> Features:
         f"other word {other_word}",
         f"visible {visible} as {tag}",
         f"other word {other_word} as {tag}",
-        f"tag {tag}, title case {context.features['caption: title case']:.0f}",
+        f"tag {tag}, title case {context.title_case:d}",
         *(f"has {parse.deps[child]}" for child in context.children[token]),
         *_neighbour_words(context, token),
         *_complement(context, token),
@@ -203,7 +210,7 @@ def _tie_features(context: CaptionContext, token: int, owner: int, what: str, wo
         f"{what}, {word}",
         f"{what} of {kind}",
         f"{what}, tag {parse.tags[token]}",
-        f"{what}, title case {context.features['caption: title case']:.0f}",
+        f"{what}, title case {context.title_case:d}",
         f"owner {context.lower[owner]}",
         f"owner {parse.tags[owner]}",
         f"owner acts {acts}",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from filters.captions.lexicon import verb_lemma, words
 from filters.captions.parse import Parse
@@ -24,8 +25,7 @@ _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
 _OBJECTS = frozenset({"dobj", "obj", "dative", "oprd"})
 
 
-@dataclass(frozen=True, slots=True)
-class Object:
+class Object(NamedTuple):
     """A thing, being, place or name: the head of a noun phrase."""
 
     text: str
@@ -38,8 +38,7 @@ class Object:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Attribute:
+class Attribute(NamedTuple):
     """Something said of one object."""
 
     object: int
@@ -49,8 +48,7 @@ class Attribute:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Participant:
+class Participant(NamedTuple):
     """An object's part in an action."""
 
     object: int
@@ -58,8 +56,7 @@ class Participant:
     """subject, object, agent, the preposition by which it is attached, or near (no syntactic tie: the noun before)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Action:
+class Action(NamedTuple):
     """A verb candidate."""
 
     verb: str
@@ -72,8 +69,7 @@ class Action:
     token: int
 
 
-@dataclass(frozen=True, slots=True)
-class Relation:
+class Relation(NamedTuple):
     """Two objects tied by a preposition or as owner and owned."""
 
     source: int

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import spacy
-from spacy.attrs import DEP, HEAD, TAG
+from spacy.attrs import DEP, HEAD, IDX, LENGTH, TAG
 from spacy.language import Language
 from spacy.tokens import Doc
 from spacy.util import get_model_meta, get_package_path, is_package
@@ -121,18 +121,17 @@ class CaptionParser:
         for first in range(0, len(by_length), BATCH // 2):
             group = by_length[first : first + BATCH // 2]
             self._parser.set_annotations(group, self._parser.predict(group))
-        return [self._plain(doc) for doc in docs]
+        return [self._plain(text, doc) for text, doc in zip(texts, docs, strict=True)]
 
-    def _plain(self, doc: Doc) -> Parse:
+    def _plain(self, text: str, doc: Doc) -> Parse:
         strings = self.nlp.vocab.strings
-        values = doc.to_array([TAG, DEP, HEAD])
-        tags, deps = values[:, 0].tolist(), values[:, 1].tolist()
-        offsets = values[:, 2].astype("int64").tolist()  # stored as unsigned, meant as signed
+        values = doc.to_array([TAG, DEP, HEAD, IDX, LENGTH]).astype("int64")  # HEAD is stored unsigned and meant signed
+        starts = values[:, 3].tolist()
         return Parse(
-            text=doc.text,
-            words=[token.text for token in doc],
-            starts=[token.idx for token in doc],
-            tags=[strings[tag] for tag in tags],
-            deps=[strings[dep] for dep in deps],
-            heads=[place + offset for place, offset in enumerate(offsets)],
+            text=text,
+            words=[text[start : start + length] for start, length in zip(starts, values[:, 4].tolist(), strict=True)],
+            starts=starts,
+            tags=[strings[tag] for tag in values[:, 0].view("uint64").tolist()],
+            deps=[strings[dep] for dep in values[:, 1].view("uint64").tolist()],
+            heads=[place + offset for place, offset in enumerate(values[:, 2].tolist())],
         )
