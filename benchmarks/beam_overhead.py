@@ -3,9 +3,10 @@
     python -m benchmarks.beam_overhead [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.beam_overhead --memory 100000 1000000
 
-A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same through FnApiRunner.
-Wall time, start of the processes and loading of the models included on both sides; the sides run in turn. Memory is the peak resident set of
-one process that does all the rows; captions are LAION's, each copy made distinct by a number so that no cache serves them.
+A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same
+through FnApiRunner. Wall time, start of the processes and loading of the models included on both sides; the sides run
+in turn. Memory is the peak resident set of one process that does all the rows; captions are LAION's, each copy made
+distinct by a number so that no cache serves them.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per row, with equal decisions.
+"""Captions per core-second: our caption stage against `nlp.pipe` and against one `nlp(text)` per row, with equal
+decisions.
 
     python -m benchmarks.captions [--captions FOLDER] [--rows N] [--repeats K]
 
-All sides work on the same normalised texts of real LAION captions, one thread, model load and warm-up outside the clock, in turn, CPU time;
-the median of the repeats is given. `plain pipe` is what a careful user of spaCy writes for these filters: tagger, parser and attribute
-ruler (for `pos_`), no entities, no lemmas, batches of 256. `one by one` is how peers do it. The stage is timed whole: normalise, parse,
-graph, verifier, Arrow table. The proof: tags, labels and heads of every caption equal those of the plain pipe, and so do both presets'
-decisions made from them.
+All sides work on the same normalised texts of real LAION captions, one thread, model load and warm-up outside the
+clock, in turn, CPU time; the median of the repeats is given. `plain pipe` is what a careful user of spaCy writes for
+these filters: tagger, parser and attribute ruler (for `pos_`), no entities, no lemmas, batches of 256. `one by one` is
+how peers do it. The stage is timed whole: normalise, parse, graph, verifier, Arrow table. The proof: tags, labels and
+heads of every caption equal those of the plain pipe, and so do both presets' decisions made from them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
+import spacy
+from spacy.tokens import Doc
 
 from benchmarks.label_set import laion_captions, samples_folder
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, row_of
@@ -26,9 +29,6 @@ from filters.captions.parse import CaptionParser, Parse, find_model
 from filters.captions.rules import decide_captions
 from filters.captions.verifier import load_verifier
 from filters.presets import load_preset
-
-import spacy
-from spacy.tokens import Doc
 
 
 def plain_parse(doc: Doc) -> Parse:
@@ -43,7 +43,7 @@ def plain_parse(doc: Doc) -> Parse:
     )
 
 
-def annotations(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
+def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
     """Annotations from given parses."""
     verifier = load_verifier()
     rows = []
@@ -89,13 +89,15 @@ def main() -> None:
     ours = parser.parse(texts)
     same = sum(a == b for a, b in zip(plain, ours, strict=True))
     print(f"\nequal parses: {same:,} of {len(texts):,}")
-    ours_table, plain_table = annotations(captions, ours), annotations(captions, plain)
+    ours_table, plain_table = annotated(captions, ours), annotated(captions, plain)
     for name in ("paper", "strict"):
         rule = load_preset(name).captions
         one, other = decide_captions(ours_table, rule), decide_captions(plain_table, rule)
         equal = (one.complexity == other.complexity) & (one.n_actions == other.n_actions)
         kept = ((one.complexity >= rule.min_complexity) & (one.n_actions >= rule.min_actions)).mean()
-        print(f"equal decisions, preset {name}: {int(equal.sum()):,} of {len(texts):,} (keeps {kept:.1%} after C and A)")
+        print(
+            f"equal decisions, preset {name}: {int(equal.sum()):,} of {len(texts):,} (keeps {kept:.1%} after C and A)"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The hand labels and the captions they belong to.
 
-Labels are committed as row numbers (GUIDE.md says how they were made); the captions are not ours to ship. They are read from a folder with
-`img2dataset/test_10000.parquet` (10,000 LAION-400M captions, column TEXT) and `cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
+Labels are committed as row numbers (GUIDE.md says how they were made); the captions are not ours to ship. They are read
+from a folder with `img2dataset/test_10000.parquet` (10,000 LAION-400M captions, column TEXT) and
+`cc3m_validation/Validation_GCC-1.1.0-Validation.tsv`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ def samples_folder(argument: str | None = None) -> Path:
     folder = Path(argument or os.environ.get("DIHT_SAMPLES") or HERE.parent.parent / "shared" / "samples")
     missing = [str(part) for part in (LAION, CC3M) if not (folder / part).is_file()]
     if missing:
-        sys.exit(f"caption samples not found: {folder} lacks {', '.join(missing)}; give the folder with --captions or DIHT_SAMPLES")
+        sys.exit(
+            f"caption samples not found: {folder} lacks {', '.join(missing)}; give "
+            "the folder with --captions or DIHT_SAMPLES"
+        )
     return folder
 
 

@@ -1,9 +1,11 @@
-"""Who finds the stated actions and the complex captions: our presets against simpler rules, on the test half of the hand labels.
+"""Who finds the stated actions and the complex captions: our presets against simpler rules, on the test half of the
+hand labels.
 
     python -m benchmarks.verifier [--captions FOLDER]
 
-`strict` is measured with weights trained on the train half alone (the weights that ship are trained on both). The labelled rows are those
-with a verb candidate and a tenth of others (see labels/GUIDE.md): the hard ones. Precision on all rows of the web is higher for every rule alike.
+`strict` is measured with weights trained on the train half alone (the weights that ship are trained on both). The
+labelled rows are those with a verb candidate and a tenth of others (see labels/GUIDE.md): the hard ones. Precision on
+all rows of the web is higher for every rule alike.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder
@@ -22,8 +25,6 @@ from filters.captions.parse import CaptionParser
 from filters.captions.rules import decide_captions
 from filters.captions.verifier import Scorer, Verifier
 from filters.presets import load_preset
-
-import pyarrow as pa
 
 Bools = NDArray[np.bool_]
 
@@ -72,7 +73,10 @@ def main() -> None:
         return np.array([rule(graph) for graph in graphs], bool)
 
     actions, complex_ = np.array([e.action for e in test]), np.array([e.complex for e in test])
-    print(f"{len(test):,} labelled LAION captions of the test half: {actions.sum()} state an action, {complex_.sum()} are complex\n")
+    print(
+        f"{len(test):,} labelled LAION captions of the test half: {actions.sum()} "
+        f"state an action, {complex_.sum()} are complex\n"
+    )
     head = "| precision | recall | F1 | negatives rejected |\n|---|---|---|---|---|"
     print(f"| action {head}")
     for name, decisions in decided.items():

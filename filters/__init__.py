@@ -1,7 +1,8 @@
 """What a caption or a picture says: pure functions and small classes, free of Beam and torch.
 
-Importing the package asks the numeric libraries for one thread each, unless the environment says otherwise: parallelism comes from worker
-processes, and threads of one process cost more than they bring. It has an effect only before NumPy is first imported, so import this first.
+Importing the package asks the numeric libraries for one thread each, unless the environment says otherwise: parallelism
+comes from worker processes, and threads of one process cost more than they bring. It has an effect only before NumPy is
+first imported, so import this first.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Command line of `make filter`: words to settings, errors to one line and an exit status.
 
-Exit status: 0 all is well; 1 dead letters beyond the allowed share, unreadable files or a failed run; 2 wrong use, nothing was written.
+Exit status: 0 all is well; 1 dead letters beyond the allowed share, unreadable files or a failed run; 2 wrong use,
+nothing was written.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="make filter", description="CAT filters: Complexity, Action, Text-spotting.", allow_abbrev=False)
+    parser = _Parser(
+        prog="make filter", description="CAT filters: Complexity, Action, Text-spotting.", allow_abbrev=False
+    )
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
-    parser.add_argument("--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)")
+    parser.add_argument(
+        "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
+    )
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all)")
@@ -42,12 +47,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
     parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
-    parser.add_argument("--max-dead-share", type=float, default=0.05, help="share of dead letters above which the exit status is 1 (default 0.05)")
+    parser.add_argument(
+        "--max-dead-share",
+        type=float,
+        default=0.05,
+        help="share of dead letters above which the exit status is 1 (default 0.05)",
+    )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in ("caption", "url", "uid", "image", "image_path"):
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
-    columns.add_argument("--format", choices=("parquet", "tsv", "csv", "jsonl", "webdataset"), help="how the manifests are written")
-    columns.add_argument("--pictures-root", metavar="FOLDER", help="what picture paths are relative to (default: the manifest's folder)")
+    columns.add_argument(
+        "--format", choices=("parquet", "tsv", "csv", "jsonl", "webdataset"), help="how the manifests are written"
+    )
+    columns.add_argument(
+        "--pictures-root", metavar="FOLDER", help="what picture paths are relative to (default: the manifest's folder)"
+    )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     return parser

@@ -1,7 +1,7 @@
 """Publishing files so that a kill at any moment leaves them complete or absent.
 
-Everything is written under a temporary name, flushed to disk, renamed. A unit's commit record is written last, the same way: a unit is
-done when its record is there.
+Everything is written under a temporary name, flushed to disk, renamed. A unit's commit record is written last, the same
+way: a unit is done when its record is there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; on leaving, the file appears under `path` at once. On an error nothing appears."""
+    """Yields a temporary path to write to; on leaving, the file appears under `path` at once. On an error nothing
+    appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -45,7 +46,9 @@ def published(path: Path) -> Iterator[Path]:
 def publish_json(path: Path, value: Any) -> None:
     """Write `value` as JSON."""
     with published(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="surrogatepass")
+        temporary.write_text(
+            json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="surrogatepass"
+        )
 
 
 def publish_table(path: Path, table: pa.Table) -> None:
@@ -55,8 +58,9 @@ def publish_table(path: Path, table: pa.Table) -> None:
 
 
 class TableFile:
-    """A Parquet file written batch by batch (a row group each) and published when closed without error; its schema is that of the first
-    table. Where no table was written (and `schema` is None) no file appears, and one of that name that lay there is removed."""
+    """A Parquet file written batch by batch (a row group each) and published when closed without error; its schema is
+    that of the first table. Where no table was written (and `schema` is None) no file appears, and one of that name
+    that lay there is removed."""
 
     def __init__(self, path: Path, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
@@ -89,7 +93,7 @@ class TableFile:
             self._path.unlink()  # of an earlier decision that had rows here
 
 
-def read_json(path: Path) -> Any | None:
+def read_json(path: Path) -> Any:
     """The content of a JSON file, None where there is no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))

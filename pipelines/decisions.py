@@ -1,4 +1,5 @@
-"""The cascade: which rows survive, and the first reason why the others do not. Pure functions of annotations and a preset."""
+"""The cascade: which rows survive, and the first reason why the others do not. Pure functions of annotations and a
+preset."""
 
 from __future__ import annotations
 
@@ -74,7 +75,10 @@ def judge_pictures(captions: list[str], records: pa.Table, preset: Preset) -> Pi
     spotted = [[(line["text"], line["score"]) for line in lines or []] for lines in records["spotted"].to_pylist()]
     overlaps = np.array(overlap_lengths(captions, spotted, preset.text_spotting), np.int64).reshape(-1)
     sides = zip(records["width"].to_pylist(), records["height"].to_pylist(), strict=True)
-    small = np.array([status == "ok" and min(size) < preset.pictures.min_side for status, size in zip(statuses, sides, strict=True)], bool)
+    small = np.array(
+        [status == "ok" and min(size) < preset.pictures.min_side for status, size in zip(statuses, sides, strict=True)],
+        bool,
+    )
     reasons: Reasons = np.full(len(captions), KEPT, object)
     reasons[overlaps >= preset.text_spotting.min_chars] = TEXT_SPOTTING
     reasons[small] = TOO_SMALL

@@ -1,4 +1,5 @@
-"""The end of a run: sums of the commit records, the conservation check from the data, examples for the report, subset.npy."""
+"""The end of a run: sums of the commit records, the conservation check from the data, examples for the report,
+subset.npy."""
 
 from __future__ import annotations
 
@@ -56,10 +57,16 @@ def summarise(layout: Layout, plan: Plan, preset: Preset, stages: Iterable[str],
         "rows_in": rows,
         "steps": steps,
         "rejected": {reason: n for reason, n in sorted(rejected.items())},
-        "dead_letter": {"rows": sum(dead.values()), "units": broken + len(plan.unreadable), "by_error": dict(sorted(dead.items()))},
+        "dead_letter": {
+            "rows": sum(dead.values()),
+            "units": broken + len(plan.unreadable),
+            "by_error": dict(sorted(dead.items())),
+        },
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
-        "histograms": {name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())},
+        "histograms": {
+            name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
+        },
     }
 
 
@@ -86,10 +93,16 @@ def check_conservation(layout: Layout, plan: Plan, funnel: dict[str, Any]) -> No
                 raise NotConserved(f"unit {unit.name}: {column.null_count} rejected rows without a reason")
             reasons.update(column.to_pylist())
         if record["rows"] != kept + rejected + dead:
-            raise NotConserved(f"unit {unit.name}: {record['rows']} rows in, but kept {kept} + rejected {rejected} + dead letters {dead}")
+            raise NotConserved(
+                f"unit {unit.name}: {record['rows']} rows in, but kept {kept} + "
+                f"rejected {rejected} + dead letters {dead}"
+            )
         total += kept + rejected + dead
     if total != funnel["rows_in"] or dict(reasons) != {r: n for r, n in funnel["rejected"].items() if n}:
-        raise NotConserved(f"{funnel['rows_in']} rows in, {total} out; rejected by data {dict(reasons)}, by records {funnel['rejected']}")
+        raise NotConserved(
+            f"{funnel['rows_in']} rows in, {total} out; rejected by data "
+            f"{dict(reasons)}, by records {funnel['rejected']}"
+        )
 
 
 def _rows(layout: Layout, kind: str, unit: str) -> int:
@@ -124,7 +137,9 @@ def collect_examples(
         read = read_json(layout.commit("captions", name))
         records = load_records(layout, name, -(-read["rows"] // plan.picture_rows)) if spotting else None
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
-        mine = sorted((ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name)
+        mine = sorted(
+            (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
+        )
         pictures = _pictures(spans[name], dataset, sorted({ordinal for ordinal, _ in mine})) if plan.pictures else {}
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
@@ -141,7 +156,8 @@ def _pictures(span: Any, dataset: Dataset, ordinals: list[int]) -> dict[int, byt
 
 
 def write_subset(layout: Layout, plan: Plan) -> int:
-    """subset.npy in DataComp's format: the survivors' uids as pairs of unsigned 64-bit numbers, sorted, each once. Returns how many."""
+    """subset.npy in DataComp's format: the survivors' uids as pairs of unsigned 64-bit numbers, sorted, each once.
+    Returns how many."""
     halves = [np.zeros((0, 2), np.uint64)]
     for unit in plan.units:
         path = layout.part("kept", unit.name)
@@ -168,6 +184,7 @@ def not_at_hand_note(funnel: dict[str, Any]) -> str | None:
     if not waiting:
         return None
     return (
-        f"{waiting:,} rows passed the caption filters, but their pictures are not at hand (urls only): they are kept apart, in rejected/ with "
+        f"{waiting:,} rows passed the caption filters, but their pictures are not at hand "
+        "(urls only): they are kept apart, in rejected/ with "
         f"reason {NOT_AT_HAND}. STAGES=captions,export keeps them on their captions alone."
     )

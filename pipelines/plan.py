@@ -1,7 +1,8 @@
 """What there is to do: the input files and their units, fixed once per output folder.
 
-A unit is a piece of one file (beam.md: 97 to 100 % of a plain loop, against 31 % with rows as elements). The plan lies in the output folder;
-a later run reads it back, whatever machine it runs on, so that unit names and commit records keep their meaning.
+A unit is a piece of one file (beam.md: 97 to 100 % of a plain loop, against 31 % with rows as elements). The plan lies
+in the output folder; a later run reads it back, whatever machine it runs on, so that unit names and commit records keep
+their meaning.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from typing import Any
 
 from pipelines.commit import publish_json, read_json
 from pipelines.datasets import Dataset
-from pipelines.manifests import BadSchema, Span, UnreadableFile, check_consistent, expand_inputs, has_pictures, inspect, split
+from pipelines.manifests import (
+    BadSchema,
+    Span,
+    UnreadableFile,
+    check_consistent,
+    expand_inputs,
+    has_pictures,
+    inspect,
+    split,
+)
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read
@@ -67,11 +77,15 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
     disagreeing = [difference for difference in check_consistent(infos) if difference.role]
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
-        raise BadSchema(f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column")
+        raise BadSchema(
+            f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column"
+        )
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{place:05d}-{part:05d}", span) for place, info in enumerate(infos) for part, span in enumerate(split(info, size))
+        Unit(f"{place:05d}-{part:05d}", span)
+        for place, info in enumerate(infos)
+        for part, span in enumerate(split(info, size))
     ]
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
@@ -106,7 +120,8 @@ def keep_plan(path: Path, plan: Plan) -> Plan:
         changed = sorted(set(before.items()) ^ set(now.items()))
         what = changed[0][0] if changed else "the columns that are read"
         raise PlanMismatch(
-            f"{path.parent.parent} was made from another input (differs: {what}); choose another OUTPUT, or remove that folder to start anew"
+            f"{path.parent.parent} was made from another input (differs: {what}); choose "
+            "another OUTPUT, or remove that folder to start anew"
         )
     return _load(existing)
 
@@ -118,4 +133,6 @@ def load_plan(path: Path) -> Plan:
 
 def _load(content: Any) -> Plan:
     units = tuple(Unit(entry["name"], Span(**entry["span"])) for entry in content["units"])
-    return Plan(**{**content, "units": units, "unreadable": tuple(content["unreadable"]), "files": tuple(content["files"])})
+    return Plan(
+        **{**content, "units": units, "unreadable": tuple(content["unreadable"]), "files": tuple(content["files"])}
+    )

@@ -61,7 +61,9 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         self._thread.join()
         seconds = time.monotonic() - self._began
@@ -79,7 +81,9 @@ class Progress:
             rate = (done - self._first) / seconds
             left = _clock((self._total - done) / rate) if rate > 0 else "-"
             share = done / self._total
-            self._print(f"{self._stage:<9} {done:>12,} of {self._total:,} {self._noun} ({share:.0%})  {rate:,.0f}/s  ETA {left}")
+            self._print(
+                f"{self._stage:<9} {done:>12,} of {self._total:,} {self._noun} ({share:.0%})  {rate:,.0f}/s  ETA {left}"
+            )
 
     def _print(self, line: str, last: bool = False) -> None:
         if self._tty:

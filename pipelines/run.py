@@ -130,7 +130,9 @@ class _Work:
             self.say(f"shard {i}/{n} has done its units; a run without SHARD finishes")
             return None
         self._decide()
-        funnel = summarise(self.layout, self.plan, self.settings.preset, self.settings.stages, self.settings.dataset.name)
+        funnel = summarise(
+            self.layout, self.plan, self.settings.preset, self.settings.stages, self.settings.dataset.name
+        )
         letters = unreadable_letters(self.plan)
         if letters is not None:
             publish_table(self.layout.part("dead_letter", "unreadable"), letters)
@@ -161,7 +163,10 @@ class _Work:
             anew += record is not None and bool(record["annotated"])
             todo.append(unit)
         if anew:
-            self.say(f"captions: {anew} of {len(units)} units were annotated by another model or version; they are annotated anew")
+            self.say(
+                f"captions: {anew} of {len(units)} units were annotated by another "
+                "model or version; they are annotated anew"
+            )
         stage = CaptionStage(self.layout, self.settings.dataset, fingerprint, annotate)
         self._run(stage, todo, len(units), "rows", self.plan.rows * len(todo) // max(len(units), 1), "rows")
 
@@ -189,7 +194,10 @@ class _Work:
             if not (record and current and (wanted & set(record["covers"]))):
                 todo.append(name)
         if todo and known:
-            self.say(f"spotting: preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are read")
+            self.say(
+                f"spotting: preset {self.settings.preset.name} lets rows through that no "
+                "run has looked at; only their pictures are read"
+            )
         self._run(stage, todo, len(pieces), "pictures", 0, "pictures")
 
     def _pieces(self, unit: str) -> int:
@@ -212,7 +220,8 @@ class _Work:
                 todo.append(unit.name)
         if old and not self.did_anything:
             self.say(
-                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and stages {','.join(self.settings.stages)} are applied to "
+                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
+                f"stages {','.join(self.settings.stages)} are applied to "
                 "them, without a new parse or OCR"
             )
         examples = max(1, min(12, 48 // max(len(self.plan.units), 1)))
@@ -239,7 +248,11 @@ class _Work:
                     todo.append(unit.name)
             stage = ExportStage(self.layout, self.settings.dataset, self._decided)
             self._run(stage, todo, len(self.plan.units), "rows", 0, "pictures")
-            shards = [shard for unit in self.plan.units for shard in read_json(self.layout.commit("export", unit.name))["shards"]]
+            shards = [
+                shard
+                for unit in self.plan.units
+                for shard in read_json(self.layout.commit("export", unit.name))["shards"]
+            ]
             content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
             publish_json(self.settings.output / "shards" / "manifest.json", content)
         self.seconds.setdefault("export", round(time.time() - began, 2))
@@ -262,12 +275,17 @@ class _Work:
             for name in todo:
                 if name not in finished:
                     now = self._state(stage.name, name, counted)
-                    if now[0] != before[name][0]:  # a unit of pictures may have been begun by an earlier run: only what came is counted
+                    if (
+                        now[0] != before[name][0]
+                    ):  # a unit of pictures may have been begun by an earlier run: only what came is counted
                         finished[name] = now[1] - (before[name][1] if stage.name == "spotting" else 0)
             return sum(finished.values()) + beats(folder)
 
         began = time.time()
-        with Progress(stage.name, total or self._expected(stage.name), done, noun), worker_log(self.layout.work / "workers.log"):
+        with (
+            Progress(stage.name, total or self._expected(stage.name), done, noun),
+            worker_log(self.layout.work / "workers.log"),
+        ):
             run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
         self.seconds[stage.name] = round(time.time() - began, 2)
 
@@ -287,11 +305,16 @@ class _Work:
             "command": list(settings.command),
             "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
             "seconds": round(time.time() - began, 2),
-            "dataset": {"name": settings.dataset.name, "input": settings.input, "roles": asdict(settings.dataset.roles)},
+            "dataset": {
+                "name": settings.dataset.name,
+                "input": settings.input,
+                "roles": asdict(settings.dataset.roles),
+            },
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
             "workers": settings.workers,
-            "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")} | {"python": platform.python_version()},
+            "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
+            | {"python": platform.python_version()},
             "models": self.provenance,
             "files": list(self.plan.files),
             "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
@@ -316,7 +339,10 @@ class _Work:
         self.say(render_funnel(funnel))
         for note in notes:
             self.say(note)
-        self.say(f"results in {output}/ (kept, rejected, dead_letter{', report.html' if 'export' in settings.stages else ''})")
+        self.say(
+            f"results in {output}/ (kept, rejected, "
+            f"dead_letter{', report.html' if 'export' in settings.stages else ''})"
+        )
 
     def _status(self, funnel: dict[str, Any]) -> int:
         dead = funnel["dead_letter"]
@@ -324,11 +350,15 @@ class _Work:
         if dead["units"]:
             first = next(iter(self.plan.unreadable), None)
             what = f"{first['path']}: {first['message']}" if first else "see dead_letter/"
-            self.say(f"error: {dead['units']} files or units could not be read to their end ({what}); mend or leave out the file and choose another OUTPUT")
+            self.say(
+                f"error: {dead['units']} files or units could not be read to their end ({what}); "
+                "mend or leave out the file and choose another OUTPUT"
+            )
             return 1
         if share > self.settings.max_dead_share:
             self.say(
-                f"error: {dead['rows']:,} rows ({share:.1%}) are dead letters, more than the allowed {self.settings.max_dead_share:.1%}; see dead_letter/, or "
+                f"error: {dead['rows']:,} rows ({share:.1%}) are dead letters, more than the allowed "
+                f"{self.settings.max_dead_share:.1%}; see dead_letter/, or "
                 "allow more with --max-dead-share"
             )
             return 1
@@ -345,7 +375,9 @@ def _embedded(examples: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[
 
 
 def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()[
+        :16
+    ]
 
 
 def _check_writable(output: Path) -> None:
@@ -355,7 +387,9 @@ def _check_writable(output: Path) -> None:
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
-        raise WrongUse(f"OUTPUT {output} is not writable ({error.strerror}); choose a folder you can write to") from error
+        raise WrongUse(
+            f"OUTPUT {output} is not writable ({error.strerror}); choose a folder you can write to"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,8 +21,8 @@ RUNNERS = ("direct",)
 def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int) -> None:
     """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
 
-    FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and "DirectRunner" would
-    first try to download another runner (beam.md section 2).
+    FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
+    "DirectRunner" would first try to download another runner (beam.md section 2).
     """
     workers = max(1, min(workers, len(unit_names)))
     mode = "in_memory" if workers == 1 else "multi_processing"
@@ -40,7 +40,8 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
 
 @contextlib.contextmanager
 def worker_log(path: Path) -> Iterator[None]:
-    """Send what this process and its workers write to standard error into a file: Beam is chatty, and a progress line is not a log.
+    """Send what this process and its workers write to standard error into a file: Beam is chatty, and a progress line
+    is not a log.
 
     On an error its last lines are shown, for the worker's own traceback stands there.
     """

@@ -1,6 +1,7 @@
 """Captions to annotations: the Arrow columns from which every preset decides.
 
-Annotating is the expensive pass (normalise, parse, graph, verify); it knows no threshold. `rules.py` decides on its columns.
+Annotating is the expensive pass (normalise, parse, graph, verify); it knows no threshold. `rules.py` decides on its
+columns.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ SCHEMA = pa.schema(
         ("parsed", pa.string()),
         (
             "objects",
-            pa.list_(pa.struct([("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])),
+            pa.list_(
+                pa.struct([("text", pa.string()), ("start", pa.int32()), ("end", pa.int32()), ("kind", pa.string())])
+            ),
         ),
         (
             "attributes",
-            pa.list_(pa.struct([("object", pa.int32()), ("text", pa.string()), ("kind", pa.string()), ("score", pa.float32())])),
+            pa.list_(
+                pa.struct(
+                    [("object", pa.int32()), ("text", pa.string()), ("kind", pa.string()), ("score", pa.float32())]
+                )
+            ),
         ),
         (
             "actions",
@@ -47,11 +54,16 @@ SCHEMA = pa.schema(
         ),
         (
             "relations",
-            pa.list_(pa.struct([("source", pa.int32()), ("target", pa.int32()), ("text", pa.string()), ("score", pa.float32())])),
+            pa.list_(
+                pa.struct(
+                    [("source", pa.int32()), ("target", pa.int32()), ("text", pa.string()), ("score", pa.float32())]
+                )
+            ),
         ),
     ]
 )
-"""Annotation columns: the parsed text; objects with character spans in it; attributes, actions, relations with verifier scores, 0 to 1."""
+"""Annotation columns: the parsed text; objects with character spans in it; attributes, actions, relations with verifier
+scores, 0 to 1."""
 
 
 def provenance(models: Sequence[str] = MODELS) -> dict[str, str]:

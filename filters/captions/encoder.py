@@ -1,9 +1,10 @@
 """spaCy's token encoder ("tok2vec") in plain NumPy, its context-free half cached per word.
 
-The encoder is most of the cost of a parse. Its first half, four hashed embeddings mixed by a maxout layer, depends on the word alone,
-so it is computed once per distinct word and kept. The second half, four convolutions over windows of three tokens, runs here as NumPy
-matrix products, which are faster than the ones spaCy calls on the same core. Weights, arithmetic and results are spaCy's (up to the
-rounding of the sums; `TokenEncoder` compares itself with the original when it is built and refuses a model of another shape).
+The encoder is most of the cost of a parse. Its first half, four hashed embeddings mixed by a maxout layer, depends on
+the word alone, so it is computed once per distinct word and kept. The second half, four convolutions over windows of
+three tokens, runs here as NumPy matrix products, which are faster than the ones spaCy calls on the same core. Weights,
+arithmetic and results are spaCy's (up to the rounding of the sums; `TokenEncoder` compares itself with the original
+when it is built and refuses a model of another shape).
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class TokenEncoder:
         inside = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(words))
         rows = np.zeros((int(lengths.sum()) + _GAP * (len(docs) + 1), self._width), np.float32)
         rows[inside] = self._word_vectors(docs, words)
-        # What a caption's own rows see of the gap shrinks by one row a convolution, so ever fewer rows need be computed.
+        # What a caption's own rows see of the gap shrinks by one row a convolution, so ever fewer rows need be
+        # computed.
         for left, convolution in enumerate(self._convolutions, 1 - _GAP):
             seen = _widened(inside, -left) if left else inside
             rows[seen] += convolution(_windows(rows, seen))
@@ -136,7 +138,8 @@ def _widened(places: NDArray[np.int64], by: int) -> NDArray[np.int64]:
 
 
 def _windows(rows: Floats, places: NDArray[np.int64]) -> Floats:
-    """The rows at `places`, each beside its left and right neighbour: (n, w) to (len(places), 3 w). No place is at an end."""
+    """The rows at `places`, each beside its left and right neighbour: (n, w) to (len(places), 3 w). No place is at an
+    end."""
     out = np.empty((len(places), 3, rows.shape[1]), np.float32)
     for side in (-1, 0, 1):
         out[:, side + 1] = rows[places + side]

@@ -1,7 +1,7 @@
 """What the verifier looks at: named features of one candidate in its caption, each a number (1 where nothing is said).
 
-The features of the caption itself (`CaptionContext.features`) belong to every candidate too; they are kept apart because they are weighed
-once. Names are readable, so that a score can be taken apart.
+The features of the caption itself (`CaptionContext.features`) belong to every candidate too; they are kept apart
+because they are weighed once. Names are readable, so that a score can be taken apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from filters.captions.graph import VERB_TAGS, Action, Attribute, CaptionGraph, Relation, subject_of
 from filters.captions.lexicon import is_first_name, noun_rating, verb_rating
 from filters.captions.normalise import is_title_case
-from filters.captions.parse import Parse
 
 Features = dict[str, float]
 
@@ -156,7 +155,10 @@ def _complement(context: CaptionContext, token: int) -> Iterator[str]:
     if prepositions:
         yield "with a preposition"
         yield f"with {context.lower[prepositions[0]]}"
-    yield f"{parse.tags[token]} {'with' if prepositions else 'without'} preposition, {'with' if has_object else 'without'} object"
+    yield (
+        f"{parse.tags[token]} {'with' if prepositions else 'without'} preposition, "
+        f"{'with' if has_object else 'without'} object"
+    )
 
 
 def _subject(context: CaptionContext, token: int, visible: int) -> Iterator[str]:
@@ -195,7 +197,12 @@ def relation_features(context: CaptionContext, relation: Relation) -> Features:
     target = objects[relation.target]
     features = _tie_features(context, relation.token, objects[relation.source].token, "relation", relation.text)
     acts, page = context.noun(target.token)
-    for name in (f"target {target.kind}", f"target acts {acts}", f"target page word {page}", f"{relation.text} {target.kind}"):
+    for name in (
+        f"target {target.kind}",
+        f"target acts {acts}",
+        f"target page word {page}",
+        f"{relation.text} {target.kind}",
+    ):
         features[name] = 1.0
     return features
 

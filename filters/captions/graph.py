@@ -1,7 +1,8 @@
 """From a parse to a `CaptionGraph`: the objects of a caption, their attributes, actions and relations.
 
-The graph is complete and lenient: it holds every candidate. Which of them count, and from which verifier score on, is a rule's business
-(`rules.py`), so that presets differ without a new parse. Definitions after method.md section 2.1 (DiHT's parser is not published).
+The graph is complete and lenient: it holds every candidate. Which of them count, and from which verifier score on, is a
+rule's business (`rules.py`), so that presets differ without a new parse. Definitions after method.md section 2.1
+(DiHT's parser is not published).
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from filters.captions.parse import Parse
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
-COPULA = frozenset({"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"})
+COPULA = frozenset(
+    {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
+)
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
 _ING = re.compile(r"[A-Za-z]{3,}ing")
-_INNER = frozenset({"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"})  # a noun with these belongs to another
+_INNER = frozenset(
+    {"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"}
+)  # a noun with these belongs to another
 _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
 _OBJECTS = frozenset({"dobj", "obj", "dative", "oprd"})
 
@@ -44,7 +49,8 @@ class Attribute(NamedTuple):
     object: int
     text: str
     kind: str
-    """adjective, predicate, participle, number, or the lexicon group of a noun used so: colour, material, size, state, pattern."""
+    """adjective, predicate, participle, number, or the lexicon group of a noun used so: colour, material, size, state,
+    pattern."""
     token: int
 
 
@@ -222,7 +228,9 @@ def subject_of(parse: Parse, children: dict[int, list[int]], token: int) -> tupl
     return None
 
 
-def _participants(parse: Parse, children: dict[int, list[int]], object_at: dict[int, int], token: int) -> list[Participant]:
+def _participants(
+    parse: Parse, children: dict[int, list[int]], object_at: dict[int, int], token: int
+) -> list[Participant]:
     found: dict[int, str] = {}
     subject = subject_of(parse, children, token)
     if subject and subject[0] in object_at:

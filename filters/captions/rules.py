@@ -1,8 +1,8 @@
 """Complexity and Action, decided from annotations: pure functions of columns and thresholds, vectorised.
 
-Complexity of an object = its attributes + distinct actions it takes part in + relations it stands in, of the kinds and above the verifier
-scores that the rule names; of a caption = the maximum over its objects (DiHT, method.md section 2.1). Actions of a caption = its distinct
-action lemmas.
+Complexity of an object = its attributes + distinct actions it takes part in + relations it stands in, of the kinds and
+above the verifier scores that the rule names; of a caption = the maximum over its objects (DiHT, method.md section
+2.1). Actions of a caption = its distinct action lemmas.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class CaptionRule:
     def __post_init__(self) -> None:
         unknown = set(self.attribute_kinds) - set(ATTRIBUTE_KINDS)
         if unknown:
-            raise ValueError(f"captions.attribute_kinds: unknown {sorted(unknown)}; choose from {', '.join(ATTRIBUTE_KINDS)}")
+            raise ValueError(
+                f"captions.attribute_kinds: unknown {sorted(unknown)}; choose from {', '.join(ATTRIBUTE_KINDS)}"
+            )
         for name in ("min_attribute_score", "min_relation_score", "min_action_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"captions.{name} is {getattr(self, name)}; it must lie between 0 and 1")
@@ -86,7 +88,9 @@ class _Elements:
         if isinstance(array, pa.ChunkedArray):
             array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
         lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0)).astype(np.int64)
-        return _Elements(array.flatten(), np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)]))
+        return _Elements(
+            array.flatten(), np.repeat(np.arange(len(lengths)), lengths), np.concatenate([[0], np.cumsum(lengths)])
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -111,13 +115,16 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     attributes = _Elements.of(annotations["attributes"])
     counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
     if len(attributes):
-        kinds = np.asarray(pc.is_in(attributes.values.field("kind"), value_set=pa.array(rule.attribute_kinds, pa.string())))
+        kinds = np.asarray(
+            pc.is_in(attributes.values.field("kind"), value_set=pa.array(rule.attribute_kinds, pa.string()))
+        )
         counted = kinds & (attributes.numbers("score") >= rule.min_attribute_score)
         places = objects.offsets[attributes.rows] + attributes.numbers("object").astype(np.int64)
         np.add.at(counts, places[counted], 1)
     texts = objects.values.field("text")
     pairs = pa.StructArray.from_arrays(
-        [texts.take(pa.array(places[counted])), attributes.values.field("text").filter(pa.array(counted))], ["object", "attribute"]
+        [texts.take(pa.array(places[counted])), attributes.values.field("text").filter(pa.array(counted))],
+        ["object", "attribute"],
     )
     described = _lists(n, attributes.rows[counted], pairs)
     relations = _Elements.of(annotations["relations"])

@@ -1,7 +1,8 @@
 """How likely a candidate is stated of something in the picture: a logistic regression on named features.
 
-One set of weights for actions, one for attributes and relations ("details"). Trained by `benchmarks/train_verifier.py` from the labels in
-`benchmarks/labels/`; the weights are a table of feature names and numbers, so every score can be taken apart.
+One set of weights for actions, one for attributes and relations ("details"). Trained by `benchmarks/train_verifier.py`
+from the labels in `benchmarks/labels/`; the weights are a table of feature names and numbers, so every score can be
+taken apart.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Scorer:
 
     def reasons(self, features: Features, count: int = 4) -> list[tuple[str, float]]:
         """The features that speak loudest, for or against, with their share of the log odds."""
-        parts = [(name, value * self.weights[name]) for name, value in features.items() if name in self.weights and value]
+        parts = [
+            (name, value * self.weights[name]) for name, value in features.items() if name in self.weights and value
+        ]
         return sorted(parts, key=lambda part: -abs(part[1]))[:count]
 
 

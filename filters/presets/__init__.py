@@ -62,7 +62,9 @@ def _fingerprint(*rules: Any) -> str:
 
 def preset_names() -> list[str]:
     """The presets that ship with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml"))
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in files(__name__).iterdir() if entry.name.endswith(".yaml")
+    )
 
 
 def load_preset(name: str) -> Preset:
@@ -79,7 +81,10 @@ def load_preset(name: str) -> Preset:
         except OSError as error:
             raise BadPreset(f"preset file {name!r}: {error.strerror or error}") from error
     else:
-        raise BadPreset(f"unknown preset {name!r}{_nearest(name, preset_names())}; choose {' or '.join(preset_names())}, or a .yaml file")
+        raise BadPreset(
+            f"unknown preset {name!r}{_nearest(name, preset_names())}; choose "
+            f"{' or '.join(preset_names())}, or a .yaml file"
+        )
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -93,7 +98,10 @@ def load_preset(name: str) -> Preset:
     for section in content:
         if section not in sections:
             raise BadPreset(f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}")
-    rules = {section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}") for section, kind in sections.items()}
+    rules = {
+        section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}")
+        for section, kind in sections.items()
+    }
     return Preset(name=Path(name).stem, foresee=tuple(foresee), **rules)
 
 

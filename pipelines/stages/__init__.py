@@ -1,6 +1,7 @@
 """The stages: each turns one unit into published files and a commit record.
 
-A stage is a small picklable object: settings in its constructor, models in `setup`, one unit in `process`. `DoUnit` is all that Beam sees.
+A stage is a small picklable object: settings in its constructor, models in `setup`, one unit in `process`. `DoUnit` is
+all that Beam sees.
 """
 
 from __future__ import annotations

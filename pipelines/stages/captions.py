@@ -1,4 +1,5 @@
-"""Stage `captions`: manifest rows to annotations. Reads a unit's rows, annotates their captions, sets broken rows aside."""
+"""Stage `captions`: manifest rows to annotations. Reads a unit's rows, annotates their captions, sets broken rows
+aside."""
 
 from __future__ import annotations
 
@@ -33,8 +34,8 @@ DEAD = pa.schema(
         ("raw", pa.binary()),
     ]
 )
-"""A dead letter: where the row was (`ordinal` counts the rows of its unit; null where a whole unit or file was lost), what was wrong, and
-the raw row as far as it was read."""
+"""A dead letter: where the row was (`ordinal` counts the rows of its unit; null where a whole unit or file was lost),
+what was wrong, and the raw row as far as it was read."""
 
 
 @dataclass

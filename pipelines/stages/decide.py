@@ -1,4 +1,5 @@
-"""Stage `decide`: annotations and thresholds to kept, rejected and dead letters. No parse, no OCR: a million rows a minute and core."""
+"""Stage `decide`: annotations and thresholds to kept, rejected and dead letters. No parse, no OCR: a million rows a
+minute and core."""
 
 from __future__ import annotations
 
@@ -44,7 +45,10 @@ class _Tally:
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
-        key = ("".join(chr(0x10FF - ord(char)) for char in uid), ordinal)  # the heap drops its smallest, so order is turned round
+        key = (
+            "".join(chr(0x10FF - ord(char)) for char in uid),
+            ordinal,
+        )  # the heap drops its smallest, so order is turned round
         push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
         push(self.examples[reason], key)
 
@@ -87,7 +91,9 @@ class DecideStage:
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         annotations = pq.read_table(self.layout.data("captions", unit))
-        records = load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
+        records = (
+            load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
+        )
         tally, done = _Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
@@ -104,7 +110,8 @@ class DecideStage:
                     self._decide(batch, rows, records, span.path, unit, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Pictures lie in pages of their own: these may be broken where the captions were not. What is left cannot be written out.
+                # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
+                # cannot be written out.
                 lost = _lost_rows(annotations.slice(done), error, unit)
                 dead.write(lost)
                 tally.dead.update(lost["error"].to_pylist())
@@ -119,7 +126,9 @@ class DecideStage:
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
             "dead": dict(sorted(tally.dead.items())),
-            "histograms": {name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()},
+            "histograms": {
+                name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()
+            },
             "examples": {reason or "kept": tally.ordinals(reason) for reason in tally.examples},
             "seconds": round(time.time() - began, 3),
         }
@@ -158,7 +167,9 @@ class DecideStage:
         if records is None or found is None:
             return pa.nulls(rows.num_rows, SPOTTED)
         lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
-        slim = [None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines]
+        slim = [
+            None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines
+        ]
         return pa.array(slim, SPOTTED)
 
     def _count(
@@ -183,10 +194,15 @@ def _records_of(rows: pa.Table, records: pa.Table) -> NDArray[np.int64]:
 
 
 def _output(
-    original: pa.Table, rows: pa.Table, verdict: CaptionVerdict, spotted: pa.Array, overlaps: NDArray[np.int64], dataset: Dataset
+    original: pa.Table,
+    rows: pa.Table,
+    verdict: CaptionVerdict,
+    spotted: pa.Array,
+    overlaps: NDArray[np.int64],
+    dataset: Dataset,
 ) -> pa.Table:
-    """Original columns and ours. An original column with one of our names makes way: `caption` and `uid` hold the same anyway, others are
-    kept as original_<name>."""
+    """Original columns and ours. An original column with one of our names makes way: `caption` and `uid` hold the same
+    anyway, others are kept as original_<name>."""
     columns = {name: original[name] for name in original.column_names}
     for name in (*OURS, "stage", "reason"):
         if name in columns:
@@ -253,12 +269,23 @@ def _lost_rows(rows: pa.Table, error: UnreadableFile, unit: str) -> pa.Table:
 
 def broken_unit(broken: dict[str, str], unit: str | None) -> pa.Table:
     """The dead letter of a unit or file that could not be read to its end: no ordinal, no row."""
-    row = {"file": broken["path"], "unit": unit, "stage": "manifest", "error": broken["error"], "message": broken["message"]}
+    row = {
+        "file": broken["path"],
+        "unit": unit,
+        "stage": "manifest",
+        "error": broken["error"],
+        "message": broken["message"],
+    }
     return pa.Table.from_pylist([row], DEAD)
 
 
 def example_of(
-    rows: pa.Table, place: int, preset: Preset, verdict: CaptionVerdict, record: dict[str, Any] | None, message: str = ""
+    rows: pa.Table,
+    place: int,
+    preset: Preset,
+    verdict: CaptionVerdict,
+    record: dict[str, Any] | None,
+    message: str = "",
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = rows.slice(place, 1).to_pylist()[0]
@@ -271,7 +298,9 @@ def example_of(
         "objects": row.get("objects") or [],
         "attributes": row.get("attributes") or [],
         "relations": row.get("relations") or [],
-        "actions": [{**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)],
+        "actions": [
+            {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
+        ],
         "complexity": int(decided.complexity[place]) if decided else None,
         "picture": None,
         "width": record["width"] if record else None,
@@ -285,5 +314,9 @@ def example_of(
     if record and record["status"] == "ok":
         lines = [(line["text"], line["score"]) for line in record["spotted"] or []]
         best = overlap(example["caption"], lines, preset.text_spotting)
-        example |= {"overlap": best.length, "overlap_text": best.text, "overlap_span": list(best.where) if best.where else None}
+        example |= {
+            "overlap": best.length,
+            "overlap_text": best.text,
+            "overlap_span": list(best.where) if best.where else None,
+        }
     return example

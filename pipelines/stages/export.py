@@ -22,12 +22,21 @@ from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
 
 PER_SHARD = 10_000
-_ENDINGS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"RIFF", "webp"), (b"BM", "bmp"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
+_ENDINGS = (
+    (b"\xff\xd8", "jpg"),
+    (b"\x89PNG", "png"),
+    (b"GIF8", "gif"),
+    (b"RIFF", "webp"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tif"),
+    (b"MM\0*", "tif"),
+)
 
 
 @dataclass
 class ExportStage:
-    """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`, `.json`."""
+    """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
+    `.json`."""
 
     layout: Layout
     dataset: Dataset
@@ -52,19 +61,27 @@ class ExportStage:
         base = self.layout.shards(unit)
         base.parent.mkdir(parents=True, exist_ok=True)
         rows = _kept_rows(self.layout, unit)
-        shards = []
+        shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
             path = base.with_name(f"{unit}-{number:03d}.tar")
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
                 written = self._write(temporary, self._spans[unit], part)
-            shards.append({"shard": path.name, "samples": written, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
+            shards.append(
+                {"shard": path.name, "samples": written, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            )
             heartbeat.beat(first + len(part))
         for stale in base.parent.glob(f"{unit}-*.tar"):
             if stale.name not in {shard["shard"] for shard in shards}:
                 stale.unlink()
         samples = sum(int(shard["samples"]) for shard in shards)
-        record = {"unit": unit, "fingerprint": self.fingerprints[unit], "rows": samples, "shards": shards, "seconds": round(time.time() - began, 3)}
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprints[unit],
+            "rows": samples,
+            "shards": shards,
+            "seconds": round(time.time() - began, 3),
+        }
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
 
@@ -95,8 +112,11 @@ def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
     ordinals: dict[str, list[int]] = {}
     for uid, ordinal in zip(known["uid"].to_pylist(), known["ordinal"].to_pylist(), strict=True):
         ordinals.setdefault(uid, []).append(ordinal)
-    # Rows of equal uid stand in the same order in both files, and share url and caption, so any pairing of them is right.
-    return sorted(({**row, "ordinal": ordinals[row["uid"]].pop(0)} for row in kept), key=lambda row: int(row["ordinal"]))
+    # Rows of equal uid stand in the same order in both files, and share url and caption, so any pairing of them is
+    # right.
+    return sorted(
+        ({**row, "ordinal": ordinals[row["uid"]].pop(0)} for row in kept), key=lambda row: int(row["ordinal"])
+    )
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

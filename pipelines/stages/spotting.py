@@ -1,7 +1,7 @@
 """Stage `spotting`: reads the text in the pictures of rows that survive their caption.
 
-Its units are pieces of caption units. What was read stays: a preset that lets more rows through adds a generation of records to the unit, and
-a preset that lets fewer through finds all it needs.
+Its units are pieces of caption units. What was read stays: a preset that lets more rows through adds a generation of
+records to the unit, and a preset that lets fewer through finds all it needs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ SCHEMA = pa.schema(
         ("spotted", pa.list_(LINE)),
     ]
 )
-"""One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of the original."""
+"""One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
+the original."""
 
 ALL_ROWS = "all"  # stands in for a caption rule where captions decide nothing
 
@@ -109,7 +110,14 @@ class SpottingStage:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record = read_json(self.layout.commit(self.name, unit))
         if record is None or record["fingerprint"] != self.fingerprint:
-            record = {"unit": unit, "fingerprint": self.fingerprint, "generations": 0, "covers": [], "pictures": 0, "seconds": 0.0}
+            record = {
+                "unit": unit,
+                "fingerprint": self.fingerprint,
+                "generations": 0,
+                "covers": [],
+                "pictures": 0,
+                "seconds": 0.0,
+            }
         wanted = self._missing(parent, unit, first, first + rows, record["generations"])
         if wanted:
             with TableFile(self.layout.data(self.name, generation_name(unit, record["generations"])), SCHEMA) as out:
@@ -153,7 +161,14 @@ def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:
     if isinstance(result, BadPicture):
         return _no_reading(ordinal, str(result.reason), result.message)
     lines = [{"text": s.text, "score": s.score, "box": [list(corner) for corner in s.box]} for s in result.spotted]
-    return {"ordinal": ordinal, "status": "ok", "message": "", "width": result.width, "height": result.height, "spotted": lines}
+    return {
+        "ordinal": ordinal,
+        "status": "ok",
+        "message": "",
+        "width": result.width,
+        "height": result.height,
+        "spotted": lines,
+    }
 
 
 def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:

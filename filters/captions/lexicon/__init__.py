@@ -1,6 +1,7 @@
 """Rated words: how likely a verb states a visible action, whether a noun can act, colours, materials.
 
-The ratings are our own, made by reading (0 to 3 each, see README.md beside the tables); the first names are those of the US census of 1990.
+The ratings are our own, made by reading (0 to 3 each, see README.md beside the tables); the first names are those of
+the US census of 1990.
 """
 
 from __future__ import annotations
@@ -69,7 +70,14 @@ def verb_lemma(form: str) -> str | None:
         return _irregular()[form]
     if form in verbs:
         return form
-    for ending, repairs in (("ies", ("y",)), ("ied", ("y",)), ("es", ("e", "")), ("s", ("",)), ("ed", ("e", "")), ("ing", ("e", ""))):
+    for ending, repairs in (
+        ("ies", ("y",)),
+        ("ied", ("y",)),
+        ("es", ("e", "")),
+        ("s", ("",)),
+        ("ed", ("e", "")),
+        ("ing", ("e", "")),
+    ):
         if form.endswith(ending) and len(form) > len(ending) + 1:
             stem = form[: -len(ending)]
             candidates = [stem + repair for repair in repairs]
