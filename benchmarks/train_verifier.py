@@ -1,8 +1,7 @@
 """Trains the verifier of caption candidates from the hand labels, and writes its weights.
 
-    python -m benchmarks.train_verifier                 # on all labels, writes filters/captions/verifier.json python -m
-    benchmarks.train_verifier --out FILE --train-half   # on the train half, for the published table
-    (benchmarks/verifier.py does it)
+    python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
+    python -m benchmarks.train_verifier --out FILE --train-half   # on the train half, as benchmarks/verifier.py does
 
 Two logistic regressions (L2). Actions: a verb candidate is positive where its word is among the labelled verbs; CC3M
 captions join with less weight, they are cleaner than LAION's. Details (attributes and relations): the label is the
@@ -81,9 +80,8 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
             if owner[place] not in best or score > scores[best[owner[place]]]:
                 best[owner[place]] = place
         believed = scores >= 0.5
-        believed[list(best.values())] = (
-            True  # something makes a complex caption complex: at least its likeliest candidate
-        )
+        # Something makes a complex caption complex: at least its likeliest candidate.
+        believed[list(best.values())] = True
         keep = ~is_complex | believed
         kept = np.flatnonzero(keep)
         table = _fit([rows[place] for place in kept], positive[kept], np.ones(len(kept)), STRENGTH["details"])

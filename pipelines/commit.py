@@ -101,6 +101,14 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def retract(record: Path) -> None:
+    """Take back a commit record before what it vouches for is replaced: a kill in between must leave a unit undone, not
+    the old record beside new files."""
+    if record.exists():
+        record.unlink()
+        _sync(record.parent)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete temporary files of killed runs below `folder`."""
     for left in folder.rglob(f"{TEMPORARY}*"):

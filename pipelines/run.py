@@ -40,7 +40,7 @@ from pipelines.stages import DoUnit, Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage
-from pipelines.stages.spotting import ALL_ROWS, SpottingStage, piece_name
+from pipelines.stages.spotting import SpottingStage, all_rows, piece_name, survivors
 
 STAGES = ("captions", "spotting", "export")
 DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
@@ -118,6 +118,7 @@ class _Work:
         self.spotting_decides = "spotting" in settings.stages
         self.seconds: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
+        self.annotations = ""
         self.did_anything = False
 
     def do(self, began: float) -> Outcome | None:
@@ -152,7 +153,7 @@ class _Work:
         annotate = self.captions_decide
         source = caption_provenance() if annotate else {}
         self.provenance["captions"] = source
-        fingerprint = _fingerprint(source)
+        fingerprint = self.annotations = _fingerprint(source)
         todo, anew = [], 0
         for unit in units:
             record = read_json(self.layout.commit("captions", unit))
@@ -183,9 +184,11 @@ class _Work:
             self.captions_decide,
             _fingerprint(self.provenance["spotting"], asdict(self.settings.spotter)),
             self.settings.spotter,
+            self.annotations,
         )
         todo, known = [], 0
-        wanted = {self.settings.preset.captions_fingerprint if self.captions_decide else ALL_ROWS, ALL_ROWS}
+        preset = self.settings.preset
+        wanted = {all_rows(preset)} | ({survivors(preset, self.annotations)} if self.captions_decide else set())
         pieces = [piece_name(unit, piece) for unit in units for piece in range(self._pieces(unit))]
         for name in pieces:
             record = read_json(self.layout.commit("spotting", name))
@@ -275,9 +278,8 @@ class _Work:
             for name in todo:
                 if name not in finished:
                     now = self._state(stage.name, name, counted)
-                    if (
-                        now[0] != before[name][0]
-                    ):  # a unit of pictures may have been begun by an earlier run: only what came is counted
+                    if now[0] not in (0, before[name][0]):
+                        # A unit of pictures may have been begun by an earlier run: only what came is counted.
                         finished[name] = now[1] - (before[name][1] if stage.name == "spotting" else 0)
             return sum(finished.values()) + beats(folder)
 
@@ -292,8 +294,11 @@ class _Work:
     def _state(self, stage: str, unit: str, counted: str) -> tuple[int, int]:
         """When a unit was committed (0: not yet) and what its record counts."""
         path = self.layout.commit(stage, unit)
-        record = read_json(path)
-        return (path.stat().st_mtime_ns, int(record[counted])) if record else (0, 0)
+        try:
+            record = read_json(path)
+            return (path.stat().st_mtime_ns, int(record[counted])) if record else (0, 0)
+        except FileNotFoundError:  # it has just been retracted
+            return 0, 0
 
     def _expected(self, stage: str) -> int:
         """A guess of what a stage will count, for the ETA: all rows, or the pictures of a third of them."""

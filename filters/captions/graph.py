@@ -23,10 +23,10 @@ COPULA = frozenset(
 )
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
 _ING = re.compile(r"[A-Za-z]{3,}ing")
-_INNER = frozenset(
-    {"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"}
-)  # a noun with these belongs to another
+# A noun with one of these labels belongs to another.
+_INNER = frozenset({"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"})
 _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
+_RELATIVE_TAGS = frozenset({"WP", "WDT"})
 _OBJECTS = frozenset({"dobj", "obj", "dative", "oprd"})
 
 
@@ -149,7 +149,7 @@ def _attributes(
             kind = _modifier_kind(parse, token)
             if kind:
                 add(owner, token, kind)
-        if thing.token and parse.deps[thing.token] in _SUBJECTS:
+        if parse.deps[thing.token] in _SUBJECTS:
             head = parse.heads[thing.token]
             for token in children[head]:
                 if parse.deps[token] == "acomp":
@@ -212,6 +212,8 @@ def subject_of(parse: Parse, children: dict[int, list[int]], token: int) -> tupl
     head, dep = parse.heads[token], parse.deps[token]
     for child in children[token]:
         if parse.deps[child] in _SUBJECTS:
+            if dep == "relcl" and parse.tags[child] in _RELATIVE_TAGS:
+                return head, "modified"  # "a dog that runs": the dog does
             return child, "subject"
     if head == token:
         return None

@@ -88,10 +88,11 @@ def _without_stock_text(text: str) -> str:
             shorter = _NUMBER_TAIL.sub("", shorter)
         if len(shorter) >= _MIN_LEFT:
             text = shorter
-    if _MEDIUM_WORD.search(text, 0, 60):
+    while _MEDIUM_WORD.search(text, 0, 60):
         shorter = _STOCK_HEAD.sub("", text)
-        if len(shorter) >= _MIN_LEFT:
-            return shorter
+        if shorter == text or len(shorter) < _MIN_LEFT:
+            break
+        text = shorter
     return text
 
 
@@ -109,7 +110,7 @@ def _sentence_case(text: str) -> str:
     """
     capitals = sum(map(str.isupper, text))
     if capitals > 8 and capitals > 0.8 * (letters := sum(map(str.isalpha, text))) and letters > 10:
-        return text.lower().capitalize()
+        return text.lower().capitalize()[:MAX_CHARS]  # a few capitals have two characters in lower case
     if not is_title_case(text):
         return text
     first, *rest = text.split(" ")

@@ -48,11 +48,12 @@ class CaptionRule:
     """Action candidates with a lower score do not count."""
 
     def __post_init__(self) -> None:
-        unknown = set(self.attribute_kinds) - set(ATTRIBUTE_KINDS)
+        unknown = sorted(set(self.attribute_kinds) - set(ATTRIBUTE_KINDS))
         if unknown:
-            raise ValueError(
-                f"captions.attribute_kinds: unknown {sorted(unknown)}; choose from {', '.join(ATTRIBUTE_KINDS)}"
-            )
+            raise ValueError(f"captions.attribute_kinds: unknown {unknown}; choose from {', '.join(ATTRIBUTE_KINDS)}")
+        for name, least in (("min_complexity", 0), ("min_actions", 0), ("max_chars", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"captions.{name} is {getattr(self, name)}; it must be at least {least}")
         for name in ("min_attribute_score", "min_relation_score", "min_action_score"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"captions.{name} is {getattr(self, name)}; it must lie between 0 and 1")

@@ -28,6 +28,10 @@ class PictureRule:
     min_side: int = 10
     """Pictures whose shorter side has fewer pixels are rejected (`picture_too_small`)."""
 
+    def __post_init__(self) -> None:
+        if self.min_side < 0:
+            raise ValueError(f"pictures.min_side is {self.min_side}; it must be at least 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
@@ -79,7 +83,12 @@ def load_preset(name: str) -> Preset:
         try:
             text = Path(name).read_text(encoding="utf-8")
         except OSError as error:
-            raise BadPreset(f"preset file {name!r}: {error.strerror or error}") from error
+            raise BadPreset(
+                f"preset file {name!r}: {error.strerror or error}; give the path of a readable file, or choose "
+                f"{' or '.join(preset_names())}"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise BadPreset(f"preset file {name!r} is not UTF-8 text; save it as such") from error
     else:
         raise BadPreset(
             f"unknown preset {name!r}{_nearest(name, preset_names())}; choose "
@@ -92,12 +101,15 @@ def load_preset(name: str) -> Preset:
     if not isinstance(content, dict):
         raise BadPreset(f"preset {name!r} must map sections (captions, pictures, text_spotting) to settings")
     foresee = content.pop("foresee", [])
-    if not isinstance(foresee, list) or set(foresee) - set(preset_names()):
+    if not isinstance(foresee, list) or any(other not in preset_names() for other in foresee):
         raise BadPreset(f"preset {name!r}: foresee is {foresee!r}; expected a list of {', '.join(preset_names())}")
     sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule}
     for section in content:
         if section not in sections:
-            raise BadPreset(f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}")
+            raise BadPreset(
+                f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}; "
+                f"choose from {', '.join(sections)}"
+            )
     rules = {
         section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}")
         for section, kind in sections.items()
@@ -105,25 +117,42 @@ def load_preset(name: str) -> Preset:
     return Preset(name=Path(name).stem, foresee=tuple(foresee), **rules)
 
 
-def _rule(kind: type[Any], settings: dict[str, Any], where: str) -> Any:
+def _rule(kind: type[Any], settings: Any, where: str) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
+    if not isinstance(settings, dict):
+        raise BadPreset(f"{where} is {settings!r}; expected settings, each `name: value`")
     for name, value in settings.items():
         if name not in fields:
-            raise BadPreset(f"{where}: unknown setting {name!r}{_nearest(name, fields)}")
-        expected = type(fields[name].default)
-        values[name] = _tuples(value) if isinstance(value, list) else value
-        fits = isinstance(values[name], expected) or (expected is float and isinstance(value, int))
-        if not fits or (isinstance(value, bool) and expected is not bool):
-            raise BadPreset(f"{where}: {name} is {value!r}; expected {expected.__name__}")
+            raise BadPreset(
+                f"{where}: unknown setting {name!r}{_nearest(name, fields)}; choose from {', '.join(fields)}"
+            )
+        default = fields[name].default
+        try:
+            values[name] = _like(value, default)
+        except TypeError as error:
+            expected = f"a list such as {json.dumps(default)}" if isinstance(default, tuple) else type(default).__name__
+            raise BadPreset(f"{where}: {name} is {value!r}; expected {expected}") from error
     try:
         return kind(**values)
     except ValueError as error:
         raise BadPreset(f"{where}: {error}") from error
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(part) for part in value) if isinstance(value, list) else value
+def _like(value: Any, example: Any) -> Any:
+    """The value as the type of `example`, lists as tuples of parts like its first; TypeError where it has another."""
+    if isinstance(example, tuple):
+        if not isinstance(value, list):
+            raise TypeError
+        parts = tuple(_like(part, example[0]) for part in value)
+        if isinstance(example[0], tuple) and any(len(part) != len(example[0]) for part in parts):
+            raise TypeError
+        return parts
+    if type(example) is float and type(value) is int:
+        return float(value)
+    if type(value) is not type(example):
+        raise TypeError
+    return value
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from filters.captions.annotate import SCHEMA, CaptionAnnotator
-from pipelines.commit import TableFile, publish_json
+from pipelines.commit import TableFile, publish_json, retract
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
@@ -67,6 +67,7 @@ class CaptionStage:
     def process(self, unit: str) -> None:
         span, began = self._units[unit].span, time.time()
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        retract(self.layout.commit(self.name, unit))
         rows, broken = 0, None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_json, read_json
+from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, STAGE_OF, CaptionVerdict, Reasons, judge_captions, judge_pictures
 from pipelines.layout import Layout
-from pipelines.manifests import Batch, UnreadableFile, read
+from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.captions import BATCH_ROWS, DEAD
@@ -78,6 +78,10 @@ class DecideStage:
         pass
 
     @cached_property
+    def _captions_of(self) -> dict[str, str | None]:
+        return {}
+
+    @cached_property
     def _units(self) -> tuple[dict[str, Unit], int]:
         plan = load_plan(self.layout.plan)
         return {unit.name: unit for unit in plan.units}, plan.picture_rows
@@ -94,6 +98,7 @@ class DecideStage:
         records = (
             load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
         )
+        retract(self.layout.commit(self.name, unit))
         tally, done = _Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
@@ -148,11 +153,15 @@ class DecideStage:
         overlaps = np.full(len(reasons), NOT_READ, np.int64)
         found = _records_of(rows, records) if records is not None else None
         if found is not None and records is not None:
-            alive = np.flatnonzero((reasons == KEPT) & (found >= 0))
+            alive = np.flatnonzero(reasons == KEPT)
+            if (found[alive] < 0).any():
+                raise RuntimeError(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
             theirs = records.take(pa.array(found[alive]))
             pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, self.preset)
             reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
-        table = _output(batch.table, rows, verdict, self._spotted(rows, records, found), overlaps, self.dataset)
+        table = _output(
+            batch.table, rows, verdict, self._spotted(rows, records, found), overlaps, self._caption_column(path)
+        )
         kept, rejected, dead = parts
         kept.write(table.filter(pa.array(reasons == KEPT)))
         rejected.write(_with_reasons(table, reasons))
@@ -162,6 +171,12 @@ class DecideStage:
             dead.write(letters)
             tally.dead.update(letters["error"].to_pylist())
         self._count(tally, rows, reasons, verdict, overlaps)
+
+    def _caption_column(self, path: str) -> str | None:
+        """The column of a file that is the caption."""
+        if self._captions_of.get(path) is None:
+            self._captions_of[path] = inspect(path, self.dataset).roles.caption
+        return self._captions_of[path]
 
     def _spotted(self, rows: pa.Table, records: pa.Table | None, found: NDArray[np.int64] | None) -> pa.Array:
         if records is None or found is None:
@@ -199,18 +214,19 @@ def _output(
     verdict: CaptionVerdict,
     spotted: pa.Array,
     overlaps: NDArray[np.int64],
-    dataset: Dataset,
+    caption_column: str | None,
 ) -> pa.Table:
-    """Original columns and ours. An original column with one of our names makes way: `caption` and `uid` hold the same
-    anyway, others are kept as original_<name>."""
+    """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
+    only a `caption` that is the very text of ours is not kept twice."""
     columns = {name: original[name] for name in original.column_names}
     for name in (*OURS, "stage", "reason"):
         if name in columns:
-            moved = columns.pop(name)
-            if name not in ("caption", "uid"):
-                columns[f"original_{name}"] = moved
-            elif name == "uid":
-                columns["original_uid"] = moved
+            moved, other = columns.pop(name), f"original_{name}"
+            if name == "caption" == caption_column and pa.types.is_string(moved.type):
+                continue
+            while other in columns:
+                other = f"original_{other}"
+            columns[other] = moved
     n, decided = rows.num_rows, verdict.decisions
     texts = pa.list_(pa.string())
     columns |= {

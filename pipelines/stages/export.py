@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from pipelines.commit import publish_json, published
+from pipelines.commit import publish_json, published, retract
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, read_pictures
@@ -58,6 +58,7 @@ class ExportStage:
 
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
+        retract(self.layout.commit(self.name, unit))
         base = self.layout.shards(unit)
         base.parent.mkdir(parents=True, exist_ok=True)
         rows = _kept_rows(self.layout, unit)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from filters.presets import Preset, load_preset
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from pipelines.commit import TableFile, publish_json, read_json
+from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT, judge_captions
 from pipelines.layout import Layout
@@ -42,7 +42,16 @@ SCHEMA = pa.schema(
 """One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
 the original."""
 
-ALL_ROWS = "all"  # stands in for a caption rule where captions decide nothing
+
+def all_rows(preset: Preset) -> str:
+    """Names the rows that are read where captions decide nothing: all with a caption of a length that the preset
+    takes."""
+    return f"all-{preset.captions.max_chars}"
+
+
+def survivors(preset: Preset, annotations: str) -> str:
+    """Names the rows that survive a preset's caption rules, given the fingerprint of the annotations."""
+    return f"{preset.captions_fingerprint}-{annotations}"
 
 
 def piece_name(unit: str, piece: int) -> str:
@@ -78,6 +87,8 @@ class SpottingStage:
     fingerprint: str
     """Of engine, models and settings; part of the commit record."""
     settings: SpotterSettings
+    annotations: str
+    """Fingerprint of the caption annotations: other annotations let other rows through."""
     name: str = field(default="spotting", init=False)
 
     @cached_property
@@ -87,7 +98,9 @@ class SpottingStage:
     @property
     def covers(self) -> set[str]:
         """Which rows a finished unit holds: the survivors of these caption rules."""
-        return {preset.captions_fingerprint for preset in self._presets} if self.captions_decide else {ALL_ROWS}
+        if not self.captions_decide:
+            return {all_rows(self.preset)}
+        return {survivors(preset, self.annotations) for preset in self._presets}
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -110,6 +123,7 @@ class SpottingStage:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record = read_json(self.layout.commit(self.name, unit))
         if record is None or record["fingerprint"] != self.fingerprint:
+            retract(self.layout.commit(self.name, unit))
             record = {
                 "unit": unit,
                 "fingerprint": self.fingerprint,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from filters.spotting import weights
 from filters.spotting.spotter import SpotterSettings, TextSpotter
 
 
@@ -27,17 +26,6 @@ def _render(text: str, *, size: int = 40, background: str = "white", fill: str =
     file = io.BytesIO()
     image.save(file, format)
     return file.getvalue()
-
-
-@pytest.fixture(scope="session")
-def ocr_models() -> None:
-    """Installs the OCR weights where they are missing; skips where neither they nor PaddleOCR can be had."""
-    pytest.importorskip("paddleocr", reason="paddleocr is not installed: pip install '.[ocr]'")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install '.[ocr]'")
-    try:
-        weights.download_and_install()
-    except weights.WeightsMissing as error:
-        pytest.skip(f"the OCR weights are not installed and cannot be downloaded: {error}")
 
 
 @pytest.fixture(scope="session")

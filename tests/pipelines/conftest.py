@@ -1,0 +1,206 @@
+"""Whole runs for the tests: small inputs, real runs, and what they wrote read back."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from filters.presets import load_preset
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.run import STAGES, Outcome, RunSettings, run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SAMPLE = REPOSITORY / "data" / "sample"
+KINDS = ("kept", "rejected", "dead_letter")
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """A run that has ended, and what lies in its output folder."""
+
+    output: Path
+    outcome: Outcome
+    said: list[str]
+
+    @property
+    def status(self) -> int:
+        return self.outcome.status
+
+    @property
+    def funnel(self) -> dict[str, Any]:
+        return self.outcome.funnel
+
+    def rows(self, kind: str) -> list[dict[str, Any]]:
+        return read_rows(self.output, kind)
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """All rows of all kinds, in an order of their own."""
+        return sorted_tables(self.output)
+
+    def verdicts(self, column: str = "n") -> dict[Any, str]:
+        """The verdict on each row by its value in an original column: kept, a reason, or dead:error."""
+        found: dict[Any, str] = {}
+        for kind in ("kept", "rejected"):
+            for row in self.rows(kind):
+                assert row[column] not in found, f"row {row[column]} is in the outputs twice"
+                found[row[column]] = "kept" if kind == "kept" else row["reason"]
+        return found
+
+
+def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for path in sorted((output / kind).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+
+def sorted_tables(output: Path) -> dict[str, list[dict[str, Any]]]:
+    return {kind: sorted(read_rows(output, kind), key=repr) for kind in KINDS}
+
+
+def filter_manifest(
+    source: Path | str,
+    output: Path,
+    *,
+    preset: str = "paper",
+    dataset: Dataset | None = None,
+    stages: Sequence[str] = STAGES,
+    workers: int = 1,
+    **settings: Any,
+) -> Filtered:
+    """A real run in this process."""
+    said: list[str] = []
+    outcome = run(
+        RunSettings(
+            dataset=dataset or load_dataset("custom"),
+            input=str(source),
+            output=output,
+            preset=load_preset(preset),
+            stages=tuple(stages),
+            workers=workers,
+            **settings,
+        ),
+        said.append,
+    )
+    assert outcome is not None
+    return Filtered(output, outcome, said)
+
+
+def picture(path: Path, text: str = "", size: tuple[int, int] = (320, 64)) -> Path:
+    """A picture file with a line of text."""
+    image = Image.new("RGB", size, (205, 220, 240))
+    ImageDraw.Draw(image).text((10, size[1] // 2 - 14), text, fill=(0, 0, 0), font=ImageFont.load_default(24))
+    image.save(path)
+    return path
+
+
+def sample_captions() -> list[str]:
+    """The captions of the sample that say something."""
+    with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [row["caption"] for row in rows if row["caption"].strip()]
+
+
+def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    lines = ["\t".join(rows[0]), *("\t".join(map(str, row.values())) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def picture_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Rows of sample captions with small pictures: some blank, some with text of the caption, some with other text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture(folder / "blank.png")
+    picture(folder / "other.png", "SALE 50% OFF")
+    rows: list[dict[str, Any]] = []
+    captions = sample_captions()
+    for n in range(count):
+        caption = captions[n % len(captions)]
+        name = ("blank.png", "other.png", f"own_{n % 16}.png")[n % 3]
+        if name.startswith("own"):
+            caption = captions[n % 16] if n % 2 else caption
+            if not (folder / name).exists():
+                picture(folder / name, captions[n % 16][:20])
+        rows.append({"n": n, "caption": caption, "image_path": f"{folder.name}/{name}"})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def filtering() -> Callable[..., Filtered]:
+    """`filter_manifest`."""
+    return filter_manifest
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[..., Path]:
+    """`picture`."""
+    return picture
+
+
+@pytest.fixture(scope="session")
+def captions() -> list[str]:
+    """`sample_captions`."""
+    return sample_captions()
+
+
+@pytest.fixture(scope="session")
+def with_pictures() -> Callable[..., list[dict[str, Any]]]:
+    """`picture_rows`."""
+    return picture_rows
+
+
+@pytest.fixture(scope="session")
+def tsv() -> Callable[..., Path]:
+    """`write_tsv`."""
+    return write_tsv
+
+
+@pytest.fixture(scope="session")
+def tables_of() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
+    """`sorted_tables`."""
+    return sorted_tables
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 60 rows with pictures; do not change it."""
+    folder = tmp_path_factory.mktemp("pairs")
+    return write_tsv(folder / "pairs.tsv", picture_rows(folder / "pictures", 60))
+
+
+@pytest.fixture(scope="session")
+def paper(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Filtered:
+    """`pairs` filtered with preset paper in several units; do not change its output."""
+    return filter_manifest(pairs, tmp_path_factory.mktemp("paper") / "out", unit_rows=15)
+
+
+@pytest.fixture(scope="session")
+def strict(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Filtered:
+    """The same with preset strict."""
+    return filter_manifest(pairs, tmp_path_factory.mktemp("strict") / "out", unit_rows=15, preset="strict")
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, as people start it."""
+
+    def start(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pipelines", *map(str, arguments)],
+            cwd=options.pop("cwd", REPOSITORY),
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            **options,
+        )
+
+    return start
