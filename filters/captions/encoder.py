@@ -167,7 +167,9 @@ def _take_apart(model: Model) -> tuple[tuple[Model, _Embed], list[tuple[Model, M
     convolutions = []
     for residual in encoder.layers:
         nodes = {node.name: node for node in residual.walk()}
-        if "expand_window" not in nodes or nodes["expand_window"].attrs["window_size"] != 1:
+        if not nodes.keys() >= {"expand_window", "maxout", "layernorm"}:
+            raise UnsupportedEncoder(f"{residual.name}: expected a window, a maxout layer and its normalisation")
+        if nodes["expand_window"].attrs["window_size"] != 1:
             raise UnsupportedEncoder(f"{residual.name}: expected a window of one token to either side")
         convolutions.append((nodes["maxout"], nodes["layernorm"]))
     if len(convolutions) != _GAP:

@@ -131,7 +131,8 @@ class CaptionParser:
 
     def _plain(self, text: str, doc: Doc) -> Parse:
         strings = self.nlp.vocab.strings
-        values = doc.to_array([TAG, DEP, HEAD, IDX, LENGTH]).astype("int64")  # HEAD is stored unsigned and meant signed
+        # HEAD is stored unsigned and meant signed.
+        values = doc.to_array([TAG, DEP, HEAD, IDX, LENGTH]).astype("int64")
         starts = values[:, 3].tolist()
         return Parse(
             text=text,

@@ -110,9 +110,10 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     counts = np.zeros(len(objects), np.int64)
     if rule.count_actions and len(actions):
         participants = _Elements.of(actions.values.field("participants"))
-        counts_if = first_of_lemma[participants.rows]
         places = objects.offsets[actions.rows[participants.rows]] + participants.numbers("object").astype(np.int64)
-        np.add.at(counts, places[counts_if], 1)
+        lemmas = np.asarray(actions.values.field("lemma").dictionary_encode().indices)[participants.rows]
+        parts = np.stack([places, lemmas], axis=1)[accepted[participants.rows]]
+        np.add.at(counts, np.unique(parts, axis=0)[:, 0], 1)
     attributes = _Elements.of(annotations["attributes"])
     counted, places = np.zeros(0, bool), np.zeros(0, np.int64)
     if len(attributes):

@@ -4,7 +4,7 @@ A new data set is one new file in this folder.
 """
 
 from pipelines.datasets.dataset import Dataset, Format
-from pipelines.datasets.errors import DatasetError, UnknownDataset
+from pipelines.datasets.errors import DatasetError
 from pipelines.datasets.loading import dataset_names, load_dataset
 from pipelines.datasets.missing import missing_data_message
 from pipelines.datasets.roles import Roles
@@ -14,7 +14,6 @@ __all__ = [
     "DatasetError",
     "Format",
     "Roles",
-    "UnknownDataset",
     "dataset_names",
     "load_dataset",
     "missing_data_message",

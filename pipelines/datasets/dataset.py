@@ -89,35 +89,6 @@ class Dataset:
         """Returns the names under which the column of `role` is looked for, best first."""
         return self.aliases.get(role, ALIASES.get(role, ()))
 
-    @property
-    def published(self) -> str:
-        """Where the manifest is published, for people: another name of `where`."""
-        return self.where
-
-    def with_overrides(
-        self,
-        *,
-        caption: str | None = None,
-        url: str | None = None,
-        uid: str | None = None,
-        image: str | None = None,
-        image_path: str | None = None,
-        format: Format | None = None,
-        header: bool | None = None,
-        columns: Sequence[str] | None = None,
-    ) -> Dataset:
-        """Returns a copy with what the command line lets people set; None keeps a setting. See `with_roles`."""
-        return self.with_roles(
-            format=format,
-            header=header,
-            columns=columns,
-            caption=caption,
-            url=url,
-            uid=uid,
-            image=image,
-            image_path=image_path,
-        )
-
     def with_roles(
         self,
         *,

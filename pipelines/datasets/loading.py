@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipelines.datasets.dataset import Dataset
-from pipelines.datasets.errors import DatasetError, UnknownDataset
+from pipelines.datasets.errors import DatasetError
 from pipelines.datasets.naming import nearest
 from pipelines.datasets.roles import ROLE_NAMES, Roles
 
@@ -44,8 +44,7 @@ def load_dataset(name_or_path: str) -> Dataset:
         name_or_path: one of `dataset_names()`, or the path of a YAML file (it ends in .yaml or .yml).
 
     Raises:
-        UnknownDataset: no such name.
-        DatasetError: no such file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
+        DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
             type.
     """
     if name_or_path.endswith((".yaml", ".yml")):
@@ -54,7 +53,7 @@ def load_dataset(name_or_path: str) -> Dataset:
         path = _FOLDER / f"{name_or_path}.yaml"
     else:
         names = dataset_names()
-        raise UnknownDataset(
+        raise DatasetError(
             f"unknown data set '{name_or_path}'{nearest(name_or_path, names)}; known: {', '.join(names)}. "
             "A set of your own is read as 'custom', or described in a file whose path ends in .yaml"
         )

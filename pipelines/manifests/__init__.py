@@ -3,17 +3,16 @@
 paths = expand_inputs(pattern, dataset)
 infos = [inspect(path, dataset) for path in paths]  # UnreadableFile: dead letter; BadSchema: the user's to mend
 spans = [span for info in infos for span in split(info, unit_rows)]
-for batch in read(spans[0], infos[0], dataset): ...  # or read(spans[0], dataset), which looks at the file again
+for batch in read(spans[0], dataset): ...
 """
 
 from pipelines.manifests.batch import BadRow, Batch
 from pipelines.manifests.columns import Column
-from pipelines.manifests.consistency import Difference, check_consistent, require_consistent
-from pipelines.manifests.errors import BadInput, BadSchema, ManifestError, NoInput, UnreadableFile
+from pipelines.manifests.consistency import Difference, check_consistent
+from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, UnreadableFile
 from pipelines.manifests.info import FileInfo
 from pipelines.manifests.inputs import expand_inputs
 from pipelines.manifests.inspection import inspect
-from pipelines.manifests.picture_location import picture_location
 from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
 from pipelines.manifests.reading import read, whole_file
 from pipelines.manifests.spans import Span
@@ -21,7 +20,6 @@ from pipelines.manifests.splitting import split
 from pipelines.manifests.uids import make_uid
 
 __all__ = [
-    "BadInput",
     "BadRow",
     "BadSchema",
     "Batch",
@@ -38,10 +36,8 @@ __all__ = [
     "has_pictures",
     "inspect",
     "make_uid",
-    "picture_location",
     "read",
     "read_pictures",
-    "require_consistent",
     "split",
     "whole_file",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
@@ -18,7 +18,7 @@ from pipelines.manifests.uids import make_uid
 _FLUSH_BYTES = 64 * 2**20
 
 
-def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Iterator[Batch]:
+def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
     """Yields the rows of consecutive chunks in batches of `batch_rows`, or of fewer where rows are large.
 
     Which rows there are, good or bad, and their order do not depend on `batch_rows`. Where the chunks break off, the

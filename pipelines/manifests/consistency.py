@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipelines.manifests.errors import BadSchema
 from pipelines.manifests.info import FileInfo
 
 
@@ -43,32 +42,6 @@ def check_consistent(infos: Sequence[FileInfo]) -> list[Difference]:
         return []
     first = infos[0]
     return [difference for info in infos[1:] for difference in _differences(first, info)]
-
-
-def require_consistent(infos: Sequence[FileInfo]) -> None:
-    """Refuses files in which a column that is read here (caption, url, uid, picture) differs in type.
-
-    Compared by role, so that a column may be spelled differently; other columns, and roles that one of the files lacks,
-    may differ freely.
-
-    Raises:
-        BadSchema: lists the files that differ from the first one that has the role, with column and types.
-    """
-    lines = []
-    for role in ("caption", "url", "uid", "image", "image_path"):
-        having = [(info, info.column(name)) for info in infos if (name := getattr(info.roles, role)) is not None]
-        typed = [(info, column) for info, column in having if column.kind != "null"]
-        for info, column in typed[1:]:
-            first, model = typed[0]
-            if column.kind != model.kind:
-                lines.append(
-                    f"{info.path}: column '{column.name}' ({role}) is {column.type}, "
-                    f"in {first.path} column '{model.name}' is {model.type}"
-                )
-    if lines:
-        raise BadSchema(
-            "the files do not go together; read them in separate runs, or convert the column:\n  " + "\n  ".join(lines)
-        )
 
 
 def _differences(first: FileInfo, other: FileInfo) -> list[Difference]:

@@ -16,14 +16,11 @@ class ManifestError(Exception):
     """Anything wrong with a manifest; see the subclasses for who can mend it."""
 
 
-class NoInput(ManifestError, ValueError):
+class NoInput(ManifestError):
     """A pattern matches nothing, or matches the same rows twice. The user's to mend, before anything is written."""
 
 
-BadInput = NoInput
-
-
-class BadSchema(ManifestError, ValueError):
+class BadSchema(ManifestError):
     """A file is readable, but its columns are not the ones that were asked for. The user's to mend."""
 
 
@@ -40,11 +37,6 @@ class UnreadableFile(ManifestError):
         self.message = message
         """What happened, where in the file, and what helps."""
 
-    @property
-    def kind(self) -> str:
-        """Another name of `error`."""
-        return self.error
-
     def __str__(self) -> str:
         return f"cannot read {self.path}: {self.error}: {self.message}"
 
@@ -58,8 +50,6 @@ def reading(path: str) -> Iterator[None]:
     """Turns what the libraries raise on a broken or absent file into `UnreadableFile`."""
     try:
         yield
-    except ManifestError:
-        raise  # it says already whose fault it is; some are ValueErrors
     except _BROKEN as error:
         message = str(error) or "the file ends too early"
         if isinstance(error, ImportError):

@@ -48,11 +48,6 @@ class FileInfo:
             return self.rows
         return round(max(self.bytes - self.data_start, 0) / self.row_bytes) if self.row_bytes else 0
 
-    @property
-    def types(self) -> dict[str, str]:
-        """The Arrow type of every column in words, by name, in the order of the file."""
-        return {column.name: column.type for column in self.columns}
-
     def column(self, name: str) -> Column:
         """Returns the column of that name. Raises KeyError where there is none."""
         for column in self.columns:

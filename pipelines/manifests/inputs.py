@@ -17,14 +17,14 @@ _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_RANGE = 1_000_000
 
 
-def expand_inputs(pattern: str, dataset: Dataset | None = None) -> list[str]:
+def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """Returns the manifest files that a pattern stands for, sorted, each once.
 
     Args:
         pattern: a file, a folder (its files that match `dataset.default_glob`, or else all files below it with a known
             ending), a glob (*, ?, [], **), a numbered range as in `part-{00000..00127}.parquet`, or several of these
             with commas between; local or as fsspec URLs. Local results are absolute.
-        dataset: tells which files of a folder are manifests; None: all with a known ending.
+        dataset: tells which files of a folder are manifests.
 
     Raises:
         NoInput: an item matches nothing or cannot be looked for (unknown protocol, no access); or a table and a tar of
@@ -39,7 +39,7 @@ def expand_inputs(pattern: str, dataset: Dataset | None = None) -> list[str]:
     return sorted(found)
 
 
-def _expand(item: str, dataset: Dataset | None) -> list[str]:
+def _expand(item: str, dataset: Dataset) -> list[str]:
     try:
         with reading(item):
             return _paths(item, dataset)
@@ -47,15 +47,14 @@ def _expand(item: str, dataset: Dataset | None) -> list[str]:
         raise NoInput(f"cannot look for '{item}': {error.error}: {error.message}") from error
 
 
-def _paths(item: str, dataset: Dataset | None) -> list[str]:
+def _paths(item: str, dataset: Dataset) -> list[str]:
     fs, inside = file_system(item)
     if fs.isdir(inside):
         paths = _in_folder(fs, inside, dataset)
         if not paths:
             raise NoInput(
-                f"no file in the folder '{item}' {f'matches {dataset.default_glob} or ' if dataset else ''}"
-                f"has a known ending ({', '.join(ENDINGS)}); "
-                f"it holds {listing(_names(fs, inside))}. Name the files with a glob"
+                f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending "
+                f"({', '.join(ENDINGS)}); it holds {listing(_names(fs, inside))}. Name the files with a glob"
             )
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):
@@ -76,8 +75,8 @@ def _range(numbers: re.Match[str], item: str) -> list[str]:
     return [f"{item[: numbers.start()]}{number:0{width}d}{item[numbers.end() :]}" for number in range(first, last + 1)]
 
 
-def _in_folder(fs: Any, folder: str, dataset: Dataset | None) -> list[str]:
-    for glob in (dataset.default_glob if dataset else "*", "**/*"):
+def _in_folder(fs: Any, folder: str, dataset: Dataset) -> list[str]:
+    for glob in (dataset.default_glob, "**/*"):
         paths = [path for path in fs.glob(posixpath.join(folder, glob)) if _is_manifest(fs, path, folder)]
         if paths:
             return paths

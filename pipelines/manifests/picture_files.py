@@ -67,17 +67,6 @@ def read_picture_file(path: str | None, root: str, limit: int) -> bytes | Missin
         return MissingPicture(reason="picture_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
 
-def local_picture(path: str | None, root: str) -> str | None:
-    """Returns the full path of a picture file that exists on this machine inside `root`, else None."""
-    if path is None or not path.strip() or path.startswith(("http://", "https://")) or is_url(root):
-        return None
-    full = _inside(path, root)
-    try:
-        return full if full is not None and stat.S_ISREG(os.stat(full).st_mode) else None
-    except (OSError, ValueError):  # ValueError: a NUL in the path
-        return None
-
-
 def within(data: bytes, limit: int) -> bytes | MissingPicture:
     """Returns picture bytes that came with the row, or that they are too many."""
     return data if len(data) <= limit else too_large("the picture", len(data), limit)

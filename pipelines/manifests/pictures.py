@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, cast, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Dataset
+from pipelines.manifests.assembly import batches
 from pipelines.manifests.info import FileInfo
 from pipelines.manifests.parquet_rows import open_parquet, parquet_tables
 from pipelines.manifests.picture_files import (
@@ -21,18 +22,18 @@ from pipelines.manifests.picture_files import (
     too_large,
     within,
 )
-from pipelines.manifests.reading import file_and_span, read
+from pipelines.manifests.reading import chunks, info_and_span
 from pipelines.manifests.spans import Span
 from pipelines.manifests.tar_rows import PICTURES, samples
 
 __all__ = ["MAX_PICTURE_BYTES", "MissingPicture", "has_pictures", "read_pictures"]
 
 Picture = bytes | MissingPicture
-Ordinals = npt.NDArray[np.int64] | Sequence[int]
 _CHUNK_ROWS = 16
+_BATCH_ROWS = 1000
 
 
-def has_pictures(info: FileInfo, dataset: Dataset | None = None) -> bool:
+def has_pictures(info: FileInfo, dataset: Dataset) -> bool:
     """Says whether pictures of the file's rows can be asked for: bytes, paths of files, or members of the tar.
 
     Single rows may still lack theirs. A column of urls does not count: pictures are never fetched from the web here.
@@ -41,31 +42,17 @@ def has_pictures(info: FileInfo, dataset: Dataset | None = None) -> bool:
     return info.pictures
 
 
-@overload
 def read_pictures(
-    what: FileInfo | Span, dataset: Dataset, ordinals: Ordinals, /, *, max_bytes: int = MAX_PICTURE_BYTES
-) -> Iterator[tuple[int, Picture]]: ...
-
-
-@overload
-def read_pictures(
-    what: Span, info: FileInfo, dataset: Dataset, ordinals: Ordinals, *, max_bytes: int = MAX_PICTURE_BYTES
-) -> Iterator[tuple[int, Picture]]: ...
-
-
-def read_pictures(
-    what: FileInfo | Span,
-    info: FileInfo | Dataset | None = None,
-    dataset: Dataset | Ordinals | None = None,
-    ordinals: Ordinals | None = None,
+    info_or_span: FileInfo | Span,
+    dataset: Dataset,
+    ordinals: npt.NDArray[np.int64] | Sequence[int],
     *,
     max_bytes: int = MAX_PICTURE_BYTES,
 ) -> Iterator[tuple[int, Picture]]:
     """Yields the pictures of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
 
     Args:
-        what: the file or span that the ordinals count in.
-        info: the span's file, from `inspect`. May be left out, in any position: then the file is looked at again.
+        info_or_span: the file or span that the ordinals count in.
         dataset: how rows are read; `pictures_root` says where picture files are.
         ordinals: places of the rows inside the span, strictly ascending.
         max_bytes: most bytes of a picture.
@@ -74,38 +61,33 @@ def read_pictures(
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
         UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
     """
-    if isinstance(info, Dataset):
-        # The short form: read_pictures(what, dataset, ordinals).
-        ordinals = cast(Ordinals, dataset) if ordinals is None else ordinals
-        info, dataset = None, info
-    settings = cast(Dataset, dataset)
-    wanted = [int(ordinal) for ordinal in cast(Ordinals, ordinals)]
+    wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
     if not wanted:
         return
-    file, span = file_and_span(what, settings, info)
-    if not file.pictures:
+    info, span = info_and_span(info_or_span, dataset)
+    if not info.pictures:
         message = (
             "the manifest has only urls; download the pictures first"
-            if file.roles.url
+            if info.roles.url
             else "the manifest names no pictures"
         )
         found: Iterator[tuple[int, Picture]] = (
             (ordinal, MissingPicture(reason="picture_not_at_hand", message=message)) for ordinal in wanted
         )
-    elif file.format == "parquet":
-        found = _from_parquet(file, span, settings, wanted, max_bytes)
-    elif file.format == "webdataset" and file.roles.image_path is None:
-        found = _from_tar(file, span, wanted, max_bytes)
+    elif info.format == "parquet":
+        found = _from_parquet(info, span, dataset, wanted, max_bytes)
+    elif info.format == "webdataset" and info.roles.image_path is None:
+        found = _from_tar(info, span, wanted, max_bytes)
     else:
-        found = _from_paths(file, span, settings, wanted, max_bytes)
+        found = _from_paths(info, span, dataset, wanted, max_bytes)
     count = 0
     for ordinal, picture in found:
         yield ordinal, picture
         count += 1
     if count < len(wanted):
-        raise ValueError(f"row {wanted[count]} is beyond the end of the span {span.start}-{span.stop} of {file.path}")
+        raise ValueError(f"row {wanted[count]} is beyond the end of the span {span.start}-{span.stop} of {info.path}")
 
 
 def _from_parquet(
@@ -154,7 +136,7 @@ def _from_paths(
 ) -> Iterator[tuple[int, Picture]]:
     root = pictures_root(info.path, dataset)
     rest = set(wanted)
-    with closing(read(span, info, dataset)) as found:
+    with closing(batches(chunks(info, span, dataset), info.roles, _BATCH_ROWS)) as found:
         for batch in found:
             paths = batch.table.column(info.roles.image_path).to_pylist()
             here: dict[int, MissingPicture | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))

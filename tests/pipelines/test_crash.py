@@ -31,7 +31,17 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _start(manifest: Path, output: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipelines", "--dataset", "custom", "--input", str(manifest), "--output", str(output)]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "--dataset",
+        "custom",
+        "--input",
+        str(manifest),
+        "--output",
+        str(output),
+    ]
     command += ["--unit-rows", "30", "--workers", "2"]
     return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -52,15 +52,23 @@ def rows(output: Path, kind: str) -> list[dict[str, Any]]:
 
 def decisions(output: Path) -> Counter[tuple[Any, ...]]:
     """What was decided about each row, whatever the order."""
-    kept = [(row["uid"], row["caption"], "kept", row["complexity"], tuple(row["actions"] or ())) for row in rows(output, "kept")]
-    gone = [(row["uid"], row["caption"], row["reason"], row["complexity"], tuple(row["actions"] or ())) for row in rows(output, "rejected")]
+    kept = [
+        (row["uid"], row["caption"], "kept", row["complexity"], tuple(row["actions"] or ()))
+        for row in rows(output, "kept")
+    ]
+    gone = [
+        (row["uid"], row["caption"], row["reason"], row["complexity"], tuple(row["actions"] or ()))
+        for row in rows(output, "rejected")
+    ]
     return Counter(kept + gone)
 
 
 def write_manifest(path: Path, captions: list[str | None], **columns: list[Any]) -> Path:
     """A Parquet manifest of captions."""
     urls = [f"https://example.org/{place}.jpg" for place in range(len(captions))]
-    pq.write_table(pa.table({"url": urls, "caption": pa.array(captions, pa.string()), **columns}), path, row_group_size=17)
+    pq.write_table(
+        pa.table({"url": urls, "caption": pa.array(captions, pa.string()), **columns}), path, row_group_size=17
+    )
     return path
 
 
@@ -160,10 +168,27 @@ def test_no_row_is_lost_whatever_is_broken(tmp_path: Path, ocr_models: object) -
     assert len(kept) + len(rejected) + len(dead) == len(lines) - 1
     assert all(row["stage"] and row["reason"] for row in rejected)
     assert all(row["error"] and row["message"] and row["file"] for row in dead)
-    fate = {row["image_path"]: row.get("reason", "kept") for row in [*kept, *rejected] if row["caption"] and ACTION in row["caption"]}
-    fate |= {path: row["error"] for row in dead for place, path in enumerate(paths) if row["caption"] == f"{ACTION} number {place}"}
+    fate = {
+        row["image_path"]: row.get("reason", "kept")
+        for row in [*kept, *rejected]
+        if row["caption"] and ACTION in row["caption"]
+    }
+    fate |= {
+        path: row["error"]
+        for row in dead
+        for place, path in enumerate(paths)
+        if row["caption"] == f"{ACTION} number {place}"
+    }
     assert set(fate) == set(paths), "every picture has exactly one fate"
-    for path in ("plain.jpg", "animated.gif", "cmyk.jpg", "sixteen_bit.png", "palette.png", "png_named.jpg", "webp_named.jpg"):
+    for path in (
+        "plain.jpg",
+        "animated.gif",
+        "cmyk.jpg",
+        "sixteen_bit.png",
+        "palette.png",
+        "png_named.jpg",
+        "webp_named.jpg",
+    ):
         assert fate[path] == "kept", path
     assert fate["one_pixel.png"] == fate["thin.png"] == "picture_too_small"
     assert fate["https://example.org/x.jpg"] == "picture_not_at_hand"
@@ -207,7 +232,12 @@ def test_a_file_that_breaks_off_keeps_what_was_read(tmp_path: Path) -> None:
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Counter[tuple[Any, ...]]:
     """Decisions on 120 sample captions in one unit."""
     folder = tmp_path_factory.mktemp("usual")
-    filter_(write_manifest(folder / "m.parquet", list(CAPTIONS[:120])), folder / "out", stages=("captions",), unit_rows=10_000)
+    filter_(
+        write_manifest(folder / "m.parquet", list(CAPTIONS[:120])),
+        folder / "out",
+        stages=("captions",),
+        unit_rows=10_000,
+    )
     return _by_caption(folder / "out")
 
 
@@ -249,7 +279,10 @@ def _again(output: Path, said: list[str] | None = None, **options: Any) -> Outco
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.parquet")}
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*.parquet")
+    }
 
 
 def test_every_filter_does_its_work_on_the_sample(sample_run: Path) -> None:
@@ -366,7 +399,13 @@ def test_spotting_alone_decides_nothing_about_captions(tmp_path: Path, ocr_model
 
 
 def test_pictures_of_a_webdataset_tar_and_of_a_bytes_column(tmp_path: Path, ocr_models: object) -> None:
-    members = {"0.jpg": PHOTO, "0.txt": ACTION.encode(), "1.jpg": _with_text("brown dog"), "1.txt": ACTION.encode(), "2.txt": b"A cat sleeping"}
+    members = {
+        "0.jpg": PHOTO,
+        "0.txt": ACTION.encode(),
+        "1.jpg": _with_text("brown dog"),
+        "1.txt": ACTION.encode(),
+        "2.txt": b"A cat sleeping",
+    }
     with tarfile.open(tmp_path / "00000.tar", "w") as tar:
         for name, content in members.items():
             info = tarfile.TarInfo(name)

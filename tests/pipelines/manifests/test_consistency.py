@@ -35,4 +35,7 @@ def test_differences_name_file_column_and_type(tmp_path: Path) -> None:
         ("n", "int64", "string", None),
         ("more", None, "string", None),
     ]
+    lists = look(tmp_path / "3.parquet", caption=pa.array([["x", "y"]]), url=text, n=pa.array([1]))
+    [differing] = check_consistent([first, lists])
+    assert (differing.column, differing.expected, differing.role) == ("caption", "string", "caption")
     assert str(found[0]) == f"{second.path}: column 'url' (url) is absent, in {first.path} it is string"

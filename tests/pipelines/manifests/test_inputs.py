@@ -85,6 +85,9 @@ def test_nothing_found_says_what_is_there(write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NoInput, match=r"no file in the folder .*it holds nothing"):
         expand_inputs(f"{tmp_path}/empty", CUSTOM)
+    write("set/notes.doc", b"x")
+    with pytest.raises(NoInput, match=r"no file in the folder .*it holds notes\.doc"):
+        expand_inputs(f"{tmp_path}/set", CUSTOM)
 
 
 @pytest.mark.parametrize("pattern", ["", "  ", "nosuch://bucket/*"])

@@ -90,7 +90,8 @@ def test_tsv(folder: Path, lines: list[bytes], unit_rows: int, batch_rows: int, 
     for (_, error, caption, _), line in zip(whole, expected, strict=True):
         if error == "good":
             text = line.removesuffix(b"\r").decode("utf-8").split("\t")[0]
-            assert caption == (None if not text.strip() or text.strip().casefold() == "nan" else text)
+            missing = text.strip().casefold() in ("", "nan", "none", "null")
+            assert caption == (None if missing else text)
         else:
             assert caption == repr(line)
     packed = path.with_suffix(".tsv.gz")

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import MissingPicture, has_pictures, inspect, read_pictures, split
+from pipelines.manifests import MissingPicture, has_pictures, inspect, read, read_pictures, split
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -103,10 +103,18 @@ def test_paths_beside_a_manifest(write: Write, tmp_path: Path) -> None:
     assert pictures(path, list(expected), max_bytes=99) == expected
     chosen = {row: expected[row] for row in (1, 8, 12)}
     assert pictures(path, list(chosen), max_bytes=99) == chosen
-    lines = "".join(json.dumps({"image_path": path, "caption": "x"}) + "\n" for path, _ in MANIFEST)
+    spans = split(inspect(path, CUSTOM), 4)
+    assert len(spans) > 1
+    wanted = [range(sum(batch.rows for batch in read(span, CUSTOM))) for span in spans]
+    pieces = [read_pictures(span, CUSTOM, rows, max_bytes=99) for span, rows in zip(spans, wanted, strict=True)]
+    found = [picture.reason if isinstance(picture, MissingPicture) else picture for p in pieces for _, picture in p]
+    assert found == list(expected.values())
+    lines = "".join(json.dumps({"image_path": path or None, "caption": "x"}) + "\n" for path, _ in MANIFEST)
     assert pictures(write("set/manifest.jsonl", lines.encode()), list(expected), max_bytes=99) == expected
     table = parquet_of(
-        tmp_path / "set" / "manifest.parquet", image_path=[path for path, _ in MANIFEST], caption=["x"] * len(MANIFEST)
+        tmp_path / "set" / "manifest.parquet",
+        image_path=[path or None for path, _ in MANIFEST],
+        caption=["x"] * len(MANIFEST),
     )
     assert pictures(table, list(expected), max_bytes=99) == expected
 

@@ -107,6 +107,13 @@ def test_null_captions_are_good_rows(write: Write) -> None:
     assert rows.uids[2] == make_uid(url="u", caption="nan")
 
 
+@pytest.mark.parametrize("caption", ["none", "None", "NULL", " null "])
+def test_captions_that_only_say_missing_are_null(write: Write, caption: str) -> None:
+    rows = Rows(write("a.tsv", f"caption\turl\n{caption}\tu\nnullify it\tv\n".encode()))
+    assert rows.captions == {0: None, 1: "nullify it"}
+    assert rows.column("caption")[0] == caption
+
+
 def test_captions_stay_as_they_are(write: Write) -> None:
     caption = " Tom &amp; Jerry \u200b\ufffd <b>\u2028 "
     assert Rows(write("a.tsv", f"caption\turl\n{caption}\tu\n".encode())).captions == {0: caption}

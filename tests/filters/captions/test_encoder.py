@@ -1,0 +1,130 @@
+"""Our encoder gives spaCy's vectors, whatever the batch and the cache, and refuses what it was not written for."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import spacy
+from spacy.language import Language
+from spacy.tokens import Doc
+
+from filters.captions.encoder import TokenEncoder, UnsupportedEncoder
+from filters.captions.normalise import normalise
+
+HASHED = {
+    "@architectures": "spacy.MultiHashEmbed.v2",
+    "width": 96,
+    "attrs": ["NORM", "PREFIX", "SUFFIX", "SHAPE"],
+    "rows": [500] * 4,
+    "include_static_vectors": False,
+}
+CHARACTERS = {
+    "@architectures": "spacy.CharacterEmbed.v2",
+    "width": 96,
+    "rows": 100,
+    "nM": 16,
+    "nC": 8,
+    "include_static_vectors": False,
+}
+MAXOUT = {
+    "@architectures": "spacy.MaxoutWindowEncoder.v2",
+    "width": 96,
+    "window_size": 1,
+    "maxout_pieces": 3,
+    "depth": 4,
+}
+MISH = {"@architectures": "spacy.MishWindowEncoder.v2", "width": 96, "window_size": 1, "depth": 4}
+
+
+def encoder_of(nlp: Language, **options: Any) -> TokenEncoder:
+    pipe: Any = nlp.get_pipe("tok2vec")
+    return TokenEncoder(pipe, [nlp.make_doc("a dog")], **options)
+
+
+def docs_of(nlp: Language, texts: list[str]) -> list[Doc]:
+    return [nlp.make_doc(text) for text in texts]
+
+
+def assert_equal_vectors(nlp: Language, texts: list[str], encoder: TokenEncoder) -> None:
+    docs = docs_of(nlp, texts)
+    pipe: Any = nlp.get_pipe("tok2vec")
+    for doc, ours, theirs in zip(docs, encoder.predict(docs), pipe.predict(docs), strict=True):
+        assert ours.shape == (len(doc), 96)
+        assert np.allclose(ours, theirs, atol=1e-4), doc.text
+
+
+def test_odd_texts(plain_nlp: Language, odd_texts: list[str]) -> None:
+    assert_equal_vectors(plain_nlp, odd_texts, encoder_of(plain_nlp))
+
+
+def test_real_captions(plain_nlp: Language, laion: list[str]) -> None:
+    encoder = encoder_of(plain_nlp)
+    for first in range(0, 2_000, 500):
+        assert_equal_vectors(plain_nlp, [normalise(text) for text in laion[first : first + 500]], encoder)
+
+
+def test_a_text_does_not_depend_on_its_batch(plain_nlp: Language, odd_texts: list[str]) -> None:
+    encoder = encoder_of(plain_nlp)
+    docs = docs_of(plain_nlp, odd_texts)
+    together, backwards = encoder.predict(docs), encoder.predict(docs[::-1])[::-1]
+    for doc, one, other in zip(docs, together, backwards, strict=True):
+        alone = encoder.predict([doc])[0]
+        assert np.allclose(one, other, atol=1e-5) and np.allclose(one, alone, atol=1e-5), doc.text
+
+
+def test_forgotten_words_are_learnt_anew(plain_nlp: Language, odd_texts: list[str]) -> None:
+    docs = docs_of(plain_nlp, odd_texts)
+    forgetful, retentive = encoder_of(plain_nlp, cache_words=1), encoder_of(plain_nlp)
+    for doc in docs + docs:
+        assert np.allclose(forgetful.predict([doc])[0], retentive.predict([doc])[0], atol=1e-5), doc.text
+
+
+def test_the_cache_grows_with_the_words(plain_nlp: Language) -> None:
+    encoder = encoder_of(plain_nlp)
+    texts = [" ".join(f"word{place}" for place in range(first, first + 50)) for first in range(0, 4_000, 50)]
+    assert_equal_vectors(plain_nlp, texts, encoder)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["", "a dog", ""]])
+def test_empty_documents(plain_nlp: Language, texts: list[str]) -> None:
+    docs = docs_of(plain_nlp, texts)
+    assert [len(vectors) for vectors in encoder_of(plain_nlp).predict(docs)] == [len(doc) for doc in docs]
+
+
+@pytest.mark.parametrize(
+    ("embed", "encode"),
+    [
+        (CHARACTERS, MAXOUT),
+        (HASHED, MISH),
+        (HASHED, {**MAXOUT, "window_size": 2}),
+        (HASHED, {**MAXOUT, "depth": 2}),
+        (HASHED, {**MAXOUT, "depth": 8}),
+    ],
+    ids=["characters", "mish", "wide window", "shallow", "deep"],
+)
+def test_other_architectures_are_refused(embed: dict[str, Any], encode: dict[str, Any]) -> None:
+    nlp = spacy.blank("en")
+    model = {"@architectures": "spacy.Tok2Vec.v2", "embed": embed, "encode": encode}
+    nlp.add_pipe("tok2vec", config={"model": model})
+    nlp.initialize()
+    with pytest.raises(UnsupportedEncoder, match="expected"):
+        encoder_of(nlp)
+
+
+@pytest.mark.parametrize("pieces", [2, 3])
+def test_the_same_architecture_with_other_weights(pieces: int) -> None:
+    nlp = spacy.blank("en")
+    encode = {**MAXOUT, "maxout_pieces": pieces}
+    nlp.add_pipe(
+        "tok2vec", config={"model": {"@architectures": "spacy.Tok2Vec.v2", "embed": HASHED, "encode": encode}}
+    )
+    nlp.initialize()
+    assert_equal_vectors(nlp, ["a black cat", "", "and a dog"], encoder_of(nlp))
+
+
+def test_other_values_are_refused(plain_nlp: Language) -> None:
+    pipe: Any = plain_nlp.get_pipe("tok2vec")
+    shifted: Any = SimpleNamespace(model=pipe.model, predict=lambda docs: [rows + 0.01 for rows in pipe.predict(docs)])
+    with pytest.raises(UnsupportedEncoder, match="differ by 0.01"):
+        TokenEncoder(shifted, [plain_nlp.make_doc("a dog")])
