@@ -22,6 +22,11 @@ class Layout:
         """The plan, see plan.py."""
         return self.work / "plan.json"
 
+    @property
+    def exported(self) -> Path:
+        """Which decisions subset, shards and report were made from."""
+        return self.work / "exported.json"
+
     def commit(self, stage: str, unit: str) -> Path:
         """The commit record of a unit."""
         return self.work / stage / "commits" / f"{unit}.json"

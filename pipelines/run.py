@@ -140,6 +140,8 @@ class _Work:
         check_conservation(self.layout, self.plan, funnel)
         if "export" in self.settings.stages:
             self._export()
+        else:
+            self._withdraw_outdated()
         self._finish(funnel, began)
         return Outcome(funnel, self._status(funnel))
 
@@ -258,7 +260,21 @@ class _Work:
             ]
             content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
             publish_json(self.settings.output / "shards" / "manifest.json", content)
+        publish_json(self.layout.exported, {"fingerprint": _fingerprint(self._decided)})
         self.seconds.setdefault("export", round(time.time() - began, 2))
+
+    def _withdraw_outdated(self) -> None:
+        """Remove what an earlier run exported where rows are decided otherwise now: it would contradict kept/."""
+        record = read_json(self.layout.exported)
+        if record is None or record["fingerprint"] == _fingerprint(self._decided):
+            return
+        output = self.settings.output
+        commits = (self.layout.commit("export", unit.name) for unit in self.plan.units)
+        shards = (output / "shards").glob("*.tar")
+        results = (output / "shards" / "manifest.json", output / "subset.npy", output / "report.html")
+        for path in (*commits, *shards, *results, self.layout.exported):
+            path.unlink(missing_ok=True)
+        self.say("subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones")
 
     def _run(self, stage: Stage, todo: list[str], units: int, counted: str, total: int, noun: str) -> None:
         """Do the missing units of a stage under a progress line."""

@@ -164,6 +164,8 @@ def _take_apart(model: Model) -> tuple[tuple[Model, _Embed], list[tuple[Model, M
     if len(wrapped) != 3 or len(extractors) != 1:
         raise UnsupportedEncoder(f"{model.name}: expected hashed embeddings, a mixer and convolutions")
     tables, mixer, encoder = (node.layers[0] for node in wrapped)
+    if not all(table.name.endswith("hashembed") for table in tables.layers):
+        raise UnsupportedEncoder(f"{tables.name}: expected hashed embeddings")
     convolutions = []
     for residual in encoder.layers:
         nodes = {node.name: node for node in residual.walk()}

@@ -159,6 +159,8 @@ class DecideStage:
             theirs = records.take(pa.array(found[alive]))
             pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, self.preset)
             reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
+            # A row shows evidence as far as its cascade came, whatever other presets had read besides.
+            found[np.setdiff1d(np.arange(len(found)), alive)] = -1
         table = _output(
             batch.table, rows, verdict, self._spotted(rows, records, found), overlaps, self._caption_column(path)
         )

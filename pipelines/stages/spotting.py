@@ -7,6 +7,7 @@ records to the unit, and a preset that lets fewer through finds all it needs.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT, judge_captions
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, read_pictures
+from pipelines.manifests import MissingPicture, Span, UnreadableFile, read_pictures
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
 
@@ -159,7 +160,7 @@ class SpottingStage:
 
     def _read_pictures(self, span: Span, ordinals: list[int], out: TableFile, heartbeat: Heartbeat) -> None:
         rows: list[dict[str, Any]] = []
-        for done, (ordinal, picture) in enumerate(read_pictures(span, self.dataset, np.array(ordinals, np.int64)), 1):
+        for done, (ordinal, picture) in enumerate(self._pictures(span, ordinals), 1):
             if isinstance(picture, MissingPicture):
                 rows.append(_no_reading(ordinal, picture.reason, picture.message))
             else:
@@ -169,6 +170,17 @@ class SpottingStage:
                 rows = []
             heartbeat.beat(done)
         out.write(pa.Table.from_pylist(rows, SCHEMA))
+
+    def _pictures(self, span: Span, ordinals: list[int]) -> Iterator[tuple[int, bytes | MissingPicture]]:
+        """The pictures of rows. Where the file breaks, which may be in pictures alone, the rest are unreadable."""
+        left = list(reversed(ordinals))
+        try:
+            for found in read_pictures(span, self.dataset, np.array(ordinals, np.int64)):
+                left.pop()
+                yield found
+        except UnreadableFile as error:
+            for ordinal in reversed(left):
+                yield ordinal, MissingPicture(reason="picture_unreadable", message=str(error))
 
 
 def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:

@@ -1,0 +1,67 @@
+"""Captions to rows: in order, of one schema, equal captions alike, spans in the parsed text."""
+
+from collections.abc import Callable
+
+import pytest
+
+from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, row_of
+from filters.captions.graph import CaptionGraph
+from filters.captions.normalise import normalise
+from filters.captions.verifier import load_verifier
+
+CAPTIONS = ["A black cat is chasing a small brown bird", "", "Stock Photo: a dog running", "the girl&#39;s red dress"]
+
+
+@pytest.fixture(scope="module")
+def annotator() -> CaptionAnnotator:
+    return CaptionAnnotator()
+
+
+def test_one_row_per_caption_in_order(annotator: CaptionAnnotator) -> None:
+    table = annotator.annotate(CAPTIONS)
+    assert table.schema == SCHEMA
+    assert table["parsed"].to_pylist() == [normalise(caption) for caption in CAPTIONS]
+    assert annotator.annotate(CAPTIONS[::-1]).to_pylist() == table.to_pylist()[::-1]
+
+
+def test_no_captions_give_an_empty_table(annotator: CaptionAnnotator) -> None:
+    assert annotator.annotate([]).schema == SCHEMA
+    assert annotator.annotate([]).num_rows == 0
+
+
+def test_equal_captions_get_equal_rows(annotator: CaptionAnnotator) -> None:
+    first, _, third = annotator.annotate(["a dog runs", "a cat", "a dog runs"]).to_pylist()
+    assert first == third
+
+
+def test_the_original_caption_is_evidence(annotator: CaptionAnnotator) -> None:
+    # Both are parsed as the same text; the scores differ because one of them comes from a stock site.
+    plain, stock = annotator.annotate(["a dog running on grass", "a dog running on grass - Stock Photo"]).to_pylist()
+    assert plain["parsed"] == stock["parsed"]
+    assert plain["actions"][0]["score"] != stock["actions"][0]["score"]
+
+
+def test_spans_cut_the_parsed_text(annotator: CaptionAnnotator, odd_texts: list[str]) -> None:
+    for row in annotator.annotate([*CAPTIONS, *odd_texts]).to_pylist():
+        for thing in row["objects"]:
+            assert row["parsed"][thing["start"] : thing["end"]] == thing["text"]
+        for action in row["actions"]:
+            assert row["parsed"][action["start"] : action["end"]] == action["verb"]
+        for score in [part["score"] for name in ("attributes", "actions", "relations") for part in row[name]]:
+            assert 0 <= score <= 1
+
+
+def test_a_row_holds_the_graph(annotator: CaptionAnnotator, graph_of: Callable[[str], CaptionGraph]) -> None:
+    caption = CAPTIONS[0]
+    graph = graph_of(caption)
+    row = row_of(graph, load_verifier().score(graph, caption))
+    assert [thing["text"] for thing in row["objects"]] == ["cat", "bird"]
+    assert [(a["object"], a["text"]) for a in row["attributes"]] == [(0, "black"), (1, "small"), (1, "brown")]
+    assert row["actions"][0]["participants"] == [{"object": 0, "role": "subject"}, {"object": 1, "role": "object"}]
+    (annotated,) = annotator.annotate([caption]).to_pylist()
+    assert annotated["objects"] == row["objects"]
+    assert annotated["actions"][0]["score"] == pytest.approx(row["actions"][0]["score"])
+
+
+def test_provenance_names_everything_that_decides() -> None:
+    assert provenance().keys() == {"spacy", "model", "model_version", "verifier", "annotations"}

@@ -1,0 +1,85 @@
+"""Features are named, finite, the same each time, and say what their names say."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from filters.captions.features import CaptionContext, action_features, attribute_features, relation_features
+from filters.captions.graph import CaptionGraph
+from filters.captions.verifier import load_verifier
+
+GraphOf = Callable[[str], CaptionGraph]
+
+
+def context_of(graph_of: GraphOf, text: str, original: str | None = None) -> CaptionContext:
+    return CaptionContext(graph_of(text), text if original is None else original)
+
+
+@pytest.mark.parametrize(
+    ("caption", "name"),
+    [
+        ("Bride And Groom Dancing", "caption: title case"),
+        ("a dog", "caption: short"),
+        ("dog 123", "caption: share of digits"),
+        ("a dog - stock photo", "caption: stock site"),
+        ("A dog runs.", "caption: ends with a stop"),
+        ("A dog runs on the beach", "caption: has a clause"),
+        ("your new dog", "caption: addresses the reader"),
+        ("How to train a dog", "caption: asks"),
+        ("What a dog!", "caption: exclaims"),
+        ("dogs | cats", "caption: has |"),
+    ],
+)
+def test_features_of_the_caption(graph_of: GraphOf, caption: str, name: str) -> None:
+    assert context_of(graph_of, caption).features[name] > 0
+    assert name not in context_of(graph_of, "a brown dog in the garden of an old house", "").features
+
+
+def test_the_original_caption_counts_not_the_parsed_one(graph_of: GraphOf) -> None:
+    assert "caption: stock site" in context_of(graph_of, "a dog", "a dog - stock photo").features
+
+
+def test_features_of_an_action(graph_of: GraphOf) -> None:
+    context = context_of(graph_of, "A child is sitting on a bench")
+    (action,) = context.graph.actions
+    features = action_features(context, action)
+    for name in ("tag VBG", "verb sit", "word sitting", "with on", "with a preposition", "tie subject"):
+        assert features[name] == 1
+    assert features["actor before"] == 1 and "with an object" not in features
+    assert "said of child" in features and "subject acts 3" in features
+
+
+def test_a_verb_said_of_nobody(graph_of: GraphOf) -> None:
+    context = context_of(graph_of, "running")
+    (action,) = context.graph.actions
+    assert "said of nobody" in action_features(context, action)
+
+
+def test_features_of_details(graph_of: GraphOf) -> None:
+    context = context_of(graph_of, "a red cup on the table")
+    (attribute,) = context.graph.attributes
+    (relation,) = context.graph.relations
+    assert {"attribute colour", "attribute colour, red", "owner cup"} <= attribute_features(context, attribute).keys()
+    assert {"relation", "relation, on", "owner cup", "target noun"} <= relation_features(context, relation).keys()
+
+
+def test_odd_texts_give_finite_named_features(graph_of: GraphOf, odd_texts: list[str]) -> None:
+    for text in odd_texts:
+        context = context_of(graph_of, text)
+        graph = context.graph
+        found = [context.features, *(action_features(context, action) for action in graph.actions)]
+        found += [attribute_features(context, attribute) for attribute in graph.attributes]
+        found += [relation_features(context, relation) for relation in graph.relations]
+        for features in found:
+            assert all(math.isfinite(value) for value in features.values()), text
+
+
+def test_the_weights_are_of_features_that_exist(graph_of: GraphOf) -> None:
+    sentence = "A man is sitting on a red bench. Bride And Groom Dancing!"
+    context = context_of(graph_of, sentence)
+    names = set(context.features)
+    for action in context.graph.actions:
+        names |= action_features(context, action).keys()
+    known = names & load_verifier().actions.weights.keys()
+    assert len(known) > len(names) / 2

@@ -1,0 +1,73 @@
+"""The tables load, their ratings lie in range, inflections find their words."""
+
+import pytest
+
+from filters.captions import lexicon
+from filters.captions.lexicon import is_first_name, noun_rating, verb_lemma, verb_rating, words
+
+
+@pytest.mark.parametrize(
+    ("form", "lemma"),
+    [
+        ("run", "run"),
+        ("runs", "run"),
+        ("running", "run"),
+        ("ran", "run"),
+        ("riding", "ride"),
+        ("carried", "carry"),
+        ("carries", "carry"),
+        ("watches", "watch"),
+        ("dancing", "dance"),
+        ("sat", "sit"),
+        ("ate", "eat"),
+        ("qqqing", None),
+        ("ing", None),
+        ("s", None),
+        ("", None),
+        ("Running", None),  # lower case is the caller's business
+    ],
+)
+def test_verb_lemma(form: str, lemma: str | None) -> None:
+    assert verb_lemma(form) == lemma
+
+
+def test_ratings_lie_in_range() -> None:
+    for verb, rating in lexicon._verbs().items():
+        assert verb == verb.lower() and all(0 <= value <= 3 for value in rating), verb
+    for noun, noun_rates in lexicon._nouns().items():
+        assert noun == noun.lower() and 0 <= noun_rates.actor <= 3 and 0 <= noun_rates.shop <= 2, noun
+
+
+def test_every_lemma_is_rated() -> None:
+    assert all(verb_rating(lemma) for lemma in lexicon._irregular().values())
+    assert verb_rating("qqq") is None
+
+
+@pytest.mark.parametrize(
+    ("word", "actor"), [("dog", 3), ("dogs", 3), ("woman", 3), ("women", 3), ("children", 3), ("babies", 3)]
+)
+def test_who_can_act(word: str, actor: int) -> None:
+    rating = noun_rating(word)
+    assert rating is not None and rating.actor == actor
+
+
+@pytest.mark.parametrize("word", ["", "qqq", "s", "es"])
+def test_unrated_nouns(word: str) -> None:
+    assert noun_rating(word) is None
+
+
+def test_first_names() -> None:
+    assert is_first_name("mary") and not is_first_name("table") and not is_first_name("")
+
+
+@pytest.mark.parametrize(
+    ("group", "word"),
+    [("colour", "red"), ("material", "wooden"), ("size", "small"), ("state", "broken"), ("pattern", "striped")],
+)
+def test_groups(group: str, word: str) -> None:
+    assert word in words(group)
+    assert all(entry == entry.lower() for entry in words(group))
+
+
+def test_an_unknown_group_is_empty() -> None:
+    assert words("qqq") == frozenset()

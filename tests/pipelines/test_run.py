@@ -1,0 +1,413 @@
+"""A run and what it leaves behind: the output contract, other presets and stages on the same annotations, inputs."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.datasets import load_dataset
+
+SENTENCE = "A brown dog runs after a red ball"
+ANNOTATIONS = {
+    "uid": pa.string(),
+    "caption": pa.string(),
+    "complexity": pa.int32(),
+    "actions": pa.list_(pa.string()),
+    "objects": pa.list_(pa.string()),
+    "attributes": pa.list_(pa.struct([("object", pa.string()), ("attribute", pa.string())])),
+    "spotted": pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())])),
+    "overlap": pa.int32(),
+}
+DEAD = {
+    "file": pa.string(),
+    "unit": pa.string(),
+    "ordinal": pa.int64(),
+    "uid": pa.string(),
+    "caption": pa.string(),
+    "stage": pa.string(),
+    "error": pa.string(),
+    "message": pa.string(),
+    "raw": pa.binary(),
+}
+
+
+def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
+    """Names and types; the same in every part."""
+    schemas = [pq.read_schema(path) for path in sorted((output / kind).glob("part-*.parquet"))]
+    assert schemas and all(schema.equals(schemas[0]) for schema in schemas)
+    return {field.name: field.type for field in schemas[0]}
+
+
+# ---- the output contract
+
+
+def test_columns_of_kept_rejected_and_dead_letters(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    original = {"n": pa.string(), "image_path": pa.string()}
+    assert _schema(paper.output, "kept") == original | ANNOTATIONS
+    assert _schema(paper.output, "rejected") == original | ANNOTATIONS | {"stage": pa.string(), "reason": pa.string()}
+    pq.write_table(pa.table({"caption": [SENTENCE], "image_path": ["no.jpg"]}), tmp_path / "a.parquet")
+    dead = filtering(tmp_path / "a.parquet", tmp_path / "out")
+    assert _schema(dead.output, "dead_letter") == DEAD
+
+
+def test_evidence_in_the_rows(paper: Any, pairs: Path) -> None:
+    with open(pairs, encoding="utf-8") as file:
+        given = {row["n"]: row for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)}
+    kept, rejected = paper.rows("kept"), paper.rows("rejected")
+    assert {row["n"] for row in kept + rejected} == set(given)
+    for row in kept + rejected:
+        assert re.fullmatch("[0-9a-f]{32}", row["uid"])
+        assert (row["caption"], row["image_path"]) == (given[row["n"]]["caption"], given[row["n"]]["image_path"])
+        assert row["complexity"] is not None and row["actions"] is not None, "C and A share a parse"
+    for row in kept:
+        assert row["complexity"] >= 1 and row["actions"] and row["objects"] and row["overlap"] < 5
+        assert row["spotted"] is not None
+    by_reason: dict[str, list[dict[str, Any]]] = {}
+    for row in rejected:
+        by_reason.setdefault(row["reason"], []).append(row)
+    assert {"action", "text_spotting"} <= set(by_reason)
+    assert all(row["overlap"] >= 5 and row["spotted"] for row in by_reason["text_spotting"])
+    assert all(row["stage"] == "spotting" for row in by_reason["text_spotting"])
+    assert all(row["spotted"] is None and row["overlap"] is None and not row["actions"] for row in by_reason["action"])
+    assert all(row["stage"] == "captions" for row in by_reason["action"])
+
+
+def test_original_columns_with_our_names_are_kept(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    given = {
+        "title": [SENTENCE, "Two cats sleep on a mat"],
+        "caption": ["theirs 0", "theirs 1"],
+        "uid": ["a", "b"],
+        "actions": [["x"], []],
+        "reason": ["r0", "r1"],
+        "overlap": [7, 8],
+        "original_overlap": [9, 10],
+    }
+    pq.write_table(pa.table(given), tmp_path / "a.parquet")
+    dataset = load_dataset("custom").with_roles(caption="title")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out", dataset=dataset, stages=("captions",))
+    rows = sorted(result.rows("kept") + result.rows("rejected"), key=lambda row: row["original_uid"])
+    assert [row["caption"] for row in rows] == given["title"] == [row["title"] for row in rows]
+    for name in ("caption", "uid", "actions", "reason"):
+        assert [row[f"original_{name}"] for row in rows] == given[name], name
+    assert [row["original_overlap"] for row in rows] == given["original_overlap"]
+    assert [row["original_original_overlap"] for row in rows] == given["overlap"]
+    assert _schema(result.output, "kept").items() >= ANNOTATIONS.items()
+
+
+def test_output_is_input_again(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    """Survivors filtered once more survive, with the uids they had."""
+    source = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"caption": [SENTENCE, "Blue mug", "Two cats sleep"], "n": [0, 1, 2]}), source)
+    first = filtering(source, tmp_path / "first", stages=("captions",))
+    second = filtering(tmp_path / "first" / "kept", tmp_path / "second", stages=("captions",))
+    third = filtering(tmp_path / "second" / "kept", tmp_path / "third", stages=("captions",))
+    uids = [row["uid"] for row in first.rows("kept")]
+    assert [row["uid"] for row in second.rows("kept")] == uids == [row["uid"] for row in third.rows("kept")]
+    assert not second.rows("rejected") and not third.rows("rejected")
+
+
+def test_subset_is_in_the_format_of_datacomp(paper: Any) -> None:
+    subset = np.load(paper.output / "subset.npy")
+    assert subset.dtype == np.dtype("u8,u8")
+    expected = sorted({(int(row["uid"][:16], 16), int(row["uid"][16:], 16)) for row in paper.rows("kept")})
+    assert [tuple(map(int, pair)) for pair in subset] == expected
+
+
+def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
+    manifest = json.loads((paper.output / "shards" / "manifest.json").read_text())
+    names = {entry["shard"] for entry in manifest["shards"]}
+    assert names == {path.name for path in (paper.output / "shards").glob("*.tar")}
+    kept = {(row["uid"], row["caption"]): row for row in paper.rows("kept")}
+    seen = 0
+    for entry in manifest["shards"]:
+        path = paper.output / "shards" / entry["shard"]
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+        samples: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, ending = member.name.split(".", 1)
+                content = tar.extractfile(member)
+                assert content is not None and ending not in samples.setdefault(key, {})
+                samples[key][ending] = content.read()
+        assert len(samples) == entry["samples"]
+        for sample in samples.values():
+            meta = json.loads(sample["json"])
+            row = kept[meta["uid"], sample["txt"].decode()]
+            assert sample["png"] == (pairs.parent / row["image_path"]).read_bytes()
+            assert (meta["complexity"], meta["actions"]) == (row["complexity"], row["actions"])
+        seen += len(samples)
+    assert seen == manifest["samples"] == len(paper.rows("kept"))
+
+
+def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    again = filtering(f"{paper.output}/shards/*.tar", tmp_path / "out")
+    assert sorted(row["caption"] for row in again.rows("kept")) == sorted(row["caption"] for row in paper.rows("kept"))
+    assert not again.rows("dead_letter")
+
+
+def test_funnel_and_provenance(paper: Any, pairs: Path) -> None:
+    funnel = json.loads((paper.output / "funnel.json").read_text(encoding="utf-8"))
+    assert (funnel["dataset"], funnel["preset"], funnel["rows_in"]) == ("custom", "paper", 60)
+    assert funnel["stages"] == ["captions", "spotting", "export"]
+    left = funnel["rows_in"] - funnel["dead_letter"]["rows"]
+    for step in funnel["steps"]:
+        left -= step["rejected"]
+        assert step["left"] == left, step
+    assert left == funnel["kept"] == len(paper.rows("kept"))
+    assert funnel["keep_rate"] == pytest.approx(left / 60)
+    reasons = [row["reason"] for row in paper.rows("rejected")]
+    assert funnel["rejected"] == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    assert sum(funnel["histograms"]["complexity"].values()) == 60
+    assert set(funnel["examples"]) == {"kept", *reasons}
+    run_file = json.loads((paper.output / "run.json").read_text(encoding="utf-8"))
+    assert run_file["preset"]["name"] == "paper" and run_file["dataset"]["input"] == str(pairs)
+    assert run_file["models"]["captions"] and run_file["models"]["spotting"]
+    assert run_file["files"][0]["path"] == str(pairs) and run_file["files"][0]["fingerprint"]
+    assert {"apache-beam", "python", "pyarrow", "spacy"} <= set(run_file["versions"])
+
+
+def test_report_loads_nothing(paper: Any) -> None:
+    report = (paper.output / "report.html").read_text(encoding="utf-8")
+    assert report.startswith("<!") and len(report) > 10_000
+    assert not re.findall(r"""(?:src|href|action)\s*=\s*["']?(?!data:|#)[^"'\s>]*//""", report)
+    assert not re.search(r"@import|url\(\s*['\"]?(?!data:|#)|<script[^>]+src|<link|fetch\(|XMLHttp", report)
+
+
+# ---- other presets and stages on the same annotations
+
+
+def _annotations(output: Path) -> dict[str, tuple[int, bytes]]:
+    folders = (output / "work" / "captions", output / "work" / "spotting")
+    files = [path for folder in folders for path in folder.rglob("*.parquet")]
+    assert files
+    return {str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_another_preset_needs_no_parse_and_no_ocr(
+    pairs: Path, paper: Any, strict: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    def out(preset: str) -> Any:
+        return filtering(pairs, tmp_path / "out", unit_rows=15, preset=preset)
+
+    first = out("paper").tables()
+    before = _annotations(tmp_path / "out")
+    other = out("strict")
+    assert any("without a new parse or OCR" in line for line in other.said)
+    assert not {"captions", "spotting"} & {line.split(":")[0] for line in other.said}
+    assert other.tables() == strict.tables() != first
+    back = out("paper")
+    assert back.tables() == first == paper.tables()
+    assert _annotations(tmp_path / "out") == before
+    for name in ("subset.npy", "shards/manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
+    again = out("paper")
+    assert any("nothing is left to do" in line for line in again.said)
+
+    own = tmp_path / "own.yaml"
+    own.write_text("captions: {min_complexity: 2, min_actions: 1}\ntext_spotting: {min_chars: 12}\n")
+    custom = out(str(own))
+    fresh = filtering(pairs, tmp_path / "fresh", unit_rows=15, preset=str(own))
+    assert custom.tables() == fresh.tables()
+    assert custom.funnel["preset"] == "own"
+
+
+def test_a_preset_that_lets_more_through_reads_only_what_is_missing(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    narrow = tmp_path / "narrow.yaml"
+    narrow.write_text("captions: {min_complexity: 3, max_chars: 60}\n")
+    first = filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow))
+    before = _annotations(tmp_path / "out")
+    wide = filtering(pairs, tmp_path / "out", unit_rows=15)
+    assert wide.tables() == paper.tables()
+    after = _annotations(tmp_path / "out")
+    assert before.items() < after.items()
+    assert any("only their pictures are read" in line for line in wide.said)
+    assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow)).tables() == first.tables()
+
+
+def test_longer_captions_let_through_are_looked_at(
+    pairs: Path, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    """The length is decided whatever the stages; pictures of rows that were too long before must still be read."""
+    short = tmp_path / "short.yaml"
+    short.write_text("captions: {max_chars: 40}\n")
+    long = tmp_path / "long.yaml"
+    long.write_text("captions: {max_chars: 4000}\n")
+    filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(short))
+    result = filtering(pairs, tmp_path / "out", unit_rows=30, stages=("spotting",), preset=str(long))
+    assert all(row["spotted"] is not None for row in result.rows("kept"))
+    assert (
+        result.tables()
+        == filtering(pairs, tmp_path / "fresh", unit_rows=30, stages=("spotting",), preset=str(long)).tables()
+    )
+
+
+def test_captions_alone_decide_nothing_about_pictures(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    result = filtering(pairs, tmp_path / "out", stages=("captions",), unit_rows=15)
+    assert set(result.verdicts().values()) == {"kept", "complexity", "action"}
+    for n, verdict in paper.verdicts().items():
+        assert result.verdicts()[n] == ("kept" if verdict == "text_spotting" else verdict)
+    assert all(row["spotted"] is None and row["overlap"] is None for row in result.rows("kept"))
+    assert not (tmp_path / "out" / "work" / "spotting").exists()
+    assert not (tmp_path / "out" / "report.html").exists() and not (tmp_path / "out" / "shards").exists()
+
+
+def test_spotting_alone_decides_nothing_about_captions(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    result = filtering(pairs, tmp_path / "out", stages=("spotting",), unit_rows=15)
+    assert set(result.verdicts().values()) == {"kept", "text_spotting"}
+    for n, verdict in paper.verdicts().items():
+        if verdict in ("kept", "text_spotting"):
+            assert result.verdicts()[n] == verdict
+    assert all(row["complexity"] is None and row["actions"] is None for row in result.rows("kept"))
+    assert all(row["spotted"] is not None for row in result.rows("kept"))
+    # All stages afterwards give what all stages at once give.
+    assert filtering(pairs, tmp_path / "out", unit_rows=15).tables() == paper.tables()
+
+
+def test_results_of_other_decisions_do_not_stay(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """What export wrote of an earlier decision would contradict kept/."""
+    filtering(pairs, tmp_path / "out", unit_rows=15)
+    filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions",))
+    for name in ("subset.npy", "report.html", "shards/manifest.json"):
+        assert not (tmp_path / "out" / name).exists(), name
+    assert not list((tmp_path / "out").glob("shards/*.tar"))
+    back = filtering(pairs, tmp_path / "out", unit_rows=15)
+    assert back.tables() == paper.tables()
+    for name in ("subset.npy", "shards/manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
+    assert (tmp_path / "out" / "report.html").exists()
+
+
+def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]) -> None:
+    rows = [{"n": 0, "url": "http://example.org/0.jpg", "caption": SENTENCE}]
+    rows.append({"n": 1, "url": "http://example.org/1.jpg", "caption": "Blue mug"})
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    alone = filtering(manifest, tmp_path / "alone", stages=("captions",))
+    assert alone.verdicts() == {"0": "kept", "1": "action"}
+    full = filtering(manifest, tmp_path / "full")
+    assert full.verdicts() == {"0": "picture_not_at_hand", "1": "action"}
+    assert full.status == 0
+    assert any("STAGES=captions,export" in line for line in full.said)
+
+
+# ---- inputs
+
+INPUT_CAPTIONS = [
+    SENTENCE,
+    "Blue mug",
+    'Two "happy" cats, one asleep, sit on a mat',
+    "Two boys play football on a beach",
+]
+
+
+@pytest.fixture(scope="module")
+def bytes_of(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Path]) -> list[bytes]:
+    """A picture for each input caption; the last one repeats its caption."""
+    folder = tmp_path_factory.mktemp("bytes")
+    texts = ("", "", "SALE", "Two boys play football")
+    return [draw(folder / f"{n}.png", text).read_bytes() for n, text in enumerate(texts)]
+
+
+EXPECTED = {"0": "kept", "1": "action", "2": "kept", "3": "text_spotting"}
+
+
+def _parquet(folder: Path, images: Any) -> Path:
+    table = pa.table({"n": list("0123"), "caption": INPUT_CAPTIONS, "image": images})
+    pq.write_table(table, folder / "a.parquet")
+    return folder / "a.parquet"
+
+
+def _webdataset(folder: Path, pictures: list[bytes]) -> Path:
+    with tarfile.open(folder / "00000.tar", "w") as tar:
+        for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, pictures, strict=True)):
+            for ending, data in (("png", content), ("txt", caption.encode()), ("json", b'{"n": "%d"}' % n)):
+                info = tarfile.TarInfo(f"{n:05d}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    return folder / "00000.tar"
+
+
+def _files(folder: Path, pictures: list[bytes]) -> list[dict[str, str]]:
+    rows = []
+    for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, pictures, strict=True)):
+        (folder / f"{n}.png").write_bytes(content)
+        rows.append({"n": str(n), "caption": caption, "image_path": f"{n}.png"})
+    return rows
+
+
+def _csv(folder: Path, rows: list[dict[str, str]]) -> Path:
+    with open(folder / "a.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "a.csv"
+
+
+def _text(path: Path, text: str) -> Path:
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "form", ["bytes", "struct", "webdataset", "tsv without header", "csv", "jsonl", "jsonl.gz", "tsv.gz"]
+)
+def test_every_form_of_input_gives_the_same_decisions(
+    form: str, tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    dataset = load_dataset("custom")
+    rows = _files(tmp_path, bytes_of)
+    lines = ["\t".join(row.values()) for row in rows]
+    match form:
+        case "bytes":
+            source = _parquet(tmp_path, bytes_of)
+        case "struct":
+            source = _parquet(tmp_path, [{"bytes": content, "path": None} for content in bytes_of])
+        case "webdataset":
+            source = _webdataset(tmp_path, bytes_of)
+        case "tsv without header":
+            source = _text(tmp_path / "a.tsv", "\n".join(lines))
+            dataset = dataset.with_roles(columns=["n", "words", "file"], caption="words", image_path="file")
+        case "csv":
+            source = _csv(tmp_path, rows)
+        case "jsonl" | "jsonl.gz":
+            source = _text(tmp_path / f"a.{form}", "".join(json.dumps(row) + "\n" for row in rows))
+        case _:
+            source = _text(tmp_path / "a.tsv.gz", "\n".join(["\t".join(rows[0]), *lines]) + "\n")
+    result = filtering(source, tmp_path / "out", dataset=dataset)
+    assert result.verdicts() == EXPECTED
+    assert result.status == 0 and not result.rows("dead_letter")
+    shards = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text())
+    assert shards["samples"] == 2
+
+
+def test_several_files_of_several_forms(
+    tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    (tmp_path / "in").mkdir()
+    _parquet(tmp_path / "in", bytes_of)
+    rows = _files(tmp_path / "in", bytes_of)
+    for row in rows:
+        row["n"] = f"csv {row['n']}"
+    _csv(tmp_path / "in", rows)
+    result = filtering(f"{tmp_path}/in/*.parquet,{tmp_path}/in/*.csv", tmp_path / "out", unit_rows=2)
+    assert result.verdicts() == EXPECTED | {f"csv {n}": verdict for n, verdict in EXPECTED.items()}
