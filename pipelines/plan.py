@@ -74,7 +74,8 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
             infos.append(inspect(path, dataset))
         except UnreadableFile as error:
             unreadable.append({"path": error.path, "error": error.error, "message": error.message})
-    disagreeing = [difference for difference in check_consistent(infos) if difference.role]
+    # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
+    disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]
     if disagreeing:
         more = f" (and {len(disagreeing) - 1} more)" if len(disagreeing) > 1 else ""
         raise BadSchema(

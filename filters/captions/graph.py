@@ -119,8 +119,9 @@ def _objects(parse: Parse, children: dict[int, list[int]]) -> tuple[list[Object]
     object_at: dict[int, int] = {}
     for token, tag in enumerate(parse.tags):
         lower = parse.words[token].lower()
-        is_noun = tag in NOUN_TAGS and parse.deps[token] not in _INNER and any(char.isalpha() for char in lower)
-        if not is_noun and not (lower in _PRONOUNS and tag in ("PRP", "WP")):
+        is_noun = tag in NOUN_TAGS and any(char.isalpha() for char in lower)
+        is_pronoun = lower in _PRONOUNS and tag in ("PRP", "WP")
+        if parse.deps[token] in _INNER or not (is_noun or is_pronoun):
             continue
         first = token
         while first and first - 1 in children[token] and parse.deps[first - 1] == "compound":

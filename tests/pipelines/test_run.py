@@ -316,7 +316,7 @@ INPUT_CAPTIONS = [
     SENTENCE,
     "Blue mug",
     'Two "happy" cats, one asleep, sit on a mat',
-    "Two boys play football on a beach",
+    "Two boys play football",
 ]
 
 

@@ -98,7 +98,16 @@ def verb_rating(lemma: str) -> VerbRating | None:
 def noun_rating(word: str) -> NounRating | None:
     """The rating of a lower-case noun, singular or plural, None where it is not rated."""
     nouns = _nouns()
-    for ending, repair in (("", ""), ("ies", "y"), ("es", ""), ("men", "man"), ("s", "")):
+    for ending, repair in (
+        ("", ""),
+        ("ies", "y"),
+        ("ves", "f"),
+        ("ves", "fe"),
+        ("es", ""),
+        ("men", "man"),
+        ("children", "child"),
+        ("s", ""),
+    ):
         if word.endswith(ending) and word[: len(word) - len(ending)] + repair in nouns:
             return nouns[word[: len(word) - len(ending)] + repair]
     return None

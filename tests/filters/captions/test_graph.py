@@ -65,9 +65,7 @@ def test_the_example_of_the_paper(graph_of: GraphOf) -> None:
         ("The flowers were painted by a girl", {"paint": {"flowers": "subject", "girl": "agent"}}),
     ],
 )
-def test_actions_and_their_participants(
-    graph_of: GraphOf, sentence: str, expected: dict[str, dict[str, str]]
-) -> None:
+def test_actions_and_their_participants(graph_of: GraphOf, sentence: str, expected: dict[str, dict[str, str]]) -> None:
     assert actions(graph_of(sentence)) == expected
 
 
@@ -78,7 +76,15 @@ def test_an_ing_form_in_the_guise_of_a_noun_is_an_untagged_candidate(graph_of: G
 
 @pytest.mark.parametrize(
     "sentence",
-    ["the sky is blue", "She had been a teacher", "Cats are black", "she's a doctor", "two dogs", "a cup on the table", ""],
+    [
+        "the sky is blue",
+        "She had been a teacher",
+        "Cats are black",
+        "she's a doctor",
+        "two dogs",
+        "a cup on the table",
+        "",
+    ],
 )
 def test_copula_and_noun_phrases_state_no_action(graph_of: GraphOf, sentence: str) -> None:
     assert not graph_of(sentence).actions
@@ -99,7 +105,10 @@ def test_auxiliaries_are_no_actions(graph_of: GraphOf, sentence: str) -> None:
         ("Cats are black", {("Cats", "black", "predicate")}),  # the subject is the first word
         ("Kids are happy and tired", {("Kids", "happy", "predicate"), ("Kids", "tired", "predicate")}),
         ("two dogs", {("dogs", "two", "number")}),
-        ("the old red wooden door", {("door", "old", "state"), ("door", "red", "colour"), ("door", "wooden", "material")}),
+        (
+            "the old red wooden door",
+            {("door", "old", "state"), ("door", "red", "colour"), ("door", "wooden", "material")},
+        ),
         ("a beautiful day", {("day", "beautiful", "adjective")}),
         ("Running Shoes", {("Shoes", "Running", "participle")}),
         ("a dog", set()),

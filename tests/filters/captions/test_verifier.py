@@ -17,7 +17,9 @@ GraphOf = Callable[[str], CaptionGraph]
 NUMBERS = st.floats(-50, 50)
 
 
-@given(NUMBERS, st.dictionaries(st.sampled_from("abcdef"), NUMBERS), st.dictionaries(st.sampled_from("abcxyz"), NUMBERS))
+@given(
+    NUMBERS, st.dictionaries(st.sampled_from("abcdef"), NUMBERS), st.dictionaries(st.sampled_from("abcxyz"), NUMBERS)
+)
 def test_a_score_is_a_logistic_regression(bias: float, weights: dict[str, float], features: dict[str, float]) -> None:
     score = Scorer(bias, weights)(features)
     odds = bias + sum(value * weights.get(name, 0) for name, value in features.items())

@@ -1,0 +1,168 @@
+"""What people type: wrong use ends in one line and status 2 with nothing written; runs go on where they stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli
+
+SENTENCE = "A brown dog runs after a red ball"
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, tsv: Callable[..., Path]) -> Path:
+    rows = [{"n": n, "url": f"http://example.org/{n}.jpg", "caption": f"{SENTENCE} {n}"} for n in range(20)]
+    return tsv(tmp_path / "rows.tsv", [*rows, {"n": 20, "url": "http://example.org/20.jpg", "caption": "Blue mug"}])
+
+
+def _arguments(manifest: Path, output: Path, *more: object) -> list[str]:
+    return ["--dataset", "custom", "--input", str(manifest), "--output", str(output), *map(str, more)]
+
+
+WRONG: dict[str, tuple[Sequence[str], str]] = {
+    "data set": (["--dataset", "laion2", "--output", "{out}"], "laion2b"),
+    "data set, nothing like it": (["--dataset", "zzz", "--output", "{out}"], "custom"),
+    "column": (["{good}", "--caption-column", "words"], "words"),
+    "picture column": (["{good}", "--image-column", "pixels"], "pixels"),
+    "no column": (["--dataset", "custom", "--input", "{tmp}/none.tsv", "--output", "{out}"], "caption"),
+    "file": (["--dataset", "custom", "--input", "{tmp}/absent.tsv", "--output", "{out}"], "absent.tsv"),
+    "pattern": (["--dataset", "custom", "--input", "{tmp}/*.parquet", "--output", "{out}"], "*.parquet"),
+    "no rows": (["--dataset", "custom", "--input", "{tmp}/empty.tsv", "--output", "{out}"], "empty.tsv"),
+    "output below a file": (["{good}", "--output", "{tmp}/rows.tsv/out"], "writable"),
+    "output is a file": (["{good}", "--output", "{tmp}/rows.tsv"], "writable"),
+    "output in /proc": (["{good}", "--output", "/proc/out"], "writable"),
+    "option": (["{good}", "--colour", "red"], "--colour"),
+    "abbreviated option": (["{good}", "--work", "2"], "--work"),
+    "option without value": (["{good}", "--preset"], "--preset"),
+    "stage": (["{good}", "--stages", "captions,spoting"], "spoting"),
+    "no stage": (["{good}", "--stages", ","], "captions"),
+    "preset": (["{good}", "--preset", "papr"], "paper"),
+    "preset file": (["{good}", "--preset", "{tmp}/absent.yaml"], "absent.yaml"),
+    "preset setting": (["{good}", "--preset", "{tmp}/wrong.yaml"], "min_complexty"),
+    "runner": (["{good}", "--runner", "spark"], "direct"),
+    "shard": (["{good}", "--shard", "2/2"], "2/2"),
+    "shard, not numbers": (["{good}", "--shard", "a/b"], "a/b"),
+    "shard, odd digits": (["{good}", "--shard", "\u00b2/3"], "shard"),
+    "workers": (["{good}", "--workers", "0"], "workers"),
+    "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
+    "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
+    "format": (["{good}", "--format", "xml"], "xml"),
+    "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments, names = WRONG[kind]
+    (tmp_path / "none.tsv").write_text("a\tb\n1\t2\n")
+    (tmp_path / "empty.tsv").write_text("n\tcaption\n")
+    (tmp_path / "wrong.yaml").write_text("captions: {min_complexty: 1}\n")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    typed: list[str] = []
+    for word in arguments:
+        word = word.format(good="{good}", tmp=tmp_path, out=tmp_path / "out")
+        typed += _arguments(manifest, tmp_path / "out") if word == "{good}" else [word]
+    status = cli.main(typed)
+    said, errors = capfd.readouterr()
+    assert status == 2, said + errors
+    assert errors.startswith("error: ") and errors.count("\n") == 1, errors
+    assert names in errors and not said
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path) -> None:
+    done = command(*_arguments(manifest, tmp_path / "out", "--preset", "strickt"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "'strict'" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_that_is_not_there_yet(command: Command, tmp_path: Path) -> None:
+    done = command("--dataset", "laion2b", cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.startswith("error: ")
+    assert "https://" in done.stderr and "Traceback" not in done.stderr and not list(tmp_path.iterdir())
+
+
+def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Path, tmp_path: Path) -> None:
+    arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions,export", "--workers", "1")
+    first = command(*arguments)
+    assert first.returncode == 0, first.stderr
+    assert "error:" not in first.stderr and "Traceback" not in first.stderr
+    assert "complexity" in first.stdout and "kept" in first.stdout and str(tmp_path / "out") in first.stdout
+    assert "WARNING" not in first.stderr
+    again = command(*arguments)
+    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write("21\thttp://example.org/21.jpg\tA cat sleeps\n")
+    changed = command(*arguments)
+    assert changed.returncode == 2
+    assert changed.stderr.startswith("error: ") and changed.stderr.count("\n") == 1
+    assert "OUTPUT" in changed.stderr and str(manifest) in changed.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
+
+
+def test_too_many_dead_letters(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with open(manifest, "a", encoding="utf-8") as file:
+        file.write("one field\nanother\n")
+    arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions", "--workers", 1)
+    assert cli.main(arguments) == 1
+    said, errors = capfd.readouterr()
+    assert "dead letters" in said + errors and "--max-dead-share" in said + errors
+    assert cli.main([*arguments, "--max-dead-share", "0.2"]) == 0
+
+
+def test_an_unreadable_file(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "b.parquet").write_bytes(b"<html>")
+    manifest.rename(tmp_path / "in" / "a.tsv")
+    arguments = _arguments(tmp_path / "in", tmp_path / "out", "--stages", "captions", "--workers", 1)
+    assert cli.main(arguments) == 1
+    said, errors = capfd.readouterr()
+    assert (said + errors).count("error:") == 1 and "b.parquet" in said + errors
+
+
+def test_columns_named_on_the_command_line(
+    tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text(f"0;{SENTENCE};http://example.org/0.jpg\n1;Blue mug;\n")
+    more = ["--columns", "n,words,where", "--delimiter", ";", "--caption-column", "words", "--url-column", "where"]
+    arguments = _arguments(tmp_path / "a.csv", tmp_path / "out", *more, "--stages", "captions", "--workers", 1)
+    assert cli.main(arguments) == 0, capfd.readouterr().err
+    tables = tables_of(tmp_path / "out")
+    assert [(row["n"], row["words"], row["caption"]) for row in tables["kept"]] == [("0", SENTENCE, SENTENCE)]
+    assert [(row["n"], row["reason"]) for row in tables["rejected"]] == [("1", "action")]
+
+
+def test_two_runs_on_one_folder(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions", "--workers", 1)
+    assert cli.main([*arguments, "--shard", "0/2"]) == 0
+    capfd.readouterr()
+    with open(tmp_path / "out" / "work" / "lock", "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for more in ([], ["--shard", "1/2"]):
+            assert cli.main([*arguments, *more]) == 2
+            errors = capfd.readouterr().err
+            assert errors.startswith("error: another run") and errors.count("\n") == 1
+
+
+def test_shards_and_a_run_that_finishes(
+    command: Command, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 15, "--workers", 1)
+    for shard in ("0/2", "1/2"):
+        done = command(*arguments, "--shard", shard)
+        assert done.returncode == 0 and f"shard {shard}" in done.stdout, done.stderr
+        assert not (tmp_path / "out" / "kept").exists()
+    done = command(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert not any(line.startswith(("captions ", "spotting ")) for line in done.stderr.splitlines())
+    assert tables_of(tmp_path / "out") == paper.tables()

@@ -1,0 +1,151 @@
+"""The cascade: the first reason that applies is the reason; and what the presets make of the labelled sample."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from filters.captions.annotate import SCHEMA as ANNOTATIONS
+from filters.presets import load_preset
+from pipelines.datasets import load_dataset
+from pipelines.decisions import CASCADE, KEPT, STAGE_OF, judge_captions, judge_pictures
+from pipelines.stages.spotting import SCHEMA as RECORDS
+
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+PAPER = load_preset("paper")
+
+
+def _row(caption: str | None, **annotations: Any) -> dict[str, Any]:
+    lists: dict[str, Any] = {"objects": [], "attributes": [], "actions": [], "relations": []}
+    return {"caption": caption, "parsed": caption or "", **lists, **annotations}
+
+
+def _rows(*rows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), pa.schema([("caption", pa.string()), *ANNOTATIONS]))
+
+
+_DOG = {"objects": [{"text": "dog", "start": 2, "end": 5, "kind": "noun"}]}
+_RED = {"attributes": [{"object": 0, "text": "red", "kind": "colour", "score": 0.9}]}
+_RUNS = {
+    "actions": [
+        {
+            "verb": "runs",
+            "lemma": "run",
+            "start": 6,
+            "end": 10,
+            "tagged": True,
+            "score": 0.9,
+            "participants": [{"object": 0, "role": "agent"}],
+        }
+    ]
+}
+
+
+def test_first_reason_of_the_cascade_counts() -> None:
+    rows = _rows(
+        _row(None),
+        _row("x" * 5_000),
+        _row("a dog", **_DOG),
+        _row("red dog", **_DOG, **_RED),
+        _row("a dog runs", **_DOG, **_RUNS),
+    )
+    asked = judge_captions(rows, PAPER, True)
+    assert asked.reasons.tolist() == ["no_caption", "caption_length", "complexity", "action", KEPT]
+    alone = judge_captions(rows, PAPER, False)
+    assert alone.reasons.tolist() == ["no_caption", "caption_length", KEPT, KEPT, KEPT]
+    assert alone.decisions is None
+
+
+def test_the_longest_caption_counts_characters_not_bytes() -> None:
+    rows = _rows(_row("\U0001f415" * 4_096), _row("\U0001f415" * 4_097))
+    assert judge_captions(rows, PAPER, False).reasons.tolist() == [KEPT, "caption_length"]
+
+
+def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> dict[str, Any]:
+    spotted = [{"text": text, "score": score, "box": []} for text, score in lines]
+    good = status == "ok"
+    size = side if good else None
+    record = {"ordinal": 0, "status": status, "message": "", "width": size, "height": size}
+    return {**record, "spotted": spotted if good else None}
+
+
+def test_pictures() -> None:
+    records = [
+        _record(),
+        _record("ok", 100, ("A brown dog runs", 0.95)),
+        _record("ok", 100, ("A brown dog runs", 0.5)),
+        _record("ok", 100, ("SALE", 0.99)),
+        _record("ok", 9, ("A brown dog runs", 0.95)),
+        _record("picture_not_at_hand"),
+        _record("truncated"),
+    ]
+    found = judge_pictures(["A brown dog runs"] * 7, pa.Table.from_pylist(records, RECORDS), PAPER)
+    expected = [KEPT, "text_spotting", KEPT, KEPT, "picture_too_small", "picture_not_at_hand", "dead_letter"]
+    assert found.reasons.tolist() == expected
+    assert found.overlaps[1] >= 13 and found.overlaps[0] == found.overlaps[2] == 0
+
+
+def test_no_rows() -> None:
+    assert judge_captions(_rows(), PAPER, True).reasons.tolist() == []
+    assert judge_pictures([], RECORDS.empty_table(), PAPER).reasons.tolist() == []
+
+
+def test_cascade_names_each_reason_once() -> None:
+    assert [reason for _, reason in CASCADE] == list(STAGE_OF)
+
+
+# ---- the sample
+
+
+@pytest.fixture(scope="module")
+def sample(
+    tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any], ocr_models: None
+) -> dict[str, set[int]]:
+    """The rows of the sample that each preset keeps."""
+    output = tmp_path_factory.mktemp("sample") / "out"
+    with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:
+        given = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    place = {(row["image_path"], row["caption"]): n for n, row in enumerate(given)}
+    assert len(place) == len(given)
+    kept = {}
+    for preset in ("paper", "strict"):
+        source = SAMPLE / "manifest.tsv"
+        result = filtering(source, output, dataset=load_dataset("sample"), preset=preset, workers=2)
+        assert result.status == 0
+        kept[preset] = {place[row["image_path"], row["caption"]] for row in result.rows("kept")}
+    return kept
+
+
+@pytest.fixture(scope="module")
+def labels() -> list[dict[str, str]]:
+    """Row, style and keep, by hand."""
+    with open(SAMPLE / "expected.tsv", encoding="utf-8") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+@pytest.mark.parametrize(("preset", "least"), [("paper", 0.9), ("strict", 0.9)])
+def test_agreement_with_the_labels_of_the_sample(
+    preset: str, least: float, sample: dict[str, set[int]], labels: list[dict[str, str]]
+) -> None:
+    same = [(int(label["row"]) in sample[preset]) == (label["keep"] == "1") for label in labels]
+    rate = sum(same) / len(same)
+    print(f"{preset}: {rate:.3f} of {len(same)} rows")
+    assert rate >= least
+
+
+@pytest.mark.parametrize("preset", ["paper", "strict"])
+def test_styles_of_the_sample(preset: str, sample: dict[str, set[int]], labels: list[dict[str, str]]) -> None:
+    kept: dict[str, float] = {}
+    for style in {label["style"] for label in labels}:
+        rows = [int(label["row"]) in sample[preset] for label in labels if label["style"] == style]
+        kept[style] = sum(rows) / len(rows)
+    print(preset, kept)
+    assert kept["broken"] == 0
+    assert kept["text_overlap"] <= 0.15
+    assert kept["action"] >= 0.85 and kept["text_unrelated"] >= 0.7
+    assert kept["product"] <= 0.15 and kept["attributes"] <= 0.25

@@ -1,0 +1,93 @@
+"""Decisions depend on a row alone: not on batches, units, workers, or the order of rows."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines.stages import captions as caption_stage
+from pipelines.stages import decide as decide_stage
+
+ROWS = 80
+
+
+def _write(path: Path, texts: list[str | None], order: list[int], group: int) -> Path:
+    table = pa.table({"n": order, "caption": pa.array([texts[n] for n in order], pa.string())})
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+@pytest.fixture(scope="module")
+def texts(captions: list[str]) -> list[str | None]:
+    """Sample captions, repeats and captions that say nothing."""
+    return [*captions[: ROWS - 6], captions[0], captions[1], None, "", "nan", "x" * 5_000]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    texts: list[str | None], tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any]
+) -> dict[int, dict[str, Any]]:
+    """All rows as one unit, in order: everything that is said of each."""
+    folder = tmp_path_factory.mktemp("whole")
+    source = _write(folder / "a.parquet", texts, list(range(ROWS)), ROWS)
+    return _said_of_rows(filtering(source, folder / "out", stages=("captions",)))
+
+
+def _said_of_rows(result: Any) -> dict[int, dict[str, Any]]:
+    rows = [{"reason": "kept", "stage": None, **row} for kind in ("kept", "rejected") for row in result.rows(kind)]
+    assert Counter(row["n"] for row in rows).most_common(1)[0][1] == 1
+    return {row["n"]: row for row in rows}
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.sampled_from([1, 3, 7, 50, 2_000]),
+    unit=st.integers(5, 90),
+    group=st.integers(5, 90),
+    seed=st.integers(0, 2**16),
+)
+def test_batches_units_and_order(
+    batch: int,
+    unit: int,
+    group: int,
+    seed: int,
+    texts: list[str | None],
+    whole: dict[int, dict[str, Any]],
+    filtering: Callable[..., Any],
+) -> None:
+    order = list(range(ROWS))
+    random.Random(seed).shuffle(order)
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        patch.setattr(caption_stage, "BATCH_ROWS", batch)
+        patch.setattr(decide_stage, "BATCH_ROWS", batch)
+        source = _write(Path(folder) / "a.parquet", texts, order, group)
+        result = filtering(source, Path(folder) / "out", stages=("captions",), unit_rows=unit)
+        assert _said_of_rows(result) == whole
+
+
+def test_one_file_or_many(
+    texts: list[str | None], whole: dict[int, dict[str, Any]], tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    (tmp_path / "in").mkdir()
+    for part in range(4):
+        _write(tmp_path / "in" / f"{part}.parquet", texts, list(range(part, ROWS, 4)), 50)
+    assert _said_of_rows(filtering(tmp_path / "in", tmp_path / "out", stages=("captions",))) == whole
+
+
+def test_workers_and_units_with_pictures(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """`paper` was made by one worker in four units."""
+    two = filtering(pairs, tmp_path / "out", workers=2, unit_rows=23)
+    assert two.tables() == paper.tables()
+    assert (two.output / "subset.npy").read_bytes() == (paper.output / "subset.npy").read_bytes()
