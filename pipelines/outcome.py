@@ -3,6 +3,7 @@ subset.npy."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +17,7 @@ from pipelines.commit import published, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import CASCADE, DEAD, NOT_AT_HAND, judge_captions
 from pipelines.layout import Layout
-from pipelines.manifests import read_pictures
+from pipelines.manifests import UnreadableFile, read_pictures
 from pipelines.plan import Plan
 from pipelines.stages.decide import example_of
 from pipelines.stages.spotting import load_records
@@ -151,8 +152,12 @@ def collect_examples(
 
 
 def _pictures(span: Any, dataset: Dataset, ordinals: list[int]) -> dict[int, bytes]:
-    found = read_pictures(span, dataset, np.array(ordinals, np.int64))
-    return {int(ordinal): picture for ordinal, picture in found if isinstance(picture, bytes)}
+    found: dict[int, bytes] = {}
+    with contextlib.suppress(UnreadableFile):  # its rows are dead letters already; the report shows them without pictures
+        for ordinal, picture in read_pictures(span, dataset, np.array(ordinals, np.int64)):
+            if isinstance(picture, bytes):
+                found[int(ordinal)] = picture
+    return found
 
 
 def write_subset(layout: Layout, plan: Plan) -> int:

@@ -160,27 +160,21 @@ class SpottingStage:
 
     def _read_pictures(self, span: Span, ordinals: list[int], out: TableFile, heartbeat: Heartbeat) -> None:
         rows: list[dict[str, Any]] = []
-        for done, (ordinal, picture) in enumerate(self._pictures(span, ordinals), 1):
-            if isinstance(picture, MissingPicture):
-                rows.append(_no_reading(ordinal, picture.reason, picture.message))
-            else:
-                rows.append(_reading(ordinal, next(self._spotter.spot([picture]))))
-            if len(rows) >= BATCH:
-                out.write(pa.Table.from_pylist(rows, SCHEMA))
-                rows = []
-            heartbeat.beat(done)
-        out.write(pa.Table.from_pylist(rows, SCHEMA))
-
-    def _pictures(self, span: Span, ordinals: list[int]) -> Iterator[tuple[int, bytes | MissingPicture]]:
-        """The pictures of rows. Where the file breaks, which may be in pictures alone, the rest are unreadable."""
-        left = list(reversed(ordinals))
+        done = 0
         try:
-            for found in read_pictures(span, self.dataset, np.array(ordinals, np.int64)):
-                left.pop()
-                yield found
-        except UnreadableFile as error:
-            for ordinal in reversed(left):
-                yield ordinal, MissingPicture(reason="picture_unreadable", message=str(error))
+            for ordinal, picture in read_pictures(span, self.dataset, np.array(ordinals, np.int64)):
+                if isinstance(picture, MissingPicture):
+                    rows.append(_no_reading(ordinal, picture.reason, picture.message))
+                else:
+                    rows.append(_reading(ordinal, next(self._spotter.spot([picture]))))
+                done += 1
+                if len(rows) >= BATCH:
+                    out.write(pa.Table.from_pylist(rows, SCHEMA))
+                    rows = []
+                heartbeat.beat(done)
+        except UnreadableFile as error:  # the pages of a picture column may be broken where the captions' are not
+            rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in ordinals[done:]]
+        out.write(pa.Table.from_pylist(rows, SCHEMA))
 
 
 def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:
