@@ -153,7 +153,7 @@ def collect_examples(
 
 def _pictures(span: Any, dataset: Dataset, ordinals: list[int]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    with contextlib.suppress(UnreadableFile):  # its rows are dead letters already; the report shows them without pictures
+    with contextlib.suppress(UnreadableFile):  # its rows are dead letters already, and shown without pictures
         for ordinal, picture in read_pictures(span, dataset, np.array(ordinals, np.int64)):
             if isinstance(picture, bytes):
                 found[int(ordinal)] = picture

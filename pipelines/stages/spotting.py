@@ -7,7 +7,6 @@ records to the unit, and a preset that lets fewer through finds all it needs.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
