@@ -120,8 +120,9 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(
     assert not [path for path in killed.rglob(".tmp-*")], SEED
 
     before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.name not in ("lock", "subset.npy")}
+    rewritten = ("manifest.json", "exported.json")  # indexes of what is exported, with equal content
     third = start(manifest, killed)
     said, _ = third.communicate()
     assert third.returncode == 0 and "nothing is left to do" in said
     changed = [path for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment]
-    assert [path.name for path in changed if path.name not in ("manifest.json", "workers.log")] == [], changed
+    assert [path.name for path in changed if path.name not in rewritten] == [], changed
