@@ -19,7 +19,7 @@ from pipelines.decisions import CASCADE, DEAD, NOT_AT_HAND, judge_captions
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile, read_pictures
 from pipelines.plan import Plan
-from pipelines.stages.decide import example_of
+from pipelines.stages.decide import broken_unit, example_of
 from pipelines.stages.spotting import load_records
 
 EXAMPLES = 8
@@ -178,8 +178,6 @@ def write_subset(layout: Layout, plan: Plan) -> int:
 
 def unreadable_letters(plan: Plan) -> pa.Table | None:
     """Dead letters of the files that could not be opened at all."""
-    from pipelines.stages.decide import broken_unit
-
     return pa.concat_tables([broken_unit(entry, None) for entry in plan.unreadable]) if plan.unreadable else None
 
 

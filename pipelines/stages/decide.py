@@ -117,7 +117,9 @@ class DecideStage:
             except UnreadableFile as error:
                 # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
                 # cannot be written out.
-                lost = _lost_rows(annotations.slice(done), error, unit)
+                rest = annotations.slice(done)
+                why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
+                lost = _dead_letters(rest, error.path, unit, "manifest", *why)
                 dead.write(lost)
                 tally.dead.update(lost["error"].to_pylist())
         publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
@@ -169,7 +171,9 @@ class DecideStage:
         rejected.write(_with_reasons(table, reasons))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:
-            letters = _dead_pictures(rows.take(pa.array(gone)), records.take(pa.array(found[gone])), path, unit)
+            theirs = records.take(pa.array(found[gone]))
+            dead_rows = rows.take(pa.array(gone))
+            letters = _dead_letters(dead_rows, path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(letters)
             tally.dead.update(letters["error"].to_pylist())
         self._count(tally, rows, reasons, verdict, overlaps)
@@ -251,35 +255,18 @@ def _with_reasons(table: pa.Table, reasons: Reasons) -> pa.Table:
     return table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
 
 
-def _dead_pictures(rows: pa.Table, records: pa.Table, path: str, unit: str) -> pa.Table:
-    n = rows.num_rows
-    return pa.table(
-        {
-            "file": pa.array([path] * n, pa.string()),
-            "unit": pa.array([unit] * n, pa.string()),
-            "ordinal": rows["ordinal"],
-            "uid": rows["uid"],
-            "caption": rows["caption"],
-            "stage": pa.array(["spotting"] * n, pa.string()),
-            "error": records["status"],
-            "message": records["message"],
-            "raw": pa.nulls(n, pa.binary()),
-        },
-        schema=DEAD,
-    )
-
-
-def _lost_rows(rows: pa.Table, error: UnreadableFile, unit: str) -> pa.Table:
+def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.Array, messages: pa.Array) -> pa.Table:
+    """Dead letters of rows that were read, but cannot be judged or written out."""
     n = rows.num_rows
     columns = {
-        "file": pa.array([error.path] * n, pa.string()),
+        "file": pa.array([path] * n, pa.string()),
         "unit": pa.array([unit] * n, pa.string()),
         "ordinal": rows["ordinal"],
         "uid": rows["uid"],
         "caption": rows["caption"],
-        "stage": pa.array(["manifest"] * n, pa.string()),
-        "error": pa.array([error.error] * n, pa.string()),
-        "message": pa.array([error.message] * n, pa.string()),
+        "stage": pa.array([stage] * n, pa.string()),
+        "error": errors,
+        "message": messages,
         "raw": pa.nulls(n, pa.binary()),
     }
     return pa.table(columns, schema=DEAD)
@@ -303,7 +290,6 @@ def example_of(
     preset: Preset,
     verdict: CaptionVerdict,
     record: dict[str, Any] | None,
-    message: str = "",
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = rows.slice(place, 1).to_pylist()[0]
@@ -327,7 +313,7 @@ def example_of(
         "overlap": None,
         "overlap_text": "",
         "overlap_span": None,
-        "message": message or (record["message"] if record else ""),
+        "message": record["message"] if record else "",
     }
     if record and record["status"] == "ok":
         lines = [(line["text"], line["score"]) for line in record["spotted"] or []]

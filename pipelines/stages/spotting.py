@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from filters.presets import Preset, load_preset
@@ -192,8 +191,3 @@ def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:
 
 def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
     return {"ordinal": ordinal, "status": status, "message": message, "width": None, "height": None, "spotted": None}
-
-
-def pictures_found(records: pa.Table) -> int:
-    """How many of the records are readings."""
-    return int(pc.sum(pc.equal(records["status"], "ok")).as_py() or 0)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from spacy.language import Language
-from spacy.tokens import Doc
 
+from benchmarks.captions import plain_parse
 from filters.captions import parse as module
 from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser, ModelMissing, Parse, find_model, load_model, model_provenance
+from filters.captions.parse import CaptionParser, ModelMissing, find_model, load_model, model_provenance
 
 # Sums in another order: a batch may turn the balance where two readings are equally likely. None of these texts does.
 SENTENCES = [
@@ -21,20 +21,9 @@ SENTENCES = [
 ]
 
 
-def plain(doc: Doc) -> Parse:
-    return Parse(
-        text=doc.text,
-        words=[token.text for token in doc],
-        starts=[token.idx for token in doc],
-        tags=[token.tag_ for token in doc],
-        deps=[token.dep_ for token in doc],
-        heads=[token.head.i for token in doc],
-    )
-
-
 def assert_equal_to_spacy(parser: CaptionParser, nlp: Language, texts: Sequence[str]) -> None:
     for text, ours, doc in zip(texts, parser.parse(texts), nlp.pipe(texts), strict=True):
-        assert ours == plain(doc), text
+        assert ours == plain_parse(doc), text
 
 
 def test_odd_texts(parser: CaptionParser, plain_nlp: Language, odd_texts: list[str]) -> None:
