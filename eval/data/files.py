@@ -73,7 +73,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
 
     Raises `DataMissing` where the file or all pictures are not there, `DataBroken` for rows it cannot use.
     """
-    unknown = set(options) - {"picture", "caption", "label", "leave_out", "below", "lists"}
+    unknown = set(options) - {"picture", "caption", "label", "leave_out", "below"}
     if unknown or "picture" not in options or ("caption" in options) == ("label" in options):
         raise WrongUse(f"{place}: a manifest takes picture, caption or label, leave_out, below; got {dict(options)}")
     if not path.is_file():
