@@ -16,7 +16,18 @@ from eval.errors import DataBroken, DataMissing
 from eval.tasks.loading import named
 from eval.tasks.task import Source, Task
 
-__all__ = ["DataSet", "Memo", "Pictures", "Question", "data_root", "open_support", "open_task", "sample_indices"]
+__all__ = [
+    "DataSet",
+    "Memo",
+    "Pictures",
+    "Question",
+    "class_names",
+    "data_root",
+    "open_support",
+    "open_task",
+    "sample_indices",
+    "templates",
+]
 
 DATA_VARIABLE = "DIHT_BENCH_DATA"
 REPOSITORY = "repository:"
