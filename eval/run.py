@@ -1,0 +1,136 @@
+"""A run: tasks in, results.json out. What is finished stays; the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import protocol
+from eval.data import DataSet, Memo, open_task
+from eval.errors import DataBroken, DataMissing
+from eval.features import FeatureCache
+from eval.files import publish_json, read_json, sha256_of
+from eval.group import Group
+from eval.results import Result, TaskOutcome, missing
+from eval.retrieval import evaluate_retrieval
+from eval.tasks import Suite, Task
+from eval.vqa import evaluate_vqa
+from eval.zeroshot import evaluate_classification
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices that change numbers, and are therefore part of what a finished task is kept under."""
+
+    strict_ties: bool = False
+    """Retrieval: count every equal score against the model."""
+    sample: int | None = None
+    """Evaluate a seeded sample of so many items of each task instead of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The outcome of a run."""
+
+    results: tuple[Result, ...]
+    """Of every task in the order of the suite; a task that has no number has a row that says why."""
+    broken: int
+    """Tasks whose data is at hand and not usable."""
+
+
+def run_tasks(
+    suite: Suite,
+    cache: FeatureCache,
+    *,
+    data: Path,
+    output: Path,
+    memo: Memo,
+    group: Group,
+    options: Options,
+    say: Say,
+) -> Run:
+    """Evaluate all tasks of `suite` with the model of `cache` on the data below `data`; writes `output`/results.json,
+    `output`/items and `output`/tasks, on the leading rank. May be called from a training run, on all its ranks."""
+    results: list[Result] = []
+    broken = 0
+    for task in suite.tasks:
+        if options.sample is not None:
+            task = dataclasses.replace(task, sample=min(options.sample, task.sample or options.sample))
+        try:
+            found = _evaluated(task, cache, data, output, memo, group, options)
+        except DataMissing as error:
+            found = [missing(task.name, task.kind, task.metric, str(error))]
+        except DataBroken as error:
+            found = [missing(task.name, task.kind, task.metric, f"data broken: {error}")]
+            broken += 1
+        results += found
+        say(line(found[0]))
+    if group.leads:
+        publish_json(output / "results.json", [result.row() for result in results])
+    return Run(results=tuple(results), broken=broken)
+
+
+def _evaluated(
+    task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Group, options: Options
+) -> list[Result]:
+    """The results of one task, taken from `output`/tasks where they were measured before on the same things."""
+    found, error = None, None
+    try:
+        # The leader first: the others then find the hashes of large files already computed.
+        found = open_task(task, data, memo) if group.leads else None
+    except (DataMissing, DataBroken) as caught:
+        error = caught
+    group.all_or_error(error)
+    content = found or open_task(task, data, memo)
+    key = _key(task, content, cache, options)
+    record = output / "tasks" / f"{task.name}.json"
+    kept = group.from_leader(read_json(record) if group.leads else None)
+    items = output / "items" / f"{task.name}.npz"
+    if isinstance(kept, Mapping) and kept["key"] == key:
+        return [Result(**row) for row in kept["results"]]
+    outcome = _measure(task, content, cache, group, options)
+    if group.leads:
+        if outcome.items is not None:
+            outcome.items.write(items)
+        publish_json(record, {"key": key, "results": [result.row() for result in outcome.results]})
+    return list(outcome.results)
+
+
+def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    match task.kind:
+        case "classification":
+            return evaluate_classification(task, content, cache)
+        case "retrieval":
+            return evaluate_retrieval(task, content, cache, group, options.strict_ties)
+        case "vqa":
+            return evaluate_vqa(task, content, cache)
+
+
+def _key(task: Task, content: DataSet, cache: FeatureCache, options: Options) -> str:
+    parts: list[Any] = [
+        dataclasses.asdict(task),
+        content.pictures.fingerprint,
+        content.label_hash,
+        content.class_names,
+        content.templates,
+        cache.model.fingerprint,
+        dataclasses.asdict(options),
+        protocol.software(),
+    ]
+    return sha256_of(parts)
+
+
+def line(result: Result) -> str:
+    """One line of the terminal's table for a task's main number."""
+    if result.value is None:
+        return f"{result.task:24} {result.protocol['missing']}"
+    low, high = result.low or 0.0, result.high or 0.0
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    chance = result.protocol.get("chance")
+    beside = "" if chance is None else f"  chance {100 * chance:.1f}"
+    return f"{result.task:24} {result.metric:16} {100 * result.value:6.1f} %  {interval:14} n={result.n:,}{beside}"
