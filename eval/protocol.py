@@ -56,10 +56,9 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
     return record
 
 
-def texts_record(texts: Sequence[str], source: Any) -> dict[str, Any]:
+def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
     """Where a list of templates or class names comes from, how many there are, and their hash."""
-    shown = source if isinstance(source, str) else "the suite file"
-    return {"source": shown, "count": len(texts), "sha256": sha256_texts(list(texts))}
+    return {"source": source, "count": len(texts), "sha256": sha256_texts(list(texts))}
 
 
 @functools.cache

@@ -45,15 +45,16 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
 
 def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
     """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
-    names, prompts = class_names(task, data), templates(task, data)
+    named, prompted = class_names(task, data), templates(task, data)
+    names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # `open_task` saw to it
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
     features = cache.images(data.pictures, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
     record = protocol.base(task, data, cache.model)
-    record["class_names"] = protocol.texts_record(names, task.class_names)
-    record["templates"] = protocol.texts_record(prompts, task.templates)
+    record["class_names"] = protocol.texts_record(names, named.source)
+    record["templates"] = protocol.texts_record(prompts, prompted.source)
     record["truncated_texts"] = cache.model.truncated([fill(prompts[0], name) for name in names])
     record["ties"] = "lowest class index"
     scale = cache.model.logit_scale

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from eval.data.dataset import DataSet, Pictures, Question, sample_indices
 from eval.data.files import read_folder, read_manifest
@@ -12,12 +13,14 @@ from eval.data.memo import Memo
 from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
 from eval.data.torchvision_sets import read_torchvision
 from eval.data.webdataset_layout import read_webdataset
-from eval.errors import DataBroken, DataMissing
+from eval.errors import DataBroken, DataMissing, WrongUse
 from eval.tasks.loading import named
 from eval.tasks.task import Source, Task
+from eval.templates import check_templates
 
 __all__ = [
     "DataSet",
+    "Listed",
     "Memo",
     "Pictures",
     "Question",
@@ -31,6 +34,13 @@ __all__ = [
 
 DATA_VARIABLE = "DIHT_BENCH_DATA"
 REPOSITORY = "repository:"
+
+
+class Listed(NamedTuple):
+    """Class names or templates, and where they come from."""
+
+    texts: list[str]
+    source: str
 
 
 def data_root(folder: Path | str | None = None) -> Path:
@@ -96,7 +106,7 @@ def _checked(task: Task, data: DataSet) -> DataSet:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if task.kind != "classification" or data.labels is None:
         return data
-    names = class_names(task, data)
+    names = class_names(task, data).texts
     if data.layout == "folder" and data.class_names and task.class_names != "dataset":
         for own, listed in zip(data.class_names, names, strict=False):
             if _squeezed(own) != _squeezed(listed):
@@ -107,22 +117,36 @@ def _checked(task: Task, data: DataSet) -> DataSet:
     return data
 
 
-def class_names(task: Task, data: DataSet) -> list[str]:
+def class_names(task: Task, data: DataSet) -> Listed:
     """The class names of a task in order of label. Raises `DataBroken` where the data should have them and has not."""
-    names = list(data.class_names or ()) if task.class_names == "dataset" else named("class_names", task.class_names)
-    if not names:
+    listed = _listed("class_names", task.class_names, data.class_names, data)
+    if not listed.texts:
         raise DataBroken(f"{data.place} has no classnames.txt, and the task names no class names")
-    if task.classes is not None and len(names) != task.classes:
-        raise DataBroken(f"{data.place} has {len(names)} class names; {task.title} has {task.classes} classes")
-    return names
+    if task.classes is not None and len(listed.texts) != task.classes:
+        raise DataBroken(f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes} classes")
+    return listed
 
 
-def templates(task: Task, data: DataSet) -> list[str]:
+def templates(task: Task, data: DataSet) -> Listed:
     """The templates of a task. Raises `DataBroken` where the data should have them and has not."""
-    found = list(data.templates or ()) if task.templates == "dataset" else named("templates", task.templates)
-    if not found:
+    listed = _listed("templates", task.templates, data.templates, data)
+    if not listed.texts:
         raise DataBroken(f"{data.place} has no zeroshot_classification_templates.txt, and the task names no templates")
-    return found
+    try:
+        check_templates(listed.texts, data.place)
+    except WrongUse as error:
+        raise DataBroken(str(error)) from None
+    return listed
+
+
+def _listed(kind: str, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
+    """A set in the webdataset layout carries the lists that belong to its labels, which go before the task's; others
+    have names for programs, which serve only where the task has none."""
+    if own and (wanted == "dataset" or data.layout == "webdataset"):
+        return Listed(list(own), f"the data set's own, {data.place}")
+    if wanted == "dataset":
+        return Listed([], "none")
+    return Listed(named(kind, wanted), wanted if isinstance(wanted, str) else "the suite file")
 
 
 def _squeezed(name: str) -> str:

@@ -68,14 +68,17 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     """Pictures listed in a file, a row each: .tsv with a header, or .jsonl.
 
     Options: `picture`, a pattern over the row's columns that gives the picture's path relative to the file
-    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `below`, a folder
-    between the file's and the pictures. Rows of one picture are put together, in order of appearance.
+    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `skip_empty`, whether
+    to pass over rows without a caption; `below`, a folder between the file's and the pictures. Rows of one picture are
+    put together, in order of appearance.
 
     Raises `DataMissing` where the file or all pictures are not there, `DataBroken` for rows it cannot use.
     """
-    unknown = set(options) - {"picture", "caption", "label", "leave_out", "below"}
+    unknown = set(options) - {"picture", "caption", "label", "leave_out", "skip_empty", "below"}
     if unknown or "picture" not in options or ("caption" in options) == ("label" in options):
-        raise WrongUse(f"{place}: a manifest takes picture, caption or label, leave_out, below; got {dict(options)}")
+        raise WrongUse(
+            f"{place}: a manifest takes picture, caption or label, leave_out, skip_empty, below; got {dict(options)}"
+        )
     if not path.is_file():
         raise DataMissing(f"{place} is not there")
     root = path.parent / str(options.get("below", ""))
@@ -87,7 +90,7 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
             name, value = str(options["picture"]).format_map(row), row[str(column)]
         except (KeyError, ValueError, IndexError) as error:
             raise DataBroken(f"{place}, row {number}: {error} is not among its columns {', '.join(row)}") from None
-        if name not in leave_out:
+        if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
             found.setdefault(name, []).append(value)
     if found and not any((root / name).is_file() for name in found):
         raise DataMissing(f"the pictures of {place} are not in {root}")
