@@ -33,11 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--model",
         default="reference",
-        help="a folder that `make train` or open_clip exported, an architecture of open_clip (with --pretrained), one of "
-        "the authors' models (with --pretrained), or `reference`, the offline reference encoder (default)",
+        help="a folder that `make train` or open_clip exported, an architecture of open_clip or one of the authors' "
+        "models (with --pretrained), or `reference`, the offline reference encoder (default)",
     )
     parser.add_argument("--pretrained", help="path of the weights, a tag fetched before, or `random`")
-    parser.add_argument("--tasks", default="demo", help="suites, suite files and tasks, comma-separated (default: demo)")
+    parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--cache", help="folder of the encoded features (default: features/ in the data folder)")

@@ -8,7 +8,6 @@ the batches; the folder must be visible to all of them.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +75,8 @@ class FeatureCache:
         workers: int = 0,
         progress: Progress = silent,
     ):
-        """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers` loader
-        processes read and preprocess pictures beside the encoder, 0 does it in this process."""
+        """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
+        loader processes read and preprocess pictures beside the encoder, 0 does it in this process."""
         self._folder, self.model, self._group = folder, model, group or Group()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
@@ -86,9 +85,8 @@ class FeatureCache:
         """Features of all pictures. Raises `DataBroken` for one that cannot be read; what was encoded before stays."""
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
-            with contextlib.closing(_preprocessed(pictures, self.model, batches, self._workers)) as loaded:
-                for content in loaded:
-                    yield self.model.images(content)
+            for content in _preprocessed(pictures, self.model, batches, self._workers):
+                yield self.model.images(content)
 
         key = sha256_of(["images", self.model.fingerprint, pictures.fingerprint])
         return self._filled(key, what, pictures.keys, self._batch, encode, None)
@@ -134,7 +132,7 @@ class FeatureCache:
         self._group.gather(None)
         meta = read_json(folder / "meta.json")
         if meta is None:
-            raise EvalError(f"{folder} is not visible to rank {self._group.rank}: the ranks must share one cache folder")
+            raise EvalError(f"rank {self._group.rank} does not see {folder}: the ranks must share one cache folder")
         return Features(
             folder=folder, count=len(keys), width=meta["width"], keys=keys, truncated=meta["truncated"], key=key
         )
@@ -215,9 +213,7 @@ def _collate(items: list[torch.Tensor | DataBroken]) -> torch.Tensor | DataBroke
     return torch.stack([item for item in items if isinstance(item, torch.Tensor)])
 
 
-def _preprocessed(
-    pictures: Pictures, model: Model, batches: Sequence[range], workers: int
-) -> Iterator[torch.Tensor]:
+def _preprocessed(pictures: Pictures, model: Model, batches: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
     loader = DataLoader(
         _Loaded(pictures, model.preprocess),
         batch_sampler=[list(batch) for batch in batches],

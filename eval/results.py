@@ -61,7 +61,7 @@ class Items:
 
     def write(self, path: Path) -> None:
         """As .npz."""
-        arrays = {
+        arrays: dict[str, Any] = {
             "keys": self.keys.astype(np.str_),
             "hits": self.hits.astype(np.float64),
             "clusters": self.clusters.astype(np.int64),

@@ -21,7 +21,9 @@ _INVERTED = re.compile(rf"({_AUX}) ({_SUBJECT}) (.+)")
 _MANY = re.compile(r"how many (.+)")
 _MANY_THERE = re.compile(r"(.+?) (?:is|are|was|were) (?:there|seen|visible|shown)\b\s*(.*)")
 _DOING = re.compile(r"what (is|are|was|were) (.+) (\w+ing)")
-_PROPERTY = re.compile(r"what (?:colou?r|shape|kind|type|sort|size|time|brand|material|sport|room)\b.*? (is|are|was|were) (.+)")
+_PROPERTY = re.compile(
+    r"what (?:colou?r|shape|kind|type|sort|size|time|brand|material|sport|room)\b.*? (is|are|was|were) (.+)"
+)
 _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 
 

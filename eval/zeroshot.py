@@ -149,9 +149,5 @@ def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
     return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
 
 
-def _result(
-    task: Task, metric: str, value: float, low: float, high: float, n: int, record: dict[str, Any]
-) -> Result:
-    return Result(
-        task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record
-    )
+def _result(task: Task, metric: str, value: float, low: float, high: float, n: int, record: dict[str, Any]) -> Result:
+    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)

@@ -68,9 +68,9 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     """Pictures listed in a file, a row each: .tsv with a header, or .jsonl.
 
     Options: `picture`, a pattern over the row's columns that gives the picture's path relative to the file
-    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `skip_empty`, whether
-    to pass over rows without a caption; `below`, a folder between the file's and the pictures. Rows of one picture are
-    put together, in order of appearance.
+    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `skip_empty`,
+    whether to pass over rows without a caption; `below`, a folder between the file's and the pictures. Rows of one
+    picture are put together, in order of appearance.
 
     Raises `DataMissing` where the file or all pictures are not there, `DataBroken` for rows it cannot use.
     """

@@ -34,10 +34,10 @@ class Memo:
     def tree_hash(self, folder: Path) -> str:
         """sha256 over names and contents of all files below `folder`. Kept per folder, under the sizes and times of
         all its files: a record each would be a million records."""
-        listing = []
+        listing: list[tuple[str, int, int]] = []
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             status = path.stat()
-            listing.append([str(path.relative_to(folder)), status.st_size, status.st_mtime_ns])
+            listing.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
         stamp = [str(folder.resolve()), sha256_of(listing)]
         record = self._folder / f"{sha256_of([stamp[0], 'tree'])[:32]}.json"
         known = read_json(record)

@@ -17,9 +17,7 @@ ENTAILMENT = ("entailment", "neutral", "contradiction")
 DEFAULT_CANDIDATES = 10
 
 
-def read_vqav2(
-    folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str
-) -> DataSet:
+def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """VQAv2 from its official files in `folder`. Options: `questions`, `annotations`, `train_annotations` (file names)
     and `picture`, the pattern of a picture's path over {image_id}.
 

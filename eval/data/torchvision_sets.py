@@ -27,7 +27,7 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
     kind = getattr(torchvision.datasets, name, None)
     if kind is None or not isinstance(kind, type):
         raise WrongUse(f"torchvision has no data set {name!r}")
-    parameters = inspect.signature(kind.__init__).parameters
+    parameters = inspect.signature(kind).parameters
     if "split" in parameters:
         arguments["split"] = split
     elif "train" in parameters:
@@ -60,9 +60,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
 class _TorchvisionPictures:
     """Pictures of a torchvision set; a key is the index, there being no names."""
 
-    def __init__(
-        self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str
-    ) -> None:
+    def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place
         self._what = [split, sorted(options.items())]
         self.keys: Sequence[str] = [f"{index:08d}" for index in range(len(data))]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.weights:
             failures += _tried(lambda: fetch_weights(options.weights, root, _say))
         for task in tasks:
-            failures += _tried(lambda task=task: _fetch(task, root, options.debs))  # type: ignore[misc]
+            failures += _tried(functools.partial(_fetch, task, root, options.debs))
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -58,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return FAILED if failures else OK
 
 
-def _tried(what: object) -> list[str]:
+def _tried(what: Callable[[], None]) -> list[str]:
     """Does it; a failure is told and returned, so that the other tasks are still fetched."""
     try:
-        what()  # type: ignore[operator]
+        what()
     except FetchFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return [str(error)]

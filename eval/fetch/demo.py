@@ -2,7 +2,7 @@
 
 Fashion-MNIST (Xiao et al. 2017, MIT) as it is. Tux Paint's stamps (GPL-2) are cut-out photographs and drawings with a
 line of description each: captions for retrieval, and the folder they are sorted into as class. From the stamps' own
-labels questions are derived: is it of a kind that its folder says or denies, and how many stamps were placed on a sheet.
+labels questions are derived: whether it is of the kind that its folder says, and how many were placed on a sheet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from eval.errors import FetchFailed
 from eval.fetch.packages import unpack_debian
 from eval.fetch.writing import Sample, jpeg, questions_member, write_webdataset
 
-FASHION_FILES = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "train-images-idx3-ubyte", "train-labels-idx1-ubyte")
+FASHION_FILES = tuple(f"{part}-{what}-ubyte" for part in ("t10k", "train") for what in ("images-idx3", "labels-idx1"))
 FASHION_INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 STAMPS_INSTALLED = Path("/usr/share/tuxpaint/stamps")
 LONGEST = 384

@@ -24,8 +24,8 @@ class NotThere(FetchFailed):
 def download(url: str, path: Path, *, token: str | None = None, sleep: Sleep = time.sleep) -> bool:
     """Fetch `url` to `path`; returns False where it is there already.
 
-    What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises `NotThere`
-    for a 404 and `FetchFailed` for everything else that several tries do not mend.
+    What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises
+    `NotThere` for a 404 and `FetchFailed` for everything else that several tries do not mend.
     """
     if path.exists():
         return False
@@ -57,7 +57,7 @@ def _continue(url: str, part: Path, token: str | None) -> bool:
         if answer.status_code == 404:
             raise NotThere(f"{url} does not exist (404)")
         if answer.status_code in (401, 403):
-            raise FetchFailed(f"{url} is not open to everyone ({answer.status_code}): accept its terms on the hub and set HF_TOKEN")
+            raise FetchFailed(f"{url} is not open to all ({answer.status_code}): accept its terms and set HF_TOKEN")
         if answer.status_code == 416:  # nothing is missing, or the file on the server has changed
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if total == str(have):

@@ -17,8 +17,8 @@ Say = Callable[[str], None]
 
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, say: Say) -> None:
-    """The data set `owner/name` of the hub into `folder`: its lists and, split by split, its shards; `nshards.txt` comes
-    last, so that a set that was interrupted is not taken for whole. Raises `FetchFailed`."""
+    """The data set `owner/name` of the hub into `folder`: its lists and, split by split, its shards; `nshards.txt`
+    comes last, so that a set that was interrupted is not taken for whole. Raises `FetchFailed`."""
     base = f"{os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip('/')}/datasets/{name}/resolve/main"
     token = os.environ.get(TOKEN_VARIABLE)
     for file in SHARED:

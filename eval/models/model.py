@@ -1,4 +1,4 @@
-"""What the evaluation asks of a model: features of pictures and texts on the unit sphere, and a name for its weights."""
+"""What the evaluation asks of a model: unit vectors of pictures and texts, and a name for its weights."""
 
 from __future__ import annotations
 

@@ -33,12 +33,13 @@ class OpenClipModel(Model):
         device: str,
         precision: Precision,
     ):
-        """`model`, `tokenizer` and `preprocess` as open_clip gives them; weights stay in float32, `precision` is that of
-        autocast."""
+        """`model`, `tokenizer` and `preprocess` as open_clip gives them; weights stay in float32, `precision` is that
+        of autocast."""
         self.name, self.preprocess = name, preprocess
-        self._model, self._tokenizer = model.to(device).eval(), tokenizer
+        self._model: Any = model.to(device).eval()
+        self._tokenizer = tokenizer
         self._device, self._precision = device, precision
-        self.logit_scale = float(model.logit_scale.exp()) if hasattr(model, "logit_scale") else 100.0
+        self.logit_scale = float(self._model.logit_scale.exp()) if hasattr(model, "logit_scale") else 100.0
         self.preprocessing = _in_words(model)
         self.record = {
             "model": architecture,

@@ -103,8 +103,7 @@ class ReferenceModel(Model):
 def _load_image(path: Path) -> torch.nn.Module:
     if not path.is_file():
         raise ModelError(
-            f"the reference encoder's weights are not in {path.parent}; get them with "
-            "`make bench-data TASK=reference`"
+            f"the reference encoder's weights are not in {path.parent}; get them with `make bench-data TASK=reference`"
         )
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
