@@ -21,6 +21,7 @@ from eval.models.open_clip_model import (
     Precision,
     load_architecture,
     load_folder,
+    untrained,
 )
 
 __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
@@ -85,21 +86,24 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
 
 
 def _released_names() -> list[str]:
-    """Names of the authors' models, which the trainer knows how to load; none where the trainer is not installed."""
+    """Names of the authors' models, which the trainer knows how to check; none where the trainer is not there."""
     try:
-        from trainer import released
+        from trainer.released import RELEASED
     except ImportError:
         return []
-    return list(released.NAMES)
+    return list(RELEASED)
 
 
 def _load_released(word: str, path: Path, device: str, precision: Precision) -> Model:
-    from trainer import released
+    from trainer.released import RELEASED, load_released
+    from trainer.warm_start import BadWeights
 
     try:
-        model, tokenizer, preprocess = released.load(word, path)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError(f"checkpoint {path} of {word} cannot be loaded: {error}") from None
+        checked, _ = load_released(word, path)
+    except BadWeights as error:
+        raise ModelError(str(error)) from None
+    model, preprocess, tokenizer = untrained(RELEASED[word].architecture)
+    model.load_state_dict(checked.state_dict(), strict=True)
     return OpenClipModel(
         f"{word} from {path}",
         model,

@@ -39,7 +39,7 @@ class OpenClipModel(Model):
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device, self._precision = device, precision
-        self.logit_scale = float(self._model.logit_scale.exp()) if hasattr(model, "logit_scale") else 100.0
+        self.logit_scale = float(self._model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 100.0
         self.preprocessing = _in_words(model)
         self.record = {
             "model": architecture,
@@ -105,16 +105,24 @@ def load_architecture(name: str, weights: Path | None, device: str, precision: P
     return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision)
 
 
+def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
+    """An architecture of open_clip with random weights, the same ones each time; its preprocessing; its tokenizer."""
+    torch.manual_seed(0)
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, device="cpu")
+    return model, preprocess, open_clip.get_tokenizer(name)
+
+
 def _load(shown: str, name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
-    if weights is None and not name.startswith("local-dir:"):
-        torch.manual_seed(0)  # random weights are for trying things out; the same ones each time
+    local = name.startswith("local-dir:")
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            name, pretrained=None if weights is None else str(weights), device="cpu"
-        )
-        tokenizer = open_clip.get_tokenizer(name)
+        if weights is None and not local:
+            model, preprocess, tokenizer = untrained(name)
+        else:
+            pretrained = None if weights is None else str(weights)
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, device="cpu")
+            tokenizer = open_clip.get_tokenizer(name)
         settings = open_clip.get_model_config(name) or {}
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {shown} cannot be loaded: {' '.join(str(error).split())[:400]}") from None
@@ -123,7 +131,7 @@ def _load(shown: str, name: str, weights: Path | None, device: str, precision: P
         model,
         tokenizer,
         preprocess,
-        architecture=name if not name.startswith("local-dir:") else Path(name).name,
+        architecture=Path(name).name if local else name,
         quick_gelu=bool(settings.get("quick_gelu", False)),
         device=device,
         precision=precision,

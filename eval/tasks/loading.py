@@ -136,9 +136,9 @@ def _check(task: Task, place: str) -> None:
     check_templates(task.caption_templates, f"{place}, caption_templates")
     if task.kind == "classification":
         if task.templates != "dataset":
-            check_templates(named("templates", task.templates), f"{place}, templates")
+            check_templates(_looked_up("templates", task.templates, place), f"{place}, templates")
         if task.class_names != "dataset":
-            names = named("class_names", task.class_names)
+            names = _looked_up("class_names", task.class_names, place)
             if task.classes is not None and len(names) != task.classes:
                 raise WrongUse(f"{place}: {len(names)} class names for {task.classes} classes")
 
@@ -146,6 +146,13 @@ def _check(task: Task, place: str) -> None:
 def named(kind: Any, value: str | Iterable[str]) -> list[str]:
     """Templates or class names: the list itself, or what a name of `eval/templates` stands for."""
     return look_up(kind, value) if isinstance(value, str) else list(value)
+
+
+def _looked_up(kind: str, value: str | Iterable[str], place: str) -> list[str]:
+    try:
+        return named(kind, value)
+    except WrongUse as error:
+        raise WrongUse(f"{place}: {error}") from None
 
 
 def _one_of(value: Any, allowed: Iterable[str], what: str, place: str) -> None:
