@@ -109,7 +109,8 @@ def report(options: argparse.Namespace, text: Path, pictures: Path, measured: in
         "decide": rows / decide_rate / 3600,
     }
     print(f"{rows:,.0f} rows; {survive:.1%} survive their caption (measured), {KEPT_SHARE:.1%} are kept (the paper's)")
-    print(f"per core and second: {caption_rate:,.0f} captions, {picture_rate:,.1f} pictures, {decide_rate:,.0f} decisions")
+    rates = f"{caption_rate:,.0f} captions, {picture_rate:,.1f} pictures, {decide_rate:,.0f} decisions"
+    print(f"per core and second: {rates}")
     print("core-hours: " + ", ".join(f"{name} {hours:,.0f}" for name, hours in core_hours.items()) + "\n")
     print(f"| workers of {CORES} cores | " + " | ".join(core_hours) + " | in all |\n" + "|---" * 5 + "|")
     for workers in (1, 10, 100):
