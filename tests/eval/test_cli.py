@@ -92,7 +92,7 @@ def test_a_run_measures_what_is_at_hand_and_says_what_is_not(world: Any, capsys:
     assert cli.main(world["command"]) == 0
     found = rows(world)
     assert all(set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"} for row in found)
-    first = {}
+    first: dict[str, Any] = {}
     for row in found:
         first.setdefault(row["task"], row)
     assert list(first) == ["colours", "told", "absent", "asked"]
