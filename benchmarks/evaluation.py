@@ -1,8 +1,8 @@
 """The evaluation beside clip-benchmark: pictures per second, and memory against the number of captions.
 
 Both sides get the same model, the same data on disk in the webdataset layout and the same number of loader processes,
-in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this machine, the ratios
-carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help`.
+in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this machine, the
+ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help`.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def speed(options: argparse.Namespace) -> bool:
         again = time.perf_counter() - began
     print(
         f"\n{options.model}, {options.pictures} pictures, {len(names)} classes x {len(templates)} templates, "
-        f"{CAPTIONS} captions a picture, batch {options.batch}, {options.workers} loader process(es), {torch.get_num_threads()} "
-        f"threads, median of {options.repeats} in turn\n"
+        f"{CAPTIONS} captions a picture, batch {options.batch}, {options.workers} loader process(es), "
+        f"{torch.get_num_threads()} threads, median of {options.repeats} in turn\n"
     )
     print("| task, from pictures on disk to the number | side | pictures per second | ratio |\n|---|---|---|---|")
     for what in sides:
