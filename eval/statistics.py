@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -51,6 +51,8 @@ class PairedComparison:
     """Items both models were asked about."""
     test: str
     """`mcnemar` or `paired bootstrap`."""
+    draws: Floats = field(repr=False, compare=False)
+    """Differences (draws,) in resamples, for an average over tasks."""
 
 
 def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
@@ -221,6 +223,7 @@ def compare_paired(
         p=mcnemar(a, b) if exact else bootstrap_p(spread),
         n=len(a),
         test="mcnemar" if exact else "paired bootstrap",
+        draws=spread,
     )
 
 
@@ -247,6 +250,7 @@ def compare_metric(
         p=bootstrap_p(spread),
         n=n_items,
         test="paired bootstrap",
+        draws=spread,
     )
 
 
