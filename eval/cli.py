@@ -12,9 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from eval.errors import EvalError, WrongUse
+
+if TYPE_CHECKING:
+    from eval.probing import Shots
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
@@ -48,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
     parser.add_argument("--sample", type=_positive, help="evaluate so many items of each task, drawn by a seed")
+    parser.add_argument(
+        "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
+    )
+    parser.add_argument("--seeds", type=_positive, default=3, help="few-shot: draws of the shots (default 3)")
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
 
@@ -91,7 +98,7 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.report import write_report
     from eval.run import Options, run_tasks
 
-    data = data_root(options.data)
+    data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     if output.exists() and not output.is_dir():
         raise WrongUse(f"output {output} is a file")
@@ -125,7 +132,7 @@ def _bench(options: argparse.Namespace) -> int:
             output=output,
             memo=Memo(data / "hashes"),
             group=group,
-            options=Options(strict_ties=options.strict_ties, sample=options.sample),
+            options=Options(strict_ties=options.strict_ties, sample=options.sample, shots=shots),
             say=say,
         )
         if group.leads:
@@ -171,6 +178,17 @@ def _device(asked: str | None) -> str:
     if asked.startswith("cuda") and not torch.cuda.is_available():
         raise WrongUse("device cuda was asked for, and torch finds none")
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if asked == "cuda" else asked
+
+
+def _shots(text: str, seeds: int) -> Shots | None:
+    from eval.probing import Shots
+
+    if text.strip() == "0":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise WrongUse(f"shots {text!r} are not whole numbers above 0, comma-separated (or 0 for none)")
+    return Shots(counts=tuple(sorted({int(word) for word in words})), seeds=tuple(range(seeds)))
 
 
 def _plain(word: str) -> str:

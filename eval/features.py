@@ -8,7 +8,8 @@ the batches; the folder must be visible to all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,14 @@ class Features:
     key: str
     """What they are kept under."""
 
+    @functools.cached_property
+    def _files(self) -> list[tuple[int, int, Path]]:
+        return _batches(self.folder)
+
     def rows(self, start: int, stop: int) -> np.ndarray:
         """(stop - start, d) float32, read from disk: memory is that of the rows asked for."""
         found = np.empty((stop - start, self.width), dtype=np.float32)
-        for first, last, path in _batches(self.folder):
+        for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
             if low < high:
                 found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
@@ -150,7 +155,7 @@ def _complete(
         raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
     if (folder / "meta.json").is_file():
         return
-    _, _, first = next(iter(_batches(folder)))
+    _, _, first = _batches(folder)[0]
     width = int(np.load(first, mmap_mode="r").shape[1])
     truncated = 0 if count_truncated is None else count_truncated(keys)
     publish_json(
@@ -158,7 +163,7 @@ def _complete(
     )
 
 
-def _batches(folder: Path) -> Iterable[tuple[int, int, Path]]:
+def _batches(folder: Path) -> list[tuple[int, int, Path]]:
     """(first, last + 1, file) of every batch that is there, in order."""
     found = []
     for path in folder.glob("[0-9]*-[0-9]*.npy"):

@@ -38,10 +38,9 @@ def evaluate_few_shot(
     memo: Memo,
     output: Path,
     group: Group,
-    device: str,
 ) -> list[Result]:
-    """The few-shot rows of `task` on the test pictures `data`; the keys of all shots go to `output`/few_shot. A training
-    split that is not at hand is a row that says so; a task that has none has no rows."""
+    """The few-shot rows of `task` on the test pictures `data`; the keys of all shots go to `output`/few_shot. A
+    training split that is not at hand is a row that says so; a task that has none has no rows."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return []
     try:
@@ -67,7 +66,7 @@ def evaluate_few_shot(
             shots=shots.counts,
             seeds=shots.seeds,
             metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
-            device=device,
+            device=str(cache.model.record["device"]),
         )
         found = run(
             train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
@@ -84,4 +83,3 @@ def evaluate_few_shot(
         rows = found.rows(task.name, record)
         publish_json(output / "few_shot" / f"{task.name}.json", found.record())
     return [Result(**row) for row in group.from_leader(rows)]
-

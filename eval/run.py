@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.files import publish_json, read_json, sha256_of
 from eval.group import Group
+from eval.probing import Shots, evaluate_few_shot
 from eval.results import Result, TaskOutcome, missing
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Suite, Task
@@ -31,6 +32,8 @@ class Options:
     """Retrieval: count every equal score against the model."""
     sample: int | None = None
     """Evaluate a seeded sample of so many items of each task instead of all."""
+    shots: Shots | None = field(default_factory=Shots)
+    """Few-shot points of the tasks that have a training split; None measures none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,15 +93,20 @@ def _evaluated(
     key = _key(task, content, cache, options)
     record = output / "tasks" / f"{task.name}.json"
     kept = group.from_leader(read_json(record) if group.leads else None)
-    items = output / "items" / f"{task.name}.npz"
     if isinstance(kept, Mapping) and kept["key"] == key:
         return [Result(**row) for row in kept["results"]]
     outcome = _measure(task, content, cache, group, options)
+    results = list(outcome.results)
+    if options.shots is not None and task.kind == "classification":
+        results += evaluate_few_shot(
+            task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
+        )
     if group.leads:
         if outcome.items is not None:
-            outcome.items.write(items)
-        publish_json(record, {"key": key, "results": [result.row() for result in outcome.results]})
-    return list(outcome.results)
+            outcome.items.write(output / "items" / f"{task.name}.npz")
+        if not any(result.value is None for result in results):  # data that was not at hand may be there next time
+            publish_json(record, {"key": key, "results": [result.row() for result in results]})
+    return results
 
 
 def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:

@@ -15,17 +15,24 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from pipelines.workers import watched_workers
+
 RUNNERS = ("direct",)
 
 
-def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int) -> None:
+def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int, apart: bool = False) -> None:
     """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
+
+    Where one worker is enough, it is this process itself, unless the units are to be kept `apart` from it.
+
+    Raises:
+        WorkerDied: a worker process ended by itself; its units may be undone.
 
     FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
     "DirectRunner" would first try to download another runner (beam.md section 2).
     """
     workers = max(1, min(workers, len(unit_names)))
-    mode = "in_memory" if workers == 1 else "multi_processing"
+    mode = "in_memory" if workers == 1 and not apart else "multi_processing"
     options = PipelineOptions(
         flags=[], direct_num_workers=workers, direct_running_mode=mode, default_sdk_harness_log_level="ERROR"
     )
@@ -35,7 +42,8 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     pipeline = beam.Pipeline(runner=runner, options=options)
     # Without the Reshuffle all units would be fused into one worker's bundle.
     _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(do)
-    pipeline.run().wait_until_finish()
+    with watched_workers():
+        pipeline.run().wait_until_finish()
 
 
 @contextlib.contextmanager

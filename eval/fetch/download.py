@@ -12,7 +12,7 @@ import requests
 from eval.errors import FetchFailed
 
 TRIES = 4
-PIECE = 1 << 20
+PIECE = 1 << 16  # of a transfer that breaks off, the piece it was in is lost
 WAIT_S = 30.0
 Sleep = Callable[[float], None]
 

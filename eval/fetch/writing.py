@@ -14,8 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-Member = bytes | str
-Sample = tuple[str, Mapping[str, Member]]
+Sample = tuple[str, Mapping[str, Any]]
+"""Key, and by extension the content, bytes or text, of the members."""
 PER_SHARD = 1000
 
 

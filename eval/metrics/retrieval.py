@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-TILE_BYTES = 64 << 20
+TILE_BYTES = 16 << 20
 BLOCK_ROWS = 8192
 
 

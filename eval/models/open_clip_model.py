@@ -39,7 +39,8 @@ class OpenClipModel(Model):
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
         self._device, self._precision = device, precision
-        self.logit_scale = float(self._model.logit_scale.detach().exp()) if hasattr(model, "logit_scale") else 100.0
+        scale: Any = getattr(model, "logit_scale", None)
+        self.logit_scale = 100.0 if scale is None else float(scale.detach().exp())
         self.preprocessing = _in_words(model)
         self.record = {
             "model": architecture,

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 pytest.importorskip("torch")
 
-from eval.data import open_task  # noqa: E402
-from eval.features import FeatureCache  # noqa: E402
-from eval.fetch.writing import jpeg, questions_member, write_webdataset  # noqa: E402
-from eval.statements import statement  # noqa: E402
-from eval.tasks import Source, Task  # noqa: E402
-from eval.vqa import evaluate_vqa  # noqa: E402
-from tests.eval.conftest import picture  # noqa: E402
-from tests.eval.test_zeroshot import Collapsed  # noqa: E402
+from eval.data import open_task
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from eval.statements import statement
+from eval.tasks import Source, Task
+from eval.vqa import evaluate_vqa
+from tests.eval.conftest import picture
+from tests.eval.test_zeroshot import collapsed
 
 
 @pytest.mark.parametrize(
@@ -35,11 +37,11 @@ from tests.eval.test_zeroshot import Collapsed  # noqa: E402
         ("snli_ve", "A man sleeps.", "contradiction", "it is not true that a man sleeps"),
     ],
 )
-def test_every_form_of_question_has_its_rule(kind, question, answer, expected):
+def test_every_form_of_question_has_its_rule(kind: Any, question: Any, answer: Any, expected: Any) -> None:
     assert statement(kind, question, answer) == expected
 
 
-def test_the_two_answers_to_a_question_never_make_the_same_statement():
+def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
     for question in ("Is it?", "Does the dog bark?", "Can you see?", "Why?", "Is there?"):
         assert statement("yes/no", question, "yes") != statement("yes/no", question, "no")
 
@@ -56,11 +58,16 @@ TASK = Task(
 
 
 @pytest.fixture
-def data(tmp_path, memo):
-    def asked(index):
+def data(tmp_path: Any, memo: Any) -> Any:
+    def asked(index: Any) -> Any:
         return [
             {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]},
-            {"question": "How many?", "kind": "number", "answers": ["1"] * (index + 1) + ["4"] * 9, "candidates": list("1234")},
+            {
+                "question": "How many?",
+                "kind": "number",
+                "answers": ["1"] * (index + 1) + ["4"] * 9,
+                "candidates": list("1234"),
+            },
         ]
 
     samples = [(f"q{i}", {"jpg": jpeg(picture("red", i)), "json": questions_member(asked(i))}) for i in range(4)]
@@ -68,8 +75,8 @@ def data(tmp_path, memo):
     return open_task(TASK, tmp_path / "data", memo)
 
 
-def test_accuracy_of_all_questions_and_of_each_kind(cache, data):
-    outcome = evaluate_vqa(TASK, data, cache)
+def test_accuracy_of_all_questions_and_of_each_kind(cache: Any, data: Any) -> None:
+    outcome: Any = evaluate_vqa(TASK, data, cache)
     found = {result.metric: result for result in outcome.results}
     assert set(found) == {"soft_accuracy", "soft_accuracy (number)", "soft_accuracy (yes/no)"}
     assert found["soft_accuracy"].n == 8 and found["soft_accuracy (number)"].n == 4
@@ -78,8 +85,10 @@ def test_accuracy_of_all_questions_and_of_each_kind(cache, data):
     assert outcome.items.clusters.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_order(tmp_path, tiny, data):
-    outcome = evaluate_vqa(TASK, data, FeatureCache(tmp_path / "f", Collapsed(tiny, texts=True)))
+def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_order(
+    tmp_path: Any, tiny: Any, data: Any
+) -> None:
+    outcome: Any = evaluate_vqa(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
     found = {result.metric: result for result in outcome.results}
     assert found["soft_accuracy (yes/no)"].value == pytest.approx(0.5)
     assert found["soft_accuracy"].value == pytest.approx(found["soft_accuracy"].protocol["chance"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -34,7 +36,7 @@ SCORES = [
 IMAGE_OF = np.array([0, 0, 1, 1, 2, 2])
 
 
-def test_three_pictures_with_two_captions_each_by_hand():
+def test_three_pictures_with_two_captions_each_by_hand() -> None:
     images, captions = exact(SCORES)
     assert image_to_text_ranks(images, captions, IMAGE_OF).tolist() == [0, 1, 4]
     assert text_to_image_ranks(images, captions, IMAGE_OF).tolist() == [0, 2, 2, 0, 0, 0]
@@ -42,23 +44,29 @@ def test_three_pictures_with_two_captions_each_by_hand():
     assert hits(np.array([0, 1, 4]), 5).mean() == 1.0
 
 
-def test_captions_may_come_in_any_order():
+def test_captions_may_come_in_any_order() -> None:
     images, captions = exact(SCORES)
     order = np.array([4, 2, 0, 5, 1, 3])
     shuffled = ArrayRows(captions.rows(0, 6)[order])
     assert image_to_text_ranks(images, shuffled, IMAGE_OF[order]).tolist() == [0, 1, 4]
-    assert text_to_image_ranks(images, shuffled, IMAGE_OF[order]).tolist() == np.array([0, 2, 2, 0, 0, 0])[order].tolist()
+    assert (
+        text_to_image_ranks(images, shuffled, IMAGE_OF[order]).tolist() == np.array([0, 2, 2, 0, 0, 0])[order].tolist()
+    )
 
 
-@pytest.mark.parametrize(("strict", "to_text", "to_image"), [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)])
-def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(strict, to_text, to_image):
+@pytest.mark.parametrize(
+    ("strict", "to_text", "to_image"), [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)]
+)
+def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(
+    strict: Any, to_text: Any, to_image: Any
+) -> None:
     images, captions = exact([[0.5] * 6] * 3)
     assert image_to_text_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_text
     assert text_to_image_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_image
 
 
 @pytest.mark.parametrize("n", [7, 60])
-def test_a_collapsed_model_scores_exactly_chance_both_ways(n):
+def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
     vector = np.zeros((1, 16), dtype=np.float32)
     vector[0, 3] = 1.0
     images, captions = ArrayRows(np.repeat(vector, n, axis=0)), ArrayRows(np.repeat(vector, 5 * n, axis=0))
@@ -68,7 +76,7 @@ def test_a_collapsed_model_scores_exactly_chance_both_ways(n):
     assert hits(image_to_text_ranks(images, captions, image_of, strict=True), 1).mean() == 0.0
 
 
-def test_a_picture_without_a_caption_is_an_error():
+def test_a_picture_without_a_caption_is_an_error() -> None:
     images, captions = exact(SCORES)
     with pytest.raises(ValueError, match="picture 2 has no caption"):
         image_to_text_ranks(images, captions, np.array([0, 0, 1, 1, 1, 1]))
@@ -76,7 +84,9 @@ def test_a_picture_without_a_caption_is_an_error():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 3), st.sampled_from([4, 40, 400, 1 << 20]))
-def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(seed, n, per_image, tile_bytes):
+def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
+    seed: Any, n: Any, per_image: Any, tile_bytes: Any
+) -> None:
     generator = np.random.default_rng(seed)
     # Whole numbers: products are exact and often equal.
     vectors = generator.integers(-2, 3, size=(n + n * per_image, 4)).astype(np.float32)
@@ -93,7 +103,7 @@ def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(seed, n, per_image
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(6, 14), st.integers(1, 4), st.sampled_from([1, 2, 5]))
-def test_recall_equals_that_of_clip_benchmark(seed, n, per_image, k):
+def test_recall_equals_that_of_clip_benchmark(seed: Any, n: Any, per_image: Any, k: Any) -> None:
     oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
     generator = torch.Generator().manual_seed(seed)
     images = torch.nn.functional.normalize(torch.randn(n, 16, generator=generator), dim=1)
@@ -109,7 +119,7 @@ def test_recall_equals_that_of_clip_benchmark(seed, n, per_image, k):
     assert hits(image_to_text_ranks(*ours), k).mean() == pytest.approx(theirs_i2t)
 
 
-def test_winoground_counts_a_tie_as_wrong():
+def test_winoground_counts_a_tie_as_wrong() -> None:
     right = np.eye(2, dtype=np.float32)
     same = np.array([[1, 0], [1, 0]], dtype=np.float32)
     swapped = right[::-1].copy()

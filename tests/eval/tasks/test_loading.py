@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 
 pytest.importorskip("torch")
 
-from eval.errors import WrongUse  # noqa: E402
-from eval.tasks import choose_tasks, load_suite, parse_suite, suite_names  # noqa: E402
-from eval.tasks.loading import named  # noqa: E402
-from eval.templates import fill, known, look_up, slot_of  # noqa: E402
+from eval.errors import WrongUse
+from eval.tasks import choose_tasks, load_suite, parse_suite, suite_names
+from eval.tasks.loading import named
+from eval.templates import fill, known, look_up, slot_of
 
 GOOD = """
 name: mine
@@ -27,7 +28,7 @@ tasks:
 """
 
 
-def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_what_it_is():
+def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_what_it_is() -> None:
     suite = load_suite("diht29")
     assert Counter(task.kind for task in suite.tasks) == {"classification": 17, "retrieval": 10, "vqa": 2}
     assert "our selection" in suite.about and "not confirmed" in suite.about
@@ -36,7 +37,7 @@ def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_w
 
 
 @pytest.mark.parametrize("name", suite_names())
-def test_every_task_says_where_its_data_comes_from_and_under_which_terms(name):
+def test_every_task_says_where_its_data_comes_from_and_under_which_terms(name: Any) -> None:
     for task in load_suite(name).tasks:
         assert task.sources and task.licence and task.get, task.name
 
@@ -63,13 +64,13 @@ PUBLISHED = {
 }
 
 
-def test_classes_templates_and_metrics_are_the_published_ones():
+def test_classes_templates_and_metrics_are_the_published_ones() -> None:
     tasks = {task.name: task for task in load_suite("diht29").tasks if task.kind == "classification"}
     found = {name: (task.classes, len(named("templates", task.templates)), task.metric) for name, task in tasks.items()}
     assert found == PUBLISHED
 
 
-def test_every_shipped_template_has_one_slot_and_every_class_list_names_a_class_once():
+def test_every_shipped_template_has_one_slot_and_every_class_list_names_a_class_once() -> None:
     for name in known("templates"):
         for template in look_up("templates", name):
             slot_of(template)
@@ -80,7 +81,7 @@ def test_every_shipped_template_has_one_slot_and_every_class_list_names_a_class_
         assert [one for one, count in counts.items() if count > 1 and one not in allowed] == []
 
 
-def test_templates_and_class_names_are_those_of_open_clip_and_clip_benchmark():
+def test_templates_and_class_names_are_those_of_open_clip_and_clip_benchmark() -> None:
     import open_clip
 
     assert look_up("class_names", "clip_benchmark:imagenet1k") == list(open_clip.IMAGENET_CLASSNAMES)
@@ -88,7 +89,7 @@ def test_templates_and_class_names_are_those_of_open_clip_and_clip_benchmark():
     assert ours == [template("cat") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
 
 
-def test_a_class_name_is_taken_literally():
+def test_a_class_name_is_taken_literally() -> None:
     assert fill("a photo of a {c}.", "{c} {}") == "a photo of a {c} {}."
     with pytest.raises(WrongUse, match="exactly one slot"):
         slot_of("a photo of {} and {c}")
@@ -113,14 +114,14 @@ def test_a_class_name_is_taken_literally():
         (("tasks:", "tasks: {"), "no YAML"),
     ],
 )
-def test_what_a_suite_file_may_not_say_is_named_with_its_place(change, message):
+def test_what_a_suite_file_may_not_say_is_named_with_its_place(change: Any, message: Any) -> None:
     assert parse_suite(GOOD, "mine.yaml").tasks[0].name == "one"
     with pytest.raises(WrongUse, match=message) as caught:
         parse_suite(GOOD.replace(*change), "mine.yaml")
     assert "mine.yaml" in str(caught.value)
 
 
-def test_suites_and_tasks_are_chosen_by_name_once_each(tmp_path):
+def test_suites_and_tasks_are_chosen_by_name_once_each(tmp_path: Any) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(GOOD, encoding="utf-8")
     names = [task.name for task in choose_tasks(f"cifar10, vqav2 ,cifar10,{file}").tasks]
@@ -128,7 +129,9 @@ def test_suites_and_tasks_are_chosen_by_name_once_each(tmp_path):
     assert len(choose_tasks("diht29,cifar10").tasks) == 29
 
 
-@pytest.mark.parametrize(("words", "message"), [("cifar1O", "did you mean 'cifar10'"), (" , ", "no tasks"), ("no.yaml", "not there")])
-def test_an_unknown_task_is_wrong_use(words, message):
+@pytest.mark.parametrize(
+    ("words", "message"), [("cifar1O", "did you mean 'cifar10'"), (" , ", "no tasks"), ("no.yaml", "not there")]
+)
+def test_an_unknown_task_is_wrong_use(words: Any, message: Any) -> None:
     with pytest.raises(WrongUse, match=message):
         choose_tasks(words)
