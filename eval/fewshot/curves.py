@@ -38,6 +38,8 @@ class FewShotSettings:
     """Keys of `eval.fewshot.METHODS`."""
     metric: str = "top1"
     """top1 or mean_per_class: the task's own."""
+    standard_errors: float = 1.0
+    """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
     device: str = "cpu"
     """Where probes are fitted."""
     draws: int = 1000
@@ -51,6 +53,8 @@ class FewShotSettings:
         unknown = [name for name in self.methods if name not in METHODS]
         if unknown or not self.methods:
             raise ValueError(f"few-shot methods {unknown} are unknown; there are {', '.join(METHODS)}")
+        if not self.standard_errors >= 0:
+            raise ValueError(f"{self.standard_errors} standard errors: expected 0 or more")
         if self.metric not in ("top1", "mean_per_class"):
             raise ValueError(f"few-shot metric {self.metric!r}: top1 or mean_per_class")
 
@@ -226,7 +230,7 @@ def predict_curves(
             features = _tensor(train[rows], settings.device)
             _check_normalised(features, "training")
             targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
-            support = Support(features, targets, shots.places(k), weight, logit_scale)
+            support = Support(features, targets, shots.places(k), weight, logit_scale, settings.standard_errors)
             for method in settings.methods:
                 fitted = METHODS[method](support)
                 predicted[method, k, seed] = _predict(fitted.scores, test)

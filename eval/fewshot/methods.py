@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
@@ -21,16 +19,17 @@ from eval.fewshot.selection import FIXED, Selection, Support, select
 from eval.fewshot.solver import Ridge
 
 NOTHING = "nothing to choose"
-RADII = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.3, math.inf)
-"""delta relative to ||W_0||_F, from the zero-shot classifier to the ordinary probe."""
-RADIUS_OF_ONE_SHOT = RADII.index(0.02)
+RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
+"""By how many logits scores may move, from the zero-shot classifier to the ordinary probe: delta is this over the logit
+scale, relative to ||W_0||_F, so that it is comparable between tasks of 10 and 1000 classes and between models."""
+RADIUS_OF_ONE_SHOT = RADII.index(2.0)
 PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
 """L2 weights relative to the squared logit scale."""
 PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
 TIP = tuple(itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 5.5, 10.0)))
 """(alpha, beta) of Tip-Adapter, from little weight on the cache on."""
 TIP_OF_ONE_SHOT = TIP.index((1.0, 5.5))
-_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; held-out hits need no more
+_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choices need no more
 RIDGE_L2 = 1024.0
 """As big_vision's few-shot evaluator: on standardised features, unscaled by their number."""
 
@@ -54,11 +53,9 @@ def zero_shot(support: Support) -> Fitted:
 
 def probe(support: Support) -> Fitted:
     """The paper's: offsets on a ball, its radius chosen."""
-    choice = select(support, _predictor(_probe_path), RADIUS_OF_ONE_SHOT)
-    relative = RADII[choice.index]
-    fitted = _probe_at(support, relative, None)
-    chosen = {"delta": absolute_radius(relative, support.classifier), "relative_delta": relative}
-    return _fitted(fitted, chosen, choice)
+    choice = select(support, _scorer(_probe_path), RADIUS_OF_ONE_SHOT)
+    logits = RADII[choice.index]
+    return _fitted(_probe_at(support, logits, None), {"delta": _delta(support, logits), "logits": logits}, choice)
 
 
 def unprojected(support: Support) -> Fitted:
@@ -71,19 +68,12 @@ def unprojected(support: Support) -> Fitted:
 def random_init(support: Support) -> Fitted:
     """The ordinary linear probe, blind to the text, with L2. The penalised problem has one optimum, so its random start
     has no say; it starts at zero."""
-    blind = Support(
-        support.features,
-        support.labels,
-        support.places,
-        torch.zeros_like(support.classifier),
-        support.logit_scale,
-    )
-    return l2(blind)
+    return l2(replace(support, classifier=torch.zeros_like(support.classifier)))
 
 
 def l2(support: Support) -> Fitted:
     """Plain L2 towards the text's classifier in place of the ball."""
-    choice = select(support, _predictor(_l2_path), PENALTY_OF_ONE_SHOT)
+    choice = select(support, _scorer(_l2_path), PENALTY_OF_ONE_SHOT)
     penalty = PENALTIES[choice.index]
     return _fitted(_l2_at(support, penalty, None), {"l2": penalty}, choice)
 
@@ -92,10 +82,10 @@ def tip_adapter(support: Support) -> Fitted:
     """Training-free Tip-Adapter (Zhang et al., ECCV 2022), written from its formula: zero-shot logits + alpha exp(-beta
     (1 - x F^T)) Y. The authors tune alpha and beta on test; here they come from the support set."""
 
-    def predict(part: Support, features: Tensor) -> NDArray[np.int64]:
-        return np.stack([_argmax(_tip_scores(part, features, alpha, beta)) for alpha, beta in TIP])
+    def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
+        return (_tip_scores(part, features, alpha, beta) for alpha, beta in TIP)
 
-    choice = select(support, predict, TIP_OF_ONE_SHOT)
+    choice = select(support, scores_of, TIP_OF_ONE_SHOT)
     alpha, beta = TIP[choice.index]
     return Fitted(
         lambda features: _tip_scores(support, features, alpha, beta),
@@ -135,14 +125,17 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
 }
 
 
-def _probe_at(support: Support, relative: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
-    radius = absolute_radius(relative, support.classifier)
+def _delta(support: Support, logits: float) -> float:
+    return absolute_radius(logits / support.logit_scale, support.classifier)
+
+
+def _probe_at(support: Support, logits: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
     return fit_probe(
         support.features,
         support.labels,
         support.classifier,
         support.logit_scale,
-        radius,
+        _delta(support, logits),
         start=start,
         tolerance=tolerance,
     )
@@ -174,11 +167,11 @@ def _path(
     return probes
 
 
-def _predictor(path: Callable[[Support], Sequence[Probe]]) -> Callable[[Support, Tensor], NDArray[np.int64]]:
-    def predict(part: Support, features: Tensor) -> NDArray[np.int64]:
-        return np.stack([_argmax(fitted.scores(features)) for fitted in path(part)])
+def _scorer(path: Callable[[Support], Sequence[Probe]]) -> Callable[[Support, Tensor], Iterator[Tensor]]:
+    def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
+        return (fitted.scores(features) for fitted in path(part))
 
-    return predict
+    return scores_of
 
 
 def _fitted(fitted: Probe, chosen: dict[str, float], choice: Selection) -> Fitted:
@@ -193,7 +186,3 @@ def _tip_scores(support: Support, features: Tensor, alpha: float, beta: float) -
 
 def _loaded(gram: Tensor) -> Tensor:
     return gram + RIDGE_L2 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-
-
-def _argmax(scores: Tensor) -> NDArray[np.int64]:
-    return scores.argmax(dim=1).cpu().numpy()

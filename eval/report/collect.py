@@ -1,4 +1,4 @@
-"""Examples from a finished run: taken from the items that were kept and features that are cached; nothing is encoded."""
+"""Examples from a finished run, from the items that were kept and features that are cached: nothing is encoded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from eval.data import DataSet, Memo, class_names, open_task
 from eval.features import FeatureCache
+from eval.group import Group
 from eval.items import read_items
 from eval.report.data import Row, group_tasks
 from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
@@ -25,18 +26,26 @@ NEAREST = 4
 
 
 def collect_examples(
-    tasks: Sequence[Task], results: Sequence[Row], cache: FeatureCache, *, data: Path, memo: Memo, output: Path
+    tasks: Sequence[Task],
+    results: Sequence[Row],
+    cache: FeatureCache,
+    *,
+    data: Path,
+    memo: Memo,
+    output: Path,
+    group: Group,
 ) -> dict[str, list[Example]]:
-    """Examples of every measured task, by its name. On several ranks to be called by all, as the features are shared."""
+    """Examples of every measured task, by its name; `tasks` are those that were measured, with their samples.
+
+    To be called on all ranks, as features are shared; the leading one reads the items."""
     measured = {found.task for found in group_tasks(results) if not found.missing}
     examples = {}
     for task in tasks:
         path = output / "items" / f"{task.name}.npz"
-        if task.name in measured and path.is_file():
-            found = examples_of(task, open_task(task, data, memo), read_items(path), cache)
-            if found:
-                examples[task.name] = found
-    return examples
+        items = group.from_leader(read_items(path) if group.leads and path.is_file() else None)
+        if task.name in measured and items is not None:
+            examples[task.name] = examples_of(task, open_task(task, data, memo), items, cache)
+    return {name: found for name, found in examples.items() if found}
 
 
 def examples_of(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:

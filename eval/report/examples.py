@@ -13,6 +13,7 @@ from eval.report.text import attribute, percent, show
 
 SIDE = 168
 """Longest side of a thumbnail in pixels."""
+_LEAST = 84  # smaller ones are shown enlarged to about this
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,10 +119,11 @@ def thumbnail(picture: Image.Image, name: str) -> str:
     """The picture as a small JPEG inside the page."""
     small = picture.convert("RGB")
     small.thumbnail((SIDE, SIDE))
+    times = max(1, _LEAST // max(small.size))
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80)
     encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
     return (
-        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width}" height="{small.height}" '
+        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width * times}" height="{small.height * times}" '
         f'alt="{attribute(name, 80)}">'
     )

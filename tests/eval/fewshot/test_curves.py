@@ -117,6 +117,7 @@ def test_torch_and_numpy_are_both_welcome(world: World, result: FewShotResult) -
         ({"seeds": (1, 1)}, "all different"),
         ({"methods": ("prob",)}, "'prob'"),
         ({"metric": "auc"}, "top1 or mean_per_class"),
+        ({"standard_errors": -1}, "0 or more"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -75,7 +77,7 @@ def test_zero_shot_sees_no_shots(world: World) -> None:
 
 def test_the_blind_probe_does_not_see_the_text(world: World) -> None:
     support = support_of(world, 2)
-    other = Support(support.features, support.labels, support.places, -support.classifier.flip(0), support.logit_scale)
+    other = replace(support, classifier=-support.classifier.flip(0))
     both = [METHODS["random-init"](one).scores(world.test) for one in (support, other)]
     assert torch.equal(*both)
 
