@@ -8,6 +8,7 @@ ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -60,8 +61,8 @@ def main() -> int:
     """Print the tables; 1 where the two sides disagree on a number."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
-    parser.add_argument("--pictures", type=int, default=256)
-    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
@@ -82,6 +83,7 @@ def main() -> int:
 
 def speed(options: argparse.Namespace) -> bool:
     """The table of rates; whether both sides found the same numbers."""
+    os.environ["TQDM_DISABLE"] = "1"  # clip-benchmark's progress bars
     from clip_benchmark.datasets.builder import build_wds_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,12 +96,15 @@ def _evaluated(
     kept = group.from_leader(read_json(record) if group.leads else None)
     if isinstance(kept, Mapping) and kept["key"] == key:
         return [Result(**row) for row in kept["results"]]
+    began = time.perf_counter()
     outcome = _measure(task, content, cache, group, options)
     results = list(outcome.results)
     if options.shots is not None and task.kind == "classification":
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
+    taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
+    results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
     if group.leads:
         if outcome.items is not None:
             outcome.items.write(output / "items" / f"{task.name}.npz")
