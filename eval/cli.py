@@ -96,8 +96,10 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.features import FeatureCache
     from eval.models import load_model
     from eval.report import write_report
-    from eval.run import Options, run_tasks
+    from eval.report.collect import collect_examples
+    from eval.run import Options, run_tasks, sampled
 
+    suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     if output.exists() and not output.is_dir():
@@ -109,7 +111,7 @@ def _bench(options: argparse.Namespace) -> int:
         device=_device(options.device),
         precision=options.precision,
     )
-    group = groups.join()
+    group, memo = groups.join(), Memo(data / "hashes")
     cores = len(os.sched_getaffinity(0))
     folder = Path(options.cache) if options.cache else data / "features"
     progress = _Progress() if group.leads and sys.stderr.isatty() else None
@@ -130,13 +132,15 @@ def _bench(options: argparse.Namespace) -> int:
             cache,
             data=data,
             output=output,
-            memo=Memo(data / "hashes"),
+            memo=memo,
             group=group,
-            options=Options(strict_ties=options.strict_ties, sample=options.sample, shots=shots),
+            options=Options(strict_ties=options.strict_ties, shots=shots),
             say=say,
         )
+        rows = [result.row() for result in run.results]
+        examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
         if group.leads:
-            write_report([result.row() for result in run.results], output)
+            write_report(rows, output, examples=examples)
     finally:
         groups.leave()
     measured = {result.task for result in run.results if result.value is not None}

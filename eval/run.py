@@ -31,8 +31,6 @@ class Options:
 
     strict_ties: bool = False
     """Retrieval: count every equal score against the model."""
-    sample: int | None = None
-    """Evaluate a seeded sample of so many items of each task instead of all."""
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split; None measures none."""
 
@@ -45,6 +43,14 @@ class Run:
     """Of every task in the order of the suite; a task that has no number has a row that says why."""
     broken: int
     """Tasks whose data is at hand and not usable."""
+
+
+def sampled(suite: Suite, count: int | None) -> Suite:
+    """The suite with at most `count` items per task, drawn by a seed; None leaves it as it is."""
+    if count is None:
+        return suite
+    tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
+    return dataclasses.replace(suite, tasks=tasks)
 
 
 def run_tasks(
@@ -63,8 +69,6 @@ def run_tasks(
     results: list[Result] = []
     broken = 0
     for task in suite.tasks:
-        if options.sample is not None:
-            task = dataclasses.replace(task, sample=min(options.sample, task.sample or options.sample))
         try:
             found = _evaluated(task, cache, data, output, memo, group, options)
         except DataMissing as error:

@@ -118,7 +118,9 @@ def _load_image(path: Path) -> torch.nn.Module:
 def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     try:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         model = AutoModel.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
