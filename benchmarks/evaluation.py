@@ -8,7 +8,8 @@ ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help
 from __future__ import annotations
 
 import argparse
-import os
+import contextlib
+import io
 import statistics
 import subprocess
 import sys
@@ -83,7 +84,6 @@ def main() -> int:
 
 def speed(options: argparse.Namespace) -> bool:
     """The table of rates; whether both sides found the same numbers."""
-    os.environ["TQDM_DISABLE"] = "1"  # clip-benchmark's progress bars
     from clip_benchmark.datasets.builder import build_wds_dataset
     from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 
@@ -109,7 +109,8 @@ def speed(options: argparse.Namespace) -> bool:
             loader = DataLoader(
                 data.batched(options.batch), batch_size=None, shuffle=False, num_workers=options.workers
             )
-            return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
 
         def cache(repeat: int) -> FeatureCache:
             folder = Path(tempfile.mkdtemp(dir=root))
