@@ -94,7 +94,7 @@ def _evaluated(
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
-    content = found or open_task(task, data, memo)
+    content = open_task(task, data, memo) if found is None else found
     key = _key(task, content, cache, options)
     record = output / "tasks" / f"{task.name}.json"
     kept = group.from_leader(read_json(record) if group.leads else None)

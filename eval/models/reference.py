@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from eval.errors import ModelError
+from eval.files import sha256_of
 from eval.models.model import Model, weights_hash
 
 NAME: Final = "reference"
@@ -68,6 +69,7 @@ class ReferenceModel(Model):
             weights.update(weights_hash(part.state_dict()).encode())
         self.record = {
             "model": f"ConSE, top {TOP}: tf_efficientnet_lite0 (ImageNet-1k) and all-MiniLM-L6-v2",
+            "architecture_sha256": sha256_of(["ConSE", TOP, "tf_efficientnet_lite0", "all-MiniLM-L6-v2"]),
             "weights_sha256": weights.hexdigest(),
             "activation": "relu6; gelu",
             "tokenizer": "WordPiece",
