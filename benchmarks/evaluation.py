@@ -8,6 +8,8 @@ ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import statistics
 import subprocess
 import sys
@@ -60,8 +62,8 @@ def main() -> int:
     """Print the tables; 1 where the two sides disagree on a number."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
-    parser.add_argument("--pictures", type=int, default=256)
-    parser.add_argument("--classes", type=int, default=20)
+    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)
@@ -107,7 +109,8 @@ def speed(options: argparse.Namespace) -> bool:
             loader = DataLoader(
                 data.batched(options.batch), batch_size=None, shuffle=False, num_workers=options.workers
             )
-            return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
 
         def cache(repeat: int) -> FeatureCache:
             folder = Path(tempfile.mkdtemp(dir=root))

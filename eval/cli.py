@@ -43,9 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
-    parser.add_argument("--cache", help="folder of the encoded features (default: features/ in the data folder)")
-    parser.add_argument("--batch", type=_positive, default=64, help="pictures encoded at once (default 64)")
-    parser.add_argument("--text-batch", type=_positive, default=256, help="texts encoded at once (default 256)")
+    parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
+    parser.add_argument("--batch", type=_positive, help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)")
+    parser.add_argument("--text-batch", type=_positive, help="texts encoded at once (default: 256, 1024 on a GPU)")
     parser.add_argument("--workers", type=_natural, help="processes that read pictures (default: cores - 1, at most 8)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
@@ -69,6 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_USE
     except EvalError as error:
         print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except PermissionError as error:
+        print(
+            f"error: {error.filename} may not be written ({error.strerror}); see --output and --cache", file=sys.stderr
+        )
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped; what was encoded is kept, the same command goes on from there", file=sys.stderr)
@@ -96,8 +101,10 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.features import FeatureCache
     from eval.models import load_model
     from eval.report import write_report
-    from eval.run import Options, run_tasks
+    from eval.report.collect import collect_examples
+    from eval.run import Options, run_tasks, sampled
 
+    suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     if output.exists() and not output.is_dir():
@@ -110,15 +117,16 @@ def _bench(options: argparse.Namespace) -> int:
         precision=options.precision,
     )
     group = groups.join()
-    cores = len(os.sched_getaffinity(0))
-    folder = Path(options.cache) if options.cache else data / "features"
+    folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    memo = Memo(folder / "hashes")
+    cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
     progress = _Progress() if group.leads and sys.stderr.isatty() else None
     cache = FeatureCache(
         folder,
         model,
         group,
-        batch=options.batch,
-        text_batch=options.text_batch,
+        batch=options.batch or (64 if on_cpu else 256),
+        text_batch=options.text_batch or (256 if on_cpu else 1024),
         workers=min(8, cores - 1) if options.workers is None else options.workers,
         **({"progress": progress} if progress else {}),
     )
@@ -130,18 +138,25 @@ def _bench(options: argparse.Namespace) -> int:
             cache,
             data=data,
             output=output,
-            memo=Memo(data / "hashes"),
+            memo=memo,
             group=group,
-            options=Options(strict_ties=options.strict_ties, sample=options.sample, shots=shots),
+            options=Options(strict_ties=options.strict_ties, shots=shots),
             say=say,
         )
+        rows = [result.row() for result in run.results]
+        examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
         if group.leads:
-            write_report([result.row() for result in run.results], output)
+            write_report(rows, output, examples=examples)
     finally:
         groups.leave()
     measured = {result.task for result in run.results if result.value is not None}
     say(f"{len(measured)} of {len(suite.tasks)} tasks measured; results.json, results.md and report.html in {output}/")
     return FAILED if run.broken else OK
+
+
+def _cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "diht" / "features"
 
 
 class _Progress:

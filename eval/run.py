@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +31,6 @@ class Options:
 
     strict_ties: bool = False
     """Retrieval: count every equal score against the model."""
-    sample: int | None = None
-    """Evaluate a seeded sample of so many items of each task instead of all."""
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split; None measures none."""
 
@@ -44,6 +43,14 @@ class Run:
     """Of every task in the order of the suite; a task that has no number has a row that says why."""
     broken: int
     """Tasks whose data is at hand and not usable."""
+
+
+def sampled(suite: Suite, count: int | None) -> Suite:
+    """The suite with at most `count` items per task, drawn by a seed; None leaves it as it is."""
+    if count is None:
+        return suite
+    tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
+    return dataclasses.replace(suite, tasks=tasks)
 
 
 def run_tasks(
@@ -62,8 +69,6 @@ def run_tasks(
     results: list[Result] = []
     broken = 0
     for task in suite.tasks:
-        if options.sample is not None:
-            task = dataclasses.replace(task, sample=min(options.sample, task.sample or options.sample))
         try:
             found = _evaluated(task, cache, data, output, memo, group, options)
         except DataMissing as error:
@@ -89,18 +94,21 @@ def _evaluated(
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
-    content = found or open_task(task, data, memo)
+    content = open_task(task, data, memo) if found is None else found
     key = _key(task, content, cache, options)
     record = output / "tasks" / f"{task.name}.json"
     kept = group.from_leader(read_json(record) if group.leads else None)
     if isinstance(kept, Mapping) and kept["key"] == key:
         return [Result(**row) for row in kept["results"]]
+    began = time.perf_counter()
     outcome = _measure(task, content, cache, group, options)
     results = list(outcome.results)
     if options.shots is not None and task.kind == "classification":
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
+    taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
+    results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
     if group.leads:
         if outcome.items is not None:
             outcome.items.write(output / "items" / f"{task.name}.npz")

@@ -31,10 +31,14 @@ from eval.templates import fill
 DRAWS = 1000
 
 
+def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Every class name in every template, class by class."""
+    return [fill(template, name) for name in names for template in prompts]
+
+
 def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
     """(d, c) float32, a unit vector for each class name, the mean over the templates `prompts`."""
-    texts = [fill(template, name) for name in names for template in prompts]
-    features = cache.texts(texts, "prompts")
+    features = cache.texts(prompt_texts(names, prompts), "prompts")
     classifier = np.empty((features.width, len(names)), dtype=np.float32)
     for index in range(len(names)):  # class by class: 80 templates of 1000 classes need not be in memory at once
         mean = features.rows(index * len(prompts), (index + 1) * len(prompts)).mean(axis=0)
@@ -55,7 +59,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     record = protocol.base(task, data, cache.model)
     record["class_names"] = protocol.texts_record(names, named.source)
     record["templates"] = protocol.texts_record(prompts, prompted.source)
-    record["truncated_texts"] = cache.model.truncated([fill(prompts[0], name) for name in names])
+    record["truncated_texts"] = cache.texts(prompt_texts(names, prompts), "prompts").truncated
     record["ties"] = "lowest class index"
     scale = cache.model.logit_scale
     if data.labels.ndim == 2:

@@ -14,7 +14,6 @@ from PIL import Image
 from eval.data.dataset import DataSet, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.files import sha256_of
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 csv.field_size_limit(1 << 24)
@@ -31,7 +30,7 @@ class FilePictures:
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = sha256_of([[key, self._memo.file_hash(self._root / key)] for key in self.keys])
+            self._fingerprint = self._memo.files_hash(self._root, self.keys)
         return self._fingerprint
 
     def open(self, index: int) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,20 @@ class Memo:
             publish_json(record, known)
         return known["value"]
 
-    def file_hash(self, path: Path) -> str:
-        """sha256 of the file's content."""
-        return self.of(path, "sha256", sha256_file)
-
     def tree_hash(self, folder: Path) -> str:
-        """sha256 over names and contents of all files below `folder`. Kept per folder, under the sizes and times of
-        all its files: a record each would be a million records."""
-        listing: list[tuple[str, int, int]] = []
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            status = path.stat()
-            listing.append((str(path.relative_to(folder)), status.st_size, status.st_mtime_ns))
+        """sha256 over names and contents of all files below `folder`."""
+        found = (path for path in folder.rglob("*") if path.is_file())
+        return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
+
+    def files_hash(self, folder: Path, names: Sequence[str]) -> str:
+        """sha256 over `names` and the contents of these files of `folder`, in the order given. One record for all of
+        them, under the sizes and times of each: a record per picture would be a million files."""
+        status = [(folder / name).stat() for name in names]
+        listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
         stamp = [str(folder.resolve()), sha256_of(listing)]
-        record = self._folder / f"{sha256_of([stamp[0], 'tree'])[:32]}.json"
+        record = self._folder / f"{sha256_of([*stamp, 'files'])[:32]}.json"
         known = read_json(record)
         if known is None or known["stamp"] != stamp:
-            hashes = [[name, sha256_file(folder / name)] for name, _, _ in listing]
-            known = {"stamp": stamp, "value": sha256_of(hashes)}
+            known = {"stamp": stamp, "value": sha256_of([[name, sha256_file(folder / name)] for name in names])}
             publish_json(record, known)
         return known["value"]

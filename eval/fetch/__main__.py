@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failures += _tried(lambda: fetch_reference(root, _say, options.wheels))
         if options.weights:
             failures += _tried(lambda: fetch_weights(options.weights, root, _say))
-        for task in tasks:
+        for task in {_what(task): task for task in tasks}.values():
             failures += _tried(functools.partial(_fetch, task, root, options.debs))
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)
@@ -57,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped; the same command goes on from there", file=sys.stderr)
         return 130
     return FAILED if failures else OK
+
+
+def _what(task: Task) -> str:
+    """The same for tasks that one download serves."""
+    shared = task.fetch.get("what") or task.fetch.get("name")
+    return str(shared or task.name)
 
 
 def _tried(what: Callable[[], None]) -> list[str]:

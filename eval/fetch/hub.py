@@ -18,7 +18,8 @@ Say = Callable[[str], None]
 
 def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, say: Say) -> None:
     """The data set `owner/name` of the hub into `folder`: its lists and, split by split, its shards; `nshards.txt`
-    comes last, so that a set that was interrupted is not taken for whole. Raises `FetchFailed`."""
+    comes last, so that a set that was interrupted is not taken for whole. The first split has to be there; a further
+    one, for few-shot, need not. Raises `FetchFailed`."""
     base = f"{os.environ.get(ENDPOINT_VARIABLE, ENDPOINT).rstrip('/')}/datasets/{name}/resolve/main"
     token = os.environ.get(TOKEN_VARIABLE)
     for file in SHARED:
@@ -32,7 +33,13 @@ def fetch_webdataset(name: str, splits: Sequence[str], folder: Path, say: Say) -
             continue
         count_file = folder / split / ".nshards.txt"
         count_file.unlink(missing_ok=True)
-        download(f"{base}/{split}/nshards.txt", count_file, token=token)
+        try:
+            download(f"{base}/{split}/nshards.txt", count_file, token=token)
+        except NotThere:
+            if split == splits[0]:
+                raise
+            say(f"{name}, {split}: the hub has no such split")
+            continue
         text = count_file.read_text(encoding="utf-8").strip()
         if not text.isdecimal():
             raise FetchFailed(f"{base}/{split}/nshards.txt holds {text[:40]!r}, not a number")

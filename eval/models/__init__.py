@@ -110,7 +110,7 @@ def _load_released(word: str, path: Path, device: str, precision: Precision) -> 
         tokenizer,
         preprocess,
         architecture=word,
-        quick_gelu=False,
+        settings=open_clip.get_model_config(RELEASED[word].architecture) or {},
         device=device,
         precision=precision,
     )

@@ -29,12 +29,14 @@ class Model(ABC):
     preprocessing: Mapping[str, Any]
     """The same in words: size, interpolation, crop, mean, std."""
     record: Mapping[str, Any]
-    """For the protocol: weights_sha256, architecture, activation, tokenizer, context_length, precision, device."""
+    """For the protocol: model, architecture_sha256, weights_sha256, activation, tokenizer, context_length, precision,
+    device."""
 
     @property
     def fingerprint(self) -> str:
         """sha256 over everything that features depend on besides the data: features are kept under it."""
-        parts = {key: value for key, value in self.record.items() if key != "device"}
+        # Neither a name nor a place: the same weights in another folder need not be encoded again.
+        parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
         return sha256_of([parts, dict(self.preprocessing)])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import open_clip
 import torch
 
 from eval.errors import ModelError, WrongUse
+from eval.files import sha256_of
 from eval.models.model import Model, weights_hash
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -29,12 +30,12 @@ class OpenClipModel(Model):
         preprocess: Any,
         *,
         architecture: str,
-        quick_gelu: bool,
+        settings: Mapping[str, Any],
         device: str,
         precision: Precision,
     ):
-        """`model`, `tokenizer` and `preprocess` as open_clip gives them; weights stay in float32, `precision` is that
-        of autocast."""
+        """`model`, `tokenizer` and `preprocess` as open_clip gives them, `settings` its configuration; weights stay in
+        float32, `precision` is that of autocast."""
         self.name, self.preprocess = name, preprocess
         self._model: Any = model.to(device).eval()
         self._tokenizer = tokenizer
@@ -45,7 +46,8 @@ class OpenClipModel(Model):
         self.record = {
             "model": architecture,
             "weights_sha256": weights_hash(model.state_dict()),
-            "activation": "quickgelu" if quick_gelu else "gelu",
+            "architecture_sha256": sha256_of(settings),
+            "activation": "quickgelu" if settings.get("quick_gelu") else "gelu",
             "tokenizer": type(tokenizer).__name__,
             "context_length": int(getattr(tokenizer, "context_length", 77)),
             "logit_scale": self.logit_scale,
@@ -133,7 +135,7 @@ def _load(shown: str, name: str, weights: Path | None, device: str, precision: P
         tokenizer,
         preprocess,
         architecture=Path(name).name if local else name,
-        quick_gelu=bool(settings.get("quick_gelu", False)),
+        settings=settings,
         device=device,
         precision=precision,
     )

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from eval.errors import ModelError
+from eval.files import sha256_of
 from eval.models.model import Model, weights_hash
 
 NAME: Final = "reference"
@@ -68,6 +69,7 @@ class ReferenceModel(Model):
             weights.update(weights_hash(part.state_dict()).encode())
         self.record = {
             "model": f"ConSE, top {TOP}: tf_efficientnet_lite0 (ImageNet-1k) and all-MiniLM-L6-v2",
+            "architecture_sha256": sha256_of(["ConSE", TOP, "tf_efficientnet_lite0", "all-MiniLM-L6-v2"]),
             "weights_sha256": weights.hexdigest(),
             "activation": "relu6; gelu",
             "tokenizer": "WordPiece",
@@ -118,7 +120,9 @@ def _load_image(path: Path) -> torch.nn.Module:
 def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
     try:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         model = AutoModel.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, ImportError) as error:

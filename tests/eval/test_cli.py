@@ -80,7 +80,18 @@ def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
         "--output",
         str(tmp_path / "out"),
     ]
-    command += ["--workers", "0", "--device", "cpu", "--shots", "1,2", "--seeds", "1"]
+    command += [
+        "--cache",
+        str(tmp_path / "features"),
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--shots",
+        "1,2",
+        "--seeds",
+        "1",
+    ]
     return {"command": command, "data": data, "out": tmp_path / "out", "suite": suite}
 
 

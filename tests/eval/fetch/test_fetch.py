@@ -150,13 +150,13 @@ def test_a_set_that_broke_off_is_not_taken_for_whole(
 def test_the_command_fetches_tasks_and_tells_what_no_program_may(
     server: Any, tmp_path: Any, colour_set: Any, monkeypatch: Any, capsys: Any
 ) -> None:
-    hub_set(server, colour_set(n=4) / "colours", "clip-benchmark/wds_cifar10")
-    hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_cifar10")
+    hub_set(server, colour_set(n=4) / "colours", "clip-benchmark/wds_vtab-cifar10")
+    hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_vtab-cifar10")
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     data = ["--data", str(tmp_path / "fetched")]
     assert main(["--task", "cifar10,winoground_t2i", *data]) == 0
     assert "accept its terms" in capsys.readouterr().out
-    assert (tmp_path / "fetched" / "wds_cifar10" / "train" / "nshards.txt").is_file()
+    assert (tmp_path / "fetched" / "wds_vtab-cifar10" / "train" / "nshards.txt").is_file()
     assert main(["--task", "cifar100", *data]) == 1
     assert "cifar100" in capsys.readouterr().err
     assert main(["--task", "cifar1O", *data]) == 2
