@@ -6,7 +6,7 @@ Exact: N keys, a tenth of them repeated, in units of 100,000. Our side writes a 
 duplicates range by range, 64 MiB a range; the plain side puts every key of the same units into one Python dict. Each
 side runs in a process of its own, in turn; memory is the peak resident set above that of the bare process.
 Semantic: N embeddings of 256 numbers around random centres, a fifth of them near copies. Our side clusters them and
-compares within clusters; brute force compares all pairs. Recall is the share of brute force's duplicates that are found.
+compares within clusters; brute force compares all pairs. Recall is the share of brute force's duplicates that we find.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.dedup.clusters import assign, train, unit_length
+from pipelines.dedup.semantic import near_copies
 
 UNIT = 100_000
 EXACT = """
@@ -49,8 +57,9 @@ if side == "ours":
                 file.seek(start)
                 return file.read(stop - start)
             return read_slice(read, KEY, PARTS, cut * PARTS // ranges, (cut + 1) * PARTS // ranges, str(unit))
+    count = -(-keys // dedup.UNIT)
     for cut in range(ranges):
-        found += sum(table.num_rows for table in duplicates((unit, part(unit, cut)) for unit in range(-(-keys // dedup.UNIT))))
+        found += sum(table.num_rows for table in duplicates((unit, part(unit, cut)) for unit in range(count)))
     seconds += time.perf_counter() - began
 else:
     first = {}
@@ -67,10 +76,8 @@ print(found, seconds, peak() - bare)
 """
 
 
-def units(keys: int):  # type: ignore[no-untyped-def]
+def units(keys: int) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     """Keys (n, 2) and ordinals of one unit after another; the same on every call."""
-    import numpy as np
-
     dice = np.random.default_rng(1)
     for first in range(0, keys, UNIT):
         numbers = np.arange(first, min(first + UNIT, keys), dtype=np.uint64)
@@ -102,6 +109,42 @@ def exact(keys: int, repeats: int) -> None:
         print(f"  {side:<6} {keys / seconds:>12,.0f} keys/s {max(run[2] for run in runs):>8,} MiB")
 
 
+def semantic(rows: int, repeats: int) -> None:
+    """Print seconds and recall of clusters of several sizes against brute force."""
+    dice = np.random.default_rng(2)
+    centres = dice.normal(size=(max(2, rows // 50), 256))
+    originals = centres[dice.integers(0, len(centres), rows * 4 // 5)] + dice.normal(size=(rows * 4 // 5, 256))
+    copies = originals[dice.integers(0, len(originals), rows - len(originals))]
+    vectors = unit_length(np.concatenate([originals, copies + 0.1 * dice.normal(size=copies.shape)]))
+    stored = vectors[dice.permutation(rows)].astype(np.float16)
+    print(f"semantic, {rows:,} embeddings, eps 0.03; the times of clusters include training and assignment")
+    times: dict[int, list[float]] = {}
+    found: dict[int, NDArray[np.bool_]] = {}
+    for _ in range(repeats):
+        for clusters in (1, 10, 50, 250):
+            began = time.perf_counter()
+            found[clusters] = _found(stored, clusters)
+            times.setdefault(clusters, []).append(time.perf_counter() - began)
+    brute = found[1]
+    for clusters, seconds in times.items():
+        recall = (found[clusters] & brute).sum() / brute.sum()
+        name = "brute force" if clusters == 1 else f"{clusters} clusters"
+        print(
+            f"  {name:<12} {statistics.median(seconds):>8.2f} s  {found[clusters].sum():>7,} found  recall {recall:.4f}"
+        )
+
+
+def _found(vectors: NDArray[np.float16], clusters: int) -> NDArray[np.bool_]:
+    full = unit_length(vectors)
+    places, _ = assign(full, train(full[:: max(1, len(full) // (64 * clusters))], clusters, seed=0))
+    found = np.zeros(len(vectors), bool)
+    for cluster in range(clusters):
+        members = np.flatnonzero(places == cluster)
+        if len(members) > 1:
+            found[members] = near_copies(vectors[members], np.arange(len(members)), 0.03, "kept")[0] >= 0
+    return found
+
+
 def main() -> None:
     """Run both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -110,6 +153,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     exact(options.keys, options.repeats)
+    semantic(options.semantic, options.repeats)
 
 
 if __name__ == "__main__":
