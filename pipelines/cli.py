@@ -18,6 +18,9 @@ from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from pipelines.dedup.clusters import FaissMissing
+from pipelines.dedup.encoders import EncoderError
+from pipelines.deduplicate import DedupFailed
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
@@ -74,10 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         outcome = run(_settings(arguments), _say)
-    except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
+    except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch, EncoderError, FaissMissing) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved) as error:
+    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved, DedupFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -16,6 +16,7 @@ from filters.spotting.overlap import overlap_lengths
 
 NO_CAPTION, CAPTION_LENGTH, COMPLEXITY, ACTION = "no_caption", "caption_length", "complexity", "action"
 NOT_AT_HAND, TOO_SMALL, TEXT_SPOTTING = "picture_not_at_hand", "picture_too_small", "text_spotting"
+DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_picture", "duplicate_semantic"
 
 CASCADE = (
     ("captions", NO_CAPTION),
@@ -25,6 +26,9 @@ CASCADE = (
     ("spotting", NOT_AT_HAND),
     ("spotting", TOO_SMALL),
     ("spotting", TEXT_SPOTTING),
+    ("dedup", DUPLICATE_PAIR),
+    ("dedup", DUPLICATE_PICTURE),
+    ("dedup", DUPLICATE_SEMANTIC),
 )
 """(stage, reason) in the order in which they are asked; a row is rejected by the first that applies."""
 STAGE_OF = {reason: stage for stage, reason in CASCADE}

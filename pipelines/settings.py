@@ -11,7 +11,7 @@ from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
 from pipelines.storage import Place
 
-STAGES = ("captions", "spotting", "export")
+STAGES = ("captions", "spotting", "dedup", "export")
 
 
 class WrongUse(ValueError):

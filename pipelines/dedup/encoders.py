@@ -122,6 +122,9 @@ class Encoder:
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
             raise EncoderError(f"encoder {name.text!r} does not load: {type(error).__name__}: {error}") from error
         self.limits = PictureLimits(decode_side=_SIDE)
+        blank = self._prepare(Image.new("RGB", (256, 256)))
+        with torch.inference_mode():
+            self.dimension: int = self._model(blank[None]).shape[1]
 
     def encode(self, pictures: Sequence[bytes]) -> list[NDArray[np.float16] | BadPicture]:
         """The embedding of each picture, of length 1 in half precision, or why there is none."""

@@ -1,4 +1,4 @@
-"""Stages that find duplicates: the keys of a unit's survivors, and the duplicates in a range of all keys.
+"""Stages that find exact duplicates: the keys of each unit's survivors, then the duplicates in a range of all keys.
 
 First the pairs, then the pictures: each kind is asked only of rows that nothing before has rejected, so no rejected row
 takes the place of one that stays.
@@ -6,57 +6,35 @@ takes the place of one that stays.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import TableFile, publish_bytes, publish_json, read_json, read_range, retract
-from pipelines.dedup.entries import ENTRIES
+from pipelines.commit import publish_bytes, publish_json, read_json, retract
+from pipelines.datasets import Dataset
+from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates
 from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records
 from pipelines.dedup.slices import pack, read_slice
-from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile, read_pictures
 from pipelines.plan import Plan, load_plan
+from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
-
-PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
-KINDS = (PAIR, PICTURE, SEMANTIC)
-"""In the order in which they are asked."""
+from pipelines.storage import read_range, read_table
 
 
 def keys_stage(kind: str) -> str:
     """The stage that writes the keys of a kind."""
     return f"{kind}_keys"
-
-
-def duplicates_stage(kind: str) -> str:
-    """The stage that says which rows are duplicates of a kind."""
-    return f"{kind}_duplicates"
-
-
-def range_name(number: int) -> str:
-    """Name of a range of keys or a group of clusters."""
-    return f"{number:04d}"
-
-
-@dataclass(frozen=True)
-class Said:
-    """What was said of a kind: where to read it, and whether it rejects."""
-
-    kind: str
-    ranges: int
-    rejects: bool
 
 
 @dataclass(frozen=True)
@@ -67,46 +45,18 @@ class Competitors:
     uids: Halves
 
 
-class Entries:
-    """What was said of units' rows; footers are read once."""
-
-    def __init__(self, layout: Layout):
-        self._layout = layout
-        self._footers: dict[tuple[str, int], pq.FileMetaData] = {}
-
-    def of(self, said: Said, unit: int) -> pa.Table:
-        """The entries of a unit, by its number, sorted by ordinal."""
-        tables = [ENTRIES.empty_table()]
-        for number in range(said.ranges):
-            path = self._layout.data(duplicates_stage(said.kind), range_name(number))
-            footer = self._footers.get((said.kind, number))
-            if footer is None:
-                footer = self._footers[said.kind, number] = pq.read_metadata(path)
-            groups = [group for group in range(footer.num_row_groups) if _may_hold(footer.row_group(group), unit)]
-            if groups:
-                table = pq.ParquetFile(path, metadata=footer).read_row_groups(groups)
-                tables.append(table.filter(pc.equal(table["unit"], unit)))
-        return pa.concat_tables(tables).sort_by("ordinal")
-
-
-def _may_hold(group: pq.RowGroupMetaData, unit: int) -> bool:
-    statistics = group.column(0).statistics
-    return statistics is None or not statistics.has_min_max or statistics.min <= unit <= statistics.max
-
-
 def competitors(layout: Layout, unit: str, number: int, before: tuple[Said, ...], entries: Entries) -> Competitors:
     """The survivors of the filters, without the duplicates of kinds that reject."""
-    records = read_keys(layout, PAIR, unit, 0, PARTS)
+    records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
-    gone = [np.asarray(entries.of(said, number)["ordinal"]) for said in before if said.rejects]
-    if gone:
-        records = records[~np.isin(records["ordinal"], np.concatenate(gone))]
+    for said in before:
+        if said.rejects:
+            records = records[~np.isin(records["ordinal"], np.asarray(entries.of(said, number)["ordinal"]))]
     uids = np.stack([records["uid_high"], records["uid_low"]], axis=1)
     return Competitors(records["ordinal"].astype(np.int64), uids)
 
 
-def read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
-    """The key records of a unit in parts [first, stop)."""
+def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
     path = layout.slices(keys_stage(kind), unit)
     return read_slice(partial(read_range, path), KEY, PARTS, first, stop, str(path))
 
@@ -128,9 +78,8 @@ class KeyStage:
     fingerprints: dict[str, str]
     """Of each unit: changes with the survivors and with what was said before."""
 
-    @property
-    def name(self) -> str:
-        return keys_stage(self.kind)
+    def __post_init__(self) -> None:
+        self.name = keys_stage(self.kind)
 
     def setup(self) -> None:
         self._entries = Entries(self.layout)
@@ -161,23 +110,22 @@ class KeyStage:
         publish_json(self.layout.commit(self.name, unit), record)
 
     def _of_pairs(self, unit: str) -> tuple[Halves, Competitors]:
-        annotations = pq.read_table(self.layout.data("captions", unit))
+        annotations = read_table(self.layout.data("captions", unit))
         records = self._records(unit) if self.spotting_decides else None
         verdict = judge(annotations, records, self.preset, self.captions_decide, unit)
-        survive = np.flatnonzero(verdict.survive)
-        rows = annotations.select(["ordinal", "uid"]).take(pa.array(survive))
+        rows = annotations.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT))
         uids = halves_of_uids(rows["uid"].to_pylist())
         return uids, Competitors(np.asarray(rows["ordinal"]).astype(np.int64), uids)
 
     def _of_pictures(self, unit: str) -> tuple[Halves, Competitors]:
         rows = competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
         digests = self._known_digests(unit)
-        missing = [int(ordinal) for ordinal in rows.ordinals if int(ordinal) not in digests]
+        missing = [ordinal for ordinal in rows.ordinals.tolist() if ordinal not in digests]
         if missing and self.read_missing:
-            digests |= self._read_digests(unit, missing)
-        have = np.array([int(ordinal) in digests for ordinal in rows.ordinals], bool)
+            digests |= dict(self._digests(unit, missing))
+        have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
         rows = Competitors(rows.ordinals[have], rows.uids[have])
-        return halves_of_digests([digests[int(ordinal)] for ordinal in rows.ordinals]), rows
+        return halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()]), rows
 
     def _records(self, unit: str) -> pa.Table:
         read = read_json(self.layout.commit("captions", unit))
@@ -188,3 +136,52 @@ class KeyStage:
         records = self._records(unit)
         pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
         return {ordinal: digest for ordinal, digest in pairs if digest is not None}
+
+    def _digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
+        span = self._plan[0].units[self._plan[1][unit]].span
+        try:
+            for ordinal, picture in read_pictures(span, self.dataset, ordinals):
+                if not isinstance(picture, MissingPicture):
+                    yield ordinal, hashlib.sha256(picture).digest()
+        except UnreadableFile:  # what is left has no picture to compare; stage decide puts it into the dead letter
+            return
+
+
+@dataclass
+class RangeStage:
+    """See `Stage`. Its units are ranges of keys: each reads its slice of every unit's keys."""
+
+    layout: Layout
+    kind: str
+    ranges: int
+    skip: frozenset[str]
+    """Units that are set aside."""
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.name = duplicates_stage(self.kind)
+
+    def setup(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+    def process(self, unit: str) -> None:
+        began, width = time.time(), PARTS // self.ranges
+        first = int(unit) * width
+        retract(self.layout.commit(self.name, unit))
+        names = [(number, each.name) for number, each in enumerate(load_plan(self.layout.plan).units)]
+        slices = (
+            (number, _read_keys(self.layout, self.kind, name, first, first + width))
+            for number, name in names
+            if name not in self.skip
+        )
+        found = write_entries(self.layout.data(self.name, unit), duplicates(slices))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint,
+            "rows": found,
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)

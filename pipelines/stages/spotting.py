@@ -6,6 +6,7 @@ records to the unit, and a preset that lets fewer through finds all it needs.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,10 +37,12 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("spotted", pa.list_(LINE)),
+        ("sha256", pa.binary(32)),
+        ("bytes", pa.int64()),
     ]
 )
 """One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original."""
+the original; `sha256` and `bytes` are of the picture as stored, null where it is not at hand."""
 
 
 def all_rows(preset: Preset) -> str:
@@ -71,7 +74,8 @@ def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
-    return pa.concat_tables(tables).sort_by("ordinal") if tables else SCHEMA.empty_table()
+    # Records of earlier versions lack the last columns.
+    return pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default").sort_by("ordinal")
 
 
 @dataclass
@@ -164,7 +168,8 @@ class SpottingStage:
                 if isinstance(picture, MissingPicture):
                     rows.append(_no_reading(ordinal, picture.reason, picture.message))
                 else:
-                    rows.append(_reading(ordinal, next(self._spotter.spot([picture]))))
+                    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+                    rows.append(_reading(ordinal, next(self._spotter.spot([picture]))) | given)
                 done += 1
                 if len(rows) >= BATCH:
                     out.write(pa.Table.from_pylist(rows, SCHEMA))
@@ -186,8 +191,11 @@ def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:
         "width": result.width,
         "height": result.height,
         "spotted": lines,
+        "sha256": None,
+        "bytes": None,
     }
 
 
 def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
-    return {"ordinal": ordinal, "status": status, "message": message, "width": None, "height": None, "spotted": None}
+    empty = dict.fromkeys(name for name in SCHEMA.names if name not in ("ordinal", "status", "message"))
+    return {"ordinal": ordinal, "status": status, "message": message, **empty}
