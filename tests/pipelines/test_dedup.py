@@ -6,12 +6,14 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image, ImageDraw
 
 from pipelines.manifests import make_uid
@@ -24,15 +26,15 @@ BAD = "IMG {}.JPG"  # no action
 PICTURES = "dedup: {pictures: true}"
 
 
-def _pairs(folder: Path, rows: int = 120, files: int = 3) -> tuple[Path, dict[int, str | None]]:
+def _pairs(folder: Path, rows: int = 90, parts: int = 3) -> tuple[Path, dict[int, str | None]]:
     """A manifest with repeated pairs, and for each row the uid that it duplicates."""
     dice = random.Random(3)
     numbers = [dice.randrange(50) for _ in range(rows)]
     captions = [(GOOD if number % 3 else BAD).format(number) for number in numbers]
     urls = [f"https://example.org/{number % 40}.jpg" for number in numbers]
     folder.mkdir()
-    size = rows // files
-    for part in range(files):
+    size = rows // parts
+    for part in range(parts):
         here = slice(part * size, (part + 1) * size)
         table = pa.table({"n": list(range(rows))[here], "url": urls[here], "caption": captions[here]})
         pq.write_table(table, folder / f"{part}.parquet", row_group_size=10)
@@ -85,7 +87,8 @@ def preset(tmp_path: Path) -> Callable[[str], str]:
     """A preset file like paper but for the text."""
 
     def written(text: str) -> str:
-        (tmp_path / "mine.yaml").write_text(text, encoding="utf-8")
+        paper = yaml.safe_load(files("filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8"))
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(paper | yaml.safe_load(text)), encoding="utf-8")
         return str(tmp_path / "mine.yaml")
 
     return written
@@ -95,7 +98,7 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units_and_workers(tmp_path:
     source, expected = _pairs(tmp_path / "in")
     one = filtering(source, tmp_path / "one", stages=TEXT)
     duplicates = {n: uid for n, uid in expected.items() if uid}
-    assert len(duplicates) > 20 and _copies(one) == duplicates
+    assert len(duplicates) > 15 and _copies(one) == duplicates
     compared = len(duplicates) + len(one.rows("kept"))
     assert one.funnel["duplicates"] == {"pair": {"compared": compared, "found": len(duplicates), "rejected": True}}
     assert one.funnel["rejected"]["duplicate_pair"] == len(duplicates)
@@ -104,7 +107,7 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units_and_workers(tmp_path:
     assert {uid for uid in _copies(one).values()} <= set(uids)
     rows = [row for row in one.rows("rejected") if row["reason"] == "duplicate_pair"]
     assert {row["stage"] for row in rows} == {"dedup"} and all(row["complexity"] is not None for row in rows)
-    many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=10, workers=2)
+    many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20, workers=2)
     assert many.tables() == one.tables()
 
 
