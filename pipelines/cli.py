@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -37,10 +37,9 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make filter", description="CAT filters: Complexity, Action, Text-spotting.", allow_abbrev=False
-    )
+def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The options of a run; other commands add theirs."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
@@ -75,8 +74,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def filter_rows() -> int:
+        parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
+        return run(settings_of(parser.parse_args(arguments), arguments), say_at_once).status
+
+    return exit_status(filter_rows)
+
+
+def exit_status(do: Callable[[], int]) -> int:
+    """What `do` returns; errors that people can mend become one line and their exit status."""
     try:
-        outcome = run(_settings(arguments), _say)
+        return do()
     except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch, EncoderError, FaissMissing) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -86,15 +95,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
-    return outcome.status
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # pipes see it at once
+def say_at_once(line: str) -> None:
+    """Print, and let pipes see it at once."""
+    print(line, flush=True)
 
 
-def _settings(arguments: Sequence[str]) -> RunSettings:
-    options = _parser().parse_args(arguments)
+def settings_of(options: argparse.Namespace, arguments: Sequence[str]) -> RunSettings:
+    """What a run is asked to do. `arguments` is the command line, for the provenance."""
     if options.runner not in RUNNERS:
         raise WrongUse(f"unknown runner {options.runner!r}; choose {' or '.join(RUNNERS)}")
     dataset = load_dataset(options.dataset)

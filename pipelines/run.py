@@ -34,8 +34,8 @@ __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
-    """Run the filters.
+def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
+    """Run the filters, over the units of `plan` where one is given.
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
@@ -45,7 +45,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
+    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     layout = Layout(settings.output)
