@@ -192,8 +192,8 @@ def _notes(whole: Whole, plan: Plan, units: int, funnel: dict[str, Any], found: 
         notes.append(f"{len(plan.unreadable)} files could not be read and are not in the forecast")
     duplicates = sum(kind["found"] for kind in funnel["duplicates"].values())
     notes.append(
-        f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, since a "
-        "sample leaves most of their partners out"
+        f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
+        "since a sample leaves most of their partners out"
     )
     unknown = [name for name, line in (*found.pictures.items(), *found.core_hours.items()) if line.basis != "measured"]
     if unknown:

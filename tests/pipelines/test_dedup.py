@@ -94,7 +94,7 @@ def preset(tmp_path: Path) -> Callable[[str], str]:
     return written
 
 
-def test_of_equal_pairs_the_first_stays_whatever_the_units_and_workers(tmp_path: Path, filtering: Filtering) -> None:
+def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filtering: Filtering) -> None:
     source, expected = _pairs(tmp_path / "in")
     one = filtering(source, tmp_path / "one", stages=TEXT)
     duplicates = {n: uid for n, uid in expected.items() if uid}
@@ -107,7 +107,7 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units_and_workers(tmp_path:
     assert {uid for uid in _copies(one).values()} <= set(uids)
     rows = [row for row in one.rows("rejected") if row["reason"] == "duplicate_pair"]
     assert {row["stage"] for row in rows} == {"dedup"} and all(row["complexity"] is not None for row in rows)
-    many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20, workers=2)
+    many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20)
     assert many.tables() == one.tables()
 
 
