@@ -1,5 +1,8 @@
 """The order of work on duplicates: pairs, then pictures, then what looks the same; each asked of what is left.
 
+Rows that turn out to be unreadable only when they are written out (picture pages of a Parquet file that break where its
+captions did not, and spotting was not asked for) have taken part; they are dead letters.
+
 Exact duplicates are always found. What is found of a kind rejects rows where stage `dedup` is asked for and the preset
 says so.
 """

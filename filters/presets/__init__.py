@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Preset:
     captions: CaptionRule
     pictures: PictureRule
     text_spotting: OverlapRule
-    dedup: DedupRule = DedupRule()
+    dedup: DedupRule = field(default_factory=DedupRule)
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
 
@@ -125,7 +125,7 @@ def load_preset(name: str) -> Preset:
 
 
 def _rule(kind: type[Any], settings: Any, where: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {known.name: known for known in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     if not isinstance(settings, dict):
         raise BadPreset(f"{where} is {settings!r}; expected settings, each `name: value`")

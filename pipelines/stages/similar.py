@@ -17,7 +17,7 @@ from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
 from pipelines.commit import TableFile, publish_bytes, publish_json, read_json, retract
 from pipelines.datasets import Dataset
-from pipelines.dedup.clusters import assign, cluster_count, train, unit_length
+from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
 from pipelines.dedup.keys import spread
 from pipelines.dedup.semantic import duplicates, member_parts, member_type
@@ -253,6 +253,8 @@ class MemberStage(_Similar):
         super().setup()
         content = self.layout.slices(CENTROIDS, CENTROIDS).read_bytes()
         self._centroids = np.load(io.BytesIO(content), allow_pickle=False)
+        if len(self._centroids) > 1:
+            faiss().omp_set_num_threads(1)  # parallelism comes from worker processes
 
     def process(self, unit: str) -> None:
         began = time.time()

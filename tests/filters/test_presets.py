@@ -119,7 +119,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or paper-dedup or strict, or a .yaml file"),
+        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or paper-dedup or strict, or a .yaml"),
         ("", "unknown preset ''; choose paper or paper-dedup or strict, or a .yaml file"),
         ("nowhere.yaml", "preset file 'nowhere.yaml': No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset file 'nowhere/mine.yml': No such file or directory"),

