@@ -163,7 +163,7 @@ def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[
 def test_funnel_and_provenance(paper: Any, pairs: Path) -> None:
     funnel = json.loads((paper.output / "funnel.json").read_text(encoding="utf-8"))
     assert (funnel["dataset"], funnel["preset"], funnel["rows_in"]) == ("custom", "paper", 60)
-    assert funnel["stages"] == ["captions", "spotting", "export"]
+    assert funnel["stages"] == ["captions", "spotting", "dedup", "export"]
     left = funnel["rows_in"] - funnel["dead_letter"]["rows"]
     for step in funnel["steps"]:
         left -= step["rejected"]
