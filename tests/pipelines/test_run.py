@@ -403,6 +403,7 @@ def test_several_files_of_several_forms(
     _csv(tmp_path, [{**row, "n": f"csv {row['n']}"} for row in rows])
     _text(tmp_path / "a.jsonl", "".join(json.dumps({**row, "n": f"json {row['n']}"}) + "\n" for row in rows))
     _text(tmp_path / "a.tsv.gz", "\n".join("\t".join(row) for row in [rows[0], *(row.values() for row in rows)]) + "\n")
-    result = filtering(f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", tmp_path / "out", unit_rows=2)
+    source, stages = f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", ("captions", "spotting", "export")
+    result = filtering(source, tmp_path / "out", stages=stages, unit_rows=2)  # the forms hold the same pairs
     expected = {f"{form}{n}": verdict for n, verdict in EXPECTED.items() for form in ("", "csv ", "json ")}
     assert result.verdicts() == expected
