@@ -7,7 +7,6 @@ nothing was written.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,8 @@ from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.run import STAGES, RunSettings, WrongUse, run, say_to_stdout
-from pipelines.runner import RUNNERS
+from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners.portable import START_SECONDS
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all)")
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    parser.add_argument("--workers", type=_positive, help="units at a time (default: all cores, or a cluster's slots)")
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
     parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
     parser.add_argument(
@@ -52,6 +52,19 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
+    )
+    portable = parser.add_argument_group(
+        "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
+    )
+    portable.add_argument(
+        "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
+    )
+    portable.add_argument(
+        "--start-timeout",
+        type=_positive,
+        default=int(START_SECONDS),
+        metavar="SECONDS",
+        help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in ("caption", "url", "uid", "image", "image_path"):
@@ -72,10 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         outcome = run(_settings(arguments), say_to_stdout)
-    except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
+    except Staged as staged:
+        print(staged)
+        return OK
+    except (WrongUse, RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved) as error:
+    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved, JobFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -85,9 +101,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _settings(arguments: Sequence[str]) -> RunSettings:
-    options = _parser().parse_args(arguments)
-    if options.runner not in RUNNERS:
-        raise WrongUse(f"unknown runner {options.runner!r}; choose {' or '.join(RUNNERS)}")
+    parser = _parser()
+    options, of_beam = parser.parse_known_args(arguments)
+    backend = make_backend(
+        options.runner,
+        of_beam,
+        Workers(python=options.worker_python, start_seconds=options.start_timeout),
+        ours=[name for action in parser._actions for name in action.option_strings],
+    )
     dataset = load_dataset(options.dataset)
     roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
     names = options.columns.split(",") if options.columns else None
@@ -98,13 +119,16 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         pictures_root=options.pictures_root,
         **roles,
     )
+    output = Path(options.output or f"out/{dataset.name}")
+    backend.check(output)
     return RunSettings(
         dataset=dataset,
         input=options.input or _default_input(dataset),
-        output=Path(options.output or f"out/{dataset.name}"),
+        output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or backend.default_workers(),
+        backend=backend,
         shard=_shard(options.shard),
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,

@@ -36,6 +36,7 @@ from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.progress import Progress, beats
 from pipelines.report import write_report
 from pipelines.runner import run_units, worker_log
+from pipelines.runners import Backend, Direct
 from pipelines.stages import DoUnit, Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
@@ -65,7 +66,9 @@ class RunSettings:
     stages: tuple[str, ...] = STAGES
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes."""
+    """Units that may run at the same time: worker processes, or a cluster's slots."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the work is done."""
     shard: tuple[int, int] | None = None
     """(i, n): this invocation does every n-th unit, counted from i = 0; a run without shard finishes."""
     unit_rows: int | None = None
@@ -304,7 +307,9 @@ class _Work:
             Progress(stage.name, total or self._expected(stage.name), done, noun),
             worker_log(self.layout.work / "workers.log"),
         ):
-            run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
+            run_units(
+                stage.name, todo, DoUnit(stage), self.settings.workers, self.settings.backend, self.layout.work
+            )
         self.seconds[stage.name] = round(time.time() - began, 2)
 
     def _state(self, stage: str, unit: str, counted: str) -> tuple[int, int]:
@@ -334,6 +339,7 @@ class _Work:
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
             "workers": settings.workers,
+            "runner": settings.backend.name,
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
             "models": self.provenance,
