@@ -27,25 +27,46 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
-from apache_beam.portability import common_urns
-from apache_beam.portability.api import (
-    beam_artifact_api_pb2,
-    beam_artifact_api_pb2_grpc,
-    beam_provision_api_pb2,
-    beam_provision_api_pb2_grpc,
-    beam_runner_api_pb2,
-)
-from google.protobuf import json_format
-
 FOLDER_VARIABLE = "DIHT_BOOT_FOLDER"
-"""Folder for the workers' files and for `failed-*.txt`; a temporary one where it is not set or not on this machine."""
+"""Folder for the workers' files and for reports; a temporary one where it is not set or not on this machine."""
 CWD_VARIABLE = "DIHT_WORKER_CWD"
 """Folder that relative paths of the job start from; not used where it is not on this machine."""
 RPC_SECONDS = 60.0
 EXTRA_PACKAGES = "extra_packages.txt"
 WORKFLOW = "workflow.tar.gz"
 _PR_SET_PDEATHSIG = 1
+
+
+def given_folder() -> str | None:
+    """The driver's folder where it is on this machine."""
+    folder = os.environ.get(FOLDER_VARIABLE, "")
+    return folder if folder and os.path.isdir(folder) else None
+
+
+def report(worker: str, message: str, kind: str = "failed") -> None:
+    """Say what went wrong where somebody reads it: in a file `failed-*.txt` (no worker came to be) or `died-*.txt`."""
+    print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
+    if folder := given_folder():
+        handle, name = tempfile.mkstemp(prefix=f".{kind}-", dir=folder)
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(message)
+        os.rename(name, os.path.join(folder, f"{os.path.basename(name)[1:]}.txt"))
+
+
+try:
+    import grpc
+    from apache_beam.portability import common_urns
+    from apache_beam.portability.api import (
+        beam_artifact_api_pb2,
+        beam_artifact_api_pb2_grpc,
+        beam_provision_api_pb2,
+        beam_provision_api_pb2_grpc,
+        beam_runner_api_pb2,
+    )
+    from google.protobuf import json_format
+except ImportError as error:
+    report("?", f"{sys.executable} has no Apache Beam ({error}); workers need one that has")
+    raise
 
 
 class BootError(RuntimeError):
@@ -55,18 +76,17 @@ class BootError(RuntimeError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Start a worker, wait for its end, return its exit status."""
     options = _options(arguments)
-    given = os.environ.get(FOLDER_VARIABLE, "")
-    base = given if given and os.path.isdir(given) else None
+    base = given_folder()
     private = Path(tempfile.mkdtemp(prefix="worker-" if base else "diht-boot-", dir=base))
     try:
         status = _run(options, private)
     except (BootError, grpc.RpcError, OSError) as error:
-        _report(options.id, _describe(error), base)
+        report(options.id, _describe(error))
         return 1
     else:
         if status:
             how = f"signal {-status}" if status < 0 else f"status {status}"
-            _report(options.id, f"the worker process ended with {how}; its own lines stand above", base)
+            report(options.id, f"the worker process ended with {how}; its own lines stand above", "died")
         return status if status >= 0 else 128 - status
     finally:
         shutil.rmtree(private, ignore_errors=True)
@@ -243,14 +263,6 @@ def _describe(error: Exception) -> str:
     if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
         return f"the runner's services do not answer: {error.code().name}, {error.details()}"
     return str(error)
-
-
-def _report(worker: str, message: str, base: str | None) -> None:
-    print(f"boot: worker {worker}: {message}", file=sys.stderr, flush=True)
-    if base:
-        handle, _ = tempfile.mkstemp(prefix="failed-", suffix=".txt", dir=base)
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(message)
 
 
 if __name__ == "__main__":

@@ -135,11 +135,12 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float)
     threading.Thread(target=wait, daemon=True, name=f"wait-{job.label}").start()
     began, started = time.monotonic(), False
     while not ended.wait(POLL_SECONDS):
-        reports = sorted(folder.glob("failed-*.txt"))
+        started = started or job.started()
+        # Runners tell of a worker that dies at work, and may start another; of one that never came they do not tell.
+        reports = [*folder.glob("failed-*.txt"), *([] if started else folder.glob("died-*.txt"))]
         if reports and not ended.wait(1.0):  # the runner may be about to tell it better
             message = reports[0].read_text(encoding="utf-8")
-            raise JobFailed(f"{job.label}: a worker could not be started or died: {message}")
-        started = started or job.started()
+            raise JobFailed(f"{job.label}: a worker could not be started: {message}")
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker has begun within {start_seconds:.0f} seconds; look at the runner's and the "
