@@ -15,7 +15,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from pipelines.commit import TEMPORARY, publish_json, read_json
-from pipelines.runners import Backend, Direct, Job
+from pipelines.runners import Backend, Direct, Job, Staged
 
 
 def run_units(
@@ -45,10 +45,12 @@ def run_units(
     where: Backend = backend or Direct()
     with contextlib.ExitStack() as stack:
         folder = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
-        names = folder / f"{TEMPORARY}todo-{label}-{uuid.uuid4().hex[:8]}.json"  # what a killed run leaves is swept
+        prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
+        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
         begun = names.with_name(f"{names.name}.begun")
         publish_json(names, list(unit_names))
-        stack.callback(_remove, names, begun)
+        if not where.detached:
+            stack.callback(_remove, names, begun)
         job = Job(
             label=label,
             build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
@@ -107,6 +109,8 @@ def worker_log(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         try:
             yield
+        except Staged:
+            raise
         except Exception:
             sys.stderr.flush()
             os.write(terminal, path.read_bytes()[begin:][-4_000:] + f"\n(all of it: {path})\n".encode())

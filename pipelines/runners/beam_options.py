@@ -62,7 +62,8 @@ def check_beam_options(arguments: Sequence[str], runner: str, ours: Sequence[str
         spelled = {option: option for option in known} | {option.replace("-", "_"): option for option in ours}
         near = difflib.get_close_matches(name, spelled, 1)
         hint = f"; did you mean {spelled[near[0]]}?" if near else " (see --help)"
-        raise RunnerError(f"unknown argument {unknown[0]!r}{hint}")
+        typed = next(argument for argument, flag in zip(arguments, flags, strict=True) if flag == unknown[0])
+        raise RunnerError(f"unknown argument {typed!r}{hint}")
     for flag in flags:
         name = flag.split("=", 1)[0]
         if name not in known:

@@ -32,6 +32,11 @@ class Dataflow:
     name: str = field(default="dataflow", init=False)
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: dict(HINTS), init=False)
 
+    @property
+    def detached(self) -> bool:
+        """See `Backend`: with template_location a job is a file that somebody starts later."""
+        return given(self.flags, "template_location")
+
     def check(self, output: Path | str) -> None:
         try:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
@@ -69,10 +74,17 @@ class Dataflow:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
 
         flags = [*QUIET, *self.job_flags(job.label)]
+        values = option_values(flags)
+        template = values["template_location"]
+        if self._offline(values):
+            for folder in (values["temp_location"], values["staging_location"], Path(str(template)).parent):
+                Path(str(folder)).mkdir(parents=True, exist_ok=True)  # or Beam retries for minutes
         pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
         job.build(pipeline)
-        result = pipeline.run()
-        template = option_values(self.flags)["template_location"]
+        try:
+            result = pipeline.run()
+        except Exception as error:  # whatever its clients raise: no credentials, no right, no such bucket
+            raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
         if template:
             raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
         try:

@@ -27,6 +27,7 @@ class Direct:
     flags: Sequence[str] = ()
     name: str = field(default="direct", init=False)
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    detached: bool = field(default=False, init=False)
 
     def check(self, output: Path | str) -> None:
         pass

@@ -37,6 +37,7 @@ class Flink:
     workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="flink", init=False)
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    detached: bool = field(default=False, init=False)
 
     def check(self, output: Path | str) -> None:
         portable.check_workers(self.workers, self._where())

@@ -39,6 +39,10 @@ class Backend(Protocol):
         """Resource hints by stage, where machines are chosen by them. A stage with hints has worker processes of its
         own, so other backends give none."""
 
+    @property
+    def detached(self) -> bool:
+        """Whether jobs are only staged and run when the driver has gone."""
+
     def check(self, output: Path | str) -> None:
         """Look whether jobs can be run here that write to `output`. Raises RunnerError; nothing was started."""
 

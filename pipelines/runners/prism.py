@@ -29,6 +29,7 @@ class Prism:
     workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="prism", init=False)
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    detached: bool = field(default=False, init=False)
 
     def check(self, output: Path | str) -> None:
         self._location()
