@@ -20,9 +20,11 @@ from pipelines.datasets import Dataset, DatasetError, dataset_names, load_datase
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
-from pipelines.run import STAGES, RunSettings, WrongUse, run, say_to_stdout
+from pipelines.run import run
 from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.portable import START_SECONDS
+from pipelines.settings import STAGES, RunSettings, WrongUse
+from pipelines.storage import Place, place
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        outcome = run(_settings(arguments), say_to_stdout)
+        outcome = run(_settings(arguments), _say)
     except Staged as staged:
         print(staged)
         return OK
@@ -97,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
-    return outcome.status if outcome else OK
+    return outcome.status
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # pipes see it at once
 
 
 def _settings(arguments: Sequence[str]) -> RunSettings:
@@ -119,7 +125,7 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         pictures_root=options.pictures_root,
         **roles,
     )
-    output = Path(options.output or f"out/{dataset.name}")
+    output = _output(options.output or f"out/{dataset.name}")
     backend.check(output)
     return RunSettings(
         dataset=dataset,
@@ -134,6 +140,16 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         max_dead_share=options.max_dead_share,
         command=tuple(arguments),
     )
+
+
+def _output(text: str) -> Place:
+    try:
+        return place(text)
+    except (ValueError, ImportError) as error:
+        raise WrongUse(
+            f"OUTPUT {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
+            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
+        ) from error
 
 
 def _default_input(dataset: Dataset) -> str:

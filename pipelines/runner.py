@@ -14,8 +14,9 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from pipelines.commit import TEMPORARY, publish_json, read_json
+from pipelines.commit import TEMPORARY, publish_json, read_json, remove
 from pipelines.runners import Backend, Direct, Job, Staged
+from pipelines.storage import Place, is_local
 
 
 def run_units(
@@ -24,7 +25,7 @@ def run_units(
     do: beam.DoFn,
     workers: int,
     backend: Backend | None = None,
-    todo: Path | None = None,
+    todo: Place | None = None,
 ) -> None:
     """Give every unit name to `do` once. Returns when all are done.
 
@@ -40,28 +41,30 @@ def run_units(
         todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
 
     Raises:
+        WorkerDied: a worker process of this machine ended by itself; its units may be undone.
         JobFailed, Staged: see `Backend.run`.
     """
     where: Backend = backend or Direct()
     with contextlib.ExitStack() as stack:
-        folder = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
+        folder: Place = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
         prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
         names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
         begun = names.with_name(f"{names.name}.begun")
         publish_json(names, list(unit_names))
         if not where.detached:
-            stack.callback(_remove, names, begun)
+            stack.callback(remove, names)
+            stack.callback(remove, begun)
         job = Job(
             label=label,
             build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
             workers=max(1, min(workers, len(unit_names))),
-            started=begun.exists,
+            started=partial(_is_there, begun),
         )
         where.run(job)
 
 
 def assemble(
-    pipeline: beam.Pipeline, *, label: str, names: Path, do: beam.DoFn, hints: Mapping[str, str] | None = None
+    pipeline: beam.Pipeline, *, label: str, names: Place, do: beam.DoFn, hints: Mapping[str, str] | None = None
 ) -> None:
     """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
     work: beam.PTransform = beam.ParDo(do)
@@ -76,7 +79,7 @@ def assemble(
     )
 
 
-def _read_names(names: Path) -> list[str]:
+def _read_names(names: Place) -> list[str]:
     """The unit names; leaves a mark that a worker has begun."""
     names.with_name(f"{names.name}.begun").write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
@@ -85,9 +88,10 @@ def _read_names(names: Path) -> list[str]:
     return found
 
 
-def _remove(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
+def _is_there(path: Place) -> bool:
+    if not is_local(path):
+        path.fs.invalidate_cache(path.path)  # listings are remembered; another machine writes
+    return path.exists()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError, Staged
 from pipelines.runners.job import QUIET, Job
+from pipelines.storage import Place
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""
@@ -37,7 +38,7 @@ class Dataflow:
         """See `Backend`: with template_location a job is a file that somebody starts later."""
         return given(self.flags, "template_location")
 
-    def check(self, output: Path | str) -> None:
+    def check(self, output: Place) -> None:
         try:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -14,6 +13,8 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from pipelines.runners.job import QUIET, Job
+from pipelines.storage import Place
+from pipelines.workers import watched_workers
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Direct:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Path | str) -> None:
+    def check(self, output: Place) -> None:
         pass
 
     def default_workers(self) -> int:
@@ -44,4 +45,5 @@ class Direct:
         runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline)
-        pipeline.run().wait_until_finish()
+        with watched_workers():
+            pipeline.run().wait_until_finish()

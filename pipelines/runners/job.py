@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import apache_beam as beam
+
+from pipelines.storage import Place
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
 """Flags of every job: Beam is chatty, and a progress line is not a log."""
@@ -43,7 +44,7 @@ class Backend(Protocol):
     def detached(self) -> bool:
         """Whether jobs are only staged and run when the driver has gone."""
 
-    def check(self, output: Path | str) -> None:
+    def check(self, output: Place) -> None:
         """Look whether jobs can be run here that write to `output`. Raises RunnerError; nothing was started."""
 
     def default_workers(self) -> int:

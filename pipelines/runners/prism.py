@@ -14,6 +14,7 @@ from pipelines.runners import portable
 from pipelines.runners.beam_options import option_values
 from pipelines.runners.errors import RunnerError
 from pipelines.runners.job import Job
+from pipelines.storage import Place
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
@@ -31,7 +32,7 @@ class Prism:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Path | str) -> None:
+    def check(self, output: Place) -> None:
         self._location()
         portable.check_workers(self.workers, self.flags)
 
