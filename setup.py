@@ -27,7 +27,7 @@ EXTRAS = {
     "filter": TEXT + OCR,
     "download": ["img2dataset==1.47.0"],
     "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
-    "gcp": ["apache-beam[gcp]==2.77.0"],
+    "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
     "dev": [
         "ruff",

@@ -62,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
     )
     portable.add_argument(
+        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
+    )
+    portable.add_argument(
         "--start-timeout",
         type=_positive,
         default=int(START_SECONDS),
@@ -112,7 +115,7 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
     backend = make_backend(
         options.runner,
         of_beam,
-        Workers(python=options.worker_python, start_seconds=options.start_timeout),
+        Workers(python=options.worker_python, boot=options.boot_command, start_seconds=options.start_timeout),
         ours=[name for action in parser._actions for name in action.option_strings],
     )
     dataset = load_dataset(options.dataset)

@@ -5,9 +5,9 @@
     python3 deploy/flink/cluster.py down    (`make flink-down`) stops it
     python3 deploy/flink/cluster.py status
 
-Everything lies in one folder (`--state`, by default .flink): the packages, the installation, configuration, logs, process
-ids. One JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. Needs Java 11 or
-17, and pip with access to a package registry the first time (232 MB). Standard library only. Exit status 0: done; 2: it
+Everything lies in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
+One JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. Needs Java 11 or 17,
+and pip with access to a package registry the first time (232 MB). Standard library only. Exit status 0: done; 2: it
 cannot be done, and one line says why.
 """
 
@@ -42,8 +42,13 @@ PACKAGES = {
         "apache_flink-1.20.5-cp311-cp311-manylinux_2_5_x86_64.manylinux1_x86_64.manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         "6e8ec098a7c06ea34d01fd540e81d44703a90e3bda74052dcbcbb7db5253c10f",
         # Its scripts are the same for every Python and processor; this wheel is simply the one whose hash is known.
-        ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", "--abi=cp311"]
-        + ["--platform=manylinux2014_x86_64"],
+        [
+            "--only-binary=:all:",
+            "--python-version=3.11",
+            "--implementation=cp",
+            "--abi=cp311",
+            "--platform=manylinux2014_x86_64",
+        ],
     ),
 }
 """By distribution: file, sha256, how pip is told to take that file."""
@@ -249,9 +254,10 @@ def _java() -> Path:
     if not found or not Path(found).is_file():
         raise ClusterError(f"Flink needs Java and there is no {found or '`java` on PATH'}; {remedy}")
     said = subprocess.run([found, "-version"], capture_output=True, text=True, check=False).stderr
-    version = re.search(r'version "(\d+)', said)
-    if not version or not 11 <= int(version[1]) <= 21:
-        raise ClusterError(f"Flink {VERSION} needs Java 11 or 17, {found} is {version[1] if version else said!r}; {remedy}")
+    version = re.search(r'version "((\d+)[^"]*)"', said)
+    if not version or not 11 <= int(version[2]) <= 21:
+        what = version[1] if version else repr(said)
+        raise ClusterError(f"Flink {VERSION} needs Java 11 or 17, {found} is {what}; {remedy}")
     return Path(found).resolve()
 
 

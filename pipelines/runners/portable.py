@@ -44,6 +44,9 @@ class Workers:
 
     python: str = sys.executable
     """Python of the workers, which has Beam and the filters' libraries; this project need not be there."""
+    boot: str | None = None
+    """The boot program on hosts that do not share this machine's files, in an image for example; it chooses python and
+    models there."""
     start_seconds: float = START_SECONDS
     """After this time without a worker that has begun the job is ended."""
 
@@ -58,7 +61,8 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
     kind = environment_type(flags)
     if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
         raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
-    if kind == "PROCESS" and not given(flags, "environment_config") and shutil.which(workers.python) is None:
+    own = workers.boot or given(flags, "environment_config")
+    if kind == "PROCESS" and not own and shutil.which(workers.python) is None:
         raise RunnerError(f"--worker-python {workers.python} is not a program on this machine")
 
 
@@ -100,9 +104,10 @@ def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[
     kind = environment_type(flags)
     found = [f"--environment_type={kind}", "--experiments=disable_logging_submission_environment"]
     if kind == "PROCESS" and not given(flags, "environment_config"):
-        variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        variables |= {boot.FOLDER_VARIABLE: str(folder), boot.CWD_VARIABLE: os.getcwd()}
-        config = {"command": str(_launcher(folder, workers.python)), "env": variables}
+        variables = {boot.FOLDER_VARIABLE: str(folder), boot.CWD_VARIABLE: os.getcwd()}
+        if not workers.boot:
+            variables |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        config = {"command": workers.boot or str(_launcher(folder, workers.python)), "env": variables}
         found.append(f"--environment_config={json.dumps(config)}")
     staged = given(flags, "setup_file") or given(flags, "extra_package") or given(flags, "sdk_container_image")
     wheel = None if staged or kind == "LOOPBACK" else build_wheel()

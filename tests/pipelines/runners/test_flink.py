@@ -131,11 +131,23 @@ def test_workers_are_processes_of_the_boot_program_with_this_code_staged(
 
 
 def test_what_the_user_says_wins(flink_rest: Callable[..., str], submitted: Submission) -> None:
-    config = json.dumps({"command": "/opt/diht/boot"})
+    config = json.dumps({"command": "/opt/other/boot"})
     arguments = [f"--flink_master={flink_rest()}", "--parallelism=1", f"--environment_config={config}"]
     make_backend("flink", arguments).run(job())
     assert submitted.options.view_as(FlinkRunnerOptions).parallelism == 1
+    assert submitted.payload.command == "/opt/other/boot"
+
+
+def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_their_models(
+    flink_rest: Callable[..., str], submitted: Submission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIHT_OCR_MODELS", "/models/of/the/driver")
+    workers = Workers(python="/not/looked/for/here", boot="/opt/diht/boot")
+    backend = make_backend("flink", [f"--flink_master={flink_rest()}"], workers)
+    backend.check("out")
+    backend.run(job())
     assert submitted.payload.command == "/opt/diht/boot"
+    assert "DIHT_OCR_MODELS" not in submitted.payload.env
 
 
 @pytest.mark.parametrize(
