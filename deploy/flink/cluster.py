@@ -75,7 +75,7 @@ class Cluster:
             running = self.running()
             if running:
                 overview = self.overview()
-                if overview and len(running) == len(DAEMONS) and overview["slots-total"] >= 1:
+                if overview and len(running) == len(DAEMONS) and int(str(overview["slots-total"])) >= 1:
                     return f"Flink {overview['flink-version']} runs already: {self._describe(overview)}"
                 self._stop()
             elif self.overview(timeout=1.0) is not None:

@@ -38,7 +38,7 @@ class Dataflow:
         """See `Backend`: with template_location a job is a file that somebody starts later."""
         return given(self.flags, "template_location")
 
-    def check(self, output: Place) -> None:
+    def check(self, output: Place | str) -> None:
         try:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:

@@ -30,7 +30,7 @@ class Direct:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place) -> None:
+    def check(self, output: Place | str) -> None:
         pass
 
     def default_workers(self) -> int:

@@ -40,7 +40,7 @@ class Flink:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place) -> None:
+    def check(self, output: Place | str) -> None:
         portable.check_workers(self.workers, self._where())
         if shutil.which(JavaHelper.get_java()) is None:
             raise RunnerError(

@@ -44,7 +44,7 @@ class Backend(Protocol):
     def detached(self) -> bool:
         """Whether jobs are only staged and run when the driver has gone."""
 
-    def check(self, output: Place) -> None:
+    def check(self, output: Place | str) -> None:
         """Look whether jobs can be run here that write to `output`. Raises RunnerError; nothing was started."""
 
     def default_workers(self) -> int:

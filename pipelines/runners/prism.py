@@ -32,7 +32,7 @@ class Prism:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place) -> None:
+    def check(self, output: Place | str) -> None:
         self._location()
         portable.check_workers(self.workers, self.flags)
 

@@ -62,19 +62,19 @@ def test_what_a_cloud_needs_is_asked_for_before_anything_starts(
     with_gcp: None, arguments: list[str], output: str, message: str
 ) -> None:
     with pytest.raises(RunnerError) as refused:
-        make_backend("dataflow", arguments).check(output)  # type: ignore[arg-type]
+        make_backend("dataflow", arguments).check(output)
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_enough_is_enough(with_gcp: None) -> None:
-    make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")  # type: ignore[arg-type]
+    make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
     monkeypatch.delattr("apache_beam.runners.dataflow.internal.apiclient", raising=False)
     with pytest.raises(RunnerError, match=r"needs Beam's Google Cloud part .*pip install '\.\[gcp\]'"):
-        make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")  # type: ignore[arg-type]
+        make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
 
 
 def test_options_of_a_stage() -> None:

@@ -49,7 +49,7 @@ class Submission:
 class _JobService:
     """Answers as a job server whose job has ended."""
 
-    def __init__(self, state: int):
+    def __init__(self, state: Any):
         self._state = state
 
     def submit(self, proto: Any) -> tuple[str, list[Any], list[Any]]:
