@@ -11,7 +11,7 @@ from pipelines.commit import read_json, remove
 from pipelines.layout import Layout
 from pipelines.progress import Progress, beats
 from pipelines.runner import run_units, worker_log
-from pipelines.runners import Backend
+from pipelines.runners import Backend, Direct
 from pipelines.stages import TRIES, DoUnit, Stage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
@@ -25,10 +25,11 @@ class Engine:
 
     layout: Layout
     workers: int
-    backend: Backend
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage took."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the units are done."""
 
     def run(
         self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str
@@ -64,7 +65,15 @@ class Engine:
                 stale.unlink(missing_ok=True)
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
-                run_units(stage.name, todo, DoUnit(stage), self.workers, self.backend, self.layout.work)
+                run_units(
+                    stage.name,
+                    todo,
+                    DoUnit(stage),
+                    self.workers,
+                    apart=bool(tries),
+                    backend=self.backend,
+                    todo=self.layout.work,
+                )
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")}

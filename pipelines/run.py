@@ -60,7 +60,7 @@ class _Run:
 
     def __init__(self, settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]):
         self.settings, self.layout, self.plan, self.say = settings, layout, plan, say
-        self.engine = Engine(layout, settings.workers, settings.backend, say)
+        self.engine = Engine(layout, settings.workers, say, backend=settings.backend)
         self.captions_decide = "captions" in settings.stages
         self.spotting_decides = "spotting" in settings.stages
         self.provenance: dict[str, Any] = {}
@@ -208,6 +208,7 @@ class _Run:
             for piece, record in self._records("spotting", self._pieces(names)):
                 sources[piece.rpartition(".")[0]] += [record["fingerprint"], record["generations"]]
         fingerprints = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        publish_json(self.layout.fingerprints, fingerprints)
         todo, old = [], 0
         for unit, done in self._records("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:

@@ -37,7 +37,7 @@ class Direct:
         return os.cpu_count() or 1
 
     def run(self, job: Job) -> None:
-        mode = "in_memory" if job.workers == 1 else "multi_processing"
+        mode = "in_memory" if job.workers == 1 and not job.apart else "multi_processing"
         flags = [*QUIET, f"--direct_num_workers={job.workers}", f"--direct_running_mode={mode}", *self.flags]
         options = PipelineOptions(flags)
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())

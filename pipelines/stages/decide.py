@@ -86,8 +86,14 @@ class DecideStage:
         plan = load_plan(self.layout.plan)
         return {unit.name: unit for unit in plan.units}, plan.picture_rows
 
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
+
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began = time.time()
@@ -128,7 +134,7 @@ class DecideStage:
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
         return {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
