@@ -51,10 +51,10 @@ test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
 
 test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
-	@$(PY) -m pytest -m "not flink" $(ARGS)
+	@$(PY) -m pytest -m "not flink and not cluster" $(ARGS)
 
 test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
-	@$(PY) -m pytest -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
+	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 
 lint: env-all ## Run ruff and mypy
 	@$(PY) -m ruff check $(CODE)

@@ -78,7 +78,7 @@ def run(runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers
     Raises:
         JobFailed: it did not end well, no worker could be started, or none began in time.
     """
-    with _boot_folder() as folder:
+    with _boot_folder() as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(folder, flags, workers), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline)
@@ -98,6 +98,17 @@ def _boot_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # a worker that is just ending may still write
+
+
+@contextlib.contextmanager
+def _own_python_first() -> Iterator[None]:
+    """Beam's worker pool of LOOPBACK starts whatever `python` is first on PATH: let it be this one."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
 
 
 def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[str]:

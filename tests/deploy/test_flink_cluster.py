@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,10 +83,14 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
     assert cluster.running() == running, "it is the same cluster"
     assert command("status").returncode == 0
 
-    listening = subprocess.run(["ss", "-ltnp"], capture_output=True, text=True, check=False).stdout
-    numbers = [f"pid={pid}," for pids in running.values() for pid in pids]
-    mine = [line.split()[3] for line in listening.splitlines() if any(number in line for number in numbers)]
-    assert all("127.0.0.1" in address or "[::1]" in address for address in mine), "only this machine is served"
+    listening = [
+        connection.laddr.ip
+        for pids in running.values()
+        for pid in pids
+        for connection in psutil.Process(pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert listening and set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}, "only this machine is served"
 
     down = command("down")
     assert down.returncode == 0 and down.stdout.strip() == "stopped jobmanager and taskmanager"

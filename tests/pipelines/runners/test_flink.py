@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +46,7 @@ class Submission:
     payload: Any
     launcher: str
     started: str
+    python: Path
 
 
 class _JobService:
@@ -74,6 +77,7 @@ def submitted(monkeypatch: pytest.MonkeyPatch) -> Submission:
     inner = FlinkRunner._optimize_pipeline
 
     def look(proto: Any, options: Any) -> Any:
+        seen.python = Path(shutil.which("python") or "")
         (seen.environment,) = proto.components.environments.values()
         if seen.environment.urn == common_urns.environments.PROCESS.urn:
             seen.payload = beam_runner_api_pb2.ProcessPayload.FromString(seen.environment.payload)
@@ -164,6 +168,7 @@ def test_loopback_runs_the_units_in_processes_of_the_driver(
     assert submitted.options.view_as(PortableOptions).environment_type == "LOOPBACK"
     assert "use_loopback_process_worker" in submitted.options.get_all_options()["experiments"]
     assert submitted.environment.urn == common_urns.environments.EXTERNAL.urn, "Beam has put its worker pool in place"
+    assert submitted.python == Path(sys.executable), "which starts the `python` that is first on PATH"
 
 
 @pytest.mark.parametrize(
