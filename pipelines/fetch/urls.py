@@ -45,7 +45,8 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
     written in their ASCII form.
 
     Raises:
-        FetchError: bad_url. A user or password in it is refused: it serves to pass one host off as another.
+        FetchError: bad_url, or blocked_address for one with a zone. A user or password in it is refused: it serves to
+            pass one host off as another.
     """
     text = (url or "").strip(" \t\r\n")
     if not text:
@@ -77,6 +78,8 @@ def parse_url(url: str | None, base: Target | None = None) -> Target:
 def _host(host: str, url: str) -> str:
     """Returns the host in lower-case ASCII. Whether it may be asked is decided by what it resolves to."""
     if ":" in host:
+        if "%" in host:  # only addresses of the local link have zones
+            raise FetchError(Reason.BLOCKED_ADDRESS, f"{host} is no public address")
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError as error:
