@@ -76,7 +76,7 @@ def _left(deadline: float) -> float:
 
 
 class GuardedConnection(http.client.HTTPConnection):
-    """A connection to one of the checked addresses of a target."""
+    """A connection to one of the checked addresses of a target; with TLS where there is a `context`."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class GuardedConnection(http.client.HTTPConnection):
         deadline: float,
         connect_timeout: float,
         max_header_bytes: int,
-        context: ssl.SSLContext,
+        context: ssl.SSLContext | None,
         dial: Dial = dial,
     ):
         super().__init__(target.host, target.port)
@@ -110,7 +110,7 @@ class GuardedConnection(http.client.HTTPConnection):
 
     def _secured(self, sock: socket.socket, until: float) -> socket.socket:
         try:
-            if self._target.scheme == "https":
+            if self._context is not None:
                 sock.settimeout(_left(until))
                 _permit(sock, self._deadline, self._max_header_bytes)
                 sock = self._context.wrap_socket(sock, server_hostname=self._target.host)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import random
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
+from functools import cached_property
 
 from pipelines.fetch.addresses import Allowed
 from pipelines.fetch.body import read_body
@@ -62,7 +64,10 @@ class Fetcher:
         self._dial, self._sleep = dial, sleep
         self._allowed = tuple(Allowed.parse(text) for text in settings.allow)
         self._names = robot_names(settings.user_agent)
-        self._context = tls_context()
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext:
+        return tls_context()  # reads some hundred certificates: only where https is asked
 
     def close(self) -> None:
         """Ends its threads."""
@@ -113,7 +118,7 @@ class Fetcher:
                 deadline=deadline,
                 connect_timeout=settings.connect_timeout,
                 max_header_bytes=settings.max_header_bytes,
-                context=self._context,
+                context=self._context if target.scheme == "https" else None,
                 dial=self._dial,
             )
             with response(connection, target, settings.user_agent) as answer:

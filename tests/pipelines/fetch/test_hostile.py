@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.fetch import DownloadSettings, FetchError, Fetcher, Reason
+from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
 
 # ---- addresses: nobody is asked, whatever listens there
 
@@ -207,6 +207,11 @@ def _endless_interim(handler: Any) -> None:
         handler.raw(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
+def _slow_body(handler: Any) -> None:
+    handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+    handler.drip(b"a" * 900)
+
+
 GOOD = b"\xff" * 5_000
 GZIP_BOMB = gzip.compress(b"\0" * 50_000_000)
 RESPONSES: list[tuple[str, Page, Reason]] = [
@@ -261,7 +266,7 @@ RESPONSES: list[tuple[str, Page, Reason]] = [
     ("slow headers", lambda handler: handler.drip(b"HTTP/1.1 200 OK\r\n" * 50), Reason.TIMEOUT),
     (
         "slow body",
-        lambda handler: (handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"), handler.drip(b"a" * 900)),
+        _slow_body,
         Reason.TIMEOUT,
     ),
     ("noai", _reply(GOOD, ("X-Robots-Tag", "noai")), Reason.OPT_OUT),
@@ -349,7 +354,8 @@ def _png_bomb() -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9_000)) + chunk(b"IEND", b"")
+    pixels = zlib.compress(b"\0" * 9_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], str]]:
