@@ -21,21 +21,22 @@ def _version() -> str:
 class DownloadSettings:
     """How pictures are fetched and stored. Times are in seconds."""
 
-    threads: int = 32
+    threads: int = 64
     """Requests at a time in one worker process."""
-    timeout: float = 20.0
+    timeout: float = 15.0
     """Longest time of one attempt, from the name's resolution to the last byte, redirects included."""
-    connect_timeout: float = 8.0
+    connect_timeout: float = 5.0
     """Longest time for a name's resolution, and for a connection with its TLS."""
-    retries: int = 2
-    """Attempts after the first, for failures that may pass: timeouts, broken connections, 408, 429, 502, 503, 504."""
+    retries: int = 1
+    """Attempts after the first, for failures that may pass: timeouts, broken connections, 408, 429, 502, 503, 504. Most
+    dead hosts time out: each retry costs them `connect_timeout` once more."""
     backoff: float = 1.0
     """Wait before the first retry; doubled for each further one."""
     max_wait: float = 15.0
     """Longest wait before a retry. A server that asks for more by Retry-After is not asked again."""
     max_redirects: int = 5
     """Most redirects of one attempt; every hop is checked like the first address."""
-    max_bytes: int = 32 * 2**20
+    max_bytes: int = 16 * 2**20
     """Most bytes of a picture, as sent and as unpacked. Up to 2 x `threads` pictures are in memory at a time."""
     max_header_bytes: int = 64 * 2**10
     """Most bytes of a response before its body."""
