@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipelines.fetch.reasons import FetchError, Reason
 
-_CHUNK = 64 * 2**10
+_CHUNK = 256 * 2**10
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
@@ -39,7 +39,8 @@ def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
 def _pieces(answer: http.client.HTTPResponse, promised: int | None, max_bytes: int) -> Iterator[bytes]:
     count = 0
-    while piece := answer.read(_CHUNK):
+    # The last read meets the end: only where the body is whole by its length is none needed.
+    while (promised is None or count < promised) and (piece := answer.read(_CHUNK)):
         count += len(piece)
         if count > max_bytes:
             raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import email.utils
-import hashlib
 import random
 import ssl
 import time
@@ -38,8 +37,6 @@ class Fetched:
     """Where it came from in the end."""
     attempts: int
     """How often was asked."""
-    sha256: str
-    """Of the body, in hex."""
 
 
 class Fetcher:
@@ -136,9 +133,7 @@ class Fetcher:
                     raise FetchError(Reason.OPT_OUT, header[:200])
                 # Chunks come with lengths, and TLS with frames: twice the size is room enough.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
-                body = read_body(answer, settings.max_bytes)
-                digest = hashlib.sha256(body).hexdigest()
-                return Fetched(body, answer.headers, str(target), attempt, digest)
+                return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
         raise FetchError(Reason.TOO_MANY_REDIRECTS, f"more than {settings.max_redirects}, the last to {target}"[:300])
 
 

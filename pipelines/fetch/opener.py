@@ -7,6 +7,7 @@ back in the one form it keeps: a text, "reason: message".
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import threading
 import urllib.request
 from collections import defaultdict
@@ -29,7 +30,7 @@ class Notes:
     attempts: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
     """By address."""
     sha256: dict[str, str] = field(default_factory=dict)
-    """Of the bytes as fetched, by address."""
+    """Of the bytes as fetched, by address; only where asked for."""
     bug: Exception | None = None
     """The first exception that is no FetchError: the shard must fail with it, and not its rows."""
 
@@ -56,9 +57,9 @@ class _Answer:
 class GuardedOpener(urllib.request.OpenerDirector):
     """Opens addresses by a fetcher: no proxies from the environment, no file or ftp, no redirect unchecked."""
 
-    def __init__(self, fetcher: Fetcher):
+    def __init__(self, fetcher: Fetcher, hashing: bool = False):
         super().__init__()
-        self._fetcher = fetcher
+        self._fetcher, self._hashing = fetcher, hashing
         self.notes = Notes()
 
     def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
@@ -75,14 +76,16 @@ class GuardedOpener(urllib.request.OpenerDirector):
             self.notes.bug = self.notes.bug or error
             raise
         self.notes.attempts[url] = fetched.attempts
-        self.notes.sha256[url] = fetched.sha256
+        if self._hashing:
+            self.notes.sha256[url] = hashlib.sha256(fetched.body).hexdigest()
         return _Answer(fetched)
 
 
 @contextlib.contextmanager
-def opening_by(fetcher: Fetcher) -> Iterator[Notes]:
-    """While the block runs, `urllib.request.urlopen` of this process asks by the fetcher; one block at a time."""
-    opener = GuardedOpener(fetcher)
+def opening_by(fetcher: Fetcher, hashing: bool = False) -> Iterator[Notes]:
+    """While the block runs, `urllib.request.urlopen` of this process asks by the fetcher; one block at a time.
+    `hashing`: note the SHA-256 of what is fetched."""
+    opener = GuardedOpener(fetcher, hashing)
     with _ONE_AT_A_TIME:
         urllib.request.install_opener(opener)
         try:

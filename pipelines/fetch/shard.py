@@ -99,7 +99,8 @@ def fetch_shard(
         done = len(records)
         work = folder / str(number)
         work.mkdir(parents=True)
-        with opening_by(fetcher) as notes:
+        # img2dataset hashes by the kind that it verifies; the records have the SHA-256 in any case.
+        with opening_by(fetcher, hashing=kind == "md5") as notes:
             _download(group, kind, work, settings, functools.partial(_beat_from, beat, done))
         if notes.bug is not None:
             raise notes.bug
