@@ -97,7 +97,8 @@ async def serve() -> None:
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
     """One unit of one side; seconds exclude the loading of the tools."""
     from pipelines.fetch import DownloadSettings, Fetcher
-    from pipelines.fetch.shard import ASKED, fetch_shard
+    from pipelines.fetch.records import ASKED
+    from pipelines.fetch.shard import fetch_shard
     from pipelines.fetch.tool import load_tool
 
     load_tool()

@@ -20,41 +20,12 @@ from pipelines.fetch.fetcher import Fetcher
 from pipelines.fetch.opener import Notes, opening_by
 from pipelines.fetch.opt_out import DIRECTIVES, robot_names
 from pipelines.fetch.reasons import FetchError, Reason
+from pipelines.fetch.records import ASKED, FETCHED, OK
 from pipelines.fetch.settings import DownloadSettings
 from pipelines.fetch.tool import load_tool
 from pipelines.fetch.urls import parse_url
 
-OK = "ok"
 _CODES = frozenset(reason.value for reason in Reason)
-ASKED = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("uid", pa.string()),
-        ("caption", pa.string()),
-        ("url", pa.string()),
-        ("sha256", pa.string()),
-        ("md5", pa.string()),
-    ]
-)
-"""What is asked for; the hashes are those the manifest has, null where it has none."""
-FETCHED = pa.schema(
-    [
-        ("ordinal", pa.int64()),
-        ("uid", pa.string()),
-        ("url", pa.string()),
-        ("status", pa.string()),
-        ("message", pa.string()),
-        ("attempts", pa.int32()),
-        ("sha256", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("bytes", pa.int64()),
-    ]
-)
-"""One row per address asked for. `status` is ok or a `Reason`; `sha256` is of the bytes as fetched; width and height
-are of the upright original in pixels; the picture as stored is `bytes` long and lies in tar `shard` at `offset`."""
 
 
 def fetch_shard(

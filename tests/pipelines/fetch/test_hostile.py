@@ -375,7 +375,8 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
 
 def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: Any) -> None:
     pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
-    from pipelines.fetch.shard import ASKED, fetch_shard
+    from pipelines.fetch.records import ASKED
+    from pipelines.fetch.shard import fetch_shard
 
     rows, expected = [], []
     for place, (name, body, hashes, status) in enumerate(bodies(make_jpeg(), make_jpeg(kind="PNG"))):

@@ -21,7 +21,8 @@ from pipelines.fetch.opener import opening_by
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
-from pipelines.fetch.shard import ASKED, FETCHED, fetch_shard
+from pipelines.fetch.records import ASKED, FETCHED
+from pipelines.fetch.shard import fetch_shard
 
 Rows = list[dict[str, Any]]
 Shard = Callable[..., tuple[Rows, list[Path]]]
