@@ -62,7 +62,7 @@ class Engine:
                 stale.unlink(missing_ok=True)
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
-                run_units(stage.name, todo, DoUnit(stage), self.workers)
+                run_units(stage.name, todo, DoUnit(stage), self.workers, apart=bool(tries))
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")}
