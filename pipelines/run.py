@@ -50,7 +50,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
     plan = make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
-    settings = _applicable(settings, plan, say)
+    settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_writable(layout)
     try:
@@ -159,6 +159,13 @@ class _Run:
                 todo.append(name)
         if todo and known:
             self.say(f"download: only the pictures of rows that no run has asked for are fetched ({len(todo)} units)")
+        elif todo:
+            everywhere = len(self.downloadable) == len(self.plan.units)
+            which = "the manifests" if everywhere else f"{len(self.downloadable)} of {len(self.plan.units)} units"
+            self.say(
+                f"download: {which} have urls and no pictures; those of the rows that pass the caption filters are "
+                "fetched from the web (STAGES without download leaves the web alone)"
+            )
         guess = self.plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
         self._run(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
 
@@ -375,7 +382,7 @@ def fingerprint_of(*parts: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _applicable(settings: RunSettings, plan: Plan, say: Callable[[str], None]) -> RunSettings:
+def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
     """The settings with the stages that apply: pictures are downloaded only where manifests have urls and none.
 
     Raises:
@@ -383,18 +390,12 @@ def _applicable(settings: RunSettings, plan: Plan, say: Callable[[str], None]) -
     """
     if STAGE not in settings.stages:
         return settings
-    units = len(plan.downloadable())
-    if not units:
+    if not plan.downloadable():
         return replace(settings, stages=tuple(stage for stage in settings.stages if stage != STAGE))
     try:
         check_tool()
     except ToolMissing as error:
         raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
-    which = "the manifests have" if units == len(plan.units) else f"{units} of {len(plan.units)} units have"
-    say(
-        f"download: {which} urls and no pictures; those of the rows that pass the caption filters are fetched "
-        "from the web (STAGES without download leaves the web alone)"
-    )
     return settings
 
 

@@ -14,7 +14,7 @@ from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimit
 from pipelines.fetch.reasons import Reason
 from pipelines.fetch.settings import DownloadSettings
 
-REMEDY = "install it: pip install '.[download]' in this environment"
+REMEDY = "install it: make setup EXTRAS=filter,download (or pip install '.[download]')"
 
 
 class ToolMissing(RuntimeError):

@@ -25,7 +25,7 @@ from filters.presets import Preset
 from pipelines.commit import TEMPORARY, publish_json, publish_table, published, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import STAGE, shard_place
-from pipelines.fetch import DownloadSettings, Fetcher
+from pipelines.fetch import DownloadSettings, Fetcher, Reason
 from pipelines.fetch.records import ASKED, OK
 from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
@@ -37,6 +37,13 @@ from pipelines.stages.pieces import Survivors, generation_name
 from pipelines.storage import read_table
 
 BATCH_ROWS = 2_000
+UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+OUTAGE = (10, 0.9)
+"""So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
+
+
+class NetworkDown(RuntimeError):
+    """Almost nobody could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
 
 
 @dataclass
@@ -115,6 +122,7 @@ class DownloadStage:
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
             found, tars = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
+            _check_network(found)
             for tar in tars:
                 with published(shard_place(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
@@ -145,6 +153,18 @@ class DownloadStage:
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
         return pa.Table.from_pylist(rows, ASKED)
+
+
+def _check_network(found: pa.Table) -> None:
+    asked = found.filter(pc.greater(found["attempts"], 0))
+    unreachable = asked.filter(pc.is_in(asked["status"], pa.array(list(map(str, UNREACHABLE)))))
+    least, share = OUTAGE
+    if unreachable.num_rows >= max(least, share * asked.num_rows):
+        raise NetworkDown(
+            f"{unreachable.num_rows} of {asked.num_rows} urls met nobody (the first: {unreachable['message'][0]}); "
+            "see whether this machine reaches the web and its resolver answers, or ask for fewer at a time: "
+            "--download-threads"
+        )
 
 
 def _move(tar: Path, place: Path) -> None:
