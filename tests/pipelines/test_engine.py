@@ -31,7 +31,7 @@ class Fussy:
         pass
 
     def process(self, unit: str) -> None:
-        with open(self.layout.root / "calls", "a", encoding="utf-8") as file:
+        with (self.layout.root / "calls").open("a", encoding="utf-8") as file:
             file.write(unit + "\n")
         if unit == "killer" and (self.layout.root / "deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
@@ -73,7 +73,8 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
     failed = _run(tmp_path, ["killer", *UNITS], workers=2, said=said)
     assert set(failed) == {"killer"} and _committed(tmp_path) == set(UNITS)
     assert [entry["error"] for entry in failed["killer"]["tries"]] == ["WorkerDied"] * TRIES
-    assert "137" in failed["killer"]["tries"][0]["message"] and "fewer WORKERS" in failed["killer"]["tries"][0]["message"]
+    message = failed["killer"]["tries"][0]["message"]
+    assert "137" in message and "fewer WORKERS" in message
     assert any("a worker process ended by itself" in line for line in said)
     assert all(_calls(tmp_path, unit) <= TRIES for unit in UNITS)
 

@@ -1,4 +1,4 @@
-"""A run whose input and output lie in an object store: a real S3 server on this machine, spoken to by the real client."""
+"""A run whose input and output lie in an object store: a real S3 server on this machine, and the real client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from pipelines.commit import publish_first, publish_json, read_json
 from pipelines.layout import Layout
 from pipelines.locking import Busy, output_lock
-from pipelines.storage import place
+from pipelines.storage import place, stamps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ("kept", "rejected", "dead_letter")
@@ -104,12 +104,11 @@ def test_records_appear_once(bucket: str) -> None:
 
 def test_one_run_or_several_shards(bucket: str) -> None:
     layout = Layout(place(f"{bucket}/lock"))
-    with output_lock(layout, shared=True), output_lock(layout, shared=True):
-        with pytest.raises(Busy, match="another run is working in s3://"), output_lock(layout, shared=False):
-            pass
-    with output_lock(layout, shared=False):
-        with pytest.raises(Busy), output_lock(layout, shared=True):
-            pass
+    shared = output_lock(layout, shared=True)
+    with shared, output_lock(layout, shared=True), pytest.raises(Busy, match="is working in s3://"):
+        output_lock(layout, shared=False).__enter__()
+    with output_lock(layout, shared=False), pytest.raises(Busy):
+        output_lock(layout, shared=True).__enter__()
     with output_lock(layout, shared=True) as last:
         assert last.take(shared=False)
 
@@ -125,10 +124,10 @@ def test_a_run_in_the_store_equals_one_on_disk(
     arguments += ["--unit-rows", "15", "--workers", "2"]
 
     # Killed in the middle of a stage that writes, then finished.
-    process = subprocess.Popen([sys.executable, "-m", "pipelines", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
-    commits = place(f"{bucket}/out/work/captions/commits")
-    while process.poll() is None and not list(commits.glob("*.json")):
-        commits.fs.invalidate_cache()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not stamps(place(f"{bucket}/out/work/captions/commits"), ".json"):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
