@@ -76,13 +76,12 @@ def test_urls_give_what_pictures_at_hand_give(
     (tmp_path / "pictures").mkdir()
     rows: Rows = []
     for n in range(18):
-        text, size = ("", "SALE 50% OFF", captions[n][:20])[n % 3], (320, 64)
+        text, size, caption = ("", "SALE 50% OFF", captions[n][:20])[n % 3], (320, 64), captions[n]
         if n == 7:
-            size = (1_600, 30)  # 512 x 10 once reduced: whether it is too small is a question to the original
+            size, caption = (1_600, 28), SENTENCE  # 512 x 9 once reduced, where 10 is the least side
         body = _drawn(draw, tmp_path / "pictures" / f"{n}.jpg", text, size)
-        rows.append(
-            {"n": n, "caption": captions[n], "url": web.page(f"/{n}.jpg", body), "image_path": f"pictures/{n}.jpg"}
-        )
+        url = web.page(f"/{n}.jpg", body)
+        rows.append({"n": n, "caption": caption, "url": url, "image_path": f"pictures/{n}.jpg"})
     with_paths = tsv(tmp_path / "at_hand.tsv", rows)
     urls = tsv(tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows])
     own = tmp_path / "own.yaml"
@@ -97,13 +96,19 @@ def test_urls_give_what_pictures_at_hand_give(
 
     result = filtering(urls, tmp_path / "out", **more)
     assert any(line.startswith("download: the manifests have urls and no pictures") for line in result.said)
-    assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] != "picture_too_small"
+    assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
     assert {"kept", "text_spotting", "action"} <= set(result.verdicts().values())
-    kept = at_hand.rows("kept")
-    for row in kept:
-        del row["image_path"]
-    assert sorted(result.rows("kept"), key=repr) == sorted(kept, key=repr), "spotted, scores and all"
-    assert _shards(tmp_path / "out") == _shards(tmp_path / "at_hand")
+    kept = [{k: v for k, v in row.items() if k != "image_path"} for row in at_hand.rows("kept") if row["n"] != "7"]
+    same = [row for row in result.rows("kept") if row["n"] != "7"]
+    assert sorted(same, key=repr) == sorted(kept, key=repr), "spotted, scores and all"
+    # The wide picture was reduced to be stored; all that is said of it is in pixels of the original.
+    sizes, boxes = zip(*(_read_of(tmp_path / name, 7) for name in ("out", "at_hand")), strict=True)
+    assert sizes[0] == sizes[1] == (1_600, 28)
+    assert boxes[0] == [] or max(x for x, _ in boxes[0]) > 512
+    shards = _shards(tmp_path / "out"), _shards(tmp_path / "at_hand")
+    assert shards[0].keys() == shards[1].keys()
+    small = {uid for uid, body in shards[1].items() if Image.open(io.BytesIO(body)).width <= 512}
+    assert small and all(shards[0][uid] == shards[1][uid] for uid in small)
     passed = [n for n, verdict in result.verdicts().items() if verdict in ("kept", "text_spotting")]
     assert sorted(web.asked) == sorted(f"/{n}.jpg" for n in passed), "only survivors of the captions, each once"
     assert result.funnel["seconds"].keys() >= {"download"}
@@ -113,6 +118,36 @@ def test_urls_give_what_pictures_at_hand_give(
     offline = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
     assert offline.verdicts() == result.verdicts() and offline.rows("kept") == result.rows("kept")
     assert len(web.asked) == len(passed), "what was downloaded is at hand"
+
+
+def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[float]]]:
+    """Size of the picture of a row of the first unit, and the corners of what was read in it."""
+    tables = sorted((output / "work" / "spotting" / "data").glob("00000-00000.*.parquet"))
+    record = [row for path in tables for row in pq.read_table(path).to_pylist() if row["ordinal"] == ordinal][-1]
+    return (record["width"], record["height"]), [corner for line in record["spotted"] for corner in line["box"]]
+
+
+def test_only_files_without_pictures(
+    web: Any,
+    polite: DownloadSettings,
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """A manifest that comes with its pictures is left alone, also where it names urls and has lost a picture."""
+    (tmp_path / "in").mkdir()
+    body = _drawn(draw, tmp_path / "in" / "here.jpg", "")
+    for name in ("/0", "/1", "/2"):
+        web.page(name, body)
+    paths = [{"n": n, "caption": f"{SENTENCE} {n}", "url": web.url(f"/{n}"), "image_path": "here.jpg"} for n in (0, 1)]
+    paths[1]["image_path"] = ""
+    tsv(tmp_path / "in" / "a.tsv", paths)
+    tsv(tmp_path / "in" / "b.tsv", [{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}])
+    result = filtering(tmp_path / "in", tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert web.asked == ["/2"] and any("1 of 2 units have urls and no pictures" in line for line in result.said)
+    assert result.verdicts() == {"0": "kept", "1": "kept", "2": "kept"}
+    assert len(_shards(tmp_path / "out")) == 2, "of the pictures at hand"
 
 
 def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[str | None, str, dict[str, str]]]:
