@@ -324,11 +324,12 @@ def test_wrong_options(
 @pytest.mark.slow
 def test_killed_and_started_again_equals_undisturbed(
     web: Any,
+    polite: DownloadSettings,
     captions: list[str],
     make_jpeg: Callable[..., bytes],
     tsv: Callable[..., Path],
-    tables_of: Callable[[Path], Any],
     tmp_path: Path,
+    filtering: Callable[..., Any],
 ) -> None:
     """No url of a committed unit is asked again, whether it succeeded or failed."""
     rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
@@ -341,38 +342,26 @@ def test_killed_and_started_again_equals_undisturbed(
 
     web.pages["*"] = slow
     manifest = tsv(tmp_path / "urls.tsv", rows)
-    arguments = [
-        "--dataset",
-        "custom",
-        "--input",
-        str(manifest),
-        "--stages",
-        ",".join(WITHOUT_OCR),
-        "--unit-rows",
-        "30",
-    ]
-    arguments += ["--workers", "1", "--download-allow", web.place, "--download-threads", "4"]
-
-    def start(output: Path) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "pipelines", *arguments, "--output", str(output)]
-        return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-
+    arguments = ["--dataset", "custom", "--input", manifest, "--output", tmp_path / "killed", "--workers", "1"]
+    arguments += ["--stages", ",".join(WITHOUT_OCR), "--unit-rows", "30", "--download-allow", web.place]
+    command = [sys.executable, "-m", "pipelines", *map(str, arguments), "--download-threads", "4"]
     commits = tmp_path / "killed" / "work" / "download" / "commits"
-    driver = start(tmp_path / "killed")
-    while sum(1 for _ in commits.glob("[!.]*.json")) < 3:
-        assert driver.poll() is None, "it ended before it was killed"
-        time.sleep(0.01)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as driver:
+        while sum(1 for _ in commits.glob("[!.]*.json")) < 3:
+            assert driver.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        os.kill(driver.pid, signal.SIGKILL)
     done = {path.stem for path in commits.glob("[!.]*.json")}
     assert 3 <= len(done) < 8
-    tables = [next((commits.parent / "data").glob(f"{name}.g0.parquet")) for name in done]
+    tables = [commits.parent / "data" / f"{name}.g0.parquet" for name in done]
     committed = {url.removeprefix(web.url("")) for path in tables for url in pq.read_table(path)["url"].to_pylist()}
     before = len(web.asked)
     gate.set()
-    assert start(tmp_path / "killed").wait() == 0
-    assert not committed & set(web.asked[before:])
-    assert start(tmp_path / "undisturbed").wait() == 0
-    assert tables_of(tmp_path / "killed") == tables_of(tmp_path / "undisturbed")
-    assert _shards(tmp_path / "killed") == _shards(tmp_path / "undisturbed")
-    assert not [path for path in (tmp_path / "killed").rglob(".tmp-*")]
+    more = {"stages": WITHOUT_OCR, "unit_rows": 30, "download": polite}
+    killed = filtering(manifest, tmp_path / "killed", **more)
+    assert committed and not committed & set(web.asked[before:])
+    undisturbed = filtering(manifest, tmp_path / "undisturbed", **more)
+    assert killed.tables() == undisturbed.tables() and killed.rows("kept")
+    assert {row["reason"] for row in killed.rows("rejected")} >= {"http_status"}
+    assert _shards(killed.output) == _shards(undisturbed.output)
+    assert not list(killed.output.rglob(".tmp-*"))
