@@ -5,7 +5,7 @@ DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
 PRESET  ?= paper#           paper, strict or a YAML file: what is counted, and the thresholds
-STAGES  ?=#                 comma-separated from captions,spotting,export (all)
+STAGES  ?=#                 comma-separated from captions,download,spotting,export (all that apply)
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
@@ -13,7 +13,7 @@ ARGS    ?=#                 anything else for `python -m pipelines`, or for pyte
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

@@ -17,6 +17,7 @@ from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
-    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all)")
+    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument("--workers", type=_positive, help="units at a time (default: all cores, or a cluster's slots)")
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
@@ -82,7 +83,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
+    _add_download(parser)
     return parser
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("download of pictures, where a manifest has urls and no pictures")
+    known = DownloadSettings()
+    for name, kind, what in (
+        ("threads", int, "requests at a time in each worker"),
+        ("timeout", float, "seconds of an attempt, from name to last byte"),
+        ("retries", int, "further attempts where the failure may pass"),
+        ("max-bytes", int, "most bytes of a picture"),
+        ("image-size", int, "longest side of stored pictures, in pixels"),
+        ("user-agent", str, "how servers know you; add an address where they can reach you"),
+    ):
+        default = getattr(known, name.replace("-", "_"))
+        group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
+    group.add_argument(
+        "--download-allow",
+        metavar="ADDRESS:PORT,...",
+        help="addresses or networks that may be asked though they are not public (default: none)",
+    )
+    group.add_argument(
+        "--download-ignore-opt-out",
+        action="store_true",
+        help="take pictures whose server says noai, noindex ...; only where you have the right to",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,8 +168,19 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         shard=_shard(options.shard),
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,
+        download=_download(options),
         command=tuple(arguments),
     )
+
+
+def _download(options: argparse.Namespace) -> DownloadSettings:
+    names = ("threads", "timeout", "retries", "max_bytes", "image_size", "user_agent")
+    given = {name: value for name in names if (value := getattr(options, f"download_{name}")) is not None}
+    allow = options.download_allow.split(",") if options.download_allow else ()
+    try:
+        return DownloadSettings(allow=tuple(allow), respect_opt_out=not options.download_ignore_opt_out, **given)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
 
 
 def _output(text: str) -> Place:

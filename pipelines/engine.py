@@ -100,7 +100,7 @@ class _Count:
         self._layout, self._stage, self._counted = layout, stage, counted
         self._before = stamps(layout.commits(stage), ".json")
         # A unit of pictures may have been begun by an earlier run: only what came is counted.
-        known = [unit for unit in todo if stage == "spotting" and unit in self._before]
+        known = [unit for unit in todo if stage in ("download", "spotting") and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
         self._todo = set(todo)
         self._finished = self._looked = self._took = 0.0

@@ -61,8 +61,7 @@ class Results:
             self.units,
             self.settings.dataset,
             self.settings.preset,
-            "captions" in stages,
-            "spotting" in stages,
+            stages,
         )
         notes = [note for note in (not_at_hand_note(funnel),) if note]
         publish_json(root / "run.json", self._provenance(began))

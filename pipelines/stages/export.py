@@ -16,8 +16,9 @@ import numpy as np
 
 from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.datasets import Dataset
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, read_pictures
+from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
 from pipelines.storage import Place, read_table
@@ -51,8 +52,9 @@ class ExportStage:
         pass
 
     @cached_property
-    def _spans(self) -> dict[str, Span]:
-        return {unit.name: unit.span for unit in load_plan(self.layout.plan).units}
+    def _plan(self) -> tuple[dict[str, Span], int]:
+        plan = load_plan(self.layout.plan)
+        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
 
     @cached_property
     def _fingerprints(self) -> dict[str, str]:
@@ -72,7 +74,7 @@ class ExportStage:
             path = self._shard(unit, number)
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
-                written = self._write(temporary, self._spans[unit], part)
+                written = self._write(temporary, unit, part)
                 with open(temporary, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             shards.append({"shard": path.name, "samples": written, "sha256": digest})
@@ -96,11 +98,11 @@ class ExportStage:
     def _shard(self, unit: str, number: int) -> Place:
         return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
-    def _write(self, path: Path, span: Span, rows: list[dict[str, Any]]) -> int:
-        samples = 0
+    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+        samples, (spans, picture_rows) = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            pictures = read_pictures(span, self.dataset, ordinals)
+            pictures = pictures_of(self.layout, unit, spans[unit], picture_rows, self.dataset, ordinals)
             for row, (_, picture) in zip(rows, pictures, strict=True):
                 if isinstance(picture, MissingPicture):
                     continue
