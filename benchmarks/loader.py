@@ -108,7 +108,8 @@ def main() -> None:
             f"torch {torch.__version__}, webdataset {webdataset.__version__}, {options.repeats} repeats in turn"
         )
         print(
-            f"{'workers':>7}  {'side':<22} {'samples/s':>10} {'IQR':>13} {'ratio':>6} {'samples/cpu-s':>16} {'ratio':>6}"
+            f"{'workers':>7}  {'side':<22} {'samples/s':>10} {'IQR':>13} {'ratio':>6} "
+            f"{'samples/cpu-s':>16} {'ratio':>6}"
         )
         for workers in options.workers:
             measure(options, urls, workers, transform, tokenizer)
