@@ -20,7 +20,7 @@ from pipelines.workers import watched_workers
 RUNNERS = ("direct",)
 
 
-def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int) -> None:
+def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn | beam.PTransform, workers: int) -> None:
     """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
 
     Raises:
@@ -39,7 +39,8 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
     pipeline = beam.Pipeline(runner=runner, options=options)
     # Without the Reshuffle all units would be fused into one worker's bundle.
-    _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(do)
+    work = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> work
     with watched_workers():
         pipeline.run().wait_until_finish()
 
