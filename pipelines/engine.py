@@ -63,7 +63,7 @@ class Engine:
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
                 do = stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage)
-                run_units(stage.name, todo, do, self.workers)
+                run_units(stage.name, todo, do, self.workers, apart=bool(tries))
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")}
