@@ -15,8 +15,7 @@ ARGS    ?=#                 anything else for `python -m pipelines`, or for pyte
 DATA    ?= out/sample#      output folder of `make filter`, with pictures
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
 WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
-MIN_COUNT ?=#               rows that must name a concept (100; fewer on small data)
-HEAD_ARGS ?=#               anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
+HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
@@ -56,8 +55,8 @@ filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INP
 	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
 
 concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
-	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--min-count,$(MIN_COUNT))$(call option,--workers,$(WORKERS)) $(ARGS)
-	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEAD_ARGS)
+	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
+	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from filters.captions.parse import find_model
@@ -31,7 +31,7 @@ _CACHED = 200_000
 
 
 class ConceptNames:
-    """Words to concepts. Load one per process."""
+    """Words to concepts. See `concept_names`."""
 
     def __init__(self) -> None:
         without_the_rest = ["ner", "tagger", "parser", "tok2vec", "attribute_ruler", "senter"]
@@ -77,6 +77,12 @@ class ConceptNames:
     def attributes(self, texts: Collection[str | None]) -> set[str]:
         """The names of a caption's attributes."""
         return {name for text in texts if text and (name := self.attribute(text)) is not None}
+
+
+@cache
+def concept_names() -> ConceptNames:
+    """The one of this process."""
+    return ConceptNames()
 
 
 def _plain(word: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from filters.captions.concepts import ConceptNames
+from filters.captions.concepts import concept_names
 from pipelines.commit import publish_json, published, read_json, retract
 from pipelines.concepts.shards import annotations_of
 from pipelines.concepts.vocabulary import HEADS, annotated
@@ -32,7 +32,7 @@ class LabelStage:
     name: str = field(default="labels", init=False)
 
     def setup(self) -> None:
-        self._names = ConceptNames()
+        self._names = concept_names()
 
     def teardown(self) -> None:
         pass

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from filters.captions.concepts import ConceptNames
+from filters.captions.concepts import concept_names
 from pipelines.commit import publish_json, publish_table, read_json, retract
 from pipelines.layout import Layout
 from pipelines.progress import Heartbeat
@@ -41,7 +41,7 @@ class VocabularyStage:
     name: str = field(default="vocabulary", init=False)
 
     def setup(self) -> None:
-        self._names = ConceptNames()
+        self._names = concept_names()
 
     def teardown(self) -> None:
         pass

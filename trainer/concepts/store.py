@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -102,7 +103,7 @@ class ConceptStore:
             with np.load(work / "labels" / "data" / f"{unit}.npz") as stored:
                 labelled = _keys(stored["keys"])
                 labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
         if keys != labelled:
             where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")

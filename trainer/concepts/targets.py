@@ -14,6 +14,7 @@ import io
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +153,7 @@ def about(content: bytes) -> dict[str, Any]:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
             return found
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
 
 
