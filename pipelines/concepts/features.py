@@ -141,13 +141,19 @@ class FeatureStage:
         """Says how many parts a unit has."""
         return self.part(unit, 0).with_name(f"{unit}.{self.fingerprints[unit]}.end.json")
 
+    def sweep(self) -> None:
+        """Remove the parts of units that were closed just before their worker was killed; when all units are closed."""
+        for path in (self.layout.work / self.name / "parts").glob("*"):
+            remove(path)
+
     def setup(self) -> None:
-        pass
+        """Nothing: the handler loads the model."""
 
     def teardown(self) -> None:
-        pass
+        """Nothing."""
 
     def process(self, unit: str) -> None:
+        """Not called, see `transform`."""
         raise NotImplementedError("features are made by a transform")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from pipelines.concepts.features import FeatureStage, Pictures, TeacherHandler, _Read, _Write
 from pipelines.concepts.teacher import find_teacher
 from pipelines.layout import Layout
+from pipelines.runner import run_units
 from pipelines.settings import WrongUse
 
 
@@ -160,6 +161,20 @@ def test_a_shard_without_samples_is_committed_too(stage: FeatureStage, filtered:
     for found in TeacherHandler(stage.teacher, "cpu", 1).run_inference(end, None):  # type: ignore[arg-type]
         _Write(stage).process(found)
     assert json.loads(stage.layout.commit("features", unit).read_text())["rows"] == 0
+
+
+@pytest.mark.slow
+def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_path: Path) -> None:
+    """Everything is pickled, loaded in each process, and written by whoever has it."""
+    filtered.write([9, 7])
+    made = []
+    for workers in (1, 2):
+        stage.fingerprints = {"00000-00000-000": "f", "00001-00000-000": "g"}
+        stage.layout = Layout(tmp_path / f"workers-{workers}")
+        run_units("features", list(stage.fingerprints), stage.transform(), workers)
+        folder = stage.layout.work / "features" / "data"
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(made[0]) == 4 and made[0] == made[1]
 
 
 def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> None:
