@@ -5,9 +5,9 @@ DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
 PRESET  ?= paper#           paper, strict or a YAML file: what is counted, and the thresholds
-STAGES  ?=#                 comma-separated from captions,spotting,export (all)
-RUNNER  ?= direct#          direct: this machine
-WORKERS ?=#                 number of processes (all cores)
+STAGES  ?=#                 comma-separated from captions,download,spotting,export (all that apply)
+RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
+WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
 
@@ -19,12 +19,12 @@ HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter concepts test test-all lint bench-filter clean env-filter env-all env-ocr env-concepts
+.PHONY: help setup filter concepts test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr env-concepts
 
 comma := ,
 VENV := .venv
@@ -32,7 +32,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard filters pipelines trainer eval benchmarks tests setup.py)
+CODE = $(wildcard filters pipelines trainer eval benchmarks deploy tests setup.py)
+BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier beam_overhead spotting overlap_false_positives
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
@@ -62,7 +63,10 @@ test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
 
 test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
-	@$(PY) -m pytest -m "not flink" $(ARGS)
+	@$(PY) -m pytest -m "not flink and not cluster" $(ARGS)
+
+test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
+	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 
 lint: env-all ## Run ruff and mypy
 	@$(PY) -m ruff check $(CODE)
@@ -70,6 +74,18 @@ lint: env-all ## Run ruff and mypy
 
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
 	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
+
+flink-up: env-filter ## Start a standalone Flink with two slots on this machine, for RUNNER=flink (needs Java 17)
+	@$(PY) deploy/flink/cluster.py up
+
+flink-down: ## Stop it
+	@$(if $(wildcard $(PY)),$(PY),python3) deploy/flink/cluster.py down
+
+prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
+	@if [ -x .prism/prism ] && [ "$$(cat .prism/version 2>/dev/null)" = "$(BEAM)" ]; then echo "Prism $(BEAM) is in .prism"; exit 0; fi; \
+	if ! command -v go >/dev/null; then echo "error: Go 1.21 or newer was not found; Prism is built from Beam's Go module" >&2; exit 1; fi; \
+	echo "Building Prism $(BEAM) ..."; \
+	GOBIN="$$(pwd)/.prism" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

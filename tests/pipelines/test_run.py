@@ -304,7 +304,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     manifest = tsv(tmp_path / "urls.tsv", rows)
     alone = filtering(manifest, tmp_path / "alone", stages=("captions",))
     assert alone.verdicts() == {"0": "kept", "1": "action"}
-    full = filtering(manifest, tmp_path / "full")
+    full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "picture_not_at_hand", "1": "action"}
     assert full.status == 0
     assert any("STAGES=captions,export" in line for line in full.said)
