@@ -15,6 +15,12 @@ ARGS    ?=#                 anything else for `python -m pipelines`, or for pyte
 UNITS   ?=#                 units to draw (20)
 SHARE   ?=#                 share of the units to draw, instead
 
+##@ Variables of `make concepts`
+DATA    ?= out/sample#      output folder of `make filter`, with pictures
+TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
+WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
+HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
+
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
@@ -22,7 +28,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr
+.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts
 
 comma := ,
 VENV := .venv
@@ -35,6 +41,8 @@ BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier beam_overhead spotting overlap_false_positives dedup
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
+# OUTPUT, where it was given; its default is that of `make filter`.
+CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1) $(call quote,$(2)))
@@ -53,6 +61,9 @@ filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INP
 
 pilot: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
 	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE)) $(ARGS)
+concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
+	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
+	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
@@ -111,6 +122,9 @@ endef
 
 env-filter:
 	$(call install,filter,filter,the filter environment (1.3 GB on disk; a few minutes),filter)
+
+env-concepts:
+	$(call install,concepts,filter$(comma)train$(comma)teacher,the concept environment with torch (7 GB on disk; minutes),filter concepts)
 
 env-all:
 	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (1.6 GB on disk; a few minutes),filter $(subst $(comma),-,$(EXTRAS)))

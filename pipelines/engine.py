@@ -13,7 +13,7 @@ from pipelines.layout import Layout
 from pipelines.progress import Progress, beats
 from pipelines.runner import run_units, worker_log
 from pipelines.runners import Backend, Direct
-from pipelines.stages import TRIES, DoUnit, Stage, failure, set_aside
+from pipelines.stages import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
 
@@ -71,7 +71,7 @@ class Engine:
                 run_units(
                     stage.name,
                     todo,
-                    DoUnit(stage),
+                    stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage),
                     self.workers,
                     apart=bool(tries),
                     backend=self.backend,

@@ -22,7 +22,7 @@ from pipelines.storage import Place, is_local
 def run_units(
     label: str,
     unit_names: Sequence[str],
-    do: beam.DoFn,
+    do: beam.DoFn | beam.PTransform,
     workers: int,
     apart: bool = False,
     backend: Backend | None = None,
@@ -36,7 +36,7 @@ def run_units(
     Args:
         label: name of the stage.
         unit_names: names of the units to do.
-        do: the stage as a Beam function.
+        do: the stage as a Beam function, or as a transform of several steps.
         workers: units that may run at the same time.
         apart: on this machine, keep the units out of this process; else one worker is this process itself.
         backend: where; by default on this machine.
@@ -67,10 +67,15 @@ def run_units(
 
 
 def assemble(
-    pipeline: beam.Pipeline, *, label: str, names: Place, do: beam.DoFn, hints: Mapping[str, str] | None = None
+    pipeline: beam.Pipeline,
+    *,
+    label: str,
+    names: Place,
+    do: beam.DoFn | beam.PTransform,
+    hints: Mapping[str, str] | None = None,
 ) -> None:
     """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
-    work: beam.PTransform = beam.ParDo(do)
+    work: beam.PTransform = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
     _ = (
