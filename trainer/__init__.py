@@ -1,0 +1,1 @@
+"""The trainer of DiHT: contrastive learning with hard negatives and concept distillation."""
