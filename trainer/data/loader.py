@@ -8,6 +8,9 @@ time. Workers are torch's; they take whole batches and hand them back in order.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -17,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
 from trainer.data.errors import BadSource, LoaderStalled, TooManyBad
 from trainer.data.order import EpochOrder
@@ -95,6 +99,7 @@ class ShardLoader:
         """The first errors in words."""
         self.waited_s = 0.0
         """Seconds in which the caller waited for batches."""
+        self._ahead = Ahead(self._reader, self.batches_per_epoch)
         self._batches = _Batches(self._reader, settings.workers)
         self._positions = _Positions()
         self._workers: DataLoader[Any] | None = None
@@ -123,11 +128,12 @@ class ShardLoader:
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
             raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
         self._turn += 1
+        self._ahead.stop()
         return self._epoch(epoch, start, self._turn)
 
     def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
         budget = int(self._settings.max_bad_share * self.samples_per_epoch / self._world)
-        lost = 0
+        lost, number = 0, start
         batches = (
             self._in_this_process(epoch, start) if not self._settings.workers else self._from_workers(epoch, start)
         )
@@ -136,6 +142,7 @@ class ShardLoader:
                 raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
             began = time.perf_counter()
             item = next(batches, None)
+            self._ahead.at(epoch, number)  # begins after the workers are forked: it is a thread
             self.waited_s += time.perf_counter() - began
             if item is None:
                 return
@@ -149,6 +156,7 @@ class ShardLoader:
                     f"{self._settings.max_bad_share:.2%} "
                     f"of this rank's {self.samples_per_epoch // self._world:,}; last: {bad[-1].message}"
                 )
+            number += 1
             yield batch
 
     def _note(self, bad: Sequence[Bad]) -> None:
@@ -182,6 +190,7 @@ class ShardLoader:
                 item = next(batches)
             except RuntimeError as error:
                 if "timed out" in str(error):
+                    self._batches.end_workers()
                     raise LoaderStalled(
                         f"batch {number} of epoch {epoch} did not come within data.stall_s "
                         f"{self._settings.stall_s:g} s; {self._batches.states()}"
@@ -194,6 +203,7 @@ class ShardLoader:
     def close(self) -> None:
         """End the workers and close the shards."""
         self._turn += 1
+        self._ahead.stop()
         self._workers = None
         self._reader.close()
 
@@ -221,14 +231,23 @@ class _Batches(Dataset[tuple[Batch, list[Bad]]]):
         self._reader = reader
         self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
+        self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Batch, list[Bad]]:
         worker = get_worker_info()
         if worker is not None:
+            self._pids[worker.id] = os.getpid()
             self._reader.state = _Writer(self._board.numpy()[worker.id], self._since.numpy(), worker.id)
         item = self._reader.batch(*position)
         self._reader.state("idle")
         return item
+
+    def end_workers(self) -> None:
+        """Ask the workers to end: torch would wait five seconds for each that hangs."""
+        for pid in self._pids.tolist():
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     def states(self) -> str:
         """One line on what the workers are doing."""

@@ -14,7 +14,8 @@ Permutations are the order of raw bits of PCG64, which NumPy keeps stable (its `
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -28,18 +29,19 @@ def permutation(n: int, *seed: int) -> Integers:
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
-class _Recent(OrderedDict[Hashable, Integers]):
-    """The last few values asked for."""
+class _Recent:
+    """The last few values made."""
 
     def __init__(self, most: int):
-        super().__init__()
         self._most = most
+        self._values: OrderedDict[Hashable, Integers] = OrderedDict()
 
-    def keep(self, key: Hashable, value: Integers) -> Integers:
-        self[key] = value
-        if len(self) > self._most:
-            self.popitem(last=False)
-        return value
+    def get(self, key: Hashable, make: Callable[[], Integers]) -> Integers:
+        if key not in self._values:
+            self._values[key] = make()
+            if len(self._values) > self._most:
+                self._values.popitem(last=False)
+        return self._values[key]
 
 
 class SourceOrder:
@@ -79,10 +81,8 @@ class SourceOrder:
     def _shard_order(self, number: int) -> Integers:
         if not self._window:
             return np.arange(len(self._sizes))
-        known = self._shards.get(number)
-        if known is None:
-            known = self._shards.keep(number, permutation(len(self._sizes), self._seed, 1, self._source, number))
-        return known
+        seed = (self._seed, 1, self._source, number)
+        return self._shards.get(number, partial(permutation, len(self._sizes), *seed))
 
     def _shuffled(self, number: int, streams: Integers, offsets: Integers) -> Integers:
         if not self._window:
@@ -93,10 +93,8 @@ class SourceOrder:
             here = (streams == stream) & (blocks == block)
             first = block * self._window
             size = min(self._window, int(self._bounds[stream + 1] - self._bounds[stream]) - first)
-            order = self._windows.get((number, stream, block))
-            if order is None:
-                seed = (self._seed, 2, self._source, number, stream, block)
-                order = self._windows.keep((number, stream, block), permutation(size, *seed))
+            seed = (self._seed, 2, self._source, number, stream, block)
+            order = self._windows.get(seed, partial(permutation, size, *seed))
             result[here] = first + order[offsets[here] - first]
         return result
 

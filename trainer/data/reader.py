@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import random
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from trainer.data.index import ShardIndex, load
 from trainer.data.order import EpochOrder
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, Shard, selected, store_of
+from trainer.data.store import is_remote
 
 _OPEN_SHARDS = 64  # kept open by one worker, beside their indices
 _TRIES = 32  # substitutes tried for one bad sample
@@ -129,6 +131,35 @@ class Reader:
             ]
         self.state(f"batch {number} of epoch {epoch}: collating")
         return self._collate(samples), bad
+
+    def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
+        """(source, shard) of the remote shards that a batch needs."""
+        sources, shards, _, _ = self._slice(epoch, number)
+        return {
+            (source, shard)
+            for source, shard in zip(sources.tolist(), shards.tolist(), strict=True)
+            if is_remote(self._sources[source].shards[shard].file.url)
+        }
+
+    def twin(self) -> Reader:
+        """The same for another thread: orders remember what they made."""
+        other = copy.copy(self)
+        other._order = copy.deepcopy(self._order)
+        return other
+
+    def fetch(self, source: int, shard: int) -> None:
+        """Have a remote shard in the cache."""
+        self._store.fetch(self._sources[source].shards[shard].file)
+
+    @property
+    def reads_remote(self) -> bool:
+        """Whether any shard is remote."""
+        return any(is_remote(shard.file.url) for source in self._sources for shard in source.shards)
+
+    @property
+    def window_batches(self) -> int:
+        """Batches in which one window of the shuffle is used up."""
+        return -(-self._settings.shuffle * self._settings.streams // (self._batch_size * self._world))
 
     def _slice(self, epoch: int, number: int) -> tuple[npt.NDArray[np.int64], ...]:
         whole = self._batch_size * self._world

@@ -198,7 +198,10 @@ def _index_folder(url: str, settings: DataSettings) -> Path:
 def _stamp(url: str) -> str:
     if is_remote(url):
         fs, inside = fsspec.core.url_to_fs(url)
-        info = fs.info(inside)
+        try:
+            info = fs.info(inside)
+        except OSError as error:
+            raise BadSource(f"shard {url} cannot be reached: {error}") from error
         return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
     try:
         state = os.stat(url)

@@ -89,6 +89,11 @@ class ShardStore:
             f"raise data.cache_gib, now {self._max_bytes / 2**30:.3g}, or lower data.shuffle"
         )
 
+    def fetch(self, shard: ShardFile) -> None:
+        """Have a remote shard in the cache before it is needed."""
+        if is_remote(shard.url):
+            self._fetched(shard)
+
     def _fetched(self, shard: ShardFile) -> Path:
         path = self._folder / f"{hashlib.sha256(f'{shard.url} {shard.stamp}'.encode()).hexdigest()[:24]}.tar"
         if path.exists():
