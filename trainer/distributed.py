@@ -22,6 +22,8 @@ class Ranks:
     rank: int = 0
     world: int = 1
     local_rank: int = 0
+    control: Any = None
+    """Process group for small things on the CPU, which never wait for a GPU; None: the default group."""
 
     @property
     def first(self) -> bool:
@@ -48,7 +50,7 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def collect(self, value: Any) -> list[Any]:
@@ -56,13 +58,21 @@ class Ranks:
         if self.world == 1:
             return [value]
         box: list[Any] = [None] * self.world
-        dist.all_gather_object(box, value)
+        dist.all_gather_object(box, value, group=self.control)
         return box
+
+    def any(self, flag: bool) -> bool:
+        """Some rank says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(int(flag))
+        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(said)
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.control)
 
 
 def _all_gather(tensor: Tensor, world: int) -> Tensor:
@@ -109,14 +119,15 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise RuntimeError(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start several processes with torchrun")
+        raise RuntimeError(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
-        yield Ranks(dist.get_rank(), world, local_rank)
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if backend == "nccl" else None
+        yield Ranks(dist.get_rank(), world, local_rank, control)
     finally:
         dist.destroy_process_group()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from open_clip.factory import load_checkpoint, load_state_dict
-from open_clip.pos_embed import resize_pos_embed, resize_text_pos_embed
+from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from torch import Tensor
 
 from trainer.architecture import DualEncoder, has_batch_norm
