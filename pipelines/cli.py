@@ -21,10 +21,12 @@ from pipelines.datasets import Dataset, DatasetError, dataset_names, load_datase
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
-from pipelines.run import STAGES, RunSettings, WrongUse, run, say_to_stdout
+from pipelines.run import run
 from pipelines.runner import RUNNERS
+from pipelines.settings import STAGES, RunSettings, WrongUse
+from pipelines.storage import Place, place
 
-OK, FAILED, WRONG_USE = 0, 1, 2
+FAILED, WRONG_USE = 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        outcome = run(_settings(arguments), say_to_stdout)
+        outcome = run(_settings(arguments), _say)
     except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -81,7 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
-    return outcome.status if outcome else OK
+    return outcome.status
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # pipes see it at once
 
 
 def _settings(arguments: Sequence[str]) -> RunSettings:
@@ -101,7 +107,7 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
     return RunSettings(
         dataset=dataset,
         input=options.input or _default_input(dataset),
-        output=Path(options.output or f"out/{dataset.name}"),
+        output=_output(options.output or f"out/{dataset.name}"),
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         workers=options.workers or os.cpu_count() or 1,
@@ -110,6 +116,16 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         max_dead_share=options.max_dead_share,
         command=tuple(arguments),
     )
+
+
+def _output(text: str) -> Place:
+    try:
+        return place(text)
+    except (ValueError, ImportError) as error:
+        raise WrongUse(
+            f"OUTPUT {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
+            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
+        ) from error
 
 
 def _default_input(dataset: Dataset) -> str:

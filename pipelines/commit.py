@@ -1,13 +1,15 @@
 """Publishing files so that a kill at any moment leaves them complete or absent.
 
-Everything is written under a temporary name, flushed to disk, renamed. A unit's commit record is written last, the same
-way: a unit is done when its record is there.
+On a disk everything is written under a temporary name, flushed, renamed. In an object store, where a finished object
+appears at once and a rename would be a copy, it is written to a local temporary file and uploaded under its final
+name. A unit's commit record is written last, the same way: a unit is done when its record is there.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from pipelines.storage import Place, is_local
 
 TEMPORARY = ".tmp-"
 
@@ -29,9 +33,15 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def published(path: Path) -> Iterator[Path]:
-    """Yields a temporary path to write to; on leaving, the file appears under `path` at once. On an error nothing
-    appears."""
+def published(path: Place) -> Iterator[Path]:
+    """Yields a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
+    nothing appears."""
+    if not is_local(path):
+        with tempfile.TemporaryDirectory(prefix="diht-") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            path.fs.put_file(str(temporary), path.path)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
@@ -43,15 +53,40 @@ def published(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def publish_json(path: Path, value: Any) -> None:
+def publish_json(path: Place, value: Any) -> None:
     """Write `value` as JSON."""
     with published(path) as temporary:
-        temporary.write_text(
-            json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8", errors="surrogatepass"
-        )
+        temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
 
 
-def publish_table(path: Path, table: pa.Table) -> None:
+def publish_first(path: Place, value: Any) -> bool:
+    """Write `value` as JSON unless `path` exists. Of several writers at once one wins; True for that one."""
+    content = _json(value).encode("utf-8", "surrogatepass")
+    if not is_local(path):
+        try:
+            path.fs.pipe_file(path.path, content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        temporary.write_bytes(content)
+        _sync(temporary)
+        os.link(temporary, path)
+        _sync(path.parent)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
+
+
+def publish_table(path: Place, table: pa.Table) -> None:
     """Write a table as Parquet, zstd."""
     with published(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -62,11 +97,10 @@ class TableFile:
     that of the first table. Where no table was written (and `schema` is None) no file appears, and one of that name
     that lay there is removed."""
 
-    def __init__(self, path: Path, schema: pa.Schema | None = None):
+    def __init__(self, path: Place, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
         self._writer: pq.ParquetWriter | None = None
         self._context = published(path)
-        self._temporary: Path | None = None
         self.rows = 0
 
     def __enter__(self) -> TableFile:
@@ -75,8 +109,7 @@ class TableFile:
         return self
 
     def _open(self, schema: pa.Schema) -> pq.ParquetWriter:
-        self._temporary = self._context.__enter__()
-        self._writer = pq.ParquetWriter(self._temporary, schema, compression="zstd")
+        self._writer = pq.ParquetWriter(self._context.__enter__(), schema, compression="zstd")
         return self._writer
 
     def write(self, table: pa.Table) -> None:
@@ -89,11 +122,11 @@ class TableFile:
         if self._writer is not None:
             self._writer.close()
             self._context.__exit__(*error)
-        elif self._path.exists() and error[0] is None:
-            self._path.unlink()  # of an earlier decision that had rows here
+        elif error[0] is None:
+            remove(self._path)  # of an earlier decision that had rows here
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """The content of a JSON file, None where there is no file."""
     try:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
@@ -101,15 +134,25 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def retract(record: Path) -> None:
+def remove(path: Place) -> None:
+    """Delete a file, where there is one."""
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return
+
+
+def retract(record: Place) -> None:
     """Take back a commit record before what it vouches for is replaced: a kill in between must leave a unit undone, not
     the old record beside new files."""
     if record.exists():
         record.unlink()
-        _sync(record.parent)
+        if is_local(record):
+            _sync(record.parent)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete temporary files of killed runs below `folder`."""
-    for left in folder.rglob(f"{TEMPORARY}*"):
-        left.unlink(missing_ok=True)
+def remove_leftovers(folder: Place) -> None:
+    """Delete temporary files of killed runs below `folder`; an object store keeps none."""
+    if is_local(folder):
+        for left in folder.rglob(f"{TEMPORARY}*"):
+            left.unlink(missing_ok=True)

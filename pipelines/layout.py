@@ -2,51 +2,73 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipelines.storage import Place, is_local
 
 
 @dataclass(frozen=True)
 class Layout:
     """Paths of one output folder."""
 
-    root: Path
+    root: Place
 
     @property
-    def work(self) -> Path:
+    def work(self) -> Place:
         """Annotations and commit records; needed for resuming and for other presets."""
         return self.root / "work"
 
     @property
-    def plan(self) -> Path:
+    def scratch(self) -> Path:
+        """A local folder for what only this machine needs: progress and logs."""
+        work = self.work
+        if is_local(work):
+            return work
+        name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"diht-{getpass.getuser()}-{name}"
+
+    @property
+    def plan(self) -> Place:
         """The plan, see plan.py."""
         return self.work / "plan.json"
 
     @property
-    def exported(self) -> Path:
+    def exported(self) -> Place:
         """Which decisions subset, shards and report were made from."""
         return self.work / "exported.json"
 
-    def commit(self, stage: str, unit: str) -> Path:
-        """The commit record of a unit."""
-        return self.work / stage / "commits" / f"{unit}.json"
+    def commits(self, stage: str) -> Place:
+        """The folder of a stage's commit records."""
+        return self.work / stage / "commits"
 
-    def data(self, stage: str, unit: str) -> Path:
+    def commit(self, stage: str, unit: str) -> Place:
+        """The commit record of a unit."""
+        return self.commits(stage) / f"{unit}.json"
+
+    def failed(self, stage: str, unit: str) -> Place:
+        """Why a unit is set aside."""
+        return self.work / stage / "failed" / f"{unit}.json"
+
+    def data(self, stage: str, unit: str) -> Place:
         """The annotations of a unit."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
-    def dead(self, unit: str) -> Path:
+    def dead(self, unit: str) -> Place:
         """The broken rows that reading the manifest met in a unit."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
     def progress(self, stage: str, unit: str) -> Path:
-        """Rows a running unit has done so far; only for the eye."""
-        return self.work / stage / "progress" / unit
+        """Says that a unit is being worked on, and how many rows it has done so far."""
+        return self.scratch / stage / "progress" / unit
 
-    def part(self, kind: str, unit: str) -> Path:
+    def part(self, kind: str, unit: str) -> Place:
         """A final part: kind is kept, rejected or dead_letter."""
         return self.root / kind / f"part-{unit}.parquet"
 
-    def shards(self, unit: str) -> Path:
+    def shards(self, unit: str) -> Place:
         """The first name of a unit's shards, without number and ending."""
         return self.root / "shards" / unit

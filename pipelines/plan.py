@@ -11,10 +11,9 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipelines.commit import publish_json, read_json
+from pipelines.commit import publish_first, read_json
 from pipelines.datasets import Dataset
 from pipelines.manifests import (
     BadSchema,
@@ -26,6 +25,7 @@ from pipelines.manifests import (
     inspect,
     split,
 )
+from pipelines.storage import Place
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read
@@ -105,16 +105,16 @@ def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], -(-rows // (UNITS_PER_CORE * cores))))
 
 
-def keep_plan(path: Path, plan: Plan) -> Plan:
-    """The plan of the output folder: the one that lies there, or this one, written there.
+def keep_plan(path: Place, plan: Plan) -> Plan:
+    """The plan of the output folder: the one that lies there, or this one, written there. Of shards that start at the
+    same moment, the first one's holds for all.
 
     Raises:
         PlanMismatch: the one that lies there is of another input.
     """
-    existing = read_json(path)
-    if existing is None:
-        publish_json(path, dataclasses.asdict(plan))
+    if not path.exists() and publish_first(path, dataclasses.asdict(plan)):
         return plan
+    existing = read_json(path)
     if existing["fingerprint"] != plan.fingerprint:
         before = {entry["path"]: entry["fingerprint"] for entry in existing["files"]}
         now = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
@@ -127,7 +127,7 @@ def keep_plan(path: Path, plan: Plan) -> Plan:
     return _load(existing)
 
 
-def load_plan(path: Path) -> Plan:
+def load_plan(path: Place) -> Plan:
     """The plan that `keep_plan` wrote."""
     return _load(read_json(path))
 

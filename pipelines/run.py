@@ -2,93 +2,39 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import platform
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from filters.captions.annotate import provenance as caption_provenance
-from filters.presets import Preset
-from filters.spotting.spotter import SpotterSettings, TextSpotter
-from pipelines.commit import publish_json, publish_table, read_json, remove_leftovers
-from pipelines.datasets import Dataset
-from pipelines.funnel_table import render_funnel
+from filters.spotting.spotter import TextSpotter
+from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.engine import Engine
 from pipelines.layout import Layout
-from pipelines.outcome import (
-    check_conservation,
-    collect_examples,
-    not_at_hand_note,
-    summarise,
-    unreadable_letters,
-    write_subset,
-)
-from pipelines.plan import Plan, keep_plan, make_plan
-from pipelines.progress import Progress, beats
-from pipelines.report import write_report
-from pipelines.runner import run_units, worker_log
-from pipelines.stages import DoUnit, Stage
+from pipelines.locking import Busy, FileLock, Lease, output_lock
+from pipelines.outcome import check_conservation, letters_of, summarise
+from pipelines.plan import Plan, Unit, keep_plan, make_plan
+from pipelines.results import Results
+from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
+from pipelines.stages import Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage
 from pipelines.stages.spotting import SpottingStage, all_rows, piece_name, survivors
+from pipelines.storage import each, is_local
+from pipelines.subset import write_subset
 
-STAGES = ("captions", "spotting", "export")
+__all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
+
 DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
 
 
-class WrongUse(ValueError):
-    """The run cannot start as asked; nothing was written. The message names the remedy."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunSettings:
-    """What a run is asked to do."""
-
-    dataset: Dataset
-    """How the manifests are read."""
-    input: str
-    """Pattern, folder, file or comma-separated list of manifests."""
-    output: Path
-    """Folder of everything that is written."""
-    preset: Preset
-    """Thresholds."""
-    stages: tuple[str, ...] = STAGES
-    """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes."""
-    shard: tuple[int, int] | None = None
-    """(i, n): this invocation does every n-th unit, counted from i = 0; a run without shard finishes."""
-    unit_rows: int | None = None
-    """Rows of a unit; None: by size of the input and cores. Fixed by the first run on an output folder."""
-    max_dead_share: float = 0.05
-    """Above this share of dead letters the exit status is 1."""
-    spotter: SpotterSettings = field(default_factory=SpotterSettings)
-    """How pictures are read."""
-    command: tuple[str, ...] = ()
-    """The command line, for the provenance."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    funnel: dict[str, Any]
-    status: int
-    """0: all is well; 1: dead letters beyond the allowed share, or units that could not be read."""
-
-
-def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome | None:
-    """Run the filters. None where a shard has done its part and nothing is to be finished yet.
+def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
+    """Run the filters.
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
@@ -100,68 +46,81 @@ def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome | 
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     layout = Layout(settings.output)
-    _check_writable(settings.output)
-    with _lock(layout, shared=settings.shard is not None):
-        plan = keep_plan(layout.plan, plan)
-        if settings.shard is None:
-            remove_leftovers(settings.output)
-        work = _Work(settings, layout, plan, say)
-        return work.do(began)
+    _check_writable(layout)
+    try:
+        with output_lock(layout, shared=settings.shard is not None) as lock:
+            plan = keep_plan(layout.plan, plan)
+            return _Run(settings, layout, plan, say).do(began, lock)
+    except Busy as error:
+        raise WrongUse(str(error)) from error
 
 
-class _Work:
+class _Run:
     """One run's state: what is asked, what is there, what it took."""
 
     def __init__(self, settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]):
         self.settings, self.layout, self.plan, self.say = settings, layout, plan, say
+        self.engine = Engine(layout, settings.workers, say)
         self.captions_decide = "captions" in settings.stages
         self.spotting_decides = "spotting" in settings.stages
-        self.seconds: dict[str, float] = {}
         self.provenance: dict[str, Any] = {}
         self.annotations = ""
-        self.did_anything = False
+        self.set_aside: dict[str, dict[str, Any]] = {}
+        """Units that are given up for this run, by name, with the record of what failed."""
 
-    def do(self, began: float) -> Outcome | None:
-        mine = self._mine([unit.name for unit in self.plan.units])
-        self._captions(mine)
-        if self.spotting_decides:
-            self._spotting(mine)
+    def do(self, began: float, lock: FileLock | Lease) -> Outcome:
         if self.settings.shard:
             i, n = self.settings.shard
-            self.say(f"shard {i}/{n} has done its units; a run without SHARD finishes")
-            return None
-        self._decide()
-        funnel = summarise(
-            self.layout, self.plan, self.settings.preset, self.settings.stages, self.settings.dataset.name
-        )
-        letters = unreadable_letters(self.plan)
-        if letters is not None:
-            publish_table(self.layout.part("dead_letter", "unreadable"), letters)
-        check_conservation(self.layout, self.plan, funnel)
-        if "export" in self.settings.stages:
-            self._export()
+            self._annotate(list(self.plan.units[i::n]))
+            if self.set_aside:
+                return Outcome(None, self._status(None))
+            left = sum(1 for _ in self._undone())
+            if left or not lock.take(shared=False):
+                what = f"{left} units are left to others" if left else "another one is still at work"
+                self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
+                return Outcome(None, 0)
+            self.say(f"shard {i}/{n} is the last one, and finishes")
+        return self._finish(began)
+
+    def _finish(self, began: float) -> Outcome:
+        remove_leftovers(self.layout.root)
+        self._annotate(list(self.plan.units))
+        fingerprints = self._decide()
+        settings = self.settings
+        letters = letters_of(self.plan, self.set_aside)
+        path = self.layout.part("dead_letter", "unreadable")
+        if letters is None:
+            remove(path)
         else:
-            self._withdraw_outdated()
-        self._finish(funnel, began)
+            publish_table(path, letters)
+        funnel = summarise(self.layout, self._alive(), self.plan, self.set_aside, settings)
+        check_conservation(self.layout, self._alive(), funnel)
+        exported = fingerprint_of(fingerprints)
+        if "export" in settings.stages:
+            self._export(fingerprints, exported)
+        else:
+            self._withdraw_outdated(exported)
+        results = Results(settings, self.layout, self.plan, self._alive(), self.provenance, self.engine.seconds)
+        results.publish(funnel, fingerprints, began, self.say)
         return Outcome(funnel, self._status(funnel))
 
-    def _mine(self, units: Sequence[str]) -> list[str]:
-        if not self.settings.shard:
-            return list(units)
-        i, n = self.settings.shard
-        return list(units[i::n])
+    def _alive(self) -> list[Unit]:
+        return [unit for unit in self.plan.units if unit.name not in self.set_aside]
+
+    # ---- annotations
+
+    def _annotate(self, units: list[Unit]) -> None:
+        self._captions([unit.name for unit in units])
+        if self.spotting_decides:
+            self._spotting([unit.name for unit in units if unit.name not in self.set_aside])
 
     def _captions(self, units: list[str]) -> None:
-        annotate = self.captions_decide
-        source = caption_provenance() if annotate else {}
+        source = caption_provenance() if self.captions_decide else {}
         self.provenance["captions"] = source
-        fingerprint = self.annotations = _fingerprint(source)
+        self.annotations = fingerprint_of(source)
         todo, anew = [], 0
-        for unit in units:
-            record = read_json(self.layout.commit("captions", unit))
-            if record and not annotate and not record["annotated"]:
-                continue
-            if record and record["annotated"] and (not annotate or record["fingerprint"] == fingerprint):
+        for unit, record in self._records("captions", units):
+            if self._captions_are_done(record):
                 continue
             anew += record is not None and bool(record["annotated"])
             todo.append(unit)
@@ -170,66 +129,96 @@ class _Work:
                 f"captions: {anew} of {len(units)} units were annotated by another "
                 "model or version; they are annotated anew"
             )
-        stage = CaptionStage(self.layout, self.settings.dataset, fingerprint, annotate)
-        self._run(stage, todo, len(units), "rows", self.plan.rows * len(todo) // max(len(units), 1), "rows")
+        stage = CaptionStage(self.layout, self.settings.dataset, self.annotations, self.captions_decide)
+        rows = self.plan.rows * len(todo) // max(len(units), 1)
+        self._run(stage, todo, of=len(units), counted="rows", total=rows, noun="rows")
+
+    def _captions_are_done(self, record: dict[str, Any] | None) -> bool:
+        if record is None:
+            return False
+        if not self.captions_decide:
+            return True
+        return bool(record["annotated"]) and record["fingerprint"] == self.annotations
 
     def _spotting(self, units: list[str]) -> None:
-        spotter = TextSpotter(self.settings.spotter)
-        if not self.plan.pictures:
-            self.provenance["spotting"] = {}
-        else:
-            self.provenance["spotting"] = spotter.provenance()
-        stage = SpottingStage(
-            self.layout,
-            self.settings.dataset,
-            self.settings.preset,
-            self.captions_decide,
-            _fingerprint(self.provenance["spotting"], asdict(self.settings.spotter)),
-            self.settings.spotter,
-            self.annotations,
-        )
-        todo, known = [], 0
-        preset = self.settings.preset
-        wanted = {all_rows(preset)} | ({survivors(preset, self.annotations)} if self.captions_decide else set())
-        pieces = [piece_name(unit, piece) for unit in units for piece in range(self._pieces(unit))]
-        for name in pieces:
-            record = read_json(self.layout.commit("spotting", name))
+        stage = self._spotting_stage()
+        todo, known, pieces = [], 0, self._pieces(units)
+        for name, record in self._records("spotting", pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
-            if not (record and current and (wanted & set(record["covers"]))):
+            if not self._spotting_is_done(record, stage):
                 todo.append(name)
         if todo and known:
             self.say(
                 f"spotting: preset {self.settings.preset.name} lets rows through that no "
                 "run has looked at; only their pictures are read"
             )
-        self._run(stage, todo, len(pieces), "pictures", 0, "pictures")
+        guess = self.plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
+        self._run(stage, todo, of=len(pieces), counted="pictures", total=guess, noun="pictures")
 
-    def _pieces(self, unit: str) -> int:
-        record = read_json(self.layout.commit("captions", unit))
-        return -(-int(record["rows"]) // self.plan.picture_rows) if record else 0
+    def _spotting_stage(self) -> SpottingStage:
+        settings = self.settings
+        known = TextSpotter(settings.spotter).provenance() if self.plan.pictures else {}
+        self.provenance["spotting"] = known
+        return SpottingStage(
+            self.layout,
+            settings.dataset,
+            settings.preset,
+            self.captions_decide,
+            fingerprint_of(known, asdict(settings.spotter)),
+            settings.spotter,
+            self.annotations,
+        )
 
-    def _decide(self) -> None:
-        base = _fingerprint(self.settings.preset.fingerprint, DECISIONS, self.captions_decide, self.spotting_decides)
-        fingerprints, todo, old = {}, [], 0
-        for unit in self.plan.units:
-            sources = [read_json(self.layout.commit("captions", unit.name))["fingerprint"]]
-            if self.spotting_decides:
-                for piece in range(self._pieces(unit.name)):
-                    record = read_json(self.layout.commit("spotting", piece_name(unit.name, piece)))
-                    sources += [record["fingerprint"], record["generations"]]
-            fingerprints[unit.name] = _fingerprint(base, sources)
-            done = read_json(self.layout.commit("decide", unit.name))
-            if not done or done["fingerprint"] != fingerprints[unit.name]:
+    def _spotting_is_done(self, record: dict[str, Any] | None, stage: SpottingStage) -> bool:
+        preset = self.settings.preset
+        wanted = {all_rows(preset)} | ({survivors(preset, self.annotations)} if self.captions_decide else set())
+        return bool(record and record["fingerprint"] == stage.fingerprint and wanted & set(record["covers"]))
+
+    def _pieces(self, units: Iterable[str]) -> list[str]:
+        """The picture units of caption units."""
+        return [
+            piece_name(unit, piece)
+            for unit, record in self._records("captions", units)
+            for piece in range(-(-int(record["rows"]) // self.plan.picture_rows) if record else 0)
+        ]
+
+    def _undone(self) -> Iterator[str]:
+        """Units of the whole plan that still lack annotations."""
+        names = [unit.name for unit in self.plan.units]
+        yield from (unit for unit, record in self._records("captions", names) if not self._captions_are_done(record))
+        if self.spotting_decides:
+            stage = self._spotting_stage()
+            for piece, record in self._records("spotting", self._pieces(names)):
+                if not self._spotting_is_done(record, stage):
+                    yield piece
+
+    # ---- decisions and what follows from them
+
+    def _decide(self) -> dict[str, str]:
+        """Decides; returns for each unit what its decisions depend on."""
+        base = fingerprint_of(
+            self.settings.preset.fingerprint, DECISIONS, self.captions_decide, self.spotting_decides
+        )
+        names = [unit.name for unit in self._alive()]
+        sources: dict[str, list[Any]] = {
+            unit: [record["fingerprint"]] for unit, record in self._records("captions", names)
+        }
+        if self.spotting_decides:
+            for piece, record in self._records("spotting", self._pieces(names)):
+                sources[piece.rpartition(".")[0]] += [record["fingerprint"], record["generations"]]
+        fingerprints = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        todo, old = [], 0
+        for unit, done in self._records("decide", names):
+            if not done or done["fingerprint"] != fingerprints[unit]:
                 old += done is not None
-                todo.append(unit.name)
-        if old and not self.did_anything:
+                todo.append(unit)
+        if old and not self.engine.seconds:
             self.say(
                 f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
                 f"stages {','.join(self.settings.stages)} are applied to "
                 "them, without a new parse or OCR"
             )
-        examples = max(1, min(12, 48 // max(len(self.plan.units), 1)))
         stage = DecideStage(
             self.layout,
             self.settings.dataset,
@@ -237,135 +226,72 @@ class _Work:
             self.captions_decide,
             self.spotting_decides,
             fingerprints,
-            examples,
+            examples=max(1, min(12, 48 // max(len(names), 1))),
         )
-        self._decided = fingerprints
-        self._run(stage, todo, len(self.plan.units), "rows", 0, "rows")
+        self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
+        for unit in self.set_aside:  # what an earlier run decided of them would contradict the funnel
+            remove(self.layout.commit("decide", unit))
+            for kind in ("kept", "rejected", "dead_letter"):
+                remove(self.layout.part(kind, unit))
+        return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}
 
-    def _export(self) -> None:
+    def _export(self, fingerprints: dict[str, str], exported: str) -> None:
         began = time.time()
-        self.provenance["subset"] = {"uids": write_subset(self.layout, self.plan)}
+        self.provenance["subset"] = {"uids": write_subset(self.layout, self._alive())}
         if self.plan.pictures:
-            todo = []
-            for unit in self.plan.units:
-                record = read_json(self.layout.commit("export", unit.name))
-                if not record or record["fingerprint"] != self._decided[unit.name]:
-                    todo.append(unit.name)
-            stage = ExportStage(self.layout, self.settings.dataset, self._decided)
-            self._run(stage, todo, len(self.plan.units), "rows", 0, "pictures")
-            shards = [
-                shard
-                for unit in self.plan.units
-                for shard in read_json(self.layout.commit("export", unit.name))["shards"]
-            ]
+            names = [unit.name for unit in self._alive()]
+            records = self._records("export", names)
+            todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
+            stage = ExportStage(self.layout, self.settings.dataset, fingerprints)
+            failed = self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
+            done = (record for unit, record in self._records("export", names) if unit not in failed)
+            shards = [shard for record in done for shard in record["shards"]]
             content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
-            publish_json(self.settings.output / "shards" / "manifest.json", content)
-        publish_json(self.layout.exported, {"fingerprint": _fingerprint(self._decided)})
-        self.seconds.setdefault("export", round(time.time() - began, 2))
+            publish_json(self.layout.root / "shards" / "manifest.json", content)
+        publish_json(self.layout.exported, {"fingerprint": exported})
+        self.engine.seconds.setdefault("export", round(time.time() - began, 2))
 
-    def _withdraw_outdated(self) -> None:
+    def _withdraw_outdated(self, exported: str) -> None:
         """Remove what an earlier run exported where rows are decided otherwise now: it would contradict kept/."""
         record = read_json(self.layout.exported)
-        if record is None or record["fingerprint"] == _fingerprint(self._decided):
+        if record is None or record["fingerprint"] == exported:
             return
-        output = self.settings.output
+        output = self.layout.root
         commits = (self.layout.commit("export", unit.name) for unit in self.plan.units)
-        shards = (output / "shards").glob("*.tar")
         results = (output / "shards" / "manifest.json", output / "subset.npy", output / "report.html")
-        for path in (*commits, *shards, *results, self.layout.exported):
-            path.unlink(missing_ok=True)
+        for path in (*commits, *(output / "shards").glob("*.tar"), *results, self.layout.exported):
+            remove(path)
         self.say("subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones")
 
-    def _run(self, stage: Stage, todo: list[str], units: int, counted: str, total: int, noun: str) -> None:
-        """Do the missing units of a stage under a progress line."""
-        if not todo:
-            return
-        if stage.name in ("captions", "spotting"):
-            self.did_anything = True
-            if len(todo) < units:
-                self.say(f"{stage.name}: {units - len(todo)} of {units} units are done already")
-        before = {name: self._state(stage.name, name, counted) for name in todo}
-        folder = self.layout.work / stage.name / "progress"
-        for stale in folder.glob("*"):
-            stale.unlink(missing_ok=True)
-        finished: dict[str, int] = {}
+    # ---- what all stages share
 
-        def done() -> int:
-            for name in todo:
-                if name not in finished:
-                    now = self._state(stage.name, name, counted)
-                    if now[0] not in (0, before[name][0]):
-                        # A unit of pictures may have been begun by an earlier run: only what came is counted.
-                        finished[name] = now[1] - (before[name][1] if stage.name == "spotting" else 0)
-            return sum(finished.values()) + beats(folder)
+    def _run(
+        self, stage: Stage, todo: list[str], *, of: int, counted: str, total: int, noun: str
+    ) -> dict[str, dict[str, Any]]:
+        """Do the missing units of a stage; what fails takes the unit out of the stages that follow."""
+        failed = self.engine.run(stage, todo, of=of, counted=counted, total=max(total, 1), noun=noun)
+        self.set_aside |= {name.partition(".")[0]: record for name, record in failed.items()}
+        return failed
 
-        began = time.time()
-        with (
-            Progress(stage.name, total or self._expected(stage.name), done, noun),
-            worker_log(self.layout.work / "workers.log"),
-        ):
-            run_units(stage.name, todo, DoUnit(stage), self.settings.workers)
-        self.seconds[stage.name] = round(time.time() - began, 2)
+    def _records(self, stage: str, units: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Units with their commit records, None where there is none."""
+        names = list(units)
+        found = each(lambda unit: read_json(self.layout.commit(stage, unit)), names, self.layout.root)
+        return zip(names, found, strict=True)
 
-    def _state(self, stage: str, unit: str, counted: str) -> tuple[int, int]:
-        """When a unit was committed (0: not yet) and what its record counts."""
-        path = self.layout.commit(stage, unit)
-        try:
-            record = read_json(path)
-            return (path.stat().st_mtime_ns, int(record[counted])) if record else (0, 0)
-        except FileNotFoundError:  # it has just been retracted
-            return 0, 0
-
-    def _expected(self, stage: str) -> int:
-        """A guess of what a stage will count, for the ETA: all rows, or the pictures of a third of them."""
-        return max(1, self.plan.rows // 3 if stage == "spotting" else self.plan.rows)
-
-    def _finish(self, funnel: dict[str, Any], began: float) -> None:
-        settings, output = self.settings, self.settings.output
-        run_file = {
-            "command": list(settings.command),
-            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
-            "seconds": round(time.time() - began, 2),
-            "dataset": {
-                "name": settings.dataset.name,
-                "input": settings.input,
-                "roles": asdict(settings.dataset.roles),
-            },
-            "preset": settings.preset.as_dict(),
-            "stages": list(settings.stages),
-            "workers": settings.workers,
-            "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
-            | {"python": platform.python_version()},
-            "models": self.provenance,
-            "files": list(self.plan.files),
-            "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
-        }
-        previous = read_json(output / "funnel.json") or {}
-        funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
-        asked = {"funnel": {key: value for key, value in funnel.items() if key != "seconds"}, "decided": self._decided}
-        unchanged = previous.get("fingerprint") == _fingerprint(asked) and (output / "run.json").exists()
-        if unchanged and not self.seconds.keys() - {"export"}:
-            self.say(f"nothing is left to do: {output} holds the result of this run")
-            self.say(render_funnel(funnel))
-            return
-        examples = collect_examples(
-            self.layout, self.plan, settings.dataset, settings.preset, self.captions_decide, self.spotting_decides
-        )
-        notes = [note for note in (not_at_hand_note(funnel),) if note]
-        publish_json(output / "run.json", run_file)
-        if "export" in settings.stages:
-            write_report({**funnel, "examples": _embedded(examples)}, output / "report.html", notes=notes)
-        slim = {reason: [{**row, "picture": None} for row in rows] for reason, rows in examples.items()}
-        publish_json(output / "funnel.json", {**funnel, "examples": slim, "fingerprint": _fingerprint(asked)})
-        self.say(render_funnel(funnel))
-        for note in notes:
-            self.say(note)
-        self.say(
-            f"results in {output}/ (kept, rejected, "
-            f"dead_letter{', report.html' if 'export' in settings.stages else ''})"
-        )
-
-    def _status(self, funnel: dict[str, Any]) -> int:
+    def _status(self, funnel: dict[str, Any] | None) -> int:
+        status = 0
+        if self.set_aside:
+            unit, record = next(iter(self.set_aside.items()))
+            last = record["tries"][-1]
+            self.say(
+                f"error: {len(self.set_aside)} units failed {len(record['tries'])} times each and are set aside, "
+                f"first {unit} in stage {record['stage']} ({last['error']}: {last['message']}); all about it: "
+                f"{self.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
+            )
+            status = 1
+        if funnel is None:
+            return status
         dead = funnel["dead_letter"]
         share = dead["rows"] / funnel["rows_in"] if funnel["rows_in"] else 0.0
         if dead["units"]:
@@ -375,57 +301,32 @@ class _Work:
                 f"error: {dead['units']} files or units could not be read to their end ({what}); "
                 "mend or leave out the file and choose another OUTPUT"
             )
-            return 1
+            status = 1
         if share > self.settings.max_dead_share:
             self.say(
                 f"error: {dead['rows']:,} rows ({share:.1%}) are dead letters, more than the allowed "
                 f"{self.settings.max_dead_share:.1%}; see dead_letter/, or "
                 "allow more with --max-dead-share"
             )
-            return 1
-        return 0
+            status = 1
+        return status
 
 
-def _embedded(examples: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Pictures as data urls, as the report takes them."""
-
-    def url(picture: bytes | None) -> str | None:
-        return None if picture is None else "data:application/octet-stream;base64," + base64.b64encode(picture).decode()
-
-    return {reason: [{**row, "picture": url(row["picture"])} for row in rows] for reason, rows in examples.items()}
+def fingerprint_of(*parts: Any) -> str:
+    """16 hex digits that change with any of the parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode("utf-8", "surrogatepass")).hexdigest()[
-        :16
-    ]
-
-
-def _check_writable(output: Path) -> None:
+def _check_writable(layout: Layout) -> None:
+    probe = layout.root / f".tmp-probe-{os.getpid()}"
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / f".tmp-probe-{os.getpid()}"
+        if is_local(layout.root):
+            layout.root.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
         probe.unlink()
-    except OSError as error:
+    except Exception as error:  # every store has errors of its own; all mean that nothing can be written there
+        why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise WrongUse(
-            f"OUTPUT {output} is not writable ({error.strerror}); choose a folder you can write to"
+            f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to"
         ) from error
-
-
-@contextlib.contextmanager
-def _lock(layout: Layout, shared: bool) -> Iterator[None]:
-    """One run per output folder at a time; shards share."""
-    layout.work.mkdir(parents=True, exist_ok=True)
-    with open(layout.work / "lock", "a", encoding="ascii") as handle:
-        try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WrongUse(f"another run is working in {layout.root}; wait for it, or choose another OUTPUT") from error
-        yield
-
-
-def say_to_stdout(line: str) -> None:
-    """Print, and let pipes see it at once."""
-    print(line, flush=True)
-    sys.stderr.flush()

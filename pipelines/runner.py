@@ -15,11 +15,16 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from pipelines.workers import watched_workers
+
 RUNNERS = ("direct",)
 
 
 def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int) -> None:
     """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
+
+    Raises:
+        WorkerDied: a worker process ended by itself; its units may be undone.
 
     FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
     "DirectRunner" would first try to download another runner (beam.md section 2).
@@ -35,7 +40,8 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     pipeline = beam.Pipeline(runner=runner, options=options)
     # Without the Reshuffle all units would be fused into one worker's bundle.
     _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(do)
-    pipeline.run().wait_until_finish()
+    with watched_workers():
+        pipeline.run().wait_until_finish()
 
 
 @contextlib.contextmanager

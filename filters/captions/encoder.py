@@ -13,9 +13,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from spacy.pipeline import Tok2Vec
-from spacy.tokens import Doc
-from thinc.api import Model
+
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    from spacy.pipeline import Tok2Vec
+    from spacy.tokens import Doc
+    from thinc.api import Model
 
 Floats = NDArray[np.float32]
 

@@ -8,12 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-import spacy
-from spacy.attrs import DEP, HEAD, IDX, LENGTH, TAG
-from spacy.language import Language
-from spacy.tokens import Doc
-from spacy.util import get_model_meta, get_package_path, is_package
-from thinc.api import NumpyOps
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    import spacy
+    from spacy.attrs import DEP, HEAD, IDX, LENGTH, TAG
+    from spacy.language import Language
+    from spacy.tokens import Doc
+    from spacy.util import get_model_meta, get_package_path, is_package
+    from thinc.api import NumpyOps
 
 from filters.captions.encoder import TokenEncoder
 

@@ -9,8 +9,12 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from paddleocr import PaddleOCR, TextRecognition  # type: ignore[import-untyped, unused-ignore]
-from paddlex.inference.pipelines.components import CropByPolys  # type: ignore[import-untyped, unused-ignore]
+
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    from paddleocr import PaddleOCR, TextRecognition  # type: ignore[import-untyped, unused-ignore]
+    from paddlex.inference.pipelines.components import CropByPolys  # type: ignore[import-untyped, unused-ignore]
 
 from filters.spotting.pictures import Picture
 from filters.spotting.settings import Spotted, SpotterSettings

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from pipelines.commit import published
 from pipelines.report.charts import anchor, draw_dead_letter, draw_funnel, draw_histogram, percent, reason_name
 from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.picture import draw_picture
 from pipelines.report.style import STYLE
 from pipelines.report.text import Span, attribute, marked, show
+from pipelines.storage import Place
 
 MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""
@@ -57,25 +56,14 @@ _LEGEND = Graph(
 )
 
 
-def write_report(funnel: Mapping[str, Any], path: Path, *, notes: Sequence[str] = ()) -> None:
+def write_report(funnel: Mapping[str, Any], path: Place, *, notes: Sequence[str] = ()) -> None:
     """Writes the report of a run, one file that loads nothing, to `path`: whole or not at all.
 
     `funnel` is the content of `funnel.json`; `notes` are sentences shown below the headline.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     body = render_report(funnel, notes=notes).encode("utf-8", errors="replace")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(body)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's 0600 would keep the report from everybody else
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with published(path) as temporary:
+        temporary.write_bytes(body)
 
 
 def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> str:
@@ -245,17 +233,3 @@ def _footer(run: Funnel) -> str:
         f"<footer>{f'Time by stage: {times}. ' if times else ''}"
         "Captions and pictures are other people's; this page loads nothing and runs nothing.</footer>"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself survive a power cut, where the file system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)

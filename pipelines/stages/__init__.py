@@ -6,16 +6,27 @@ all that Beam sees.
 
 from __future__ import annotations
 
-from typing import Protocol
+import time
+import traceback
+from typing import Any, Protocol
 
 import apache_beam as beam
 import pyarrow as pa
+
+from pipelines.commit import publish_json
+from pipelines.layout import Layout
+
+TRIES = 3
+"""A unit that fails so often in one run is set aside, so that the others can go on."""
+PAUSES_S = (1.0, 5.0)
+"""Before the second and third try: what is wrong with a disk or a network may pass."""
 
 
 class Stage(Protocol):
     """What `DoUnit` calls."""
 
     name: str
+    layout: Layout
 
     def setup(self) -> None:
         """Load models; once per worker process."""
@@ -38,7 +49,32 @@ class DoUnit(beam.DoFn):
         self._stage.setup()
 
     def process(self, unit: str) -> None:
-        self._stage.process(unit)
+        mark = self._stage.layout.progress(self._stage.name, unit)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()  # a mark that outlives its worker says what the worker died of
+        tries: list[dict[str, Any]] = []
+        while len(tries) < TRIES:
+            if tries:
+                time.sleep(PAUSES_S[len(tries) - 1])
+            try:
+                self._stage.process(unit)
+                break
+            except Exception as error:  # whatever ends a unit must not end the others; it is recorded, and shown
+                tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
+        else:
+            set_aside(self._stage, unit, tries)
+        mark.unlink(missing_ok=True)
 
     def teardown(self) -> None:
         self._stage.teardown()
+
+
+def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
+    """What is recorded of a failed try."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"time": now, "error": error, "message": message, "trace": trace}
+
+
+def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
+    """Record that a unit is given up for this run; the next one tries it again."""
+    publish_json(stage.layout.failed(stage.name, unit), {"unit": unit, "stage": stage.name, "tries": tries})

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from filters.presets import Preset
@@ -27,6 +26,7 @@ from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.spotting import load_records
+from pipelines.storage import read_table
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
@@ -94,7 +94,7 @@ class DecideStage:
         units, picture_rows = self._units
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
-        annotations = pq.read_table(self.layout.data("captions", unit))
+        annotations = read_table(self.layout.data("captions", unit))
         records = (
             load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
         )
@@ -103,7 +103,7 @@ class DecideStage:
         parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
-                broken = pq.read_table(self.layout.dead(unit))
+                broken = read_table(self.layout.dead(unit))
                 dead.write(broken)
                 tally.dead.update(broken["error"].to_pylist())
             if read_record["broken"]:
@@ -272,12 +272,12 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.A
     return pa.table(columns, schema=DEAD)
 
 
-def broken_unit(broken: dict[str, str], unit: str | None) -> pa.Table:
+def broken_unit(broken: dict[str, str], unit: str | None, stage: str = "manifest") -> pa.Table:
     """The dead letter of a unit or file that could not be read to its end: no ordinal, no row."""
     row = {
         "file": broken["path"],
         "unit": unit,
-        "stage": "manifest",
+        "stage": stage,
         "error": broken["error"],
         "message": broken["message"],
     }

@@ -9,17 +9,18 @@ import tarfile
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from pipelines.commit import publish_json, published, retract
+from pipelines.commit import publish_json, published, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, read_pictures
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
 _ENDINGS = (
@@ -59,22 +60,22 @@ class ExportStage:
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         retract(self.layout.commit(self.name, unit))
-        base = self.layout.shards(unit)
-        base.parent.mkdir(parents=True, exist_ok=True)
         rows = _kept_rows(self.layout, unit)
         shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
-            path = base.with_name(f"{unit}-{number:03d}.tar")
+            path = self._shard(unit, number)
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
                 written = self._write(temporary, self._spans[unit], part)
-            shards.append(
-                {"shard": path.name, "samples": written, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            )
+                with open(temporary, "rb") as file:
+                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+            shards.append({"shard": path.name, "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
-        for stale in base.parent.glob(f"{unit}-*.tar"):
-            if stale.name not in {shard["shard"] for shard in shards}:
-                stale.unlink()
+        # Earlier decisions may have filled more; shards are written in order, so theirs go on from here without gap.
+        stale = len(shards)
+        while self._shard(unit, stale).exists():
+            remove(self._shard(unit, stale))
+            stale += 1
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
@@ -86,7 +87,10 @@ class ExportStage:
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
 
-    def _write(self, path: Any, span: Span, rows: list[dict[str, Any]]) -> int:
+    def _shard(self, unit: str, number: int) -> Place:
+        return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
+
+    def _write(self, path: Path, span: Span, rows: list[dict[str, Any]]) -> int:
         samples = 0
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
@@ -108,8 +112,8 @@ def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
-    kept = pq.read_table(path, columns=columns).to_pylist()
-    known = pq.read_table(layout.data("captions", unit), columns=["ordinal", "uid"])
+    kept = read_table(path, columns=columns).to_pylist()
+    known = read_table(layout.data("captions", unit), columns=["ordinal", "uid"])
     ordinals: dict[str, list[int]] = {}
     for uid, ordinal in zip(known["uid"].to_pylist(), known["ordinal"].to_pylist(), strict=True):
         ordinals.setdefault(uid, []).append(ordinal)

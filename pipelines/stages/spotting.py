@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from filters.presets import Preset, load_preset
 from filters.spotting.pictures import BadPicture
@@ -25,6 +24,7 @@ from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, UnreadableFile, read_pictures
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.storage import read_table
 
 BATCH = 64
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
@@ -70,7 +70,7 @@ def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
         name = piece_name(unit, piece)
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
-            tables.append(pq.read_table(layout.data("spotting", generation_name(name, generation))))
+            tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
     return pa.concat_tables(tables).sort_by("ordinal") if tables else SCHEMA.empty_table()
 
 
@@ -146,13 +146,13 @@ class SpottingStage:
         """Ordinals of surviving rows in [first, stop) whose picture was not read yet."""
         bounds = [("ordinal", ">=", first), ("ordinal", "<", stop)]
         columns = None if self.captions_decide else ["ordinal", "caption"]
-        rows = pq.read_table(self.layout.data("captions", parent), filters=bounds, columns=columns)
+        rows = read_table(self.layout.data("captions", parent), filters=bounds, columns=columns)
         survive = np.zeros(rows.num_rows, bool)
         for preset in self._presets if self.captions_decide else [self.preset]:
             survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
         wanted = np.asarray(rows["ordinal"])[survive]
         for generation in range(generations):
-            done = pq.read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
             wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
         return [int(ordinal) for ordinal in wanted]
 

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from filters.presets import load_preset
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.run import STAGES, Outcome, RunSettings, run
+from pipelines.run import run
+from pipelines.settings import STAGES, Outcome, RunSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
@@ -38,6 +39,7 @@ class Filtered:
 
     @property
     def funnel(self) -> dict[str, Any]:
+        assert self.outcome.funnel is not None
         return self.outcome.funnel
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
@@ -89,7 +91,6 @@ def filter_manifest(
         ),
         said.append,
     )
-    assert outcome is not None
     return Filtered(output, outcome, said)
 
 

@@ -14,7 +14,7 @@ import tarfile
 import uuid
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -83,19 +83,16 @@ class _Hashed:
     def __init__(self, stream: IO[bytes]):
         self._stream, self._sha = stream, hashlib.sha256()
         self.bytes = 0
-        self._tail = b""
+        self.content = 0
+        """Bytes up to the last one that is not zero."""
 
     def read(self, size: int = -1) -> bytes:
         content = self._stream.read(size)
         self._sha.update(content)
         self.bytes += len(content)
-        self._tail = (self._tail + content[-512:])[-512:]
+        if used := len(content.rstrip(b"\0")):
+            self.content = self.bytes - len(content) + used
         return content
-
-    @property
-    def ends_as_tar(self) -> bool:
-        """Whether the last block read is one of zeros, with which a complete tar ends."""
-        return len(self._tail) == 512 and not any(self._tail)
 
     def finish(self) -> str:
         """Read what is left; the SHA-256 of everything."""
@@ -119,7 +116,8 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             problems.append(f"{name}: {kind}: {what}")
 
     seen: set[str] = set()
-    for item in _groups(hashed, report):
+    end = _End()
+    for item in _groups(hashed, report, end):
         if item.key in seen:
             report(Kind.DUPLICATE_KEY, item.key)
             continue
@@ -134,17 +132,28 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
     sha256 = hashed.finish()
     if hashed.bytes == 0:
         report(Kind.EMPTY_TAR, "0 bytes")
-    elif not hashed.ends_as_tar and not bad.keys() & {Kind.TRUNCATED_TAR, Kind.NOT_A_TAR}:
-        report(Kind.TRUNCATED_TAR, "no end mark")
+    elif not bad.keys() & {Kind.TRUNCATED_TAR, Kind.NOT_A_TAR}:
+        if hashed.content > end.at:  # tarfile takes a damaged header for the end of the tar
+            report(Kind.TRUNCATED_TAR, f"damaged at byte {end.at:,} of {hashed.bytes:,}")
+        elif hashed.bytes < end.at + 512:
+            report(Kind.TRUNCATED_TAR, "no end mark")
     return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
 
 
-def _groups(stream: _Hashed, report: Any) -> Iterator[_Group]:
+@dataclass
+class _End:
+    """Where the last member and its padding end."""
+
+    at: int = 0
+
+
+def _groups(stream: _Hashed, report: Callable[[Kind, str], None], end: _End) -> Iterator[_Group]:
     """Consecutive members of one key, as webdataset groups them: the key ends at the first dot of the file name."""
     group: _Group | None = None
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=2**18) as tar:  # type: ignore[call-overload]
             for member in tar:
+                end.at = member.offset_data + (-(-member.size // 512) * 512 if member.isfile() else 0)
                 if not member.isfile():
                     continue
                 folder, slash, file = member.name.rpartition("/")

@@ -103,6 +103,17 @@ def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, 
         assert entry["caption_at"] + entry["caption_size"] <= len(cut)
 
 
+@pytest.mark.parametrize("damage", [b"\xff" * 512, b"\0" * 512])
+def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tars: Any, tmp_path: Path, damage: bytes) -> None:
+    path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
+    index = index_of(path)
+    header = int(index.rows[3]["picture_at"]) - 512
+    content = path.read_bytes()
+    damaged = index_of(content[:header] + damage + content[header + 512 :])
+    assert damaged.keys == index.keys[:3]
+    assert damaged.bad == {"truncated_tar": 1}
+
+
 @given(noise=st.binary(max_size=2000))
 def test_noise_never_raises(noise: bytes) -> None:
     index_of(noise)

@@ -1,0 +1,98 @@
+"""Output folders on a disk or in an object store, behind one path type.
+
+A path without protocol is a `pathlib.Path`; `s3://...`, `gs://...` and every other protocol that fsspec knows is a
+`UPath` with the same methods. Credentials and endpoints come from where fsspec and the store's own client look for
+them (AWS_ENDPOINT_URL, FSSPEC_S3_..., credential files), so they reach workers with the environment and are never
+written down.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+Place = Path | UPath
+"""A file or folder, local or remote."""
+
+_T = TypeVar("_T")
+_CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
+
+
+def place(text: str | Place) -> Place:
+    """The path that a user's text names. Raises ValueError or ImportError where its protocol is not to be had."""
+    if not isinstance(text, str):
+        return text
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return UPath(text) if "://" in text else Path(text)
+
+
+def is_local(path: Place) -> TypeIs[Path]:
+    """Whether a path is on a disk that this machine has mounted."""
+    return isinstance(path, Path)
+
+
+def read_table(path: Place, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
+    """A Parquet file, or some of its columns and rows."""
+    if is_local(path):
+        return pq.read_table(path, columns=columns, filters=filters)
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=columns, filters=filters)
+
+
+def row_count(path: Place) -> int:
+    """Rows of a Parquet file, from its footer; 0 where there is no file."""
+    try:
+        with path.open("rb") as file:
+            return int(pq.ParquetFile(file).metadata.num_rows)
+    except FileNotFoundError:
+        return 0
+
+
+def each(do: Callable[[_T], Any], items: Iterable[_T], root: Place) -> Iterator[Any]:
+    """`do` of every item, in order; many at once where `root` is remote, since there each waits for the network."""
+    if is_local(root):
+        yield from map(do, items)
+        return
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        yield from pool.map(do, items)
+
+
+def stamps(folder: Place, ending: str) -> dict[str, Any]:
+    """The files of a folder by name without `ending`, each with something that changes when the file is replaced."""
+    if is_local(folder):
+        try:
+            with os.scandir(folder) as entries:
+                return {
+                    entry.name.removesuffix(ending): _modified(entry)
+                    for entry in entries
+                    if entry.name.endswith(ending) and not entry.name.startswith(".")
+                }
+        except FileNotFoundError:
+            return {}
+    fs, inside = folder.fs, folder.path
+    fs.invalidate_cache(inside)
+    try:
+        found = fs.ls(inside, detail=True)
+    except FileNotFoundError:
+        return {}
+    changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
+    names = {info["name"].rsplit("/", 1)[-1]: tuple(str(info.get(key)) for key in changing) for info in found}
+    return {name.removesuffix(ending): stamp for name, stamp in names.items() if name.endswith(ending)}
+
+
+def _modified(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat().st_mtime_ns
+    except FileNotFoundError:  # it has just been retracted
+        return 0

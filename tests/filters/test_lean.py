@@ -1,0 +1,58 @@
+"""What is hidden looks uninstalled inside the block, and nothing else changes."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from filters.lean import without
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_hidden_modules_look_uninstalled() -> None:
+    sys.modules.pop("colorsys", None)
+    with without("colorsys"):
+        assert importlib.util.find_spec("colorsys") is None
+        with pytest.raises(ModuleNotFoundError):
+            import colorsys
+        import wave  # others are found as ever
+    import colorsys
+
+    assert colorsys.rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0) and wave
+
+
+def test_loaded_modules_stay() -> None:
+    import colorsys
+
+    with without("colorsys"):
+        import colorsys as again
+    assert again is colorsys
+
+
+def test_finders_that_imports_add_stay() -> None:
+    class Added:
+        def find_spec(self, *_: object) -> None:
+            return None
+
+    added = Added()
+    before = sys.meta_path[:]
+    try:
+        with without("colorsys"):
+            sys.meta_path.append(added)  # type: ignore[arg-type]
+        assert sys.meta_path == [*before, added]
+    finally:
+        sys.meta_path[:] = before
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
+@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.run", "filters.spotting.engine"])
+def test_filters_do_not_load_torch(module: str) -> None:
+    if module == "filters.spotting.engine":
+        pytest.importorskip("paddleocr")
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
