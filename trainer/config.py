@@ -95,8 +95,9 @@ class LossSettings:
 class ConceptSettings:
     """Concept distillation: linear heads on the image encoder learn stored predictions of a teacher."""
 
-    path: str = ""
-    """Folder of `make concepts` with the targets of the data; empty: no distillation."""
+    path: str = "auto"
+    """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the folder
+    of each data source, if all have one. Empty: no distillation."""
     weights: dict[str, float] = field(default_factory=lambda: {"objects": 1.0, "attributes": 1.0})
     """Factor of each head's loss; a head that is not named here is not trained. (unverified: 1 and 1)"""
     features: Literal["projected", "normalized", "pre_projection"] = "projected"

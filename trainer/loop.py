@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -32,10 +33,12 @@ from torch.nn.parallel import DistributedDataParallel
 from trainer import checks
 from trainer.architecture import image_size, tokenizer
 from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from trainer.concepts import ConceptTargets
 from trainer.config import Config
 from trainer.config_files import differences, plain
-from trainer.data import Batch, DataError, DataSettings, ShardLoader
+from trainer.data import Batch, DataError, ShardLoader
 from trainer.distributed import Ranks, joined_ranks, same_on_all
+from trainer.distillation import concept_targets, resolved
 from trainer.ema import Average
 from trainer.export import export
 from trainer.logs import RunLog
@@ -101,11 +104,13 @@ class _Run:
     def __init__(
         self, config: Config, workdir: Path, say: Callable[[str], None], ranks: Ranks, wish: StopWish, device_type: str
     ):
-        self.config, self.workdir, self.say, self.ranks, self.wish = config, workdir, say, ranks, wish
+        self.config, concepts_line = resolved(config)
+        self.workdir, self.say, self.ranks, self.wish = workdir, say, ranks, wish
         self.device = torch.device(device_type, ranks.local_rank) if device_type == "cuda" else torch.device("cpu")
         self.loader: ShardLoader | None = None
         self.log: RunLog | None = None
         self._prepare_torch()
+        self.say(concepts_line)
         self._build()
         self._restore()
 
@@ -131,8 +136,8 @@ class _Run:
         if config.schedule.micro_batches > per_rank:
             raise WrongUse(f"schedule.micro_batches {config.schedule.micro_batches} is more than the {per_rank} pairs of a rank")
         seed_torch(config.run.seed, Purpose.WEIGHTS)
-        concepts = _concept_targets(config)
-        heads = {name: concepts.heads[name] for name in config.concepts.weights} if concepts is not None else {}
+        self.targets = targets = concept_targets(config)
+        heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
         self.student, self.architecture, said = build_student(config.model, config.concepts, heads)
         self.student.to(self.device)
         size = image_size(self.architecture)
@@ -146,7 +151,7 @@ class _Run:
             seed=config.run.seed,
             transform=transform(config.transform, size, training=True),
             tokenizer=self.tokenize,
-            concepts=_per_source(concepts, config.data),
+            concepts=targets or None,
         )
         self.batches = self.loader.batches_per_epoch
         self.total_samples = config.schedule.samples or math.ceil((config.schedule.epochs or 0) * self.loader.samples_per_epoch)
@@ -179,7 +184,7 @@ class _Run:
 
     def _restore(self) -> None:
         assert self.loader is not None
-        self.fingerprint = _fingerprint(self.loader)
+        self.fingerprint = _fingerprint(self.loader, self.targets)
         same_on_all(self.ranks, "the training data", self.fingerprint)
         self.checkpoints = Checkpoints(self.workdir / "checkpoints", self.config.checkpoint)
         found = self.checkpoints.newest(self.say) if self.ranks.first else None
@@ -465,31 +470,16 @@ def _device_type(config: Config) -> str:
     return config.run.device
 
 
-def _fingerprint(loader: ShardLoader) -> str:
-    """Of the shards and their order."""
+def _fingerprint(loader: ShardLoader, targets: Sequence[ConceptTargets]) -> str:
+    """Of the shards, their order, and the concept targets."""
     digest = hashlib.sha256()
     for source in loader.sources:
         for shard in source.shards:
             digest.update(f"{shard.sha256} {shard.samples}\n".encode())
         digest.update(b"\n")
+    for each in targets:
+        digest.update(json.dumps(each.manifest, sort_keys=True).encode())
     return digest.hexdigest()
-
-
-def _concept_targets(config: Config) -> Any:
-    """The stored predictions of the teacher, None without distillation."""
-    if not config.concepts.path:
-        return None
-    from trainer.concepts import open_targets
-
-    targets = open_targets(config.concepts.path)
-    missing = [name for name in config.concepts.weights if name not in targets.heads]
-    if missing:
-        raise WrongUse(f"concepts.weights names {', '.join(missing)}; {config.concepts.path} has {', '.join(targets.heads)}")
-    return targets
-
-
-def _per_source(concepts: Any, data: DataSettings) -> Any:
-    return None if concepts is None else [concepts] * len(data.sources)
 
 
 @contextmanager

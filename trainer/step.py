@@ -60,7 +60,7 @@ def losses_of(config: Config) -> Losses:
             detach_weights=loss.detach_weights,
             chunk=loss.chunk,
         ),
-        concepts=config.concepts.weights if config.concepts.path else {},
+        concepts=config.concepts.weights if config.concepts.path not in ("", "auto") else {},
         mask_duplicates=loss.mask_duplicates,
     )
 
