@@ -45,7 +45,7 @@ class Student(nn.Module):
 
     def train(self, mode: bool = True) -> Student:
         super().train(mode)
-        for module in self.modules():
+        for module in (part for child in self.children() for part in child.modules()) if mode else ():
             own = list(module.parameters())
             frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
             if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
