@@ -98,8 +98,10 @@ class ConceptSettings:
     path: str = "auto"
     """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the folder
     of each data source, if all have one. Empty: no distillation."""
-    weights: dict[str, float] = field(default_factory=lambda: {"objects": 1.0, "attributes": 1.0})
-    """Factor of each head's loss; a head that is not named here is not trained. (unverified: 1 and 1)"""
+    objects: float = 1.0
+    """Factor of the loss on objects; 0: no such head. (unverified)"""
+    attributes: float = 1.0
+    """Factor of the loss on attributes; 0: no such head. (unverified)"""
     features: Literal["projected", "normalized", "pre_projection"] = "projected"
     """What the heads see: the image embedding before normalisation, after it, or what enters the projection. (ours)"""
     learning_rate_factor: float = 10.0
@@ -108,10 +110,16 @@ class ConceptSettings:
     """The heads' weight decay, in units of `optimizer.weight_decay`. (unverified)"""
 
     def __post_init__(self) -> None:
-        for name, value in self.weights.items():
-            _between(f"concepts.weights.{name}", value, 0, 1e6)
+        _between("concepts.objects", self.objects, 0, 1e6)
+        _between("concepts.attributes", self.attributes, 0, 1e6)
         _above("concepts.learning_rate_factor", self.learning_rate_factor, 0)
         _between("concepts.weight_decay_factor", self.weight_decay_factor, 0, 1e6)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Head to the factor of its loss, of the heads that are trained."""
+        both = {"objects": self.objects, "attributes": self.attributes}
+        return {head: weight for head, weight in both.items() if weight}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +168,7 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         if (self.samples is None) == (self.epochs is None):
-            raise ValueError("set either schedule.samples or schedule.epochs")
+            raise ValueError("set either schedule.samples or schedule.epochs, and the other one to null")
         if self.samples is not None:
             _between("schedule.samples", self.samples, 1, 10**15)
         if self.epochs is not None:

@@ -77,7 +77,7 @@ def _path(name: str) -> Path:
     return path
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -90,9 +90,11 @@ def _read(path: Path) -> dict[str, Any]:
     if parent is None:
         return values
     parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
-    if not parent_path.is_file() or parent_path.resolve() == path.resolve():
-        raise BadConfig(f"{path} extends {parent!r}, but there is no other file {parent_path}")
-    return merged(_read(parent_path), values)
+    if not parent_path.is_file():
+        raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
+    if parent_path.resolve() in (chain := (*below, path.resolve())):
+        raise BadConfig(f"{path} extends itself, by way of {parent_path}")
+    return merged(_read(parent_path, chain), values)
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

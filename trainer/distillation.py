@@ -27,7 +27,7 @@ def resolved(config: Config) -> tuple[Config, str]:
 def concept_targets(config: Config) -> list[ConceptTargets]:
     """The stored predictions for each data source; empty without distillation. `concepts.path` is resolved.
 
-    Raises `ConceptMismatch` where they are missing, or have not the heads that `concepts.weights` names.
+    Raises `ConceptMismatch` where they are missing, or have not the heads that `concepts` asks for.
     """
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:
@@ -39,6 +39,6 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
         missing = [name for name in config.concepts.weights if name not in each.heads]
         if missing:
             raise ConceptMismatch(
-                f"concepts.weights names {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
+                f"concepts asks for {', '.join(missing)}; {path} has {', '.join(each.heads) or 'no heads'}"
             )
     return targets
