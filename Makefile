@@ -11,6 +11,12 @@ WORKERS ?=#                 number of processes (all cores)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
 
+##@ Variables of `make concepts`
+DATA    ?= out/sample#      output folder of `make filter`, with pictures
+TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
+WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
+HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
+
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup.py
@@ -18,7 +24,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter test test-all lint bench-filter clean env-filter env-all env-ocr
+.PHONY: help setup filter concepts test test-all lint bench-filter clean env-filter env-all env-ocr env-concepts
 
 comma := ,
 VENV := .venv
@@ -30,6 +36,8 @@ CODE = $(wildcard filters pipelines trainer eval benchmarks tests setup.py)
 BENCHES = captions verifier beam_overhead spotting overlap_false_positives
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
+# OUTPUT, where it was given; its default is that of `make filter`.
+CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1) $(call quote,$(2)))
@@ -45,6 +53,10 @@ setup: env-all env-ocr ## Install everything: filters, OCR weights, development 
 
 filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+
+concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
+	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
+	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
@@ -88,6 +100,9 @@ endef
 
 env-filter:
 	$(call install,filter,filter,the filter environment (1.3 GB on disk; a few minutes),filter)
+
+env-concepts:
+	$(call install,concepts,filter$(comma)train$(comma)teacher,the concept environment with torch (7 GB on disk; minutes),filter concepts)
 
 env-all:
 	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (1.6 GB on disk; a few minutes),filter $(subst $(comma),-,$(EXTRAS)))

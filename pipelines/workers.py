@@ -68,5 +68,5 @@ def watched_workers() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if _deaths:
-            raise WorkerDied(_deaths[0]) from error
+            raise WorkerDied(f"a worker process ended by itself ({_deaths[0]})") from error
         raise

@@ -1,13 +1,10 @@
-"""Killed with SIGKILL at random moments of every stage and started again, a run ends as if nothing had happened."""
+"""Killed with SIGKILL at random moments and started again, a run ends as if nothing had happened."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,87 +12,56 @@ from typing import Any
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-MARK = "FILTERS_TEST_KILL"
+from tests.pipelines.processes import Starter, committed, kill_at, starter
+
 SEED = random.SystemRandom().randrange(10**6)
+ROWS = 600
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Path, Path], subprocess.Popen[str]]]:
-    """Starts the command; at the end whatever it left running is killed, by process id."""
-    mark = f"{MARK}={tmp_path}"
-    started: list[subprocess.Popen[str]] = []
-
-    def run(manifest: Path, output: Path) -> subprocess.Popen[str]:
-        arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(output)]
-        arguments += ["--unit-rows", "25", "--workers", "2"]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pipelines", *arguments],
-                cwd=REPOSITORY,
-                env={**os.environ, MARK: str(tmp_path)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return started[-1]
-
-    yield run
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+def runs(tmp_path: Path) -> Iterator[Starter]:
+    with starter(str(tmp_path)) as made:
+        yield made
 
 
-def _committed(output: Path, stage: str) -> int:
-    return sum(1 for _ in (output / "work" / stage / "commits").glob("[!.]*.json"))
+@pytest.fixture
+def manifest(
+    tmp_path: Path,
+    with_pictures: Callable[..., list[dict[str, Any]]],
+    tsv: Callable[..., Path],
+    ocr_models: None,
+) -> Path:
+    """Rows with pictures, some of them missing, an empty caption, and two lines that are no rows."""
+    rows = with_pictures(tmp_path / "pictures", ROWS)
+    for n in range(0, ROWS, 37):
+        rows[n]["image_path"] = "pictures/missing.png"
+    rows[100]["caption"] = ""
+    path = tsv(tmp_path / "manifest.tsv", rows)
+    with open(path, "ab") as file:
+        file.write(b"one field\n600\tA dog \xff runs\tpictures/blank.png\n")
+    return path
 
 
-def _kill_at(process: subprocess.Popen[str], output: Path, stage: str, commits: int, delay: float) -> bool:
-    """Kill the driver `delay` seconds after a stage has so many commits. False: it ended before."""
-    while _committed(output, stage) < commits:
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    time.sleep(delay)
-    if process.poll() is not None:
-        return False
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return True
+def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, Any]]) -> None:
+    expected = tables_of(other)
+    assert {kind: len(found) for kind, found in expected.items() if not found} == {}
+    assert tables_of(one) == expected, SEED
+    assert (one / "subset.npy").read_bytes() == (other / "subset.npy").read_bytes(), SEED
+    shards = {path.name: path.read_bytes() for path in (other / "shards").iterdir()}
+    assert {path.name: path.read_bytes() for path in (one / "shards").iterdir()} == shards, SEED
+    assert not [path for path in one.rglob(".tmp-*")], SEED
 
 
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_killed_in_every_stage_and_started_again_equals_undisturbed(
-    tmp_path: Path,
-    start: Callable[[Path, Path], subprocess.Popen[str]],
-    with_pictures: Callable[..., list[dict[str, Any]]],
-    tsv: Callable[..., Path],
-    tables_of: Callable[[Path], dict[str, Any]],
-    ocr_models: None,
+    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
-    rows = with_pictures(tmp_path / "pictures", 600)
-    for n in range(0, 600, 37):
-        rows[n]["image_path"] = "pictures/missing.png"
-    rows[100]["caption"] = ""
-    manifest = tsv(tmp_path / "manifest.tsv", rows)
-    with open(manifest, "ab") as file:
-        file.write(b"one field\n600\tA dog \xff runs\tpictures/blank.png\n")
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    first = start(manifest, undisturbed)
-    said, _ = first.communicate()
-    assert first.returncode == 0, said
-
+    runs.finish(manifest, undisturbed)
     dice = random.Random(SEED)
-    units, pieces = _committed(undisturbed, "captions"), _committed(undisturbed, "spotting")
+    units, pieces = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
     assert units >= 20
     moments = [
         ("captions", 0, 2.0 * dice.random()),
@@ -105,24 +71,72 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(
         ("decide", dice.randrange(1, units), 0.02 * dice.random()),
         ("export", dice.randrange(1, units), 0.02 * dice.random()),
     ]
-    hits = [_kill_at(start(manifest, killed), killed, *moment) for moment in moments]
+    hits = [kill_at(runs.start(manifest, killed), killed, *moment) for moment in moments]
     assert sum(hits) >= 5, (SEED, moments, hits)
-
-    last = start(manifest, killed)
-    said, _ = last.communicate()
-    assert last.returncode == 0, (SEED, said)
-    expected = tables_of(undisturbed)
-    assert {kind: len(found) for kind, found in expected.items() if not found} == {}
-    assert tables_of(killed) == expected, SEED
-    assert (killed / "subset.npy").read_bytes() == (undisturbed / "subset.npy").read_bytes(), SEED
-    shards = {path.name: path.read_bytes() for path in (undisturbed / "shards").iterdir()}
-    assert {path.name: path.read_bytes() for path in (killed / "shards").iterdir()} == shards, SEED
-    assert not [path for path in killed.rglob(".tmp-*")], SEED
+    runs.finish(manifest, killed)
+    assert_equal(killed, undisturbed, tables_of)
 
     before = {path: path.stat().st_mtime_ns for path in killed.rglob("*") if path.name not in ("lock", "subset.npy")}
     rewritten = ("manifest.json", "exported.json")  # indexes of what is exported, with equal content
-    third = start(manifest, killed)
-    said, _ = third.communicate()
-    assert third.returncode == 0 and "nothing is left to do" in said
+    assert "nothing is left to do" in runs.finish(manifest, killed)
     changed = [path for path, moment in before.items() if path.is_file() and path.stat().st_mtime_ns != moment]
     assert [path.name for path in changed if path.name not in rewritten] == [], changed
+
+
+@pytest.mark.kill
+@pytest.mark.soak
+@pytest.mark.timeout(3000)
+def test_twenty_kills_at_random_moments_of_the_whole_run(
+    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    """The moments are drawn over the time that an undisturbed run takes; what is done stays done, so that twenty kills
+    walk through all stages."""
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    began = time.monotonic()
+    runs.finish(manifest, undisturbed)
+    whole = time.monotonic() - began
+    dice, kills, ended = random.Random(SEED), 0, 0
+    while kills < 20:
+        process = runs.start(manifest, killed)
+        time.sleep(dice.uniform(0.5, whole / 3))
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        # It ended before its time came: go on where decisions are made anew, then back.
+        ended += 1
+        assert process.returncode == 0, (SEED, process.communicate()[0])
+        runs.start(manifest, killed, "--preset", "strict").wait()
+    runs.finish(manifest, killed)
+    assert_equal(killed, undisturbed, tables_of)
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_four_shards_at_once_two_killed_one_started_twice(
+    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    """On one shared folder, started at the same moment, with different WORKERS; a plain run finishes what the killed
+    ones left."""
+    undisturbed, shared = tmp_path / "undisturbed", tmp_path / "shared"
+    runs.finish(manifest, undisturbed)
+    dice = random.Random(SEED)
+    shards = [runs.start(manifest, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
+    twin = runs.start(manifest, shared, "--shard", "0/4", workers=1)
+    deadline = time.monotonic() + 120
+    while committed(shared, "captions") < dice.randrange(2, 12) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for victim in shards[2:]:
+        assert victim.poll() is None, (SEED, victim.communicate()[0])
+        os.kill(victim.pid, signal.SIGKILL)
+        victim.wait()
+    for process in (*shards[:2], twin):
+        said, _ = process.communicate()
+        assert process.returncode == 0, (SEED, said)
+        assert "has done its units" in said or "finishes" in said
+    runs.finish(manifest, shared)
+    assert_equal(shared, undisturbed, tables_of)
+    plans = {path.name for path in (shared / "work").glob("plan*")}
+    assert plans == {"plan.json"}

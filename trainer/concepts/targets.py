@@ -14,6 +14,7 @@ import io
 import json
 import os
 import uuid
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,8 @@ class ShardTargets:
             return np.array([places[key] for key in keys], np.int64)
         except KeyError as error:
             raise ConceptMismatch(
-                f"shard {self.shard} has a sample {error.args[0]!r} that its concept targets have not: they are of other "
-                "shards; run `make concepts` again"
+                f"shard {self.shard} has a sample {error.args[0]!r} that its concept targets have not: they are of "
+                "other shards; run `make concepts` again"
             ) from error
 
     def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
@@ -132,15 +133,17 @@ def open_targets(folder: str | Path) -> ConceptTargets:
 
 def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
     """The bytes of a targets file; equal targets give equal bytes."""
-    arrays = {"about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True)}
-    arrays["keys"] = "\n".join(targets.keys)
+    texts = {
+        "about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True),
+        "keys": "\n".join(targets.keys),
+    }
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8) for name, text in texts.items()
+    }
+    arrays |= {f"{head}.ids": ids for head, ids in targets.ids.items()}
+    arrays |= {f"{head}.probabilities": values for head, values in targets.probabilities.items()}
     content = io.BytesIO()
-    np.savez(
-        content,
-        **{name: np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8) for name, text in arrays.items()},
-        **{f"{head}.ids": ids for head, ids in targets.ids.items()},
-        **{f"{head}.probabilities": values for head, values in targets.probabilities.items()},
-    )
+    np.savez(content, **arrays)
     return content.getvalue()
 
 
@@ -150,7 +153,7 @@ def about(content: bytes) -> dict[str, Any]:
         with np.load(io.BytesIO(content)) as arrays:
             found: dict[str, Any] = json.loads(arrays["about"].tobytes())
             return found
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return {}
 
 
