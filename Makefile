@@ -9,13 +9,17 @@ STAGES  ?=#                 comma-separated from captions,spotting,export (all)
 RUNNER  ?= direct#          direct: this machine
 WORKERS ?=#                 number of processes (all cores)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
-ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
+ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
 
 ##@ Variables of `make concepts`
 DATA    ?= out/sample#      output folder of `make filter`, with pictures
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
 WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
 HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
+
+##@ Variables of `make train`
+CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
+WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run again with the same one to go on
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
@@ -24,7 +28,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install; see setup
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter concepts test test-all lint bench-filter clean env-filter env-all env-ocr env-concepts
+.PHONY: help setup filter concepts train test test-all lint bench-filter bench-train clean env-filter env-all env-ocr env-concepts
 
 comma := ,
 VENV := .venv
@@ -33,6 +37,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard filters pipelines trainer eval benchmarks tests setup.py)
+TRAIN_BENCHES = losses train_step checkpoints loader
 BENCHES = captions verifier beam_overhead spotting overlap_false_positives
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
@@ -58,6 +63,9 @@ concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, 
 	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
 	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
 
+train: env-concepts ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
+	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
+
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
 
@@ -70,6 +78,9 @@ lint: env-all ## Run ruff and mypy
 
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
 	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
+
+bench-train: env-concepts env-all ## Measure the trainer against open_clip: step, losses, checkpoints
+	@status=0; for bench in $(TRAIN_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
