@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -57,9 +58,9 @@ def backward(
 ) -> BatchLoss:
     """Add the gradient of the batch's loss to the parameters.
 
-    `module` is `student` or DDP around it; `batch` is this rank's, on the device of the student, of the same size on all
-    ranks; `seed_part` seeds the random numbers of a part. With a scaler the gradients are scaled. Raises ValueError where
-    the batch cannot be cut into `parts` parts.
+    `module` is `student` or DDP around it; `batch` is this rank's, on the device of the student, of the same size on
+    all ranks; `seed_part` seeds the random numbers of a part. With a scaler the gradients are scaled. Raises ValueError
+    where the batch cannot be cut into `parts` parts.
     """
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
@@ -102,7 +103,7 @@ def backward(
 
 def _cut(size: int, parts: int) -> list[slice]:
     edges = [size * part // parts for part in range(parts + 1)]
-    return [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 @torch.no_grad()

@@ -115,11 +115,13 @@ class Checkpoints:
             training = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
             raise Damaged(f"{path} matches its manifest but cannot be read: {error}") from error
-        return Checkpoint(step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"])
+        return Checkpoint(
+            step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]
+        )
 
     def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
-        """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all; raises
-        `CheckpointError` where all are damaged."""
+        """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all;
+        raises `CheckpointError` where all are damaged."""
         self._remove_temporary()
         steps = self.steps()
         for step in reversed(steps):
@@ -131,7 +133,8 @@ class Checkpoints:
                 say(f"checkpoint of step {step} is damaged, now {aside.name}: {error}")
         if steps:
             raise CheckpointError(
-                f"none of the {len(steps)} checkpoints in {self.folder} verifies; remove the folder to start from the beginning"
+                f"none of the {len(steps)} checkpoints in {self.folder} verifies; remove the "
+                "folder to start from the beginning"
             )
         return None
 

@@ -143,7 +143,9 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
     lines of `classnames.txt`. Raises `BadZeroShotFolder`."""
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
-        raise BadZeroShotFolder(f"check.zero_shot {folder} holds {len(classes)} folders of classes; at least two are needed")
+        raise BadZeroShotFolder(
+            f"check.zero_shot {folder} holds {len(classes)} folders of classes; at least two are needed"
+        )
     names = tuple(path.name.replace("_", " ") for path in classes)
     listed = folder / "classnames.txt"
     if listed.is_file():

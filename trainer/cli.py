@@ -49,7 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
         outcome = train(config, Path(options.workdir), _say)
-    except (WrongUse, BadConfig, BadArchitecture, BadWeights, BadZeroShotFolder, BadSource, ConceptMismatch, MissingTracker) as error:
+    except (
+        WrongUse,
+        BadConfig,
+        BadArchitecture,
+        BadWeights,
+        BadZeroShotFolder,
+        BadSource,
+        ConceptMismatch,
+        MissingTracker,
+    ) as error:
         return _complain(error, WRONG_USE)
     except (Diverged, CheckpointError, DataError) as error:
         return _complain(error, FAILED)

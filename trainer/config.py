@@ -1,9 +1,9 @@
 """What a run is asked to do: frozen sections, one docstring per field with where its default comes from.
 
 Provenance marks. (recipe): the public recipe of SemDeDup's CLIP ViT-B/16 on the same data, LAION-CAT-440M (Abbas et al.
-2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper): stated in the
-paper or its official repository. (unverified): follows the paper to the best of our knowledge. (convention): what CLIP
-training code agrees on. (ours): a choice of this project. None but (paper) may be quoted as the paper's.
+2023, tables A2 and A3); DiHT's own batch size, learning rate, warm-up and decay are not published. (paper): stated in
+the paper or its official repository. (unverified): follows the paper to the best of our knowledge. (convention): what
+CLIP training code agrees on. (ours): a choice of this project. None but (paper) may be quoted as the paper's.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ class ModelSettings:
     """The dual encoder and where its weights start."""
 
     name: str = "ViT-B-32"
-    """An architecture of open_clip, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16, ViT-L-14, ViT-L-14-336)"""
+    """An architecture of open_clip, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16, ViT-L-14,
+    ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
     """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`."""
     image_size: int | None = None
-    """Side of the square picture, in pixels; None: the architecture's. Position embeddings are resized on a warm start."""
+    """Side of the square picture, in pixels; None: the architecture's. Position embeddings are resized on a warm
+    start."""
     patch_dropout: float = 0.0
-    """Share of the patches of a picture that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP). (ours)"""
+    """Share of the patches of a picture that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP).
+    (ours)"""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
     compile: bool = False
@@ -34,12 +37,13 @@ class ModelSettings:
     """Weights of the whole model to start from: a file, or a folder with one, in open_clip's naming (such as `export/`
     of another run). The temperature comes along; concept heads do not."""
     warm_start_image: str = ""
-    """Weights of the image tower to start from: a file of timm or open_clip weights, or `package:NAME`, a Python package
-    that ships the file. Not allowed together with `warm_start`."""
+    """Weights of the image tower to start from: a file of timm or open_clip weights, or `package:NAME`, a Python
+    package that ships the file. Not allowed together with `warm_start`."""
     warm_start_text: str = ""
     """Weights of the text tower to start from; as above."""
     freeze_image: bool = False
-    """Do not train the image tower (locked-image tuning, LiT: a baseline); a timm trunk keeps its trained projection."""
+    """Do not train the image tower (locked-image tuning, LiT: a baseline); a timm trunk keeps its trained
+    projection."""
     freeze_text: bool = False
     """Do not train the text tower; a text projection of its own stays trained where open_clip leaves it so."""
     temperature: float = 0.07
@@ -55,8 +59,8 @@ class ModelSettings:
         _above("model.max_scale", self.max_scale, 0)
         if 1 / self.temperature > self.max_scale * (1 + 1e-9):
             raise ValueError(
-                f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above model.max_scale "
-                f"{self.max_scale}"
+                f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
+                f"model.max_scale {self.max_scale}"
             )
 
 
@@ -69,8 +73,8 @@ class LossSettings:
     alpha: float = 1.0
     """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
     beta: float = 0.25
-    """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on LAION,
-    0.5 on PMD)"""
+    """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
+    LAION, 0.5 on PMD)"""
     detach_weights: bool = False
     """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
     mask_duplicates: bool = True
@@ -86,8 +90,8 @@ class LossSettings:
             _between("loss.chunk", self.chunk, 0, 2**31)
         if self.name == "hn_nce" and self.alpha == 0 and self.mask_duplicates:
             raise ValueError(
-                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set mask_duplicates to "
-                "false or alpha above 0"
+                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
+                "mask_duplicates to false or alpha above 0"
             )
 
 
@@ -96,8 +100,8 @@ class ConceptSettings:
     """Concept distillation: linear heads on the image encoder learn stored predictions of a teacher."""
 
     path: str = "auto"
-    """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the folder
-    of each data source, if all have one. Empty: no distillation."""
+    """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the
+    folder of each data source, if all have one. Empty: no distillation."""
     objects: float = 1.0
     """Factor of the loss on objects; 0: no such head. (unverified)"""
     attributes: float = 1.0
@@ -273,8 +277,8 @@ class CheckSettings:
     retrieval_samples: int = 5_000
     """Retrieval among at most so many held-out pairs (`data.split.holdout`); 0: no retrieval."""
     zero_shot: str = ""
-    """Folder with one folder of pictures per class, named like the class, or `classnames.txt` with the names in the order
-    of the sorted folders: zero-shot accuracy on it. Empty: none."""
+    """Folder with one folder of pictures per class, named like the class, or `classnames.txt` with the names in the
+    order of the sorted folders: zero-shot accuracy on it. Empty: none."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Prompts; a class is the normalised mean of its normalised prompts."""
     batch_size: int = 256

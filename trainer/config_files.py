@@ -72,8 +72,10 @@ def _path(name: str) -> Path:
         return Path(name)
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
-        raise BadConfig(f"unknown configuration {name!r}{_nearest(name, config_names())}; choose {', '.join(config_names())}, "
-                        "or a YAML file")  # fmt: skip
+        known = config_names()
+        raise BadConfig(
+            f"unknown configuration {name!r}{_nearest(name, known)}; choose {', '.join(known)}, or a YAML file"
+        )
     return path
 
 
@@ -142,7 +144,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert(next(kind for kind in inner if kind is not type(None)), value, where)
     if origin is Literal:
         if value not in inner:
-            raise BadConfig(f"{where} is {value!r}{_nearest(str(value), list(inner))}; choose {', '.join(map(str, inner))}")
+            raise BadConfig(
+                f"{where} is {value!r}{_nearest(str(value), list(inner))}; choose {', '.join(map(str, inner))}"
+            )
         return value
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):

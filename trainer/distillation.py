@@ -19,7 +19,10 @@ def resolved(config: Config) -> tuple[Config, str]:
         path = ",".join(folders) if complete else ""
         if not complete:
             config = replace(config, concepts=replace(config.concepts, path=""))
-            return config, f"no concept targets in {folders[0]}: training without distillation (`make concepts` makes them)"
+            return (
+                config,
+                f"no concept targets in {folders[0]}: training without distillation (`make concepts` makes them)",
+            )
     config = replace(config, concepts=replace(config.concepts, path=path))
     return config, f"concept targets: {path}" if path else "no concept distillation asked for"
 

@@ -17,7 +17,11 @@ WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.js
 
 
 def export(
-    folder: Path, architecture: Mapping[str, Any], weights: Mapping[str, Tensor], preprocessing: Mapping[str, Any], card: str
+    folder: Path,
+    architecture: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    preprocessing: Mapping[str, Any],
+    card: str,
 ) -> Path:
     """Publish weights, description, preprocessing and model card as `folder`, which is replaced as a whole.
 

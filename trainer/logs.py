@@ -22,7 +22,12 @@ class RunLog:
     appears once."""
 
     def __init__(
-        self, workdir: Path, settings: LogSettings, config: Mapping[str, Any], say: Callable[[str], None], resumed_at: int
+        self,
+        workdir: Path,
+        settings: LogSettings,
+        config: Mapping[str, Any],
+        say: Callable[[str], None],
+        resumed_at: int,
     ):
         self._say = say
         self._path = workdir / "log.jsonl"
@@ -92,7 +97,9 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     known = workdir / "wandb_id"
     if not known.exists():
         known.write_text(uuid.uuid4().hex[:12])
-    return wandb.init(project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config))
+    return wandb.init(
+        project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
+    )
 
 
 def duration(seconds: float) -> str:

@@ -37,12 +37,12 @@ from trainer.concepts import ConceptTargets
 from trainer.config import Config
 from trainer.config_files import differences, plain
 from trainer.data import Batch, DataError, ShardLoader
-from trainer.distributed import Ranks, joined_ranks, same_on_all
 from trainer.distillation import concept_targets, resolved
+from trainer.distributed import Ranks, joined_ranks, same_on_all
 from trainer.ema import Average
 from trainer.export import export
 from trainer.logs import RunLog
-from trainer.model import Student, build_student
+from trainer.model import build_student
 from trainer.model_card import model_card
 from trainer.optim import build_optimizer, rate_factor
 from trainer.progress import Progress, line
@@ -129,12 +129,16 @@ class _Run:
     def _build(self) -> None:
         config, ranks = self.config, self.ranks
         if config.schedule.batch_size % ranks.world:
-            raise WrongUse(f"schedule.batch_size {config.schedule.batch_size} cannot be divided over {ranks.world} ranks")
+            raise WrongUse(
+                f"schedule.batch_size {config.schedule.batch_size} cannot be divided over {ranks.world} ranks"
+            )
         if not config.data.drop_last:
             raise WrongUse("data.drop_last is false: all ranks need batches of one size, so leave it true")
         per_rank = config.schedule.batch_size // ranks.world
         if config.schedule.micro_batches > per_rank:
-            raise WrongUse(f"schedule.micro_batches {config.schedule.micro_batches} is more than the {per_rank} pairs of a rank")
+            raise WrongUse(
+                f"schedule.micro_batches {config.schedule.micro_batches} is more than the {per_rank} pairs of a rank"
+            )
         seed_torch(config.run.seed, Purpose.WEIGHTS)
         self.targets = targets = concept_targets(config)
         heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
@@ -154,7 +158,9 @@ class _Run:
             concepts=targets or None,
         )
         self.batches = self.loader.batches_per_epoch
-        self.total_samples = config.schedule.samples or math.ceil((config.schedule.epochs or 0) * self.loader.samples_per_epoch)
+        self.total_samples = config.schedule.samples or math.ceil(
+            (config.schedule.epochs or 0) * self.loader.samples_per_epoch
+        )
         self.total_steps = math.ceil(self.total_samples / config.schedule.batch_size)
         if config.check.zero_shot:
             self.zero_shot_data = checks.read_zero_shot(Path(config.check.zero_shot))
@@ -180,7 +186,9 @@ class _Run:
         if self.ranks.world == 1:
             return self.student
         ids = [self.ranks.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            self.student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def _restore(self) -> None:
         assert self.loader is not None
@@ -206,10 +214,13 @@ class _Run:
         changed = [name for name in differences(state["config"], plain(self.config)) if not name.startswith(MAY_CHANGE)]
         if changed:
             raise WrongUse(
-                f"{self.workdir} holds a run with another {', '.join(changed)}; give it the same, or start in another WORKDIR"
+                f"{self.workdir} holds a run with another {', '.join(changed)}; give it the same, or "
+                "start in another WORKDIR"
             )
         if state["data"] != self.fingerprint:
-            raise WrongUse(f"the training data are not those that the run in {self.workdir} began with; start in another WORKDIR")
+            raise WrongUse(
+                f"the training data are not those that the run in {self.workdir} began with; start in another WORKDIR"
+            )
         self.student.clip.load_state_dict(found.model)
         self.student.heads.load_state_dict(state["heads"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -220,7 +231,7 @@ class _Run:
         self.step = found.step
         text = f"going on after step {self.step:,} of {self.total_steps:,}"
         if state["world"] != self.ranks.world:
-            text += f" (saved by {state['world']} ranks, now {self.ranks.world}: not bit-equal to a run with the same number)"
+            text += f" (saved by {state['world']} ranks, now {self.ranks.world}: not bit-equal to a run with as many)"
         self.say(text)
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -284,7 +295,9 @@ class _Run:
         result = self.stepper.step(batch, epoch, number, rate)
         self.step += 1
         if not result.finite and self.log is not None:
-            self.log.write("event", self.step, self._samples(), {"event": "skipped", "gradient_norm": str(result.gradient_norm)})
+            self.log.write(
+                "event", self.step, self._samples(), {"event": "skipped", "gradient_norm": str(result.gradient_norm)}
+            )
         if self.step % self.config.log.every_steps == 0 or self.step == self.total_steps:
             self._report(result, rate)
         last = self.step == self.total_steps
@@ -310,10 +323,18 @@ class _Run:
         if self.log is not None:
             self.log.say(line(self.step, self.total_steps, result, speed, rate, self.stepper.skipped.total))
             bad = sum(count for kind, count in self.loader.counts.items() if kind != "ok")
-            values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
+            values = {
+                **result.values,
+                "scale": result.scale,
+                "gradient_norm": result.gradient_norm,
+                "learning_rate": rate,
+            }
             values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
             self.log.write(
-                "step", self.step, self._samples(), {**values, **speed, "skipped": self.stepper.skipped.total, "bad_samples": bad}
+                "step",
+                self.step,
+                self._samples(),
+                {**values, **speed, "skipped": self.stepper.skipped.total, "bad_samples": bad},
             )
 
     def _check(self) -> dict[str, checks.Share]:
@@ -345,8 +366,10 @@ class _Run:
         if found and self.log is not None:
             for text in _check_lines(found):
                 self.log.say(f"step {self.step:,}: {text}")
-            values = {f"{name}{end}": number for name, share in found.items() for end, number in
-                      (("", share.value), ("_low", share.low), ("_high", share.high), ("_chance", share.chance))}  # fmt: skip
+            values: dict[str, float] = {}
+            for name, share in found.items():
+                values |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+                values[f"{name}_chance"] = share.chance
             self.log.write("check", self.step, self._samples(), values)
         return found
 
@@ -424,7 +447,9 @@ class _Run:
                 versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
             )
             size = image_size(self.architecture)
-            export(folder, self.architecture, student.clip.state_dict(), preprocessing(self.config.transform, size), card)
+            export(
+                folder, self.architecture, student.clip.state_dict(), preprocessing(self.config.transform, size), card
+            )
             self.say(f"model in {folder}/, for open_clip.create_model_and_transforms('local-dir:{folder}')")
         self.ranks.barrier()
         return self._outcome(finished=True)
@@ -455,7 +480,9 @@ def _check_lines(found: dict[str, checks.Share]) -> list[str]:
         if present:
             n = next(iter(present.values())).n
             words = direction.replace("_", " ")
-            lines.append(f"held-out retrieval, {n} pairs, {words}: " + ", ".join(f"R@{k} {s}" for k, s in present.items()))
+            lines.append(
+                f"held-out retrieval, {n} pairs, {words}: " + ", ".join(f"R@{k} {s}" for k, s in present.items())
+            )
     if "zero_shot/accuracy" in found:
         share = found["zero_shot/accuracy"]
         lines.append(f"zero-shot, {share.n} pictures: accuracy {share}")

@@ -34,7 +34,12 @@ class Student(nn.Module):
     statistics would make a step depend on how its batch is spread over ranks and micro-batches."""
 
     def __init__(
-        self, clip: DualEncoder, vocabularies: Mapping[str, int], features: str = "projected", *, max_scale: float = 100.0
+        self,
+        clip: DualEncoder,
+        vocabularies: Mapping[str, int],
+        features: str = "projected",
+        *,
+        max_scale: float = 100.0,
     ):
         super().__init__()
         self.clip = clip
@@ -92,7 +97,9 @@ def _projection_input(clip: DualEncoder) -> int:
         return int(visual.proj.shape[0])
     if isinstance(visual, TimmModel) and len(visual.head):
         return int(visual.trunk.num_features)
-    raise ValueError(f"concepts.features pre_projection: {type(visual).__name__} has no projection of its own; use projected")
+    raise ValueError(
+        f"concepts.features pre_projection: {type(visual).__name__} has no projection of its own; use projected"
+    )
 
 
 def _encode_image_twice(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,8 +14,8 @@ from trainer.model import Student
 def build_optimizer(
     student: Student, settings: OptimizerSettings, concepts: ConceptSettings, *, fused: bool = False
 ) -> torch.optim.AdamW:
-    """AdamW over what is trained: matrices with decay, vectors and scalars (biases, norms, temperature) without, and the
-    concept heads the same with a learning rate and decay of their own."""
+    """AdamW over what is trained: matrices with decay, vectors and scalars (biases, norms, temperature) without, and
+    the concept heads the same with a learning rate and decay of their own."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = []
@@ -25,7 +25,9 @@ def build_optimizer(
         for decayed in (True, False):
             members = [p for p in trained if (id(p) in heads) == of_head and (p.ndim >= 2) == decayed]
             if members:
-                groups.append({"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay if decayed else 0.0})
+                groups.append(
+                    {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay if decayed else 0.0}
+                )
     return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=fused)
 
 

@@ -18,8 +18,8 @@ class Progress:
         self._began, self._from, self._waited = clock(), step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """samples_per_s over all ranks, data_wait (share of the time spent waiting for batches) and eta_s, since the last
-        call; `waited_s` is the seconds waited so far in all."""
+        """samples_per_s over all ranks, data_wait (share of the time spent waiting for batches) and eta_s, since the
+        last call; `waited_s` is the seconds waited so far in all."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from

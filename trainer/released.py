@@ -1,4 +1,5 @@
-"""The authors' released checkpoints, from a file that the user has: `python -m trainer.released NAME FILE --output DIR`.
+"""The authors' released checkpoints, from a file that the user has: `python -m trainer.released NAME FILE --output
+DIR`.
 
 The files are not ours to give: see the model zoo of the official repository for addresses and terms (the code there is
 CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the names that open_clip uses.
@@ -43,12 +44,14 @@ RELEASED = {
 }
 
 
-def load_released(name: str, path: Path, architecture: dict[str, Any] | None = None) -> tuple[DualEncoder, dict[str, Any]]:
+def load_released(
+    name: str, path: Path, architecture: dict[str, Any] | None = None
+) -> tuple[DualEncoder, dict[str, Any]]:
     """The authors' model `name` from the file `path`, and its architecture in open_clip's form.
 
     Where the file name ends in 64 hexadecimal digits, as downloaded, they must be the file's SHA-256. `architecture`
-    replaces the one known for the name, and has to pass the same checks. Raises `BadWeights` for an unknown name, a file
-    that does not fit or is damaged, and an architecture with QuickGELU.
+    replaces the one known for the name, and has to pass the same checks. Raises `BadWeights` for an unknown name, a
+    file that does not fit or is damaged, and an architecture with QuickGELU.
     """
     if name not in RELEASED:
         raise BadWeights(f"unknown released model {name!r}; choose {', '.join(RELEASED)}")
@@ -67,8 +70,8 @@ def load_released(name: str, path: Path, architecture: dict[str, Any] | None = N
     wrong = [key for key, value in state.items() if key in wanted and value.shape != wanted[key].shape]
     if unknown or missing or wrong:
         raise BadWeights(
-            f"{path} is not {name}: {len(missing)} weights missing, {len(unknown)} unknown, {len(wrong)} of another shape"
-            f" (first: {(missing + unknown + wrong)[0]})"
+            f"{path} is not {name}: {len(missing)} weights missing, {len(unknown)} unknown, {len(wrong)} of another "
+            f"shape (first: {(missing + unknown + wrong)[0]})"
         )
     clip.load_state_dict(state, strict=True)
     count = sum(parameter.numel() for parameter in clip.parameters())
@@ -93,8 +96,8 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
     activations = {type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__}
     if model.get("quick_gelu") or activations != {"GELU"}:
         raise BadWeights(
-            f"the architecture has {', '.join(sorted(activations)) or 'no GELU'}; the released models need exact GELU: take "
-            "the name without -quickgelu"
+            f"the architecture has {', '.join(sorted(activations)) or 'no GELU'}; the released models need exact "
+            "GELU: take the name without -quickgelu"
         )
 
 
@@ -112,8 +115,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     size = RELEASED[options.name].image_size
     card = (
-        f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; weights unchanged.\n"
-        "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of their own).\n"
+        f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
+        "weights unchanged.\n"
+        "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
+        "their own).\n"
     )
     export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
     print(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")

@@ -32,8 +32,8 @@ class StepResult:
     """Means over the global batch."""
 
     values: dict[str, float]
-    """loss, contrastive, one per concept head, accuracy (share of pairs recognised within the batch), hardest (mean share
-    of the hardest negative among the weighted negatives)."""
+    """loss, contrastive, one per concept head, accuracy (share of pairs recognised within the batch), hardest (mean
+    share of the hardest negative among the weighted negatives)."""
     gradient_norm: float
     scale: float
     """Factor of the cosine that the step used."""
@@ -143,7 +143,7 @@ class Stepper:
         self.skipped.total += not finite
         if self.skipped.in_a_row >= self.config.run.max_nonfinite:
             raise Diverged(
-                f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite); the "
-                "last good checkpoint is kept: go on from it with a lower optimizer.learning_rate, or with "
+                f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
+                "; the last good checkpoint is kept: go on from it with a lower optimizer.learning_rate, or with "
                 "optimizer.max_gradient_norm=1, in a new WORKDIR with model.warm_start"
             )

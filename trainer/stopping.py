@@ -1,4 +1,5 @@
-"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step, the second ends it."""
+"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step, the second ends
+it."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ class StopWish:
 
 @contextmanager
 def stop_wish() -> Iterator[StopWish]:
-    """Takes SIGTERM and SIGINT while it lasts; in a thread other than the main one, where that is not possible, nothing."""
+    """Takes SIGTERM and SIGINT while it lasts; in a thread other than the main one, where that is not possible,
+    nothing."""
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():
         yield wish

@@ -10,7 +10,8 @@ from trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
-    """What evaluation does to a picture, in open_clip's form: shortest side to `size` (bicubic), centre crop, normalise."""
+    """What evaluation does to a picture, in open_clip's form: shortest side to `size` (bicubic), centre crop,
+    normalise."""
     return {
         "size": size,
         "mode": "RGB",
@@ -23,6 +24,7 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
 
 
 def transform(settings: TransformSettings, size: int, *, training: bool) -> Any:
-    """A picture (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop otherwise."""
+    """A picture (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop
+    otherwise."""
     augmentation = AugmentationCfg(scale=settings.crop_scale) if training else None
     return image_transform_v2(PreprocessCfg(**preprocessing(settings, size)), is_train=training, aug_cfg=augmentation)

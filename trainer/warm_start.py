@@ -97,7 +97,9 @@ def _load_image_tower(model: DualEncoder, path: Path) -> str:
     elif hasattr(tower, "trunk"):
         found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
     else:
-        raise BadWeights(f"{path} has no weights named visual.*: for an image tower of open_clip give open_clip weights")
+        raise BadWeights(
+            f"{path} has no weights named visual.*: for an image tower of open_clip give open_clip weights"
+        )
     return _load(tower, found, path, optional=("head.", "proj"))
 
 
@@ -142,7 +144,9 @@ def _load(module: torch.nn.Module, found: State, path: Path, optional: tuple[str
     lacking = [name for name in missing if not name.startswith(optional)]
     if wrong or lacking or unknown:
         about = (("another shape", wrong), ("missing", lacking), ("unknown", unknown))
-        text = "; ".join(f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in about if names)
+        text = "; ".join(
+            f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in about if names
+        )
         raise BadWeights(f"{path} does not fit the tower; {text}")
     module.load_state_dict(dict(found), strict=False)
     rest = f", except {', '.join(missing)}, which start at random" if missing else ""

@@ -2,9 +2,9 @@
 
     kill_runs.py CONFIG.yaml FOLDER WORLD KILLS [tear]
 
-Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run and
-a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the newest checkpoint is damaged after
-the first kill.
+Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
+and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the newest checkpoint is damaged
+after the first kill.
 """
 
 import json
@@ -119,7 +119,9 @@ def main() -> int:
     at, reached = [], 0
     for number in range(kills):
         children = start(config, killed, world)
-        reached = kill_at(children, killed, draw.randint(reached + 1, max(expected) - 1) if reached + 1 < max(expected) else reached)
+        reached = kill_at(
+            children, killed, draw.randint(reached + 1, max(expected) - 1) if reached + 1 < max(expected) else reached
+        )
         at.append(reached)
         if number == 0 and "tear" in sys.argv and list((killed / "checkpoints").glob("step-*")):
             tear(killed)

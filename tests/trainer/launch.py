@@ -1,6 +1,6 @@
 """Runs a function of a test file on several ranks: imports torch once, then forks. Not a test.
 
-    launch.py FILE FUNCTION FOLDER WORLD PORT
+launch.py FILE FUNCTION FOLDER WORLD PORT
 """
 
 import importlib.util
@@ -20,7 +20,9 @@ def main() -> int:
     for rank in range(int(world)):
         child = os.fork()
         if not child:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            os.environ.update(
+                RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=world, MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+            )
             try:
                 getattr(module, function)(Path(folder))
                 os._exit(0)

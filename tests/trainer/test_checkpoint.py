@@ -16,7 +16,9 @@ from trainer.config import CheckpointSettings
 
 def made(step: int, metric: float | None = None) -> Checkpoint:
     training = {"step": torch.tensor(step), "groups": [{"betas": (0.9, 0.98)}], "nothing": None}
-    return Checkpoint(step=step, samples=10 * step, model={"w": torch.full((3, 2), float(step))}, training=training, metric=metric)
+    return Checkpoint(
+        step=step, samples=10 * step, model={"w": torch.full((3, 2), float(step))}, training=training, metric=metric
+    )
 
 
 def kept(folder: Path, **settings: Any) -> Checkpoints:
@@ -63,12 +65,14 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Pat
 def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     (checkpoints.save(made(1)) / "training.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="none of the 1 checkpoints in .* verifies; remove the folder"):
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* verifies; remove the folder"):
         checkpoints.newest()
 
 
 @pytest.mark.parametrize("call", ["save_file", "save", "rename"])
-def test_a_failure_while_saving_leaves_what_was_there(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_while_saving_leaves_what_was_there(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
 
@@ -77,7 +81,7 @@ def test_a_failure_while_saving_leaves_what_was_there(call: str, tmp_path: Path,
 
     owner = {"save_file": module, "save": torch, "rename": module.os}[call]
     monkeypatch.setattr(owner, call, full)
-    with pytest.raises(CheckpointError, match="step 2 could not be written: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left"):
         checkpoints.save(made(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
@@ -117,5 +121,5 @@ def test_nothing_but_plain_values_is_unpickled(tmp_path: Path) -> None:
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["training.pt"] = module._describe(path / "training.pt")
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(Damaged, match="matches its manifest but cannot be read"):
+    with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
         checkpoints.load(1)

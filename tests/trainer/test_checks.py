@@ -98,7 +98,12 @@ def test_chance() -> None:
 
 def test_wilson() -> None:
     """Reference values of the score interval without continuity correction (Newcombe 1998, table I)."""
-    for hits, n, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)):
+    for hits, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
         assert wilson(hits, n) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
     assert wilson(0, 0) == (0.0, 1.0)
 
@@ -160,7 +165,9 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
         (tmp_path / "classes" / name).mkdir(parents=True)
         for i in range(3):
             Image.effect_noise((40, 40), 50).convert("RGB").save(tmp_path / "classes" / name / f"{i}.png")
-    config = tiny_config(schedule={"samples": 32}, check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]})
+    config = tiny_config(
+        schedule={"samples": 32}, check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]}
+    )
     said: list[str] = []
     outcome = train(config, tmp_path / "w", said.append)
     share = outcome.checks["zero_shot/accuracy"]

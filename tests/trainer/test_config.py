@@ -94,29 +94,31 @@ def test_words_keep_their_types() -> None:
 def test_unknown_names(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean tiny\?\)"):
         load_config("tinny")
-    with pytest.raises(BadConfig, match="there is no configuration file nowhere.yaml"):
+    with pytest.raises(BadConfig, match=r"there is no configuration file nowhere.yaml"):
         load_config("nowhere.yaml")
     bad = tmp_path / "bad.yaml"
     bad.write_text("loss: [")
-    with pytest.raises(BadConfig, match="bad.yaml is not YAML"):
+    with pytest.raises(BadConfig, match=r"bad.yaml is not YAML"):
         load_config(str(bad))
     bad.write_text("- 1")
-    with pytest.raises(BadConfig, match="holds list, not sections"):
+    with pytest.raises(BadConfig, match=r"holds list, not sections"):
         load_config(str(bad))
 
 
 def test_data_is_needed() -> None:
-    with pytest.raises(BadConfig, match="data.sources is missing"):
+    with pytest.raises(BadConfig, match=r"data.sources is missing"):
         load_config("tiny")
 
 
 def test_files_extend_files(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**DATA, "schedule": {"samples": 10}, "loss": {"beta": 0.1, "alpha": 0.9}}))
+    (tmp_path / "base.yaml").write_text(
+        yaml.safe_dump({**DATA, "schedule": {"samples": 10}, "loss": {"beta": 0.1, "alpha": 0.9}})
+    )
     (tmp_path / "mine.yaml").write_text("extends: base\nloss: {beta: 0.2}\n")
     config = load_config(str(tmp_path / "mine.yaml"))
     assert (config.loss.alpha, config.loss.beta) == (0.9, 0.2)
     (tmp_path / "base.yaml").write_text("extends: mine\n")
-    with pytest.raises(BadConfig, match="extends itself"):
+    with pytest.raises(BadConfig, match=r"extends itself"):
         load_config(str(tmp_path / "mine.yaml"))
 
 

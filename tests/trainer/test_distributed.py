@@ -103,8 +103,15 @@ def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, rank
     found = backward(module, student, batch, losses, parts=parts, ranks=ranks)
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     optimizer.step()
-    mean = ranks.sum(torch.stack([found.total, found.contrastive, found.stats.accuracy, *found.concepts.values()])) / ranks.world
-    return {"values": mean, "gradients": gradients, "weights": {k: v.detach().clone() for k, v in student.named_parameters()}}
+    mean = (
+        ranks.sum(torch.stack([found.total, found.contrastive, found.stats.accuracy, *found.concepts.values()]))
+        / ranks.world
+    )
+    return {
+        "values": mean,
+        "gradients": gradients,
+        "weights": {k: v.detach().clone() for k, v in student.named_parameters()},
+    }
 
 
 def ranks_equal_one_process(folder: Path) -> None:
@@ -119,12 +126,18 @@ def ranks_equal_one_process(folder: Path) -> None:
             b = N // ranks.world
             mine = part_of(batch, slice(b * ranks.rank, b * ranks.rank + b))
             found = one_step(case, student, module, mine, ranks, case.get("parts", 1))
-            torch.testing.assert_close(found["values"], expected["values"], rtol=1e-5, atol=1e-6, msg=lambda m: f"{name}: {m}")  # noqa: B023
+            torch.testing.assert_close(found["values"], expected["values"], rtol=1e-5, atol=1e-6, msg=name)
             for kind in ("gradients", "weights"):
                 for key, value in expected[kind].items():
-                    atol = 1e-6 if kind == "gradients" else 2e-4  # Adam's first step is a sign where gradients are nought
+                    atol = (
+                        1e-6 if kind == "gradients" else 2e-4
+                    )  # Adam's first step is a sign where gradients are nought
                     torch.testing.assert_close(
-                        found[kind][key], value, rtol=1e-4, atol=atol, msg=lambda m: f"{name} {kind} {key}: {m}"  # noqa: B023
+                        found[kind][key],
+                        value,
+                        rtol=1e-4,
+                        atol=atol,
+                        msg=lambda m: f"{name} {kind} {key}: {m}",  # noqa: B023
                     )
 
 
@@ -132,7 +145,9 @@ def helpers_work(folder: Path) -> None:
     """Runs on every rank."""
     with joined_ranks("cpu", 60) as ranks:
         rank, world = ranks.rank, ranks.world
-        assert ranks.gather(torch.full((2, 1), float(rank))).flatten().tolist() == [r for r in range(world) for _ in "ab"]
+        assert ranks.gather(torch.full((2, 1), float(rank))).flatten().tolist() == [
+            r for r in range(world) for _ in "ab"
+        ]
         assert float(ranks.sum(torch.tensor(1.0))) == world
         assert ranks.share({"rank": rank}) == {"rank": 0}
         assert ranks.collect(rank) == list(range(world))
@@ -164,7 +179,7 @@ def test_alone_nothing_is_communicated() -> None:
 def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError, match="RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
+    with pytest.raises(RuntimeError, match=r"RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
         pass
 
 
@@ -210,12 +225,12 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
 def test_more_parts_than_pairs() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
-    with pytest.raises(ValueError, match="16 pairs on this rank cannot be computed in 17 parts"):
+    with pytest.raises(ValueError, match=r"16 pairs on this rank cannot be computed in 17 parts"):
         backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss()), parts=17)
 
 
 def test_missing_targets() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
-    with pytest.raises(ValueError, match="no targets for colours"):
+    with pytest.raises(ValueError, match=r"no targets for colours"):
         backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss(), concepts={"colours": 1.0}))

@@ -60,7 +60,12 @@ def test_a_new_export_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     for card in ("old", "new"):
         export(folder, model, clip.state_dict(), preprocessing(TransformSettings(), 32), card)
         (folder / card).touch()
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "new", "open_clip_config.json", "open_clip_model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "new",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
     assert (folder / "README.md").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
 

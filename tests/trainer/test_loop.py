@@ -41,7 +41,9 @@ def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
 def test_outcome(finished: tuple[Path, Any, list[str]]) -> None:
     _, outcome, _ = finished
     assert outcome.finished and (outcome.step, outcome.samples) == (10, 160)
-    assert set(outcome.checks) == {f"retrieval/{d}_r{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)}
+    assert set(outcome.checks) == {
+        f"retrieval/{d}_r{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    }
     share = outcome.checks["retrieval/image_to_text_r1"]
     assert 0 <= share.low <= share.value <= share.high <= 1 and share.chance == pytest.approx(1 / share.n)
 
@@ -51,12 +53,15 @@ def test_log_lines(finished: tuple[Path, Any, list[str]]) -> None:
     assert [line["step"] for line in steps] == [2, 4, 6, 8, 10]
     for line in steps:
         assert line["samples"] == 16 * line["step"]
-        assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "samples_per_s", "data_wait",
+        assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "samples_per_s",
+                "data_wait",
                 "eta_s", "skipped", "bad_samples", "hardest"} <= set(line)  # fmt: skip
         assert line["samples_per_s"] > 0 and 0 <= line["data_wait"] <= 1
     checks = entries(finished[0], "check")
     assert [line["step"] for line in checks] == [4, 8, 10]
-    assert {"retrieval/image_to_text_r1", "retrieval/image_to_text_r1_low", "retrieval/image_to_text_r1_chance"} <= set(checks[0])
+    assert {"retrieval/image_to_text_r1", "retrieval/image_to_text_r1_low", "retrieval/image_to_text_r1_chance"} <= set(
+        checks[0]
+    )
 
 
 def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
@@ -73,7 +78,14 @@ def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
 
 def test_what_lies_in_the_workdir(finished: tuple[Path, Any, list[str]]) -> None:
     workdir = finished[0]
-    assert {path.name for path in workdir.iterdir()} == {"checkpoints", "config.yaml", "export", "lock", "log.jsonl", "tensorboard"}
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "export",
+        "lock",
+        "log.jsonl",
+        "tensorboard",
+    }
     assert list((workdir / "tensorboard").iterdir())
     steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
     assert "step-000000000010" in steps and len(steps) in (3, 4)  # the last three, and the best
@@ -83,10 +95,13 @@ def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, lis
     workdir, outcome, _ = finished
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
     state = torch.load(workdir / "checkpoints" / "step-000000000010" / "training.pt", weights_only=True)
-    average = {name.removeprefix("clip."): value for name, value in state["average"].items() if name.startswith("clip.")}
+    average = {
+        name.removeprefix("clip."): value for name, value in state["average"].items() if name.startswith("clip.")
+    }
     assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
     card = (outcome.export / "README.md").read_text()
-    for words in ("HN-NCE (alpha 1, beta 0.25)", "not one of the authors' models", "SemDeDup", "(unverified)", "EMA, decay 0.5",
+    for words in ("HN-NCE (alpha 1, beta 0.25)", "not one of the authors' models", "SemDeDup", "(unverified)",
+                  "EMA, decay 0.5",
                   "held-out retrieval", "160 samples seen in 10 steps", "library_name: open_clip"):  # fmt: skip
         assert words in card, words
 
@@ -94,8 +109,9 @@ def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, lis
 def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]], tmp_path: Path) -> None:
     workdir, outcome, _ = finished
     copy = shutil.copytree(workdir, tmp_path / "copy")
-    from trainer.config import Config
     import yaml
+
+    from trainer.config import Config
 
     config = build(Config, yaml.safe_load((copy / "config.yaml").read_text()))
     said: list[str] = []
@@ -140,7 +156,7 @@ def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -
     interrupted(build(Config, values), tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = build(Config, merged(values, {"loss": {"beta": 0.5}, "run": {"seed": 1}}))
-    with pytest.raises(WrongUse, match="another loss.beta, run.seed; give it the same, or start in another WORKDIR"):
+    with pytest.raises(WrongUse, match=r"another loss.beta, run.seed; give it the same, or start in another WORKDIR"):
         train(other, tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     harmless = merged(values, {"log": {"every_steps": 3}, "data": {"prefetch": 5}, "loss": {"chunk": 4}})
@@ -157,7 +173,7 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(WrongUse, match="are not those that the run in .* began with"):
+    with pytest.raises(WrongUse, match=r"are not those that the run in .* began with"):
         train(build(Config, there), tmp_path / "w")
 
 
@@ -166,7 +182,7 @@ def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: P
 
     def say(text: str) -> None:
         if text.startswith("step 1/"):
-            with pytest.raises(WrongUse, match="another run is writing to"):
+            with pytest.raises(WrongUse, match=r"another run is writing to"):
                 train(config, tmp_path)
 
     train(config, tmp_path, say)

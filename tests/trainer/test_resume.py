@@ -21,7 +21,12 @@ def killed_and_calm(values: dict[str, Any], folder: Path, world: int, kills: int
 
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values))
-    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[2]), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     command = [sys.executable, str(SCRIPT), str(config), str(folder), str(world), str(kills), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     said = "".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt")))

@@ -80,7 +80,10 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
         with torch.no_grad():
             encoded = trained.student(batch.images, batch.texts)
         trained.student.train()
-        s = torch.nn.functional.normalize(encoded.image.float(), dim=1) @ torch.nn.functional.normalize(encoded.text.float(), dim=1).T
+        s = (
+            torch.nn.functional.normalize(encoded.image.float(), dim=1)
+            @ torch.nn.functional.normalize(encoded.text.float(), dim=1).T
+        )
         right = torch.arange(64)
         learnt = bool((s.argmax(dim=0) == right).all() and (s.argmax(dim=1) == right).all())
         if heads:
@@ -134,7 +137,7 @@ def test_too_many_in_a_row_end_the_run(tiny_config: Callable[..., Any]) -> None:
     bad = replace(pairs(8), images=torch.full((8, 3, 32, 32), math.nan))
     trained.step(bad, 0, 0, 1.0)
     trained.step(bad, 0, 1, 1.0)
-    with pytest.raises(Diverged, match="3 steps in a row .* lower optimizer.learning_rate"):
+    with pytest.raises(Diverged, match=r"3 steps in a row .* lower optimizer.learning_rate"):
         trained.step(bad, 0, 2, 1.0)
 
 

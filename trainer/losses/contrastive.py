@@ -1,9 +1,9 @@
 """The contrastive loss of a batch that is spread over ranks, in the one layout whose gradient is right.
 
 Rank r owns b rows of each modality. The features of all ranks are gathered *with gradient*, and rank r computes the
-losses of its own rows against all columns, in both directions. The gradients that DDP then averages over ranks are those
-of the loss of the whole batch on one device, for both encoders and the temperature. (Without the gradient of the gather
-they are too small by the number of ranks, or point elsewhere.)
+losses of its own rows against all columns, in both directions. The gradients that DDP then averages over ranks are
+those of the loss of the whole batch on one device, for both encoders and the temperature. (Without the gradient of the
+gather they are too small by the number of ranks, or point elsewhere.)
 """
 
 from __future__ import annotations
@@ -48,13 +48,19 @@ class ContrastiveLoss:
             raise ValueError(f"chunk is {self.chunk}; it must be at least 1, 0 for no tiles, or nothing")
 
     def __call__(
-        self, image_bd: Tensor, text_bd: Tensor, scale: Tensor, *, hashes: Tensor | None = None, ranks: Ranks | None = None
+        self,
+        image_bd: Tensor,
+        text_bd: Tensor,
+        scale: Tensor,
+        *,
+        hashes: Tensor | None = None,
+        ranks: Ranks | None = None,
     ) -> tuple[Tensor, ContrastiveStats]:
         """Loss of this rank's rows, mean over rows and the two directions, and its statistics.
 
-        `image_bd`, `text_bd`: features of this rank, as the encoders give them (they are normalised here), the same b on
-        all ranks; `scale`: exp of the learned temperature; `hashes` (b,): equal for pairs that are no negatives of each
-        other. Everything is computed in float32 (or float64) outside autocast.
+        `image_bd`, `text_bd`: features of this rank, as the encoders give them (they are normalised here), the same b
+        on all ranks; `scale`: exp of the learned temperature; `hashes` (b,): equal for pairs that are no negatives of
+        each other. Everything is computed in float32 (or float64) outside autocast.
         """
         ranks = ranks or Ranks()
         with torch.autocast(image_bd.device.type, enabled=False):

@@ -2,7 +2,8 @@
 
 For row i with logits s_ij, positive s_ii and n-1 negatives
 
-    L_i = -log[ e^{s_ii} / (alpha e^{s_ii} + sum_{j != i} w_ij e^{s_ij}) ],   w_ij = (n-1) e^{beta s_ij} / sum_{k != i} e^{beta s_ik}
+    L_i = -log[ e^{s_ii} / (alpha e^{s_ii} + sum_{j != i} w_ij e^{s_ij}) ],   w_ij = (n-1) e^{beta s_ij} / sum_{k != i}
+    e^{beta s_ik}
 
 With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S_i(1+beta) - S_i(beta), and
 
@@ -54,8 +55,8 @@ def require_negatives(count: Tensor, alpha: float) -> None:
     """A row without negatives has loss log(alpha): raise ValueError for alpha = 0, where that does not exist."""
     if alpha == 0 and bool((count == 0).any()):
         raise ValueError(
-            "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch of at least "
-            "two different samples, or alpha above 0"
+            "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch of at "
+            "least two different samples, or alpha above 0"
         )
 
 

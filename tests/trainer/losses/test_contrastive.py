@@ -30,7 +30,9 @@ def test_features_are_normalised_here(features: Any) -> None:
 
 @pytest.mark.parametrize("chunk", [0, 5])
 @pytest.mark.parametrize("scale", [14.3, 100.0])
-def test_half_precision_features_are_computed_in_float32(chunk: int, scale: float, features: Any, relative_error: Any) -> None:
+def test_half_precision_features_are_computed_in_float32(
+    chunk: int, scale: float, features: Any, relative_error: Any
+) -> None:
     """What enters as bfloat16, under autocast, gives the loss and gradient of its float64 value."""
     x, y = (values.bfloat16() for values in features(33, 16))
     loss = ContrastiveLoss(beta=0.25, chunk=chunk)
@@ -48,7 +50,9 @@ def test_half_precision_features_are_computed_in_float32(chunk: int, scale: floa
 
 def test_statistics_count_both_directions() -> None:
     image = torch.eye(2)
-    text = torch.tensor([[1.0, 0.0], [0.9, 0.1]])  # image to text: 1 of 2 (the second is sure of text 2), text to image: 1
+    text = torch.tensor(
+        [[1.0, 0.0], [0.9, 0.1]]
+    )  # image to text: 1 of 2 (the second is sure of text 2), text to image: 1
     _, stats = ContrastiveLoss(beta=0)(image, text, torch.tensor(10.0))
     assert stats.accuracy.item() == pytest.approx(0.75)
     assert 0 < stats.hardest.item() <= 1
@@ -81,7 +85,9 @@ print(*(peak(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096,
 def test_tiles_hold_no_matrix() -> None:
     """Peak memory in a process of its own: of the whole n x n matrix in float32, tiles need a small part."""
     root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", _MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=300
+    )
     _, before, tiled, whole = map(int, done.stdout.split())
     matrix = 4096 * 4096 * 4
     assert tiled - before < 0.5 * matrix, f"{(tiled - before) / 2**20:.0f} MiB"

@@ -64,7 +64,16 @@ def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features:
     chunk=st.integers(1, 30),
 )
 def test_any_setting_equals_the_textbook(
-    n: int, d: int, alpha: float, beta: float, scale: float, noise: float, seed: int, chunk: int, textbook: Rows, features: Any
+    n: int,
+    d: int,
+    alpha: float,
+    beta: float,
+    scale: float,
+    noise: float,
+    seed: int,
+    chunk: int,
+    textbook: Rows,
+    features: Any,
 ) -> None:
     x, y = features(n, d, noise, seed)
     expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta)
@@ -198,7 +207,12 @@ def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, featur
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"alpha": -0.1}, "alpha is -0.1"), ({"alpha": 1.1}, "alpha is 1.1"), ({"beta": -1}, "beta is -1"), ({"beta": math.nan}, "beta is nan")],
+    [
+        ({"alpha": -0.1}, "alpha is -0.1"),
+        ({"alpha": 1.1}, "alpha is 1.1"),
+        ({"beta": -1}, "beta is -1"),
+        ({"beta": math.nan}, "beta is nan"),
+    ],
 )
 def test_constants_out_of_range(rows: Rows, options: dict[str, float], message: str, features: Any) -> None:
     x, y = features(3)
