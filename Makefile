@@ -9,7 +9,7 @@ STAGES  ?=#                 comma-separated from captions,download,spotting,dedu
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
-ARGS    ?=#                 anything else for `python -m pipelines`, or for pytest with `make test`
+ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
 
 ##@ Variables of `make pilot`, besides those
 UNITS   ?=#                 units to draw (20)
@@ -21,6 +21,10 @@ TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, op
 WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
 HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
 
+##@ Variables of `make train`
+CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
+WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run again with the same one to go on
+
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
@@ -28,7 +32,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts
+.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts train bench-train
 
 comma := ,
 VENV := .venv
@@ -39,6 +43,7 @@ KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard filters pipelines trainer eval benchmarks deploy tests setup.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier beam_overhead spotting overlap_false_positives dedup
+TRAIN_BENCHES = losses train_step checkpoints loader
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # OUTPUT, where it was given; its default is that of `make filter`.
@@ -64,6 +69,9 @@ pilot: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast
 concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
 	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
+
+train: env-concepts ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
+	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest $(ARGS)
@@ -92,6 +100,8 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 	if ! command -v go >/dev/null; then echo "error: Go 1.21 or newer was not found; Prism is built from Beam's Go module" >&2; exit 1; fi; \
 	echo "Building Prism $(BEAM) ..."; \
 	GOBIN="$$(pwd)/.prism" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version
+bench-train: env-concepts env-all ## Measure the trainer against open_clip: step, losses, checkpoints
+	@status=0; for bench in $(TRAIN_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
