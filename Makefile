@@ -25,6 +25,11 @@ HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS
 CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
 WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run again with the same one to go on
 
+##@ Variables of `make bench`, with OUTPUT and ARGS
+MODEL   ?= reference#       a folder that was exported, an architecture of open_clip, or reference: real weights offline
+TASKS   ?= demo#            demo, diht29, a YAML file, or names of tasks, comma-separated
+TASK    ?=#                 for `make bench-data`: what to fetch (demo, diht29, names, reference)
+
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
@@ -32,7 +37,7 @@ EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts train bench-train
+.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts train bench-train bench bench-data bench-eval env-bench
 
 comma := ,
 VENV := .venv
@@ -48,6 +53,8 @@ TRAIN_BENCHES = losses train_step checkpoints loader
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # OUTPUT, where it was given; its default is that of `make filter`.
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
+# OUTPUT has a default that is meant for `make filter`.
+BENCH_OUTPUT = $(if $(filter file,$(origin OUTPUT)),,$(OUTPUT))
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1) $(call quote,$(2)))
@@ -102,17 +109,26 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 	GOBIN="$$(pwd)/.prism" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version
 bench-train: env-concepts env-all ## Measure the trainer against open_clip: step, losses, checkpoints
 	@status=0; for bench in $(TRAIN_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
+bench: env-bench ## Evaluate a model (MODEL, TASKS, OUTPUT); nothing is downloaded
+	@set -f; $(PY) -m eval$(call option,--model,$(MODEL))$(call option,--tasks,$(TASKS))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
+
+bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetched
+	@set -f; $(PY) -m eval.fetch$(call option,--task,$(TASK)) $(ARGS)
+
+bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark
+	@$(PY) -m benchmarks.evaluation $(ARGS)
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # install(stamp, extras, words, stamps to write). pip runs only where the stamp is not that of KEY; stamps go first and
-# come back last, so an interrupted install is done again. Of several invocations at once one installs, the others wait.
+# come back last, with those of other extras, so an interrupted install is done again. Of several invocations at once
+# one installs, the others wait.
 define install
 	@missing() { [ ! -x $(PY) ] || [ "$$(cat $(VENV)/.installed-$(1) 2>/dev/null)" != "$(KEY)" ]; }; \
 	if missing && { ! command -v flock >/dev/null || { exec 9<Makefile; flock 9; }; } && missing; then \
-	  set -e; rm -f $(VENV)/.installed-*; \
+	  set -e; kept=$$(grep -lsx -- "$(KEY)" $(VENV)/.installed-* | sed 's/.*\.installed-//') || true; rm -f $(VENV)/.installed-*; \
 	  if ! $(PY) -m pip --version >/dev/null 2>&1; then \
 	    old=; found=; \
 	    for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
@@ -125,7 +141,7 @@ define install
 	  fi; \
 	  echo "Installing $(3) into $(VENV) ..."; \
 	  $(PIP) install --quiet --editable '.[$(2)]'; \
-	  for stamp in $(4); do echo "$(KEY)" > $(VENV)/.installed-$$stamp; done; \
+	  for stamp in $(4) $$kept; do echo "$(KEY)" > $(VENV)/.installed-$$stamp; done; \
 	  echo "Installed."; \
 	fi
 endef
@@ -135,6 +151,8 @@ env-filter:
 
 env-concepts:
 	$(call install,concepts,filter$(comma)train$(comma)teacher,the concept environment with torch (7 GB on disk; minutes),filter concepts)
+env-bench:
+	$(call install,bench,bench,the evaluation environment (6 GB on disk with a torch for GPUs; minutes),bench)
 
 env-all:
 	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (1.6 GB on disk; a few minutes),filter $(subst $(comma),-,$(EXTRAS)))
