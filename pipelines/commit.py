@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -158,7 +159,10 @@ def retract(record: Place) -> None:
 
 
 def remove_leftovers(folder: Place) -> None:
-    """Delete temporary files of killed runs below `folder`; an object store keeps none."""
+    """Delete temporary files and folders of killed runs below `folder`; an object store keeps none."""
     if is_local(folder):
-        for left in folder.rglob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
+        for left in list(folder.rglob(f"{TEMPORARY}*")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)

@@ -74,10 +74,12 @@ class Deduplication:
         engine: Engine,
         set_aside: dict[str, dict[str, Any]],
         records: Callable[[str, Iterable[str]], Iterator[tuple[str, Any]]],
+        pictures: bool,
     ):
-        """Args: `set_aside` grows where units fail; `records` gives units with their commit records."""
+        """Args: `set_aside` grows where units fail; `records` gives units with their commit records; `pictures` says
+        whether any are at hand."""
         self.settings, self.layout, self.plan, self.set_aside = settings, layout, plan, set_aside
-        self.engine, self._records = engine, records
+        self.engine, self._records, self._pictures = engine, records, pictures
         few = -(-plan.rows // _ROWS_PER_WORKER)
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
@@ -97,7 +99,7 @@ class Deduplication:
             DedupFailed: a range or group failed again and again.
         """
         self._exact(PAIR, survivors, rejects=self.asked and self.rule.pairs)
-        if self.plan.pictures:
+        if self._pictures:
             self._exact(PICTURE, survivors, rejects=self.asked and self.rule.pictures)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
@@ -118,8 +120,7 @@ class Deduplication:
             self.layout,
             settings.dataset,
             settings.preset,
-            "captions" in settings.stages,
-            "spotting" in settings.stages,
+            settings.stages,
             kind,
             self._said,
             read,

@@ -37,6 +37,11 @@ class Layout:
         return self.work / "plan.json"
 
     @property
+    def fingerprints(self) -> Place:
+        """What each unit was to be decided from, for the workers: too much for a job graph."""
+        return self.work / "fingerprints.json"
+
+    @property
     def exported(self) -> Place:
         """Which decisions subset, shards and report were made from."""
         return self.work / "exported.json"

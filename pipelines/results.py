@@ -61,8 +61,7 @@ class Results:
             self.units,
             self.settings.dataset,
             self.settings.preset,
-            "captions" in stages,
-            "spotting" in stages,
+            stages,
         )
         notes = [note for note in (not_at_hand_note(funnel), duplicates_note(funnel)) if note]
         publish_json(root / "run.json", self._provenance(began))
@@ -89,6 +88,7 @@ class Results:
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
             "workers": settings.workers,
+            "runner": settings.backend.name,
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
             "models": self.models,

@@ -28,7 +28,16 @@ MOST_UNITS = 20_000
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    return exit_status(lambda: _pilot(_parser().parse_args(arguments), arguments, say_at_once))
+
+    def pilot() -> int:
+        parser = _parser()
+        options, of_beam = parser.parse_known_args(arguments)
+        if options.shard:
+            raise WrongUse("a pilot is one run; leave out SHARD")
+        settings = settings_of(parser, options, of_beam, arguments)
+        return _pilot(options, _elsewhere(settings, options.output), arguments, say_at_once)
+
+    return exit_status(pilot)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,8 +77,9 @@ def _from_0(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return number
 
 
-def _pilot(options: argparse.Namespace, arguments: Sequence[str], say: Callable[[str], None]) -> int:
-    settings = _settings(options, arguments)
+def _pilot(
+    options: argparse.Namespace, settings: RunSettings, arguments: Sequence[str], say: Callable[[str], None]
+) -> int:
     workers = _workers(options.forecast_workers, settings.workers)
     whole_plan = _plan(settings)
     drawn = _draw(len(whole_plan.units), options.units, options.share, options.seed)
@@ -135,11 +145,9 @@ def _pilot(options: argparse.Namespace, arguments: Sequence[str], say: Callable[
     return outcome.status
 
 
-def _settings(options: argparse.Namespace, arguments: Sequence[str]) -> RunSettings:
-    if options.shard:
-        raise WrongUse("a pilot is one run; leave out SHARD")
-    settings = settings_of(options, arguments)
-    output = settings.output / "pilot" if options.output else place(f"out/{settings.dataset.name}-pilot")
+def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
+    """A pilot keeps out of the way of the whole run."""
+    output = settings.output / "pilot" if asked else place(f"out/{settings.dataset.name}-pilot")
     return replace(settings, output=output)
 
 

@@ -19,15 +19,15 @@ from filters.spotting.overlap import overlap
 from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
-from pipelines.decisions import KEPT, STAGE_OF, CaptionVerdict, Reasons
+from pipelines.decisions import KEPT, NOT_READ, STAGE_OF, CaptionVerdict, Reasons
 from pipelines.layout import Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
-from pipelines.stages.spotting import load_records
-from pipelines.stages.verdicts import NOT_READ, judge
+from pipelines.stages.verdicts import judge
 from pipelines.storage import read_table
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
@@ -64,8 +64,8 @@ class DecideStage:
     layout: Layout
     dataset: Dataset
     preset: Preset
-    captions_decide: bool
-    spotting_decides: bool
+    stages: tuple[str, ...]
+    """Those that decide."""
     fingerprints: dict[str, str]
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
@@ -90,6 +90,11 @@ class DecideStage:
         return {unit.name: unit for unit in plan.units}, plan.picture_rows
 
     @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
+
+    @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self._units[0])}
 
@@ -98,7 +103,8 @@ class DecideStage:
         return Entries(self.layout)
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began = time.time()
@@ -106,9 +112,7 @@ class DecideStage:
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         annotations = read_table(self.layout.data("captions", unit))
-        records = (
-            load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
-        )
+        records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
         retract(self.layout.commit(self.name, unit))
         tally, done = _Tally(), 0
@@ -140,7 +144,7 @@ class DecideStage:
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
         return {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
@@ -163,7 +167,7 @@ class DecideStage:
         parts: tuple[TableFile, TableFile, TableFile],
         tally: _Tally,
     ) -> None:
-        verdict = judge(rows, records, self.preset, self.captions_decide, unit)
+        verdict = judge(rows, records, self.preset, self.stages, unit)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
         spotted = self._spotted(rows, records, found)

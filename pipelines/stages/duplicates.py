@@ -23,9 +23,11 @@ from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates
 from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records
 from pipelines.dedup.slices import pack, read_slice
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, UnreadableFile, read_pictures
+from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
+from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
@@ -68,8 +70,8 @@ class KeyStage:
     layout: Layout
     dataset: Dataset
     preset: Preset
-    captions_decide: bool
-    spotting_decides: bool
+    stages: tuple[str, ...]
+    """Those that are asked for."""
     kind: str
     before: tuple[Said, ...]
     """The kinds that were asked before, in order."""
@@ -111,8 +113,8 @@ class KeyStage:
 
     def _of_pairs(self, unit: str) -> tuple[Halves, Competitors]:
         annotations = read_table(self.layout.data("captions", unit))
-        records = self._records(unit) if self.spotting_decides else None
-        verdict = judge(annotations, records, self.preset, self.captions_decide, unit)
+        records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
+        verdict = judge(annotations, records, self.preset, self.stages, unit)
         rows = annotations.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT))
         uids = halves_of_uids(rows["uid"].to_pylist())
         return uids, Competitors(np.asarray(rows["ordinal"]).astype(np.int64), uids)
@@ -127,20 +129,21 @@ class KeyStage:
         rows = Competitors(rows.ordinals[have], rows.uids[have])
         return halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()]), rows
 
-    def _records(self, unit: str) -> pa.Table:
+    def _pieces(self, unit: str) -> int:
         read = read_json(self.layout.commit("captions", unit))
-        return load_records(self.layout, unit, -(-read["rows"] // self._plan[0].picture_rows))
+        return -(-int(read["rows"]) // self._plan[0].picture_rows)
 
     def _known_digests(self, unit: str) -> dict[int, bytes]:
         """SHA-256 of the pictures that spotting has read, whether or not it decides in this run."""
-        records = self._records(unit)
+        records = load_records(self.layout, unit, self._pieces(unit))
         pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
         return {ordinal: digest for ordinal, digest in pairs if digest is not None}
 
     def _digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
-        span = self._plan[0].units[self._plan[1][unit]].span
+        plan, numbers = self._plan
+        span = plan.units[numbers[unit]].span
         try:
-            for ordinal, picture in read_pictures(span, self.dataset, ordinals):
+            for ordinal, picture in pictures_of(self.layout, unit, span, plan.picture_rows, self.dataset, ordinals):
                 if not isinstance(picture, MissingPicture):
                     yield ordinal, hashlib.sha256(picture).digest()
         except UnreadableFile:  # what is left has no picture to compare; stage decide puts it into the dead letter

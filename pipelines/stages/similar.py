@@ -22,13 +22,14 @@ from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
 from pipelines.dedup.keys import spread
 from pipelines.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.dedup.slices import pack, read_slice
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, UnreadableFile, read_pictures
+from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.duplicates import Competitors, competitors
+from pipelines.stages.pieces import generation_name
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
-from pipelines.stages.spotting import generation_name
 from pipelines.storage import read_range, read_table
 
 CENTROIDS = "centroids"
@@ -157,7 +158,8 @@ class EmbeddingStage(_Similar):
 
     def _embed(self, parent: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> int:
         """Write a row for each picture; how many have no embedding."""
-        span = self._plan[0].units[self._plan[1][parent]].span
+        plan, numbers = self._plan
+        span = plan.units[numbers[parent]].span
         waiting: list[tuple[int, bytes | MissingPicture]] = []
         done = bad = 0
 
@@ -169,7 +171,7 @@ class EmbeddingStage(_Similar):
             heartbeat.beat(done)
 
         try:
-            for ordinal, picture in read_pictures(span, self.dataset, ordinals):
+            for ordinal, picture in pictures_of(self.layout, parent, span, plan.picture_rows, self.dataset, ordinals):
                 waiting.append((ordinal, picture))
                 if len(waiting) == BATCH:
                     flush()

@@ -3,6 +3,7 @@ that must agree on it."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.decisions import KEPT, CaptionVerdict, Reasons, judge_captions, judge_pictures
-
-NOT_READ = -1  # overlap of a row whose picture was not read
+from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
 
 
 @dataclass(frozen=True)
@@ -28,20 +27,20 @@ class Verdict:
     """The place of each row's spotting record, -1 where its cascade ended before; None where spotting is not asked."""
 
 
-def judge(rows: pa.Table, records: pa.Table | None, preset: Preset, captions_decide: bool, unit: str) -> Verdict:
+def judge(rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Collection[str], unit: str) -> Verdict:
     """The verdict on rows of a unit.
 
     Args:
         rows: rows of `stages.captions`, with annotations where captions decide.
-        records: the unit's rows of `stages.spotting.SCHEMA` by ordinal, None where spotting decides nothing.
+        records: what `picture_records` says of the unit, None where pictures decide nothing.
         preset: the thresholds.
-        captions_decide: whether the caption filters are asked for.
+        stages: those that are asked for.
         unit: for the error.
 
     Raises:
         RuntimeError: a row survives its caption, and no spotting unit has looked at it.
     """
-    captions = judge_captions(rows, preset, captions_decide)
+    captions = judge_captions(rows, preset, "captions" in stages)
     reasons = captions.reasons.copy()
     overlaps = np.full(len(reasons), NOT_READ, np.int64)
     if records is None:
