@@ -20,6 +20,7 @@ from pipelines.dedup.clusters import faiss
 from pipelines.dedup.encoders import parse_encoder
 from pipelines.dedup.exact import ranges_of
 from pipelines.dedup.semantic import groups_of
+from pipelines.downloads import downloaded_state
 from pipelines.engine import Engine
 from pipelines.layout import Layout
 from pipelines.plan import Plan
@@ -27,7 +28,7 @@ from pipelines.settings import RunSettings
 from pipelines.stages import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
-from pipelines.stages.similar import CENTROIDS, CentroidStage, EmbeddingStage, GroupStage, MemberStage
+from pipelines.stages.similar import CENTROIDS, CentroidStage, EmbeddingStage, GroupStage, MemberStage, embedding_of
 
 VERSION = 1  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
@@ -177,7 +178,8 @@ class Deduplication:
         ]
         todo = []
         for piece, record in self._records("embeddings", pieces):
-            current = record is not None and record["fingerprint"] == embedding
+            state = downloaded_state(self.layout, piece)
+            current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
             if not current or record["covers"] != competing[piece.partition(".")[0]]:
                 todo.append(piece)
         stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, competing)

@@ -7,6 +7,7 @@ import io
 import time
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,7 @@ from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
 from pipelines.dedup.keys import spread
 from pipelines.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.dedup.slices import pack, read_slice
-from pipelines.downloads import pictures_of
+from pipelines.downloads import downloaded_state, pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
@@ -47,6 +48,11 @@ def embedding_type(dimension: int) -> pa.Schema:
             ("embedding", pa.list_(pa.float16(), dimension)),
         ]
     )
+
+
+def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
+    """What the embeddings of a piece depend on: the encoder, and the pictures where they were downloaded."""
+    return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
 @dataclass(frozen=True)
@@ -131,10 +137,11 @@ class EmbeddingStage(_Similar):
         parent, _, piece = unit.rpartition(".")
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record = read_json(self.layout.commit(self.name, unit))
-        if record is None or record["fingerprint"] != self.fingerprint:
+        depends = embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
+        if record is None or record["fingerprint"] != depends:
             retract(self.layout.commit(self.name, unit))
             empty = {"generations": 0, "pictures": 0, "bad": 0, "seconds": 0.0}
-            record = {"unit": unit, "fingerprint": self.fingerprint, **empty}
+            record = {"unit": unit, "fingerprint": depends, **empty}
         rows = self._plan[0].picture_rows
         wanted = self._missing(parent, unit, int(piece) * rows, (int(piece) + 1) * rows, record["generations"])
         if len(wanted):
