@@ -10,9 +10,10 @@ from filters.presets import Preset
 from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
 from pipelines.fetch import DownloadSettings
+from pipelines.runners import Backend, Direct
 from pipelines.storage import Place
 
-STAGES = ("captions", "download", "spotting", "export")
+STAGES = ("captions", "download", "spotting", "dedup", "export")
 
 
 class WrongUse(ValueError):
@@ -35,7 +36,9 @@ class RunSettings:
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
     to manifests with urls and no pictures."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes."""
+    """Units that may run at the same time: worker processes, or a cluster's slots."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the work is done."""
     shard: tuple[int, int] | None = None
     """(i, n): this invocation does every n-th unit, counted from i = 0. The last of them to end finishes the run, and
     so does a run without shard."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.commit import publish_json, published, remove, retract
+from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
@@ -56,8 +56,14 @@ class ExportStage:
         plan = load_plan(self.layout.plan)
         return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
 
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
+
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
@@ -81,7 +87,7 @@ class ExportStage:
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": samples,
             "shards": shards,
             "seconds": round(time.time() - began, 3),
