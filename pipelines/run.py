@@ -28,7 +28,7 @@ from pipelines.stages import Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.download import DownloadStage
-from pipelines.stages.export import ExportStage
+from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.pieces import piece_name
 from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import each, is_local, stamps
@@ -36,7 +36,7 @@ from pipelines.subset import write_subset
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
-DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
+DECISIONS = 2  # raise it when equal annotations and thresholds may be decided otherwise
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
@@ -315,6 +315,8 @@ class _Run:
         self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
         for unit in self.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
+            remove(self.layout.commit("export", unit))
+            remove_shards(self.layout, unit)
             for kind in ("kept", "rejected", "dead_letter"):
                 remove(self.layout.part(kind, unit))
         return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}, findings

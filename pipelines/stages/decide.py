@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_json, read_json, retract
+from pipelines.commit import TableFile, publish_json, publish_table, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, NOT_READ, STAGE_OF, CaptionVerdict, Reasons
@@ -43,6 +43,8 @@ class _Tally:
     dead: Counter[str] = field(default_factory=Counter)
     histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
+    kept: list[int] = field(default_factory=list)
+    """Ordinals of the rows in kept/, in their order there."""
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
@@ -138,6 +140,7 @@ class DecideStage:
                 lost = _dead_letters(rest, error.path, unit, "manifest", *why)
                 dead.write(lost)
                 tally.dead.update(lost["error"].to_pylist())
+        publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
         heartbeat.end()
 
@@ -173,7 +176,9 @@ class DecideStage:
         spotted = self._spotted(rows, records, found)
         table = _output(batch.table, rows, verdict.captions, spotted, overlaps, self._caption_column(path))
         kept, rejected, dead = parts
-        kept.write(table.filter(pa.array(reasons == KEPT)))
+        stay = pa.array(reasons == KEPT)
+        kept.write(table.filter(stay))
+        tally.kept += rows["ordinal"].filter(stay).to_pylist()
         rejected.write(_with_reasons(table, reasons, copies))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:

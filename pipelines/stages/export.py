@@ -31,6 +31,18 @@ _AS_IT_IS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
 _LIMITS = PictureLimits(decode_side=0)
 
 
+def shard_path(layout: Layout, unit: str, number: int) -> Place:
+    """Where a unit's shard lies, counted from 0."""
+    return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
+
+
+def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
+    """Remove a unit's shards from number `first` on. They are written in order, so there is no gap between them."""
+    while (path := shard_path(layout, unit, first)).exists():
+        remove(path)
+        first += 1
+
+
 @dataclass
 class ExportStage:
     """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
@@ -67,7 +79,7 @@ class ExportStage:
         rows = _kept_rows(self.layout, unit)
         shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
-            path = self._shard(unit, number)
+            path = shard_path(self.layout, unit, number)
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
                 written = self._write(temporary, unit, part)
@@ -75,11 +87,7 @@ class ExportStage:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
-        # Earlier decisions may have filled more; shards are written in order, so theirs go on from here without gap.
-        stale = len(shards)
-        while self._shard(unit, stale).exists():
-            remove(self._shard(unit, stale))
-            stale += 1
+        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
@@ -90,9 +98,6 @@ class ExportStage:
         }
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
-
-    def _shard(self, unit: str, number: int) -> Place:
-        return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
         """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
@@ -123,15 +128,8 @@ def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
         return []
     columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
     kept = read_table(path, columns=columns).to_pylist()
-    known = read_table(layout.data("captions", unit), columns=["ordinal", "uid", "caption"]).to_pylist()
-    ordinals: dict[tuple[str, str], list[int]] = {}
-    for row in known:
-        ordinals.setdefault((row["uid"], row["caption"]), []).append(row["ordinal"])
-    # Rows with the same uid and caption stand in the same order in both files; of duplicates the first is kept.
-    return sorted(
-        ({**row, "ordinal": ordinals[row["uid"], row["caption"]].pop(0)} for row in kept),
-        key=lambda row: int(row["ordinal"]),
-    )
+    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
+    return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

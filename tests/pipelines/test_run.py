@@ -178,6 +178,20 @@ def test_shards_feed_the_loader_of_open_clip(paper: Any) -> None:
     assert found == sorted(tuple(row) for row in tokenizer([row["caption"] for row in kept]).tolist())
 
 
+def test_a_shard_has_the_picture_of_the_row_that_was_kept(
+    tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    """Of two rows with the same caption and uid the first is rejected for the text in its picture."""
+    caption, spoilt, clean = INPUT_CAPTIONS[3], bytes_of[3], bytes_of[0]
+    table = pa.table({"uid": ["0" * 31 + "1"] * 2, "caption": [caption] * 2, "image": [spoilt, clean]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
+    assert result.funnel["kept"] == 1 and result.funnel["rejected"] == {"text_spotting": 1}
+    with tarfile.open(next((result.output / "shards").glob("*.tar"))) as tar:
+        stored = tar.extractfile(next(member for member in tar if member.name.endswith(".png")))
+        assert stored is not None and stored.read() == clean
+
+
 @pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
 def test_pictures_that_loaders_do_not_know_become_png(
     form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
