@@ -20,7 +20,8 @@ from pipelines.runners.beam_options import check_beam_options
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BEAM = re.search(r'"apache-beam==([\d.]+)"', (REPOSITORY / "setup.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
-OURS = {name for action in cli._parser()._actions for name in action.option_strings}
+PARSER = cli.command_parser("make filter", "")
+OURS = {name for action in PARSER._actions for name in action.option_strings}
 
 
 def files(*endings: str) -> list[Path]:
@@ -86,7 +87,7 @@ def test_versions_in_recipes_are_those_of_the_code(path: Path) -> None:
 
 
 def check_arguments(arguments: list[str], runner: str) -> None:
-    _, rest = cli._parser().parse_known_args(arguments)
+    _, rest = PARSER.parse_known_args(arguments)
     check_beam_options(rest, runner)
 
 
@@ -157,7 +158,7 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
     )
     arguments = done.stdout.splitlines()
     assert arguments[:2] == ["-m", "pipelines"]
-    options = cli._parser().parse_args(arguments[2:])
+    options = PARSER.parse_args(arguments[2:])
     assert (options.shard, options.workers, options.input) == (shard, 16, "/data/a *.tsv")
     assert options.preset == "strict"
 

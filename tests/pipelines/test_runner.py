@@ -84,7 +84,7 @@ def test_a_hundred_thousand_units_leave_the_graph_as_small_as_one(tmp_path: Path
 def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> None:
     layout, dataset = Layout(tmp_path), load_dataset("custom")
     fingerprints = {f"{n:05d}-{n:05d}": f"{n:016x}" for n in range(100_000)}
-    decide = DecideStage(layout, dataset, load_preset("paper"), True, True, fingerprints, 1)
+    decide = DecideStage(layout, dataset, load_preset("paper"), ("captions",), fingerprints, examples=1)
     for stage in (decide, ExportStage(layout, dataset, fingerprints)):
         assert len(pickle.dumps(DoUnit(stage))) < 100_000
 
