@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import apache_beam as beam
 import pyarrow as pa
@@ -36,6 +36,14 @@ class Stage(Protocol):
 
     def teardown(self) -> None:
         """End helpers."""
+
+
+@runtime_checkable
+class TransformStage(Stage, Protocol):
+    """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
+
+    def transform(self) -> beam.PTransform:
+        """From unit names to units that are committed; a unit that it fails fails the run."""
 
 
 class DoUnit(beam.DoFn):

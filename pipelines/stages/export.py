@@ -13,25 +13,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from pipelines.commit import publish_json, published, remove, retract
+from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
+from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.datasets import Dataset
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, read_pictures
+from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
 from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
-_ENDINGS = (
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"RIFF", "webp"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
+_AS_IT_IS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
+"""What loaders of webdatasets read, by its first bytes. Members with other endings would be passed over in silence."""
+_LIMITS = PictureLimits(decode_side=0)
+
+
+def shard_path(layout: Layout, unit: str, number: int) -> Place:
+    """Where a unit's shard lies, counted from 0."""
+    return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
+
+
+def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
+    """Remove a unit's shards from number `first` on. They are written in order, so there is no gap between them."""
+    while (path := shard_path(layout, unit, first)).exists():
+        remove(path)
+        first += 1
 
 
 @dataclass
@@ -51,11 +60,18 @@ class ExportStage:
         pass
 
     @cached_property
-    def _spans(self) -> dict[str, Span]:
-        return {unit.name: unit.span for unit in load_plan(self.layout.plan).units}
+    def _plan(self) -> tuple[dict[str, Span], int]:
+        plan = load_plan(self.layout.plan)
+        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
@@ -63,23 +79,19 @@ class ExportStage:
         rows = _kept_rows(self.layout, unit)
         shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
-            path = self._shard(unit, number)
+            path = shard_path(self.layout, unit, number)
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
-                written = self._write(temporary, self._spans[unit], part)
+                written = self._write(temporary, unit, part)
                 with open(temporary, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-            shards.append({"shard": path.name, "samples": written, "sha256": digest})
+            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
-        # Earlier decisions may have filled more; shards are written in order, so theirs go on from here without gap.
-        stale = len(shards)
-        while self._shard(unit, stale).exists():
-            remove(self._shard(unit, stale))
-            stale += 1
+        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": samples,
             "shards": shards,
             "seconds": round(time.time() - began, 3),
@@ -87,19 +99,22 @@ class ExportStage:
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
 
-    def _shard(self, unit: str, number: int) -> Place:
-        return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
-
-    def _write(self, path: Path, span: Span, rows: list[dict[str, Any]]) -> int:
-        samples = 0
+    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+        """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
+        Text-spotting keeps, have none."""
+        samples, (spans, picture_rows) = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            pictures = read_pictures(span, self.dataset, ordinals)
+            pictures = pictures_of(self.layout, unit, spans[unit], picture_rows, self.dataset, ordinals)
             for row, (_, picture) in zip(rows, pictures, strict=True):
                 if isinstance(picture, MissingPicture):
                     continue
+                try:
+                    ending, content = _member(picture)
+                except BadPicture:
+                    continue
                 key = f"{row['uid']}-{row['ordinal']:06d}"  # equal pairs have equal uids, keys in a shard must differ
-                _add(tar, f"{key}.{_ending(picture)}", picture)
+                _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
                 samples += 1
@@ -113,15 +128,8 @@ def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
         return []
     columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
     kept = read_table(path, columns=columns).to_pylist()
-    known = read_table(layout.data("captions", unit), columns=["ordinal", "uid"])
-    ordinals: dict[str, list[int]] = {}
-    for uid, ordinal in zip(known["uid"].to_pylist(), known["ordinal"].to_pylist(), strict=True):
-        ordinals.setdefault(uid, []).append(ordinal)
-    # Rows of equal uid stand in the same order in both files, and share url and caption, so any pairing of them is
-    # right.
-    return sorted(
-        ({**row, "ordinal": ordinals[row["uid"]].pop(0)} for row in kept), key=lambda row: int(row["ordinal"])
-    )
+    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
+    return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -130,5 +138,12 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _ending(picture: bytes) -> str:
-    return next((ending for magic, ending in _ENDINGS if picture.startswith(magic)), "bin")
+def _member(picture: bytes) -> tuple[str, bytes]:
+    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it."""
+    for magic, ending in _AS_IT_IS:
+        if picture.startswith(magic):
+            return ending, picture
+    content = io.BytesIO()
+    pixels = decode_picture(picture, _LIMITS).pixels
+    Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
+    return "png", content.getvalue()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipelines.datasets import load_dataset
 
@@ -57,7 +59,9 @@ def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
 def test_columns_of_kept_rejected_and_dead_letters(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
     original = {"n": pa.string(), "image_path": pa.string()}
     assert _schema(paper.output, "kept") == original | ANNOTATIONS
-    assert _schema(paper.output, "rejected") == original | ANNOTATIONS | {"stage": pa.string(), "reason": pa.string()}
+    why = {"stage": pa.string(), "reason": pa.string()}
+    copies = {"duplicate_of": pa.string(), "duplicate_similarity": pa.float32()}
+    assert _schema(paper.output, "rejected") == original | ANNOTATIONS | why | copies
     pq.write_table(pa.table({"caption": [SENTENCE], "image_path": ["no.jpg"]}), tmp_path / "a.parquet")
     dead = filtering(tmp_path / "a.parquet", tmp_path / "out")
     assert _schema(dead.output, "dead_letter") == DEAD
@@ -152,6 +156,58 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
     assert seen == manifest["samples"] == len(paper.rows("kept"))
 
 
+def test_shards_feed_the_loader_of_open_clip(paper: Any) -> None:
+    """Its own data set class, its own count of samples, its own preprocessing."""
+    data = pytest.importorskip("open_clip_train.data", reason="open_clip_torch is not installed: make test")
+    import open_clip
+
+    shards = sorted(map(str, (paper.output / "shards").glob("*.tar")))
+    pattern = f"{paper.output}/shards/{{{','.join(Path(shard).stem for shard in shards)}}}.tar"
+    kept = paper.rows("kept")
+    assert data.get_dataset_size(pattern) == (len(kept), len(shards))
+    arguments = argparse.Namespace(
+        val_data=pattern, val_num_samples=len(kept), batch_size=8, workers=1, world_size=1, seed=0
+    )
+    arguments.train_data_upsampling_factors = None
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    preprocess = open_clip.image_transform(64, is_train=False)
+    loader = data.get_wds_dataset(arguments, preprocess, is_train=False, tokenizer=tokenizer).dataloader
+    images, texts = zip(*loader, strict=True)
+    assert sum(len(batch) for batch in images) == len(kept) and images[0].shape[1:] == (3, 64, 64)
+    found = sorted(tuple(row) for batch in texts for row in batch.tolist())
+    assert found == sorted(tuple(row) for row in tokenizer([row["caption"] for row in kept]).tolist())
+
+
+def test_a_shard_has_the_picture_of_the_row_that_was_kept(
+    tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    """Of two rows with the same caption and uid the first is rejected for the text in its picture."""
+    caption, spoilt, clean = INPUT_CAPTIONS[3], bytes_of[3], bytes_of[0]
+    table = pa.table({"uid": ["0" * 31 + "1"] * 2, "caption": [caption] * 2, "image": [spoilt, clean]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
+    assert result.funnel["kept"] == 1 and result.funnel["rejected"] == {"text_spotting": 1}
+    with tarfile.open(next((result.output / "shards").glob("*.tar"))) as tar:
+        stored = tar.extractfile(next(member for member in tar if member.name.endswith(".png")))
+        assert stored is not None and stored.read() == clean
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
+def test_pictures_that_loaders_do_not_know_become_png(
+    form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
+    content = io.BytesIO()
+    image.save(content, form)
+    pq.write_table(pa.table({"caption": [SENTENCE], "image": [content.getvalue()]}), tmp_path / "a.parquet")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
+    with tarfile.open(next((result.output / "shards").glob("*.tar"))) as tar:
+        (member,) = (member for member in tar if member.name.endswith(".png"))
+        stored = tar.extractfile(member)
+        assert stored is not None
+        assert np.array_equal(np.asarray(Image.open(stored)), np.asarray(Image.open(content).convert("RGB")))
+
+
 def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
     again = filtering(f"{paper.output}/shards/*.tar", tmp_path / "out")
     assert sorted(row["caption"] for row in again.rows("kept")) == sorted(row["caption"] for row in paper.rows("kept"))
@@ -161,7 +217,7 @@ def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[
 def test_funnel_and_provenance(paper: Any, pairs: Path) -> None:
     funnel = json.loads((paper.output / "funnel.json").read_text(encoding="utf-8"))
     assert (funnel["dataset"], funnel["preset"], funnel["rows_in"]) == ("custom", "paper", 60)
-    assert funnel["stages"] == ["captions", "spotting", "export"]
+    assert funnel["stages"] == ["captions", "spotting", "dedup", "export"]
     left = funnel["rows_in"] - funnel["dead_letter"]["rows"]
     for step in funnel["steps"]:
         left -= step["rejected"]
@@ -304,7 +360,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     manifest = tsv(tmp_path / "urls.tsv", rows)
     alone = filtering(manifest, tmp_path / "alone", stages=("captions",))
     assert alone.verdicts() == {"0": "kept", "1": "action"}
-    full = filtering(manifest, tmp_path / "full")
+    full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "picture_not_at_hand", "1": "action"}
     assert full.status == 0
     assert any("STAGES=captions,export" in line for line in full.said)
@@ -401,6 +457,7 @@ def test_several_files_of_several_forms(
     _csv(tmp_path, [{**row, "n": f"csv {row['n']}"} for row in rows])
     _text(tmp_path / "a.jsonl", "".join(json.dumps({**row, "n": f"json {row['n']}"}) + "\n" for row in rows))
     _text(tmp_path / "a.tsv.gz", "\n".join("\t".join(row) for row in [rows[0], *(row.values() for row in rows)]) + "\n")
-    result = filtering(f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", tmp_path / "out", unit_rows=2)
+    source, stages = f"{tmp_path}/*.csv,{tmp_path}/a.jsonl,{tmp_path}/*.gz", ("captions", "spotting", "export")
+    result = filtering(source, tmp_path / "out", stages=stages, unit_rows=2)  # the forms hold the same pairs
     expected = {f"{form}{n}": verdict for n, verdict in EXPECTED.items() for form in ("", "csv ", "json ")}
     assert result.verdicts() == expected

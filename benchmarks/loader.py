@@ -1,0 +1,184 @@
+"""Our loader against open_clip's webdataset pipeline on the same shards, samples per second.
+
+    python -m benchmarks.loader [--workers 1 2] [--samples N] [--side 256] [--image-size 224] [--repeats 5] [--data DIR]
+
+Without --data shards of photographs (scikit-image's, cut at random, `--side` pixels on the longer side, JPEG) are
+written to a temporary folder; with it the shards of that folder are read. Both sides get the same transform
+(open_clip's for training), tokenizer, batch size and number of worker processes, and read the same number of samples.
+One warm-up epoch each (in it our index is made and workers start), then the sides take turns. Ours has two rows: pixels
+equal to the other side's, and with `decode_side`, which decodes large JPEGs at a fraction of their size. Samples per
+second of processor time (of all processes of a side) do not depend on what else the machine does.
+
+"open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library, with one stage exchanged: its
+reader of tars does not work with webdataset above 0.2.86, so webdataset's own stands in, as its source suggests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import open_clip
+import psutil
+import skimage.data
+import torch
+import webdataset
+from open_clip_train import data as open_clip_data
+from PIL import Image
+
+from trainer.data import DataSettings, ShardLoader, Source
+from trainer.data.shards import find_shards
+
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
+
+
+def write_shards(folder: Path, samples: int, side: int, shards: int) -> None:
+    """Shards of random crops of photographs, longest side `side`."""
+    photographs = [Image.fromarray(getattr(skimage.data, name)()).convert("RGB") for name in PHOTOGRAPHS]
+    draw = random.Random(0)
+    per_shard = samples // shards
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for number in range(per_shard):
+                photograph = draw.choice(photographs)
+                scale = draw.uniform(0.5, 1)
+                width, height = (int(length * scale) for length in photograph.size)
+                left, top = draw.randint(0, photograph.width - width), draw.randint(0, photograph.height - height)
+                cut = photograph.crop((left, top, left + width, top + height))
+                factor = side / max(cut.size)
+                cut = cut.resize((max(1, round(cut.width * factor)), max(1, round(cut.height * factor))))
+                content = io.BytesIO()
+                cut.save(content, "JPEG", quality=90)
+                key = f"{shard:05d}{number:05d}"
+                parts = (
+                    ("jpg", content.getvalue()),
+                    ("txt", b"a photograph of something seen"),
+                    ("json", b'{"uid": "%s"}' % (b"0" * 300)),
+                )
+                for ending, data in parts:
+                    info = tarfile.TarInfo(f"{key}.{ending}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def processor_s() -> float:
+    """Processor time so far of this process and its workers."""
+    this = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
+
+
+def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tuple[float, float]:
+    """Samples per second and per processor-second of a whole epoch, from the request of the first batch on."""
+    began, processor, samples = time.perf_counter(), processor_s(), 0
+    for batch in batches:
+        samples += len(images(batch))
+    if not samples:
+        raise RuntimeError("a side read nothing; see the warnings")
+    return samples / (time.perf_counter() - began), samples / (processor_s() - processor)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--samples", type=int, default=2_000)
+    parser.add_argument("--side", type=int, default=256, help="longest side of the pictures")
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--data", help="folder of shards to read instead")
+    options = parser.parse_args()
+    transform = open_clip.image_transform(options.image_size, is_train=True)
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    with tempfile.TemporaryDirectory() as folder:
+        if not options.data:
+            write_shards(Path(folder), options.samples, options.side, max(4, *options.workers))
+        urls, _ = find_shards(options.data or folder)
+        print(
+            f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px; "
+            f"torch {torch.__version__}, webdataset {webdataset.__version__}, {options.repeats} repeats in turn"
+        )
+        print(
+            f"{'workers':>7}  {'side':<22} {'samples/s':>10} {'IQR':>13} {'ratio':>6} "
+            f"{'samples/cpu-s':>16} {'ratio':>6}"
+        )
+        for workers in options.workers:
+            measure(options, urls, workers, transform, tokenizer)
+
+
+def measure(options: Any, urls: list[str], workers: int, transform: Any, tokenizer: Any) -> None:
+    """All sides with one number of workers."""
+    folder = str(Path(urls[0]).parent)
+
+    def ours(**settings: Any) -> ShardLoader:
+        return ShardLoader(
+            DataSettings(sources=(Source(path=folder),), workers=workers, **settings),
+            batch_size=options.batch_size,
+            transform=transform,
+            tokenizer=tokenizer,
+        )
+
+    plain, reduced = ours(), ours(decode_side=options.image_size)
+    open_clip_data.tarfile_to_samples_nothrow = webdataset.tarfile_to_samples(handler=open_clip_data.log_and_continue)
+    info = open_clip_data.get_wds_dataset(
+        SimpleNamespace(
+            train_data=urls[0] if len(urls) == 1 else braces(urls),
+            train_num_samples=plain.samples_per_epoch,
+            train_data_upsampling_factors=None,
+            dataset_resampled=False,
+            seed=0,
+            batch_size=options.batch_size,
+            workers=workers,
+            world_size=1,
+        ),
+        transform,
+        is_train=True,
+        floor=True,
+        tokenizer=tokenizer,
+    )
+    epochs = iter(range(10**6))
+
+    def theirs() -> Iterator[Any]:
+        info.set_epoch(next(epochs))
+        return iter(info.dataloader)
+
+    sides: dict[str, Callable[[], tuple[float, float]]] = {
+        "open_clip webdataset": lambda: drained(theirs(), lambda batch: batch[0]),
+        "ours, same pixels": lambda: drained(plain.epoch(next(epochs)), lambda batch: batch.images),
+        "ours, decode_side": lambda: drained(reduced.epoch(next(epochs)), lambda batch: batch.images),
+    }
+    rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
+    for repeat in range(options.repeats + 1):
+        for side, run in sides.items():
+            rate = run()
+            if repeat:  # the first starts workers and fills caches
+                rates[side].append(rate)
+    anchor = np.median(rates["open_clip webdataset"], axis=0)
+    for side, values in rates.items():
+        low, high = np.percentile(values, [25, 75], axis=0)[:, 0]
+        wall, processor = np.median(values, axis=0)
+        print(
+            f"{workers:>7}  {side:<22} {wall:>10.0f} {low:>6.0f}-{high:<6.0f} {wall / anchor[0]:>6.2f} "
+            f"{processor:>16.0f} {processor / anchor[1]:>6.2f}"
+        )
+    plain.close()
+    reduced.close()
+
+
+def braces(urls: list[str]) -> str:
+    """The shards as open_clip takes them: one brace pattern of consecutive numbers."""
+    first, last = Path(urls[0]).stem, Path(urls[-1]).stem
+    return f"{Path(urls[0]).parent}/{{{first}..{last}}}.tar"
+
+
+if __name__ == "__main__":
+    main()

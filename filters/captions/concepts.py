@@ -1,0 +1,89 @@
+"""The concepts that a caption names: its objects and attributes as base forms, so that equal things have equal names.
+
+The annotations of the filter hold words as they stand in the caption ("Black horses", "evening sun"). Here they become
+lower-case base forms ("horse", "black"); an object that is a compound has several names, from the whole to its head
+("evening sun", "sun"), of which a vocabulary takes the longest it knows.
+
+Base forms come from the lemma tables of the spaCy model (WordNet's): exceptions first, then its suffix rules where they
+lead to a known word, else the word itself. A tagger is not asked: the words are known to be nouns and adjectives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import cache, lru_cache
+from typing import Any
+
+from filters.captions.parse import find_model
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    import spacy
+
+MAX_WORDS = 3
+"""Words of the longest name of an object; longer compounds are product names and lists."""
+_EDGES = re.compile(r"^[^\w]+|[^\w]+$")
+_POSSESSIVE = re.compile(r"['’]s?$")
+_PRONOUNS = frozenset(["i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it", "me", "us"])
+_SHORTEST = 3  # a base form of fewer letters is a slip ("bus" is no plural of "bu")
+_CACHED = 200_000
+
+
+class ConceptNames:
+    """Words to concepts. See `concept_names`."""
+
+    def __init__(self) -> None:
+        without_the_rest = ["ner", "tagger", "parser", "tok2vec", "attribute_ruler", "senter"]
+        lookups: Any = spacy.load(find_model(), exclude=without_the_rest).get_pipe("lemmatizer").lookups  # type: ignore[attr-defined]
+        self._tables = {
+            kind: tuple(lookups.get_table(f"lemma_{part}")[kind] for part in ("rules", "exc", "index"))
+            for kind in ("noun", "adj")
+        }
+        self.object = lru_cache(_CACHED)(self._object)
+        self.attribute = lru_cache(_CACHED)(self._attribute)
+
+    def _object(self, text: str) -> tuple[str, ...]:
+        """Names of an object, the longest first, the head alone last; none for pronouns and for what has no letters."""
+        words = [word for word in map(_plain, text.split()) if word]
+        if not words or words[-1] in _PRONOUNS or not any(char.isalpha() for char in words[-1]):
+            return ()
+        words[-1] = self._base(words[-1], "noun")
+        return tuple(" ".join(words[first:]) for first in range(max(0, len(words) - MAX_WORDS), len(words)))
+
+    def _attribute(self, text: str) -> str | None:
+        """Name of an attribute; None for numbers in digits and what has no letters."""
+        word = _plain(text)
+        if not any(char.isalpha() for char in word) or any(char.isdigit() for char in word):
+            return None
+        return self._base(word, "adj")
+
+    def _base(self, word: str, kind: str) -> str:
+        rules, exceptions, index = self._tables[kind]
+        if exceptions.get(word):
+            return str(exceptions[word][0])
+        if kind == "adj" and word in index:
+            return word
+        for ending, instead in rules:
+            base = word[: len(word) - len(ending)] + instead
+            if word.endswith(ending) and len(base) >= _SHORTEST and base in index:
+                return base
+        return word
+
+    def objects(self, texts: Collection[str | None]) -> set[str]:
+        """All names of a caption's objects."""
+        return {name for text in texts if text for name in self.object(text)}
+
+    def attributes(self, texts: Collection[str | None]) -> set[str]:
+        """The names of a caption's attributes."""
+        return {name for text in texts if text and (name := self.attribute(text)) is not None}
+
+
+@cache
+def concept_names() -> ConceptNames:
+    """The one of this process."""
+    return ConceptNames()
+
+
+def _plain(word: str) -> str:
+    return _POSSESSIVE.sub("", _EDGES.sub("", word.lower()))

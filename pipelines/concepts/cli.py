@@ -1,0 +1,99 @@
+"""Command line of the Beam half of `make concepts`: words to settings, errors to one line and an exit status.
+
+Exit status: 0 all is well; 1 units failed, or more pictures than allowed are bad; 2 wrong use, nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from filters.captions.parse import ModelMissing
+from pipelines.concepts.run import ConceptSettings, run
+from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
+from pipelines.locking import Busy
+from pipelines.settings import WrongUse
+from pipelines.storage import place
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="make concepts",
+        description="Vocabularies, labels and teacher features for concept distillation.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--data", required=True, help="output folder of `make filter`")
+    parser.add_argument("--output", help="folder for everything that is written (default: DATA/concepts)")
+    parser.add_argument(
+        "--teacher",
+        default=DEFAULT,
+        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32",
+    )
+    parser.add_argument("--weights", help="file of the teacher's weights (default: from its Python package)")
+    parser.add_argument(
+        "--min-count", type=_positive, help="rows that must name a concept (default 100; rows / 50 on small corpora)"
+    )
+    parser.add_argument("--max-size", type=_positive, default=10_000, help="most concepts of a head (default 10,000)")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="pictures the teacher sees at a time (32)")
+    parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
+    parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    parser.add_argument(
+        "--max-bad-share",
+        type=float,
+        default=0.05,
+        help="share of bad pictures above which the exit status is 1 (0.05)",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        return run(_settings(arguments), _say)
+    except WrongUse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+    except (ModelMissing, Busy) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _settings(arguments: Sequence[str]) -> ConceptSettings:
+    options = _parser().parse_args(arguments)
+    data = place(options.data)
+    return ConceptSettings(
+        data=data,
+        output=place(options.output) if options.output else data / "concepts",
+        teacher=find_teacher(options.teacher, options.weights),
+        min_count=options.min_count,
+        max_size=options.max_size,
+        batch_size=options.batch_size,
+        device=options.device,
+        workers=options.workers or os.cpu_count() or 1,
+        max_bad_share=options.max_bad_share,
+        command=tuple(arguments),
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

@@ -1,0 +1,102 @@
+"""The concepts of every sample in the shards, as class ids: what the teacher's heads are trained on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from filters.captions.concepts import concept_names
+from pipelines.commit import publish_json, published, read_json, retract
+from pipelines.concepts.shards import annotations_of
+from pipelines.concepts.vocabulary import HEADS, annotated
+from pipelines.layout import Layout
+from pipelines.manifests import UnreadableFile
+from pipelines.progress import Heartbeat
+from pipelines.storage import Place
+
+
+@dataclass
+class LabelStage:
+    """See `Stage`. A unit is a shard; it becomes `<unit>.npz`: `keys`, and for each head `offsets` and `ids`, where
+    the ids of sample i are ids[offsets[i]:offsets[i + 1]]."""
+
+    layout: Layout
+    shards: Place
+    vocabulary: Place
+    fingerprints: dict[str, str]
+    name: str = field(default="labels", init=False)
+
+    def setup(self) -> None:
+        self._names = concept_names()
+
+    def teardown(self) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    @cached_property
+    def _ids(self) -> dict[str, dict[str, int]]:
+        heads = read_json(self.vocabulary)["heads"]
+        return {head: {name: place for place, name in enumerate(heads[head]["names"])} for head in HEADS}
+
+    def process(self, unit: str) -> None:
+        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
+        retract(self.layout.commit(self.name, unit))
+        keys: list[str] = []
+        found: dict[str, list[list[int]]] = {head: [] for head in HEADS}
+        without, broken = 0, None
+        try:
+            for key, row in annotations_of(self.shards / f"{unit}.tar"):
+                try:
+                    labels = self._labels(row or {})
+                except (KeyError, TypeError, IndexError):
+                    labels = {head: [] for head in HEADS}
+                    without += 1
+                keys.append(key)
+                for head in HEADS:
+                    found[head].append(labels[head])
+                heartbeat.beat(len(keys))
+        except UnreadableFile as error:  # what stands before the break is used, as the trainer's loader does
+            broken = {"error": error.error, "message": error.message}
+        with published(label_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **_arrays(keys, found))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprints[unit],
+            "rows": len(keys),
+            "without_annotations": without,
+            "broken": broken,
+            **{head: sum(map(bool, found[head])) for head in HEADS},
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+        heartbeat.end()
+
+    def _labels(self, row: dict[str, Any]) -> dict[str, list[int]]:
+        objects, attributes = annotated(row)
+        known = self._ids["objects"]
+        named = {next((known[name] for name in self._names.object(text) if name in known), None) for text in objects}
+        told = {self._ids["attributes"].get(name) for name in self._names.attributes(attributes)}
+        return {
+            "objects": sorted(place for place in named if place is not None),
+            "attributes": sorted(place for place in told if place is not None),
+        }
+
+
+def label_path(layout: Layout, unit: str) -> Place:
+    """The labels of a shard."""
+    return layout.data("labels", unit).with_suffix(".npz")
+
+
+def _arrays(keys: Sequence[str], found: dict[str, list[list[int]]]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {"keys": np.frombuffer("\n".join(keys).encode("utf-8", "surrogateescape"), np.uint8)}
+    for head, lists in found.items():
+        arrays[f"{head}.offsets"] = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        arrays[f"{head}.ids"] = np.array([place for ids in lists for place in ids], np.int32)
+    return arrays

@@ -1,0 +1,68 @@
+"""The samples of a shard, in its order: what labels and features are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.commit import read_json
+from pipelines.manifests.tar_rows import Sample, samples
+from pipelines.settings import WrongUse
+from pipelines.storage import Place
+
+MAX_PICTURE_BYTES = 64 * 2**20
+MAX_JSON_BYTES = 16 * 2**20
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "bin")
+"""Endings of pictures in the shards of `make filter`; `bin` is a format it has no ending for."""
+
+
+def shard_entries(data: Place) -> dict[str, dict[str, Any]]:
+    """Unit name (file name without .tar) to its entry in the manifest of `make filter`.
+
+    Raises:
+        WrongUse: there is no such manifest.
+    """
+    manifest = read_json(data / "shards" / "manifest.json")
+    if not manifest or not manifest.get("shards"):
+        raise WrongUse(
+            f"{data}/shards/manifest.json: no shards; run `make filter` with pictures at hand and stage export"
+        )
+    return {entry["shard"].removesuffix(".tar"): entry for entry in manifest["shards"]}
+
+
+def pictures_of(path: Place) -> Iterator[tuple[str, bytes | None]]:
+    """Key and picture of every sample, None where it has none.
+
+    Raises:
+        UnreadableFile: the tar breaks; samples that are whole come first.
+    """
+
+    def limit(_: int, ending: str) -> int:
+        return MAX_PICTURE_BYTES if ending in PICTURES else 0
+
+    for sample in _distinct(path, limit):
+        yield sample.key, next((sample.contents[ending] for ending in PICTURES if ending in sample.contents), None)
+
+
+def annotations_of(path: Place) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Key and .json of every sample, None where it has none that can be read. Raises as `pictures_of`."""
+
+    def limit(_: int, ending: str) -> int:
+        return MAX_JSON_BYTES if ending == "json" else 0
+
+    for sample in _distinct(path, limit):
+        try:
+            row = json.loads(sample.contents["json"])
+        except (KeyError, ValueError):
+            row = None
+        yield sample.key, row if isinstance(row, dict) else None
+
+
+def _distinct(path: Place, limit: Any) -> Iterator[Sample]:
+    """The samples, the first one of each key: the trainer's loader takes the same."""
+    seen: set[str] = set()
+    for sample in samples(str(path), "", size=path.stat().st_size, limit_of=limit):
+        if sample.key not in seen:
+            seen.add(sample.key)
+            yield sample

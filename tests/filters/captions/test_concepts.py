@@ -1,0 +1,62 @@
+"""Words of captions to names of concepts."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.captions.concepts import MAX_WORDS, ConceptNames, concept_names
+
+
+@pytest.fixture(scope="module")
+def names() -> ConceptNames:
+    return concept_names()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("horses", ("horse",)),
+        ("Horse", ("horse",)),
+        ("evening sun", ("evening sun", "sun")),
+        ("Komodo dragons", ("komodo dragon", "dragon")),
+        ("women", ("woman",)),
+        ("geese", ("goose",)),
+        ("leaves", ("leaf",)),
+        ("dress", ("dress",)),
+        ("bus", ("bus",)),
+        ("series", ("series",)),
+        ("dog's", ("dog",)),
+        ("(trees)", ("tree",)),
+        ("they", ()),
+        ("2019", ()),
+        ("", ()),
+        ("big old red fire engines", ("red fire engine", "fire engine", "engine")),
+    ],
+)
+def test_objects(names: ConceptNames, text: str, expected: tuple[str, ...]) -> None:
+    assert names.object(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("Red", "red"), ("darker", "dark"), ("best", "good"), ("Two", "two"), ("60W", None), ("2", None), ("!", None)],
+)
+def test_attributes(names: ConceptNames, text: str, expected: str | None) -> None:
+    assert names.attribute(text) == expected
+
+
+def test_a_caption_names_each_concept_once(names: ConceptNames) -> None:
+    assert names.objects(["Cats", "cat", None, "house cats"]) == {"cat", "house cat"}
+    assert names.attributes(["Black", "black", None]) == {"black"}
+
+
+@given(text=st.text(max_size=40))
+def test_any_text_gives_few_lower_case_names(text: str) -> None:
+    found = concept_names().object(text)
+    assert len(found) <= MAX_WORDS
+    assert all(name == name.lower().strip() and name for name in found)
+    assert all(long.endswith(short) for long, short in itertools.pairwise(found))

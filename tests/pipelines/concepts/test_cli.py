@@ -1,0 +1,57 @@
+"""The command line: exit statuses, and the whole way from filtered data to targets that the trainer reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.concepts import cli
+from trainer.concepts import open_targets
+from trainer.concepts.cli import main as second_half
+
+
+def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    data = filtered.write([60, 40], lambda n, m: m[1:] if n == 5 else m)
+    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count", "2"]
+    assert cli.main(words) == 0
+    assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--epochs", "40"]) == 0
+    said = capfd.readouterr().out
+    assert "features: 1 of 100 pictures could not be read (missing_picture 1)" in said
+    assert "targets: 100 pictures in 2 shards, 2 of each head" in said
+    targets = open_targets(data / "concepts")
+    assert targets.heads == {"objects": 3, "attributes": 4} and targets.k == 2
+    manifest = json.loads((data / "shards" / "manifest.json").read_text())
+    entry = manifest["shards"][0]
+    shard = targets.shard(entry["shard"], entry["sha256"])
+    assert shard is not None and len(shard.keys) == 60
+    ids, probabilities = shard.head("attributes", np.arange(60))
+    assert not probabilities[5].any() and np.allclose(np.delete(probabilities, 5, 0).sum(1), 1)
+    # Random features see colours: the teacher has learnt most of what the captions say.
+    truth = [["red", "green", "blue", "yellow"][number // 3 % 4] for number in range(60)]
+    names = json.loads((data / "concepts" / "vocabulary.json").read_text())["heads"]["attributes"]["names"]
+    assert sum(names[first] == colour for first, colour in zip(ids[:, 0], truth, strict=True)) > 40
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--data", "/nowhere", "--teacher", "nobody"], "unknown teacher 'nobody'"),
+        (["--data", "/nowhere", "--min-count", "0"], "'0' is not a whole number above 0"),
+        (["--data", "/nowhere", "--colour", "red"], "unrecognized arguments: --colour red"),
+        ([], "the following arguments are required: --data"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and says in error and error.count("\n") == 1
+
+
+def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]) == 2
+    assert "DATA is the output folder of `make filter`" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

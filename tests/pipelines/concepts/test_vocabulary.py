@@ -1,0 +1,98 @@
+"""Counting names, and which of them become classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.concepts import vocabulary
+from pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
+from pipelines.layout import Layout
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layout, list[str]]]:
+    """Counts parts of kept/."""
+
+    def count(parts: list[list[dict[str, Any]]]) -> tuple[Layout, list[str]]:
+        layout, units = Layout(tmp_path / "concepts"), []
+        schema = pa.schema(
+            [
+                ("objects", pa.list_(pa.string())),
+                ("attributes", pa.list_(pa.struct([("object", pa.string()), ("attribute", pa.string())]))),
+            ]
+        )
+        for number, rows in enumerate(parts):
+            units.append(f"part-{number}")
+            table = pa.Table.from_pylist(rows, schema=schema)
+            (tmp_path / "kept").mkdir(exist_ok=True)
+            pq.write_table(table, tmp_path / "kept" / f"{units[-1]}.parquet")
+        stage = VocabularyStage(layout, tmp_path / "kept", dict.fromkeys(units, "x"))
+        stage.setup()
+        for unit in units:
+            layout.progress(stage.name, unit).parent.mkdir(parents=True, exist_ok=True)
+            stage.process(unit)
+        return layout, units
+
+    return count
+
+
+def row(*objects: str, **attributes: str) -> dict[str, Any]:
+    return {"objects": list(objects), "attributes": [{"object": o, "attribute": a} for o, a in attributes.items()]}
+
+
+PARTS = [
+    [row("dogs", "dog", dogs="Black"), row("guide dogs", "cat"), row(), {"objects": None, "attributes": None}],
+    [row("dog", dog="black", cat="white"), row("cats", "bird", cats="white"), row("dog")],
+]
+
+
+def test_rows_that_name_it_are_counted_over_parts(counted: Any) -> None:
+    layout, units = counted(PARTS)
+    found = make_vocabulary(layout, units, rows_counted(layout, units), 1, 100)
+    assert found["rows"] == 7
+    assert found["heads"]["objects"] == {"names": ["dog", "cat", "bird", "guide dog"], "rows": [4, 2, 1, 1]}
+    assert found["heads"]["attributes"] == {"names": ["black", "white"], "rows": [2, 2]}
+
+
+def test_least_count_and_most_names(counted: Any) -> None:
+    layout, units = counted(PARTS)
+    assert make_vocabulary(layout, units, 7, 2, 100)["heads"]["objects"]["names"] == ["dog", "cat"]
+    assert make_vocabulary(layout, units, 7, 1, 3)["heads"]["objects"]["names"] == ["dog", "cat", "bird"]
+    with pytest.raises(ValueError, match=r"no name among the attributes of 7 rows occurs in 3 .* 'white' \(2\); lower"):
+        make_vocabulary(layout, units, 7, 3, 100)
+
+
+def test_merging_in_slices_is_the_same(counted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout, units = counted(PARTS)
+    whole = make_vocabulary(layout, units, 7, 1, 100)
+    monkeypatch.setattr(vocabulary, "ROWS_AT_ONCE", 1)
+    assert make_vocabulary(layout, units, 7, 1, 100) == whole
+
+
+def test_the_hash_is_of_the_names_in_their_order(counted: Any) -> None:
+    layout, units = counted(PARTS)
+    hashes = {make_vocabulary(layout, units, rows, 1, 100)["hash"] for rows in (7, 8)}
+    assert len(hashes) == 1
+    assert make_vocabulary(layout, units, 7, 2, 100)["hash"] not in hashes
+
+
+def test_the_least_count_is_100_and_less_on_small_data() -> None:
+    assert [lowest_count(rows, None) for rows in (10, 147, 1_000, 5_000, 10**9)] == [2, 2, 20, 100, 100]
+    assert lowest_count(10, 7) == 7
+
+
+def test_what_a_run_writes(filtered: Any, make: Any) -> None:
+    data = filtered.write([24, 12])
+    status, said = make(data)
+    assert status == 0
+    assert "vocabulary: 3 objects, 4 attributes, each in at least 2 of 36 rows" in said
+    found = json.loads((data / "concepts" / "vocabulary.json").read_text())
+    assert found["heads"]["objects"]["names"] == ["circle", "square", "triangle"]
+    assert found["heads"]["attributes"]["names"] == ["blue", "green", "red", "yellow"]

@@ -1,0 +1,95 @@
+"""Stored predictions: what is kept and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.concepts.cli import main, make_targets
+from trainer.concepts.heads import Head, HeadSettings
+from trainer.concepts.predict import top_k
+from trainer.concepts.store import BadConcepts
+from trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
+from trainer.data import ConceptMismatch
+
+FAST = HeadSettings(epochs=1)
+
+
+def some_head(classes: int, width: int = 4) -> Head:
+    torch.manual_seed(classes)
+    return Head(torch.randn(classes, width), torch.randn(classes), {})
+
+
+def test_top_k_is_the_softmax_cut_and_renormalised() -> None:
+    head, features = some_head(7), np.random.default_rng(0).normal(size=(5, 4)).astype(np.float16)
+    ids, probabilities = top_k(head, features, 3)
+    whole = (torch.from_numpy(features).float() @ head.weight.T + head.bias).softmax(1).numpy()
+    for row in range(5):
+        best = np.argsort(-whole[row])[:3]
+        assert ids[row].tolist() == best.tolist()
+        assert np.allclose(probabilities[row], whole[row][best] / whole[row][best].sum(), atol=1e-3)
+    assert (ids.dtype, probabilities.dtype) == (np.uint32, np.float16)
+
+
+def test_a_head_of_fewer_concepts_is_padded() -> None:
+    ids, probabilities = top_k(some_head(2), np.ones((3, 4), np.float16), 5)
+    assert ids.shape == probabilities.shape == (3, 5)
+    assert not probabilities[:, 2:].any() and np.allclose(probabilities.sum(1), 1, atol=1e-3)
+
+
+def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
+    targets = ShardTargets(
+        "a.tar",
+        ("x", "ÿ"),
+        {"objects": np.array([[1, 2], [0, 0]], np.uint32)},
+        {"objects": np.array([[0.7, 0.3], [0, 0]], np.float16)},
+    )
+    content = packed(targets, {"k": 2})
+    assert content == packed(targets, {"k": 2})
+    again = unpacked(content)
+    assert (again.shard, again.keys) == ("a.tar", ("x", "ÿ"))
+    ids, probabilities = again.head("objects", again.rows(["ÿ", "x"]))
+    assert ids.tolist() == [[0, 0], [1, 2]] and (ids.dtype, probabilities.dtype) == (np.int64, np.float32)
+    assert probabilities[0].tolist() == [0, 0] and probabilities[1].sum() == pytest.approx(1, abs=1e-7)
+    with pytest.raises(ConceptMismatch, match=r"shard a\.tar has a sample 'z' that its concept targets have not"):
+        again.rows(["x", "z"])
+
+
+def test_a_run_writes_all_shards_and_keeps_them(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = store().folder
+    manifest = make_targets(folder, FAST, 3)
+    said = capsys.readouterr().out
+    assert "objects" in said and "recall@10" in said
+    assert (manifest["k"], manifest["samples"], manifest["heads"]) == (3, 360, {"objects": 6, "attributes": 2})
+    assert manifest["vocabulary_hash"] == "h" and manifest["teacher"] == {"name": "t"}
+    files = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.suffix in (".npz", ".safetensors")}
+    assert make_targets(folder, FAST, 3) == manifest
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    lost = folder / "targets" / "00001.npz"
+    content = lost.read_bytes()
+    lost.write_bytes(content[:100])  # torn, as by a crash of the machine
+    assert make_targets(folder, FAST, 3) == manifest and lost.read_bytes() == content
+    assert make_targets(folder, FAST, 2)["k"] == 2
+    targets = open_targets(folder)
+    shard = targets.shard("00000.tar")
+    assert shard is not None
+    _, probabilities = shard.head("objects", np.arange(120))
+    assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad pictures
+
+
+def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `make concepts`"):
+        open_targets(tmp_path)
+    assert main(["--concepts", str(tmp_path / "nowhere")]) == 1
+    assert "run `make concepts`" in capsys.readouterr().err
+    assert main(["--concepts", str(tmp_path), "--k", "0"]) == 2
+    assert main(["--concepts", str(tmp_path), "--epochs", "0"]) == 2
+    known = store()
+    labels = known.folder / "work" / "labels" / "data" / "00001.npz"
+    labels.write_bytes((labels.parent / "00000.npz").read_bytes())
+    with pytest.raises(BadConcepts, match=r"shard 00001\.tar: features and labels are of different samples from 0 on"):
+        known.load(known.shards[1])

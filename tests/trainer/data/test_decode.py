@@ -1,0 +1,60 @@
+"""Hostile bytes become pixels or one error."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from trainer.data.decode import BadPicture, decode
+
+
+def encoded(image: Image.Image, ending: str, **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, ending, **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new(mode, (6, 4))
+    ending = "JPEG" if mode == "CMYK" else "PNG"
+    assert (decode(encoded(image, ending), 100).mode, decode(encoded(image, ending), 100).size) == ("RGB", (6, 4))
+
+
+def test_pictures_are_turned_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif), 100).size == (4, 6)
+
+
+def test_large_jpegs_are_decoded_smaller_but_never_too_small() -> None:
+    content = encoded(Image.new("RGB", (640, 480)), "JPEG")
+    sizes = [decode(content, 10**6, side).size for side in (None, 480, 241, 240, 100, 60, 1)]
+    assert sizes == [(640, 480), (640, 480), (640, 480), (320, 240), (160, 120), (80, 60), (80, 60)]
+    assert decode(encoded(Image.new("RGB", (640, 480)), "PNG"), 10**6, 60).size == (640, 480)
+
+
+def test_cut_pictures_bombs_and_pages_are_bad() -> None:
+    whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    for content in (whole[: len(whole) // 2], b"", b"<html>", b"\x89PNG\r\n\x1a\n" + chunk, b"%!PS-Adobe"):
+        with pytest.raises(BadPicture):
+            decode(content, 100_000_000)
+    with pytest.raises(BadPicture, match=r"64 x 64 pixels, more than data\.max_pixels 4,000"):
+        decode(whole, 4_000)
+
+
+@given(
+    noise=st.binary(max_size=500),
+    start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0"]),
+)
+def test_noise_is_bad_and_nothing_else(noise: bytes, start: bytes) -> None:
+    with pytest.raises(BadPicture):
+        decode(start + noise, 1000)

@@ -1,0 +1,134 @@
+"""What the index finds in a tar, good and bad."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trainer.data.errors import ShardMismatch
+from trainer.data.index import ShardIndex, is_current, load, save, scan
+
+
+def index_of(content: Path | bytes) -> ShardIndex:
+    data = content.read_bytes() if isinstance(content, Path) else content
+    return scan("a.tar", io.BytesIO(data), "stamp")
+
+
+def bytes_of(path: Path, index: ShardIndex, row: int) -> tuple[bytes, bytes]:
+    data, entry = path.read_bytes(), index.rows[row]
+    return tuple(  # type: ignore[return-value]
+        data[entry[f"{name}_at"] : entry[f"{name}_at"] + entry[f"{name}_size"]] for name in ("picture", "caption")
+    )
+
+
+def test_places_are_those_of_the_bytes(tars: Any, tmp_path: Path) -> None:
+    path = tars.write(tmp_path / "a.tar", tars.members(range(5)))
+    index = index_of(path)
+    assert index.keys == [tars.key(number) for number in range(5)]
+    assert index.bad == {}
+    for number in range(5):
+        assert bytes_of(path, index, number) == (tars.picture(number), b"caption %d" % number)
+
+
+def test_hashes_are_equal_for_equal_content(tars: Any, tmp_path: Path) -> None:
+    content = [
+        ("a.jpg", b"one"), ("a.txt", b"a dog\n"),
+        ("b.jpg", b"two"), ("b.txt", b" a dog"),
+        ("c.jpg", b"one"), ("c.txt", b"A dog"),
+    ]  # fmt: skip
+    rows = index_of(tars.write(tmp_path / "a.tar", content)).rows
+    assert rows["caption_hash"][0] == rows["caption_hash"][1] != rows["caption_hash"][2]
+    assert rows["picture_hash"][0] == rows["picture_hash"][2] != rows["picture_hash"][1]
+
+
+def test_what_webdataset_and_other_tars_hold(tars: Any, tmp_path: Path) -> None:
+    path = tmp_path / "w.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        writer.write({"__key__": "deep/000", "jpg": b"picture", "txt": "a caption", "json": {"x": 1}})
+    index = index_of(path)
+    assert index.keys == ["deep/000"] and bytes_of(path, index, 0) == (b"picture", b"a caption")
+    for style in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        name = "long" * 60
+        with tarfile.open(path, "w", format=style) as tar:
+            tar.addfile(tarfile.TarInfo("folder"))
+            for ending, data in (("JPEG", b"picture"), ("txt", "naïve".encode()), ("cls", b"1")):
+                info = tarfile.TarInfo(f"{name}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+        assert bytes_of(path, index_of(path), 0) == (b"picture", "naïve".encode())
+
+
+def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path) -> None:
+    content = [
+        ("good.jpg", b"x"), ("good.txt", b"x"),
+        ("no_caption.jpg", b"x"),
+        ("blank.jpg", b"x"), ("blank.txt", b" \n"),
+        ("no_picture.txt", b"x"),
+        ("other.jpg", b"x"), ("other.txt", b"x"),
+        ("good.jpg", b"y"), ("good.txt", b"y"),
+    ]  # fmt: skip
+    index = index_of(tars.write(tmp_path / "a.tar", content))
+    assert index.keys == ["good", "other"]
+    assert index.bad == {"missing_caption": 2, "missing_picture": 1, "duplicate_key": 1}
+    assert "a.tar: duplicate_key: good" in index.problems
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"), [(b"", "empty_tar"), (b"<html>" * 500, "not_a_tar"), (b"short", "not_a_tar")]
+)
+def test_files_that_are_no_tars(content: bytes, kind: str) -> None:
+    index = index_of(content)
+    assert index.bad == {kind: 1} and not index.keys
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, share: float) -> None:
+    path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
+    whole = path.read_bytes()
+    used = index_of(whole).rows[-1]["caption_at"]
+    cut = whole[: int(share * (used + 1000))]
+    index = index_of(cut)
+    assert index.keys == [tars.key(number) for number in range(len(index.keys))]
+    assert len(index.bad) <= 2 and {*index.bad} & {"empty_tar", "truncated_tar", "not_a_tar"}
+    for entry in index.rows:
+        assert entry["caption_at"] + entry["caption_size"] <= len(cut)
+
+
+@pytest.mark.parametrize("damage", [b"\xff" * 512, b"\0" * 512])
+def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tars: Any, tmp_path: Path, damage: bytes) -> None:
+    path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
+    index = index_of(path)
+    header = int(index.rows[3]["picture_at"]) - 512
+    content = path.read_bytes()
+    damaged = index_of(content[:header] + damage + content[header + 512 :])
+    assert damaged.keys == index.keys[:3]
+    assert damaged.bad == {"truncated_tar": 1}
+
+
+@given(noise=st.binary(max_size=2000))
+def test_noise_never_raises(noise: bytes) -> None:
+    index_of(noise)
+
+
+def test_an_index_is_read_back_and_torn_ones_are_not_current(tars: Any, tmp_path: Path) -> None:
+    index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(3))))
+    place = tmp_path / "a.npz"
+    save(index, place)
+    again = load(place)
+    assert (again.keys, again.sha256, again.bad) == (index.keys, index.sha256, index.bad)
+    assert np.array_equal(again.rows, index.rows)
+    assert is_current(place, "stamp") and not is_current(place, "other")
+    place.write_bytes(place.read_bytes()[:300])
+    assert not is_current(place, "stamp")
+    with pytest.raises(ShardMismatch, match=r"a\.npz cannot be read"):
+        load(place)
+    assert [left.name for left in tmp_path.iterdir() if left.name.startswith(".tmp")] == []

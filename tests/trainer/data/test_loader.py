@@ -1,0 +1,378 @@
+"""What a trainer relies on: once per epoch, exact resume, counted errors, no silence."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.data import (
+    BadSource,
+    Batch,
+    LoaderStalled,
+    ShardMismatch,
+    ShardUnavailable,
+    Source,
+    Split,
+    TooManyBad,
+)
+
+
+def same(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        a.keys == b.keys
+        and torch.equal(a.images, b.images)
+        and torch.equal(a.texts, b.texts)
+        and torch.equal(a.caption_hash, b.caption_hash)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def keys(batches: list[Batch]) -> list[str]:
+    return [key for batch in batches for key in batch.keys]
+
+
+def test_a_batch_is_what_the_shards_hold(tars: Any, load: Any, tmp_path: Path) -> None:
+    loader = load(tars.folder(tmp_path / "d", [3, 4]), batch_size=7, transform=lambda image: torch.tensor(image.size))
+    (batch,) = loader.epoch(0)
+    assert sorted(batch.keys) == [tars.key(number) for number in range(7)]
+    assert batch.images.tolist() == [[12, 12]] * 7
+    texts = [bytes(row).rstrip(b"\0").decode() for row in batch.texts.tolist()]
+    assert texts == [f"caption {int(key[:32], 16)}" for key in batch.keys]
+    assert len(set(batch.caption_hash.tolist())) == 7
+    assert (loader.batches_per_epoch, loader.samples_per_epoch, loader.counts) == (1, 7, {"ok": 7})
+
+
+@pytest.mark.parametrize(("world", "workers", "streams"), [(1, 0, 1), (2, 2, 1), (3, 1, 3), (4, 0, 2)])
+def test_every_sample_once_per_epoch_over_ranks_and_workers(
+    tars: Any, load: Any, tmp_path: Path, world: int, workers: int, streams: int
+) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20, 1, 9])  # 48 samples; more workers than shards is no matter
+    seen: Counter[str] = Counter()
+    for rank in range(world):
+        loader = load(folder, batch_size=12 // world, rank=rank, world=world, workers=workers, streams=streams)
+        seen.update(keys(list(loader.epoch(2))))
+        assert (loader.batches_per_epoch, loader.samples_per_epoch) == (4, 48)
+    assert seen == Counter({tars.key(number): 1 for number in range(48)})
+
+
+def test_what_does_not_fill_a_global_batch_is_dropped_or_shared(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [10, 9])
+    assert (load(folder, world=2).batches_per_epoch, load(folder, world=2).samples_per_epoch) == (2, 16)
+    left_out = [{*keys(list(load(folder, batch_size=8).epoch(epoch)))} for epoch in (0, 1)]
+    assert left_out[0] != left_out[1]
+    ranks = [list(load(folder, rank=rank, world=3, batch_size=6, drop_last=False).epoch(0)) for rank in range(3)]
+    assert [[len(batch) for batch in batches] for batches in ranks] == [[6, 0], [6, 0], [6, 1]]
+    assert ranks[0][1].images.shape == (0, 3, 8, 8) and ranks[0][1].texts.shape == (0, 16)
+    assert sorted(itertools.chain(*map(keys, ranks))) == [tars.key(number) for number in range(19)]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20])
+    alone = list(load(folder).epoch(1))
+    assert same(alone, list(load(folder, workers=1).epoch(1)))
+    assert same(alone, list(load(folder, workers=3, prefetch=3).epoch(1)))
+    assert not same(alone, list(load(folder, seed=6).epoch(1)))
+
+
+def test_a_global_batch_does_not_depend_on_the_number_of_ranks(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20])
+    alone = list(load(folder, batch_size=8, streams=2).epoch(0))
+    ranks = [list(load(folder, batch_size=4, rank=rank, world=2, streams=2).epoch(0)) for rank in (0, 1)]
+    for whole, *parts in zip(alone, *ranks, strict=True):
+        assert whole.keys == parts[0].keys + parts[1].keys
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_exact_at_every_batch_and_across_epochs(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20])
+    first = load(folder, workers=workers)
+    whole = [*first.epoch(0), *first.epoch(1)]
+    per_epoch = first.batches_per_epoch
+    again = load(folder, workers=workers)
+    for start in range(0, 2 * per_epoch, 1 if workers == 0 else 5):
+        epoch, batch = divmod(start, per_epoch)
+        rest = [*again.epoch(epoch, start=batch), *(again.epoch(1) if epoch == 0 else ())]
+        assert same(rest, whole[start:])
+
+
+def test_resume_decodes_nothing_that_was_passed(tars: Any, load: Any, tmp_path: Path) -> None:
+    decoded: list[int] = []
+
+    def transform(image: Image.Image) -> torch.Tensor:
+        decoded.append(1)
+        return torch.zeros(3, 1, 1)
+
+    loader = load(tars.folder(tmp_path / "d", [40]), transform=transform)
+    list(loader.epoch(0, start=8))
+    assert len(decoded) == 2 * 4
+    assert list(loader.epoch(0, start=10)) == []
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_generators_of_the_training_are_left_alone(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+    folder = tars.folder(tmp_path / "d", [12])
+
+    def draws() -> tuple[float, float, float]:
+        return torch.rand(1).item(), random.random(), np.random.random()
+
+    def seed() -> None:
+        torch.manual_seed(1), random.seed(1), np.random.seed(1)
+
+    seed()
+    expected = draws()
+    seed()
+    list(load(folder, workers=workers).epoch(0))
+    assert draws() == expected
+
+
+def test_an_epoch_that_is_left_cannot_go_on(tars: Any, load: Any, tmp_path: Path) -> None:
+    loader = load(tars.folder(tmp_path / "d", [40]), workers=2)
+    left = loader.epoch(0)
+    next(left)
+    whole = list(loader.epoch(1))
+    assert len(whole) == 10
+    with pytest.raises(RuntimeError, match="epoch 0 was left"):
+        next(left)
+
+
+def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
+    content = [(f"{n}.png", tars.picture(n)) for n in range(4)]
+    content = [item for n in range(4) for item in (content[n], (f"{n}.txt", b"a dog" if n % 2 else b"a cat"))]
+    tars.write(tmp_path / "d" / "a.tar", content)
+    (batch,) = load(tmp_path / "d").epoch(0)
+    by_parity = {(int(key) % 2, value) for key, value in zip(batch.keys, batch.caption_hash.tolist(), strict=True)}
+    assert len(by_parity) == 2
+
+
+# What is wrong with samples
+
+
+def damaged(tars: Any, folder: Path, bad: int, of: int) -> Path:
+    content = tars.members(range(of))
+    for number in range(bad):
+        content[3 * number * (of // bad)] = (f"{tars.key(number * (of // bad))}.png", b"<html>not found</html>")
+    tars.write(folder / "00000.tar", content)
+    return folder
+
+
+def test_bad_pictures_are_counted_and_replaced_the_same_way_by_everyone(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = damaged(tars, tmp_path / "d", bad=3, of=60)
+    alone, others = load(folder, max_bad_share=0.05), load(folder, max_bad_share=0.05, workers=2)
+    batches = list(alone.epoch(0))
+    assert [len(batch) for batch in batches] == [4] * 15
+    assert alone.counts == {"ok": 60, "undecodable_picture": alone.counts["undecodable_picture"]}
+    assert alone.counts["undecodable_picture"] >= 3
+    assert not {tars.key(number) for number in (0, 20, 40)} & {*keys(batches)}
+    assert same(batches, list(others.epoch(0)))
+    assert others.counts == alone.counts
+    assert any(tars.key(20) in problem and "00000.tar" in problem for problem in alone.problems)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_bad_pictures_than_allowed_end_the_run(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+    folder = damaged(tars, tmp_path / "d", bad=3, of=60)
+    with pytest.raises(TooManyBad, match=r"2 bad samples, more than data.max_bad_share 2.00% .*00000\.tar, key \w+-"):
+        list(load(folder, max_bad_share=0.02, workers=workers).epoch(0))
+
+
+def test_a_shard_without_one_good_picture_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = damaged(tars, tmp_path / "d", bad=8, of=8)
+    with pytest.raises(TooManyBad, match=r"32 samples of shard .*00000\.tar in a row are bad"):
+        list(load(folder, max_bad_share=1).epoch(0))
+
+
+def test_broken_shards_are_counted_or_refused_before_training(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [20, 20, 20])
+    tars.manifest(folder, {f"0000{n}.tar": 20 for n in range(3)})
+    whole = (folder / "00001.tar").read_bytes()
+    (folder / "00001.tar").write_bytes(whole[: len(whole) // 2])
+    (folder / "00002.tar").write_bytes(b"")
+    with pytest.raises(TooManyBad, match=r"empty_tar 20, truncated_tar 8.*data.max_bad_share 1.00%.*00001\.tar"):
+        load(folder)
+    loader = load(folder, max_bad_share=0.8)
+    assert loader.counts["empty_tar"] == 20
+    assert loader.counts["truncated_tar"] + loader.samples_per_epoch == 40
+    assert len(keys(list(loader.epoch(0)))) == loader.samples_per_epoch > 20
+
+
+def test_shards_that_are_not_the_manifests(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [4, 4])
+    tars.manifest(folder, {"00000.tar": 4, "00001.tar": 4})
+    assert load(folder).samples_per_epoch == 8
+    tars.write(folder / "00001.tar", tars.members(range(50, 54)))
+    with pytest.raises(ShardMismatch, match=r"00001\.tar is not the one its manifest\.json describes"):
+        load(folder)
+    (folder / "00001.tar").unlink()
+    with pytest.raises(ShardMismatch, match=r"00001\.tar is missing, but in manifest\.json"):
+        load(folder)
+    tars.folder(folder, [4, 4, 4])
+    with pytest.raises(ShardMismatch, match=r"00002\.tar is not in manifest\.json"):
+        load(folder)
+
+
+def test_a_shard_that_changed_is_indexed_anew(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [4])
+    assert load(folder).samples_per_epoch == 4
+    running = load(folder)
+    tars.write(folder / "00000.tar", tars.members(range(8)))
+    assert load(folder).samples_per_epoch == 8
+    with pytest.raises(ShardMismatch, match=r"00000\.tar was indexed anew while this run read it"):
+        list(running.epoch(0))
+
+
+def test_a_shard_that_has_gone_is_named(tars: Any, load: Any, tmp_path: Path) -> None:
+    loader = load(tars.folder(tmp_path / "d", [4]))
+    (tmp_path / "d" / "00000.tar").unlink()
+    with pytest.raises(ShardUnavailable, match=r"00000\.tar cannot be opened"):
+        list(loader.epoch(0))
+
+
+def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> None:
+    with pytest.raises(BadSource, match="no such folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(BadSource, match=r"no \*\.tar there; run `make filter`"):
+        load(tmp_path)
+    with pytest.raises(BadSource, match=r"3 samples does not fill one global batch of 4 x 1"):
+        load(tars.folder(tmp_path / "d", [3]))
+
+
+def test_every_way_to_name_shards(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "out" / "shards", [4, 4])
+    for path, samples in [
+        (tmp_path / "out", 8),
+        (folder, 8),
+        (folder / "00001.tar", 4),
+        (folder / "*.tar", 8),
+        (f"{folder}/{{00000..00001}}.tar", 8),
+        (f"file://{folder}", 8),
+    ]:
+        assert load(path).samples_per_epoch == samples
+
+
+# Workers
+
+
+def test_a_stalled_worker_ends_the_run_and_says_where_it_is(tars: Any, load: Any, tmp_path: Path) -> None:
+    def transform(image: Image.Image) -> torch.Tensor:
+        if image.size == (13, 13):
+            time.sleep(600)
+        return torch.zeros(3, 1, 1)
+
+    content = tars.members(range(8))
+    content[12] = (f"{tars.key(4)}.png", tars.picture(4, side=13))
+    tars.write(tmp_path / "d" / "a.tar", content)
+    loader = load(tmp_path / "d", workers=1, stall_s=1.0, transform=transform, shuffle=0)
+    batches = loader.epoch(0)
+    next(batches)
+    with pytest.raises(LoaderStalled, match=rf"batch 1 of epoch 0 .* worker 0: .*a\.tar: {tars.key(4)} for \d+ s"):
+        next(batches)
+
+
+def test_a_killed_worker_ends_the_run(tars: Any, load: Any, tmp_path: Path) -> None:
+    def transform(image: Image.Image) -> torch.Tensor:
+        if image.size == (13, 13):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(3, 1, 1)
+
+    content = tars.members(range(8))
+    content[12] = (f"{tars.key(4)}.png", tars.picture(4, side=13))
+    tars.write(tmp_path / "d" / "a.tar", content)
+    with pytest.raises(RuntimeError, match="worker"):
+        list(load(tmp_path / "d", workers=1, transform=transform, shuffle=0).epoch(0))
+
+
+def test_workers_may_be_spawned(tars: Any, load: Any, tmp_path: Path) -> None:
+    """Where the start method is not fork, everything that a worker needs is pickled."""
+    loader = load(tars.folder(tmp_path / "d", [8]), workers=1, transform=torch.nn.Identity(), tokenizer=len)
+    loader._reader._slice(1, 1)
+    again = pickle.loads(pickle.dumps(loader._reader))
+    assert again._slice(0, 1)[2].tolist() == loader._reader._slice(0, 1)[2].tolist()
+
+
+def test_an_error_in_the_transform_names_the_sample(tars: Any, load: Any, tmp_path: Path) -> None:
+    def transform(image: Image.Image) -> torch.Tensor:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        list(load(tars.folder(tmp_path / "d", [4]), transform=transform, shuffle=0).epoch(0))
+    assert f"{tars.key(0)} of shard" in caught.value.__notes__[0]
+
+
+# Split and mixture
+
+
+def test_the_split_parts_the_samples_and_keeps_equal_pictures_together(tars: Any, load: Any, tmp_path: Path) -> None:
+    content = []
+    for number in range(300):
+        content += [(f"{number}.png", tars.picture(number // 3)), (f"{number}.txt", b"caption %d" % number)]
+    tars.write(tmp_path / "d" / "a.tar", content)
+    parts = {}
+    for part in ("train", "holdout", "all"):
+        loader = load(tmp_path / "d", split=Split(holdout=0.2, part=part), drop_last=False)
+        parts[part] = {*keys(list(loader.epoch(0)))}
+        assert len(parts[part]) == loader.samples_per_epoch
+    assert parts["train"] | parts["holdout"] == parts["all"] and not parts["train"] & parts["holdout"]
+    pictures = {part: {int(key) // 3 for key in parts[part]} for part in parts}
+    assert not pictures["train"] & pictures["holdout"]
+    assert 8 <= len(pictures["holdout"]) <= 35
+    by_key = load(tmp_path / "d", split=Split(holdout=0.2, by="key", part="holdout"))
+    assert 35 <= by_key.samples_per_epoch <= 90
+
+
+def test_weights_are_the_shares_of_the_samples(tars: Any, load: Any, tmp_path: Path) -> None:
+    """Chi-square of the counts in each stretch of the epoch: evenly mixed, so far below the bound for random draws."""
+    paths = [tars.folder(tmp_path / name, [20, 10], first) for name, first in (("a", 0), ("b", 100), ("c", 200))]
+    weights = (3.0, 2.0, 1.0)
+    sources = tuple(Source(path=str(path), weight=weight) for path, weight in zip(paths, weights, strict=True))
+    loader = load(sources=sources, samples_per_epoch=120, batch_size=24)
+    for epoch in range(2):
+        for batch in loader.epoch(epoch):
+            counts = Counter(int(key[:32], 16) // 100 for key in batch.keys)
+            expected = [24 * weight / 6 for weight in weights]
+            assert sum((counts[n] - e) ** 2 / e for n, e in enumerate(expected)) < 1
+
+
+def test_sources_may_share_names_of_shards_and_keys(tars: Any, load: Any, tmp_path: Path) -> None:
+    paths = [tars.folder(tmp_path / name, [6]) for name in ("a", "b")]
+    assert Counter(keys(list(load(*paths).epoch(0)))) == Counter({tars.key(number): 2 for number in range(6)})
+
+
+# Remote shards
+
+
+def test_remote_shards_are_fetched_into_a_bounded_cache(tars: Any, load: Any, tmp_path: Path) -> None:
+    import fsspec
+
+    folder = tars.folder(tmp_path / "d", [8] * 6)
+    tars.manifest(folder, {f"0000{n}.tar": 8 for n in range(6)})
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), f"/{tmp_path.name}/shards", recursive=True)
+    shard_bytes = (folder / "00000.tar").stat().st_size
+    cache = tmp_path / "cache"
+    remote = {
+        "cache_folder": str(cache),
+        "index_folder": str(tmp_path / "index"),
+        "cache_gib": 2.5 * shard_bytes / 2**30,
+    }
+    loader = load(f"memory://{tmp_path.name}", **remote)
+    assert same(list(loader.epoch(0)), list(load(folder).epoch(0)))
+    assert 1 <= len([*cache.rglob("*.tar")]) <= 2
+    workers = load(f"memory://{tmp_path.name}", workers=2, **remote)  # forked: they see the same memory
+    assert same(list(workers.epoch(1)), list(load(folder).epoch(1)))
+    late = load(f"memory://{tmp_path.name}", **remote)
+    memory.rm(f"/{tmp_path.name}", recursive=True)
+    with pytest.raises(ShardUnavailable, match=r"memory://.*\.tar cannot be fetched: FileNotFoundError"):
+        list(late.epoch(2))

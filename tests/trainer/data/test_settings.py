@@ -1,0 +1,34 @@
+"""Settings that mean nothing are refused where they are written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainer.data.settings import DataSettings, Source, Split
+
+SOURCE = Source(path="x")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Source(path=""), "needs a path"),
+        (lambda: Source(path="x", weight=0), "must be above 0"),
+        (lambda: Split(holdout=1), r"not in \[0, 1\)"),
+        (lambda: Split(by="luck"), "choose picture or key"),
+        (lambda: Split(part="test", holdout=0.1), "choose train, holdout or all"),
+        (lambda: Split(part="holdout"), "set holdout"),
+        (lambda: DataSettings(sources=()), "name at least one folder"),
+        (lambda: DataSettings(sources=(SOURCE, Source(path="y", weight=1))), "give all of them one, or none"),
+        (lambda: DataSettings(sources=(SOURCE,), shuffle=-1), "shuffle is -1"),
+        (lambda: DataSettings(sources=(SOURCE,), workers=-1), "workers is -1"),
+        (lambda: DataSettings(sources=(SOURCE,), samples_per_epoch=0), "samples_per_epoch is 0"),
+        (lambda: DataSettings(sources=(SOURCE,), max_bad_share=1.5), r"must be in \[0, 1\]"),
+        (lambda: DataSettings(sources=(SOURCE,), stall_s=0), "stall_s is 0"),
+    ],
+)
+def test_wrong_settings(make: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        make()

@@ -1,0 +1,143 @@
+"""Command line of the torch half of `make concepts`: train the teacher's heads, store their predictions.
+
+Exit status: 0 all is well; 1 the folder cannot be used; 2 wrong use, nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from trainer.concepts.predict import write_targets
+from trainer.concepts.store import BadConcepts, ConceptStore
+from trainer.concepts.targets import publish
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+HEADS = "heads.safetensors"
+
+
+class WrongUse(ValueError):
+    """The command cannot be done as asked."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="make concepts", description="Teacher heads and concept targets from stored features.", allow_abbrev=False
+    )
+    parser.add_argument("--concepts", required=True, help="folder that `python -m pipelines.concepts` wrote")
+    parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
+    for field in fields(HeadSettings):
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        if options.k < 1:
+            raise WrongUse(f"--k {options.k}: it must be at least 1")
+        settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+    try:
+        make_targets(Path(options.concepts), settings, options.k)
+    except BadConcepts as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from there", file=sys.stderr)
+        return 130
+    return OK
+
+
+def make_targets(folder: Path, settings: HeadSettings, k: int) -> dict[str, Any]:
+    """Heads and targets of a folder of `python -m pipelines.concepts`; what is there already is kept. Returns the
+    manifest of the targets."""
+    began = time.time()
+    store = ConceptStore(folder)
+    made_from = {
+        "settings": {name: value for name, value in asdict(settings).items() if name != "device"},
+        "vocabulary_hash": store.vocabulary["hash"],
+        "data": [[entry["unit"], entry["features"], entry["labels"]] for entry in store.shards],
+    }
+    fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    heads = _kept(folder, fingerprint)
+    if heads is None:
+        heads = HeadTrainer(store, settings).train()
+        _keep(folder, fingerprint, made_from, heads)
+    for line in _table(heads, settings):
+        print(line, flush=True)
+    manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
+    print(
+        f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
+        f"in {folder / 'targets'} ({time.time() - began:.0f} s)",
+        flush=True,
+    )
+    return manifest
+
+
+def _kept(folder: Path, fingerprint: str) -> dict[str, Head] | None:
+    try:
+        about = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
+        content = (folder / HEADS).read_bytes()
+        if about["fingerprint"] != fingerprint or about["sha256"] != hashlib.sha256(content).hexdigest():
+            return None
+        tensors = load(content)
+    except (FileNotFoundError, ValueError, KeyError, SafetensorError):
+        return None
+    return {
+        head: Head(tensors[f"{head}.weight"], tensors[f"{head}.bias"], metrics)
+        for head, metrics in about["metrics"].items()
+    }
+
+
+def _keep(folder: Path, fingerprint: str, made_from: dict[str, Any], heads: dict[str, Head]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, head in heads.items():
+        tensors |= {f"{name}.weight": head.weight.contiguous(), f"{name}.bias": head.bias.contiguous()}
+    content = save(tensors)
+    about = {
+        "fingerprint": fingerprint,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "metrics": {name: head.metrics for name, head in heads.items()},
+        **made_from,
+    }
+    publish(folder / HEADS, content)
+    publish(folder / "heads.json", (json.dumps(about, indent=1) + "\n").encode())
+
+
+def _table(heads: dict[str, Head], settings: HeadSettings) -> list[str]:
+    """Held-out metrics, and those of guessing by frequency in brackets."""
+    lines = [
+        f"{'head':<11} {'concepts':>8} {'trained':>9} {'held out':>9}  {'loss':>13}  {'top-1':>15}  {'recall@10':>15}  "
+        f"{'per concept':>15}   (in brackets: guessing by frequency)"
+    ]
+    for name, head in heads.items():
+        m = head.metrics
+        shares = [
+            f"{m[key]:>6.1%} ({m['prior_' + key]:>6.1%})" for key in ("top1", "recall_at_10", "macro_recall_at_10")
+        ]
+        lines.append(
+            f"{name:<11} {m['concepts']:>8,.0f} {m['train_samples']:>9,.0f} {m['held_out_samples']:>9,.0f}  "
+            f"{m['loss']:>5.2f} ({m['prior_loss']:>5.2f})  " + "  ".join(shares)
+        )
+    return lines

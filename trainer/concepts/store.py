@@ -1,0 +1,125 @@
+"""What `python -m pipelines.concepts` left for the teacher's heads: features and labels of every shard."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.errors import DataError
+
+VERSION = 1
+
+
+class BadConcepts(DataError):
+    """The folder cannot be used as asked; the message says why."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Concepts of samples: those of sample i are ids[offsets[i]:offsets[i + 1]]."""
+
+    offsets: npt.NDArray[np.int64]
+    ids: npt.NDArray[np.int32]
+
+    def counts(self) -> npt.NDArray[np.int64]:
+        """How many concepts each sample has."""
+        return np.diff(self.offsets)
+
+    def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """ids and weights (n, most) of some samples: 1/m on each of a sample's m concepts, 0 on the padding."""
+        counts = self.counts()[rows]
+        most = max(1, int(counts.max(initial=0)))
+        within = np.arange(most)[None, :] < counts[:, None]
+        ids = np.zeros((len(rows), most), np.int64)
+        places = self.offsets[rows][:, None] + np.arange(most)[None, :]
+        ids[within] = self.ids[places[within]]
+        return ids, np.where(within, 1 / np.maximum(counts, 1)[:, None], 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class ShardConcepts:
+    """One shard, its samples in its order."""
+
+    keys: list[str]
+    features: npt.NDArray[np.float16]
+    """(n, d), a memory map; zeros where not good."""
+    good: npt.NDArray[np.bool_]
+    labels: dict[str, Labels]
+
+
+class ConceptStore:
+    """A folder of `make concepts`.
+
+    Raises:
+        BadConcepts: it is none, or is unfinished.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        try:
+            self.about: dict[str, Any] = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
+            self.vocabulary: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise BadConcepts(f"{error.filename} is missing: run `make concepts`") from error
+        except ValueError as error:
+            raise BadConcepts(f"{folder} cannot be read ({error}); run `make concepts` again") from error
+        if self.about["version"] != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:
+            raise BadConcepts(f"{folder} is unfinished, or of another version; run `make concepts` again")
+
+    @cached_property
+    def heads(self) -> dict[str, int]:
+        """Head to the number of its concepts."""
+        return {head: len(entry["names"]) for head, entry in self.vocabulary["heads"].items()}
+
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        """unit, shard, tar_sha256 and rows of every shard."""
+        return list(self.about["shards"])
+
+    @property
+    def width(self) -> int:
+        """d of the features."""
+        return int(self.about["width"])
+
+    def load(self, entry: dict[str, Any]) -> ShardConcepts:
+        """One shard.
+
+        Raises:
+            BadConcepts: labels and features are of different samples, or files are missing.
+        """
+        unit, work = entry["unit"], self.folder / "work"
+        try:
+            features = np.load(work / "features" / "data" / f"{unit}.npy", mmap_mode="r")
+            with np.load(work / "features" / "data" / f"{unit}.npz") as status:
+                keys, good = _keys(status["keys"]), status["good"]
+            with np.load(work / "labels" / "data" / f"{unit}.npz") as stored:
+                labelled = _keys(stored["keys"])
+                labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
+        if keys != labelled:
+            where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")
+            raise BadConcepts(
+                f"shard {entry['shard']}: features and labels are of different samples from {where} on; "
+                f"remove {work} and run `make concepts` again"
+            )
+        return ShardConcepts(keys, features, good, labels)
+
+
+def _keys(content: npt.NDArray[np.uint8]) -> list[str]:
+    text = content.tobytes().decode("utf-8", "surrogateescape")
+    return text.split("\n") if text else []
+
+
+def concatenated(parts: Sequence[Labels]) -> Labels:
+    """The samples of several shards one after the other."""
+    counts = np.concatenate([part.counts() for part in parts])
+    return Labels(np.concatenate([[0], np.cumsum(counts)]), np.concatenate([part.ids for part in parts]))

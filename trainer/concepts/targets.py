@@ -1,0 +1,184 @@
+"""Stored predictions of the teacher: a few concepts with probabilities per picture, one small file beside each shard.
+
+    concepts/targets/manifest.json       vocabulary and teacher they were made from, k, and the SHA-256 of every file
+    concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
+
+A row whose probabilities are all zero is a picture that the teacher could not read. 60 bytes per picture and head at
+k = 10, so the teacher itself is not needed in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.errors import ConceptMismatch
+
+VERSION = 1
+MANIFEST = "manifest.json"
+Ids = npt.NDArray[np.int64]
+Probabilities = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ShardTargets:
+    """Targets of the pictures of one shard."""
+
+    shard: str
+    """File name of the tar."""
+    keys: tuple[str, ...]
+    ids: dict[str, npt.NDArray[np.uint32]]
+    """Head to (n, k)."""
+    probabilities: dict[str, npt.NDArray[np.float16]]
+    """Head to (n, k), each row sums to 1 (as far as float16 goes) or is zero."""
+
+    def rows(self, keys: Sequence[str]) -> Ids:
+        """The row of each key.
+
+        Raises:
+            ConceptMismatch: a key is not there.
+        """
+        places = {key: row for row, key in enumerate(self.keys)}
+        try:
+            return np.array([places[key] for key in keys], np.int64)
+        except KeyError as error:
+            raise ConceptMismatch(
+                f"shard {self.shard} has a sample {error.args[0]!r} that its concept targets have not: they are of "
+                "other shards; run `make concepts` again"
+            ) from error
+
+    def head(self, name: str, rows: Ids) -> tuple[Ids, Probabilities]:
+        """ids and probabilities (len(rows), k) of one head; probabilities sum to 1 in float32, or are zero."""
+        probabilities = self.probabilities[name][rows].astype(np.float32)
+        total = probabilities.sum(axis=1, keepdims=True)
+        return self.ids[name][rows].astype(np.int64), probabilities / np.where(total > 0, total, 1)
+
+
+class ConceptTargets:
+    """The targets of a data set. See `open_targets`."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self._folder = folder
+        self.manifest = manifest
+        """What manifest.json says: vocabulary hash, teacher, k, counts."""
+        self._shards = {entry["shard"]: entry for entry in manifest["shards"]}
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Head to the number of its concepts."""
+        return dict(self.manifest["heads"])
+
+    @property
+    def k(self) -> int:
+        """Targets kept per picture and head."""
+        return int(self.manifest["k"])
+
+    def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
+        """The targets of a shard; None where there are none.
+
+        Args:
+            name: file name of the tar.
+            sha256: of the tar that is read; "": not checked.
+
+        Raises:
+            ConceptMismatch: they are of another tar, or the file is damaged.
+        """
+        entry = self._shards.get(name)
+        if entry is None:
+            return None
+        if sha256 and entry["tar_sha256"] and sha256 != entry["tar_sha256"]:
+            raise ConceptMismatch(
+                f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
+                "run `make concepts` again"
+            )
+        path = self._folder / entry["file"]
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `make concepts` again")
+        return unpacked(content)
+
+
+def open_targets(folder: str | Path) -> ConceptTargets:
+    """Targets by the output folder of `make concepts`, or its `targets/`.
+
+    Raises:
+        ConceptMismatch: there are none, or they are of another version of this program.
+    """
+    root = Path(folder)
+    place = root / "targets" if (root / "targets").is_dir() else root
+    try:
+        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
+    except ValueError as error:
+        raise ConceptMismatch(f"{place / MANIFEST} cannot be read: {error}; run `make concepts` again") from error
+    if manifest.get("version") != VERSION:
+        raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
+    return ConceptTargets(place, manifest)
+
+
+def packed(targets: ShardTargets, about: Mapping[str, Any]) -> bytes:
+    """The bytes of a targets file; equal targets give equal bytes."""
+    texts = {
+        "about": json.dumps({**about, "version": VERSION, "shard": targets.shard}, sort_keys=True),
+        "keys": "\n".join(targets.keys),
+    }
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(text.encode("utf-8", "surrogateescape"), np.uint8) for name, text in texts.items()
+    }
+    arrays |= {f"{head}.ids": ids for head, ids in targets.ids.items()}
+    arrays |= {f"{head}.probabilities": values for head, values in targets.probabilities.items()}
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    return content.getvalue()
+
+
+def about(content: bytes) -> dict[str, Any]:
+    """What a targets file says it was made from; empty where it cannot be read."""
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            found: dict[str, Any] = json.loads(arrays["about"].tobytes())
+            return found
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def unpacked(content: bytes) -> ShardTargets:
+    """A targets file read back."""
+    with np.load(io.BytesIO(content)) as arrays:
+        keys = arrays["keys"].tobytes().decode("utf-8", "surrogateescape")
+        heads = [name.removesuffix(".ids") for name in arrays.files if name.endswith(".ids")]
+        return ShardTargets(
+            shard=json.loads(arrays["about"].tobytes())["shard"],
+            keys=tuple(keys.split("\n")) if keys else (),
+            ids={head: arrays[f"{head}.ids"] for head in heads},
+            probabilities={head: arrays[f"{head}.probabilities"] for head in heads},
+        )
+
+
+def publish(path: Path, content: bytes) -> None:
+    """Write a file so that a kill leaves it complete or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

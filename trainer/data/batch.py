@@ -1,0 +1,50 @@
+"""What a training step gets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """b pairs."""
+
+    images: Tensor
+    """(b, 3, h, w) float32, normalised."""
+    texts: Tensor
+    """(b, context) int64, token ids."""
+    caption_hash: Tensor
+    """(b,) int64, equal for equal captions: the duplicate mask of HN-NCE."""
+    keys: list[str]
+    """The samples' keys in their shards."""
+    concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32 that sum to 1; a row of zeros
+    is a sample without concept. Empty where no targets are joined."""
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The batch with its tensors on another device."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=non_blocking)
+
+        return self._each(move)
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory, from which `to(..., non_blocking=True)` copies while the GPU computes."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            images=change(self.images),
+            texts=change(self.texts),
+            caption_hash=change(self.caption_hash),
+            keys=self.keys,
+            concepts={head: (change(ids), change(p)) for head, (ids, p) in self.concepts.items()},
+        )

@@ -1,0 +1,46 @@
+"""What can be wrong with training data. Each error is one message, so that it survives the way out of a worker."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """How a sample or shard is bad. The closed list of what `ShardLoader.counts` counts, besides `ok`."""
+
+    EMPTY_TAR = "empty_tar"  # a shard of zero bytes
+    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
+    NOT_A_TAR = "not_a_tar"  # something else under a shard's name
+    DUPLICATE_KEY = "duplicate_key"  # a key met before in its shard; the first one counts
+    MISSING_PICTURE = "missing_picture"  # a key without picture
+    MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
+    UNDECODABLE_PICTURE = "undecodable_picture"  # bytes that do not become pixels
+    MISSING_CONCEPTS = "missing_concepts"  # its shard has no file of concept targets
+
+
+class DataError(RuntimeError):
+    """Training data cannot be used as asked; the message names shard, key and remedy where there are any."""
+
+
+class BadSource(DataError):
+    """A source names no shards, or shards in a form that cannot be read."""
+
+
+class ShardMismatch(DataError):
+    """Shards differ from what their manifest, or the run's index, says about them."""
+
+
+class ConceptMismatch(DataError):
+    """Concept targets do not belong to the samples they are joined to."""
+
+
+class TooManyBad(DataError):
+    """More bad samples than `max_bad_share` allows."""
+
+
+class ShardUnavailable(DataError):
+    """A shard could not be opened or fetched."""
+
+
+class LoaderStalled(DataError):
+    """A worker has not answered within `stall_s`; the message holds what every worker was doing."""

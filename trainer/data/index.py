@@ -1,0 +1,247 @@
+"""Where the samples stand in a tar: read once, kept, so that any sample can be read without those before it.
+
+An index is made by reading a shard from end to end: offsets and sizes of pictures and captions, hashes of both (for the
+split and for duplicate captions), and the tar's SHA-256, which is compared with the manifest of `make filter`. It also
+finds what is wrong with a shard before training does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tarfile
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.errors import Kind, ShardMismatch
+
+VERSION = 1
+PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "bin")
+"""Endings of pictures; `bin` is what `make filter` calls a format it has no ending for."""
+CAPTION = "txt"
+_FIELDS = [
+    ("picture_at", "<i8"),
+    ("picture_size", "<i8"),
+    ("caption_at", "<i8"),
+    ("caption_size", "<i8"),
+    ("picture_hash", "<u8"),
+    ("caption_hash", "<i8"),
+]
+_MOST_PROBLEMS = 20  # named per shard; all are counted
+
+
+@dataclass
+class ShardIndex:
+    """The samples of one tar, in its order."""
+
+    name: str
+    """File name of the tar."""
+    bytes: int
+    sha256: str
+    stamp: str
+    """What the file system says about the file; another one means that it has to be read anew."""
+    rows: npt.NDArray[Any]
+    """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes of the bytes."""
+    keys: list[str]
+    bad: dict[str, int] = field(default_factory=dict)
+    """Kind to count of what is not in `rows`."""
+    problems: list[str] = field(default_factory=list)
+    """The first few of them in words."""
+
+
+@dataclass
+class _Group:
+    """The members of one key."""
+
+    key: str
+    picture: tuple[int, int, int] | None = None  # offset, size, hash
+    caption: tuple[int, int, int] | None = None
+
+
+def hash64(content: bytes) -> int:
+    """64 bits of BLAKE2b, unsigned."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def caption_hash(caption: bytes) -> int:
+    """Signed 64 bits, equal for captions that differ only in white space at their ends."""
+    return hash64(caption.strip()) - 2**63
+
+
+class _Hashed:
+    """A stream that is hashed while it is read."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self._sha = stream, hashlib.sha256()
+        self.bytes = 0
+        self.content = 0
+        """Bytes up to the last one that is not zero."""
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._sha.update(content)
+        self.bytes += len(content)
+        if used := len(content.rstrip(b"\0")):
+            self.content = self.bytes - len(content) + used
+        return content
+
+    def finish(self) -> str:
+        """Read what is left; the SHA-256 of everything."""
+        while self.read(2**20):
+            pass
+        return self._sha.hexdigest()
+
+
+def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
+    """Index a tar from its beginning, with one pass over its bytes. Never fails for what the tar holds: that is
+    counted in `bad`."""
+    hashed = _Hashed(stream)
+    rows: list[tuple[int, ...]] = []
+    keys: list[str] = []
+    bad: Counter[str] = Counter()
+    problems: list[str] = []
+
+    def report(kind: Kind, what: str) -> None:
+        bad[kind] += 1
+        if len(problems) < _MOST_PROBLEMS:
+            problems.append(f"{name}: {kind}: {what}")
+
+    seen: set[str] = set()
+    end = _End()
+    for item in _groups(hashed, report, end):
+        if item.key in seen:
+            report(Kind.DUPLICATE_KEY, item.key)
+            continue
+        seen.add(item.key)
+        if item.picture is None:
+            report(Kind.MISSING_PICTURE, item.key)
+        elif item.caption is None:
+            report(Kind.MISSING_CAPTION, item.key)
+        else:
+            rows.append((*item.picture[:2], *item.caption[:2], item.picture[2], item.caption[2]))
+            keys.append(item.key)
+    sha256 = hashed.finish()
+    if hashed.bytes == 0:
+        report(Kind.EMPTY_TAR, "0 bytes")
+    elif not bad.keys() & {Kind.TRUNCATED_TAR, Kind.NOT_A_TAR}:
+        if hashed.content > end.at:  # tarfile takes a damaged header for the end of the tar
+            report(Kind.TRUNCATED_TAR, f"damaged at byte {end.at:,} of {hashed.bytes:,}")
+        elif hashed.bytes < end.at + 512:
+            report(Kind.TRUNCATED_TAR, "no end mark")
+    return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
+
+
+@dataclass
+class _End:
+    """Where the last member and its padding end."""
+
+    at: int = 0
+
+
+def _groups(stream: _Hashed, report: Callable[[Kind, str], None], end: _End) -> Iterator[_Group]:
+    """Consecutive members of one key, as webdataset groups them: the key ends at the first dot of the file name."""
+    group: _Group | None = None
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=2**18) as tar:  # type: ignore[call-overload]
+            for member in tar:
+                end.at = member.offset_data + (-(-member.size // 512) * 512 if member.isfile() else 0)
+                if not member.isfile():
+                    continue
+                folder, slash, file = member.name.rpartition("/")
+                stem, _, ending = file.partition(".")
+                key, ending = f"{folder}{slash}{stem}", ending.lower()
+                if group is None or group.key != key:
+                    if group is not None:
+                        yield group
+                    group = _Group(key)
+                if ending in PICTURES and group.picture is None:
+                    group.picture = (*_place(member), hash64(_content(tar, member)))
+                elif ending == CAPTION and group.caption is None:
+                    content = _content(tar, member)
+                    if content.strip():
+                        group.caption = (*_place(member), caption_hash(content))
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
+        if stream.bytes and group is None:
+            report(Kind.NOT_A_TAR, str(error))
+        elif stream.bytes:
+            report(Kind.TRUNCATED_TAR, f"after {group.key}: {error}")  # type: ignore[union-attr]
+            if group.picture is None or group.caption is None:  # type: ignore[union-attr]
+                return  # cut in the middle of a sample: that is what the line above counts
+    if group is not None:
+        yield group
+
+
+def _place(member: tarfile.TarInfo) -> tuple[int, int]:
+    return member.offset_data, member.size
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    content = file.read() if file else b""
+    if len(content) != member.size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
+
+
+def save(index: ShardIndex, path: Path) -> None:
+    """Publish an index: complete, or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys")}
+    about["version"] = VERSION
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(
+                file,
+                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+                keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
+                rows=index.rows,
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: Path) -> ShardIndex:
+    """A kept index.
+
+    Raises:
+        ShardMismatch: it has gone or cannot be read.
+    """
+    try:
+        with np.load(path) as content:
+            about = _about(content)
+            keys = content["keys"].tobytes().decode("utf-8", "surrogateescape")
+            return ShardIndex(**about, rows=content["rows"], keys=keys.split("\n") if keys else [])
+    except _UNREADABLE as error:
+        raise ShardMismatch(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error
+
+
+def is_current(path: Path, stamp: str) -> bool:
+    """Whether there is an index of this version for a file with that stamp."""
+    try:
+        with np.load(path) as content:
+            return bool(_about(content)["stamp"] == stamp)
+    except _UNREADABLE:
+        return False
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+def _about(content: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(content["about"].tobytes())
+    if about.pop("version") != VERSION:
+        raise ValueError("of another version of this program")
+    return about

@@ -1,0 +1,289 @@
+"""`ShardLoader`: an epoch's batches for one rank, from any position.
+
+Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is arithmetic (`order`),
+a sample is read by its place in the tar (`index`), and its augmentation is seeded by its position. So resume is a start
+at another number; neither workers nor ranks change what a global batch holds; and a worker that dies loses nothing but
+time. Workers are torch's; they take whole batches and hand them back in order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from trainer.data.ahead import Ahead
+from trainer.data.batch import Batch
+from trainer.data.errors import BadSource, LoaderStalled, TooManyBad
+from trainer.data.order import EpochOrder
+from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
+from trainer.data.settings import DataSettings
+from trainer.data.shards import open_source
+
+_STATE_BYTES = 512
+
+
+class ShardLoader:
+    """Reads webdataset shards.
+
+    Args:
+        settings: what is read, and how.
+        batch_size: samples of a batch on each rank.
+        rank, world: which rank of how many this is.
+        seed: of order and augmentation.
+        transform: picture (PIL, RGB) to a (3, h, w) float32 tensor; may draw from the generators of torch, Python and
+            NumPy, which are seeded for each sample.
+        tokenizer: captions to (n, context) int64.
+        concepts: concept targets, one of each source (None for a source without), or those of the only source.
+
+    Raises:
+        BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as asked.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        seed: int = 0,
+        transform: Transform,
+        tokenizer: Tokenizer,
+        concepts: Concepts | Sequence[Concepts | None] | None = None,
+    ):
+        if batch_size < 1 or not 0 <= rank < world:
+            raise ValueError(
+                f"batch size {batch_size}, rank {rank} of {world}: need batch size >= 1, 0 <= rank < world"
+            )
+        if not 0 <= seed < 2**63:
+            raise ValueError(f"seed {seed} is not in [0, 2^63)")
+        self._settings, self._batch_size, self._world = settings, batch_size, world
+        self.sources = tuple(open_source(source, settings) for source in settings.sources)
+        order = EpochOrder(
+            [[shard.samples for shard in source.shards] for source in self.sources],
+            weights=_weights(settings),
+            total=settings.samples_per_epoch,
+            seed=seed,
+            window=settings.shuffle,
+            streams=settings.streams,
+        )
+        self.batches_per_epoch, self.samples_per_epoch = self._lengths(order.samples)
+        joined = _per_source(concepts, len(self.sources))
+        self.heads = heads_of(joined)
+        """Head of the concept targets to the number of its concepts."""
+        self._reader = Reader(
+            settings,
+            self.sources,
+            joined,
+            order,
+            batch_size=batch_size,
+            rank=rank,
+            world=world,
+            seed=seed,
+            transform=transform,
+            tokenizer=tokenizer,
+        )
+        self.counts: dict[str, int] = {"ok": 0, **sum((Counter(source.bad) for source in self.sources), Counter[str]())}
+        """Samples by what became of them: `ok` were handed out by this loader, the others are errors by kind (see
+        `Kind`); those found by the index are counted once, for all ranks."""
+        self.problems: list[str] = [problem for source in self.sources for problem in source.problems]
+        """The first errors in words."""
+        self.waited_s = 0.0
+        """Seconds in which the caller waited for batches."""
+        self._ahead = Ahead(self._reader, self.batches_per_epoch)
+        self._batches = _Batches(self._reader, settings.workers)
+        self._positions = _Positions()
+        self._workers: DataLoader[Any] | None = None
+        self._turn = 0
+
+    def _lengths(self, samples: int) -> tuple[int, int]:
+        """Batches of an epoch, and their samples over all ranks: with drop_last floor(samples / (b world)) batches."""
+        whole = self._batch_size * self._world
+        batches = samples // whole if self._settings.drop_last else -(-samples // whole)
+        if not batches:
+            raise BadSource(
+                f"an epoch of {samples:,} samples does not fill one global batch of {self._batch_size} x {self._world}"
+                ": lower the batch size, or set data.drop_last to false"
+            )
+        return batches, batches * whole if self._settings.drop_last else samples
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches `start`, `start + 1`, ... of an epoch for this rank. Only one epoch at a time: a new call ends the
+        iterator of the one before.
+
+        Raises:
+            TooManyBad: the epoch held more bad samples than max_bad_share of it.
+            LoaderStalled: a worker did not answer in time.
+            ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
+        """
+        if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
+            raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
+        self._turn += 1
+        self._ahead.stop()
+        return self._epoch(epoch, start, self._turn)
+
+    def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
+        budget = int(self._settings.max_bad_share * self.samples_per_epoch / self._world)
+        lost, number = 0, start
+        batches = (
+            self._in_this_process(epoch, start) if not self._settings.workers else self._from_workers(epoch, start)
+        )
+        while True:
+            if turn != self._turn:
+                raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
+            began = time.perf_counter()
+            item = next(batches, None)
+            self._ahead.at(epoch, number)  # begins after the workers are forked: it is a thread
+            self.waited_s += time.perf_counter() - began
+            if item is None:
+                return
+            batch, bad = item
+            self.counts["ok"] += len(batch)
+            self._note(bad)
+            lost += len(bad)
+            if lost > budget:
+                raise TooManyBad(
+                    f"epoch {epoch}: {lost} bad samples, more than data.max_bad_share "
+                    f"{self._settings.max_bad_share:.2%} "
+                    f"of this rank's {self.samples_per_epoch // self._world:,}; last: {bad[-1].message}"
+                )
+            number += 1
+            yield batch
+
+    def _note(self, bad: Sequence[Bad]) -> None:
+        for kind, message in bad:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            if len(self.problems) < 1000:
+                self.problems.append(f"{kind}: {message}")
+
+    def _in_this_process(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
+        for number in range(start, self.batches_per_epoch):
+            yield self._reader.batch(epoch, number)
+
+    def _from_workers(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
+        self._positions.set(epoch, start, self.batches_per_epoch)
+        if self._workers is None:
+            self._workers = DataLoader(
+                self._batches,
+                batch_size=None,
+                sampler=self._positions,
+                num_workers=self._settings.workers,
+                prefetch_factor=self._settings.prefetch,
+                persistent_workers=True,
+                timeout=self._settings.stall_s,
+                collate_fn=_as_it_is,
+                generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
+            )
+        number = start
+        batches = iter(self._workers)
+        while number < self.batches_per_epoch:
+            try:
+                item = next(batches)
+            except RuntimeError as error:
+                if "timed out" in str(error):
+                    self._batches.end_workers()
+                    raise LoaderStalled(
+                        f"batch {number} of epoch {epoch} did not come within data.stall_s "
+                        f"{self._settings.stall_s:g} s; {self._batches.states()}"
+                    ) from error
+                error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")
+                raise
+            yield item
+            number += 1
+
+    def close(self) -> None:
+        """End the workers and close the shards."""
+        self._turn += 1
+        self._ahead.stop()
+        self._workers = None
+        self._reader.close()
+
+
+class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
+    """(epoch, batch) in order; set anew for every epoch."""
+
+    def __init__(self) -> None:
+        self._epoch, self._range = 0, range(0)
+
+    def set(self, epoch: int, start: int, end: int) -> None:
+        self._epoch, self._range = epoch, range(start, end)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self._epoch, number) for number in self._range])
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+
+class _Batches(Dataset[tuple[Batch, list[Bad]]]):
+    """Batches by (epoch, number), and a board on which each worker writes what it does."""
+
+    def __init__(self, reader: Reader, workers: int):
+        self._reader = reader
+        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
+        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
+        self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
+
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Batch, list[Bad]]:
+        worker = get_worker_info()
+        if worker is not None:
+            self._pids[worker.id] = os.getpid()
+            self._reader.state = _Writer(self._board.numpy()[worker.id], self._since.numpy(), worker.id)
+        item = self._reader.batch(*position)
+        self._reader.state("idle")
+        return item
+
+    def end_workers(self) -> None:
+        """Ask the workers to end: torch would wait five seconds for each that hangs."""
+        for pid in self._pids.tolist():
+            if pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+
+    def states(self) -> str:
+        """One line on what the workers are doing."""
+        now = time.time()
+        lines = []
+        for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
+            said = text.tobytes().rstrip(b"\0").decode("utf-8", "replace") or "starting"
+            lines.append(f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else ""))
+        return "; ".join(lines)
+
+
+class _Writer:
+    """Writes one worker's line on the board."""
+
+    def __init__(self, line: Any, since: Any, worker: int):
+        self._line, self._since, self._worker = line, since, worker
+
+    def __call__(self, text: str) -> None:
+        said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
+        self._line[: len(said)], self._line[len(said) :] = said, 0
+        self._since[self._worker] = time.time()
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _weights(settings: DataSettings) -> list[float] | None:
+    weights = [source.weight for source in settings.sources if source.weight is not None]
+    return weights or None
+
+
+def _per_source(concepts: Any, sources: int) -> list[Concepts | None]:
+    if concepts is None:
+        return [None] * sources
+    joined = list(concepts) if isinstance(concepts, (list, tuple)) else [concepts]
+    if len(joined) != sources:
+        raise ValueError(f"{len(joined)} sets of concept targets for {sources} sources; give one each, None for none")
+    return joined

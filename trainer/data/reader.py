@@ -1,0 +1,321 @@
+"""One batch of samples: read, decoded, joined. Runs in the workers; holds no position."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from trainer.data.batch import Batch
+from trainer.data.decode import BadPicture, decode
+from trainer.data.errors import ConceptMismatch, Kind, ShardMismatch, TooManyBad
+from trainer.data.index import ShardIndex, load
+from trainer.data.order import EpochOrder
+from trainer.data.settings import DataSettings
+from trainer.data.shards import OpenSource, Shard, selected, store_of
+from trainer.data.store import is_remote
+
+_OPEN_SHARDS = 64  # kept open by one worker, beside their indices
+_TRIES = 32  # substitutes tried for one bad sample
+
+Transform = Callable[[Image.Image], Tensor]
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+class ShardConcepts(Protocol):
+    """Concept targets of one shard."""
+
+    def rows(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The row of each key; raises ConceptMismatch where one is not there."""
+
+    def head(self, name: str, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """ids and probabilities, (n, k) each."""
+
+
+class Concepts(Protocol):
+    """Concept targets of a source, see `trainer.concepts.targets`."""
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Head to the number of its concepts."""
+
+    @property
+    def k(self) -> int:
+        """Targets kept per sample and head."""
+
+    def shard(self, name: str, sha256: str) -> ShardConcepts | None:
+        """The targets of a shard, None where there is no file; raises ConceptMismatch where it is of another tar."""
+
+
+class Bad(NamedTuple):
+    """A sample that was replaced, or lacks its concepts."""
+
+    kind: str
+    message: str
+
+
+@dataclass
+class _Opened:
+    """A shard in use."""
+
+    shard: Shard
+    descriptor: int
+    index: ShardIndex
+    rows: npt.NDArray[np.int64]
+    """Rows of the index that belong to the part of the split that is read."""
+    concepts: ShardConcepts | None
+    concept_rows: npt.NDArray[np.int64] | None
+    """Row in `concepts` of each row of the index."""
+
+
+class _Sample(NamedTuple):
+    opened: _Opened
+    row: int
+    picture: Tensor
+    caption: str
+
+    @property
+    def key(self) -> str:
+        return self.opened.index.keys[self.row]
+
+
+class Reader:
+    """Batches by position. `batch(e, t)` depends on nothing that was read before."""
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        sources: Sequence[OpenSource],
+        concepts: Sequence[Concepts | None],
+        order: EpochOrder,
+        *,
+        batch_size: int,
+        rank: int,
+        world: int,
+        seed: int,
+        transform: Transform,
+        tokenizer: Tokenizer,
+    ):
+        self._settings, self._sources, self._concepts, self._order = settings, sources, concepts, order
+        self._batch_size, self._rank, self._world, self._seed = batch_size, rank, world, seed
+        self._transform, self._tokenizer = transform, tokenizer
+        self._heads = next((list(known.heads) for known in concepts if known), [])
+        self._k = next((known.k for known in concepts if known), 0)
+        self._store = store_of(settings)
+        self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
+        self._owner = os.getpid()
+        self.state: Callable[[str], None] = lambda text: None
+        """Told what is being done, for the watchdog."""
+
+    def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
+        """Batch `number` of an epoch for this rank, and what was bad on the way."""
+        bad: list[Bad] = []
+        sources, shards, rows, positions = self._slice(epoch, number)
+        with _own_random_state():
+            samples = [
+                self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
+                for source, shard, row, position in zip(
+                    sources.tolist(), shards.tolist(), rows.tolist(), positions.tolist(), strict=True
+                )
+            ]
+        self.state(f"batch {number} of epoch {epoch}: collating")
+        return self._collate(samples), bad
+
+    def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
+        """(source, shard) of the remote shards that a batch needs."""
+        sources, shards, _, _ = self._slice(epoch, number)
+        return {
+            (source, shard)
+            for source, shard in zip(sources.tolist(), shards.tolist(), strict=True)
+            if is_remote(self._sources[source].shards[shard].file.url)
+        }
+
+    def twin(self) -> Reader:
+        """The same for another thread: orders remember what they made."""
+        other = copy.copy(self)
+        other._order = copy.deepcopy(self._order)
+        return other
+
+    def fetch(self, source: int, shard: int) -> None:
+        """Have a remote shard in the cache."""
+        self._store.fetch(self._sources[source].shards[shard].file)
+
+    @property
+    def reads_remote(self) -> bool:
+        """Whether any shard is remote."""
+        return any(is_remote(shard.file.url) for source in self._sources for shard in source.shards)
+
+    @property
+    def window_batches(self) -> int:
+        """Batches in which one window of the shuffle is used up."""
+        return -(-self._settings.shuffle * self._settings.streams // (self._batch_size * self._world))
+
+    def _slice(self, epoch: int, number: int) -> tuple[npt.NDArray[np.int64], ...]:
+        whole = self._batch_size * self._world
+        first = number * whole
+        last = min(first + whole, self._order.samples)
+        begin = (last - first) * self._rank // self._world
+        end = (last - first) * (self._rank + 1) // self._world
+        sources, shards, rows, positions = self._order.batch(epoch, first, last)
+        return sources[begin:end], shards[begin:end], rows[begin:end], positions[begin:end]
+
+    def _sample_seed(self, epoch: int, position: int) -> int:
+        return _mix(_mix(_mix(self._seed) ^ epoch) ^ position)
+
+    def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> _Sample:
+        """A sample, or where its picture is bad another of its shard: a function of position and seed alone."""
+        opened = self._open(source, shard)
+        for attempt in range(_TRIES):
+            place = int(opened.rows[row])
+            self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
+            try:
+                picture, caption = self._read(opened, place)
+                break
+            except BadPicture as error:
+                key = opened.index.keys[place]
+                bad.append(Bad(Kind.UNDECODABLE_PICTURE, f"shard {opened.shard.file.url}, key {key}: {error}"))
+                row = _mix(seed ^ (attempt + 1)) % len(opened.rows)
+        else:
+            raise TooManyBad(f"{_TRIES} samples of shard {opened.shard.file.url} in a row are bad; last: {bad[-1][1]}")
+        if opened.concepts is None and self._concepts[source] is not None:
+            bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
+        return _Sample(opened, place, self._transformed(opened, place, picture, seed), caption)
+
+    def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
+        entry = opened.index.rows[place]
+        picture = self._bytes(opened, int(entry["picture_at"]), int(entry["picture_size"]))
+        caption = self._bytes(opened, int(entry["caption_at"]), int(entry["caption_size"]))
+        image = decode(picture, self._settings.max_pixels, self._settings.decode_side)
+        return image, caption.decode("utf-8", "replace").strip()
+
+    def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            return self._transform(image)
+        except Exception as error:
+            error.add_note(f"while transforming {opened.index.keys[place]} of shard {opened.shard.file.url}")
+            raise
+
+    def _bytes(self, opened: _Opened, at: int, size: int) -> bytes:
+        content = os.pread(opened.descriptor, size, at)
+        if len(content) != size:
+            raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
+        return content
+
+    def _open(self, source: int, number: int) -> _Opened:
+        if self._owner != os.getpid():  # a forked worker: file positions are not shared by pread, caches are its own
+            self._opened, self._owner = OrderedDict(), os.getpid()
+        known = self._opened.get((source, number))
+        if known is not None:
+            self._opened.move_to_end((source, number))
+            return known
+        shard = self._sources[source].shards[number]
+        self.state(f"{shard.file.url}: opening")
+        index = load(shard.index)
+        if index.sha256 != shard.sha256:
+            raise ShardMismatch(f"shard {shard.file.url} was indexed anew while this run read it; start the run again")
+        rows = np.flatnonzero(selected(index, self._settings.split))
+        concepts = self._concepts[source]
+        joined = concepts.shard(index.name, index.sha256) if concepts else None
+        places = joined.rows(index.keys) if joined else None
+        opened = _Opened(shard, self._store.descriptor(shard.file), index, rows, joined, places)
+        self._opened[source, number] = opened
+        if len(self._opened) > _OPEN_SHARDS:
+            os.close(self._opened.popitem(last=False)[1].descriptor)
+        return opened
+
+    def close(self) -> None:
+        """Close the shards."""
+        if self._owner == os.getpid():
+            for opened in self._opened.values():
+                os.close(opened.descriptor)
+        self._opened = OrderedDict()
+
+    def _collate(self, samples: list[_Sample]) -> Batch:
+        if not samples:
+            return self._empty()
+        hashes = [int(sample.opened.index.rows[sample.row]["caption_hash"]) for sample in samples]
+        return Batch(
+            images=torch.stack([sample.picture for sample in samples]),
+            texts=self._tokenizer([sample.caption for sample in samples]),
+            caption_hash=torch.tensor(hashes, dtype=torch.int64),
+            keys=[sample.key for sample in samples],
+            concepts={head: self._targets(head, samples) for head in self._heads},
+        )
+
+    def _empty(self) -> Batch:
+        """The share of a rank that has none of a smaller last batch: shapes as ever, no rows."""
+        blank = self._transform(Image.new("RGB", (64, 64)))
+        return Batch(
+            images=blank.new_zeros((0, *blank.shape)),
+            texts=self._tokenizer([""])[:0],
+            caption_hash=torch.zeros(0, dtype=torch.int64),
+            keys=[],
+            concepts={
+                head: (torch.zeros(0, self._k, dtype=torch.int64), torch.zeros(0, self._k)) for head in self._heads
+            },
+        )
+
+    def _targets(self, head: str, samples: list[_Sample]) -> tuple[Tensor, Tensor]:
+        ids = np.zeros((len(samples), self._k), np.int64)
+        probabilities = np.zeros((len(samples), self._k), np.float32)
+        for place, sample in enumerate(samples):
+            opened = sample.opened
+            if opened.concepts is not None and opened.concept_rows is not None:
+                ids[place], probabilities[place] = (
+                    values[0] for values in opened.concepts.head(head, opened.concept_rows[sample.row : sample.row + 1])
+                )
+        return torch.from_numpy(ids), torch.from_numpy(probabilities)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": OrderedDict(), "_owner": None, "state": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._owner, self.state = os.getpid(), lambda text: None
+
+
+@contextlib.contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Augmentation draws from the global generators of torch, Python and NumPy: put them back, so that training in
+    this process draws the same whoever decodes."""
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def _mix(value: int) -> int:
+    """SplitMix64: a well-spread 63-bit number."""
+    value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (value ^ (value >> 31)) >> 1
+
+
+def heads_of(concepts: Sequence[Concepts | None]) -> dict[str, int]:
+    """The heads that all sources agree on; raises ConceptMismatch where they do not."""
+    known = [each for each in concepts if each is not None]
+    for other in known[1:]:
+        if other.heads != known[0].heads or other.k != known[0].k:
+            raise ConceptMismatch(
+                f"the sources' concept targets disagree: {known[0].heads}, k {known[0].k} and {other.heads}, "
+                f"k {other.k}; make them with one vocabulary"
+            )
+    return known[0].heads if known else {}
