@@ -210,7 +210,7 @@ def peak_of(side: str, count: int) -> float:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             stored = _stored(folder, count)
-            before = _peak()
+            before = _settle()
             image_of = np.repeat(np.arange(PICTURES), per_picture)
             values = [
                 float(hits(ranks_of(stored["images"], stored["captions"], image_of), 5).mean())
@@ -224,7 +224,7 @@ def peak_of(side: str, count: int) -> float:
             for start in range(0, PICTURES, 50)
         ]
         model = _Waves(per_picture)
-        before = _peak()
+        before = _settle()
         given = zeroshot_retrieval.evaluate(model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5])
         values = list(given.values())
     print("recall@5", values)
@@ -261,11 +261,24 @@ class _Waves:
     encode_text = encode_image
 
 
-def _peak() -> float:
-    """Largest resident size of this process so far, MiB."""
-    import resource
+def _settle() -> float:
+    """Resident size of this process now, MiB, from where its peak counts anew."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+def _peak() -> float:
+    """Largest resident size of this process since `_settle`, MiB. Not getrusage: that starts at the peak of the process
+    which started this one."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> float:
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    raise RuntimeError(f"/proc/self/status has no {field}; memory is measured on Linux")
 
 
 if __name__ == "__main__":
