@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +17,9 @@ from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from pipelines.dedup.clusters import FaissMissing
+from pipelines.dedup.encoders import EncoderError
+from pipelines.deduplicate import DedupFailed
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
@@ -35,10 +38,9 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make filter", description="CAT filters: Complexity, Action, Text-spotting.", allow_abbrev=False
-    )
+def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The options of a run; other commands add theirs."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
@@ -115,30 +117,66 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def filter_rows() -> int:
+        parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
+        options, of_beam = parser.parse_known_args(arguments)
+        return run(settings_of(parser, options, of_beam, arguments), say_at_once).status
+
+    return exit_status(filter_rows)
+
+
+def exit_status(do: Callable[[], int]) -> int:
+    """What `do` returns; errors that people can mend become one line and their exit status."""
     try:
-        outcome = run(_settings(arguments), _say)
+        return do()
     except Staged as staged:
         print(staged)
         return OK
-    except (WrongUse, RunnerError, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
+    except (
+        WrongUse,
+        RunnerError,
+        BadPreset,
+        DatasetError,
+        ManifestError,
+        PlanMismatch,
+        EncoderError,
+        FaissMissing,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved, JobFailed) as error:
+    except (
+        ModelMissing,
+        WeightsMissing,
+        WeightsDamaged,
+        SpotterError,
+        NotConserved,
+        JobFailed,
+        DedupFailed,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
-    return outcome.status
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # pipes see it at once
+def say_at_once(line: str) -> None:
+    """Print, and let pipes see it at once."""
+    print(line, flush=True)
 
 
-def _settings(arguments: Sequence[str]) -> RunSettings:
-    parser = _parser()
-    options, of_beam = parser.parse_known_args(arguments)
+def settings_of(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
+) -> RunSettings:
+    """What a command line asks a run to do.
+
+    Args:
+        parser: that of the command.
+        options: what it understood.
+        of_beam: what it left to Beam; refused where Beam does not know it either.
+        arguments: the command line, for the provenance.
+    """
     backend = make_backend(
         options.runner,
         of_beam,

@@ -60,6 +60,12 @@ def publish_json(path: Place, value: Any) -> None:
         temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
 
 
+def publish_bytes(path: Place, content: bytes) -> None:
+    """Write a file of bytes."""
+    with published(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def publish_first(path: Place, value: Any) -> bool:
     """Write `value` as JSON unless `path` exists. Of several writers at once one wins; True for that one."""
     content = _json(value).encode("utf-8", "surrogatepass")

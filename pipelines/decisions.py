@@ -19,6 +19,7 @@ NO_CAPTION, CAPTION_LENGTH, COMPLEXITY, ACTION = "no_caption", "caption_length",
 DOWNLOADS = tuple(str(reason) for reason in Reason)
 """Why a picture was not fetched: each is a reason of its own."""
 NOT_AT_HAND, TOO_SMALL, TEXT_SPOTTING = "picture_not_at_hand", "picture_too_small", "text_spotting"
+DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_picture", "duplicate_semantic"
 
 CASCADE = (
     ("captions", NO_CAPTION),
@@ -29,6 +30,9 @@ CASCADE = (
     ("spotting", NOT_AT_HAND),
     ("spotting", TOO_SMALL),
     ("spotting", TEXT_SPOTTING),
+    ("dedup", DUPLICATE_PAIR),
+    ("dedup", DUPLICATE_PICTURE),
+    ("dedup", DUPLICATE_SEMANTIC),
 )
 """(stage, reason) in the order in which they are asked; a row is rejected by the first that applies."""
 STAGE_OF = {reason: stage for stage, reason in CASCADE}

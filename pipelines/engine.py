@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,7 @@ class Engine:
     """Where the units are done."""
 
     def run(
-        self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str
+        self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str, quiet: bool = False
     ) -> dict[str, dict[str, Any]]:
         """Do the units `todo`. Returns those that are set aside, with their record (see `stages.set_aside`).
 
@@ -41,16 +42,18 @@ class Engine:
             counted: the entry of a commit record that the progress line adds up.
             total: what it will add up to, for the ETA; at least a guess.
             noun: what is counted.
+            quiet: a stage so quick that nobody needs to be told.
         """
         if not todo:
             return {}
-        if len(todo) < of:
+        if len(todo) < of and not quiet:
             self.say(f"{stage.name}: {of - len(todo)} of {of} units are done already")
         for unit in stamps(self.layout.work / stage.name / "failed", ".json").keys() & set(todo):
             remove(self.layout.failed(stage.name, unit))
         count = _Count(self.layout, stage.name, todo, counted)
         began = time.time()
-        with Progress(stage.name, total, count.done, noun), worker_log(self.layout.scratch / "workers.log"):
+        progress = contextlib.nullcontext() if quiet else Progress(stage.name, total, count.done, noun)
+        with progress, worker_log(self.layout.scratch / "workers.log"):
             self._run(stage, list(todo))
         self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
         failed = stamps(self.layout.work / stage.name / "failed", ".json")

@@ -62,6 +62,10 @@ class Layout:
         """The annotations of a unit."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
+    def slices(self, stage: str, unit: str) -> Place:
+        """Records of a unit in parts, see dedup/slices.py."""
+        return self.work / stage / "data" / f"{unit}.slices"
+
     def dead(self, unit: str) -> Place:
         """The broken rows that reading the manifest met in a unit."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"

@@ -12,7 +12,16 @@ import pyarrow as pa
 from filters.presets import Preset
 from pipelines.commit import read_json
 from pipelines.datasets import Dataset
-from pipelines.decisions import CASCADE, DEAD, DOWNLOADS, NOT_AT_HAND, judge_captions
+from pipelines.decisions import (
+    CASCADE,
+    DEAD,
+    DOWNLOADS,
+    DUPLICATE_PAIR,
+    DUPLICATE_PICTURE,
+    DUPLICATE_SEMANTIC,
+    NOT_AT_HAND,
+    judge_captions,
+)
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile
@@ -64,10 +73,12 @@ def summarise(
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
     stages = list(settings.stages)
     steps, left = [], rows - sum(dead.values())
+    rule = settings.preset.dedup
+    off = {DUPLICATE_PAIR: not rule.pairs, DUPLICATE_PICTURE: not rule.pictures, DUPLICATE_SEMANTIC: not rule.semantic}
     for stage, reason in CASCADE:
         if reason in DOWNLOADS and not rejected[reason]:
             continue  # the list is long, and most of it is empty
-        if stage in stages or reason in ("no_caption", "caption_length"):
+        if (stage in stages and not off.get(reason)) or reason in ("no_caption", "caption_length"):
             left -= rejected[reason]
             steps.append({"stage": stage, "reason": reason, "rejected": rejected[reason], "left": left})
     return {
@@ -196,6 +207,19 @@ def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Tab
         entry = {"path": paths[unit], "error": last["error"], "message": last["message"]}
         letters.append(broken_unit(entry, unit, record["stage"]))
     return pa.concat_tables(letters) if letters else None
+
+
+def duplicates_note(funnel: dict[str, Any]) -> str | None:
+    """What to tell a person whose survivors hold exact duplicates that stay."""
+    called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}
+    stay = [
+        f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
+        for kind, known in funnel.get("duplicates", {}).items()
+        if known["found"] and not known["rejected"]
+    ]
+    if not stay:
+        return None
+    return f"found and kept: {', '.join(stay)}; stage dedup rejects them where the preset has that setting on"
 
 
 def not_at_hand_note(funnel: dict[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,6 +112,19 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
 
 def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], -(-rows // (UNITS_PER_CORE * cores))))
+
+
+def part_of(plan: Plan, places: Sequence[int]) -> Plan:
+    """The plan of some units, by their places; another plan to `keep_plan`, since totals are of these units alone."""
+    units = tuple(plan.units[place] for place in places)
+    identity = json.dumps([plan.fingerprint, [unit.name for unit in units]])
+    return dataclasses.replace(
+        plan,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        units=units,
+        unreadable=(),
+        rows=sum(unit.span.rows for unit in units),
+    )
 
 
 def keep_plan(path: Place, plan: Plan) -> Plan:

@@ -14,6 +14,7 @@ from typing import Any
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
 from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.deduplicate import Deduplication, Findings, check_semantic
 from pipelines.downloads import STAGE, downloaded_state
 from pipelines.engine import Engine
 from pipelines.fetch.tool import ToolMissing, check_tool
@@ -38,16 +39,18 @@ __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
-    """Run the filters.
+def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
+    """Run the filters, over the units of `plan` where one is given.
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
         NotConserved: rows in and rows out differ.
     """
     began = time.time()
+    if "dedup" in settings.stages:
+        check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
+    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     settings = _applicable(settings, plan)
@@ -92,7 +95,7 @@ class _Run:
     def _finish(self, began: float) -> Outcome:
         remove_leftovers(self.layout.root)
         self._annotate(list(self.plan.units))
-        fingerprints = self._decide()
+        fingerprints, findings = self._decide()
         settings = self.settings
         letters = letters_of(self.plan, self.set_aside)
         path = self.layout.part("dead_letter", "unreadable")
@@ -101,6 +104,7 @@ class _Run:
         else:
             publish_table(path, letters)
         funnel = summarise(self.layout, self._alive(), self.plan, self.set_aside, settings)
+        funnel["duplicates"] = findings.counts
         check_conservation(self.layout, self._alive(), funnel)
         exported = fingerprint_of(fingerprints)
         if "export" in settings.stages:
@@ -258,10 +262,20 @@ class _Run:
 
     # ---- decisions and what follows from them
 
-    def _decide(self) -> dict[str, str]:
-        """Decides; returns for each unit what its decisions depend on."""
+    def _duplicates(self, survivors: dict[str, str]) -> Findings:
+        search = Deduplication(
+            self.settings, self.layout, self.plan, self.engine, self.set_aside, self._records, self._pictures_exist()
+        )
+        findings = search.find(survivors)
+        self.provenance["dedup"] = findings.models
+        return findings
+
+    def _decide(self) -> tuple[dict[str, str], Findings]:
+        """Decides; returns for each unit what its decisions depend on, and what was found of duplicates."""
         base = fingerprint_of(
-            self.settings.preset.fingerprint, DECISIONS, [stage for stage in self.settings.stages if stage != "export"]
+            self.settings.preset.filters_fingerprint,
+            DECISIONS,
+            [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
         )
         names = [unit.name for unit in self._alive()]
         sources: dict[str, list[Any]] = {
@@ -272,14 +286,18 @@ class _Run:
                 sources[piece.rpartition(".")[0]] += [record["fingerprint"], record["generations"]]
         for piece, state in self._downloads(names).items():
             sources[piece.rpartition(".")[0]].append(state)
-        fingerprints = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        only_decide = not self.engine.seconds
+        survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        findings = self._duplicates(survivors)
+        names = [unit for unit in names if unit not in self.set_aside]
+        fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
         publish_json(self.layout.fingerprints, fingerprints)
         todo, old = [], 0
         for unit, done in self._records("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:
                 old += done is not None
                 todo.append(unit)
-        if old and not self.engine.seconds:
+        if old and only_decide:
             self.say(
                 f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
                 f"stages {','.join(self.settings.stages)} are applied to "
@@ -292,13 +310,14 @@ class _Run:
             self.settings.stages,
             fingerprints,
             examples=max(1, min(12, 48 // max(len(names), 1))),
+            said=findings.said,
         )
         self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
         for unit in self.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
             for kind in ("kept", "rejected", "dead_letter"):
                 remove(self.layout.part(kind, unit))
-        return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}
+        return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}, findings
 
     def _export(self, fingerprints: dict[str, str], exported: str) -> None:
         began = time.time()

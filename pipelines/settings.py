@@ -13,7 +13,7 @@ from pipelines.fetch import DownloadSettings
 from pipelines.runners import Backend, Direct
 from pipelines.storage import Place
 
-STAGES = ("captions", "download", "spotting", "export")
+STAGES = ("captions", "download", "spotting", "dedup", "export")
 
 
 class WrongUse(ValueError):

@@ -44,7 +44,9 @@ REASONS = {
     "picture_too_small": "The picture is too small to learn from, or to read text in.",
     "text_spotting": "Text that can be read in the picture repeats part of the caption. A model would learn to read "
     "there, not to see. The repeated part is marked in the caption.",
-    "duplicate": "The same pair, or a picture almost the same, is in the data set already.",
+    "duplicate_pair": "The same url with the same caption is kept already.",
+    "duplicate_picture": "The very same picture is kept already, with another caption or from another url.",
+    "duplicate_semantic": "A picture whose embedding is almost the same is kept already.",
     "kept": "Rows that passed every step asked for.",
     "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",

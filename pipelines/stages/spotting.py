@@ -6,6 +6,7 @@ said of them in a later generation holds.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -40,10 +41,12 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("spotted", pa.list_(LINE)),
+        ("sha256", pa.binary(32)),
+        ("bytes", pa.int64()),
     ]
 )
 """One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original."""
+the original; `sha256` and `bytes` are of the picture as stored, null where it is not at hand."""
 
 
 def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
@@ -54,7 +57,8 @@ def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
-    records = pa.concat_tables([SCHEMA.empty_table(), *tables])
+    # Records of earlier versions lack the last columns.
+    records = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)  # of equal ones the last generation's
@@ -150,7 +154,9 @@ class SpottingStage:
                 if isinstance(picture, MissingPicture):
                     rows.append(_no_reading(ordinal, picture.reason, picture.message))
                 else:
-                    rows.append(_reading(ordinal, next(self._spotter.spot([picture])), sizes.get(ordinal)))
+                    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+                    reading = _reading(ordinal, next(self._spotter.spot([picture])), sizes.get(ordinal))
+                    rows.append(reading | given)
                 done += 1
                 if len(rows) >= BATCH:
                     out.write(pa.Table.from_pylist(rows, SCHEMA))
@@ -184,8 +190,11 @@ def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, i
         "width": width,
         "height": height,
         "spotted": lines,
+        "sha256": None,
+        "bytes": None,
     }
 
 
 def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
-    return {"ordinal": ordinal, "status": status, "message": message, "width": None, "height": None, "spotted": None}
+    empty = dict.fromkeys(name for name in SCHEMA.names if name not in ("ordinal", "status", "message"))
+    return {"ordinal": ordinal, "status": status, "message": message, **empty}

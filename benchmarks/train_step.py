@@ -1,0 +1,171 @@
+"""Our training step against open_clip's own model and loss at the same sizes.
+
+    python -m benchmarks.train_step [--model ViT-B-32] [--batch 8] [--concepts 10000] [--repeats 7] [--device cpu]
+
+Ours: HN-NCE, both concept heads (`--concepts` classes each, top 10), gradient norm, check for non-finite values, AdamW
+with the heads' own group, clamp of the scale, through the `Stepper` that trains. Theirs: `open_clip.create_model`,
+ClipLoss, AdamW with open_clip's two groups, clamp, as open_clip_train's loop has it (without its logging). Same random
+pairs, same precision, steps in turn; the result is the median of the ratios of neighbouring steps, with the quartiles.
+Further rows:
+our step with InfoNCE and no heads, which shows what the heads and HN-NCE cost, and with two micro-batches.
+
+On a CPU a ViT-B/32 step of few pairs is dominated by AdamW's pass over 151 M weights on both sides; `--batch 32` and
+more shift it to the encoders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.loss import ClipLoss
+from torch import nn
+
+from trainer.config import Config
+from trainer.config_files import build, merged
+from trainer.data.batch import Batch
+from trainer.distributed import Ranks
+from trainer.model import build_student
+from trainer.optim import build_optimizer
+from trainer.step import Stepper, losses_of
+
+Step = Callable[[], None]
+
+
+def pairs(model: str, batch: int, concepts: int, device: str) -> Batch:
+    """Random pairs of the model's sizes, with targets of ten concepts."""
+    shape = open_clip.get_model_config(model)
+    size = shape["vision_cfg"]["image_size"]
+    texts = torch.randint(1, 49000, (batch, 77))
+    texts[:, -1] = 49407
+    p = torch.rand(batch, 10)
+    targets = (torch.randint(0, concepts, (batch, 10)), p / p.sum(dim=1, keepdim=True))
+    return Batch(
+        images=torch.randn(batch, 3, size, size),
+        texts=texts,
+        caption_hash=torch.arange(batch),
+        keys=[str(i) for i in range(batch)],
+        concepts={"objects": targets, "attributes": targets},
+    ).to(device)
+
+
+def ours(model: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
+    """A step of the trainer."""
+    base = {
+        "data": {"sources": [{"path": "not read"}]},
+        "model": {"name": model},
+        "concepts": {"path": "given" if concepts else ""},
+        "schedule": {"samples": 10**9, "batch_size": len(batch)},
+        "run": {"precision": precision, "max_nonfinite": 10**6},
+    }
+    config = build(Config, merged(base, changes))
+    torch.manual_seed(0)
+    sizes = {"objects": concepts, "attributes": concepts} if concepts else {}
+    student, _, _ = build_student(config.model, config.concepts, sizes)
+    student.to(device).train()
+    stepper = Stepper(
+        student=student,
+        module=student,
+        optimizer=build_optimizer(student, config.optimizer, config.concepts, fused=device == "cuda"),
+        losses=losses_of(config),
+        config=config,
+        ranks=Ranks(),
+        device=torch.device(device),
+    )
+    number = 0
+
+    def step() -> None:
+        nonlocal number
+        stepper.step(batch, 0, number, 0.01)
+        number += 1
+
+    return step
+
+
+def theirs(model: str, batch: Batch, device: str, precision: str) -> Step:
+    """A step as open_clip_train takes it."""
+    torch.manual_seed(0)
+    net = open_clip.create_model(model).to(device).train()
+    named = list(net.named_parameters())
+
+    def no_decay(name: str, p: nn.Parameter) -> bool:
+        return p.ndim < 2 or "bn" in name or "ln" in name or "bias" in name or "logit_scale" in name
+
+    groups = [
+        {"params": [p for n, p in named if no_decay(n, p)], "weight_decay": 0.0},
+        {"params": [p for n, p in named if not no_decay(n, p)], "weight_decay": 0.2},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=5e-6, betas=(0.9, 0.98), eps=1e-6, fused=device == "cuda")
+    loss = ClipLoss()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
+            image, text, scale = net(batch.images, batch.texts)
+            total = loss(image, text, scale)
+        total.backward()
+        optimizer.step()
+        with torch.no_grad():
+            net.logit_scale.clamp_(0, 4.6052)
+
+    return step
+
+
+def seconds(step: Step, device: str) -> float:
+    """Of one step."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--concepts", type=int, default=10_000, help="of each head")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16", "fp16"))
+    parser.add_argument("--all", action="store_true", help="also InfoNCE without heads, and two micro-batches")
+    options = parser.parse_args(arguments)
+    common = (options.device, options.precision)
+    batch = pairs(options.model, options.batch, options.concepts, options.device)
+    steps: dict[str, Step] = {
+        "open_clip, ClipLoss": theirs(options.model, batch, *common),
+        "ours, HN-NCE + both heads": ours(options.model, batch, options.concepts, *common),
+    }
+    if options.all:
+        steps["ours, InfoNCE, no heads"] = ours(options.model, batch, 0, *common, loss={"name": "infonce"})
+        two = {"schedule": {"micro_batches": 2}}
+        steps["ours, two micro-batches"] = ours(options.model, batch, options.concepts, *common, **two)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for step in steps.values():
+        seconds(step, options.device)  # warm
+    for _ in range(options.repeats):
+        for name, step in steps.items():
+            times[name].append(seconds(step, options.device))
+    print(
+        f"{options.model}, batch {options.batch}, {options.device} {options.precision}, {torch.get_num_threads()} threads, "
+        f"{options.repeats} repeats; torch {torch.__version__}"
+    )
+    anchor = times["open_clip, ClipLoss"]
+    for name, values in times.items():
+        low, middle, high = statistics.quantiles([a / b for a, b in zip(values, anchor, strict=True)], n=4)
+        speed = options.batch / statistics.median(values)
+        print(f"{name:<28}{statistics.median(values):>8.3f} s{speed:>8.1f}/s{middle:>8.3f} x  ({low:.3f}-{high:.3f})")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

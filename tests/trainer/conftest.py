@@ -1,0 +1,160 @@
+"""What the trainer's tests share: the textbook losses, shards of drawn pictures, small models, several ranks."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import socket
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
+from PIL import Image, ImageDraw  # noqa: E402
+
+torch.set_num_threads(1)
+LAUNCH = Path(__file__).with_name("launch.py")
+ROOT = Path(__file__).parents[2]
+COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "cyan")
+SHAPES = ("circle", "square", "triangle", "cross")
+
+
+@pytest.fixture(scope="session")
+def textbook() -> Callable[..., Any]:
+    """HN-NCE as the paper writes it, exponentials and all; give it float64."""
+
+    def losses(x: Any, y: Any, scale: Any, alpha: float, beta: float, detach: bool = False, same: Any = None) -> Any:
+        s = scale * x @ y.T
+        positive = s.diagonal()
+        out = torch.eye(len(s), dtype=torch.bool) if same is None else same
+        left = (~out).sum(dim=1)
+        weights = torch.exp(beta * s).masked_fill(out, 0)
+        weights = left[:, None] * weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-300)
+        weights = weights.detach() if detach else weights
+        negatives = (weights * s.exp()).masked_fill(out, 0).sum(dim=1)
+        return torch.log(alpha * positive.exp() + negatives) - positive
+
+    return losses
+
+
+def drawn(number: int, side: int = 40) -> tuple[bytes, str]:
+    """Picture and caption `number`: shape, colour, background, place; all different below 512."""
+    shape, number_left = SHAPES[number % 4], number // 4
+    colour, background = COLOURS[number_left % 8], COLOURS[(number_left // 8 + number_left % 8 + 1) % 8]
+    left = (number_left // 64) % 2 == 0
+    image = Image.new("RGB", (side, side), background)
+    pen, x = ImageDraw.Draw(image), 2 if left else side // 2
+    box = (x, side // 4, x + side // 2 - 4, 3 * side // 4)
+    if shape == "circle":
+        pen.ellipse(box, fill=colour)
+    elif shape == "square":
+        pen.rectangle(box, fill=colour)
+    elif shape == "triangle":
+        pen.polygon([(box[0], box[3]), (box[2], box[3]), ((box[0] + box[2]) // 2, box[1])], fill=colour)
+    else:
+        pen.line([(box[0], box[1]), (box[2], box[3])], fill=colour, width=4)
+        pen.line([(box[0], box[3]), (box[2], box[1])], fill=colour, width=4)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue(), f"a {colour} {shape} on {background} on the {'left' if left else 'right'}"
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with 96 drawn pairs in three tars."""
+    folder = tmp_path_factory.mktemp("drawn")
+    for shard in range(3):
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
+            for number in range(32 * shard, 32 * shard + 32):
+                picture, caption = drawn(number)
+                for ending, content in (("png", picture), ("txt", caption.encode())):
+                    info = tarfile.TarInfo(f"{number:032x}-{number:06d}.{ending}")
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+TINY_ARCHITECTURE = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
+    """Plain values of a configuration that takes milliseconds per step, with `section={...}` on top."""
+    from trainer.config_files import merged
+
+    def values(**sections: Any) -> dict[str, Any]:
+        base = {
+            "model": {"architecture": TINY_ARCHITECTURE},
+            "data": {"sources": [{"path": str(shards)}], "shuffle": 50, "workers": 0},
+            "concepts": {"path": ""},
+            "schedule": {"samples": 160, "batch_size": 16, "warmup_samples": 32},
+            "run": {"precision": "fp32", "device": "cpu", "threads": 1},
+            "log": {"every_steps": 1, "tensorboard": False},
+        }
+        return merged(base, sections)
+
+    return values
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    """A configuration that takes milliseconds per step."""
+    from trainer.config import Config
+    from trainer.config_files import build
+
+    return lambda **sections: build(Config, tiny_values(**sections))
+
+
+def environment() -> dict[str, str]:
+    """Of subprocesses: this checkout, one thread."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture(scope="session")
+def on_ranks() -> Callable[..., None]:
+    """Calls `function(folder)` of a test file on several ranks with gloo; fails where one of them does."""
+
+    def call(file: str, function: str, world: int, folder: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        command = [sys.executable, str(LAUNCH), file, function, str(folder), str(world), str(port)]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+
+    return call
+
+
+def relative(found: Any, expected: Any) -> float:
+    """Norm of the difference over the norm of what is expected."""
+    found, expected = torch.as_tensor(found).double(), torch.as_tensor(expected).double()
+    return float((found - expected).norm() / max(float(expected.norm()), 1e-30))
+
+
+@pytest.fixture(scope="session")
+def relative_error() -> Callable[[Any, Any], float]:
+    return relative
+
+
+@pytest.fixture(scope="session")
+def features() -> Callable[..., tuple[Any, Any]]:
+    """n pairs of unit vectors in float64; `noise` 0 makes pairs equal, large noise unrelated."""
+
+    def make(n: int, d: int = 8, noise: float = 0.7, seed: int = 0) -> tuple[Any, Any]:
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.nn.functional.normalize(torch.randn(n, d, generator=generator, dtype=torch.float64), dim=1)
+        y = x + noise / math.sqrt(d) * torch.randn(n, d, generator=generator, dtype=torch.float64) * 2
+        return x, torch.nn.functional.normalize(y, dim=1)
+
+    return make

@@ -1,0 +1,141 @@
+"""Trains, kills, resumes and compares in child processes of one process that has imported torch. Not a test.
+
+    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS [tear]
+
+Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
+and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the newest checkpoint is damaged
+after the first kill.
+"""
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from trainer.config_files import load_config
+from trainer.loop import train
+
+LIMIT_S = 240.0
+
+
+def start(config: str, workdir: Path, world: int) -> list[int]:
+    """Processes of a run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if not child:
+            os.setpgid(0, 0)
+            status = 1
+            try:
+                if world > 1:
+                    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+                    os.environ.update({name: str(value) for name, value in names.items()}, MASTER_ADDR="127.0.0.1")
+                with open(workdir.with_suffix(f".{rank}.txt"), "a") as out:
+                    os.dup2(out.fileno(), 1)
+                    os.dup2(out.fileno(), 2)
+                    train(load_config(config), workdir, lambda text: print(text, flush=True))
+                status = 0
+            except BaseException:
+                import traceback
+
+                traceback.print_exc()
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        children.append(child)
+    return children
+
+
+def finish(children: list[int]) -> None:
+    """All of them end well."""
+    for child in children:
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit("a run failed; its output is in the folder")
+
+
+def kill_at(children: list[int], workdir: Path, step: int) -> int:
+    """SIGKILL to all processes, workers included, once a step is logged; the step reached."""
+    began = time.monotonic()
+    while (reached := max(losses(workdir), default=0)) < step:
+        if time.monotonic() - began > LIMIT_S:
+            raise SystemExit(f"step {step} was not reached")
+        time.sleep(0.01)
+    for child in children:
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    return reached
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    """Loss by step, from the log; a line that is being written is left out."""
+    found = {}
+    path = workdir / "log.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if entry["kind"] == "step":
+            assert entry["step"] not in found, f"step {entry['step']} twice"
+            found[entry["step"]] = entry["loss"]
+    return found
+
+
+def tear(workdir: Path) -> None:
+    """Cut the newest checkpoint, and leave the beginning of another one."""
+    newest = max((workdir / "checkpoints").glob("step-*"))
+    file = newest / "training.pt"
+    os.truncate(file, file.stat().st_size // 2)
+    (workdir / "checkpoints" / ".tmp-step-000000000099-0").mkdir()
+
+
+def same_bits(one: object, other: object) -> bool:
+    """Nested values with tensors."""
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same_bits(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same_bits, one, other))  # type: ignore[arg-type]
+    return one == other
+
+
+def main() -> int:
+    config, folder, world, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    calm, killed = folder / "calm", folder / "killed"
+    finish(start(config, calm, world))
+    expected = losses(calm)
+    draw = random.Random(world * 1000 + kills)
+    at, reached = [], 0
+    for number in range(kills):
+        children = start(config, killed, world)
+        reached = kill_at(
+            children, killed, draw.randint(reached + 1, max(expected) - 1) if reached + 1 < max(expected) else reached
+        )
+        at.append(reached)
+        if number == 0 and "tear" in sys.argv and list((killed / "checkpoints").glob("step-*")):
+            tear(killed)
+    finish(start(config, killed, world))
+    newest = [max((run / "checkpoints").glob("step-*")) for run in (calm, killed)]
+    states = [torch.load(path / "training.pt", weights_only=True) for path in newest]
+    model = [(path / "model.safetensors").read_bytes() for path in newest]
+    damaged = [path.name for path in (killed / "checkpoints").glob("damaged-*")]
+    print(json.dumps({
+        "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected, "model": model[0] == model[1],
+        "training": same_bits(*states), "damaged": damaged,
+    }))  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,94 @@
+"""The contrastive loss of a batch: open_clip's as a special case, precision, memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip.loss import ClipLoss
+
+from trainer.losses import ContrastiveLoss
+
+
+def test_infonce_equals_open_clip(features: Any) -> None:
+    x, y = features(33, 16)
+    scale = torch.tensor(30.0, dtype=torch.float64)
+    loss, _ = ContrastiveLoss(alpha=1, beta=0)(x, y, scale)
+    torch.testing.assert_close(loss, ClipLoss()(x, y, scale))
+
+
+def test_features_are_normalised_here(features: Any) -> None:
+    x, y = features(9)
+    scale = torch.tensor(10.0, dtype=torch.float64)
+    loss = ContrastiveLoss()
+    torch.testing.assert_close(loss(3 * x, y * torch.arange(1.0, 10).double()[:, None], scale)[0], loss(x, y, scale)[0])
+
+
+@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize("scale", [14.3, 100.0])
+def test_half_precision_features_are_computed_in_float32(
+    chunk: int, scale: float, features: Any, relative_error: Any
+) -> None:
+    """What enters as bfloat16, under autocast, gives the loss and gradient of its float64 value."""
+    x, y = (values.bfloat16() for values in features(33, 16))
+    loss = ContrastiveLoss(beta=0.25, chunk=chunk)
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        a, b = (values.to(dtype).detach().requires_grad_() for values in (x, y))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value, _ = loss(a, b, torch.tensor(scale))
+        value.backward()
+        results.append((value, a.grad, b.grad))
+    assert results[0][0].dtype == torch.float32
+    assert relative_error(results[0][0].detach(), results[1][0].detach()) < 1e-5
+    assert max(relative_error(a, b) for a, b in zip(results[0][1:], results[1][1:], strict=True)) < 5e-3  # rounded once
+
+
+def test_statistics_count_both_directions() -> None:
+    image = torch.eye(2)
+    text = torch.tensor(
+        [[1.0, 0.0], [0.9, 0.1]]
+    )  # image to text: 1 of 2 (the second is sure of text 2), text to image: 1
+    _, stats = ContrastiveLoss(beta=0)(image, text, torch.tensor(10.0))
+    assert stats.accuracy.item() == pytest.approx(0.75)
+    assert 0 < stats.hardest.item() <= 1
+
+
+def test_a_collapsed_model_recognises_nothing() -> None:
+    same = torch.ones(8, 4)
+    assert ContrastiveLoss()(same, same, torch.tensor(10.0))[1].accuracy.item() == 0
+
+
+@pytest.mark.parametrize("options", [{"alpha": 2}, {"beta": -1}, {"chunk": -1}])
+def test_wrong_constants(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ContrastiveLoss(**options)
+
+
+_MEASURE = """
+import resource, torch
+from trainer.losses import ContrastiveLoss
+torch.set_num_threads(1)
+def peak(n, chunk):
+    x, y = (torch.randn(n, 32, requires_grad=True) for _ in range(2))
+    ContrastiveLoss(beta=0.25, chunk=chunk)(x, y, torch.tensor(14.3))[0].backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(*(peak(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096, 0))))
+"""
+
+
+@pytest.mark.slow
+def test_tiles_hold_no_matrix() -> None:
+    """Peak memory in a process of its own: of the whole n x n matrix in float32, tiles need a small part."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=300
+    )
+    _, before, tiled, whole = map(int, done.stdout.split())
+    matrix = 4096 * 4096 * 4
+    assert tiled - before < 0.5 * matrix, f"{(tiled - before) / 2**20:.0f} MiB"
+    assert whole - before > 2 * matrix  # what is measured is the matrix

@@ -1,0 +1,125 @@
+"""Checkpoints: complete or absent, verified, retained by policy, with one in reserve."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainer import checkpoint as module
+from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, Damaged
+from trainer.config import CheckpointSettings
+
+
+def made(step: int, metric: float | None = None) -> Checkpoint:
+    training = {"step": torch.tensor(step), "groups": [{"betas": (0.9, 0.98)}], "nothing": None}
+    return Checkpoint(
+        step=step, samples=10 * step, model={"w": torch.full((3, 2), float(step))}, training=training, metric=metric
+    )
+
+
+def kept(folder: Path, **settings: Any) -> Checkpoints:
+    return Checkpoints(folder, CheckpointSettings(**settings))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(7, 0.5))
+    found = checkpoints.newest()
+    assert found is not None and (found.step, found.samples, found.metric) == (7, 70, 0.5)
+    assert torch.equal(found.model["w"], torch.full((3, 2), 7.0))
+    assert found.training["step"].item() == 7 and found.training["groups"] == [{"betas": (0.9, 0.98)}]
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert kept(tmp_path / "none").newest() is None
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "training.pt", "manifest.json"])
+@pytest.mark.parametrize("harm", ["cut", "flip", "remove"])
+def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    path = checkpoints.save(made(2)) / file
+    content = bytearray(path.read_bytes())
+    if harm == "remove":
+        path.unlink()
+    elif harm == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        content[0 if file == "manifest.json" else len(content) // 2] ^= 1
+        path.write_bytes(content)
+    said: list[str] = []
+    found = checkpoints.newest(said.append)
+    assert found is not None and found.step == 1
+    assert len(said) == 1 and "checkpoint of step 2 is damaged" in said[0] and file in said[0]
+    assert checkpoints.steps() == [1]
+    checkpoints.save(made(2))  # its place is free again
+    found = checkpoints.newest()
+    assert found is not None and found.step == 2
+
+
+def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    (checkpoints.save(made(1)) / "training.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* verifies; remove the folder"):
+        checkpoints.newest()
+
+
+@pytest.mark.parametrize("call", ["save_file", "save", "rename"])
+def test_a_failure_while_saving_leaves_what_was_there(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    owner = {"save_file": module, "save": torch, "rename": module.os}[call]
+    monkeypatch.setattr(owner, call, full)
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left"):
+        checkpoints.save(made(2))
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
+    found = checkpoints.newest()
+    assert found is not None and found.step == 1
+
+
+def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    (tmp_path / ".tmp-step-000000000002-abc").mkdir()
+    found = checkpoints.newest()
+    assert found is not None and found.step == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
+
+
+def test_retention(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, keep_last=2, keep_every_samples=40)
+    metrics = {3: 0.2, 5: 0.9, 7: 0.4, 10: 0.3}
+    for step in range(1, 11):
+        checkpoints.save(made(step, metrics.get(step)))
+    # 4 and 8 pass multiples of 40 samples, 5 is the best, 9 and 10 the newest.
+    assert checkpoints.steps() == [4, 5, 8, 9, 10]
+
+
+def test_retention_without_the_best(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, keep_last=1, keep_best=False)
+    for step in (1, 2, 3):
+        checkpoints.save(made(step, 1.0 / step))
+    assert checkpoints.steps() == [3]
+
+
+def test_nothing_but_plain_values_is_unpickled(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    path = checkpoints.save(made(1))
+    torch.save({"path": Path("x")}, path / "training.pt")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["training.pt"] = module._describe(path / "training.pt")
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
+        checkpoints.load(1)

@@ -1,0 +1,180 @@
+"""Checks while training: recall by hand, chance, intervals, several ranks, zero-shot folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from trainer import checks
+from trainer.data.batch import Batch
+from trainer.distributed import Ranks, joined_ranks
+from trainer.intervals import chance_of_hit, wilson
+
+
+class Told:
+    """A student whose features are given: picture i's are in its pixels, caption i's in its tokens."""
+
+    def __init__(self, images: Any, texts: Any):
+        self.images, self.texts = images, texts
+        self.clip = SimpleNamespace(
+            encode_image=lambda x: self.images[x[:, 0, 0, 0].long()], encode_text=lambda t: self.texts[t[:, 0]]
+        )
+
+    def eval(self) -> None:
+        pass
+
+    def __call__(self, images: Any, texts: Any) -> Any:
+        return SimpleNamespace(image=self.clip.encode_image(images), text=self.clip.encode_text(texts))
+
+
+class Pairs:
+    """A loader of pairs 0 .. n-1 in batches of two, one rank's part."""
+
+    def __init__(self, n: int, hashes: Any = None, rank: int = 0, world: int = 1):
+        mine = range(n * rank // world, n * (rank + 1) // world)
+        hashes = torch.arange(n) if hashes is None else hashes
+        self.batches = [
+            Batch(
+                images=torch.tensor([float(i) for i in part]).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2),
+                texts=torch.tensor(part).reshape(-1, 1),
+                caption_hash=hashes[part],
+                keys=[str(i) for i in part],
+            )
+            for start in range(0, len(mine), 2)
+            if (part := list(mine[start : start + 2]))
+        ]
+
+    def epoch(self, epoch: int) -> Any:
+        return iter(self.batches)
+
+
+def recalls(images: Any, texts: Any, hashes: Any = None) -> dict[str, float]:
+    loader: Any = Pairs(len(images), hashes)
+    found = checks.retrieval(Told(images, texts), loader, Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+    return {name: share.value for name, share in found.items()}
+
+
+def test_by_hand() -> None:
+    eye = torch.eye(8)
+    texts = eye.clone()
+    texts[0] = eye[1] + 0.1 * eye[0]  # caption 0 describes picture 1 better
+    found = recalls(eye, texts)
+    assert found["text_to_image_r1"] == pytest.approx(7 / 8)
+    assert found["image_to_text_r1"] == 1.0  # picture 0 still likes caption 0 best; picture 1 its own more than 0
+    assert found["text_to_image_r5"] == 1.0
+
+
+def test_a_collapsed_model_finds_nothing() -> None:
+    """Ties count against the query, so that equal features do not look perfect."""
+    assert set(recalls(torch.ones(16, 4), torch.ones(16, 4)).values()) == {0.0}
+
+
+def test_pairs_with_the_same_caption_are_all_right() -> None:
+    images = torch.eye(4)
+    texts = torch.stack([images[1], images[1], images[2], images[3]])
+    hashes = torch.tensor([5, 5, 6, 7])
+    found = recalls(images, texts, hashes)
+    assert found["text_to_image_r1"] == 1.0 and found["image_to_text_r1"] == pytest.approx(3 / 4)
+
+
+def test_chance() -> None:
+    assert chance_of_hit(1, 40, 1) == pytest.approx(1 / 40) and chance_of_hit(1, 40, 5) == pytest.approx(5 / 40)
+    assert chance_of_hit(2, 10, 3) == pytest.approx(1 - math.comb(8, 3) / math.comb(10, 3))
+    assert chance_of_hit(1, 4, 10) == 1.0
+    loader: Any = Pairs(20)
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 20, 6, generator=generator)
+    found = checks.retrieval(Told(x, y), loader, Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+    assert found["image_to_text_r5"].chance == pytest.approx(0.25) and found["image_to_text_r5"].n == 20
+
+
+def test_wilson() -> None:
+    """Reference values of the score interval without continuity correction (Newcombe 1998, table I)."""
+    for hits, n, low, high in (
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ):
+        assert wilson(hits, n) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def ranks_agree(folder: Path) -> None:
+    """Runs on every rank: unequal shares, one rank without any."""
+    with joined_ranks("cpu", 60) as ranks:
+        generator = torch.Generator().manual_seed(0)
+        for n in (7, 1):
+            x, y = torch.randn(2, n, 6, generator=generator)
+            expected = checks.retrieval(Told(x, x + y), Pairs(n), Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+            mine: Any = Pairs(n, None, ranks.rank, ranks.world)
+            found = checks.retrieval(Told(x, x + y), mine, ranks, torch.device("cpu"))  # type: ignore[arg-type]
+            assert found == expected
+        data = checks.ZeroShotData(names=("a", "b"), pictures=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
+        if ranks.first:
+            for i in range(5):
+                Image.new("RGB", (2, 2), (i, 0, 0)).save(folder / f"{i}.png")
+        ranks.barrier()
+        told: Any = Told(torch.eye(2)[torch.tensor([0, 1, 0, 0, 0])], torch.eye(2))
+        options: dict[str, Any] = {
+            "transform": lambda image: torch.full((3, 2, 2), float(image.getpixel((0, 0))[0])),
+            "tokenizer": lambda prompts: torch.tensor([[int("b" in prompt)] for prompt in prompts]),
+            "batch_size": 2,
+            "device": torch.device("cpu"),
+        }
+        share = checks.zero_shot(told, data, ("{}",), ranks=ranks, **options)["accuracy"]
+        assert (share.value, share.n, share.chance) == (0.8, 5, 0.5)
+
+
+def test_ranks_agree_with_one_process(on_ranks: Callable[..., None], tmp_path: Path) -> None:
+    on_ranks(__file__, "ranks_agree", 2, tmp_path)
+
+
+def test_zero_shot_folders(tmp_path: Path) -> None:
+    for name in ("red_circle", "blue square"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
+        (tmp_path / name / "notes.txt").touch()
+    data = checks.read_zero_shot(tmp_path)
+    assert data.names == ("blue square", "red circle") and [label for _, label in data.pictures] == [0, 1]
+    (tmp_path / "classnames.txt").write_text("a square\na circle\n")
+    assert checks.read_zero_shot(tmp_path).names == ("a square", "a circle")
+    (tmp_path / "classnames.txt").write_text("one\n")
+    with pytest.raises(checks.BadZeroShotFolder, match="names 1 classes; there are 2 folders"):
+        checks.read_zero_shot(tmp_path)
+    (tmp_path / "classnames.txt").unlink()
+    for picture in tmp_path.rglob("*.png"):
+        picture.unlink()
+    with pytest.raises(checks.BadZeroShotFolder, match="holds no pictures"):
+        checks.read_zero_shot(tmp_path)
+
+
+def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    """Through the whole run: folder, templates, log."""
+    from trainer.loop import train
+
+    for name in ("circle", "square"):
+        (tmp_path / "classes" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.effect_noise((40, 40), 50).convert("RGB").save(tmp_path / "classes" / name / f"{i}.png")
+    config = tiny_config(
+        schedule={"samples": 32}, check={"zero_shot": str(tmp_path / "classes"), "templates": ["a {}.", "one {}."]}
+    )
+    said: list[str] = []
+    outcome = train(config, tmp_path / "w", said.append)
+    share = outcome.checks["zero_shot/accuracy"]
+    assert share.n == 6 and share.chance == 0.5
+    assert any(text.startswith("step 2: zero-shot, 6 pictures: accuracy ") for text in said)
+
+
+def test_mean_recall() -> None:
+    share = checks.Share(value=0.25, low=0, high=1, n=4, chance=0.1)
+    assert checks.mean_recall({"a": share, "b": replace(share, value=0.75)}) == 0.5

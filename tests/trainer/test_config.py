@@ -1,0 +1,134 @@
+"""Configurations: nothing unknown, typed, documented, and the same after a round trip."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer import config as module
+from trainer.config import Config, LossSettings
+from trainer.config_files import BadConfig, build, config_names, differences, load_config, merged, plain
+
+DATA = {"data": {"sources": [{"path": "out/sample"}]}}
+
+
+@pytest.mark.parametrize("name", config_names())
+def test_shipped_configurations_load_and_survive_a_round_trip(name: str) -> None:
+    config = load_config(name, base=DATA)
+    written = yaml.safe_dump(plain(config))
+    assert build(Config, yaml.safe_load(written)) == config
+
+
+def test_what_is_shipped() -> None:
+    assert set(config_names()) >= {"tiny", "vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336"}
+    large = load_config("vit-l-14-336", base=DATA)
+    assert (large.model.name, large.schedule.samples) == ("ViT-L-14-336", 400_000_000)
+    assert large.model.gradient_checkpointing and large.optimizer.weight_decay == 0.2
+
+
+def test_defaults_are_the_documented_ones() -> None:
+    config = load_config("vit-b-32", base=DATA)
+    assert (config.loss.alpha, config.loss.beta, config.loss.detach_weights) == (1.0, 0.25, False)
+    assert (config.optimizer.learning_rate, config.optimizer.weight_decay) == (5e-4, 0.2)
+    assert (config.optimizer.betas, config.optimizer.eps) == ((0.9, 0.98), 1e-6)
+    assert config.schedule.batch_size == 33_792 and config.schedule.warmup_samples == 2_000 * 33_792
+    assert config.concepts.weights == {"objects": 1.0, "attributes": 1.0}
+
+
+def test_every_field_has_a_docstring() -> None:
+    tree = ast.parse(inspect.getsource(module))
+    missing = []
+    for each in tree.body:
+        if not isinstance(each, ast.ClassDef):
+            continue
+        for field, after in zip(each.body, [*each.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                documented = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                if not documented:
+                    missing.append(f"{each.name}.{ast.unparse(field.target)}")
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["loss.bta=0.5"], r"unknown key loss.bta \(did you mean beta\?\); known: name, alpha, beta"),
+        (["optimiser.lr=1"], r"unknown key optimiser \(did you mean optimizer\?\)"),
+        (["loss.beta=high"], "loss.beta is 'high'; it must be a number"),
+        (["loss.beta=-1"], "loss.beta is -1.0; it must lie between 0 and 100"),
+        (["loss.name=hn-nce"], r"loss.name is 'hn-nce' \(did you mean hn_nce\?\); choose hn_nce, infonce"),
+        (["schedule.batch_size=1.5"], "schedule.batch_size is 1.5; it must be a whole number"),
+        (["run.deterministic=1"], "run.deterministic is 1; it must be true or false"),
+        (["run.seed=true"], "run.seed is True; it must be a whole number"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas has 1 values; it must have 2"),
+        (["loss=3"], "loss is 3; it must be a section with keys"),
+        (["loss.beta"], "'loss.beta' is not key=value"),
+        (["check.templates=[a photo]"], "a template holds {} exactly once"),
+        (["schedule.samples=1000"], "either schedule.samples or schedule.epochs"),
+        (["loss.alpha=0"], "set mask_duplicates to false"),
+        (["model.max_scale=5"], "means a scale of 14.29, above model.max_scale"),
+        (["data.sources=[]"], "data.sources is empty"),
+        (["check.templates={"], "not a YAML value"),
+    ],
+)
+def test_wrong_words(words: list[str], message: str) -> None:
+    with pytest.raises(BadConfig, match=message):
+        load_config("tiny", words, DATA)
+
+
+def test_words_keep_their_types() -> None:
+    words = ["loss.beta=1", "optimizer.learning_rate=3e-4", "optimizer.max_gradient_norm=1", "concepts.objects=0.5"]
+    config = load_config("tiny", [*words, "schedule.epochs=null", "schedule.samples=100"], DATA)
+    assert (config.loss.beta, config.optimizer.learning_rate) == (1.0, 3e-4)
+    assert config.optimizer.max_gradient_norm == 1.0 and config.schedule.samples == 100
+    assert config.concepts.weights == {"objects": 0.5, "attributes": 1.0}
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean tiny\?\)"):
+        load_config("tinny")
+    with pytest.raises(BadConfig, match=r"there is no configuration file nowhere.yaml"):
+        load_config("nowhere.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("loss: [")
+    with pytest.raises(BadConfig, match=r"bad.yaml is not YAML"):
+        load_config(str(bad))
+    bad.write_text("- 1")
+    with pytest.raises(BadConfig, match=r"holds list, not sections"):
+        load_config(str(bad))
+
+
+def test_data_is_needed() -> None:
+    with pytest.raises(BadConfig, match=r"data.sources is missing"):
+        load_config("tiny")
+
+
+def test_files_extend_files(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(
+        yaml.safe_dump({**DATA, "schedule": {"samples": 10}, "loss": {"beta": 0.1, "alpha": 0.9}})
+    )
+    (tmp_path / "mine.yaml").write_text("extends: base\nloss: {beta: 0.2}\n")
+    config = load_config(str(tmp_path / "mine.yaml"))
+    assert (config.loss.alpha, config.loss.beta) == (0.9, 0.2)
+    (tmp_path / "base.yaml").write_text("extends: mine\n")
+    with pytest.raises(BadConfig, match=r"extends itself"):
+        load_config(str(tmp_path / "mine.yaml"))
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LossSettings().beta = 1.0  # type: ignore[misc]
+
+
+def test_differences_name_what_differs(tiny_values: Callable[..., dict[str, Any]]) -> None:
+    one = plain(build(Config, tiny_values()))
+    other = merged(one, {"loss": {"beta": 0.5}, "run": {"seed": 3}})
+    assert differences(one, other) == ["loss.beta", "run.seed"]
+    assert differences(one, one) == []

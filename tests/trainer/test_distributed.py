@@ -1,0 +1,236 @@
+"""Several ranks equal one process: losses, encoder gradients, temperature gradient, one step of AdamW, through real DDP
+on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from trainer.accumulation import Losses, backward
+from trainer.data.batch import Batch
+from trainer.distributed import Ranks, joined_ranks, same_on_all
+from trainer.losses import ContrastiveLoss
+from trainer.model import Encoded
+
+CASES: dict[str, dict[str, Any]] = {
+    "hn_nce": {"loss": {"beta": 0.5}},
+    "infonce": {"loss": {"beta": 0.0}},
+    "tiles": {"loss": {"beta": 0.5, "alpha": 0.9, "chunk": 2}},
+    "duplicates": {"loss": {"beta": 0.5}, "duplicates": True},
+    "concepts": {"loss": {"beta": 0.25}, "concepts": True},
+    "parts": {"loss": {"beta": 0.25}, "concepts": True, "parts": 2, "duplicates": True},
+}
+N, CONTEXT, VOCABULARY = 16, 5, 11
+
+
+class Clip(nn.Module):
+    """Encoders that show every mistake of a gradient: none of them is linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 6))
+        self.text = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.GELU(), nn.Linear(8 * CONTEXT, 6))
+        self.logit_scale = nn.Parameter(torch.tensor(2.5))
+
+
+class Toy(nn.Module):
+    """A student in the small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = Clip()
+        self.heads = nn.ModuleDict({"objects": nn.Linear(6, VOCABULARY), "attributes": nn.Linear(6, VOCABULARY)})
+
+    def forward(self, images: Any, texts: Any) -> Encoded:
+        image = self.clip.image(images)
+        concepts = {name: head(image) for name, head in self.heads.items()}
+        return Encoded(image, self.clip.text(texts), self.clip.logit_scale.exp(), concepts)
+
+
+def toy(case: dict[str, Any]) -> Any:
+    torch.manual_seed(0)
+    student = Toy()
+    if not case.get("concepts"):
+        student.heads = nn.ModuleDict()
+    return student
+
+
+def whole_batch(case: dict[str, Any]) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    hashes = torch.arange(N)
+    if case.get("duplicates"):
+        hashes[[3, 9, 14]] = 3
+    concepts = {}
+    if case.get("concepts"):
+        for head in ("objects", "attributes"):
+            p = torch.rand(N, 3, generator=generator)
+            p[torch.rand(N, generator=generator) < (0.5 if head == "objects" else 0.2)] = 0
+            p[: N // 4] = 0  # a rank without any
+            p = p / p.sum(dim=1, keepdim=True).clamp(min=1e-9)
+            concepts[head] = (torch.randint(0, VOCABULARY, (N, 3), generator=generator), p)
+    return Batch(
+        images=torch.randn(N, 3, 2, 2, generator=generator),
+        texts=torch.randint(0, 20, (N, CONTEXT), generator=generator),
+        caption_hash=hashes,
+        keys=[str(i) for i in range(N)],
+        concepts=concepts,
+    )
+
+
+def part_of(batch: Batch, rows: slice) -> Batch:
+    return Batch(
+        images=batch.images[rows],
+        texts=batch.texts[rows],
+        caption_hash=batch.caption_hash[rows],
+        keys=batch.keys[rows],
+        concepts={head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()},
+    )
+
+
+def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
+    """Loss, gradients, and weights after a step."""
+    losses = Losses(
+        contrastive=ContrastiveLoss(**case["loss"]),
+        concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
+        mask_duplicates=bool(case.get("duplicates")),
+    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.2)
+    found = backward(module, student, batch, losses, parts=parts, ranks=ranks)
+    gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
+    optimizer.step()
+    mean = (
+        ranks.sum(torch.stack([found.total, found.contrastive, found.stats.accuracy, *found.concepts.values()]))
+        / ranks.world
+    )
+    return {
+        "values": mean,
+        "gradients": gradients,
+        "weights": {k: v.detach().clone() for k, v in student.named_parameters()},
+    }
+
+
+def ranks_equal_one_process(folder: Path) -> None:
+    """Runs on every rank."""
+    torch.set_num_threads(1)
+    with joined_ranks("cpu", 60) as ranks:
+        for name, case in CASES.items():
+            batch = whole_batch(case)
+            expected = one_step(case, alone := toy(case), alone, batch, Ranks(), 1)
+            student = toy(case)
+            module = nn.parallel.DistributedDataParallel(student, broadcast_buffers=False)
+            b = N // ranks.world
+            mine = part_of(batch, slice(b * ranks.rank, b * ranks.rank + b))
+            found = one_step(case, student, module, mine, ranks, case.get("parts", 1))
+            torch.testing.assert_close(found["values"], expected["values"], rtol=1e-5, atol=1e-6, msg=name)
+            for kind in ("gradients", "weights"):
+                for key, value in expected[kind].items():
+                    atol = (
+                        1e-6 if kind == "gradients" else 2e-4
+                    )  # Adam's first step is a sign where gradients are nought
+                    torch.testing.assert_close(
+                        found[kind][key],
+                        value,
+                        rtol=1e-4,
+                        atol=atol,
+                        msg=lambda m: f"{name} {kind} {key}: {m}",  # noqa: B023
+                    )
+
+
+def helpers_work(folder: Path) -> None:
+    """Runs on every rank."""
+    with joined_ranks("cpu", 60) as ranks:
+        rank, world = ranks.rank, ranks.world
+        assert ranks.gather(torch.full((2, 1), float(rank))).flatten().tolist() == [
+            r for r in range(world) for _ in "ab"
+        ]
+        assert float(ranks.sum(torch.tensor(1.0))) == world
+        assert ranks.share({"rank": rank}) == {"rank": 0}
+        assert ranks.collect(rank) == list(range(world))
+        assert ranks.any(rank == world - 1) and not ranks.any(False)
+        same_on_all(ranks, "the answer", 42)
+        with pytest.raises(RuntimeError, match=r"the rank differs between ranks: \[0, 1"):
+            same_on_all(ranks, "the rank", rank)
+
+
+def both(folder: Path) -> None:
+    """Runs on every rank."""
+    with joined_ranks("cpu", 60):  # joined once, used by both
+        helpers_work(folder)
+        ranks_equal_one_process(folder)
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_ranks_equal_one_process(world: int, on_ranks: Callable[..., None], tmp_path: Path) -> None:
+    on_ranks(__file__, "both", world, tmp_path)
+
+
+def test_alone_nothing_is_communicated() -> None:
+    ranks = Ranks()
+    tensor = torch.randn(3, requires_grad=True)
+    assert ranks.gather(tensor) is tensor and ranks.gather_with_gradient(tensor) is tensor
+    assert ranks.share("x") == "x" and ranks.collect(1) == [1] and ranks.any(True) and not ranks.any(False)
+
+
+def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(RuntimeError, match=r"RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
+        pass
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4, 5, 16])
+@pytest.mark.parametrize("name", ["concepts", "duplicates", "tiles"])
+def test_parts_equal_one_batch(name: str, parts: int) -> None:
+    case = CASES[name]
+    batch = whole_batch(case)
+    expected = one_step(case, alone := toy(case), alone, batch, Ranks(), 1)
+    found = one_step(case, student := toy(case), student, batch, Ranks(), parts)
+    torch.testing.assert_close(found["values"], expected["values"])
+    for key, value in expected["gradients"].items():
+        torch.testing.assert_close(found["gradients"][key], value, rtol=1e-4, atol=1e-6)
+
+
+def test_parts_draw_the_same_random_numbers_twice() -> None:
+    """With dropout the gradient in parts is that of one batch whose rows were dropped out alike."""
+
+    class Dropped(Toy):
+        def forward(self, images: Any, texts: Any) -> Encoded:
+            return super().forward(nn.functional.dropout(images, 0.5), texts)
+
+    case = CASES["hn_nce"]
+    batch = whole_batch(case)
+    torch.manual_seed(0)
+    student = Dropped()
+    student.heads = nn.ModuleDict()
+    losses = Losses(contrastive=ContrastiveLoss(beta=0.5), mask_duplicates=False)
+    backward(student, student, batch, losses, parts=4, seed_part=lambda part: torch.manual_seed(100 + part) and None)
+    found = {name: p.grad.clone() for name, p in student.named_parameters()}
+    masked = []
+    for part in range(4):
+        torch.manual_seed(100 + part)
+        masked.append(nn.functional.dropout(batch.images[4 * part : 4 * part + 4], 0.5))
+    plain = toy(case)
+    plain.load_state_dict(student.state_dict())
+    whole = Batch(images=torch.cat(masked), texts=batch.texts, caption_hash=batch.caption_hash, keys=batch.keys)
+    backward(plain, plain, whole, losses)
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_more_parts_than_pairs() -> None:
+    case = CASES["hn_nce"]
+    student = toy(case)
+    with pytest.raises(ValueError, match=r"16 pairs on this rank cannot be computed in 17 parts"):
+        backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss()), parts=17)
+
+
+def test_missing_targets() -> None:
+    case = CASES["hn_nce"]
+    student = toy(case)
+    with pytest.raises(ValueError, match=r"no targets for colours"):
+        backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss(), concepts={"colours": 1.0}))

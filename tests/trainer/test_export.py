@@ -1,0 +1,81 @@
+"""An exported folder loads in open_clip and computes the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from trainer.architecture import architecture, build
+from trainer.config import ModelSettings, TransformSettings
+from trainer.export import export
+from trainer.transforms import preprocessing, transform
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "vit": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "timm": {
+        "embed_dim": 16,
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
+        "text_cfg": {"context_length": 12, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_round_trip_through_open_clip(name: str, tmp_path: Path) -> None:
+    settings = ModelSettings(architecture=SHAPES[name], patch_dropout=0.5 if name == "vit" else 0.0)
+    torch.manual_seed(1)
+    model = architecture(settings)
+    clip = build(model, 0.05).eval()
+    own = TransformSettings(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    size = SHAPES[name]["vision_cfg"]["image_size"]
+    folder = export(tmp_path / "export", model, clip.state_dict(), preprocessing(own, size), "# Card\n")
+    loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    loaded.eval()
+    picture = Image.effect_noise((50, 70), 90).convert("RGB")
+    image = transform(own, size, training=False)(picture)
+    assert torch.equal(preprocess(picture), image)
+    texts = open_clip.get_tokenizer(f"local-dir:{folder}")(["a dog", "two cats on a mat"])
+    assert texts.shape == (2, 12)
+    with torch.no_grad():
+        for found, expected in zip(loaded(image[None], texts), clip(image[None], texts), strict=True):
+            torch.testing.assert_close(found, expected)
+    assert "patch_dropout" not in json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+
+
+def test_a_new_export_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
+    model = SHAPES["vit"]
+    clip = build(model, 0.07)
+    folder = tmp_path / "export"
+    for card in ("old", "new"):
+        export(folder, model, clip.state_dict(), preprocessing(TransformSettings(), 32), card)
+        (folder / card).touch()
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "new",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
+    assert (folder / "README.md").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_training_transform_draws_from_torch() -> None:
+    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    draw = transform(TransformSettings(), 32, training=True)
+    torch.manual_seed(0)
+    one = draw(picture)
+    torch.manual_seed(0)
+    assert torch.equal(draw(picture), one)
+    assert not torch.equal(draw(picture), one)
+    assert one.shape == (3, 32, 32) and one.dtype == torch.float32

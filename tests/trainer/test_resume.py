@@ -1,0 +1,71 @@
+"""Killed at a random step and started again, a run ends with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+SCRIPT = Path(__file__).with_name("kill_runs.py")
+
+
+def killed_and_calm(values: dict[str, Any], folder: Path, world: int, kills: int, *words: str) -> dict[str, Any]:
+    """What `kill_runs.py` found."""
+    import os
+
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(values))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    command = [sys.executable, str(SCRIPT), str(config), str(folder), str(world), str(kills), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    said = "".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt")))
+    assert done.returncode == 0, done.stderr[-3000:] + said
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def settings(tiny_values: Callable[..., dict[str, Any]], workers: int, **sections: Any) -> dict[str, Any]:
+    """20 steps of 16 over 96 - 10 held-out pairs: four epochs of 5 batches; a checkpoint each 3 steps. Everything that
+    has a state is switched on: dropped patches, concepts excepted, an average, parts."""
+    return tiny_values(
+        model={"patch_dropout": 0.5},
+        data={"workers": workers, "split": {"holdout": 0.1}},
+        schedule={"samples": 20 * 16, "micro_batches": 2},
+        run={"ema": 0.9, "max_nonfinite": 2},
+        checkpoint={"every_samples": 3 * 16},
+        check={"every_samples": 7 * 16},
+        **sections,
+    )
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 2)])
+def test_killed_once_across_an_epoch_and_with_a_torn_checkpoint(
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    found = killed_and_calm(settings(tiny_values, workers), tmp_path, world, 1, "tear")
+    assert found["steps"] == 20
+    assert found["losses"] and found["model"] and found["training"], found
+
+
+@pytest.mark.kill
+@pytest.mark.soak
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2])
+def test_killed_again_and_again(
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    found = killed_and_calm(settings(tiny_values, workers), tmp_path, world, 4, "tear")
+    assert len(found["killed_at"]) == 4
+    assert found["losses"] and found["model"] and found["training"], found

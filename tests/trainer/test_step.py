@@ -1,0 +1,163 @@
+"""One step: what it learns, and what it does with numbers that are not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.architecture import tokenizer
+from trainer.config import ConceptSettings, ModelSettings
+from trainer.data.batch import Batch
+from trainer.distributed import Ranks
+from trainer.ema import Average
+from trainer.model import build_student
+from trainer.optim import build_optimizer
+from trainer.step import Diverged, Stepper, losses_of
+
+SHAPE: dict[str, Any] = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "head_width": 32, "patch_size": 8},
+    "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 2, "layers": 2},
+}
+
+
+def pairs(n: int, heads: bool = False) -> Batch:
+    """n different pictures of noise with n different captions, each with concepts of its own."""
+    generator = torch.Generator().manual_seed(5)
+    texts = torch.randint(1, 63, (n, 8), generator=generator)
+    texts[:, -1] = 63
+    p = torch.tensor([[0.7, 0.3]]).repeat(n, 1)
+    ids = torch.stack([torch.arange(n) % 16, 16 + torch.arange(n) // 16], dim=1)
+    concepts = {"objects": (ids, p), "attributes": (ids.flip(1), p)} if heads else {}
+    return Batch(
+        images=torch.randn(n, 3, 32, 32, generator=generator),
+        texts=texts,
+        caption_hash=torch.arange(n),
+        keys=[str(i) for i in range(n)],
+        concepts=concepts,
+    )
+
+
+def stepper(config: Any, heads: bool = False) -> Stepper:
+    torch.manual_seed(0)
+    concepts = ConceptSettings(path="somewhere" if heads else "")
+    config = replace(config, concepts=concepts)
+    sizes = {"objects": 32, "attributes": 32} if heads else {}
+    student, _, _ = build_student(ModelSettings(architecture=SHAPE), concepts, sizes)
+    student.train()
+    optimizer = build_optimizer(student, config.optimizer, concepts)
+    average = Average(student, config.run.ema) if config.run.ema else None
+    return Stepper(
+        student=student, module=student, optimizer=optimizer, losses=losses_of(config), config=config, ranks=Ranks(),
+        device=torch.device("cpu"), average=average,
+    )  # fmt: skip
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "infonce": {"loss": {"name": "infonce"}},
+    "hn_nce": {"loss": {"beta": 0.5}},
+    "hn_nce and concepts": {"loss": {"beta": 0.25}},
+    "parts": {"loss": {"beta": 0.25}, "schedule": {"micro_batches": 2}},
+    "bf16": {"run": {"precision": "bf16"}},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]) -> None:
+    """Recall at 1 of 100 % in both directions, and the concepts of every picture."""
+    config = tiny_config(**CASES[name], optimizer={"learning_rate": 2e-3})
+    heads = "concepts" in name
+    trained = stepper(config, heads)
+    batch = pairs(64, heads)
+    for number in range(200):
+        result = trained.step(batch, 0, number, 1.0)
+        trained.student.eval()
+        with torch.no_grad():
+            encoded = trained.student(batch.images, batch.texts)
+        trained.student.train()
+        s = (
+            torch.nn.functional.normalize(encoded.image.float(), dim=1)
+            @ torch.nn.functional.normalize(encoded.text.float(), dim=1).T
+        )
+        right = torch.arange(64)
+        learnt = bool((s.argmax(dim=0) == right).all() and (s.argmax(dim=1) == right).all())
+        if heads:
+            for head, (ids, _) in batch.concepts.items():
+                learnt &= bool((encoded.concepts[head].argmax(dim=1) == ids[:, 0]).all())
+        if learnt and result.values["accuracy"] == 1.0:
+            break
+    assert learnt, result
+
+
+def test_values_of_a_step(tiny_config: Callable[..., Any]) -> None:
+    result = stepper(tiny_config(), heads=True).step(pairs(16, True), 0, 0, 1.0)
+    values = result.values
+    assert set(values) == {"loss", "contrastive", "objects", "attributes", "accuracy", "hardest"}
+    assert values["loss"] == pytest.approx(values["contrastive"] + values["objects"] + values["attributes"], rel=1e-5)
+    assert values["objects"] == pytest.approx(math.log(32), rel=0.2)
+    assert 0 <= values["accuracy"] <= 1 and 0 < values["hardest"] <= 1
+    assert result.finite and result.gradient_norm > 0 and result.scale == pytest.approx(1 / 0.07)
+
+
+def test_equal_captions_are_masked(tiny_config: Callable[..., Any]) -> None:
+    batch = replace(pairs(16), caption_hash=torch.zeros(16, dtype=torch.int64))
+    assert stepper(tiny_config()).step(batch, 0, 0, 1.0).values["loss"] == pytest.approx(0, abs=1e-6)
+    seen = stepper(tiny_config(loss={"mask_duplicates": False})).step(batch, 0, 0, 1.0)
+    assert seen.values["loss"] > 1
+
+
+def bits(trained: Stepper) -> list[Any]:
+    state = [p.detach().clone() for p in trained.student.parameters()]
+    state += [v.clone() for s in trained.optimizer.state.values() for v in s.values()]
+    return state + ([p.clone() for p in trained.average.student.parameters()] if trained.average else [])
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_that_is_not_finite_changes_nothing(poison: float, parts: int, tiny_config: Callable[..., Any]) -> None:
+    trained = stepper(tiny_config(run={"ema": 0.5}, schedule={"micro_batches": parts}))
+    good = pairs(16)
+    trained.step(good, 0, 0, 1.0)
+    before = bits(trained)
+    bad = replace(good, images=good.images.clone())
+    bad.images[3, 0, 0, 0] = poison
+    result = trained.step(bad, 0, 1, 1.0)
+    assert not result.finite and trained.skipped.total == 1
+    assert all(torch.equal(a, b) for a, b in zip(bits(trained), before, strict=True))
+    assert trained.step(good, 0, 2, 1.0).finite and trained.skipped.in_a_row == 0
+
+
+def test_too_many_in_a_row_end_the_run(tiny_config: Callable[..., Any]) -> None:
+    trained = stepper(tiny_config(run={"max_nonfinite": 3}))
+    bad = replace(pairs(8), images=torch.full((8, 3, 32, 32), math.nan))
+    trained.step(bad, 0, 0, 1.0)
+    trained.step(bad, 0, 1, 1.0)
+    with pytest.raises(Diverged, match=r"3 steps in a row .* lower optimizer.learning_rate"):
+        trained.step(bad, 0, 2, 1.0)
+
+
+def test_gradients_are_clipped(tiny_config: Callable[..., Any]) -> None:
+    trained = stepper(tiny_config(optimizer={"max_gradient_norm": 1e-3}))
+    norm = trained.step(pairs(16), 0, 0, 1.0).gradient_norm
+    clipped = torch.stack([p.grad.norm() for p in trained.parameters]).norm()
+    assert norm > 1e-3 and float(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_scale_never_passes_its_bound(tiny_config: Callable[..., Any]) -> None:
+    trained = stepper(tiny_config(optimizer={"learning_rate": 0.5}, model={"max_scale": 15.0}))
+    trained.student.max_log_scale = math.log(15.0)
+    for number in range(5):
+        assert trained.step(pairs(16), 0, number, 1.0).scale <= 15.0 * (1 + 1e-5)
+
+
+def test_captions_become_the_tokens_of_open_clip() -> None:
+    import open_clip
+
+    captions = ["a photo of a dog", "two words"]
+    model = open_clip.get_model_config("ViT-B-32")
+    assert torch.equal(tokenizer(model)(captions), open_clip.get_tokenizer("ViT-B-32")(captions))

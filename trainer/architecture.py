@@ -1,0 +1,84 @@
+"""Dual encoders as open_clip describes them: the same description builds the model here and is exported with it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from copy import deepcopy
+from typing import Any
+
+import open_clip
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import nn
+
+from trainer.config import ModelSettings
+
+DualEncoder = CLIP | CustomTextCLIP
+
+
+class BadArchitecture(ValueError):
+    """An architecture cannot be built; the message names what is wrong."""
+
+
+def architecture(settings: ModelSettings) -> dict[str, Any]:
+    """The model in open_clip's form (its `model_cfg`), with what `settings` change. Raises `BadArchitecture`."""
+    if settings.architecture is not None:
+        model = deepcopy(settings.architecture)
+        missing = [key for key in ("embed_dim", "vision_cfg", "text_cfg") if key not in model]
+        if missing:
+            raise BadArchitecture(f"model.architecture lacks {', '.join(missing)}")
+    else:
+        known = open_clip.get_model_config(settings.name)
+        if known is None:
+            close = difflib.get_close_matches(settings.name, open_clip.list_models(), n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise BadArchitecture(f"open_clip knows no architecture {settings.name!r}{hint}")
+        model = known
+    if "multimodal_cfg" in model:
+        raise BadArchitecture(f"{settings.name} has a text decoder; only dual encoders are trained here")
+    if model.get("init_logit_bias") is not None:
+        raise BadArchitecture(f"{settings.name} has a logit bias, which belongs to the sigmoid loss, not to this one")
+    vision = model["vision_cfg"]
+    vision.pop("timm_model_pretrained", None)
+    if settings.image_size is not None:
+        vision["image_size"] = settings.image_size
+    if settings.patch_dropout:
+        vision["patch_dropout"] = settings.patch_dropout
+    return model
+
+
+def build(model: dict[str, Any], temperature: float) -> DualEncoder:
+    """A dual encoder with random weights, a function of torch's seed. Nothing is downloaded."""
+    model = deepcopy(model)
+    model["vision_cfg"]["timm_model_pretrained"] = False
+    custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
+    if "hf_model_name" in model["text_cfg"]:
+        model["text_cfg"]["hf_model_pretrained"] = False
+    try:
+        return (CustomTextCLIP if custom else CLIP)(**model, init_logit_scale=math.log(1 / temperature))
+    except (TypeError, AssertionError) as error:
+        raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
+
+
+def image_size(model: dict[str, Any]) -> int:
+    """Side of the picture, in pixels. Raises `BadArchitecture` unless it is square."""
+    size = model["vision_cfg"].get("image_size", 224)
+    if isinstance(size, list | tuple):
+        if len(set(size)) != 1:
+            raise BadArchitecture(f"pictures of {size} pixels are not square")
+        size = size[0]
+    return int(size)
+
+
+def tokenizer(model: dict[str, Any]) -> Any:
+    """What turns a list of captions into (b, context) int64 ids."""
+    text = model["text_cfg"]
+    context = text.get("context_length", 77)
+    if text.get("hf_tokenizer_name"):
+        return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=context)
+    return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Some layer normalises by statistics of a batch."""
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())

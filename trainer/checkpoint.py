@@ -1,0 +1,199 @@
+"""Checkpoints: complete or absent, verified before use, the previous one in reserve.
+
+A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
+`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both). It is
+written under a temporary name, flushed to disk and renamed; on loading every byte is compared with the manifest, and a
+damaged checkpoint is set aside for the one before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainer.config import CheckpointSettings
+
+MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+_PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp-", "damaged-"
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint can be used, or one could not be written; the message names it and the remedy."""
+
+
+class Damaged(CheckpointError):
+    """This checkpoint is not what was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Where training stood after `step` steps."""
+
+    step: int
+    samples: int
+    model: dict[str, Tensor]
+    """The dual encoder, by open_clip's names."""
+    training: dict[str, Any]
+    """Plain values and tensors."""
+    metric: float | None = None
+    """Higher is better; None: not measured at this step."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder. Only the first rank saves; every rank may load."""
+
+    def __init__(self, folder: Path, settings: CheckpointSettings | None = None):
+        self.folder = folder
+        self._settings = settings or CheckpointSettings()
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, oldest first; not verified."""
+        names = (path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir())
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.folder / f"{_PREFIX}{step:012d}"
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Publish a checkpoint and remove those that need not be kept. Raises `CheckpointError` where it cannot be
+        written; what was there before stays as it was."""
+        target = self.path(checkpoint.step)
+        temporary = self.folder / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex[:8]}"
+        try:
+            temporary.mkdir(parents=True)
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+            save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
+            torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
+            files = {name: _describe(temporary / name) for name in (MODEL, TRAINING)}
+            manifest = {
+                "step": checkpoint.step,
+                "samples": checkpoint.samples,
+                "metric": checkpoint.metric,
+                "files": files,
+            }
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            for name in (MODEL, TRAINING, MANIFEST, ""):
+                _sync(temporary / name)
+            if target.exists():
+                shutil.rmtree(target)
+            os.rename(temporary, target)
+            _sync(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"the checkpoint of step {checkpoint.step} could not be written: {error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._prune()
+        return target
+
+    def load(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, verified. Raises `Damaged`."""
+        path = self.path(step)
+        manifest = self._manifest(step)
+        for name, said in manifest["files"].items():
+            file = path / name
+            if not file.is_file():
+                raise Damaged(f"{file} is missing")
+            found = _describe(file)
+            if found != said:
+                raise Damaged(f"{file} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., not "
+                              f"{said['bytes']} and {said['sha256'][:12]}... of its manifest")  # fmt: skip
+        try:
+            model = load_file(path / MODEL)
+            training = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
+            raise Damaged(f"{path} matches its manifest but cannot be read: {error}") from error
+        return Checkpoint(
+            step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]
+        )
+
+    def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
+        """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all;
+        raises `CheckpointError` where all are damaged."""
+        self._remove_temporary()
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self.load(step)
+            except Damaged as error:
+                aside = self.folder / f"{_DAMAGED}{self.path(step).name}-{uuid.uuid4().hex[:8]}"
+                os.rename(self.path(step), aside)
+                say(f"checkpoint of step {step} is damaged, now {aside.name}: {error}")
+        if steps:
+            raise CheckpointError(
+                f"none of the {len(steps)} checkpoints in {self.folder} verifies; remove the "
+                "folder to start from the beginning"
+            )
+        return None
+
+    def _manifest(self, step: int) -> dict[str, Any]:
+        file = self.path(step) / MANIFEST
+        try:
+            manifest = json.loads(file.read_text())
+            if manifest["step"] != step or set(manifest["files"]) != {MODEL, TRAINING}:
+                raise Damaged(f"{file} is of another checkpoint")
+            return dict(manifest)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{file} cannot be read: {error}") from error
+
+    def _prune(self) -> None:
+        steps = self.steps()
+        kept = set(steps[-self._settings.keep_last :])
+        every = self._settings.keep_every_samples
+        best: tuple[float, int] | None = None
+        previous = 0
+        for step in steps:
+            try:
+                manifest = self._manifest(step)
+            except Damaged:
+                continue  # it is found, and said, when a checkpoint is looked for
+            if every is not None and manifest["samples"] // every > previous // every:
+                kept.add(step)
+                previous = manifest["samples"]
+            if manifest["metric"] is not None:
+                best = max(best or (manifest["metric"], step), (manifest["metric"], step))
+        if self._settings.keep_best and best is not None:
+            kept.add(best[1])
+        for step in set(steps) - kept:
+            gone = self.folder / f"{_TEMPORARY}gone-{self.path(step).name}"
+            os.rename(self.path(step), gone)
+            shutil.rmtree(gone)
+
+    def _remove_temporary(self) -> None:
+        for path in self.folder.glob(f"{_TEMPORARY}*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, Mapping):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,139 @@
+"""The processes of a training run: started by torchrun, or one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of the run. With one process nothing is communicated."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    control: Any = None
+    """Process group for small things on the CPU, which never wait for a GPU; None: the default group."""
+
+    @property
+    def first(self) -> bool:
+        """This is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """(world * b, ...) from (b, ...) of every rank, in the order of ranks; without gradient."""
+        return tensor if self.world == 1 else _all_gather(tensor.detach(), self.world)
+
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """As `gather`; the gradient of a rank's part is the sum of what all ranks have for it."""
+        return tensor if self.world == 1 else _Gather.apply(tensor, self.rank, self.world)
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, a new tensor."""
+        if self.world > 1:
+            tensor = tensor.clone()
+            dist.all_reduce(tensor)
+        return tensor
+
+    def share(self, value: Any) -> Any:
+        """The first rank's `value`, a small picklable object, on all ranks."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def collect(self, value: Any) -> list[Any]:
+        """The values of all ranks, small picklable objects, on all ranks."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] = [None] * self.world
+        dist.all_gather_object(box, value, group=self.control)
+        return box
+
+    def any(self, flag: bool) -> bool:
+        """Some rank says so."""
+        if self.world == 1:
+            return flag
+        said = torch.tensor(int(flag))
+        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(said)
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
+
+def _all_gather(tensor: Tensor, world: int) -> Tensor:
+    tensor = tensor.contiguous()
+    result = tensor.new_empty(world * len(tensor), *tensor.shape[1:])
+    dist.all_gather_into_tensor(result, tensor)
+    return result
+
+
+class _Gather(torch.autograd.Function):
+    """All-gather forward, reduce-scatter (sum) backward."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, rank: int, world: int) -> Tensor:
+        ctx.rank, ctx.world = rank, world
+        return _all_gather(tensor, world)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient.contiguous()
+        b = len(gradient) // ctx.world
+        if dist.get_backend() == "nccl":
+            mine = gradient.new_empty(b, *gradient.shape[1:])
+            dist.reduce_scatter_tensor(mine, gradient)
+            return mine, None, None
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient[ctx.rank * b : (ctx.rank + 1) * b], None, None
+
+
+@contextmanager
+def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
+    """The ranks of this run; joins and leaves the process group where torchrun started several processes.
+
+    A process group that exists already is used and left as it is. NCCL on CUDA, gloo on the CPU.
+    """
+    if dist.is_initialized():
+        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+        return
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield Ranks()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise RuntimeError(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device_type == "cuda":
+        torch.cuda.set_device(local_rank)
+    backend = "nccl" if device_type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    try:
+        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if backend == "nccl" else None
+        yield Ranks(dist.get_rank(), world, local_rank, control)
+    finally:
+        dist.destroy_process_group()
+
+
+def same_on_all(ranks: Ranks, name: str, value: Any) -> None:
+    """Raise RuntimeError on every rank unless all have the same `value`."""
+    values: Sequence[Any] = ranks.collect(value)
+    if any(other != values[0] for other in values):
+        raise RuntimeError(f"{name} differs between ranks: {list(values)}")

@@ -1,0 +1,109 @@
+"""What a run says and writes down: a line for people, `log.jsonl` for programs, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainer.config import LogSettings
+
+
+class MissingTracker(RuntimeError):
+    """A tracker that was asked for is not installed."""
+
+
+class RunLog:
+    """Writes values by step. After a resume everything later than the step resumed from is dropped, so that each step
+    appears once."""
+
+    def __init__(
+        self,
+        workdir: Path,
+        settings: LogSettings,
+        config: Mapping[str, Any],
+        say: Callable[[str], None],
+        resumed_at: int,
+    ):
+        self._say = say
+        self._path = workdir / "log.jsonl"
+        _drop_after(self._path, resumed_at)
+        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+        self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
+        self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
+
+    def say(self, line: str) -> None:
+        """A line for people."""
+        self._say(line)
+
+    def write(self, kind: str, step: int, samples: int, values: Mapping[str, Any]) -> None:
+        """Record values of a step, under `kind`: step, check or event."""
+        self._file.write(json.dumps({"kind": kind, "step": step, "samples": samples, **values}) + "\n")
+        self._file.flush()
+        numbers = {f"{kind}/{key}": value for key, value in values.items() if isinstance(value, int | float)}
+        if self._board is not None:
+            for key, value in numbers.items():
+                self._board.add_scalar(key, value, step)
+        if self._wandb is not None:
+            self._wandb.log({**numbers, "samples": samples}, step=step)
+
+    def sync(self) -> None:
+        """Bring to disk what was written; called before a checkpoint is published."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """End of the run."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Keep the lines up to a step; a torn last line goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError, TypeError):
+            continue
+    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _tensorboard(workdir: Path, resumed_at: int) -> Any:
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_at + 1 if resumed_at else None)
+
+
+def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
+    if importlib.util.find_spec("wandb") is None:
+        raise MissingTracker("log.wandb is set but wandb is not installed: pip install wandb, or log.wandb=''")
+    import wandb
+
+    known = workdir / "wandb_id"
+    if not known.exists():
+        known.write_text(uuid.uuid4().hex[:12])
+    return wandb.init(
+        project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
+    )
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, 2:03."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,0 +1,139 @@
+"""HN-NCE by row tiles: the same numbers as `hn_nce_rows`, in memory O(n d) instead of O(b n).
+
+Forward keeps three numbers per row: z, S(1+beta), S(beta). Backward computes the similarities of each tile again and
+applies, with omega_i = sigmoid(z_i) times the gradient of L_i,
+
+    dL/ds_ij = omega_i [ (1+beta) e^{(1+beta) s_ij - S_i(1+beta)} - beta e^{beta s_ij - S_i(beta)} ]     j a negative
+    dL/ds_ij = omega_i e^{(1+beta) s_ij - S_i(1+beta)}                                                   w held constant
+    dL/ds_ii = -omega_i
+
+Two tiles of chunk x n are alive at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from trainer.losses.hn_nce import RowLosses, check_constants, negatives_per_row, require_negatives, row_losses
+
+TILE_ELEMENTS = 8 * 2**20
+"""Default size of a tile: 32 MiB of float32."""
+
+
+class _Options(NamedTuple):
+    alpha: float
+    beta: float
+    detach_weights: bool
+    offset: int
+    chunk: int
+
+
+def tile_rows(b: int, n: int) -> int:
+    """Rows of a tile of at most `TILE_ELEMENTS` similarities."""
+    return max(1, min(b, TILE_ELEMENTS // max(n, 1)))
+
+
+def hn_nce_rows_chunked(
+    x_bd: Tensor,
+    y_nd: Tensor,
+    scale: Tensor,
+    *,
+    alpha: float = 1.0,
+    beta: float = 0.25,
+    detach_weights: bool = False,
+    offset: int = 0,
+    mine: Tensor | None = None,
+    all_of: Tensor | None = None,
+    chunk: int | None = None,
+) -> RowLosses:
+    """`hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB); arguments, errors and result are the same."""
+    check_constants(alpha, beta)
+    chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; it must be at least 1")
+    options = _Options(alpha, beta, detach_weights, offset, chunk)
+    return RowLosses(*_ChunkedRows.apply(x_bd, y_nd, scale, mine, all_of, options))
+
+
+class _ChunkedRows(torch.autograd.Function):
+    """Returns (loss, hit, hardest), each (b,); only the loss is differentiable, once."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, mine: Tensor | None, all_of: Tensor | None, options: _Options
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        b, n, beta = len(x), len(y), options.beta
+        count = negatives_per_row(b, n, mine, all_of, x.device)
+        require_negatives(count, options.alpha)
+        empty = count == 0
+        positive, top, sum_hard, sum_weights = (x.new_empty(b) for _ in range(4))
+        for start in range(0, b, options.chunk):
+            rows = slice(start, min(start + options.chunk, b))
+            s, positive[rows] = _tile(x, y, scale, mine, all_of, rows, options.offset)
+            highest = s.amax(dim=1)
+            top[rows] = highest
+            shift = highest.masked_fill(empty[rows], 0.0)[:, None]
+            work = (s - shift).mul_(1 + beta).exp_()
+            sum_hard[rows] = work.sum(dim=1).log_().add_(shift[:, 0], alpha=1 + beta)
+            if beta:
+                work.copy_(s).sub_(shift).mul_(beta).exp_()
+                sum_weights[rows] = work.sum(dim=1).log_().add_(shift[:, 0], alpha=beta)
+            del s, work
+        negatives = sum_hard
+        if beta:
+            negatives = count.clamp(min=1).to(x.dtype).log() + sum_hard - sum_weights
+        negatives = negatives.masked_fill(empty, -math.inf)
+        loss = row_losses(positive, negatives, options.alpha)
+        hardest = ((1 + beta) * top - sum_hard).exp().masked_fill(empty, 0.0)
+        hit = (positive > top) | empty
+        slope = torch.ones_like(loss)
+        if options.alpha:
+            slope = torch.sigmoid(negatives - positive - math.log(options.alpha))
+        # Rows without negatives have slope 0; a finite number in place of their -inf keeps 0 * x from being NaN.
+        sum_hard, sum_weights = (values.masked_fill(empty, 0.0) for values in (sum_hard, sum_weights))
+        ctx.save_for_backward(x, y, scale, mine, all_of, slope, sum_hard, sum_weights)
+        ctx.options = options
+        ctx.mark_non_differentiable(hit, hardest)
+        return loss, hit, hardest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, y, scale, mine, all_of, slope, sum_hard, sum_weights = ctx.saved_tensors
+        options: _Options = ctx.options
+        beta, constant = options.beta, options.detach_weights
+        omega = grad_loss * slope
+        grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
+        grad_scale = torch.zeros((), dtype=torch.float64, device=x.device)
+        for start in range(0, len(x), options.chunk):
+            rows = slice(start, min(start + options.chunk, len(x)))
+            s, _ = _tile(x, y, scale, mine, all_of, rows, options.offset)
+            grad_s = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
+            grad_s.mul_((omega[rows] * (1 if constant else 1 + beta))[:, None])
+            if beta and not constant:
+                grad_s.sub_(s.mul_(beta).sub_(sum_weights[rows, None]).exp_().mul_((omega[rows] * beta)[:, None]))
+            grad_s.diagonal(options.offset + start)[: rows.stop - start] = -omega[rows]
+            pulled = grad_s @ y
+            grad_scale += (x[rows] * pulled).sum(dtype=torch.float64)  # = sum_ij ds_ij cos_ij
+            grad_x[rows] = pulled.mul_(scale)
+            grad_y.addmm_(grad_s.T, x[rows])
+            del s, grad_s
+        return grad_x, grad_y.mul_(scale), grad_scale.to(scale.dtype).reshape(scale.shape), None, None, None
+
+
+def _tile(
+    x: Tensor, y: Tensor, scale: Tensor, mine: Tensor | None, all_of: Tensor | None, rows: slice, offset: int
+) -> tuple[Tensor, Tensor]:
+    """Logits of some rows with -inf where there is no negative, and their positives."""
+    s = (scale * x[rows]) @ y.T
+    diagonal = s.diagonal(offset + rows.start)[: len(s)]
+    positive = diagonal.clone()
+    diagonal.fill_(-math.inf)
+    if mine is not None and all_of is not None:
+        s.masked_fill_(mine[rows, None] == all_of[None, :], -math.inf)
+    return s, positive

@@ -1,0 +1,30 @@
+"""The concept loss: cross-entropy of a linear head with stored soft targets (paper, section 3.2).
+
+Targets are sparse: the k most probable concepts of a sample, renormalised to sum 1. With head logits v the loss of a
+sample is logsumexp(v) - sum_k p_k v[c_k]; a dense (batch, vocabulary) target is never built. A sample without concept
+(all probabilities 0) contributes nothing, and the mean is over the samples of the *global* batch that have any.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def has_concepts(probabilities_bk: Tensor) -> Tensor:
+    """(b,) bool: the sample has a target."""
+    return probabilities_bk.sum(dim=1) > 0
+
+
+def concept_loss(logits_bc: Tensor, ids_bk: Tensor, probabilities_bk: Tensor, count: Tensor | float) -> Tensor:
+    """Sum of the losses of the samples that have concepts, divided by `count`; 0 where none has.
+
+    `logits_bc` head logits, computed in float32; `ids_bk` int64 concept ids, `probabilities_bk` their probabilities,
+    each row summing to 1 or to 0. `count`: number of samples with concepts in the whole batch (over all micro-batches),
+    divided by the number of ranks, so that gradients averaged over ranks are those of the global mean.
+    """
+    logits_bc = logits_bc if logits_bc.dtype == torch.float64 else logits_bc.float()
+    probabilities_bk = probabilities_bk.to(logits_bc.dtype)
+    log_q_bk = logits_bc.gather(1, ids_bk) - torch.logsumexp(logits_bc, dim=1, keepdim=True)
+    divisor = torch.as_tensor(count, dtype=logits_bc.dtype, device=logits_bc.device)
+    return -(probabilities_bk * log_q_bk).sum() / divisor.clamp(min=torch.finfo(logits_bc.dtype).tiny)

@@ -1,0 +1,134 @@
+"""The student: a dual encoder of open_clip, and linear concept heads on its image embedding that only training sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from trainer.architecture import DualEncoder, architecture, build
+from trainer.config import ConceptSettings, ModelSettings
+from trainer.warm_start import warm_start
+
+
+class Encoded(NamedTuple):
+    """What one forward pass gives."""
+
+    image: Tensor
+    """(b, d) image embeddings, not normalised."""
+    text: Tensor
+    """(b, d) text embeddings, not normalised."""
+    scale: Tensor
+    """Factor of the cosine, a scalar: exp of the learned log scale."""
+    concepts: dict[str, Tensor]
+    """Head name to (b, vocabulary) float32 logits."""
+
+
+class Student(nn.Module):
+    """Dual encoder `clip` and heads. In training mode frozen towers and batch norms stay in evaluation mode: their
+    statistics would make a step depend on how its batch is spread over ranks and micro-batches."""
+
+    def __init__(
+        self,
+        clip: DualEncoder,
+        vocabularies: Mapping[str, int],
+        features: str = "projected",
+        *,
+        max_scale: float = 100.0,
+    ):
+        super().__init__()
+        self.clip = clip
+        self.features = features
+        self.max_log_scale = float(torch.tensor(max_scale).log())
+        width = _projection_input(clip) if features == "pre_projection" else clip_width(clip)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, size) for name, size in vocabularies.items()})
+
+    def train(self, mode: bool = True) -> Student:
+        super().train(mode)
+        for module in (part for child in self.children() for part in child.modules()) if mode else ():
+            own = list(module.parameters())
+            frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
+            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
+
+    def forward(self, images: Tensor, texts: Tensor) -> Encoded:
+        """`images` (b, 3, h, w) float32, `texts` (b, context) int64."""
+        if self.features == "pre_projection":
+            seen, image = _encode_image_twice(self.clip.visual, images)
+        else:
+            image = self.clip.encode_image(images)
+            seen = image
+        text = self.clip.encode_text(texts)
+        with torch.autocast(images.device.type, enabled=False):
+            seen = seen.float()
+            if self.features == "normalized":
+                seen = normalize(seen, dim=-1)
+            logits = {name: head(seen) for name, head in self.heads.items()}
+        return Encoded(image, text, self.clip.logit_scale.exp(), logits)
+
+    @torch.no_grad()
+    def clamp_scale(self) -> None:
+        """Keep the factor of the cosine between 1 and its maximum."""
+        self.clip.logit_scale.clamp_(0.0, self.max_log_scale)
+
+
+def clip_width(clip: DualEncoder) -> int:
+    """Size d of the joint embedding."""
+    visual = clip.visual
+    if isinstance(visual, VisionTransformer):
+        return int(visual.proj.shape[1])
+    with torch.no_grad():
+        side = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+        training = visual.training
+        width = visual.eval()(torch.zeros(1, 3, side, side)).shape[-1]
+        visual.train(training)
+    return int(width)
+
+
+def _projection_input(clip: DualEncoder) -> int:
+    visual = clip.visual
+    if isinstance(visual, VisionTransformer) and visual.proj is not None:
+        return int(visual.proj.shape[0])
+    if isinstance(visual, TimmModel) and len(visual.head):
+        return int(visual.trunk.num_features)
+    raise ValueError(
+        f"concepts.features pre_projection: {type(visual).__name__} has no projection of its own; use projected"
+    )
+
+
+def _encode_image_twice(visual: Any, images: Tensor) -> tuple[Tensor, Tensor]:
+    """What enters the projection, and what leaves it; both parts as open_clip's own forward runs them."""
+    if isinstance(visual, VisionTransformer):
+        pooled, _ = visual._pool(visual.transformer(visual._embeds(images)))
+        return pooled, pooled @ visual.proj
+    pooled = visual.trunk(images)
+    return pooled, visual.head(pooled)
+
+
+def build_student(
+    settings: ModelSettings, concepts: ConceptSettings, vocabularies: Mapping[str, int]
+) -> tuple[Student, dict[str, Any], list[str]]:
+    """The student before its first step, its architecture in open_clip's form, and lines about its warm start.
+
+    `vocabularies`: head name to number of concepts. Random weights are a function of torch's seed. Raises
+    `BadArchitecture` and `BadWeights`.
+    """
+    model = architecture(settings)
+    clip = build(model, settings.temperature)
+    said = warm_start(clip, settings)
+    if settings.gradient_checkpointing:
+        clip.set_grad_checkpointing(True)
+    if settings.freeze_image:
+        clip.lock_image_tower(unlocked_groups=0, freeze_bn_stats=False)
+    if settings.freeze_text:
+        clip.lock_text_tower(unlocked_layers=0)
+    student = Student(clip, vocabularies, concepts.features, max_scale=settings.max_scale)
+    if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_scale" not in name):
+        raise ValueError("freeze_image and freeze_text leave nothing to train")
+    return student, model, said

@@ -1,0 +1,80 @@
+"""The model card: what the model is, what it was trained on, how, and how well it did on held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from trainer.config import Config
+from trainer.config_files import plain
+
+
+def model_card(
+    config: Config,
+    *,
+    samples: int,
+    steps: int,
+    skipped: int,
+    pairs: int,
+    results: Sequence[str],
+    versions: Mapping[str, str],
+) -> str:
+    """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines."""
+    loss = config.loss
+    losses = "InfoNCE" if loss.name == "infonce" else f"HN-NCE (alpha {loss.alpha:g}, beta {loss.beta:g})"
+    if config.concepts.path:
+        losses += (
+            " and concept distillation (" + ", ".join(f"{k} x{v:g}" for k, v in config.concepts.weights.items()) + ")"
+        )
+    model = "an architecture of its own" if config.model.architecture else config.model.name
+    sources = "\n".join(f"- `{source.path}`" for source in config.data.sources)
+    start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]
+    started = ", ".join(part for part in start if part) or "random numbers"
+    averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
+    measured = "\n".join(f"- {line}" for line in results) or "- nothing was held out"
+    return f"""---
+library_name: open_clip
+pipeline_tag: zero-shot-image-classification
+tags:
+- clip
+- diht
+---
+# Dual encoder trained with DiHT's losses
+
+{model}, {losses}, {samples:,} samples seen in {steps:,} steps of {config.schedule.batch_size:,} ({skipped} skipped as
+not finite), {pairs:,} training pairs. Weights started from: {started}.{averaged}
+
+This is not one of the authors' models. It follows *Filtering, Distillation, and Hard Negatives for Vision-Language
+Pre-Training* (Radenovic et al., CVPR 2023) in an independent implementation. Batch size, learning rate, warm-up and
+decay of the paper are not published; defaults are those of SemDeDup's CLIP ViT-B/16 on the same data (LAION-CAT-440M),
+not the paper's. alpha, beta and the weights of the concept losses follow the paper to the best of our knowledge
+(unverified).
+
+## Use
+
+```python
+import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")
+```
+
+## Data
+
+{sources}
+
+## Measured while training
+
+Pairs held out from the same data ({config.data.split.holdout:.0%}, by {config.data.split.by}); 95
+% Wilson intervals.
+They guide a run and compare with nothing else.
+
+{measured}
+
+## Configuration
+
+```yaml
+{yaml.safe_dump(plain(config), sort_keys=False).strip()} ```
+
+Versions: {", ".join(f"{name} {version}" for name, version in versions.items())}.
+"""

@@ -1,0 +1,129 @@
+"""The authors' released checkpoints, from a file that the user has: `python -m trainer.released NAME FILE --output
+DIR`.
+
+The files are not ours to give: see the model zoo of the official repository for addresses and terms (the code there is
+CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the names that open_clip uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from torch import nn
+
+from trainer.architecture import DualEncoder, build
+from trainer.config import TransformSettings
+from trainer.export import export
+from trainer.transforms import preprocessing
+from trainer.warm_start import BadWeights, read_weights
+
+
+@dataclass(frozen=True)
+class Released:
+    """A checkpoint of the authors."""
+
+    architecture: str
+    """open_clip's name. Never one of the quickgelu variants: they load without an error and compute something else."""
+    image_size: int
+    parameters: int
+
+
+RELEASED = {
+    "diht_vitb32_224px": Released("ViT-B-32", 224, 151_277_313),
+    "diht_vitb16_224px": Released("ViT-B-16", 224, 149_620_737),
+    "diht_vitl14_224px": Released("ViT-L-14", 224, 427_616_513),
+    "diht_vitl14_336px": Released("ViT-L-14-336", 336, 427_944_193),
+}
+
+
+def load_released(
+    name: str, path: Path, architecture: dict[str, Any] | None = None
+) -> tuple[DualEncoder, dict[str, Any]]:
+    """The authors' model `name` from the file `path`, and its architecture in open_clip's form.
+
+    Where the file name ends in 64 hexadecimal digits, as downloaded, they must be the file's SHA-256. `architecture`
+    replaces the one known for the name, and has to pass the same checks. Raises `BadWeights` for an unknown name, a
+    file that does not fit or is damaged, and an architecture with QuickGELU.
+    """
+    if name not in RELEASED:
+        raise BadWeights(f"unknown released model {name!r}; choose {', '.join(RELEASED)}")
+    known = RELEASED[name]
+    model = architecture or open_clip.get_model_config(known.architecture)
+    if model is None:
+        raise BadWeights(f"this open_clip has no architecture {known.architecture}")
+    if not path.is_file():
+        raise BadWeights(f"there is no file {path}; the official repository's model zoo says where to get {name}")
+    check_name(path)
+    clip = build(model, temperature=0.07)
+    assert_exact_gelu(clip, model)
+    state = read_weights(path)
+    wanted = clip.state_dict()
+    unknown, missing = sorted(set(state) - set(wanted)), sorted(set(wanted) - set(state))
+    wrong = [key for key, value in state.items() if key in wanted and value.shape != wanted[key].shape]
+    if unknown or missing or wrong:
+        raise BadWeights(
+            f"{path} is not {name}: {len(missing)} weights missing, {len(unknown)} unknown, {len(wrong)} of another "
+            f"shape (first: {(missing + unknown + wrong)[0]})"
+        )
+    clip.load_state_dict(state, strict=True)
+    count = sum(parameter.numel() for parameter in clip.parameters())
+    if architecture is None and count != known.parameters:
+        raise BadWeights(f"{name} has {known.parameters:,} parameters, {path} gave {count:,}")
+    return clip.eval(), model
+
+
+def check_name(path: Path) -> None:
+    """Raise `BadWeights` unless the SHA-256 in a file name is the file's; a name without one passes."""
+    digits = re.search(r"([0-9a-f]{64})$", path.stem)
+    if digits is None:
+        return
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != digits.group(1):
+        raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
+
+
+def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
+    """Raise `BadWeights` where the model computes QuickGELU; the authors' models use the exact GELU."""
+    activations = {type(layer).__name__ for layer in clip.modules() if "GELU" in type(layer).__name__}
+    if model.get("quick_gelu") or activations != {"GELU"}:
+        raise BadWeights(
+            f"the architecture has {', '.join(sorted(activations)) or 'no GELU'}; the released models need exact "
+            "GELU: take the name without -quickgelu"
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="python -m trainer.released", description=__doc__, allow_abbrev=False)
+    parser.add_argument("name", help=", ".join(RELEASED))
+    parser.add_argument("file", type=Path, help="the downloaded checkpoint")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write, in open_clip's form")
+    options = parser.parse_args(arguments)
+    try:
+        clip, model = load_released(options.name, options.file)
+    except BadWeights as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    size = RELEASED[options.name].image_size
+    card = (
+        f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
+        "weights unchanged.\n"
+        "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
+        "their own).\n"
+    )
+    export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+    print(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,149 @@
+"""One training step: gradients, the check that they are finite, the update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trainer.accumulation import BatchLoss, Losses, backward
+from trainer.config import Config
+from trainer.data.batch import Batch
+from trainer.distributed import Ranks
+from trainer.ema import Average
+from trainer.losses import ContrastiveLoss
+from trainer.model import Student
+from trainer.optim import gradient_norm, set_rate
+from trainer.randomness import Purpose, seed_torch
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Diverged(RuntimeError):
+    """Too many steps in a row were not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """Means over the global batch."""
+
+    values: dict[str, float]
+    """loss, contrastive, one per concept head, accuracy (share of pairs recognised within the batch), hardest (mean
+    share of the hardest negative among the weighted negatives)."""
+    gradient_norm: float
+    scale: float
+    """Factor of the cosine that the step used."""
+    finite: bool
+    """The step was taken; else weights and optimiser are as before."""
+
+
+@dataclass
+class Skipped:
+    """Steps that were not finite."""
+
+    total: int = 0
+    in_a_row: int = 0
+
+
+def losses_of(config: Config) -> Losses:
+    """The losses a configuration asks for; concept heads where targets are given."""
+    loss = config.loss
+    plain = loss.name == "infonce"
+    return Losses(
+        contrastive=ContrastiveLoss(
+            alpha=1.0 if plain else loss.alpha,
+            beta=0.0 if plain else loss.beta,
+            detach_weights=loss.detach_weights,
+            chunk=loss.chunk,
+        ),
+        concepts=config.concepts.weights if config.concepts.path not in ("", "auto") else {},
+        mask_duplicates=loss.mask_duplicates,
+    )
+
+
+@dataclass(kw_only=True)
+class Stepper:
+    """Takes steps. `module` is the student, or DDP around it."""
+
+    student: Student
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: Losses
+    config: Config
+    ranks: Ranks
+    device: torch.device
+    average: Average | None = None
+    skipped: Skipped = field(default_factory=Skipped)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for p in self.student.parameters() if p.requires_grad]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.run.precision == "fp16")
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The encoders' precision."""
+        dtype = _DTYPES.get(self.config.run.precision)
+        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+
+    def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
+        """One step on batch `number` of an epoch, this rank's part of it, with `rate` times the peak learning rates.
+
+        Raises `Diverged` when `run.max_nonfinite` steps in a row had a loss or gradient that was not finite.
+        """
+        scale = float(self.student.clip.logit_scale.detach().exp())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = backward(
+            self.module,
+            self.student,
+            batch.to(self.device, non_blocking=True),
+            self.losses,
+            parts=self.config.schedule.micro_batches,
+            ranks=self.ranks,
+            seed_part=self._seeder(epoch, number),
+            scaler=self.scaler,
+            autocast=self.autocast,
+        )
+        self.scaler.unscale_(self.optimizer)
+        norm = float(gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm))
+        values = self._means(loss)
+        # Both are the same on all ranks: the loss is summed over them, gradients were averaged.
+        finite = math.isfinite(norm) and math.isfinite(values["loss"])
+        if finite:
+            set_rate(self.optimizer, rate)
+            self.scaler.step(self.optimizer)
+            self.student.clamp_scale()
+            if self.average is not None:
+                self.average.update(self.student)
+        self.scaler.update()
+        self._count(finite)
+        return StepResult(values=values, gradient_norm=norm, scale=scale, finite=finite)
+
+    def _seeder(self, epoch: int, number: int) -> Callable[[int], None]:
+        def seed(part: int) -> None:
+            seed_torch(self.config.run.seed, Purpose.STEP, epoch, number, self.ranks.rank, part)
+
+        return seed
+
+    def _means(self, loss: BatchLoss) -> dict[str, float]:
+        named: dict[str, Tensor] = {
+            "loss": loss.total,
+            "contrastive": loss.contrastive,
+            **loss.concepts,
+            "accuracy": loss.stats.accuracy,
+            "hardest": loss.stats.hardest,
+        }
+        means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
+        return dict(zip(named, means.tolist(), strict=True))
+
+    def _count(self, finite: bool) -> None:
+        self.skipped.in_a_row = 0 if finite else self.skipped.in_a_row + 1
+        self.skipped.total += not finite
+        if self.skipped.in_a_row >= self.config.run.max_nonfinite:
+            raise Diverged(
+                f"{self.skipped.in_a_row} steps in a row had a loss or gradient that is not finite (run.max_nonfinite)"
+                "; the last good checkpoint is kept: go on from it with a lower optimizer.learning_rate, or with "
+                "optimizer.max_gradient_norm=1, in a new WORKDIR with model.warm_start"
+            )

