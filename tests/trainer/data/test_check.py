@@ -12,13 +12,13 @@ from trainer.data.__main__ import main
 
 def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tars.folder(tmp_path / "d", [10, 10])
-    assert main([str(folder)]) == 0
+    assert main([str(folder), "--workers", "1"]) == 0
     assert capsys.readouterr().out == f"{folder}: 2 shards, ok 20\n"
     content = tars.members(range(20, 30))
     content[3] = (content[3][0], b"<html>")
     del content[7]
     tars.write(folder / "00002.tar", content)
-    assert main([str(folder)]) == 1
+    assert main([str(folder), "--workers", "1"]) == 1
     said = capsys.readouterr()
     assert "3 shards, ok 28, missing_caption 1, undecodable_picture 1" in said.out
     assert f"00002.tar: undecodable_picture: {tars.key(21)}" in said.out
