@@ -32,12 +32,12 @@ TASK    ?=#                 for `make bench-data`: what to fetch (demo, diht29, 
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,dev#      what `make setup` and `make test` install (download adds the download of pictures); see setup.py
+EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot test test-all test-runners lint bench-filter flink-up flink-down prism clean env-filter env-all env-ocr concepts env-concepts train bench-train bench bench-data bench-eval env-bench
+.PHONY: help setup filter pilot concepts train test test-all test-runners lint bench-filter bench-scale bench-train bench bench-data bench-eval flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
 
 comma := ,
 VENV := .venv
@@ -47,10 +47,14 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard filters pipelines trainer eval benchmarks deploy tests setup.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-BENCHES = captions verifier beam_overhead spotting overlap_false_positives dedup
+BENCHES = captions verifier spotting overlap_false_positives dedup
+SCALE_BENCHES = scale many_units on_paper
 TRAIN_BENCHES = losses train_step checkpoints loader
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
+# Pictures are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
+NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
+FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
 # OUTPUT, where it was given; its default is that of `make filter`.
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # OUTPUT has a default that is meant for `make filter`.
@@ -64,7 +68,7 @@ help: ## List the commands and variables
 	@awk '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[A-Z]+ *\?=/ { split($$0, a, /#  */); n = a[1]; sub(/ *\?=.*/, "", n); v = a[1]; sub(/^[^=]*= */, "", v); \
 	    printf "  %-13s %s%s\n", n, a[2], v == "" ? "" : " [" v "]" } \
-	  /^[a-z-]+:.*## / { n = $$0; sub(/:.*/, "", n); d = $$0; sub(/.*## /, "", d); printf "  %-13s %s\n", n, d }' Makefile
+	  /^[a-z0-9-]+:.*## / { n = $$0; sub(/:.*/, "", n); d = $$0; sub(/.*## /, "", d); printf "  %-13s %s\n", n, d }' Makefile
 
 setup: env-all env-ocr ## Install everything: filters, OCR weights, development tools
 
@@ -73,11 +77,12 @@ filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INP
 
 pilot: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
 	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE)) $(ARGS)
-concepts: env-concepts ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
+
+concepts: env-train ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
 	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
 
-train: env-concepts ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
+train: env-train ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
 	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
@@ -96,6 +101,9 @@ lint: env-all ## Run ruff and mypy
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
 	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
+bench-scale: env-all ## Measure workers, shards and Prism against plain processes; the driver at 100 thousand units
+	@status=0; for bench in $(SCALE_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
+
 flink-up: env-filter ## Start a standalone Flink with two slots on this machine, for RUNNER=flink (needs Java 17)
 	@$(PY) deploy/flink/cluster.py up
 
@@ -107,8 +115,13 @@ prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 	if ! command -v go >/dev/null; then echo "error: Go 1.21 or newer was not found; Prism is built from Beam's Go module" >&2; exit 1; fi; \
 	echo "Building Prism $(BEAM) ..."; \
 	GOBIN="$$(pwd)/.prism" go install github.com/apache/beam/sdks/v2/go/cmd/prism@v$(BEAM) && echo "$(BEAM)" > .prism/version
-bench-train: env-concepts env-all ## Measure the trainer against open_clip: step, losses, checkpoints
+
+s3-server: ## Build versitygw into .tools, an S3 server that tests talk to (needs Go)
+	@[ -x .tools/versitygw ] || GOBIN="$$(pwd)/.tools" go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+bench-train: env-all ## Measure the trainer against open_clip: step, losses, checkpoints
 	@status=0; for bench in $(TRAIN_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
+
 bench: env-bench ## Evaluate a model (MODEL, TASKS, OUTPUT); nothing is downloaded
 	@set -f; $(PY) -m eval$(call option,--model,$(MODEL))$(call option,--tasks,$(TASKS))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
 
@@ -122,11 +135,10 @@ clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
-# install(stamp, extras, words, stamps to write). pip runs only where the stamp is not that of KEY; stamps go first and
-# come back last, with those of other extras, so an interrupted install is done again. Of several invocations at once
-# one installs, the others wait.
+# install(extras, words): pip runs only where an extra has no stamp, or one of another KEY. Stamps go first and come back
+# last, so an interrupted install is done again. Of several invocations at once one installs, the others wait.
 define install
-	@missing() { [ ! -x $(PY) ] || [ "$$(cat $(VENV)/.installed-$(1) 2>/dev/null)" != "$(KEY)" ]; }; \
+	@missing() { [ -x $(PY) ] || return 0; for extra in $(subst $(comma), ,$(1)); do [ "$$(cat $(VENV)/.installed-$$extra 2>/dev/null)" = "$(KEY)" ] || return 0; done; return 1; }; \
 	if missing && { ! command -v flock >/dev/null || { exec 9<Makefile; flock 9; }; } && missing; then \
 	  set -e; kept=$$(grep -lsx -- "$(KEY)" $(VENV)/.installed-* | sed 's/.*\.installed-//') || true; rm -f $(VENV)/.installed-*; \
 	  if ! $(PY) -m pip --version >/dev/null 2>&1; then \
@@ -137,25 +149,26 @@ define install
 	    done; \
 	    if [ -z "$$old" ]; then echo "error: Python 3.11 or newer was not found; install it or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
 	    if [ -z "$$found" ]; then echo "error: $$old has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; fi; \
-	    rm -rf $(VENV); $$found -m venv $(VENV); \
+	    rm -rf $(VENV); $$found -m venv $(VENV); kept=; \
 	  fi; \
-	  echo "Installing $(3) into $(VENV) ..."; \
-	  $(PIP) install --quiet --editable '.[$(2)]'; \
-	  for stamp in $(4) $$kept; do echo "$(KEY)" > $(VENV)/.installed-$$stamp; done; \
+	  echo "Installing $(2) into $(VENV) ..."; \
+	  $(PIP) install --quiet --editable '.[$(1)]'; \
+	  for extra in $(subst $(comma), ,$(1)) $$kept; do echo "$(KEY)" > $(VENV)/.installed-$$extra; done; \
 	  echo "Installed."; \
 	fi
 endef
 
 env-filter:
-	$(call install,filter,filter,the filter environment (1.3 GB on disk; a few minutes),filter)
+	$(call install,$(FILTER_EXTRAS),what the filters need (1.3 GB on disk; a few minutes))
 
-env-concepts:
-	$(call install,concepts,filter$(comma)train$(comma)teacher,the concept environment with torch (7 GB on disk; minutes),filter concepts)
+env-train:
+	$(call install,filter$(comma)train$(comma)teacher,what training needs (7 GB on disk with a torch for GPUs; minutes))
+
 env-bench:
-	$(call install,bench,bench,the evaluation environment (6 GB on disk with a torch for GPUs; minutes),bench)
+	$(call install,bench,what the evaluation needs (6 GB on disk with a torch for GPUs; minutes))
 
 env-all:
-	$(call install,$(subst $(comma),-,$(EXTRAS)),$(EXTRAS),the filter and development environment (1.6 GB on disk; a few minutes),filter $(subst $(comma),-,$(EXTRAS)))
+	$(call install,$(EXTRAS),everything and the development tools (8 GB on disk with a torch for GPUs; minutes))
 
 # The weights check themselves in milliseconds. OpenCV, which PaddleOCR uses, needs a system library that servers often lack.
 env-ocr:

@@ -332,6 +332,8 @@ class _Run:
             shards = [shard for record in done for shard in record["shards"]]
             content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
             publish_json(self.layout.root / "shards" / "manifest.json", content)
+            sizes = {shard["shard"]: shard["samples"] for shard in shards}
+            publish_json(self.layout.root / "shards" / "sizes.json", sizes)  # where open_clip looks for them
         publish_json(self.layout.exported, {"fingerprint": exported})
         self.engine.seconds.setdefault("export", round(time.time() - began, 2))
 
@@ -342,7 +344,8 @@ class _Run:
             return
         output = self.layout.root
         commits = (self.layout.commit("export", unit.name) for unit in self.plan.units)
-        results = (output / "shards" / "manifest.json", output / "subset.npy", output / "report.html")
+        indexes = (output / "shards" / "manifest.json", output / "shards" / "sizes.json")
+        results = (*indexes, output / "subset.npy", output / "report.html")
         for path in (*commits, *(output / "shards").glob("*.tar"), *results, self.layout.exported):
             remove(path)
         self.say("subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones")

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
 from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
@@ -24,15 +26,9 @@ from pipelines.progress import Heartbeat
 from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
-_ENDINGS = (
-    (b"\xff\xd8", "jpg"),
-    (b"\x89PNG", "png"),
-    (b"GIF8", "gif"),
-    (b"RIFF", "webp"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tif"),
-    (b"MM\0*", "tif"),
-)
+_AS_IT_IS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
+"""What loaders of webdatasets read, by its first bytes. Members with other endings would be passed over in silence."""
+_LIMITS = PictureLimits(decode_side=0)
 
 
 @dataclass
@@ -77,7 +73,7 @@ class ExportStage:
                 written = self._write(temporary, unit, part)
                 with open(temporary, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
-            shards.append({"shard": path.name, "samples": written, "sha256": digest})
+            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
         # Earlier decisions may have filled more; shards are written in order, so theirs go on from here without gap.
         stale = len(shards)
@@ -99,6 +95,8 @@ class ExportStage:
         return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+        """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
+        Text-spotting keeps, have none."""
         samples, (spans, picture_rows) = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
@@ -106,8 +104,12 @@ class ExportStage:
             for row, (_, picture) in zip(rows, pictures, strict=True):
                 if isinstance(picture, MissingPicture):
                     continue
+                try:
+                    ending, content = _member(picture)
+                except BadPicture:
+                    continue
                 key = f"{row['uid']}-{row['ordinal']:06d}"  # equal pairs have equal uids, keys in a shard must differ
-                _add(tar, f"{key}.{_ending(picture)}", picture)
+                _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
                 samples += 1
@@ -121,14 +123,14 @@ def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
         return []
     columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
     kept = read_table(path, columns=columns).to_pylist()
-    known = read_table(layout.data("captions", unit), columns=["ordinal", "uid"])
-    ordinals: dict[str, list[int]] = {}
-    for uid, ordinal in zip(known["uid"].to_pylist(), known["ordinal"].to_pylist(), strict=True):
-        ordinals.setdefault(uid, []).append(ordinal)
-    # Rows of equal uid stand in the same order in both files, and share url and caption, so any pairing of them is
-    # right.
+    known = read_table(layout.data("captions", unit), columns=["ordinal", "uid", "caption"]).to_pylist()
+    ordinals: dict[tuple[str, str], list[int]] = {}
+    for row in known:
+        ordinals.setdefault((row["uid"], row["caption"]), []).append(row["ordinal"])
+    # Rows with the same uid and caption stand in the same order in both files; of duplicates the first is kept.
     return sorted(
-        ({**row, "ordinal": ordinals[row["uid"]].pop(0)} for row in kept), key=lambda row: int(row["ordinal"])
+        ({**row, "ordinal": ordinals[row["uid"], row["caption"]].pop(0)} for row in kept),
+        key=lambda row: int(row["ordinal"]),
     )
 
 
@@ -138,5 +140,12 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _ending(picture: bytes) -> str:
-    return next((ending for magic, ending in _ENDINGS if picture.startswith(magic)), "bin")
+def _member(picture: bytes) -> tuple[str, bytes]:
+    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it."""
+    for magic, ending in _AS_IT_IS:
+        if picture.startswith(magic):
+            return ending, picture
+    content = io.BytesIO()
+    pixels = decode_picture(picture, _LIMITS).pixels
+    Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
+    return "png", content.getvalue()

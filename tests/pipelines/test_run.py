@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import gzip
 import hashlib
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from pipelines.datasets import load_dataset
 
@@ -152,6 +154,44 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
             assert (meta["complexity"], meta["actions"]) == (row["complexity"], row["actions"])
         seen += len(samples)
     assert seen == manifest["samples"] == len(paper.rows("kept"))
+
+
+def test_shards_feed_the_loader_of_open_clip(paper: Any) -> None:
+    """Its own data set class, its own count of samples, its own preprocessing."""
+    data = pytest.importorskip("open_clip_train.data", reason="open_clip_torch is not installed: make test")
+    import open_clip
+
+    shards = sorted(map(str, (paper.output / "shards").glob("*.tar")))
+    pattern = f"{paper.output}/shards/{{{','.join(Path(shard).stem for shard in shards)}}}.tar"
+    kept = paper.rows("kept")
+    assert data.get_dataset_size(pattern) == (len(kept), len(shards))
+    arguments = argparse.Namespace(
+        val_data=pattern, val_num_samples=len(kept), batch_size=8, workers=1, world_size=1, seed=0
+    )
+    arguments.train_data_upsampling_factors = None
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    preprocess = open_clip.image_transform(64, is_train=False)
+    loader = data.get_wds_dataset(arguments, preprocess, is_train=False, tokenizer=tokenizer).dataloader
+    images, texts = zip(*loader, strict=True)
+    assert sum(len(batch) for batch in images) == len(kept) and images[0].shape[1:] == (3, 64, 64)
+    found = sorted(tuple(row) for batch in texts for row in batch.tolist())
+    assert found == sorted(tuple(row) for row in tokenizer([row["caption"] for row in kept]).tolist())
+
+
+@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
+def test_pictures_that_loaders_do_not_know_become_png(
+    form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
+) -> None:
+    image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
+    content = io.BytesIO()
+    image.save(content, form)
+    pq.write_table(pa.table({"caption": [SENTENCE], "image": [content.getvalue()]}), tmp_path / "a.parquet")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out")
+    with tarfile.open(next((result.output / "shards").glob("*.tar"))) as tar:
+        (member,) = (member for member in tar if member.name.endswith(".png"))
+        stored = tar.extractfile(member)
+        assert stored is not None
+        assert np.array_equal(np.asarray(Image.open(stored)), np.asarray(Image.open(content).convert("RGB")))
 
 
 def test_shards_are_input_again(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
