@@ -156,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, step in steps.items():
             times[name].append(seconds(step, options.device))
     print(
-        f"{options.model}, batch {options.batch}, {options.device} {options.precision}, {torch.get_num_threads()} threads, "
-        f"{options.repeats} repeats; torch {torch.__version__}"
+        f"{options.model}, batch {options.batch}, {options.device} {options.precision}, "
+        f"{torch.get_num_threads()} threads, {options.repeats} repeats; torch {torch.__version__}"
     )
     anchor = times["open_clip, ClipLoss"]
     for name, values in times.items():

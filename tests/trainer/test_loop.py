@@ -17,7 +17,8 @@ import torch
 
 from trainer.cli import main
 from trainer.config_files import build, merged, plain
-from trainer.loop import WrongUse, train
+from trainer.errors import WrongUse
+from trainer.loop import train
 
 Values = Callable[..., dict[str, Any]]
 
@@ -173,7 +174,7 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(WrongUse, match=r"are not those that the run in .* began with"):
+    with pytest.raises(WrongUse, match=r"the data are not those that the run in .* began with"):
         train(build(Config, there), tmp_path / "w")
 
 
