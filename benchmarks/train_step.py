@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     if options.all:
         steps["ours, InfoNCE, no heads"] = ours(options.model, batch, 0, *common, loss={"name": "infonce"})
-        two = {"schedule": {"micro_batches": 2}}
+        two: dict[str, Any] = {"schedule": {"micro_batches": 2}}
         steps["ours, two micro-batches"] = ours(options.model, batch, options.concepts, *common, **two)
     times: dict[str, list[float]] = {name: [] for name in steps}
     for step in steps.values():

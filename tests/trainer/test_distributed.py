@@ -205,10 +205,14 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     case = CASES["hn_nce"]
     batch = whole_batch(case)
     torch.manual_seed(0)
-    student = Dropped()
+    student: Any = Dropped()
     student.heads = nn.ModuleDict()
     losses = Losses(contrastive=ContrastiveLoss(beta=0.5), mask_duplicates=False)
-    backward(student, student, batch, losses, parts=4, seed_part=lambda part: torch.manual_seed(100 + part) and None)
+
+    def seed(part: int) -> None:
+        torch.manual_seed(100 + part)
+
+    backward(student, student, batch, losses, parts=4, seed_part=seed)
     found = {name: p.grad.clone() for name, p in student.named_parameters()}
     masked = []
     for part in range(4):

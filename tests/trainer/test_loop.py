@@ -26,7 +26,8 @@ Values = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def finished(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
     """A run with held-out pairs, TensorBoard and an average, its outcome and what it said."""
-    workdir, said = tmp_path_factory.mktemp("run") / "w", []
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    said: list[str] = []
     config = tiny_config(
         data={"split": {"holdout": 0.25}}, run={"ema": 0.5}, log={"tensorboard": True, "every_steps": 2},
         checkpoint={"every_samples": 48}, check={"every_samples": 64},

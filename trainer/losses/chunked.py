@@ -113,7 +113,7 @@ class _ChunkedRows(torch.autograd.Function):
         for start in range(0, len(x), options.chunk):
             rows = slice(start, min(start + options.chunk, len(x)))
             s, _ = _tile(x, y, scale, mine, all_of, rows, options.offset)
-            grad_s = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
+            grad_s: Tensor = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
             grad_s.mul_((omega[rows] * (1 if constant else 1 + beta))[:, None])
             if beta and not constant:
                 grad_s.sub_(s.mul_(beta).sub_(sum_weights[rows, None]).exp_().mul_((omega[rows] * beta)[:, None]))
