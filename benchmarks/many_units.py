@@ -81,6 +81,8 @@ def _link(template: Layout, model: str, target: Layout, name: str) -> None:
         (template.commit("captions", model), target.commit("captions", name)),
         (template.data("captions", model), target.data("captions", name)),
         (template.commit("decide", model), target.commit("decide", name)),
+        (template.commit("pair_keys", model), target.commit("pair_keys", name)),
+        (template.slices("pair_keys", model), target.slices("pair_keys", name)),
         (template.part("kept", model), target.part("kept", name)),
         (template.part("rejected", model), target.part("rejected", name)),
     ]

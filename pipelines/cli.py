@@ -7,9 +7,8 @@ nothing was written.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,15 +17,20 @@ from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from pipelines.dedup.clusters import FaissMissing
+from pipelines.dedup.encoders import EncoderError
+from pipelines.deduplicate import DedupFailed
+from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.run import run
-from pipelines.runner import RUNNERS
+from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, RunSettings, WrongUse
 from pipelines.storage import Place, place
 
-FAILED, WRONG_USE = 1, 2
+OK, FAILED, WRONG_USE = 0, 1, 2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -34,19 +38,18 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make filter", description="CAT filters: Complexity, Action, Text-spotting.", allow_abbrev=False
-    )
+def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """The options of a run; other commands add theirs."""
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
     )
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
-    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all)")
+    parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    parser.add_argument("--workers", type=_positive, help="units at a time (default: all cores, or a cluster's slots)")
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
     parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
     parser.add_argument(
@@ -54,6 +57,22 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
+    )
+    portable = parser.add_argument_group(
+        "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
+    )
+    portable.add_argument(
+        "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
+    )
+    portable.add_argument(
+        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
+    )
+    portable.add_argument(
+        "--start-timeout",
+        type=_positive,
+        default=int(START_SECONDS),
+        metavar="SECONDS",
+        help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in ("caption", "url", "uid", "image", "image_path"):
@@ -66,34 +85,104 @@ def _parser() -> argparse.ArgumentParser:
     )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
+    _add_download(parser)
     return parser
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("download of pictures, where a manifest has urls and no pictures")
+    known = DownloadSettings()
+    for name, kind, what in (
+        ("threads", int, "requests at a time in each worker"),
+        ("timeout", float, "seconds of an attempt, from name to last byte"),
+        ("retries", int, "further attempts where the failure may pass"),
+        ("max-bytes", int, "most bytes of a picture"),
+        ("image-size", int, "longest side of stored pictures, in pixels"),
+        ("user-agent", str, "how servers know you; add an address where they can reach you"),
+    ):
+        default = getattr(known, name.replace("-", "_"))
+        group.add_argument(f"--download-{name}", type=kind, metavar="X", help=f"{what} (default: {default})")
+    group.add_argument(
+        "--download-allow",
+        metavar="ADDRESS:PORT,...",
+        help="addresses or networks that may be asked though they are not public (default: none)",
+    )
+    group.add_argument(
+        "--download-ignore-opt-out",
+        action="store_true",
+        help="take pictures whose server says noai, noindex ...; only where you have the right to",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def filter_rows() -> int:
+        parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
+        options, of_beam = parser.parse_known_args(arguments)
+        return run(settings_of(parser, options, of_beam, arguments), say_at_once).status
+
+    return exit_status(filter_rows)
+
+
+def exit_status(do: Callable[[], int]) -> int:
+    """What `do` returns; errors that people can mend become one line and their exit status."""
     try:
-        outcome = run(_settings(arguments), _say)
-    except (WrongUse, BadPreset, DatasetError, ManifestError, PlanMismatch) as error:
+        return do()
+    except Staged as staged:
+        print(staged)
+        return OK
+    except (
+        WrongUse,
+        RunnerError,
+        BadPreset,
+        DatasetError,
+        ManifestError,
+        PlanMismatch,
+        EncoderError,
+        FaissMissing,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (ModelMissing, WeightsMissing, WeightsDamaged, SpotterError, NotConserved) as error:
+    except (
+        ModelMissing,
+        WeightsMissing,
+        WeightsDamaged,
+        SpotterError,
+        NotConserved,
+        JobFailed,
+        DedupFailed,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
-    return outcome.status
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)  # pipes see it at once
+def say_at_once(line: str) -> None:
+    """Print, and let pipes see it at once."""
+    print(line, flush=True)
 
 
-def _settings(arguments: Sequence[str]) -> RunSettings:
-    options = _parser().parse_args(arguments)
-    if options.runner not in RUNNERS:
-        raise WrongUse(f"unknown runner {options.runner!r}; choose {' or '.join(RUNNERS)}")
+def settings_of(
+    parser: argparse.ArgumentParser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
+) -> RunSettings:
+    """What a command line asks a run to do.
+
+    Args:
+        parser: that of the command.
+        options: what it understood.
+        of_beam: what it left to Beam; refused where Beam does not know it either.
+        arguments: the command line, for the provenance.
+    """
+    backend = make_backend(
+        options.runner,
+        of_beam,
+        Workers(python=options.worker_python, boot=options.boot_command, start_seconds=options.start_timeout),
+        ours=[name for action in parser._actions for name in action.option_strings],
+    )
     dataset = load_dataset(options.dataset)
     roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
     names = options.columns.split(",") if options.columns else None
@@ -104,18 +193,32 @@ def _settings(arguments: Sequence[str]) -> RunSettings:
         pictures_root=options.pictures_root,
         **roles,
     )
+    output = _output(options.output or f"out/{dataset.name}")
+    backend.check(output)
     return RunSettings(
         dataset=dataset,
         input=options.input or _default_input(dataset),
-        output=_output(options.output or f"out/{dataset.name}"),
+        output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or backend.default_workers(),
+        backend=backend,
         shard=_shard(options.shard),
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,
+        download=_download(options),
         command=tuple(arguments),
     )
+
+
+def _download(options: argparse.Namespace) -> DownloadSettings:
+    names = ("threads", "timeout", "retries", "max_bytes", "image_size", "user_agent")
+    given = {name: value for name in names if (value := getattr(options, f"download_{name}")) is not None}
+    allow = options.download_allow.split(",") if options.download_allow else ()
+    try:
+        return DownloadSettings(allow=tuple(allow), respect_opt_out=not options.download_ignore_opt_out, **given)
+    except ValueError as error:
+        raise WrongUse(str(error)) from error
 
 
 def _output(text: str) -> Place:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -57,6 +58,12 @@ def publish_json(path: Place, value: Any) -> None:
     """Write `value` as JSON."""
     with published(path) as temporary:
         temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
+
+
+def publish_bytes(path: Place, content: bytes) -> None:
+    """Write a file of bytes."""
+    with published(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def publish_first(path: Place, value: Any) -> bool:
@@ -152,7 +159,10 @@ def retract(record: Place) -> None:
 
 
 def remove_leftovers(folder: Place) -> None:
-    """Delete temporary files of killed runs below `folder`; an object store keeps none."""
+    """Delete temporary files and folders of killed runs below `folder`; an object store keeps none."""
     if is_local(folder):
-        for left in folder.rglob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
+        for left in list(folder.rglob(f"{TEMPORARY}*")):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)

@@ -13,24 +13,38 @@ from numpy.typing import NDArray
 from filters.captions.rules import CaptionDecisions, decide_captions
 from filters.presets import Preset
 from filters.spotting.overlap import overlap_lengths
+from pipelines.fetch.reasons import Reason
 
 NO_CAPTION, CAPTION_LENGTH, COMPLEXITY, ACTION = "no_caption", "caption_length", "complexity", "action"
+DOWNLOADS = tuple(str(reason) for reason in Reason)
+"""Why a picture was not fetched: each is a reason of its own."""
 NOT_AT_HAND, TOO_SMALL, TEXT_SPOTTING = "picture_not_at_hand", "picture_too_small", "text_spotting"
+DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_picture", "duplicate_semantic"
 
 CASCADE = (
     ("captions", NO_CAPTION),
     ("captions", CAPTION_LENGTH),
     ("captions", COMPLEXITY),
     ("captions", ACTION),
+    *(("download", reason) for reason in DOWNLOADS),
     ("spotting", NOT_AT_HAND),
     ("spotting", TOO_SMALL),
     ("spotting", TEXT_SPOTTING),
+    ("dedup", DUPLICATE_PAIR),
+    ("dedup", DUPLICATE_PICTURE),
+    ("dedup", DUPLICATE_SEMANTIC),
 )
 """(stage, reason) in the order in which they are asked; a row is rejected by the first that applies."""
 STAGE_OF = {reason: stage for stage, reason in CASCADE}
 
 KEPT = ""
 DEAD = "dead_letter"
+UNREAD = "unread"
+"""Status of a picture that is at hand where no stage is asked for that reads it."""
+DOWNLOAD_FAILED = "download:"
+"""Begins the status of a picture that was not fetched; the reason follows."""
+NOT_READ = -1
+"""Overlap of a picture that was not read."""
 
 Reasons = NDArray[np.object_]
 
@@ -66,7 +80,7 @@ class PictureVerdict:
     reasons: Reasons
     """`KEPT`, a reason of the cascade, or `DEAD` (see the record's own status)."""
     overlaps: NDArray[np.int64]
-    """Characters of the caption found in the picture."""
+    """Characters of the caption found in the picture; `NOT_READ` where nobody looked."""
 
 
 def judge_pictures(captions: list[str], records: pa.Table, preset: Preset) -> PictureVerdict:
@@ -83,7 +97,12 @@ def judge_pictures(captions: list[str], records: pa.Table, preset: Preset) -> Pi
     reasons[overlaps >= preset.text_spotting.min_chars] = TEXT_SPOTTING
     reasons[small] = TOO_SMALL
     for place, status in enumerate(statuses):
-        if status == NOT_AT_HAND:
+        if status == UNREAD:
+            overlaps[place] = NOT_READ
+        elif status.startswith(DOWNLOAD_FAILED):
+            reasons[place] = status.removeprefix(DOWNLOAD_FAILED)
+            overlaps[place] = NOT_READ
+        elif status == NOT_AT_HAND:
             reasons[place] = NOT_AT_HAND
         elif status != "ok":
             reasons[place] = DEAD

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pipelines.commit import read_json, remove
 from pipelines.layout import Layout
 from pipelines.progress import Progress, beats
 from pipelines.runner import run_units, worker_log
+from pipelines.runners import Backend, Direct
 from pipelines.stages import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
@@ -27,9 +29,11 @@ class Engine:
     say: Callable[[str], None]
     seconds: dict[str, float] = field(default_factory=dict)
     """How long each stage took."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the units are done."""
 
     def run(
-        self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str
+        self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str, quiet: bool = False
     ) -> dict[str, dict[str, Any]]:
         """Do the units `todo`. Returns those that are set aside, with their record (see `stages.set_aside`).
 
@@ -38,16 +42,18 @@ class Engine:
             counted: the entry of a commit record that the progress line adds up.
             total: what it will add up to, for the ETA; at least a guess.
             noun: what is counted.
+            quiet: a stage so quick that nobody needs to be told.
         """
         if not todo:
             return {}
-        if len(todo) < of:
+        if len(todo) < of and not quiet:
             self.say(f"{stage.name}: {of - len(todo)} of {of} units are done already")
         for unit in stamps(self.layout.work / stage.name / "failed", ".json").keys() & set(todo):
             remove(self.layout.failed(stage.name, unit))
         count = _Count(self.layout, stage.name, todo, counted)
         began = time.time()
-        with Progress(stage.name, total, count.done, noun), worker_log(self.layout.scratch / "workers.log"):
+        progress = contextlib.nullcontext() if quiet else Progress(stage.name, total, count.done, noun)
+        with progress, worker_log(self.layout.scratch / "workers.log"):
             self._run(stage, list(todo))
         self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
         failed = stamps(self.layout.work / stage.name / "failed", ".json")
@@ -62,8 +68,15 @@ class Engine:
                 stale.unlink(missing_ok=True)
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
-                do = stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage)
-                run_units(stage.name, todo, do, self.workers, apart=bool(tries))
+                run_units(
+                    stage.name,
+                    todo,
+                    stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage),
+                    self.workers,
+                    apart=bool(tries),
+                    backend=self.backend,
+                    todo=self.layout.work,
+                )
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")}
@@ -90,7 +103,7 @@ class _Count:
         self._layout, self._stage, self._counted = layout, stage, counted
         self._before = stamps(layout.commits(stage), ".json")
         # A unit of pictures may have been begun by an earlier run: only what came is counted.
-        known = [unit for unit in todo if stage == "spotting" and unit in self._before]
+        known = [unit for unit in todo if stage in ("download", "spotting") and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
         self._todo = set(todo)
         self._finished = self._looked = self._took = 0.0

@@ -37,6 +37,11 @@ class Layout:
         return self.work / "plan.json"
 
     @property
+    def fingerprints(self) -> Place:
+        """What each unit was to be decided from, for the workers: too much for a job graph."""
+        return self.work / "fingerprints.json"
+
+    @property
     def exported(self) -> Place:
         """Which decisions subset, shards and report were made from."""
         return self.work / "exported.json"
@@ -56,6 +61,10 @@ class Layout:
     def data(self, stage: str, unit: str) -> Place:
         """The annotations of a unit."""
         return self.work / stage / "data" / f"{unit}.parquet"
+
+    def slices(self, stage: str, unit: str) -> Place:
+        """Records of a unit in parts, see dedup/slices.py."""
+        return self.work / stage / "data" / f"{unit}.slices"
 
     def dead(self, unit: str) -> Place:
         """The broken rows that reading the manifest met in a unit."""

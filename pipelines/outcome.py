@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from filters.presets import Preset
 from pipelines.commit import read_json
 from pipelines.datasets import Dataset
-from pipelines.decisions import CASCADE, DEAD, NOT_AT_HAND, judge_captions
+from pipelines.decisions import (
+    CASCADE,
+    DEAD,
+    DOWNLOADS,
+    DUPLICATE_PAIR,
+    DUPLICATE_PICTURE,
+    DUPLICATE_SEMANTIC,
+    NOT_AT_HAND,
+    judge_captions,
+)
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import UnreadableFile, read_pictures
+from pipelines.manifests import UnreadableFile
 from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit, example_of
-from pipelines.stages.spotting import load_records
+from pipelines.stages.picture_records import picture_records
 from pipelines.storage import Place, each, read_table, row_count
 
 EXAMPLES = 8
@@ -64,8 +73,12 @@ def summarise(
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
     stages = list(settings.stages)
     steps, left = [], rows - sum(dead.values())
+    rule = settings.preset.dedup
+    off = {DUPLICATE_PAIR: not rule.pairs, DUPLICATE_PICTURE: not rule.pictures, DUPLICATE_SEMANTIC: not rule.semantic}
     for stage, reason in CASCADE:
-        if stage in stages or reason in ("no_caption", "caption_length"):
+        if reason in DOWNLOADS and not rejected[reason]:
+            continue  # the list is long, and most of it is empty
+        if (stage in stages and not off.get(reason)) or reason in ("no_caption", "caption_length"):
             left -= rejected[reason]
             steps.append({"stage": stage, "reason": reason, "rejected": rejected[reason], "left": left})
     return {
@@ -143,8 +156,7 @@ def collect_examples(
     units: Sequence[Unit],
     dataset: Dataset,
     preset: Preset,
-    captions_decide: bool,
-    spotting: bool,
+    stages: Sequence[str],
 ) -> dict[str, list[dict[str, Any]]]:
     """Up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them."""
     wanted: dict[str, list[tuple[str, int]]] = {}
@@ -160,27 +172,28 @@ def collect_examples(
         rows = read_table(layout.data("captions", name))
         place_of = {ordinal: place for place, ordinal in enumerate(rows["ordinal"].to_pylist())}
         read = read_json(layout.commit("captions", name))
-        records = load_records(layout, name, -(-read["rows"] // plan.picture_rows)) if spotting else None
+        records = picture_records(layout, name, -(-read["rows"] // plan.picture_rows), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
         mine = sorted(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
         )
-        pictures = _pictures(spans[name], dataset, sorted({ordinal for ordinal, _ in mine})) if plan.pictures else {}
+        asked = sorted({ordinal for ordinal, _ in mine})
+        pictures = _pictures(pictures_of(layout, name, spans[name], plan.picture_rows, dataset, asked))
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
-            verdict = judge_captions(one, preset, captions_decide)
+            verdict = judge_captions(one, preset, "captions" in stages)
             example = example_of(one, 0, preset, verdict, record_of.get(ordinal))
             example["picture"] = pictures.get(ordinal)
             examples[reason].append(example)
     return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
 
 
-def _pictures(span: Any, dataset: Dataset, ordinals: list[int]) -> dict[int, bytes]:
+def _pictures(pictures: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     with contextlib.suppress(UnreadableFile):  # its rows are dead letters already, and shown without pictures
-        for ordinal, picture in read_pictures(span, dataset, np.array(ordinals, np.int64)):
+        for ordinal, picture in pictures:
             if isinstance(picture, bytes):
-                found[int(ordinal)] = picture
+                found[ordinal] = picture
     return found
 
 
@@ -196,6 +209,19 @@ def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Tab
     return pa.concat_tables(letters) if letters else None
 
 
+def duplicates_note(funnel: dict[str, Any]) -> str | None:
+    """What to tell a person whose survivors hold exact duplicates that stay."""
+    called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}
+    stay = [
+        f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
+        for kind, known in funnel.get("duplicates", {}).items()
+        if known["found"] and not known["rejected"]
+    ]
+    if not stay:
+        return None
+    return f"found and kept: {', '.join(stay)}; stage dedup rejects them where the preset has that setting on"
+
+
 def not_at_hand_note(funnel: dict[str, Any]) -> str | None:
     """What to tell a person whose rows passed the captions but have no picture here."""
     waiting = funnel["rejected"].get(NOT_AT_HAND, 0)
@@ -204,5 +230,6 @@ def not_at_hand_note(funnel: dict[str, Any]) -> str | None:
     return (
         f"{waiting:,} rows passed the caption filters, but their pictures are not at hand "
         "(urls only): they are kept apart, in rejected/ with "
-        f"reason {NOT_AT_HAND}. STAGES=captions,export keeps them on their captions alone."
+        f"reason {NOT_AT_HAND}. STAGES with download fetches them; STAGES=captions,export keeps the rows on their "
+        "captions alone."
     )

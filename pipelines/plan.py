@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,12 @@ class Plan:
     rows: int
     """Rows in all, exact or estimated."""
     files: tuple[dict[str, Any], ...]
-    """path, rows, bytes, fingerprint of each readable file."""
+    """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no pictures (`urls_only`)."""
+
+    def downloadable(self) -> set[str]:
+        """The units whose pictures are only on the web."""
+        paths = {entry["path"] for entry in self.files if entry.get("urls_only")}
+        return {unit.name for unit in self.units if unit.span.path in paths}
 
 
 def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None) -> Plan:
@@ -90,8 +96,11 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
     ]
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
+    known = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    for entry, info in zip(files, infos, strict=True):
+        entry["urls_only"] = info.roles.url is not None and not has_pictures(info, dataset)
     return Plan(
-        fingerprint=hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16],
+        fingerprint=known,
         units=tuple(units),
         picture_rows=_size(rows, 2 * cores, PICTURE_ROWS),
         pictures=any(has_pictures(info, dataset) for info in infos),
@@ -103,6 +112,19 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
 
 def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], -(-rows // (UNITS_PER_CORE * cores))))
+
+
+def part_of(plan: Plan, places: Sequence[int]) -> Plan:
+    """The plan of some units, by their places; another plan to `keep_plan`, since totals are of these units alone."""
+    units = tuple(plan.units[place] for place in places)
+    identity = json.dumps([plan.fingerprint, [unit.name for unit in units]])
+    return dataclasses.replace(
+        plan,
+        fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
+        units=units,
+        unreadable=(),
+        rows=sum(unit.span.rows for unit in units),
+    )
 
 
 def keep_plan(path: Place, plan: Plan) -> Plan:

@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.commit import publish_json, read_json
 from pipelines.funnel_table import render_funnel
 from pipelines.layout import Layout
-from pipelines.outcome import collect_examples, not_at_hand_note
+from pipelines.outcome import collect_examples, duplicates_note, not_at_hand_note
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
 from pipelines.settings import RunSettings
@@ -61,10 +61,9 @@ class Results:
             self.units,
             self.settings.dataset,
             self.settings.preset,
-            "captions" in stages,
-            "spotting" in stages,
+            stages,
         )
-        notes = [note for note in (not_at_hand_note(funnel),) if note]
+        notes = [note for note in (not_at_hand_note(funnel), duplicates_note(funnel)) if note]
         publish_json(root / "run.json", self._provenance(began))
         if "export" in stages:
             write_report({**funnel, "examples": _embedded(examples)}, root / "report.html", notes=notes)
@@ -89,6 +88,7 @@ class Results:
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
             "workers": settings.workers,
+            "runner": settings.backend.name,
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
             "models": self.models,

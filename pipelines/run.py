@@ -7,13 +7,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from typing import Any
 
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
 from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.deduplicate import Deduplication, Findings, check_semantic
+from pipelines.downloads import STAGE, downloaded_state
 from pipelines.engine import Engine
+from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.layout import Layout
 from pipelines.locking import Busy, FileLock, Lease, output_lock
 from pipelines.outcome import check_conservation, letters_of, summarise
@@ -23,9 +27,11 @@ from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.stages import Stage
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
+from pipelines.stages.download import DownloadStage
 from pipelines.stages.export import ExportStage
-from pipelines.stages.spotting import SpottingStage, all_rows, piece_name, survivors
-from pipelines.storage import each, is_local
+from pipelines.stages.pieces import piece_name
+from pipelines.stages.spotting import SpottingStage
+from pipelines.storage import each, is_local, stamps
 from pipelines.subset import write_subset
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
@@ -33,18 +39,21 @@ __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 DECISIONS = 1  # raise it when equal annotations and thresholds may be decided otherwise
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = print) -> Outcome:
-    """Run the filters.
+def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
+    """Run the filters, over the units of `plan` where one is given.
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
         NotConserved: rows in and rows out differ.
     """
     began = time.time()
+    if "dedup" in settings.stages:
+        check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
+    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
+    settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_writable(layout)
     try:
@@ -60,9 +69,10 @@ class _Run:
 
     def __init__(self, settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]):
         self.settings, self.layout, self.plan, self.say = settings, layout, plan, say
-        self.engine = Engine(layout, settings.workers, say)
+        self.engine = Engine(layout, settings.workers, say, backend=settings.backend)
         self.captions_decide = "captions" in settings.stages
         self.spotting_decides = "spotting" in settings.stages
+        self.downloadable = plan.downloadable()
         self.provenance: dict[str, Any] = {}
         self.annotations = ""
         self.set_aside: dict[str, dict[str, Any]] = {}
@@ -85,7 +95,7 @@ class _Run:
     def _finish(self, began: float) -> Outcome:
         remove_leftovers(self.layout.root)
         self._annotate(list(self.plan.units))
-        fingerprints = self._decide()
+        fingerprints, findings = self._decide()
         settings = self.settings
         letters = letters_of(self.plan, self.set_aside)
         path = self.layout.part("dead_letter", "unreadable")
@@ -94,6 +104,7 @@ class _Run:
         else:
             publish_table(path, letters)
         funnel = summarise(self.layout, self._alive(), self.plan, self.set_aside, settings)
+        funnel["duplicates"] = findings.counts
         check_conservation(self.layout, self._alive(), funnel)
         exported = fingerprint_of(fingerprints)
         if "export" in settings.stages:
@@ -111,6 +122,8 @@ class _Run:
 
     def _annotate(self, units: list[Unit]) -> None:
         self._captions([unit.name for unit in units])
+        if STAGE in self.settings.stages:
+            self._download([unit.name for unit in units if unit.name not in self.set_aside])
         if self.spotting_decides:
             self._spotting([unit.name for unit in units if unit.name not in self.set_aside])
 
@@ -140,15 +153,56 @@ class _Run:
             return True
         return bool(record["annotated"]) and record["fingerprint"] == self.annotations
 
+    def _download(self, units: list[str]) -> None:
+        stage = self._download_stage()
+        todo, known, pieces = [], 0, self._pieces(self._downloadable(units))
+        for name, record in self._records(STAGE, pieces):
+            current = record is not None and record["fingerprint"] == stage.fingerprint
+            known += current
+            if not stage.survivors.are_covered(record, stage.fingerprint):
+                todo.append(name)
+        if todo and known:
+            self.say(f"download: only the pictures of rows that no run has asked for are fetched ({len(todo)} units)")
+        elif todo:
+            everywhere = len(self.downloadable) == len(self.plan.units)
+            which = "the manifests" if everywhere else f"{len(self.downloadable)} of {len(self.plan.units)} units"
+            self.say(
+                f"download: {which} have urls and no pictures; those of the rows that pass the caption filters are "
+                "fetched from the web (STAGES without download leaves the web alone)"
+            )
+        guess = self.plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
+        self._run(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
+
+    def _download_stage(self) -> DownloadStage:
+        settings = self.settings
+        self.provenance[STAGE] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
+        return DownloadStage(
+            self.layout,
+            settings.dataset,
+            settings.preset,
+            self.captions_decide,
+            fingerprint_of(settings.download.identity()),
+            settings.download,
+            self.annotations,
+        )
+
+    def _downloadable(self, units: Iterable[str]) -> list[str]:
+        return [unit for unit in units if unit in self.downloadable]
+
+    def _pictures_exist(self) -> bool:
+        """Whether any pictures are at hand: they came with the manifests, or were downloaded, in this run or before."""
+        return self.plan.pictures or bool(stamps(self.layout.commits(STAGE), ".json"))
+
     def _spotting(self, units: list[str]) -> None:
         stage = self._spotting_stage()
+        downloads = self._downloads(units)
         todo, known, pieces = [], 0, self._pieces(units)
         for name, record in self._records("spotting", pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
-            if not self._spotting_is_done(record, stage):
+            if not self._spotting_is_done(name, record, stage, downloads):
                 todo.append(name)
-        if todo and known:
+        if todo and known and not self.engine.seconds.get(STAGE):
             self.say(
                 f"spotting: preset {self.settings.preset.name} lets rows through that no "
                 "run has looked at; only their pictures are read"
@@ -158,7 +212,7 @@ class _Run:
 
     def _spotting_stage(self) -> SpottingStage:
         settings = self.settings
-        known = TextSpotter(settings.spotter).provenance() if self.plan.pictures else {}
+        known = TextSpotter(settings.spotter).provenance() if self._pictures_exist() else {}
         self.provenance["spotting"] = known
         return SpottingStage(
             self.layout,
@@ -170,10 +224,18 @@ class _Run:
             self.annotations,
         )
 
-    def _spotting_is_done(self, record: dict[str, Any] | None, stage: SpottingStage) -> bool:
-        preset = self.settings.preset
-        wanted = {all_rows(preset)} | ({survivors(preset, self.annotations)} if self.captions_decide else set())
-        return bool(record and record["fingerprint"] == stage.fingerprint and wanted & set(record["covers"]))
+    def _spotting_is_done(
+        self, piece: str, record: dict[str, Any] | None, stage: SpottingStage, downloads: dict[str, list[Any]]
+    ) -> bool:
+        if record is None or not stage.survivors.are_covered(record, stage.fingerprint):
+            return False
+        return bool(record["downloads"] == downloads.get(piece))
+
+    def _downloads(self, units: Iterable[str]) -> dict[str, list[Any]]:
+        """What changes when pictures are downloaded (see `downloaded_state`), of the pieces that have any."""
+        pieces = self._pieces(self._downloadable(units))
+        states = each(lambda piece: downloaded_state(self.layout, piece), pieces, self.layout.root)
+        return {piece: state for piece, state in zip(pieces, states, strict=True) if state}
 
     def _pieces(self, units: Iterable[str]) -> list[str]:
         """The picture units of caption units."""
@@ -187,18 +249,33 @@ class _Run:
         """Units of the whole plan that still lack annotations."""
         names = [unit.name for unit in self.plan.units]
         yield from (unit for unit, record in self._records("captions", names) if not self._captions_are_done(record))
+        if STAGE in self.settings.stages:
+            download = self._download_stage()
+            for piece, record in self._records(STAGE, self._pieces(self._downloadable(names))):
+                if not download.survivors.are_covered(record, download.fingerprint):
+                    yield piece
         if self.spotting_decides:
-            stage = self._spotting_stage()
+            stage, downloads = self._spotting_stage(), self._downloads(names)
             for piece, record in self._records("spotting", self._pieces(names)):
-                if not self._spotting_is_done(record, stage):
+                if not self._spotting_is_done(piece, record, stage, downloads):
                     yield piece
 
     # ---- decisions and what follows from them
 
-    def _decide(self) -> dict[str, str]:
-        """Decides; returns for each unit what its decisions depend on."""
+    def _duplicates(self, survivors: dict[str, str]) -> Findings:
+        search = Deduplication(
+            self.settings, self.layout, self.plan, self.engine, self.set_aside, self._records, self._pictures_exist()
+        )
+        findings = search.find(survivors)
+        self.provenance["dedup"] = findings.models
+        return findings
+
+    def _decide(self) -> tuple[dict[str, str], Findings]:
+        """Decides; returns for each unit what its decisions depend on, and what was found of duplicates."""
         base = fingerprint_of(
-            self.settings.preset.fingerprint, DECISIONS, self.captions_decide, self.spotting_decides
+            self.settings.preset.filters_fingerprint,
+            DECISIONS,
+            [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
         )
         names = [unit.name for unit in self._alive()]
         sources: dict[str, list[Any]] = {
@@ -207,13 +284,20 @@ class _Run:
         if self.spotting_decides:
             for piece, record in self._records("spotting", self._pieces(names)):
                 sources[piece.rpartition(".")[0]] += [record["fingerprint"], record["generations"]]
-        fingerprints = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        for piece, state in self._downloads(names).items():
+            sources[piece.rpartition(".")[0]].append(state)
+        only_decide = not self.engine.seconds
+        survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+        findings = self._duplicates(survivors)
+        names = [unit for unit in names if unit not in self.set_aside]
+        fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
+        publish_json(self.layout.fingerprints, fingerprints)
         todo, old = [], 0
         for unit, done in self._records("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:
                 old += done is not None
                 todo.append(unit)
-        if old and not self.engine.seconds:
+        if old and only_decide:
             self.say(
                 f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
                 f"stages {','.join(self.settings.stages)} are applied to "
@@ -223,22 +307,22 @@ class _Run:
             self.layout,
             self.settings.dataset,
             self.settings.preset,
-            self.captions_decide,
-            self.spotting_decides,
+            self.settings.stages,
             fingerprints,
             examples=max(1, min(12, 48 // max(len(names), 1))),
+            said=findings.said,
         )
         self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
         for unit in self.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
             for kind in ("kept", "rejected", "dead_letter"):
                 remove(self.layout.part(kind, unit))
-        return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}
+        return {unit: known for unit, known in fingerprints.items() if unit not in self.set_aside}, findings
 
     def _export(self, fingerprints: dict[str, str], exported: str) -> None:
         began = time.time()
         self.provenance["subset"] = {"uids": write_subset(self.layout, self._alive())}
-        if self.plan.pictures:
+        if self._pictures_exist():
             names = [unit.name for unit in self._alive()]
             records = self._records("export", names)
             todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
@@ -316,6 +400,23 @@ def fingerprint_of(*parts: Any) -> str:
     """16 hex digits that change with any of the parts."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
+    """The settings with the stages that apply: pictures are downloaded only where manifests have urls and none.
+
+    Raises:
+        WrongUse: the download applies, and what it needs is not installed.
+    """
+    if STAGE not in settings.stages:
+        return settings
+    if not plan.downloadable():
+        return replace(settings, stages=tuple(stage for stage in settings.stages if stage != STAGE))
+    try:
+        check_tool()
+    except ToolMissing as error:
+        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
+    return settings
 
 
 def _check_writable(layout: Layout) -> None:

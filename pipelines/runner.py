@@ -1,4 +1,4 @@
-"""Which Beam runner does the work, and with which options: the only module that knows."""
+"""One stage as one Beam job: every unit name, once, to the stage. Where it runs is up to `pipelines.runners`."""
 
 from __future__ import annotations
 
@@ -6,47 +6,100 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners.portability.fn_api_runner import fn_runner
-from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-from pipelines.workers import watched_workers
-
-RUNNERS = ("direct",)
+from pipelines.commit import TEMPORARY, publish_json, read_json, remove
+from pipelines.runners import Backend, Direct, Job, Staged
+from pipelines.storage import Place, is_local
 
 
 def run_units(
-    label: str, unit_names: Sequence[str], do: beam.DoFn | beam.PTransform, workers: int, apart: bool = False
+    label: str,
+    unit_names: Sequence[str],
+    do: beam.DoFn | beam.PTransform,
+    workers: int,
+    apart: bool = False,
+    backend: Backend | None = None,
+    todo: Place | None = None,
 ) -> None:
-    """Give every unit name to `do` once, on `workers` processes. Returns when all are done.
+    """Give every unit name to `do` once. Returns when all are done.
 
-    Where one worker is enough, it is this process itself, unless the units are to be kept `apart` from it.
+    The names lie in a file, which one worker reads and hands out: a job graph that held them would outgrow what
+    services take (Dataflow: 10 MB) at a hundred thousand units.
+
+    Args:
+        label: name of the stage.
+        unit_names: names of the units to do.
+        do: the stage as a Beam function, or as a transform of several steps.
+        workers: units that may run at the same time.
+        apart: on this machine, keep the units out of this process; else one worker is this process itself.
+        backend: where; by default on this machine.
+        todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
 
     Raises:
-        WorkerDied: a worker process ended by itself; its units may be undone.
-
-    FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
-    "DirectRunner" would first try to download another runner (beam.md section 2).
+        WorkerDied: a worker process of this machine ended by itself; its units may be undone.
+        JobFailed, Staged: see `Backend.run`.
     """
-    workers = max(1, min(workers, len(unit_names)))
-    mode = "in_memory" if workers == 1 and not apart else "multi_processing"
-    options = PipelineOptions(
-        flags=[], direct_num_workers=workers, direct_running_mode=mode, default_sdk_harness_log_level="ERROR"
+    where: Backend = backend or Direct()
+    with contextlib.ExitStack() as stack:
+        folder: Place = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
+        prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
+        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
+        begun = names.with_name(f"{names.name}.begun")
+        publish_json(names, list(unit_names))
+        if not where.detached:
+            stack.callback(remove, names)
+            stack.callback(remove, begun)
+        job = Job(
+            label=label,
+            build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
+            workers=max(1, min(workers, len(unit_names))),
+            apart=apart,
+            started=partial(_is_there, begun),
+        )
+        where.run(job)
+
+
+def assemble(
+    pipeline: beam.Pipeline,
+    *,
+    label: str,
+    names: Place,
+    do: beam.DoFn | beam.PTransform,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
+    work: beam.PTransform = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    if hints:
+        work = work.with_resource_hints(**hints)
+    _ = (
+        pipeline
+        | "Todo" >> beam.Create([names], reshuffle=False)
+        | "Units" >> beam.FlatMap(_read_names)
+        | "Spread" >> beam.Reshuffle()  # without it all units would be fused into one worker's bundle
+        | label >> work
     )
-    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
-    provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
-    runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
-    pipeline = beam.Pipeline(runner=runner, options=options)
-    # Without the Reshuffle all units would be fused into one worker's bundle.
-    work = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
-    _ = pipeline | "Units" >> beam.Create(list(unit_names)) | "Spread" >> beam.Reshuffle() | label >> work
-    with watched_workers():
-        pipeline.run().wait_until_finish()
+
+
+def _read_names(names: Place) -> list[str]:
+    """The unit names; leaves a mark that a worker has begun."""
+    names.with_name(f"{names.name}.begun").write_text("", encoding="ascii")
+    found: list[str] | None = read_json(names)
+    if found is None:
+        raise FileNotFoundError(f"{names} is not there; is the output folder on storage that all workers see?")
+    return found
+
+
+def _is_there(path: Place) -> bool:
+    if not is_local(path):
+        path.fs.invalidate_cache(path.path)  # listings are remembered; another machine writes
+    return path.exists()
 
 
 @contextlib.contextmanager
@@ -68,6 +121,8 @@ def worker_log(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         try:
             yield
+        except Staged:
+            raise
         except Exception:
             sys.stderr.flush()
             os.write(terminal, path.read_bytes()[begin:][-4_000:] + f"\n(all of it: {path})\n".encode())

@@ -9,9 +9,11 @@ from typing import Any
 from filters.presets import Preset
 from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
+from pipelines.fetch import DownloadSettings
+from pipelines.runners import Backend, Direct
 from pipelines.storage import Place
 
-STAGES = ("captions", "spotting", "export")
+STAGES = ("captions", "download", "spotting", "dedup", "export")
 
 
 class WrongUse(ValueError):
@@ -31,9 +33,12 @@ class RunSettings:
     preset: Preset
     """Thresholds."""
     stages: tuple[str, ...] = STAGES
-    """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing."""
+    """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
+    to manifests with urls and no pictures."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes."""
+    """Units that may run at the same time: worker processes, or a cluster's slots."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the work is done."""
     shard: tuple[int, int] | None = None
     """(i, n): this invocation does every n-th unit, counted from i = 0. The last of them to end finishes the run, and
     so does a run without shard."""
@@ -41,6 +46,8 @@ class RunSettings:
     """Rows of a unit; None: by size of the input and cores. Fixed by the first run on an output folder."""
     max_dead_share: float = 0.05
     """Above this share of dead letters the exit status is 1."""
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    """How pictures are fetched, where a manifest has urls and no pictures."""
     spotter: SpotterSettings = field(default_factory=SpotterSettings)
     """How pictures are read."""
     command: tuple[str, ...] = ()

@@ -50,6 +50,15 @@ def read_table(path: Place, columns: list[str] | None = None, filters: list[Any]
         return pq.read_table(file, columns=columns, filters=filters)
 
 
+def read_range(path: Place, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of a file, fewer where it ends before; no others are fetched."""
+    if not is_local(path):
+        content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
+        return content
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), stop - start, start)
+
+
 def row_count(path: Place) -> int:
     """Rows of a Parquet file, from its footer; 0 where there is no file."""
     try:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from filters.captions.rules import CaptionRule
+from filters.dedup import DedupRule
 from filters.spotting.overlap import OverlapRule
 
 
@@ -41,6 +42,7 @@ class Preset:
     captions: CaptionRule
     pictures: PictureRule
     text_spotting: OverlapRule
+    dedup: DedupRule = field(default_factory=DedupRule)
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
 
@@ -50,9 +52,14 @@ class Preset:
         return _fingerprint(self.captions)
 
     @property
+    def filters_fingerprint(self) -> str:
+        """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
+        return _fingerprint(self.captions, self.pictures, self.text_spotting)
+
+    @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting)
+        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup)
 
     def as_dict(self) -> dict[str, Any]:
         """For the provenance record."""
@@ -99,11 +106,11 @@ def load_preset(name: str) -> Preset:
     except yaml.YAMLError as error:
         raise BadPreset(f"preset {name!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise BadPreset(f"preset {name!r} must map sections (captions, pictures, text_spotting) to settings")
+        raise BadPreset(f"preset {name!r} must map sections (captions, pictures, text_spotting, dedup) to settings")
     foresee = content.pop("foresee", [])
     if not isinstance(foresee, list) or any(other not in preset_names() for other in foresee):
         raise BadPreset(f"preset {name!r}: foresee is {foresee!r}; expected a list of {', '.join(preset_names())}")
-    sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule}
+    sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule, "dedup": DedupRule}
     for section in content:
         if section not in sections:
             raise BadPreset(
@@ -118,7 +125,7 @@ def load_preset(name: str) -> Preset:
 
 
 def _rule(kind: type[Any], settings: Any, where: str) -> Any:
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = {known.name: known for known in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
     if not isinstance(settings, dict):
         raise BadPreset(f"{where} is {settings!r}; expected settings, each `name: value`")

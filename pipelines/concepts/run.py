@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,14 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = print) -> int:
     if not kept:
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
     shards = shard_entries(settings.data)
-    width = settings.teacher.load().width()  # weights that do not fit are found before anything is written
     layout = Layout(settings.output)
+    if any(_Run(settings, layout, say).missing_features(shards)):
+        settings.teacher.load().width()  # weights that do not fit are found before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
     with output_lock(layout, shared=False):
         remove_leftovers(settings.output)
-        return _Run(settings, layout, say).do(kept, shards, width)
+        return _Run(settings, layout, say).do(kept, shards)
 
 
 class _Run:
@@ -75,11 +76,11 @@ class _Run:
         self.settings, self.layout, self.say = settings, layout, say
         self.engine = Engine(layout=layout, workers=settings.workers, say=say)
 
-    def do(self, kept: dict[str, Any], shards: dict[str, dict[str, Any]], width: int) -> int:
+    def do(self, kept: dict[str, Any], shards: dict[str, dict[str, Any]]) -> int:
         vocabulary = self._vocabulary(kept)
         if vocabulary is None or not self._labels(vocabulary, shards) or not self._features(shards):
             return 1
-        return self._finish(vocabulary, shards, width)
+        return self._finish(vocabulary, shards)
 
     def _vocabulary(self, kept: dict[str, Any]) -> dict[str, Any] | None:
         settings, units = self.settings, sorted(kept)
@@ -125,12 +126,18 @@ class _Run:
         self.say(f"labels: share of the {rows:,} samples with a concept: {named}{note}")
         return True
 
-    def _features(self, shards: dict[str, dict[str, Any]]) -> bool:
-        settings = self.settings
-        about = settings.teacher.fingerprint()
-        fingerprints = {
-            unit: fingerprint_of(about, settings.batch_size, entry["sha256"]) for unit, entry in shards.items()
+    def missing_features(self, shards: dict[str, dict[str, Any]]) -> Iterator[str]:
+        """Shards whose features are not there yet."""
+        return self._todo("features", self._of_features(shards))
+
+    def _of_features(self, shards: dict[str, dict[str, Any]]) -> dict[str, str]:
+        about = self.settings.teacher.fingerprint()
+        return {
+            unit: fingerprint_of(about, self.settings.batch_size, entry["sha256"]) for unit, entry in shards.items()
         }
+
+    def _features(self, shards: dict[str, dict[str, Any]]) -> bool:
+        settings, fingerprints = self.settings, self._of_features(shards)
         stage = FeatureStage(
             self.layout,
             settings.data / "shards",
@@ -141,29 +148,34 @@ class _Run:
             threads=max(1, (os.cpu_count() or 1) // min(settings.workers, len(shards))),
         )
         total = sum(entry["samples"] for entry in shards.values())
-        return self._do(stage, fingerprints, total=total, noun="pictures")
+        if not self._do(stage, fingerprints, total=total, noun="pictures"):
+            return False
+        stage.sweep()
+        return True
+
+    def _todo(self, stage: str, fingerprints: dict[str, str]) -> Iterator[str]:
+        for unit, fingerprint in fingerprints.items():
+            record = read_json(self.layout.commit(stage, unit))
+            if record is None or record["fingerprint"] != fingerprint:
+                yield unit
 
     def _do(self, stage: Stage, fingerprints: dict[str, str], *, total: int, noun: str) -> bool:
         """Do the units of a stage that are not committed with their fingerprint. False where some failed."""
-        todo = []
-        for unit, fingerprint in fingerprints.items():
-            record = read_json(self.layout.commit(stage.name, unit))
-            if record is None or record["fingerprint"] != fingerprint:
-                todo.append(unit)
+        todo = list(self._todo(stage.name, fingerprints))
         failed = self.engine.run(stage, todo, of=len(fingerprints), counted="rows", total=max(total, 1), noun=noun)
         for unit, record in failed.items():
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
         return not failed
 
-    def _finish(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]], width: int) -> int:
+    def _finish(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]]) -> int:
         records = {unit: read_json(self.layout.commit("features", unit)) for unit in shards}
         content = {
             "version": VERSION,
             "command": list(self.settings.command),
             "vocabulary_hash": vocabulary["hash"],
             "teacher": {**self.settings.teacher.fingerprint(), "licence": self.settings.teacher.licence},
-            "width": width,
+            "width": max(record["width"] for record in records.values()),
             "seconds": self.engine.seconds,
             "shards": [
                 {

@@ -19,19 +19,20 @@ from filters.spotting.overlap import overlap
 from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
-from pipelines.decisions import KEPT, STAGE_OF, CaptionVerdict, Reasons, judge_captions, judge_pictures
+from pipelines.decisions import KEPT, NOT_READ, STAGE_OF, CaptionVerdict, Reasons
 from pipelines.layout import Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.captions import BATCH_ROWS, DEAD
-from pipelines.stages.spotting import load_records
+from pipelines.stages.picture_records import picture_records
+from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
+from pipelines.stages.verdicts import judge
 from pipelines.storage import read_table
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
-NOT_READ = -1  # overlap of a row whose picture was not read; null in the output
 
 
 @dataclass
@@ -63,12 +64,14 @@ class DecideStage:
     layout: Layout
     dataset: Dataset
     preset: Preset
-    captions_decide: bool
-    spotting_decides: bool
+    stages: tuple[str, ...]
+    """Those that decide."""
     fingerprints: dict[str, str]
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
     """Examples a unit offers the report for each reason."""
+    said: tuple[Said, ...] = ()
+    """What was said of duplicates; only kinds that reject matter."""
     name: str = field(default="decide", init=False)
 
     def setup(self) -> None:
@@ -86,8 +89,22 @@ class DecideStage:
         plan = load_plan(self.layout.plan)
         return {unit.name: unit for unit in plan.units}, plan.picture_rows
 
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self._units[0])}
+
+    @cached_property
+    def _entries(self) -> Entries:
+        return Entries(self.layout)
+
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began = time.time()
@@ -95,9 +112,8 @@ class DecideStage:
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         annotations = read_table(self.layout.data("captions", unit))
-        records = (
-            load_records(self.layout, unit, -(-read_record["rows"] // picture_rows)) if self.spotting_decides else None
-        )
+        records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
+        duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
         retract(self.layout.commit(self.name, unit))
         tally, done = _Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
@@ -112,7 +128,7 @@ class DecideStage:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
                     rows = annotations.slice(done, len(batch.ordinals))
                     done += len(batch.ordinals)
-                    self._decide(batch, rows, records, span.path, unit, (kept, rejected, dead), tally)
+                    self._decide(batch, rows, records, span.path, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
@@ -128,7 +144,7 @@ class DecideStage:
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
         return {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
@@ -147,28 +163,18 @@ class DecideStage:
         records: pa.Table | None,
         path: str,
         unit: str,
+        duplicates: Duplicates,
         parts: tuple[TableFile, TableFile, TableFile],
         tally: _Tally,
     ) -> None:
-        verdict = judge_captions(rows, self.preset, self.captions_decide)
-        reasons = verdict.reasons.copy()
-        overlaps = np.full(len(reasons), NOT_READ, np.int64)
-        found = _records_of(rows, records) if records is not None else None
-        if found is not None and records is not None:
-            alive = np.flatnonzero(reasons == KEPT)
-            if (found[alive] < 0).any():
-                raise RuntimeError(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
-            theirs = records.take(pa.array(found[alive]))
-            pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, self.preset)
-            reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
-            # A row shows evidence as far as its cascade came, whatever other presets had read besides.
-            found[np.setdiff1d(np.arange(len(found)), alive)] = -1
-        table = _output(
-            batch.table, rows, verdict, self._spotted(rows, records, found), overlaps, self._caption_column(path)
-        )
+        verdict = judge(rows, records, self.preset, self.stages, unit)
+        reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
+        copies = reject_duplicates(rows, reasons, duplicates, unit)
+        spotted = self._spotted(rows, records, found)
+        table = _output(batch.table, rows, verdict.captions, spotted, overlaps, self._caption_column(path))
         kept, rejected, dead = parts
         kept.write(table.filter(pa.array(reasons == KEPT)))
-        rejected.write(_with_reasons(table, reasons))
+        rejected.write(_with_reasons(table, reasons, copies))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))
@@ -176,7 +182,7 @@ class DecideStage:
             letters = _dead_letters(dead_rows, path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(letters)
             tally.dead.update(letters["error"].to_pylist())
-        self._count(tally, rows, reasons, verdict, overlaps)
+        self._count(tally, rows, reasons, verdict.captions, overlaps)
 
     def _caption_column(self, path: str) -> str | None:
         """The column of a file that is the caption."""
@@ -206,14 +212,6 @@ class DecideStage:
             tally.example(reason, uid, ordinal, self.examples)
 
 
-def _records_of(rows: pa.Table, records: pa.Table) -> NDArray[np.int64]:
-    """For each row the place of its spotting record, -1 where it has none."""
-    ordinals, known = np.asarray(rows["ordinal"]), np.asarray(records["ordinal"])
-    places = np.searchsorted(known, ordinals)
-    places[places == len(known)] = 0
-    return np.where(known[places] == ordinals, places, -1) if len(known) else np.full(len(ordinals), -1, np.int64)
-
-
 def _output(
     original: pa.Table,
     rows: pa.Table,
@@ -225,7 +223,7 @@ def _output(
     """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
     only a `caption` that is the very text of ours is not kept twice."""
     columns = {name: original[name] for name in original.column_names}
-    for name in (*OURS, "stage", "reason"):
+    for name in (*OURS, "stage", "reason", *COPIES.names):
         if name in columns:
             moved, other = columns.pop(name), f"original_{name}"
             if name == "caption" == caption_column and pa.types.is_string(moved.type):
@@ -248,11 +246,15 @@ def _output(
     return pa.table(columns)
 
 
-def _with_reasons(table: pa.Table, reasons: Reasons) -> pa.Table:
+def _with_reasons(table: pa.Table, reasons: Reasons, copies: pa.Table) -> pa.Table:
     gone = (reasons != KEPT) & (reasons != DEAD_REASON)
-    table, reasons = table.filter(pa.array(gone.astype(bool))), reasons[gone.astype(bool)]
+    table, copies = (part.filter(pa.array(gone.astype(bool))) for part in (table, copies))
+    reasons = reasons[gone.astype(bool)]
     table = table.append_column("stage", pa.array([STAGE_OF[reason] for reason in reasons], pa.string()))
-    return table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
+    table = table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
+    for name in copies.column_names:
+        table = table.append_column(name, copies[name])
+    return table
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.Array, messages: pa.Array) -> pa.Table:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.commit import publish_json, published, remove, retract
+from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.datasets import Dataset
+from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, read_pictures
+from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
 from pipelines.storage import Place, read_table
@@ -51,11 +52,18 @@ class ExportStage:
         pass
 
     @cached_property
-    def _spans(self) -> dict[str, Span]:
-        return {unit.name: unit.span for unit in load_plan(self.layout.plan).units}
+    def _plan(self) -> tuple[dict[str, Span], int]:
+        plan = load_plan(self.layout.plan)
+        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
+
+    @cached_property
+    def _fingerprints(self) -> dict[str, str]:
+        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
+        return found
 
     def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
 
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
@@ -66,7 +74,7 @@ class ExportStage:
             path = self._shard(unit, number)
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
-                written = self._write(temporary, self._spans[unit], part)
+                written = self._write(temporary, unit, part)
                 with open(temporary, "rb") as file:
                     digest = hashlib.file_digest(file, "sha256").hexdigest()
             shards.append({"shard": path.name, "samples": written, "sha256": digest})
@@ -79,7 +87,7 @@ class ExportStage:
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+            "fingerprint": self._fingerprints[unit],
             "rows": samples,
             "shards": shards,
             "seconds": round(time.time() - began, 3),
@@ -90,11 +98,11 @@ class ExportStage:
     def _shard(self, unit: str, number: int) -> Place:
         return self.layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
-    def _write(self, path: Path, span: Span, rows: list[dict[str, Any]]) -> int:
-        samples = 0
+    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+        samples, (spans, picture_rows) = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            pictures = read_pictures(span, self.dataset, ordinals)
+            pictures = pictures_of(self.layout, unit, spans[unit], picture_rows, self.dataset, ordinals)
             for row, (_, picture) in zip(rows, pictures, strict=True):
                 if isinstance(picture, MissingPicture):
                     continue

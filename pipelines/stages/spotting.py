@@ -1,11 +1,12 @@
 """Stage `spotting`: reads the text in the pictures of rows that survive their caption.
 
-Its units are pieces of caption units. What was read stays: a preset that lets more rows through adds a generation of
-records to the unit, and a preset that lets fewer through finds all it needs.
+Its units are pieces of caption units, see pieces.py. Where pictures are downloaded after they were asked for, what is
+said of them in a later generation holds.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,17 +14,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from filters.presets import Preset, load_preset
+from filters.presets import Preset
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.commit import TableFile, publish_json, read_json, retract
 from pipelines.datasets import Dataset
-from pipelines.decisions import KEPT, judge_captions
+from pipelines.decisions import NOT_AT_HAND
+from pipelines.downloads import downloaded_state, original_sizes, pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, UnreadableFile, read_pictures
+from pipelines.manifests import MissingPicture, Span, UnreadableFile
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.stages.pieces import Survivors, generation_name, piece_name
 from pipelines.storage import read_table
 
 BATCH = 64
@@ -36,31 +41,12 @@ SCHEMA = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("spotted", pa.list_(LINE)),
+        ("sha256", pa.binary(32)),
+        ("bytes", pa.int64()),
     ]
 )
 """One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original."""
-
-
-def all_rows(preset: Preset) -> str:
-    """Names the rows that are read where captions decide nothing: all with a caption of a length that the preset
-    takes."""
-    return f"all-{preset.captions.max_chars}"
-
-
-def survivors(preset: Preset, annotations: str) -> str:
-    """Names the rows that survive a preset's caption rules, given the fingerprint of the annotations."""
-    return f"{preset.captions_fingerprint}-{annotations}"
-
-
-def piece_name(unit: str, piece: int) -> str:
-    """Name of a picture unit."""
-    return f"{unit}.{piece:04d}"
-
-
-def generation_name(piece: str, generation: int) -> str:
-    """Name of the file of one pass over a picture unit."""
-    return f"{piece}.g{generation}"
+the original; `sha256` and `bytes` are of the picture as stored, null where it is not at hand."""
 
 
 def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
@@ -71,7 +57,12 @@ def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
-    return pa.concat_tables(tables).sort_by("ordinal") if tables else SCHEMA.empty_table()
+    # Records of earlier versions lack the last columns.
+    records = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
+    ordinals = np.asarray(records["ordinal"])
+    order = np.argsort(ordinals, kind="stable")
+    is_last = ordinals[order] != np.append(ordinals[order][1:], -1)  # of equal ones the last generation's
+    return records.take(pa.array(order[is_last]))
 
 
 @dataclass
@@ -91,15 +82,9 @@ class SpottingStage:
     name: str = field(default="spotting", init=False)
 
     @cached_property
-    def _presets(self) -> list[Preset]:
-        return [self.preset, *map(load_preset, self.preset.foresee)]
-
-    @property
-    def covers(self) -> set[str]:
-        """Which rows a finished unit holds: the survivors of these caption rules."""
-        if not self.captions_decide:
-            return {all_rows(self.preset)}
-        return {survivors(preset, self.annotations) for preset in self._presets}
+    def survivors(self) -> Survivors:
+        """The rows whose pictures are read."""
+        return Survivors(self.preset, self.captions_decide, self.annotations)
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -117,77 +102,99 @@ class SpottingStage:
 
     def process(self, unit: str) -> None:
         parent, piece = unit.rsplit(".", 1)
-        spans, rows = self._plan
+        rows = self._plan[1]
         first = int(piece) * rows
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        record = read_json(self.layout.commit(self.name, unit))
-        if record is None or record["fingerprint"] != self.fingerprint:
+        record, downloads = read_json(self.layout.commit(self.name, unit)), downloaded_state(self.layout, unit)
+        if record is None or record["fingerprint"] != self.fingerprint or _replaced(record["downloads"], downloads):
             retract(self.layout.commit(self.name, unit))
             record = {
                 "unit": unit,
                 "fingerprint": self.fingerprint,
                 "generations": 0,
                 "covers": [],
+                "downloads": None,
                 "pictures": 0,
                 "seconds": 0.0,
             }
-        wanted = self._missing(parent, unit, first, first + rows, record["generations"])
-        if wanted:
+        wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
+        wanted = self._not_read(unit, wanted, record, again=record["downloads"] != downloads)
+        if len(wanted):
             with TableFile(self.layout.data(self.name, generation_name(unit, record["generations"])), SCHEMA) as out:
-                self._read_pictures(spans[parent], wanted, out, heartbeat)
+                self._read_pictures(unit, wanted, out, heartbeat)
             record["generations"] += 1
             record["pictures"] += len(wanted)
-        record["covers"] = sorted({*record["covers"], *self.covers})
+        record["covers"] = sorted({*record["covers"], *self.survivors.covers})
+        record["downloads"] = downloads
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
         publish_json(self.layout.commit(self.name, unit), record)
         heartbeat.end()
 
-    def _missing(self, parent: str, unit: str, first: int, stop: int, generations: int) -> list[int]:
-        """Ordinals of surviving rows in [first, stop) whose picture was not read yet."""
-        bounds = [("ordinal", ">=", first), ("ordinal", "<", stop)]
-        columns = None if self.captions_decide else ["ordinal", "caption"]
-        rows = read_table(self.layout.data("captions", parent), filters=bounds, columns=columns)
-        survive = np.zeros(rows.num_rows, bool)
-        for preset in self._presets if self.captions_decide else [self.preset]:
-            survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
-        wanted = np.asarray(rows["ordinal"])[survive]
-        for generation in range(generations):
-            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+    def _not_read(
+        self, unit: str, wanted: NDArray[np.int64], record: dict[str, Any], again: bool
+    ) -> NDArray[np.int64]:
+        """The wanted rows whose picture was not read yet; `again`: also those of which none was at hand."""
+        for generation in range(record["generations"]):
+            name = generation_name(unit, generation)
+            done = read_table(self.layout.data(self.name, name), columns=["ordinal", "status"])
+            if again:
+                done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
             wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
-        return [int(ordinal) for ordinal in wanted]
+        return wanted
 
-    def _read_pictures(self, span: Span, ordinals: list[int], out: TableFile, heartbeat: Heartbeat) -> None:
+    def _read_pictures(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
+        parent = unit.rpartition(".")[0]
+        spans, picture_rows = self._plan
+        pictures = pictures_of(self.layout, parent, spans[parent], picture_rows, self.dataset, ordinals)
+        sizes = original_sizes(self.layout, unit)
         rows: list[dict[str, Any]] = []
         done = 0
         try:
-            for ordinal, picture in read_pictures(span, self.dataset, np.array(ordinals, np.int64)):
+            for ordinal, picture in pictures:
                 if isinstance(picture, MissingPicture):
                     rows.append(_no_reading(ordinal, picture.reason, picture.message))
                 else:
-                    rows.append(_reading(ordinal, next(self._spotter.spot([picture]))))
+                    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+                    reading = _reading(ordinal, next(self._spotter.spot([picture])), sizes.get(ordinal))
+                    rows.append(reading | given)
                 done += 1
                 if len(rows) >= BATCH:
                     out.write(pa.Table.from_pylist(rows, SCHEMA))
                     rows = []
                 heartbeat.beat(done)
         except UnreadableFile as error:  # the pages of a picture column may be broken where the captions' are not
-            rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in ordinals[done:]]
+            rest = ordinals[done:].tolist()
+            rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in rest]
         out.write(pa.Table.from_pylist(rows, SCHEMA))
 
 
-def _reading(ordinal: int, result: Spotting | BadPicture) -> dict[str, Any]:
+def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:
+    """Whether pictures that were read were downloaded anew since."""
+    return before is not None and now is not None and before[0] != now[0]
+
+
+def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, int] | None) -> dict[str, Any]:
+    """A record. `original`: width and height of the picture before the download has reduced it."""
     if isinstance(result, BadPicture):
         return _no_reading(ordinal, str(result.reason), result.message)
-    lines = [{"text": s.text, "score": s.score, "box": [list(corner) for corner in s.box]} for s in result.spotted]
+    width, height = original or (result.width, result.height)
+    x, y = width / result.width, height / result.height
+    lines = [
+        {"text": s.text, "score": s.score, "box": [[corner[0] * x, corner[1] * y] for corner in s.box]}
+        for s in result.spotted
+    ]
     return {
         "ordinal": ordinal,
         "status": "ok",
         "message": "",
-        "width": result.width,
-        "height": result.height,
+        "width": width,
+        "height": height,
         "spotted": lines,
+        "sha256": None,
+        "bytes": None,
     }
 
 
 def _no_reading(ordinal: int, status: str, message: str) -> dict[str, Any]:
-    return {"ordinal": ordinal, "status": status, "message": message, "width": None, "height": None, "spotted": None}
+    empty = dict.fromkeys(name for name in SCHEMA.names if name not in ("ordinal", "status", "message"))
+    return {"ordinal": ordinal, "status": status, "message": message, **empty}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from filters.captions.rules import CaptionRule
+from filters.dedup import DedupRule
 from filters.presets import BadPreset, PictureRule, Preset, load_preset, preset_names
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule
 
@@ -26,7 +27,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["paper", "strict"]
+    assert preset_names() == ["paper", "paper-dedup", "strict"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -39,6 +40,14 @@ def test_paper_counts_every_candidate_and_strict_asks_the_verifier() -> None:
     assert paper.text_spotting == PAPER
     assert strict.text_spotting == TOLERANT
     assert strict.captions.min_action_score > 0 and strict.captions.min_attribute_score > 0
+
+
+def test_paper_dedup_is_paper_but_for_duplicates() -> None:
+    paper, dedup = load_preset("paper"), load_preset("paper-dedup")
+    assert dataclasses.replace(dedup, name="paper", dedup=paper.dedup) == paper
+    assert paper.dedup == load_preset("strict").dedup == DedupRule()
+    assert dedup.dedup.pairs and dedup.dedup.pictures and dedup.dedup.semantic
+    assert dedup.fingerprint != paper.fingerprint and dedup.filters_fingerprint == paper.filters_fingerprint
 
 
 def test_a_file_need_only_say_what_differs(write: Write) -> None:
@@ -86,11 +95,15 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("text_spotting: {edits: [[6]]}", "edits is [[6]]; expected a list such as [[6, 1], [8, 2]]"),
         ("text_spotting: {edits: [6, 1]}", "edits is [6, 1]; expected a list such as [[6, 1], [8, 2]]"),
         ("text_spotting: {look_alikes: [1]}", "look_alikes is [1]; expected a list such as"),
-        ("foresee: strict", "foresee is 'strict'; expected a list of paper, strict"),
-        ("foresee: [stict]", "foresee is ['stict']; expected a list of paper, strict"),
-        ("foresee: [{a: 1}]", "foresee is [{'a': 1}]; expected a list of paper, strict"),
-        ("", "must map sections (captions, pictures, text_spotting) to settings"),
-        ("- captions", "must map sections (captions, pictures, text_spotting) to settings"),
+        ("dedup: {eps: 0}", "eps is 0.0; it must lie between 0 and 1"),
+        ("dedup: {keep: last}", "keep is 'last'; choose first, far, near"),
+        ("dedup: {points: 0}", "points is 0; it must be at least 1"),
+        ("dedup: {picture: true}", "unknown setting 'picture' (did you mean 'pictures'?)"),
+        ("foresee: strict", "foresee is 'strict'; expected a list of paper, paper-dedup, strict"),
+        ("foresee: [stict]", "foresee is ['stict']; expected a list of paper, paper-dedup, strict"),
+        ("foresee: [{a: 1}]", "foresee is [{'a': 1}]; expected a list of paper, paper-dedup, strict"),
+        ("", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
+        ("- captions", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
         ("captions: {", "is not YAML"),
         ("captions: \x00", "is not YAML"),
     ],
@@ -106,8 +119,8 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or strict, or a .yaml file"),
-        ("", "unknown preset ''; choose paper or strict, or a .yaml file"),
+        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or paper-dedup or strict, or a .yaml"),
+        ("", "unknown preset ''; choose paper or paper-dedup or strict, or a .yaml file"),
         ("nowhere.yaml", "preset file 'nowhere.yaml': No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset file 'nowhere/mine.yml': No such file or directory"),
     ],

@@ -83,11 +83,16 @@ def test_pictures() -> None:
         _record("ok", 9, ("A brown dog runs", 0.95)),
         _record("picture_not_at_hand"),
         _record("truncated"),
+        _record("unread"),
+        _record("download:http_status"),
+        _record("download:not_a_picture"),
     ]
-    found = judge_pictures(["A brown dog runs"] * 7, pa.Table.from_pylist(records, RECORDS), PAPER)
+    found = judge_pictures(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
     expected = [KEPT, "text_spotting", KEPT, KEPT, "picture_too_small", "picture_not_at_hand", "dead_letter"]
+    expected += [KEPT, "http_status", "not_a_picture"]
     assert found.reasons.tolist() == expected
     assert found.overlaps[1] >= 13 and found.overlaps[0] == found.overlaps[2] == 0
+    assert found.overlaps[7:].tolist() == [-1, -1, -1], "nobody looked"
 
 
 def test_no_rows() -> None:

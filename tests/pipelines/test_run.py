@@ -57,7 +57,9 @@ def _schema(output: Path, kind: str) -> dict[str, pa.DataType]:
 def test_columns_of_kept_rejected_and_dead_letters(paper: Any, tmp_path: Path, filtering: Callable[..., Any]) -> None:
     original = {"n": pa.string(), "image_path": pa.string()}
     assert _schema(paper.output, "kept") == original | ANNOTATIONS
-    assert _schema(paper.output, "rejected") == original | ANNOTATIONS | {"stage": pa.string(), "reason": pa.string()}
+    why = {"stage": pa.string(), "reason": pa.string()}
+    copies = {"duplicate_of": pa.string(), "duplicate_similarity": pa.float32()}
+    assert _schema(paper.output, "rejected") == original | ANNOTATIONS | why | copies
     pq.write_table(pa.table({"caption": [SENTENCE], "image_path": ["no.jpg"]}), tmp_path / "a.parquet")
     dead = filtering(tmp_path / "a.parquet", tmp_path / "out")
     assert _schema(dead.output, "dead_letter") == DEAD
@@ -304,7 +306,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     manifest = tsv(tmp_path / "urls.tsv", rows)
     alone = filtering(manifest, tmp_path / "alone", stages=("captions",))
     assert alone.verdicts() == {"0": "kept", "1": "action"}
-    full = filtering(manifest, tmp_path / "full")
+    full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "picture_not_at_hand", "1": "action"}
     assert full.status == 0
     assert any("STAGES=captions,export" in line for line in full.said)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from PIL import Image
 from pipelines.concepts.features import FeatureStage, Pictures, TeacherHandler, _Read, _Write
 from pipelines.concepts.teacher import find_teacher
 from pipelines.layout import Layout
+from pipelines.runner import run_units
 from pipelines.settings import WrongUse
 
 
@@ -56,6 +59,27 @@ def test_bad_pictures_cost_their_row_and_never_their_batch(filtered: Any, make: 
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 
 
+def test_hostile_pictures_and_features(tiny: tuple[str, str]) -> None:
+    """A line of 3000 pixels is not blown up, and a feature beyond float16 costs its row alone."""
+    handler = TeacherHandler(find_teacher(*tiny), "cpu", 1)
+    model = handler.load_model()
+    contents = []
+    for size in ((3000, 1), (1, 1), (32, 32)):
+        content = io.BytesIO()
+        Image.new("RGB", size).save(content, "PNG")
+        contents.append(content.getvalue())
+    batch = Pictures("u", 0, ("a", "b", "c"), tuple(contents))
+    (found,) = handler.run_inference(batch, model)
+    assert found.status == ("ok",) * 3
+
+    class Wild:
+        def features(self, pictures: list[Any]) -> Any:
+            return np.array([[1.0], [1e9], [np.nan]])
+
+    (found,) = handler.run_inference(batch, Wild())  # type: ignore[arg-type]
+    assert found.status == ("ok", "not_finite", "not_finite") and found.rows.tolist() == [[1], [0], [0]]
+
+
 def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str, str]) -> None:
     data = filtered.write([5])
     make(data, batch_size=2)
@@ -67,9 +91,6 @@ def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str
 
 
 def _picture_of(data: Path, number: int) -> Any:
-    import io
-    import tarfile
-
     with tarfile.open(data / "shards" / "00000-00000-000.tar") as tar:
         names = [member for member in tar if member.name.endswith(".png")]
         return io.BytesIO(tar.extractfile(names[number]).read())  # type: ignore[union-attr]
@@ -160,6 +181,20 @@ def test_a_shard_without_samples_is_committed_too(stage: FeatureStage, filtered:
     for found in TeacherHandler(stage.teacher, "cpu", 1).run_inference(end, None):  # type: ignore[arg-type]
         _Write(stage).process(found)
     assert json.loads(stage.layout.commit("features", unit).read_text())["rows"] == 0
+
+
+@pytest.mark.slow
+def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_path: Path) -> None:
+    """Everything is pickled, loaded in each process, and written by whoever has it."""
+    filtered.write([9, 7])
+    made = []
+    for workers in (1, 2):
+        stage.fingerprints = {"00000-00000-000": "f", "00001-00000-000": "g"}
+        stage.layout = Layout(tmp_path / f"workers-{workers}")
+        run_units("features", list(stage.fingerprints), stage.transform(), workers)
+        folder = stage.layout.work / "features" / "data"
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(made[0]) == 4 and made[0] == made[1]
 
 
 def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> None:

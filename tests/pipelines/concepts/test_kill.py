@@ -3,55 +3,81 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-MARK = "CONCEPTS_TEST_KILL"
 SEED = random.SystemRandom().randrange(10**6)
-Start = Callable[[Path], "subprocess.Popen[str]"]
+SERVER = """
+import json, os, sys
+import timm, torch
+from pipelines.concepts import cli
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        os._exit(cli.main(json.loads(line)))
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Runs:
+    """Runs of the command, one at a time: forks of a process that has imported everything, as that takes longest."""
+
+    def __init__(self, words: list[str], log: Path):
+        self._words, self.log = words, log
+        self._server = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            cwd=REPOSITORY,
+            env={**os.environ, "LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._pid: int | None = None
+
+    def start(self, output: Path) -> None:
+        assert self._server.stdin and self._server.stdout
+        self._server.stdin.write(json.dumps([*self._words, "--output", str(output)]) + "\n")
+        self._server.stdin.flush()
+        self._pid = int(self._server.stdout.readline())
+
+    def kill(self) -> None:
+        assert self._pid
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._pid, signal.SIGKILL)
+
+    def status(self) -> int:
+        assert self._server.stdout
+        self._pid = None
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        if self._pid:
+            self.kill()
+        self._server.kill()
+        self._server.wait()
 
 
 @pytest.fixture
-def start(tmp_path: Path, filtered: Any, tiny: tuple[str, str]) -> Iterator[Start]:
-    """Starts the command; at the end whatever it left running is killed, by process id."""
+def runs(tmp_path: Path, filtered: Any, tiny: tuple[str, str]) -> Iterator[Runs]:
     data = filtered.write([40] * 6, lambda n, m: [(m[0][0], b"<html>"), *m[1:]] if n % 50 == 7 else m)
-    started: list[subprocess.Popen[str]] = []
-
-    def run(output: Path) -> subprocess.Popen[str]:
-        words = ["--data", str(data), "--output", str(output), "--teacher", tiny[0], "--weights", tiny[1]]
-        words += ["--workers", "2", "--batch-size", "8"]
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "pipelines.concepts", *words],
-                cwd=REPOSITORY,
-                env={**os.environ, MARK: str(tmp_path), "OMP_NUM_THREADS": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return started[-1]
-
-    yield run
-    for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        process.wait()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and f"{MARK}={tmp_path}".encode() in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--batch-size", "8"]
+    runs = Runs(words, tmp_path / "log")
+    yield runs
+    runs.close()
 
 
 def _done(output: Path) -> int:
@@ -60,36 +86,24 @@ def _done(output: Path) -> int:
     return sum(1 for _ in work.glob("parts/[!.]*.npz")) + 5 * sum(1 for _ in work.glob("commits/[!.]*.json"))
 
 
-def _kill_at(process: subprocess.Popen[str], output: Path, done: int, delay: float) -> bool:
-    while _done(output) < done:
-        if process.poll() is not None:
-            return False
-        time.sleep(0.002)
-    time.sleep(delay)
-    if process.poll() is not None:
-        return False
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    return True
-
-
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.timeout(400)
-def test_killed_and_started_again_equals_undisturbed(tmp_path: Path, start: Start, made: Any) -> None:
+def test_killed_and_started_again_equals_undisturbed(tmp_path: Path, runs: Runs, made: Any) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    first = start(undisturbed)
-    said, _ = first.communicate()
-    assert first.returncode == 0, said
-    dice = random.Random(SEED)
-    hits = [
-        _kill_at(start(killed), killed, done, 0.1 * dice.random())
-        for done in (0, dice.randrange(1, 8), dice.randrange(8, 16), dice.randrange(16, 28))
-    ]
-    assert sum(hits) >= 3, (SEED, hits)
-    last = start(killed)
-    said, _ = last.communicate()
-    assert last.returncode == 0, (SEED, said)
+    runs.start(undisturbed)
+    assert runs.status() == 0, runs.log.read_text()
+    dice, hits = random.Random(SEED), 0
+    for done in (0, dice.randrange(1, 8), dice.randrange(8, 16), dice.randrange(16, 28)):
+        runs.start(killed)
+        deadline = time.monotonic() + 120
+        while _done(killed) < done and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(0.1 * dice.random())
+        runs.kill()
+        hits += runs.status() == -signal.SIGKILL
+    assert hits >= 3, (SEED, hits)
+    runs.start(killed)
+    assert runs.status() == 0, (SEED, runs.log.read_text())
     expected = made(undisturbed)
     assert len(expected) == 6 * 3 + 1
     assert made(killed) == expected, SEED

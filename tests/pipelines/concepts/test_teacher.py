@@ -28,7 +28,7 @@ def test_the_packaged_teacher_knows_an_espresso() -> None:
     assert features.shape == (1, loaded.width()) == (1, 1280)
     whole: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     _fill(teacher, whole)
-    probabilities = whole.classifier(torch.from_numpy(features)).softmax(1)[0]
+    probabilities = whole.classifier(torch.from_numpy(features)).softmax(1)[0].detach()
     assert ImageNetInfo().index_to_description(int(probabilities.argmax())) == "espresso"
     assert float(probabilities.max()) == pytest.approx(0.95, abs=0.01)
 

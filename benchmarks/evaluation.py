@@ -1,0 +1,272 @@
+"""The evaluation beside clip-benchmark: pictures per second, and memory against the number of captions.
+
+Both sides get the same model, the same data on disk in the webdataset layout and the same number of loader processes,
+in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this machine, the
+ratios carry over. `make bench-eval`, or `python -m benchmarks.evaluation --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from eval.data import Memo, open_task
+from eval.features import FeatureCache
+from eval.fetch.writing import Sample, jpeg, write_webdataset
+from eval.group import Group
+from eval.models import OpenClipModel, load_model
+from eval.retrieval import evaluate_retrieval
+from eval.tasks import Source, Task
+from eval.templates import look_up
+from eval.zeroshot import evaluate_classification
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample" / "pictures"
+CAPTIONS = 5
+WIDTH = 512
+TASK = Task(
+    name="speed",
+    kind="classification",
+    title="Sample",
+    metric="top1",
+    licence="see data/sample",
+    get="",
+    sources=(Source(layout="webdataset", path="classes"),),
+)
+TOLD = Task(
+    name="told",
+    kind="retrieval",
+    title="Sample",
+    metric="recall@1",
+    direction="text_to_image",
+    licence="see data/sample",
+    get="",
+    sources=(Source(layout="webdataset", path="captions"),),
+)
+
+
+def main() -> int:
+    """Print the tables; 1 where the two sides disagree on a number."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
+    parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
+    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--captions", default="5000,25000,100000", help="counts of the memory table")
+    parser.add_argument("--only", choices=("speed", "memory"))
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(peak_of(options.measure[0], int(options.measure[1])))
+        return 0
+    agree = True
+    if options.only != "memory":
+        agree = speed(options)
+    if options.only != "speed":
+        memory([int(count) for count in options.captions.split(",")])
+    return 0 if agree else 1
+
+
+def speed(options: argparse.Namespace) -> bool:
+    """The table of rates; whether both sides found the same numbers."""
+    from clip_benchmark.datasets.builder import build_wds_dataset
+    from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+
+    model = load_model(options.model, data=Path("."), pretrained="random")
+    assert isinstance(model, OpenClipModel)
+    seconds: dict[str, list[float]] = {}
+    found: dict[str, set[float]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        templates = look_up("templates", "clip_benchmark:cifar10")
+        names = look_up("class_names", "clip_benchmark:imagenet1k")[: options.classes]
+        write_webdataset(
+            root / "classes",
+            ((key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.pictures))),
+            class_names=names,
+            templates=templates,
+        )
+        write_webdataset(root / "captions", captioned(options.pictures), kind="retrieval")
+        task, told = (open_task(one, root, Memo(root / "hashes")) for one in (TASK, TOLD))
+
+        def theirs(name: str, evaluate: Callable[..., dict[str, float]], **arguments: Any) -> dict[str, float]:
+            data = build_wds_dataset(name, model.preprocess, "test", str(root / name))
+            loader = DataLoader(
+                data.batched(options.batch), batch_size=None, shuffle=False, num_workers=options.workers
+            )
+            with contextlib.redirect_stderr(io.StringIO()):  # its progress bars
+                return evaluate(model._model, loader, model._tokenizer, device="cpu", amp=False, **arguments)
+
+        def cache(repeat: int) -> FeatureCache:
+            folder = Path(tempfile.mkdtemp(dir=root))
+            return FeatureCache(folder, model, batch=options.batch, workers=options.workers)
+
+        sides: dict[str, dict[str, Callable[[int], float]]] = {
+            "zero-shot classification": {
+                "ours": lambda repeat: evaluate_classification(TASK, task, cache(repeat)).results[0].value or 0.0,
+                "clip-benchmark": lambda repeat: theirs(
+                    "classes", zeroshot_classification.evaluate, classnames=names, templates=templates
+                )["acc1"],
+            },
+            "retrieval": {
+                "ours": lambda repeat: evaluate_retrieval(TOLD, told, cache(repeat), Group()).results[0].value or 0.0,
+                "clip-benchmark": lambda repeat: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
+                    "image_retrieval_recall@1"
+                ],
+            },
+        }
+        for repeat in range(options.repeats):
+            for what, pair in sides.items():
+                for side, work in pair.items():
+                    began = time.perf_counter()
+                    value = work(repeat)
+                    seconds.setdefault(f"{what}, {side}", []).append(time.perf_counter() - began)
+                    found.setdefault(what, set()).add(round(value, 6))
+        kept = cache(0)
+        evaluate_classification(TASK, task, kept)
+        began = time.perf_counter()
+        evaluate_classification(TASK, task, kept)
+        again = time.perf_counter() - began
+    print(
+        f"\n{options.model}, {options.pictures} pictures, {len(names)} classes x {len(templates)} templates, "
+        f"{CAPTIONS} captions a picture, batch {options.batch}, {options.workers} loader process(es), "
+        f"{torch.get_num_threads()} threads, median of {options.repeats} in turn\n"
+    )
+    print("| task, from pictures on disk to the number | side | pictures per second | ratio |\n|---|---|---|---|")
+    for what in sides:
+        times = {side: statistics.median(seconds[f"{what}, {side}"]) for side in ("ours", "clip-benchmark")}
+        for side, value in times.items():
+            ratio = times["clip-benchmark"] / value
+            print(f"| {what} | {side} | {options.pictures / value:.1f} | {ratio:.2f} |")
+    print(f"| zero-shot classification, features kept | ours | {options.pictures / again:.1f} | |")
+    agree = all(len(values) == 1 for values in found.values())
+    print(f"\nnumbers of both sides: {'equal' if agree else f'DIFFERENT: {found}'}")
+    return agree
+
+
+def shots(count: int) -> Iterator[tuple[str, bytes]]:
+    """Real photographs of the sample, 320 pixels on the longer edge; the same ones again, mirrored, if need be."""
+    paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
+    for index in range(count):
+        with Image.open(paths[index % len(paths)]) as found:
+            picture = found.convert("RGB")
+        picture.thumbnail((320, 320))
+        if index // len(paths) % 2:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        yield f"p{index:06d}", jpeg(picture, 85)
+
+
+def captioned(count: int) -> Iterator[Sample]:
+    """The same photographs with five made-up captions each: the time of a text does not depend on what it says."""
+    words = look_up("class_names", "clip_benchmark:imagenet1k")
+    for index, (key, shot) in enumerate(shots(count)):
+        lines = (f"a photo of {words[(7 * index + 131 * n) % 1000]} and {index} more" for n in range(CAPTIONS))
+        yield key, {"jpg": shot, "txt": "\n".join(lines)}
+
+
+PICTURES = 1000
+
+
+def memory(counts: list[int]) -> None:
+    """The table of peak memory: retrieval over precomputed features, each side in a process of its own."""
+    print(f"\n| captions, {PICTURES:,} pictures, width {WIDTH} | ours, MiB | clip-benchmark, MiB |\n|---|---|---|")
+    for count in counts:
+        peaks = []
+        for side in ("ours", "clip-benchmark"):
+            command = [sys.executable, "-m", "benchmarks.evaluation", "--measure", side, str(count)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks.append(float(done.stdout.split()[-1]))
+        print(f"| {count:,} | {peaks[0]:.0f} | {peaks[1]:.0f} |", flush=True)
+
+
+def vectors(start: int, stop: int) -> torch.Tensor:
+    """(stop - start, d) unit vectors that depend on their index alone and need no memory beforehand."""
+    index = torch.arange(start, stop, dtype=torch.float64)[:, None]
+    wave = torch.arange(1, WIDTH + 1, dtype=torch.float64)
+    return torch.nn.functional.normalize(torch.sin(index * wave.sqrt()).float(), dim=1)
+
+
+def peak_of(side: str, count: int) -> float:
+    """MiB by which the peak of this process grows while `side` ranks `count` captions."""
+    per_picture = count // PICTURES
+    if side == "ours":
+        from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
+
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            stored = _stored(folder, count)
+            before = _peak()
+            image_of = np.repeat(np.arange(PICTURES), per_picture)
+            values = [
+                float(hits(ranks_of(stored["images"], stored["captions"], image_of), 5).mean())
+                for ranks_of in (text_to_image_ranks, image_to_text_ranks)
+            ]
+    else:
+        from clip_benchmark.metrics import zeroshot_retrieval
+
+        batches = [
+            (torch.arange(start, start + 50)[:, None], [[str(i)] * per_picture for i in range(start, start + 50)])
+            for start in range(0, PICTURES, 50)
+        ]
+        model = _Waves(per_picture)
+        before = _peak()
+        given = zeroshot_retrieval.evaluate(model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5])
+        values = list(given.values())
+    print("recall@5", values)
+    return _peak() - before
+
+
+def _stored(folder: Path, count: int) -> dict[str, Any]:
+    from eval.features import Features
+
+    found = {}
+    for what, number in (("images", PICTURES), ("captions", count)):
+        (folder / what).mkdir()
+        for start in range(0, number, 256):
+            stop = min(start + 256, number)
+            np.save(folder / what / f"{start:09d}-{stop:09d}.npy", vectors(start, stop).numpy())
+        keys = [""] * number
+        found[what] = Features(folder=folder / what, count=number, width=WIDTH, keys=keys, truncated=0, key=what)
+    return found
+
+
+class _Waves:
+    """A model whose features are `vectors` of the index it is given."""
+
+    def __init__(self, per_picture: int):
+        self._next, self._per_picture = 0, per_picture
+
+    def tokens(self, texts: list[str]) -> torch.Tensor:
+        start, self._next = self._next, self._next + len(texts)
+        return torch.arange(start, self._next)[:, None]
+
+    def encode_image(self, index: torch.Tensor) -> torch.Tensor:
+        return vectors(int(index[0]), int(index[-1]) + 1)
+
+    encode_text = encode_image
+
+
+def _peak() -> float:
+    """Largest resident size of this process so far, MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""How good the model is: metrics, baselines and their uncertainty. Imports the trainer only to load a model."""

@@ -1,0 +1,224 @@
+"""Command line of `make bench`: words to a model, tasks and a folder; errors to one line and an exit status.
+
+Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the model does not load or the data
+of a task is broken; 2 wrong use, nothing was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from eval.errors import EvalError, WrongUse
+
+if TYPE_CHECKING:
+    from eval.probing import Shots
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise WrongUse(f"{message} (see --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="make bench",
+        description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--model",
+        default="reference",
+        help="a folder that `make train` or open_clip exported, an architecture of open_clip or one of the authors' "
+        "models (with --pretrained), or `reference`, the offline reference encoder (default)",
+    )
+    parser.add_argument("--pretrained", help="path of the weights, a tag fetched before, or `random`")
+    parser.add_argument("--tasks", default="demo", help="suites, suite files, tasks; comma-separated (default: demo)")
+    parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
+    parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
+    parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
+    parser.add_argument("--batch", type=_positive, help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)")
+    parser.add_argument("--text-batch", type=_positive, help="texts encoded at once (default: 256, 1024 on a GPU)")
+    parser.add_argument("--workers", type=_natural, help="processes that read pictures (default: cores - 1, at most 8)")
+    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
+    parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
+    parser.add_argument("--sample", type=_positive, help="evaluate so many items of each task, drawn by a seed")
+    parser.add_argument(
+        "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
+    )
+    parser.add_argument("--seeds", type=_positive, default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        return _list() if options.list else _bench(options)
+    except WrongUse as error:
+        print(f"error: {error}", file=sys.stderr)
+        return WRONG_USE
+    except EvalError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return FAILED
+    except PermissionError as error:
+        print(
+            f"error: {error.filename} may not be written ({error.strerror}); see --output and --cache", file=sys.stderr
+        )
+        return FAILED
+    except KeyboardInterrupt:
+        print("\nstopped; what was encoded is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _list() -> int:
+    from eval.tasks import load_suite, suite_names
+
+    for name in suite_names():
+        suite = load_suite(name)
+        print(f"{name}: {' '.join(suite.about.split())}")
+        for task in suite.tasks:
+            print(f"  {task.name:24} {task.kind:15} {task.metric:15} {task.title}")
+    return OK
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from eval.tasks import choose_tasks
+
+    suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
+
+    from eval import group as groups
+    from eval.data import Memo, data_root
+    from eval.features import FeatureCache
+    from eval.models import load_model
+    from eval.report import write_report
+    from eval.report.collect import collect_examples
+    from eval.run import Options, run_tasks, sampled
+
+    suite = sampled(suite, options.sample)
+    data, shots = data_root(options.data), _shots(options.shots, options.seeds)
+    output = Path(options.output or Path("out") / "bench" / _plain(options.model))
+    if output.exists() and not output.is_dir():
+        raise WrongUse(f"output {output} is a file")
+    model = load_model(
+        options.model,
+        data=data,
+        pretrained=options.pretrained,
+        device=_device(options.device),
+        precision=options.precision,
+    )
+    group = groups.join()
+    folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    memo = Memo(folder / "hashes")
+    cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
+    progress = _Progress() if group.leads and sys.stderr.isatty() else None
+    cache = FeatureCache(
+        folder,
+        model,
+        group,
+        batch=options.batch or (64 if on_cpu else 256),
+        text_batch=options.text_batch or (256 if on_cpu else 1024),
+        workers=min(8, cores - 1) if options.workers is None else options.workers,
+        **({"progress": progress} if progress else {}),
+    )
+    say: Callable[[str], None] = (progress.say if progress else print) if group.leads else _nothing
+    say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
+    try:
+        run = run_tasks(
+            suite,
+            cache,
+            data=data,
+            output=output,
+            memo=memo,
+            group=group,
+            options=Options(strict_ties=options.strict_ties, shots=shots),
+            say=say,
+        )
+        rows = [result.row() for result in run.results]
+        examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
+        if group.leads:
+            write_report(rows, output, examples=examples)
+    finally:
+        groups.leave()
+    measured = {result.task for result in run.results if result.value is not None}
+    say(f"{len(measured)} of {len(suite.tasks)} tasks measured; results.json, results.md and report.html in {output}/")
+    return FAILED if run.broken else OK
+
+
+def _cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "diht" / "features"
+
+
+class _Progress:
+    """One line on a terminal that says how far the encoding is, ten times a second at most."""
+
+    def __init__(self) -> None:
+        self._last, self._shown = 0.0, False
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._last >= 0.1 or done == total:
+            self._last, self._shown = now, True
+            print(f"\r\033[K{what}: {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """A line for good, in place of the passing one."""
+        if self._shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+            self._shown = False
+        print(text, flush=True)
+
+
+def _nothing(text: str) -> None:
+    """Ranks other than the first say nothing."""
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked is None:
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked.split(":")[0] not in ("cpu", "cuda"):
+        raise WrongUse(f"device {asked!r} is unknown; choose cpu or cuda")
+    if asked.startswith("cuda") and not torch.cuda.is_available():
+        raise WrongUse("device cuda was asked for, and torch finds none")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if asked == "cuda" else asked
+
+
+def _shots(text: str, seeds: int) -> Shots | None:
+    from eval.probing import Shots
+
+    if text.strip() == "0":
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise WrongUse(f"shots {text!r} are not whole numbers above 0, comma-separated (or 0 for none)")
+    return Shots(counts=tuple(sorted({int(word) for word in words})), seeds=tuple(range(seeds)))
+
+
+def _plain(word: str) -> str:
+    path = Path(word)
+    name = path.parent.name if path.name == "export" else path.name
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "model"
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)

@@ -1,0 +1,153 @@
+"""Data sets on disk: one reader for each layout. Nothing here downloads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from eval.data.dataset import DataSet, Pictures, Question, sample_indices
+from eval.data.files import read_folder, read_manifest
+from eval.data.memo import Memo
+from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
+from eval.data.torchvision_sets import read_torchvision
+from eval.data.webdataset_layout import read_webdataset
+from eval.errors import DataBroken, DataMissing, WrongUse
+from eval.tasks.loading import named
+from eval.tasks.task import Source, Task
+from eval.templates import check_templates
+
+__all__ = [
+    "DataSet",
+    "Listed",
+    "Memo",
+    "Pictures",
+    "Question",
+    "class_names",
+    "data_root",
+    "open_support",
+    "open_task",
+    "sample_indices",
+    "templates",
+]
+
+DATA_VARIABLE = "DIHT_BENCH_DATA"
+REPOSITORY = "repository:"
+
+
+class Listed(NamedTuple):
+    """Class names or templates, and where they come from."""
+
+    texts: list[str]
+    source: str
+
+
+def data_root(folder: Path | str | None = None) -> Path:
+    """Where evaluation data lies: `folder`, else $DIHT_BENCH_DATA, else `~/.cache/diht/bench`."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(folder or os.environ.get(DATA_VARIABLE) or Path(cache) / "diht" / "bench").expanduser()
+
+
+def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
+    """The data of `task` from the first of its sources that is at hand, checked against what the task says of it.
+
+    Raises `DataMissing` where none is, with how to get it, and `DataBroken` where one is there and not as promised.
+    """
+    data = _first(task, task.sources, root, memo)
+    if task.sample is not None:
+        data = data.take(sample_indices(data.pictures.keys, task.sample))
+    return _checked(task, data)
+
+
+def open_support(task: Task, root: Path, memo: Memo) -> DataSet:
+    """The pictures from which few-shot draws its shots. Raises `DataMissing` where there are none."""
+    if not task.support:
+        raise DataMissing(f"{task.title} has no training split to draw shots from")
+    return _checked(task, _first(task, task.support, root, memo))
+
+
+def _first(task: Task, sources: Sequence[Source], root: Path, memo: Memo) -> DataSet:
+    looked = []
+    for source in sources:
+        try:
+            return _read(task, source, root, memo)
+        except DataMissing as error:
+            looked.append(str(error))
+    raise DataMissing(f"data not at hand: {task.get} (looked in {root}: {'; '.join(looked)})")
+
+
+def _read(task: Task, source: Source, root: Path, memo: Memo) -> DataSet:
+    path = root / source.path
+    if source.path.startswith(REPOSITORY):
+        path = Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
+    place = source.path
+    match source.layout:
+        case "webdataset":
+            return read_webdataset(path, source.split, task.kind, memo, place)
+        case "torchvision":
+            return read_torchvision(path, source.split, source.options, memo, place)
+        case "folder":
+            return read_folder(path, source.split, memo, place)
+        case "manifest":
+            return read_manifest(path, source.options, memo, place)
+        case "vqav2":
+            return read_vqav2(path, source.options, task.candidates, memo, place)
+        case "snli_ve":
+            return read_snli_ve(path, source.options, memo, place)
+        case "winoground":
+            return read_winoground(path, memo, place)
+
+
+def _checked(task: Task, data: DataSet) -> DataSet:
+    """The data, if it has what the task's kind needs and its labels fit its classes."""
+    needed = {"classification": data.labels, "retrieval": data.captions, "vqa": data.questions}[task.kind]
+    if needed is None:
+        raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
+    if task.kind != "classification" or data.labels is None:
+        return data
+    names = class_names(task, data).texts
+    if data.layout == "folder" and data.class_names and task.class_names != "dataset":
+        for own, listed in zip(data.class_names, names, strict=False):
+            if _squeezed(own) != _squeezed(listed):
+                raise DataBroken(f"{data.place}: the folder {own!r} stands where the class {listed!r} is expected")
+    top = data.labels.shape[1] - 1 if data.labels.ndim == 2 else int(data.labels.max())
+    if top >= len(names) or (data.labels.ndim == 1 and int(data.labels.min()) < 0):
+        raise DataBroken(f"{data.place} has labels up to {top} and class names for {len(names)}")
+    return data
+
+
+def class_names(task: Task, data: DataSet) -> Listed:
+    """The class names of a task in order of label. Raises `DataBroken` where the data should have them and has not."""
+    listed = _listed("class_names", task.class_names, data.class_names, data)
+    if not listed.texts:
+        raise DataBroken(f"{data.place} has no classnames.txt, and the task names no class names")
+    if task.classes is not None and len(listed.texts) != task.classes:
+        raise DataBroken(f"{data.place} has {len(listed.texts)} class names; {task.title} has {task.classes} classes")
+    return listed
+
+
+def templates(task: Task, data: DataSet) -> Listed:
+    """The templates of a task. Raises `DataBroken` where the data should have them and has not."""
+    listed = _listed("templates", task.templates, data.templates, data)
+    if not listed.texts:
+        raise DataBroken(f"{data.place} has no zeroshot_classification_templates.txt, and the task names no templates")
+    try:
+        check_templates(listed.texts, data.place)
+    except WrongUse as error:
+        raise DataBroken(str(error)) from None
+    return listed
+
+
+def _listed(kind: str, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
+    """A set in the webdataset layout carries the lists that belong to its labels, which go before the task's; others
+    have names for programs, which serve only where the task has none."""
+    if own and (wanted == "dataset" or data.layout == "webdataset"):
+        return Listed(list(own), f"the data set's own, {data.place}")
+    if wanted == "dataset":
+        return Listed([], "none")
+    return Listed(named(kind, wanted), wanted if isinstance(wanted, str) else "the suite file")
+
+
+def _squeezed(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())

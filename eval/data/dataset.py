@@ -1,0 +1,140 @@
+"""A data set as the evaluation sees it: pictures that can be opened one by one, and what is known of each."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from eval.errors import DataBroken
+from eval.files import sha256_of, sha256_texts
+
+
+class Pictures(Protocol):
+    """Pictures in a fixed order. Opening one does not depend on another, so that any share can be read by anyone."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """A unique name of each picture."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over keys and contents, the same on every machine."""
+
+    def open(self, index: int) -> Image.Image:
+        """The picture in RGB. Raises `DataBroken`."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about a picture, with the answers people gave."""
+
+    key: str
+    """Unique name."""
+    picture: int
+    """Index of the picture."""
+    question: str
+    """As asked; for SNLI-VE the hypothesis."""
+    kind: str
+    """yes/no, number, other or snli_ve: which statement template applies."""
+    answers: tuple[str, ...]
+    """Each annotator's answer."""
+    candidates: tuple[str, ...]
+    """The answers to choose from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """Pictures and their annotations; which of these are there depends on the kind of task it was read for."""
+
+    pictures: Pictures
+    """The pictures."""
+    layout: str
+    """The layout it was read from."""
+    place: str
+    """Where it lies, relative to the data root."""
+    labels: np.ndarray | None = None
+    """(n,) int64 class indices, or (n, c) bool where several classes apply."""
+    captions: tuple[tuple[str, ...], ...] | None = None
+    """The captions of each picture, at least one."""
+    questions: tuple[Question, ...] | None = None
+    """Questions about the pictures."""
+    class_names: tuple[str, ...] | None = None
+    """The data's own class names in order of label."""
+    templates: tuple[str, ...] | None = None
+    """The data's own templates."""
+
+    def __len__(self) -> int:
+        return len(self.pictures.keys)
+
+    @property
+    def label_hash(self) -> str:
+        """sha256 over keys and everything that is known of the pictures."""
+        labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
+        questions = [
+            (q.key, q.picture, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
+        ]  # as tuples: a field added later must not change the hash of old data silently
+        return sha256_of([sha256_texts(list(self.pictures.keys)), labels, self.captions, questions])
+
+    def take(self, indices: Sequence[int]) -> DataSet:
+        """The pictures at `indices` with their annotations; questions keep those whose picture stays."""
+        position = {index: place for place, index in enumerate(indices)}
+        questions = None
+        if self.questions is not None:
+            questions = tuple(
+                replace(question, picture=position[question.picture])
+                for question in self.questions
+                if question.picture in position
+            )
+        return replace(
+            self,
+            pictures=_Taken(self.pictures, tuple(indices)),
+            labels=None if self.labels is None else self.labels[list(indices)],
+            captions=None if self.captions is None else tuple(self.captions[index] for index in indices),
+            questions=questions,
+        )
+
+
+class _Taken:
+    """Some pictures of others."""
+
+    def __init__(self, pictures: Pictures, indices: tuple[int, ...]):
+        self._pictures, self._indices = pictures, indices
+        self.keys: Sequence[str] = [pictures.keys[index] for index in indices]
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256_of([self._pictures.fingerprint, list(self.keys)])
+
+    def open(self, index: int) -> Image.Image:
+        return self._pictures.open(self._indices[index])
+
+
+def sample_indices(keys: Sequence[str], count: int, seed: int = 0) -> list[int]:
+    """Indices of `count` keys, drawn from the sorted keys by a generator of its own, in the order of the set. They
+    depend on the keys and the seed, on nothing else; all where there are not more."""
+    if count >= len(keys):
+        return list(range(len(keys)))
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    drawn = np.random.default_rng(seed).permutation(len(keys))[:count]
+    return sorted(order[place] for place in drawn)
+
+
+def decode(content: bytes | Path, place: str) -> Image.Image:
+    """A picture in RGB as the field reads them (first frame, transparency dropped, no rotation by EXIF).
+
+    Raises `DataBroken` for what is no picture, is cut off, or has more pixels than any evaluation set has.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as picture:
+                return picture.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataBroken(f"{place}: no readable picture ({type(error).__name__}: {error})") from None

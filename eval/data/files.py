@@ -1,0 +1,129 @@
+"""Pictures that are files: folders of classes, and lists of pictures with labels or captions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eval.data.dataset import DataSet, decode
+from eval.data.memo import Memo
+from eval.errors import DataBroken, DataMissing, WrongUse
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
+csv.field_size_limit(1 << 24)
+
+
+class FilePictures:
+    """Pictures in files of their own; the key of one is its path below `root`."""
+
+    def __init__(self, root: Path, names: Sequence[str], memo: Memo, place: str):
+        self._root, self._memo, self._place = root, memo, place
+        self.keys: Sequence[str] = list(names)
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = self._memo.files_hash(self._root, self.keys)
+        return self._fingerprint
+
+    def open(self, index: int) -> Image.Image:
+        return decode(self._root / self.keys[index], f"{self._place}, {self.keys[index]}")
+
+
+def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
+    """Pictures in one folder per class: <folder>/<split>/<class>/<picture>. Labels follow the sorted class folders,
+    whose names, with blanks for underscores, are the class names.
+
+    Raises `DataMissing` where the split is not there, `DataBroken` where it holds no pictures.
+    """
+    root = folder / split
+    if not root.is_dir():
+        raise DataMissing(f"{place}/{split} is not there")
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    names, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        names += [str(path.relative_to(root)) for path in found]
+        labels += [label] * len(found)
+    if not names:
+        raise DataBroken(f"{place}/{split} has no pictures in folders named after classes")
+    return DataSet(
+        pictures=FilePictures(root, names, memo, place),
+        layout="folder",
+        place=place,
+        labels=np.array(labels, dtype=np.int64),
+        class_names=tuple(name.replace("_", " ") for name in classes),
+    )
+
+
+def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """Pictures listed in a file, a row each: .tsv with a header, or .jsonl.
+
+    Options: `picture`, a pattern over the row's columns that gives the picture's path relative to the file
+    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `skip_empty`,
+    whether to pass over rows without a caption; `below`, a folder between the file's and the pictures. Rows of one
+    picture are put together, in order of appearance.
+
+    Raises `DataMissing` where the file or all pictures are not there, `DataBroken` for rows it cannot use.
+    """
+    unknown = set(options) - {"picture", "caption", "label", "leave_out", "skip_empty", "below"}
+    if unknown or "picture" not in options or ("caption" in options) == ("label" in options):
+        raise WrongUse(
+            f"{place}: a manifest takes picture, caption or label, leave_out, skip_empty, below; got {dict(options)}"
+        )
+    if not path.is_file():
+        raise DataMissing(f"{place} is not there")
+    root = path.parent / str(options.get("below", ""))
+    leave_out = {str(name) for name in options.get("leave_out", ())}
+    column = options.get("caption") or options.get("label")
+    found: dict[str, list[Any]] = {}
+    for number, row in enumerate(_rows(path, place), start=1):
+        try:
+            name, value = str(options["picture"]).format_map(row), row[str(column)]
+        except (KeyError, ValueError, IndexError) as error:
+            raise DataBroken(f"{place}, row {number}: {error} is not among its columns {', '.join(row)}") from None
+        if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
+            found.setdefault(name, []).append(value)
+    if found and not any((root / name).is_file() for name in found):
+        raise DataMissing(f"the pictures of {place} are not in {root}")
+    for name, values in found.items():
+        if not (root / name).is_file():
+            raise DataBroken(f"{place}: picture {name} is not there")
+        if not all(str(value).strip() for value in values):
+            raise DataBroken(f"{place}: picture {name} has an empty {column}")
+    pictures = FilePictures(root, list(found), memo, place)
+    if "caption" in options:
+        captions = tuple(tuple(str(value) for value in values) for values in found.values())
+        return DataSet(pictures=pictures, layout="manifest", place=place, captions=captions)
+    return DataSet(pictures=pictures, layout="manifest", place=place, labels=_labels(found, place))
+
+
+def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
+    labels = []
+    for name, values in found.items():
+        if len(set(values)) != 1 or not str(values[0]).isdecimal():
+            raise DataBroken(f"{place}: picture {name} has labels {list(values)!r}, not one number")
+        labels.append(int(values[0]))
+    return np.array(labels, dtype=np.int64)
+
+
+def _rows(path: Path, place: str) -> Iterator[Mapping[str, Any]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        if path.suffix == ".jsonl":
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise DataBroken(f"{place}, line {number} is no JSON: {error}") from None
+                yield row
+        elif path.suffix == ".tsv":
+            yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        else:
+            raise WrongUse(f"{place}: a manifest ends in .tsv or .jsonl")

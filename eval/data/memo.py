@@ -1,0 +1,46 @@
+"""Hashes of large files, computed once: kept under the file's path, size and time of change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.files import publish_json, read_json, sha256_file, sha256_of
+
+
+class Memo:
+    """Remembers in `folder` what was computed from a file's content, until the file changes."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def of(self, path: Path, what: str, compute: Callable[[Path], Any]) -> Any:
+        """`compute(path)`, or what it gave when the file had the same size and time of change. `what` names the
+        computation; its value must survive JSON."""
+        status = path.stat()
+        stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
+        record = self._folder / f"{sha256_of(stamp[:1] + stamp[3:])[:32]}.json"
+        known = read_json(record)
+        if known is None or known["stamp"] != stamp:
+            known = {"stamp": stamp, "value": compute(path)}
+            publish_json(record, known)
+        return known["value"]
+
+    def tree_hash(self, folder: Path) -> str:
+        """sha256 over names and contents of all files below `folder`."""
+        found = (path for path in folder.rglob("*") if path.is_file())
+        return self.files_hash(folder, sorted(str(path.relative_to(folder)) for path in found))
+
+    def files_hash(self, folder: Path, names: Sequence[str]) -> str:
+        """sha256 over `names` and the contents of these files of `folder`, in the order given. One record for all of
+        them, under the sizes and times of each: a record per picture would be a million files."""
+        status = [(folder / name).stat() for name in names]
+        listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
+        stamp = [str(folder.resolve()), sha256_of(listing)]
+        record = self._folder / f"{sha256_of([*stamp, 'files'])[:32]}.json"
+        known = read_json(record)
+        if known is None or known["stamp"] != stamp:
+            known = {"stamp": stamp, "value": sha256_of([[name, sha256_file(folder / name)] for name in names])}
+            publish_json(record, known)
+        return known["value"]

@@ -1,0 +1,96 @@
+"""Data sets that torchvision knows how to read. It is never asked to download here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torchvision.datasets
+from PIL import Image
+
+from eval.data.dataset import DataSet
+from eval.data.memo import Memo
+from eval.errors import DataBroken, DataMissing, WrongUse
+from eval.files import sha256_of
+
+
+def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
+    """The torchvision data set object: option `name` is its class, further options go to it.
+
+    Raises `WrongUse` for a class that torchvision lacks; what torchvision raises for data that is not there passes.
+    """
+    arguments = dict(options)
+    name = str(arguments.pop("name", ""))
+    kind = getattr(torchvision.datasets, name, None)
+    if kind is None or not isinstance(kind, type):
+        raise WrongUse(f"torchvision has no data set {name!r}")
+    parameters = inspect.signature(kind).parameters
+    if "split" in parameters:
+        arguments["split"] = split
+    elif "train" in parameters:
+        arguments["train"] = split == "train"
+    if "download" in parameters:
+        arguments["download"] = download
+    return kind(folder, **arguments)
+
+
+def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """The set in `folder`, the `root` that torchvision is given. Raises `DataMissing` and `DataBroken`."""
+    if not folder.is_dir():
+        raise DataMissing(f"{place} is not there")
+    try:
+        data = torchvision_set(folder, split, options)
+    except (RuntimeError, FileNotFoundError) as error:
+        raise DataMissing(f"{place}: torchvision finds no {options.get('name')} ({error})") from None
+    if len(data) == 0:
+        raise DataBroken(f"{place} holds no pictures")
+    names = getattr(data, "classes", None)
+    return DataSet(
+        pictures=_TorchvisionPictures(data, folder, split, options, memo, place),
+        layout="torchvision",
+        place=place,
+        labels=_labels(data, place),
+        class_names=None if names is None else tuple(_plain(name) for name in names),
+    )
+
+
+class _TorchvisionPictures:
+    """Pictures of a torchvision set; a key is the index, there being no names."""
+
+    def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
+        self._data, self._folder, self._memo, self._place = data, folder, memo, place
+        self._what = [split, sorted(options.items())]
+        self.keys: Sequence[str] = [f"{index:08d}" for index in range(len(data))]
+        self._fingerprint: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            self._fingerprint = sha256_of([self._memo.tree_hash(self._folder), self._what])
+        return self._fingerprint
+
+    def open(self, index: int) -> Image.Image:
+        try:
+            return self._data[index][0].convert("RGB")
+        except (OSError, SyntaxError) as error:
+            raise DataBroken(f"{self._place}, picture {index}: {error}") from None
+
+
+def _labels(data: Any, place: str) -> np.ndarray:
+    """The labels without decoding a picture, from whichever attribute this class keeps them in."""
+    for name in ("targets", "labels", "_labels"):
+        found = getattr(data, name, None)
+        if found is not None and len(found) == len(data):
+            return np.asarray(found, dtype=np.int64)
+    found = getattr(data, "_samples", None) or getattr(data, "samples", None)
+    if found is not None and len(found) == len(data):
+        return np.array([label for _, label in found], dtype=np.int64)
+    return np.array([int(data[index][1]) for index in range(len(data))], dtype=np.int64)
+
+
+def _plain(name: Any) -> str:
+    first = name[0] if isinstance(name, tuple) else name  # ImageNet has tuples of synonyms
+    return str(first).replace("_", " ").replace("/", " ").strip()

@@ -1,0 +1,202 @@
+"""The webdataset layout of CLIP_benchmark and DataComp.
+
+    <set>/<split>/nshards.txt, 0.tar, 1.tar, ...    samples <key>.jpg|jpeg|png|webp with a label member
+    <set>/classnames.txt                            one class per line, in order of label
+    <set>/zeroshot_classification_templates.txt     one template per line, slot {c}
+    <set>/dataset_type.txt                          retrieval, multilabel or vqa; missing: classification
+
+Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval: a caption per
+line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers", "candidates"}, ...]}.
+
+Shards are indexed once and then read in any order, so that ranks and interrupted runs read what they need. Where
+CLIP_benchmark warns (no class names) or guesses (a wrong number of shards), this raises.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from eval.data.dataset import DataSet, Question, decode
+from eval.data.memo import Memo
+from eval.errors import DataBroken, DataMissing
+from eval.files import sha256_of
+from eval.tasks.task import Kind
+
+PICTURES = ("webp", "png", "jpg", "jpeg")
+# What `dataset_type.txt` says, the kind of task that may read it, and the member its labels are in.
+TYPES: dict[str, tuple[Kind, str]] = {
+    "classification": ("classification", "cls"),
+    "multilabel": ("classification", "npy"),
+    "retrieval": ("retrieval", "txt"),
+    "vqa": ("vqa", "json"),
+}
+
+
+def read_webdataset(folder: Path, split: str, kind: Kind, memo: Memo, place: str) -> DataSet:
+    """The set in `folder`, read for a task of `kind`.
+
+    Raises `DataMissing` where the split is not there, `DataBroken` where it is not what the layout promises.
+    """
+    shards = _shards(folder / split, place)
+    type_file = folder / "dataset_type.txt"
+    said = type_file.read_text(encoding="utf-8").strip() if type_file.is_file() else "classification"
+    if said not in TYPES:
+        raise DataBroken(f"{place}/dataset_type.txt says {said!r}; known are {', '.join(TYPES)}")
+    belongs, member = TYPES[said]
+    if belongs != kind:
+        raise DataBroken(f"{place} is a {said} set and cannot serve a task of kind {kind}")
+    samples = _samples(shards, member, memo, place)
+    pictures = TarPictures(shards, samples, place)
+    labels = [_member(shards, sample, member, place) for sample in samples]
+    if kind == "classification":
+        return DataSet(
+            pictures=pictures,
+            layout="webdataset",
+            place=place,
+            labels=_classes(labels, said, samples, place),
+            class_names=_lines(folder / "classnames.txt"),
+            templates=_lines(folder / "zeroshot_classification_templates.txt"),
+        )
+    if kind == "retrieval":
+        captions = tuple(tuple(line for line in label.decode("utf-8").splitlines() if line) for label in labels)
+        for sample, found in zip(samples, captions, strict=True):
+            if not found:
+                raise DataBroken(f"{place}, sample {sample['key']}: no caption")
+        return DataSet(pictures=pictures, layout="webdataset", place=place, captions=captions)
+    questions: list[Question] = []
+    for index, label in enumerate(labels):
+        key = samples[index]["key"]
+        for number, raw in enumerate(json.loads(label)["questions"]):
+            questions.append(
+                Question(
+                    key=f"{key}/{number}",
+                    picture=index,
+                    question=raw["question"],
+                    kind=raw["kind"],
+                    answers=tuple(raw["answers"]),
+                    candidates=tuple(raw["candidates"]),
+                )
+            )
+    return DataSet(pictures=pictures, layout="webdataset", place=place, questions=tuple(questions))
+
+
+class TarPictures:
+    """Pictures inside shards, read by their offset."""
+
+    def __init__(self, shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str):
+        self._shards, self._place = list(shards), place
+        self._where = [tuple(sample["picture"][:3]) for sample in samples]
+        self.keys: Sequence[str] = [sample["key"] for sample in samples]
+        self.fingerprint = sha256_of([[sample["key"], sample["picture"][3]] for sample in samples])
+
+    def open(self, index: int) -> Image.Image:
+        shard, offset, size = self._where[index]
+        content = _read(self._shards[shard], offset, size)
+        return decode(content, f"{self._place}, {self._shards[shard].name}, sample {self.keys[index]}")
+
+
+def _shards(folder: Path, place: str) -> list[Path]:
+    if not folder.is_dir():
+        raise DataMissing(f"{place} is not there")
+    count_file = folder / "nshards.txt"
+    place = f"{place}/{folder.name}"
+    if not count_file.is_file():
+        raise DataBroken(f"{place}/nshards.txt is missing: it is half a download, or not in this layout")
+    text = count_file.read_text(encoding="utf-8").strip()
+    if not text.isdecimal() or int(text) < 1:
+        raise DataBroken(f"{place}/nshards.txt holds {text!r}, not a number of shards")
+    promised = {f"{index}.tar" for index in range(int(text))}
+    present = {path.name for path in folder.glob("*.tar")}
+    if promised != present:
+        lacking, extra = sorted(promised - present), sorted(present - promised)
+        detail = f"lacks {', '.join(lacking[:5])}" if lacking else f"has besides {', '.join(extra[:5])}"
+        raise DataBroken(f"{place}: nshards.txt promises {text} shards, the folder {detail}; fetch the set again")
+    return [folder / f"{index}.tar" for index in range(int(text))]
+
+
+def _index(shard: Path) -> list[list[Any]]:
+    """[member name, offset, size, sha256 of a picture's content or ""] of every file in the shard."""
+    members: list[list[Any]] = []
+    length = shard.stat().st_size
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if not member.isfile():
+                    continue
+                if member.offset_data + member.size > length:
+                    raise DataBroken(f"{shard.name} is cut off at {member.name}")
+                digest = ""
+                if member.name.lower().rpartition(".")[2] in PICTURES:
+                    digest = hashlib.sha256(_read(shard, member.offset_data, member.size)).hexdigest()
+                members.append([member.name, member.offset_data, member.size, digest])
+    except (tarfile.TarError, EOFError) as error:
+        raise DataBroken(f"{shard} is no readable tar file ({error}); fetch it again") from None
+    return members
+
+
+def _samples(shards: Sequence[Path], label: str, memo: Memo, place: str) -> list[dict[str, Any]]:
+    """Every sample in order: key, [shard, offset, size, sha256] of the picture and [shard, offset, size] of the
+    label."""
+    samples: dict[str, dict[str, Any]] = {}
+    for number, shard in enumerate(shards):
+        for name, offset, size, digest in memo.of(shard, "members", _index):
+            folder, _, base = name.rpartition("/")
+            stem, _, extension = base.partition(".")
+            key = f"{folder}/{stem}" if folder else stem
+            sample = samples.setdefault(key, {"key": key, "shard": number})
+            what = "picture" if extension.lower() in PICTURES else "label" if extension.lower() == label else None
+            if what is None:
+                continue
+            if what in sample or sample["shard"] != number:
+                raise DataBroken(f"{place}: two samples have the key {key!r}")
+            sample[what] = [number, offset, size, digest]
+    for sample in samples.values():
+        for what, name in (("picture", "picture"), ("label", f".{label}")):
+            if what not in sample:
+                raise DataBroken(f"{place}, sample {sample['key']!r} has no {name} member")
+    if not samples:
+        raise DataBroken(f"{place} holds no samples")
+    return list(samples.values())
+
+
+def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]], place: str) -> np.ndarray:
+    """(n,) int64, or (n, c) bool where `said` is multilabel."""
+    rows = []
+    for sample, content in zip(samples, raw, strict=True):
+        try:
+            rows.append(np.load(io.BytesIO(content)) if said == "multilabel" else int(content))
+        except ValueError:
+            raise DataBroken(f"{place}, sample {sample['key']!r}: {content[:20]!r} is no label") from None
+    return np.stack(rows).astype(bool) if said == "multilabel" else np.array(rows, dtype=np.int64)
+
+
+def _member(shards: Sequence[Path], sample: dict[str, Any], label: str, place: str) -> bytes:
+    shard, offset, size = sample["label"][:3]
+    content = _read(shards[shard], offset, size)
+    try:
+        if label != "npy":
+            content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise DataBroken(f"{place}, sample {sample['key']!r}: its .{label} member is not UTF-8") from None
+    return content
+
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    with path.open("rb") as handle:
+        handle.seek(offset)
+        return handle.read(size)
+
+
+def _lines(path: Path) -> tuple[str, ...] | None:
+    if not path.is_file():
+        return None
+    return tuple(line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())

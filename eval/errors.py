@@ -1,0 +1,27 @@
+"""What can go wrong, by whose fault. Every message names the value, the place and the remedy."""
+
+from __future__ import annotations
+
+
+class EvalError(Exception):
+    """Base of the errors that the command line prints as one line."""
+
+
+class WrongUse(EvalError):
+    """The command, a suite file or a setting is wrong; nothing was written (exit status 2)."""
+
+
+class ModelError(EvalError):
+    """The model cannot be loaded, or gives features that are no numbers."""
+
+
+class DataMissing(EvalError):
+    """The data set of a task is not at hand; becomes a row of the results, never a failure of the run."""
+
+
+class DataBroken(EvalError):
+    """The data set is at hand and not what its layout promises: a shard, a label or a picture."""
+
+
+class FetchFailed(EvalError):
+    """A download did not work; what was complete stays, and the same command goes on from there."""

@@ -1,0 +1,231 @@
+"""Features of pictures and texts, encoded once and kept: what zero-shot, retrieval, VQA and few-shot all read.
+
+They lie under a key of what they depend on: the model (weights, architecture, precision), the preprocessing, and the
+pictures or texts. A batch is written under a temporary name, flushed and renamed as soon as it is encoded, so an
+interrupted run has every batch that it finished, and the next one encodes the others and no more. Several ranks share
+the batches; the folder must be visible to all of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from eval.data.dataset import Pictures
+from eval.errors import DataBroken, EvalError
+from eval.files import publish_json, published, read_json, sha256_of, sha256_texts
+from eval.group import Group
+from eval.models.model import Model
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """No progress line."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """(n, d) float32 unit vectors on disk, in the order of `keys`."""
+
+    folder: Path
+    """Where the batches lie."""
+    count: int
+    """n."""
+    width: int
+    """d."""
+    keys: Sequence[str]
+    """Names of the rows; for texts, the texts."""
+    truncated: int
+    """Texts of which the model reads only the beginning."""
+    key: str
+    """What they are kept under."""
+
+    @functools.cached_property
+    def _files(self) -> list[tuple[int, int, Path]]:
+        return _batches(self.folder)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, d) float32, read from disk: memory is that of the rows asked for."""
+        found = np.empty((stop - start, self.width), dtype=np.float32)
+        for first, last, path in self._files:
+            low, high = max(first, start), min(last, stop)
+            if low < high:
+                found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
+        return found
+
+    def all(self) -> np.ndarray:
+        """(n, d) float32."""
+        return self.rows(0, self.count)
+
+
+class FeatureCache:
+    """The folder of features, for one model at a time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Model,
+        group: Group | None = None,
+        *,
+        batch: int = 64,
+        text_batch: int = 256,
+        workers: int = 0,
+        progress: Progress = silent,
+    ):
+        """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
+        loader processes read and preprocess pictures beside the encoder, 0 does it in this process."""
+        self._folder, self.model, self._group = folder, model, group or Group()
+        self._batch, self._text_batch, self._workers = batch, text_batch, workers
+        self._progress = progress
+
+    def images(self, pictures: Pictures, what: str = "pictures") -> Features:
+        """Features of all pictures. Raises `DataBroken` for one that cannot be read; what was encoded before stays."""
+
+        def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
+            for content in _preprocessed(pictures, self.model, batches, self._workers):
+                yield self.model.images(content)
+
+        key = sha256_of(["images", self.model.fingerprint, pictures.fingerprint])
+        return self._filled(key, what, pictures.keys, self._batch, encode, None)
+
+    def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
+        """Features of texts, in their order."""
+
+        def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
+            for batch in batches:
+                yield self.model.texts([texts[index] for index in batch])
+
+        key = sha256_of(["texts", self.model.fingerprint, sha256_texts(list(texts))])
+        return self._filled(key, what, texts, self._text_batch, encode, self.model.truncated)
+
+    def _filled(
+        self,
+        key: str,
+        what: str,
+        keys: Sequence[str],
+        batch: int,
+        encode: Callable[[Sequence[range]], Iterator[np.ndarray]],
+        count_truncated: Callable[[Sequence[str]], int] | None,
+    ) -> Features:
+        if not keys:
+            raise DataBroken(f"{what}: nothing to encode")
+        folder = self._folder / key[:32]
+        # The leader says what is missing: ranks that looked themselves would see each other's work in progress.
+        missing = self._group.from_leader(_missing(folder, len(keys), batch) if self._group.leads else None)
+        mine = [missing[index] for index in self._group.share(len(missing))]
+        error: EvalError | None = None
+        try:
+            done = len(keys) - sum(len(part) for part in missing)
+            for part, features in zip(mine, encode(mine), strict=True):
+                with published(folder / f"{part.start:09d}-{part.stop:09d}.npy") as temporary:
+                    np.save(temporary, features)
+                done += len(part) * self._group.world
+                self._progress(what, min(done, len(keys)), len(keys))
+        except EvalError as caught:
+            error = caught
+        self._group.all_or_error(error)
+        if self._group.leads:
+            _complete(folder, key, what, len(keys), keys, count_truncated)
+        self._group.gather(None)
+        meta = read_json(folder / "meta.json")
+        if meta is None:
+            raise EvalError(f"rank {self._group.rank} does not see {folder}: the ranks must share one cache folder")
+        return Features(
+            folder=folder, count=len(keys), width=meta["width"], keys=keys, truncated=meta["truncated"], key=key
+        )
+
+
+def _complete(
+    folder: Path,
+    key: str,
+    what: str,
+    count: int,
+    keys: Sequence[str],
+    count_truncated: Callable[[Sequence[str]], int] | None,
+) -> None:
+    if _missing(folder, count, count):
+        raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
+    if (folder / "meta.json").is_file():
+        return
+    _, _, first = _batches(folder)[0]
+    width = int(np.load(first, mmap_mode="r").shape[1])
+    truncated = 0 if count_truncated is None else count_truncated(keys)
+    publish_json(
+        folder / "meta.json", {"key": key, "what": what, "count": count, "width": width, "truncated": truncated}
+    )
+
+
+def _batches(folder: Path) -> list[tuple[int, int, Path]]:
+    """(first, last + 1, file) of every batch that is there, in order."""
+    found = []
+    for path in folder.glob("[0-9]*-[0-9]*.npy"):
+        first, _, last = path.stem.partition("-")
+        found.append((int(first), int(last), path))
+    return sorted(found)
+
+
+def _missing(folder: Path, count: int, batch: int) -> list[range]:
+    """The rows that no file has, in pieces of at most `batch`. A file that is not what its name says is removed."""
+    gaps, reached = [], 0
+    for first, last, path in _batches(folder):
+        if not _sound(path, last - first):
+            path.unlink()
+            continue
+        if first > reached:
+            gaps.append((reached, first))
+        reached = max(reached, last)
+    if reached < count:
+        gaps.append((reached, count))
+    return [range(low, min(low + batch, stop)) for start, stop in gaps for low in range(start, stop, batch)]
+
+
+def _sound(path: Path, rows: int) -> bool:
+    try:
+        return len(np.load(path, mmap_mode="r")) == rows
+    except (ValueError, OSError, EOFError):
+        return False  # torn by something other than us; encoding it again is the remedy
+
+
+class _Loaded(Dataset[torch.Tensor]):
+    """Preprocessed pictures by index; picklable, for loader processes."""
+
+    def __init__(self, pictures: Pictures, preprocess: Callable[[Any], torch.Tensor]):
+        self._pictures, self._preprocess = pictures, preprocess
+
+    def __len__(self) -> int:
+        return len(self._pictures.keys)
+
+    def __getitem__(self, index: int) -> torch.Tensor | DataBroken:  # type: ignore[override]
+        # An error raised in a loader process loses its class on the way; as a value it arrives whole.
+        try:
+            return self._preprocess(self._pictures.open(index))
+        except DataBroken as error:
+            return error
+
+
+def _collate(items: list[torch.Tensor | DataBroken]) -> torch.Tensor | DataBroken:
+    for item in items:
+        if isinstance(item, DataBroken):
+            return item
+    return torch.stack([item for item in items if isinstance(item, torch.Tensor)])
+
+
+def _preprocessed(pictures: Pictures, model: Model, batches: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
+    loader = DataLoader(
+        _Loaded(pictures, model.preprocess),
+        batch_sampler=[list(batch) for batch in batches],
+        num_workers=min(workers, len(batches)),
+        collate_fn=_collate,
+    )
+    for content in loader:
+        if isinstance(content, DataBroken):
+            raise content
+        yield content

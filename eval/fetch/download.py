@@ -1,0 +1,77 @@
+"""Downloading a file so that it is whole or absent: in pieces, continued where it broke off, published at the end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from eval.errors import FetchFailed
+
+TRIES = 4
+PIECE = 1 << 16  # of a transfer that breaks off, the piece it was in is lost
+WAIT_S = 30.0
+Sleep = Callable[[float], None]
+
+
+class NotThere(FetchFailed):
+    """The server says that there is no such file."""
+
+
+def download(url: str, path: Path, *, token: str | None = None, sleep: Sleep = time.sleep) -> bool:
+    """Fetch `url` to `path`; returns False where it is there already.
+
+    What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises
+    `NotThere` for a 404 and `FetchFailed` for everything else that several tries do not mend.
+    """
+    if path.exists():
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    trouble = ""
+    for attempt in range(TRIES):
+        if attempt:
+            sleep(2.0**attempt)
+        try:
+            if _continue(url, part, token):
+                os.replace(part, path)
+                return True
+            trouble = "the connection ended early"
+        except requests.RequestException as error:
+            trouble = f"{type(error).__name__}: {error}"
+    raise FetchFailed(f"{url} could not be fetched in {TRIES} tries ({trouble}); run the same command again")
+
+
+def _continue(url: str, part: Path, token: str | None) -> bool:
+    """Append what is missing to `part`; whether it is whole then."""
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"Accept-Encoding": "identity"}  # else lengths are those of the compressed form
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    with requests.get(url, headers=headers, stream=True, timeout=WAIT_S) as answer:
+        if answer.status_code == 404:
+            raise NotThere(f"{url} does not exist (404)")
+        if answer.status_code in (401, 403):
+            raise FetchFailed(f"{url} is not open to all ({answer.status_code}): accept its terms and set HF_TOKEN")
+        if answer.status_code == 416:  # nothing is missing, or the file on the server has changed
+            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
+            if total == str(have):
+                return True
+            part.unlink()
+            return False
+        answer.raise_for_status()
+        fresh = answer.status_code != 206
+        expected = int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
+        with part.open("wb" if fresh else "ab") as out:
+            written = 0
+            for piece in answer.iter_content(PIECE):
+                out.write(piece)
+                written += len(piece)
+            out.flush()
+            os.fsync(out.fileno())
+    return expected is None or written == expected

@@ -1,0 +1,289 @@
+"""Few-shot curves: every method at every k and seed on one test set.
+
+Predicting and scoring are apart: `predict_curves` never sees a test label, so none can influence a choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from eval.fewshot.methods import METHODS, Fitted
+from eval.fewshot.selection import Support
+from eval.fewshot.shots import Shots, draw_shots
+from eval.metrics.classification import mean_per_class
+from eval.statistics import Interval, bootstrap, bootstrap_metric
+
+ROWS = 8192
+"""Test pictures whose scores are held at a time."""
+Cell = tuple[str, int, int]
+"""Method, k, seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotSettings:
+    """What few-shot evaluation tries. Raises ValueError for what cannot be tried."""
+
+    shots: tuple[int, ...] = (1, 2, 4, 5, 8, 16)
+    """Values of k; 5 is the paper's point."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each draws its own shots, nested over k."""
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Keys of `eval.fewshot.METHODS`."""
+    metric: str = "top1"
+    """top1 or mean_per_class: the task's own."""
+    standard_errors: float = 1.0
+    """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
+    device: str = "cpu"
+    """Where probes are fitted."""
+    draws: int = 1000
+    """Resamples of the test set behind an interval."""
+
+    def __post_init__(self) -> None:
+        if not self.shots or min(self.shots) < 1 or len(set(self.shots)) != len(self.shots):
+            raise ValueError(f"shots {self.shots}: expected different numbers from 1 on")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds {self.seeds}: expected at least one, all different")
+        unknown = [name for name in self.methods if name not in METHODS]
+        if unknown or not self.methods:
+            raise ValueError(f"few-shot methods {unknown} are unknown; there are {', '.join(METHODS)}")
+        if not self.standard_errors >= 0:
+            raise ValueError(f"{self.standard_errors} standard errors: expected 0 or more")
+        if self.metric not in ("top1", "mean_per_class"):
+            raise ValueError(f"few-shot metric {self.metric!r}: top1 or mean_per_class")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What one method chose for one support set, and from what."""
+
+    method: str
+    shots: int
+    seed: int
+    chosen: Mapping[str, float | str]
+    """Radius, penalty or temperature; "inf" as a word, since JSON has no such number."""
+    selected_on: str
+    converged: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint:
+    """One method at one k."""
+
+    method: str
+    shots: int
+    value: float
+    """Mean over seeds."""
+    std: float | None
+    """Standard deviation over seeds (n - 1); None with one seed."""
+    low: float
+    high: float
+    """95 % interval from resampling the test pictures, with the drawn shots as they are."""
+    per_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotResult:
+    """Curves of one task."""
+
+    settings: FewShotSettings
+    points: tuple[CurvePoint, ...]
+    choices: tuple[Choice, ...]
+    shots: Mapping[int, tuple[tuple[str, ...], ...]]
+    """For every seed the keys of every class in order: its k shots are the first k."""
+    short_classes: Mapping[int, tuple[int, ...]]
+    """For every k the classes that have fewer samples, and give all they have."""
+    n: int
+    """Test pictures."""
+    predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
+    """The class (n,) that each method saw in each test picture."""
+
+    def point(self, method: str, shots: int) -> CurvePoint:
+        """The point of that method at k; KeyError where it was not asked for."""
+        for point in self.points:
+            if (point.method, point.shots) == (method, shots):
+                return point
+        raise KeyError(f"no point of {method!r} at {shots} shots")
+
+    def curve(self) -> dict[str, Any]:
+        """What the report draws: settings and points as JSON."""
+        return {"metric": self.settings.metric, "n": self.n, "points": [asdict(point) for point in self.points]}
+
+    def rows(self, task: str, protocol: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Rows of results.json, one per point; `protocol` is the task's, each row adds its own choices.
+
+        The keys of the shots are long and the same in all rows: they are in `record`, found by their seed."""
+        rows = []
+        for point in self.points:
+            choices = [asdict(one) for one in self.choices if (one.method, one.shots) == (point.method, point.shots)]
+            own = {
+                "method": point.method,
+                "shots": point.shots,
+                "seeds": list(self.settings.seeds),
+                "metric": self.settings.metric,
+                "per_seed": list(point.per_seed),
+                "std_over_seeds": point.std,
+                "selected_on": sorted({one["selected_on"] for one in choices}),
+                "choices": choices,
+                "classes_with_fewer_shots": list(self.short_classes[point.shots]),
+                "interval": f"percentile bootstrap over test pictures, {self.settings.draws} draws, 95 %; shots fixed",
+            }
+            rows.append(
+                {
+                    "task": task,
+                    "kind": "few_shot",
+                    "metric": f"{self.settings.metric}, {point.method}, {point.shots} shots",
+                    "value": point.value,
+                    "low": point.low,
+                    "high": point.high,
+                    "n": self.n,
+                    "protocol": {**protocol, "few_shot": own},
+                }
+            )
+        return rows
+
+    def record(self) -> dict[str, Any]:
+        """Everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
+        return {
+            "settings": asdict(self.settings),
+            "n": self.n,
+            "points": [asdict(point) for point in self.points],
+            "choices": [asdict(choice) for choice in self.choices],
+            "shots": {str(seed): [list(keys) for keys in by_class] for seed, by_class in self.shots.items()},
+            "classes_with_fewer_shots": {str(k): list(classes) for k, classes in self.short_classes.items()},
+        }
+
+
+def run(
+    train_features: ArrayLike | Tensor,
+    train_labels: ArrayLike,
+    train_keys: Sequence[str],
+    test_features: ArrayLike | Tensor,
+    test_labels: ArrayLike,
+    classifier: ArrayLike | Tensor,
+    logit_scale: float,
+    settings: FewShotSettings | None = None,
+) -> FewShotResult:
+    """Few-shot curves from cached features.
+
+    Features (n, d) are L2-normalised, labels (n,) class indices, the classifier (d, C) is the zero-shot one with unit
+    columns, `logit_scale` the model's (100, say). Shots come from the training samples, by their keys.
+
+    Raises ValueError for shapes that do not fit, features that are not normalised, a repeated key; ShotsMissing (a
+    ValueError) for a class without a training sample."""
+    settings = settings or FewShotSettings()
+    test_classes = np.asarray(test_labels)
+    test = _tensor(test_features, settings.device)
+    if test_classes.shape != (len(test),) or not len(test):
+        raise ValueError(f"{len(test)} test features, labels of shape {test_classes.shape}: expected one each")
+    _check_normalised(test, "test")
+    draws, choices, predicted = predict_curves(
+        train_features, train_labels, train_keys, test, classifier, logit_scale, settings
+    )
+    points = tuple(
+        _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, test_classes, settings)
+        for method in settings.methods
+        for k in settings.shots
+    )
+    return FewShotResult(
+        settings=settings,
+        points=points,
+        choices=choices,
+        shots={seed: shots.keys for seed, shots in draws.items()},
+        short_classes={k: tuple(next(iter(draws.values())).short_classes(k)) for k in settings.shots},
+        n=len(test),
+        predicted=predicted,
+    )
+
+
+def predict_curves(
+    train_features: ArrayLike | Tensor,
+    train_labels: ArrayLike,
+    train_keys: Sequence[str],
+    test: Tensor,
+    classifier: ArrayLike | Tensor,
+    logit_scale: float,
+    settings: FewShotSettings,
+) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
+    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels."""
+    weight = _tensor(classifier, settings.device).T.contiguous()
+    labels = np.asarray(train_labels)
+    train = torch.as_tensor(train_features)
+    if train.ndim != 2 or train.shape[1] != weight.shape[1] or test.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"train features {tuple(train.shape)}, test features {tuple(test.shape)}, classifier "
+            f"{tuple(weight.T.shape)}: expected (n, d), (m, d), (d, C)"
+        )
+    draws: dict[int, Shots] = {}
+    choices: list[Choice] = []
+    predicted: dict[Cell, NDArray[np.int64]] = {}
+    for seed in settings.seeds:
+        draws[seed] = shots = draw_shots(train_keys, labels, len(weight), max(settings.shots), seed)
+        for k in settings.shots:
+            rows = shots.indices(k)
+            features = _tensor(train[rows], settings.device)
+            _check_normalised(features, "training")
+            targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
+            support = Support(features, targets, shots.places(k), weight, logit_scale, settings.standard_errors)
+            for method in settings.methods:
+                fitted = METHODS[method](support)
+                predicted[method, k, seed] = _predict(fitted.scores, test)
+                choices.append(_choice(method, k, seed, fitted))
+    return draws, tuple(choices), predicted
+
+
+def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
+    chosen = {name: value if np.isfinite(value) else str(value) for name, value in fitted.chosen.items()}
+    return Choice(
+        method=method,
+        shots=k,
+        seed=seed,
+        chosen=chosen,
+        selected_on=fitted.selected_on,
+        converged=fitted.converged,
+    )
+
+
+def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int64]:
+    parts = [scores(test[start : start + ROWS]).argmax(dim=1).cpu().numpy() for start in range(0, len(test), ROWS)]
+    return np.concatenate(parts)
+
+
+def _point(
+    method: str, k: int, predicted: Mapping[int, NDArray[np.int64]], labels: NDArray[Any], settings: FewShotSettings
+) -> CurvePoint:
+    hits = np.stack([(classes == labels) for classes in predicted.values()]).astype(np.float64)
+    mean_hits = hits.mean(axis=0)  # over seeds: the mean of the metrics is the metric of the mean hits
+    if settings.metric == "top1":
+        per_seed = tuple(hits.mean(axis=1).tolist())
+        value, ends = float(mean_hits.mean()), bootstrap(mean_hits, draws=settings.draws)
+    else:
+        per_seed = tuple(float(mean_per_class(row, labels)) for row in hits)
+        value = float(mean_per_class(mean_hits, labels))
+        ends = Interval(
+            *bootstrap_metric(
+                lambda index: mean_per_class(mean_hits[index], labels[index]), len(labels), draws=settings.draws
+            )
+        )
+    std = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
+    return CurvePoint(method=method, shots=k, value=value, std=std, low=ends.low, high=ends.high, per_seed=per_seed)
+
+
+def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:
+    tensor = torch.as_tensor(values, device=device)
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def _check_normalised(features: Tensor, which: str) -> None:
+    lengths = features.norm(dim=1)
+    worst = int((lengths - 1).abs().argmax()) if len(features) else 0
+    if len(features) and not abs(lengths[worst].item() - 1) < 1e-3:
+        raise ValueError(
+            f"{which} feature {worst} has length {lengths[worst].item():.4g}: few-shot expects L2-normalised features"
+        )

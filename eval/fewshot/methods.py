@@ -1,0 +1,188 @@
+"""The probe and what it is compared with, each as a function of a support set.
+
+Every method that has something to choose chooses it on the support set, by the same rule. Method names are keys of
+`METHODS`; a new one is a function and a line there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
+from eval.fewshot.selection import FIXED, Selection, Support, select
+from eval.fewshot.solver import Ridge
+
+NOTHING = "nothing to choose"
+RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)
+"""By how many logits scores may move, from the zero-shot classifier to the ordinary probe: delta is this over the logit
+scale, relative to ||W_0||_F, so that it is comparable between tasks of 10 and 1000 classes and between models."""
+RADIUS_OF_ONE_SHOT = RADII.index(2.0)
+PENALTIES = (0.3, 0.1, 0.03, 0.01, 0.003, 0.001, 3e-4, 1e-4, 3e-5, 1e-5)
+"""L2 weights relative to the squared logit scale."""
+PENALTY_OF_ONE_SHOT = PENALTIES.index(0.01)
+TIP = tuple(itertools.product((0.1, 0.3, 1.0, 3.0, 10.0), (1.0, 3.0, 5.5, 10.0)))
+"""(alpha, beta) of Tip-Adapter, from little weight on the cache on."""
+TIP_OF_ONE_SHOT = TIP.index((1.0, 5.5))
+_TOLERANCE, _SELECTION_TOLERANCE = 1e-3, 1e-2  # nats of the mean loss; choices need no more
+RIDGE_L2 = 1024.0
+"""As big_vision's few-shot evaluator: on standardised features, unscaled by their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A classifier with the record of its choices."""
+
+    scores: Callable[[Tensor], Tensor]
+    """features (m, d) to scores (m, C)"""
+    chosen: dict[str, float]
+    selected_on: str
+    """`support_cv`, `fixed`, or that there was nothing to choose. Never the test set."""
+    converged: bool = True
+
+
+def zero_shot(support: Support) -> Fitted:
+    """Text alone."""
+    return Fitted(zero_shot_probe(support.classifier, support.logit_scale).scores, {}, NOTHING)
+
+
+def probe(support: Support) -> Fitted:
+    """The paper's: offsets on a ball, its radius chosen."""
+    choice = select(support, _scorer(_probe_path), RADIUS_OF_ONE_SHOT)
+    logits = RADII[choice.index]
+    return _fitted(_probe_at(support, logits, None), {"delta": _delta(support, logits), "logits": logits}, choice)
+
+
+def unprojected(support: Support) -> Fitted:
+    """delta = inf, started at the text. Where shots are separable the optimum lies at infinity, and this is where
+    descent came when the loss was flat; the start then matters."""
+    fitted = _probe_at(support, math.inf, None)
+    return Fitted(fitted.scores, {"delta": math.inf}, NOTHING, fitted.converged)
+
+
+def random_init(support: Support) -> Fitted:
+    """The ordinary linear probe, blind to the text, with L2. The penalised problem has one optimum, so its random start
+    has no say; it starts at zero."""
+    return l2(replace(support, classifier=torch.zeros_like(support.classifier)))
+
+
+def l2(support: Support) -> Fitted:
+    """Plain L2 towards the text's classifier in place of the ball."""
+    choice = select(support, _scorer(_l2_path), PENALTY_OF_ONE_SHOT)
+    penalty = PENALTIES[choice.index]
+    return _fitted(_l2_at(support, penalty, None), {"l2": penalty}, choice)
+
+
+def tip_adapter(support: Support) -> Fitted:
+    """Training-free Tip-Adapter (Zhang et al., ECCV 2022), written from its formula: zero-shot logits + alpha exp(-beta
+    (1 - x F^T)) Y. The authors tune alpha and beta on test; here they come from the support set."""
+
+    def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
+        return (_tip_scores(part, features, alpha, beta) for alpha, beta in TIP)
+
+    choice = select(support, scores_of, TIP_OF_ONE_SHOT)
+    alpha, beta = TIP[choice.index]
+    return Fitted(
+        lambda features: _tip_scores(support, features, alpha, beta),
+        {"alpha": alpha, "beta": beta},
+        choice.selected_on,
+    )
+
+
+def ridge(support: Support) -> Fitted:
+    """Closed-form least squares to targets of -1 and 1 on standardised features with a bias: blind to the text."""
+    mean, deviation = support.features.mean(dim=0), support.features.std(dim=0, correction=0)
+    deviation = deviation.clamp(min=1e-6)
+
+    def standardised(features: Tensor) -> Tensor:
+        scaled = (features - mean) / deviation
+        return torch.cat([scaled, torch.ones_like(scaled[:, :1])], dim=1).double()
+
+    x = standardised(support.features)
+    targets = -torch.ones(len(x), len(support.classifier), dtype=x.dtype, device=x.device)
+    targets[torch.arange(len(x), device=x.device), support.labels] = 1.0
+    # (X^T X + l I)^-1 X^T Y = X^T (X X^T + l I)^-1 Y: the smaller system.
+    if x.shape[0] <= x.shape[1]:
+        weight = x.T @ torch.linalg.solve(_loaded(x @ x.T), targets)
+    else:
+        weight = torch.linalg.solve(_loaded(x.T @ x), x.T @ targets)
+    return Fitted(lambda features: standardised(features) @ weight, {"l2": RIDGE_L2}, FIXED)
+
+
+METHODS: dict[str, Callable[[Support], Fitted]] = {
+    "zero-shot": zero_shot,
+    "probe": probe,
+    "unprojected": unprojected,
+    "random-init": random_init,
+    "l2": l2,
+    "tip-adapter": tip_adapter,
+    "ridge": ridge,
+}
+
+
+def _delta(support: Support, logits: float) -> float:
+    return absolute_radius(logits / support.logit_scale, support.classifier)
+
+
+def _probe_at(support: Support, logits: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
+    return fit_probe(
+        support.features,
+        support.labels,
+        support.classifier,
+        support.logit_scale,
+        _delta(support, logits),
+        start=start,
+        tolerance=tolerance,
+    )
+
+
+def _l2_at(support: Support, penalty: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
+    term = Ridge(penalty * support.logit_scale**2)
+    return fit_around(support.features, support.labels, support.classifier, support.logit_scale, term, start, tolerance)
+
+
+def _probe_path(support: Support) -> Sequence[Probe]:
+    return _path(support, RADII, _probe_at)
+
+
+def _l2_path(support: Support) -> Sequence[Probe]:
+    return _path(support, PENALTIES, _l2_at)
+
+
+def _path(
+    support: Support, values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
+) -> list[Probe]:
+    """One probe per value, each started where the last ended: a fraction of the steps, the same answers."""
+    probes: list[Probe] = []
+    start = None
+    for value in values:
+        probes.append(fit(support, value, start, _SELECTION_TOLERANCE))
+        solution = probes[-1].solution
+        start = None if solution is None else solution.offsets
+    return probes
+
+
+def _scorer(path: Callable[[Support], Sequence[Probe]]) -> Callable[[Support, Tensor], Iterator[Tensor]]:
+    def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
+        return (fitted.scores(features) for fitted in path(part))
+
+    return scores_of
+
+
+def _fitted(fitted: Probe, chosen: dict[str, float], choice: Selection) -> Fitted:
+    return Fitted(fitted.scores, chosen, choice.selected_on, fitted.converged)
+
+
+def _tip_scores(support: Support, features: Tensor, alpha: float, beta: float) -> Tensor:
+    affinity = torch.exp(-beta * (1 - features @ support.features.T))
+    scores = support.logit_scale * (features @ support.classifier.T)
+    return scores.index_add_(1, support.labels, alpha * affinity)
+
+
+def _loaded(gram: Tensor) -> Tensor:
+    return gram + RIDGE_L2 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)

@@ -1,0 +1,67 @@
+"""Which training samples are the shots: a function of seed and keys alone.
+
+Samples of a class are ordered by a hash of seed and key, and k shots are the first k. So they are nested (the shot of
+k = 1 is among the two of k = 2), and depend neither on the order of files, nor on the model, nor on the version of a
+random generator, nor on which other samples there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Indices = NDArray[np.int64]
+
+
+class ShotsMissing(ValueError):
+    """A class has no training sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shots:
+    """The samples of every class in the order in which they become shots, as far as the largest k needs them."""
+
+    seed: int
+    by_class: tuple[tuple[int, ...], ...]
+    """Indices into the training set, class by class."""
+    keys: tuple[tuple[str, ...], ...]
+    """Their keys."""
+
+    def indices(self, k: int) -> Indices:
+        """The k-shot support set, class by class. A class with fewer samples gives all it has."""
+        return np.array([index for order in self.by_class for index in order[:k]], dtype=np.int64)
+
+    def places(self, k: int) -> Indices:
+        """For every sample of `indices(k)`, the how-manieth of its class it is, from 0: what folds are dealt by."""
+        return np.array([place for order in self.by_class for place in range(len(order[:k]))], dtype=np.int64)
+
+    def short_classes(self, k: int) -> list[int]:
+        """Classes with fewer than k samples."""
+        return [number for number, order in enumerate(self.by_class) if len(order) < k]
+
+
+def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, seed: int) -> Shots:
+    """Draw up to k shots of each class from training samples with these keys (unique) and labels (n,).
+
+    Raises ShotsMissing where a class has no sample, ValueError on repeated keys or labels out of range."""
+    classes = np.asarray(labels)
+    if classes.shape != (len(keys),):
+        raise ValueError(f"{len(keys)} keys, labels of shape {classes.shape}: expected one label per key")
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"{len(keys) - len(set(keys))} training keys are repeated: shots are named by their keys")
+    if k < 1:
+        raise ValueError(f"{k} shots: expected at least 1")
+    if len(classes) and (classes.min() < 0 or classes.max() >= n_classes):
+        raise ValueError(f"training labels run from {classes.min()} to {classes.max()}, with {n_classes} classes")
+    members: list[list[tuple[bytes, int]]] = [[] for _ in range(n_classes)]
+    for index, (key, label) in enumerate(zip(keys, classes.tolist(), strict=True)):
+        members[label].append((hashlib.sha256(f"{seed}/{key}".encode(errors="surrogatepass")).digest(), index))
+    empty = [number for number, found in enumerate(members) if not found]
+    if empty:
+        raise ShotsMissing(f"{len(empty)} classes have no training sample, the first is class {empty[0]}")
+    by_class = tuple(tuple(index for _, index in sorted(found)[:k]) for found in members)
+    return Shots(seed, by_class, tuple(tuple(keys[index] for index in order) for order in by_class))

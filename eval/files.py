@@ -1,0 +1,69 @@
+"""Publishing files so that a kill at any moment leaves them complete or absent, and hashing them once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BLOCK = 1 << 20
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; on leaving, the file is flushed to disk and appears under `path` at once.
+    On an error nothing appears."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays last: numpy appends one of its own to names that lack it.
+    temporary = path.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON; not-a-number is an error, since other programs could not read it."""
+    with published(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's content, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(value: Any) -> str:
+    """sha256, in hex, of a value's JSON with sorted keys: the name under which something computed from it is kept."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def sha256_texts(texts: Iterator[str] | list[str] | tuple[str, ...]) -> str:
+    """sha256, in hex, of a sequence of texts; two sequences with the same joined text differ."""
+    digest = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode("utf-8", "surrogatepass")
+        digest.update(f"{len(encoded)}:".encode())
+        digest.update(encoded)
+    return digest.hexdigest()

@@ -1,0 +1,91 @@
+"""Metrics of classification: from scores (n, c) and labels to numbers. Equal scores go to the lower class index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+TILE_BYTES = 64 << 20
+
+
+def logits_in_tiles(
+    features: np.ndarray, classifier: np.ndarray, scale: float, tile_bytes: int = TILE_BYTES
+) -> Iterator[tuple[range, torch.Tensor]]:
+    """Blocks of rows and their logits scale x @ classifier, (block, c): features (n, d), classifier (d, c)."""
+    weights = torch.from_numpy(np.ascontiguousarray(classifier))
+    size = max(1, tile_bytes // (4 * weights.shape[1]))
+    for start in range(0, len(features), size):
+        block = range(start, min(start + size, len(features)))
+        yield block, scale * (torch.from_numpy(features[block.start : block.stop]) @ weights)
+
+
+def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """0-based rank of each row's label among its logits (n, c), and the predicted class. The prediction is right
+    exactly where the rank is 0."""
+    right = torch.from_numpy(labels).long()
+    own = logits.gather(1, right[:, None])
+    lower = torch.arange(logits.shape[1]) < right[:, None]
+    ranks = (logits > own).sum(dim=1) + ((logits == own) & lower).sum(dim=1)
+    # torch's argmax does not promise which of equal values it takes.
+    top = logits.max(dim=1, keepdim=True).values
+    predicted = torch.where(logits == top, torch.arange(logits.shape[1]), logits.shape[1]).min(dim=1).values
+    return ranks.numpy(), predicted.numpy()
+
+
+def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of hits among a class's items (balanced accuracy)."""
+    counts = np.bincount(labels)
+    sums = np.bincount(labels, weights=hits)
+    present = counts > 0
+    return float(np.mean(sums[present] / counts[present]))
+
+
+def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the share of (1, 0) pairs in the right
+    order, an equal pair counting half. Raises ValueError where a class does not occur."""
+    positives = int(labels.sum())
+    negatives = len(labels) - positives
+    if positives == 0 or negatives == 0:
+        raise ValueError("ROC-AUC needs items of both classes")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks = (last - (counts - 1) / 2.0)[place]  # mean rank of equal scores, from 1
+    return float((ranks[labels.astype(bool)].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(c,) average precision of each class: mean of the precision at every positive, positives of equal score last.
+
+    scores (n, c), labels (n, c) bool. A class without positives gets 0, as in CLIP_benchmark.
+    """
+    found = np.zeros(scores.shape[1])
+    for column in range(scores.shape[1]):
+        truth = _sorted_truth(scores[:, column], labels[:, column])
+        precision = np.cumsum(truth) / np.arange(1, len(truth) + 1)
+        found[column] = precision[truth].sum() / max(int(truth.sum()), 1)
+    return found
+
+
+def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(c,) the 11-point interpolated average precision of PASCAL VOC 2007: mean over recall levels 0, 0.1, ..., 1 of
+    the highest precision at that recall or beyond. Arguments as in `average_precision`."""
+    found = np.zeros(scores.shape[1])
+    for column in range(scores.shape[1]):
+        truth = _sorted_truth(scores[:, column], labels[:, column])
+        hits = np.cumsum(truth)
+        if hits[-1] == 0:
+            continue
+        precision = hits / np.arange(1, len(truth) + 1)
+        recall = hits / hits[-1]
+        # In whole numbers: 0.1 * 3 > 0.3 in binary, and a level would be missed.
+        reached = [precision[10 * hits >= level * hits[-1]] for level in range(11)]
+        found[column] = float(np.mean([part.max() if len(part) else 0.0 for part in reached]))
+        assert recall[-1] == 1.0
+    return found
+
+
+def _sorted_truth(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Labels by falling score; among equal scores the wrong ones come first, so ties gain nothing."""
+    return labels[np.lexsort((labels, -scores))].astype(bool)

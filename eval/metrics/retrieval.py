@@ -1,0 +1,136 @@
+"""Ranks of the right answer in cross-modal retrieval, tile by tile, with ties decided against the model.
+
+Rank of a positive = number of items that score higher + number of equal-score items with a lower index; for image to
+text the minimum over the picture's captions. A model that maps everything to one vector then gets exactly chance, where
+`topk` gives anything up to 100 %. `strict` counts every equal-score item that is not right as ahead.
+
+A positive's score is read from the same tile of scores as its competitors': computed apart, the same dot product can
+differ in the last bits, and the comparison would be noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+TILE_BYTES = 16 << 20
+BLOCK_ROWS = 8192
+
+
+class Rows(Protocol):
+    """(n, d) float32 vectors that are read in blocks."""
+
+    @property
+    def count(self) -> int:
+        """n."""
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """(stop - start, d)."""
+
+
+class ArrayRows:
+    """An array as `Rows`."""
+
+    def __init__(self, array: np.ndarray):
+        self._array = np.ascontiguousarray(array, dtype=np.float32)
+        self.count = len(array)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """The rows from `start` to `stop`."""
+        return self._array[start:stop]
+
+
+def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
+    """Blocks of queries whose scores against all items fit into `tile_bytes`, at least one query each. The memory of
+    the scores then does not grow with the number of items."""
+    size = max(1, tile_bytes // (4 * max(items, 1)))
+    return [range(start, min(start + size, queries)) for start in range(0, queries, size)]
+
+
+def image_to_text_ranks(
+    images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
+) -> np.ndarray:
+    """0-based rank of each picture's best caption among all captions.
+
+    `image_of` (m,) is the picture of each caption. `part` are the blocks of pictures to do (all; a rank's share);
+    returns one rank for each of their pictures, in order. Raises ValueError where a picture has no caption.
+    """
+    order = np.argsort(image_of, kind="stable")
+    starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
+    if bool((np.diff(starts) == 0).any()):
+        raise ValueError(f"picture {int(np.argmin(np.diff(starts)))} has no caption to find")
+    found = []
+    index = torch.arange(captions.count)
+    for block in tiles(images.count, captions.count) if part is None else part:
+        scores = _scores(images, block, captions)
+        # The positives of the block, flat, picture by picture and in order of index within each.
+        flat = torch.from_numpy(order[starts[block.start] : starts[block.stop]])
+        lengths = torch.from_numpy(np.diff(starts[block.start : block.stop + 1]))
+        row = torch.repeat_interleave(torch.arange(len(block)), lengths)
+        own = scores[row, flat]
+        best = torch.full((len(block),), -torch.inf).scatter_reduce(0, row, own, "amax")
+        winner = torch.where(own == best[row], flat, captions.count)
+        first = torch.full((len(block),), captions.count).scatter_reduce(0, row, winner, "amin")
+        ahead = (scores > best[:, None]).sum(dim=1)
+        equal = scores == best[:, None]
+        if strict:
+            right = torch.zeros(len(block), dtype=torch.int64).scatter_add(0, row, (own == best[row]).long())
+            ahead += equal.sum(dim=1) - right
+        else:
+            ahead += equal.logical_and_(index < first[:, None]).sum(dim=1)
+        found.append(ahead.numpy())
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def text_to_image_ranks(
+    images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
+) -> np.ndarray:
+    """0-based rank of each caption's picture among all pictures; arguments as in `image_to_text_ranks`, with `part`
+    blocks of captions."""
+    found = []
+    index = torch.arange(images.count)
+    for block in tiles(captions.count, images.count) if part is None else part:
+        scores = _scores(captions, block, images)
+        right = torch.from_numpy(image_of[block.start : block.stop]).long()
+        own = scores.gather(1, right[:, None])
+        ahead = (scores > own).sum(dim=1)
+        equal = scores == own
+        ahead += equal.sum(dim=1) - 1 if strict else equal.logical_and_(index < right[:, None]).sum(dim=1)
+        found.append(ahead.numpy())
+    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+
+
+def _scores(queries: Rows, block: range, items: Rows) -> torch.Tensor:
+    """(len(block), items) float32: the queries of the block against all items."""
+    left = torch.from_numpy(queries.rows(block.start, block.stop))
+    scores = torch.empty((len(block), items.count))
+    for start in range(0, items.count, BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, items.count)
+        scores[:, start:stop] = left @ torch.from_numpy(items.rows(start, stop)).T
+    return scores
+
+
+def hits(ranks: np.ndarray, k: int) -> np.ndarray:
+    """1.0 where the right one is among the first k; their mean is R@k."""
+    return (ranks < k).astype(np.float64)
+
+
+def winoground_scores(images: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
+    """Text, image and group score of each Winoground item as 0.0 or 1.0; a tie counts as wrong.
+
+    `images`, `captions` (2 n, d): rows 2 i and 2 i + 1 are item i. Text score: each picture prefers its own caption;
+    image score: each caption prefers its own picture; chance is 25 % for both and 1/6 for the group.
+    """
+    left, right = images.reshape(-1, 2, images.shape[1]), captions.reshape(-1, 2, captions.shape[1])
+    scores = np.einsum("npd,ncd->npc", left, right)
+    own0, own1 = scores[:, 0, 0], scores[:, 1, 1]
+    text = (own0 > scores[:, 0, 1]) & (own1 > scores[:, 1, 0])
+    image = (own0 > scores[:, 1, 0]) & (own1 > scores[:, 0, 1])
+    return {
+        "text_score": text.astype(np.float64),
+        "image_score": image.astype(np.float64),
+        "group_score": (text & image).astype(np.float64),
+    }

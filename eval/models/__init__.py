@@ -1,0 +1,116 @@
+"""Models by the word a user types: a folder, an architecture with weights, the authors' models, or the reference."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+
+# Before any hub client is imported: an evaluation downloads nothing, whatever a configuration asks for.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+
+import open_clip
+
+from eval.errors import ModelError, WrongUse
+from eval.models import reference
+from eval.models.model import Model
+from eval.models.open_clip_model import (
+    PRECISIONS,
+    OpenClipModel,
+    Precision,
+    load_architecture,
+    load_folder,
+    untrained,
+)
+
+__all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
+
+RANDOM = "random"
+CONFIG = "open_clip_config.json"
+
+
+def load_model(
+    word: str,
+    *,
+    data: Path,
+    pretrained: str | None = None,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+) -> Model:
+    """The model that `word` names:
+
+    - `reference`: the offline reference encoder, from `data`/reference;
+    - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is taken);
+    - the name of one of the authors' models, with `pretrained` the checkpoint's path;
+    - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
+      `python -m eval.fetch --weights NAME:TAG`, or `random` for weights that were never trained.
+
+    Raises `WrongUse` for a word or a path that leads nowhere, `ModelError` where loading fails.
+    """
+    if word == reference.NAME:
+        return reference.ReferenceModel(data / reference.FOLDER, device)
+    for folder in (Path(word), Path(word) / "export"):
+        if (folder / CONFIG).is_file():
+            return load_folder(folder, device, precision)
+    if Path(word).is_dir():
+        raise WrongUse(f"folder {word} has no {CONFIG}, nor has its export/: it holds no exported model")
+    released = _released_names()
+    if word in released:
+        return _load_released(word, _weights_file(word, pretrained, data), device, precision)
+    known = [*open_clip.list_models(), *released, reference.NAME]
+    if word not in known:
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "name a folder, an architecture of open_clip, or reference"
+        raise WrongUse(f"model {word!r} is neither a folder nor a known name; {hint}")
+    if pretrained == RANDOM:
+        return load_architecture(word, None, device, precision)
+    return load_architecture(word, _weights_file(word, pretrained, data), device, precision)
+
+
+def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
+    if not pretrained:
+        raise WrongUse(
+            f"model {word} needs weights: --pretrained with the path of a checkpoint (or `random` to try things out)"
+        )
+    if Path(pretrained).is_file():
+        return Path(pretrained)
+    fetched = data / "weights" / word / pretrained
+    files = sorted(path for path in fetched.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt"))
+    if files:
+        return files[0]
+    raise WrongUse(
+        f"weights {pretrained!r} are no file, and no tag in {fetched.parent}; an evaluation downloads nothing: "
+        f"`python -m eval.fetch --weights {word}:{pretrained}` does, where open_clip knows the tag"
+    )
+
+
+def _released_names() -> list[str]:
+    """Names of the authors' models, which the trainer knows how to check; none where the trainer is not there."""
+    try:
+        from trainer.released import RELEASED
+    except ImportError:
+        return []
+    return list(RELEASED)
+
+
+def _load_released(word: str, path: Path, device: str, precision: Precision) -> Model:
+    from trainer.released import RELEASED, load_released
+    from trainer.warm_start import BadWeights
+
+    try:
+        checked, _ = load_released(word, path)
+    except BadWeights as error:
+        raise ModelError(str(error)) from None
+    model, preprocess, tokenizer = untrained(RELEASED[word].architecture)
+    model.load_state_dict(checked.state_dict(), strict=True)
+    return OpenClipModel(
+        f"{word} from {path}",
+        model,
+        tokenizer,
+        preprocess,
+        architecture=word,
+        settings=open_clip.get_model_config(RELEASED[word].architecture) or {},
+        device=device,
+        precision=precision,
+    )

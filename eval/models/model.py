@@ -1,0 +1,77 @@
+"""What the evaluation asks of a model: unit vectors of pictures and texts, and a name for its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from eval.errors import ModelError
+from eval.files import sha256_of
+
+
+class Model(ABC):
+    """A dual encoder, ready to use."""
+
+    name: str
+    """What the user called it."""
+    width: int
+    """Width d of the common space."""
+    logit_scale: float
+    """What cosines are multiplied by before a softmax."""
+    preprocess: Callable[[Image.Image], torch.Tensor]
+    """An RGB picture to the (3, h, w) tensor the encoder takes. Must survive pickling, for loader processes."""
+    preprocessing: Mapping[str, Any]
+    """The same in words: size, interpolation, crop, mean, std."""
+    record: Mapping[str, Any]
+    """For the protocol: model, architecture_sha256, weights_sha256, activation, tokenizer, context_length, precision,
+    device."""
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over everything that features depend on besides the data: features are kept under it."""
+        # Neither a name nor a place: the same weights in another folder need not be encoded again.
+        parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
+        return sha256_of([parts, dict(self.preprocessing)])
+
+    def images(self, batch: torch.Tensor) -> np.ndarray:
+        """(b, d) float32 unit vectors of a batch of preprocessed pictures (b, 3, h, w)."""
+        return _unit(self._images(batch), f"{self.name}: a batch of pictures")
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(b, d) float32 unit vectors of texts."""
+        return _unit(self._texts(texts), f"{self.name}: a batch of texts")
+
+    @abstractmethod
+    def _images(self, batch: torch.Tensor) -> torch.Tensor: ...
+
+    @abstractmethod
+    def _texts(self, texts: Sequence[str]) -> torch.Tensor: ...
+
+    @abstractmethod
+    def truncated(self, texts: Sequence[str]) -> int:
+        """How many of the texts are longer than what the model reads of them."""
+
+
+def _unit(features: torch.Tensor, what: str) -> np.ndarray:
+    features = features.detach().to(device="cpu", dtype=torch.float32)
+    if not bool(torch.isfinite(features).all()):
+        raise ModelError(f"{what} gives features that are no finite numbers; the weights may be damaged")
+    # A zero vector stays zero: it scores the same with everything, which is chance, where 0/0 would be no number.
+    return torch.nn.functional.normalize(features, dim=-1).numpy()
+
+
+def weights_hash(state: Mapping[str, torch.Tensor]) -> str:
+    """sha256, in hex, over names, shapes, types and values of a state dict: the same for the same weights, whatever
+    file they came in."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Models of open_clip: its architectures with weights from a file, and folders that our trainer or open_clip wrote."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import open_clip
+import torch
+
+from eval.errors import ModelError, WrongUse
+from eval.files import sha256_of
+from eval.models.model import Model, weights_hash
+
+Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OpenClipModel(Model):
+    """A model of open_clip with its own tokenizer and evaluation preprocessing."""
+
+    def __init__(
+        self,
+        name: str,
+        model: torch.nn.Module,
+        tokenizer: Any,
+        preprocess: Any,
+        *,
+        architecture: str,
+        settings: Mapping[str, Any],
+        device: str,
+        precision: Precision,
+    ):
+        """`model`, `tokenizer` and `preprocess` as open_clip gives them, `settings` its configuration; weights stay in
+        float32, `precision` is that of autocast."""
+        self.name, self.preprocess = name, preprocess
+        self._model: Any = model.to(device).eval()
+        self._tokenizer = tokenizer
+        self._device, self._precision = device, precision
+        scale: Any = getattr(model, "logit_scale", None)
+        self.logit_scale = 100.0 if scale is None else float(scale.detach().exp())
+        self.preprocessing = _in_words(model)
+        self.record = {
+            "model": architecture,
+            "weights_sha256": weights_hash(model.state_dict()),
+            "architecture_sha256": sha256_of(settings),
+            "activation": "quickgelu" if settings.get("quick_gelu") else "gelu",
+            "tokenizer": type(tokenizer).__name__,
+            "context_length": int(getattr(tokenizer, "context_length", 77)),
+            "logit_scale": self.logit_scale,
+            "precision": precision,
+            "device": device,
+        }
+        self.width = int(self.texts(["width"]).shape[1])
+
+    def _autocast(self) -> Any:
+        if self._precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.split(":")[0], dtype=_AUTOCAST[self._precision])
+
+    @torch.inference_mode()
+    def _images(self, batch: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            return self._model.encode_image(batch.to(self._device))
+
+    @torch.inference_mode()
+    def _texts(self, texts: Sequence[str]) -> torch.Tensor:
+        with self._autocast():
+            return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        room = int(self.record["context_length"])
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is not None:
+            return sum(len(ids) > room for ids in inner(list(texts))["input_ids"])
+        return sum(len(self._tokenizer.encode(text)) + 2 > room for text in texts)
+
+
+def _in_words(model: torch.nn.Module) -> dict[str, Any]:
+    from open_clip.transform import PreprocessCfg
+
+    given = open_clip.get_model_preprocess_cfg(model)
+    settings = PreprocessCfg(**{key: value for key, value in given.items() if hasattr(PreprocessCfg, key)})
+    crop = {"shortest": "centre crop", "longest": "padded", "squash": "none: squashed to a square"}
+    size = settings.size if isinstance(settings.size, int) else list(settings.size)
+    return {
+        "size": size,
+        "resize": settings.resize_mode,
+        "interpolation": settings.interpolation,
+        "antialias": "as PIL",
+        "crop": crop.get(settings.resize_mode, settings.resize_mode),
+        "mean": list(settings.mean),
+        "std": list(settings.std),
+    }
+
+
+def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
+    """A folder with open_clip_config.json and weights. Raises `ModelError`."""
+    return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision)
+
+
+def load_architecture(name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
+    """An architecture of open_clip with weights from a file, or random ones where `weights` is None.
+    Raises `ModelError`."""
+    return _load(f"{name} with {weights or 'random weights'}", name, weights, device, precision)
+
+
+def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
+    """An architecture of open_clip with random weights, the same ones each time; its preprocessing; its tokenizer."""
+    torch.manual_seed(0)
+    model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=None, device="cpu")
+    return model, preprocess, open_clip.get_tokenizer(name)
+
+
+def _load(shown: str, name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
+    if precision not in PRECISIONS:
+        raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    local = name.startswith("local-dir:")
+    try:
+        if weights is None and not local:
+            model, preprocess, tokenizer = untrained(name)
+        else:
+            pretrained = None if weights is None else str(weights)
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, device="cpu")
+            tokenizer = open_clip.get_tokenizer(name)
+        settings = open_clip.get_model_config(name) or {}
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {shown} cannot be loaded: {' '.join(str(error).split())[:400]}") from None
+    return OpenClipModel(
+        shown,
+        model,
+        tokenizer,
+        preprocess,
+        architecture=Path(name).name if local else name,
+        settings=settings,
+        device=device,
+        precision=precision,
+    )

@@ -1,0 +1,85 @@
+"""Few-shot rows of a classification task: draws the shots, encodes these pictures and no others, runs the curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval import protocol
+from eval.data import DataSet, Memo, class_names, open_support, templates
+from eval.errors import DataBroken, DataMissing
+from eval.features import FeatureCache
+from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
+from eval.files import publish_json
+from eval.group import Group
+from eval.results import Result, missing
+from eval.tasks import Task
+from eval.zeroshot import zero_shot_classifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shots:
+    """Which few-shot points are measured; part of what a finished task is kept under."""
+
+    counts: tuple[int, ...] = (1, 2, 4, 5, 8, 16)
+    """Shots per class."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Draws."""
+
+
+def evaluate_few_shot(
+    task: Task,
+    data: DataSet,
+    cache: FeatureCache,
+    shots: Shots,
+    *,
+    root: Path,
+    memo: Memo,
+    output: Path,
+    group: Group,
+) -> list[Result]:
+    """The few-shot rows of `task` on the test pictures `data`; the keys of all shots go to `output`/few_shot. A
+    training split that is not at hand is a row that says so; a task that has none has no rows."""
+    if not task.support or data.labels is None or data.labels.ndim != 1:
+        return []
+    try:
+        support = open_support(task, root, memo)
+    except DataMissing as error:
+        return [missing(task.name, "few_shot", "few-shot", f"training split: {error}")]
+    assert support.labels is not None  # `open_support` saw to it
+    names, prompts = class_names(task, data).texts, templates(task, data).texts
+    keys, labels = list(support.pictures.keys), support.labels
+    try:
+        drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
+    except ShotsMissing as error:
+        raise DataBroken(f"{support.place}: {error}") from None
+    # A shot depends on its own key alone, so drawing again from these few pictures draws the same ones.
+    chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
+    pool = support.take(chosen)
+    train = cache.images(pool.pictures, f"{task.name} shots").all()
+    test = cache.images(data.pictures, task.name).all()
+    classifier = zero_shot_classifier(cache, names, prompts)
+    rows: list[dict[str, Any]] = []
+    if group.leads:
+        settings = FewShotSettings(
+            shots=shots.counts,
+            seeds=shots.seeds,
+            metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
+            device=str(cache.model.record["device"]),
+        )
+        found = run(
+            train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
+            cache.model.logit_scale, settings,
+        )  # fmt: skip
+        record = protocol.base(task, data, cache.model)
+        record["support"] = {
+            "place": support.place,
+            "pictures": len(keys),
+            "labels_sha256": support.label_hash,
+            "shots": f"few_shot/{task.name}.json",
+        }
+        record["chance"] = 1 / len(names)
+        rows = found.rows(task.name, record)
+        publish_json(output / "few_shot" / f"{task.name}.json", found.record())
+    return [Result(**row) for row in group.from_leader(rows)]

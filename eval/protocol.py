@@ -1,0 +1,96 @@
+"""The record that goes with every number: what was measured, on what, how, and with which software.
+
+Most failures to reproduce a published number come down to one of these fields.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.data import DataSet
+from eval.files import sha256_texts
+from eval.models import Model
+from eval.tasks import Task
+
+LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
+RULES = 1
+"""Raised when a change of the code changes numbers: results kept from an earlier version are then measured again."""
+
+
+def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
+    """Data, model and software; what a kind of task adds to it comes from `eval.zeroshot` and its siblings."""
+    return {
+        "data": data_record(task, data),
+        "model": {"name": model.name, **model.record, "features": model.fingerprint},
+        "preprocessing": dict(model.preprocessing),
+        "software": software(),
+    }
+
+
+def data_record(task: Task, data: DataSet) -> dict[str, Any]:
+    """Which items, and the hashes by which one sees that they are the same."""
+    source = next((source for source in task.sources if source.path == data.place), task.sources[0])
+    record: dict[str, Any] = {
+        "title": task.title,
+        "layout": data.layout,
+        "place": data.place,
+        "split": source.split,
+        "items": len(data),
+        "pictures_sha256": data.pictures.fingerprint,
+        "labels_sha256": data.label_hash,
+        "licence": task.licence,
+    }
+    if task.sample is not None:
+        record["sample"] = f"{len(data)} items drawn by seed 0 from the sorted keys"
+    elif task.items is not None and task.items != len(data):
+        record["items_expected"] = task.items
+        record["warning"] = f"{len(data)} items where the split has {task.items}: another split, or part of it"
+    if task.note:
+        record["note"] = task.note
+    return record
+
+
+def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
+    """Where a list of templates or class names comes from, how many there are, and their hash."""
+    return {"source": source, "count": len(texts), "sha256": sha256_texts(list(texts))}
+
+
+@functools.cache
+def software() -> Mapping[str, Any]:
+    """Versions, the commit of this checkout where it is one, and the machine."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "commit": _commit(),
+        "rules": RULES,
+        **versions,
+    }
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

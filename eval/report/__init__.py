@@ -1,0 +1,41 @@
+"""The report of a run: report.html, one file that loads nothing; results.md; results.json.
+
+write_report(rows, folder, examples=collect_examples(...))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from eval.files import publish_json, published
+from eval.report.averages import averages
+from eval.report.data import Row, checked, group_few_shot, group_tasks
+from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
+from eval.report.markdown import render_markdown
+from eval.report.page import render
+
+__all__ = ["Answered", "Confusion", "Example", "FoundPictures", "FoundTexts", "write_report"]
+
+
+def write_report(
+    results: Sequence[Row], folder: Path, *, examples: Mapping[str, Sequence[Example]] | None = None
+) -> None:
+    """Write results.json, results.md and report.html into `folder`, each whole or not at all.
+
+    `results` are rows of results.json, few-shot curves among them (kind `few_shot`); the first row of a task is its own
+    number. `folder`/items, where it is there, gives averages their intervals. `examples` are by task.
+
+    Raises ValueError for a row that lacks a column."""
+    rows = checked(results)
+    tasks = group_tasks(rows)
+    tables, unshot = group_few_shot(rows)
+    of_kinds = averages(tasks, folder)
+    publish_json(folder / "results.json", [dict(row) for row in rows])
+    _publish(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds))
+    _publish(folder / "report.html", render(rows, tasks, tables, unshot, of_kinds, examples or {}))
+
+
+def _publish(path: Path, text: str) -> None:
+    with published(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

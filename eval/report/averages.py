@@ -1,0 +1,52 @@
+"""Averages over the tasks of a kind, with intervals from the items that were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval.items import draws_of, read_items
+from eval.report.data import TaskRows
+from eval.statistics import average_draws, interval
+
+DRAWS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """Plain average of the tasks' own numbers."""
+
+    kind: str
+    tasks: int
+    missing: int
+    """Tasks of this kind without a number; they are not counted."""
+    value: float
+    low: float | None
+    """None where the items of a task are not kept."""
+    high: float | None
+
+
+def averages(tasks: Sequence[TaskRows], folder: Path) -> list[Average]:
+    """For every kind with two measured tasks or more; items are read from `folder`/items."""
+    found = []
+    for kind in dict.fromkeys(task.kind for task in tasks):
+        of_kind = [task for task in tasks if task.kind == kind]
+        measured = [task for task in of_kind if not task.missing]
+        if len(measured) < 2:
+            continue
+        value = sum(task.main["value"] for task in measured) / len(measured)
+        low, high = _interval(measured, folder)
+        found.append(Average(kind, len(measured), len(of_kind) - len(measured), value, low, high))
+    return found
+
+
+def _interval(measured: Sequence[TaskRows], folder: Path) -> tuple[float | None, float | None]:
+    by_task = []
+    for task in measured:
+        path = folder / "items" / f"{task.task}.npz"
+        draws = draws_of(read_items(path), task.main["metric"], DRAWS) if path.is_file() else None
+        if draws is None:
+            return None, None
+        by_task.append(draws)
+    return interval(average_draws(by_task))

@@ -1,0 +1,93 @@
+"""Rows of results.json grouped as the page shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+COLUMNS = ("task", "kind", "metric", "value", "low", "high", "n", "protocol")
+KINDS = {"classification": "Zero-shot classification", "retrieval": "Retrieval", "vqa": "Visual question answering"}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRows:
+    """The numbers of one task; the first is its own, the others stand beside it."""
+
+    task: str
+    kind: str
+    title: str
+    rows: tuple[Row, ...]
+
+    @property
+    def main(self) -> Row:
+        """The row of the task's own metric."""
+        return self.rows[0]
+
+    @property
+    def missing(self) -> str:
+        """Why there is no number; empty where there is one."""
+        return "" if self.main["value"] is not None else str(self.main["protocol"].get("missing", "no number"))
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotTable:
+    """The few-shot rows of one task."""
+
+    task: str
+    title: str
+    metric: str
+    shots: tuple[int, ...]
+    methods: tuple[str, ...]
+    points: Mapping[tuple[str, int], Row]
+
+    def of(self, method: str, shots: int) -> Row | None:
+        """The row of a method at k, None where it was not measured."""
+        return self.points.get((method, shots))
+
+
+def checked(results: Sequence[Row]) -> list[Row]:
+    """The rows, if each has the columns that results.json promises. Raises ValueError."""
+    for place, row in enumerate(results):
+        lacking = [name for name in COLUMNS if name not in row]
+        if lacking:
+            raise ValueError(f"result {place} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
+    return list(results)
+
+
+def group_tasks(results: Sequence[Row]) -> list[TaskRows]:
+    """Tasks in the order of their first row, without few-shot."""
+    found: dict[str, list[Row]] = {}
+    for row in results:
+        if row["kind"] != "few_shot":
+            found.setdefault(row["task"], []).append(row)
+    return [TaskRows(task, rows[0]["kind"], _title(rows[0]), tuple(rows)) for task, rows in found.items()]
+
+
+def group_few_shot(results: Sequence[Row]) -> tuple[list[FewShotTable], list[TaskRows]]:
+    """Tables of few-shot points by task, and the tasks whose shots are missing."""
+    found: dict[str, list[Row]] = {}
+    for row in results:
+        if row["kind"] == "few_shot":
+            found.setdefault(row["task"], []).append(row)
+    tables, missing = [], []
+    for task, rows in found.items():
+        points = {_point(row): row for row in rows if row["value"] is not None}
+        if points:
+            metric = next(iter(points.values()))["protocol"]["few_shot"]["metric"]
+            shots = tuple(sorted({k for _, k in points}))
+            methods = tuple(dict.fromkeys(method for method, _ in points))
+            tables.append(FewShotTable(task, _title(rows[0]), metric, shots, methods, points))
+        else:
+            missing.append(TaskRows(task, "few_shot", _title(rows[0]), tuple(rows)))
+    return tables, missing
+
+
+def _point(row: Row) -> tuple[str, int]:
+    own = row["protocol"].get("few_shot", {})
+    return str(own.get("method", "")), int(own.get("shots", 0))
+
+
+def _title(row: Row) -> str:
+    return str(row["protocol"].get("data", {}).get("title", row["task"]))

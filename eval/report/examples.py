@@ -1,0 +1,129 @@
+"""Examples: what the model said of single pictures, questions and captions."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from eval.report.text import attribute, percent, show
+
+SIDE = 168
+"""Longest side of a thumbnail in pixels."""
+_LEAST = 84  # smaller ones are shown enlarged to about this
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """A picture that was taken for another class."""
+
+    picture: Image.Image
+    key: str
+    label: str
+    predicted: str
+    share: float
+    """Share of the pictures of `label` that were taken for `predicted`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTexts:
+    """A picture with the captions nearest to it."""
+
+    picture: Image.Image
+    key: str
+    texts: Sequence[tuple[str, float, bool]]
+    """Caption, cosine, whether it is the picture's; nearest first."""
+    rank: int
+    """Rank of its first right caption, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPictures:
+    """A caption with the pictures nearest to it."""
+
+    text: str
+    pictures: Sequence[tuple[Image.Image, float, bool]]
+    """Picture, cosine, whether it is the caption's; nearest first."""
+    rank: int
+    """Rank of its picture, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A question with the answer chosen and those that people gave."""
+
+    picture: Image.Image
+    key: str
+    question: str
+    predicted: str
+    right: str
+    score: float
+    """Soft accuracy of the answer."""
+
+
+Example = Confusion | FoundTexts | FoundPictures | Answered
+
+
+def draw_examples(examples: Sequence[Example]) -> str:
+    """A card per example."""
+    return f'<div class="cards">{"".join(_draw(example) for example in examples)}</div>'
+
+
+def _draw(example: Example) -> str:
+    match example:
+        case Confusion():
+            body = (
+                f'<figcaption><p><b class="wrong">{show(example.predicted, 80)}</b></p>'
+                f"<p>is {show(example.label, 80)}</p>"
+                f'<p class="quiet">{percent(example.share, 0)} % of {show(example.label, 60)} are taken for it</p>'
+                f'<p class="key">{show(example.key, 80)}</p></figcaption>'
+            )
+            return f'<figure class="ex">{thumbnail(example.picture, example.key)}{body}</figure>'
+        case Answered():
+            css = "right" if example.score >= 0.5 else "wrong"
+            body = (
+                f"<figcaption><p>{show(example.question, 160)}</p>"
+                f'<p><b class="{css}">{show(example.predicted, 60)}</b></p>'
+                f'<p class="quiet">people: {show(example.right, 80)}</p></figcaption>'
+            )
+            return f'<figure class="ex">{thumbnail(example.picture, example.key)}{body}</figure>'
+        case FoundTexts():
+            items = "".join(
+                f'<li class="{"right" if right else "wrong"}">{show(text, 120)} '
+                f'<span class="quiet">{cosine:.3f}</span></li>'
+                for text, cosine, right in example.texts
+            )
+            caption = (
+                f'<figcaption><ol>{items}</ol><p class="quiet">{_rank(example.rank, "its caption")}</p></figcaption>'
+            )
+            return f'<figure class="ex wide">{thumbnail(example.picture, example.key)}{caption}</figure>'
+        case FoundPictures():
+            pictures = "".join(
+                f'<span class="hit {"right" if right else "wrong"}">{thumbnail(picture, "picture")}'
+                f'<span class="quiet">{cosine:.3f}</span></span>'
+                for picture, cosine, right in example.pictures
+            )
+            head = f'<figcaption><p class="asked">{show(example.text, 160)}</p>'
+            rank = f'<p class="quiet">{_rank(example.rank, "its picture")}</p></figcaption>'
+            return f'<figure class="ex row">{head}{rank}<div class="hits">{pictures}</div></figure>'
+
+
+def _rank(rank: int, what: str) -> str:
+    return f"{what} came first" if rank == 1 else f"{what} came at rank {rank:,}"
+
+
+def thumbnail(picture: Image.Image, name: str) -> str:
+    """The picture as a small JPEG inside the page."""
+    small = picture.convert("RGB")
+    small.thumbnail((SIDE, SIDE))
+    times = max(1, _LEAST // max(small.size))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=80)
+    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return (
+        f'<img src="data:image/jpeg;base64,{encoded}" width="{small.width * times}" height="{small.height * times}" '
+        f'alt="{attribute(name, 80)}">'
+    )

@@ -1,0 +1,97 @@
+"""results.md: the report's tables for terminals, tickets and diffs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.report.averages import Average
+from eval.report.data import KINDS, FewShotTable, Row, TaskRows
+from eval.report.page import AVERAGES, CAUTION, FEW_SHOT
+from eval.report.references import few_shot_references, references
+from eval.report.text import cell, percent
+
+
+def render_markdown(
+    tasks: Sequence[TaskRows], tables: Sequence[FewShotTable], unshot: Sequence[TaskRows], of_kinds: Sequence[Average]
+) -> str:
+    """All numbers as Markdown tables."""
+    lines = ["# Results", "", CAUTION, ""]
+    for kind in dict.fromkeys(task.kind for task in tasks):
+        of_kind = [task for task in tasks if task.kind == kind]
+        average = next((found for found in of_kinds if found.kind == kind), None)
+        lines += [f"## {KINDS.get(kind, cell(kind))}", "", *_kind_table(of_kind, average), ""]
+        if average is not None:
+            lines += [AVERAGES, ""]
+    if tables or unshot:
+        lines += ["## Few-shot", "", FEW_SHOT, ""]
+    for table in tables:
+        lines += [f"### {cell(table.title)}, {cell(table.metric)}", "", *_few_shot_table(table), ""]
+    lines += [f"- {cell(task.title)}: {cell(task.missing)}" for task in unshot]
+    published = [line for task in tasks for line in _references(task)]
+    published += [line for table in tables for line in _few_shot_references(table)]
+    if published:
+        lines += ["## Published numbers beside ours", "", *published, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _kind_table(tasks: Sequence[TaskRows], average: Average | None) -> list[str]:
+    lines = ["| task | metric | % | 95 % interval | n |", "|---|---|--:|---|--:|"]
+    for task in tasks:
+        if task.missing:
+            continue
+        for place, row in enumerate(task.rows):
+            name = cell(task.task) if place == 0 else ""
+            value = f"**{percent(row['value'])}**" if place == 0 else percent(row["value"])
+            lines.append(
+                f"| {name} | {cell(row['metric'])} | {value} | {_ends(row['low'], row['high'])} | {row['n']:,} |"
+            )
+    if average is not None:
+        ends = _ends(average.low, average.high)
+        lines.append(f"| average of {average.tasks} | | **{percent(average.value)}** | {ends} | |")
+    for task in tasks:
+        if task.missing:
+            lines.append(f"| {cell(task.task)} | {cell(task.main['metric'])} | \u2013 | {cell(task.missing)} | |")
+    return lines
+
+
+def _ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{percent(low)} \u2013 {percent(high)}"
+
+
+def _few_shot_table(table: FewShotTable) -> list[str]:
+    lines = [
+        f"| method | {' | '.join(f'{k} shots' for k in table.shots)} |",
+        f"|---|{'--:|' * len(table.shots)}",
+    ]
+    for method in table.methods:
+        cells = [_few_shot_cell(table.of(method, k)) for k in table.shots]
+        lines.append(f"| {cell(method)} | {' | '.join(cells)} |")
+    return lines
+
+
+def _few_shot_cell(row: Row | None) -> str:
+    if row is None:
+        return "\u2013"
+    std = row["protocol"]["few_shot"].get("std_over_seeds")
+    return percent(row["value"]) + ("" if std is None else f" \u00b1 {percent(std)}")
+
+
+def _references(task: TaskRows) -> list[str]:
+    lines = []
+    for row in task.rows:
+        for one in references(task.task, task.kind, row["metric"]) if row["value"] is not None else ():
+            lines.append(
+                f"- {cell(task.task)}, {cell(row['metric'])}: {one.model} ({one.data}) {one.value:.1f}, ours "
+                f"{percent(row['value'])}; {one.source}; {one.differs}"
+            )
+    return lines
+
+
+def _few_shot_references(table: FewShotTable) -> list[str]:
+    lines = []
+    for one in few_shot_references(table.task):
+        points = ", ".join(f"{k}: {value:.1f}" for k, value in one.shots.items())
+        lines.append(
+            f"- {cell(table.task)}, {one.method} ({one.backbone}), shots {points}; {one.source}; {one.differs}"
+        )
+    return lines

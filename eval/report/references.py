@@ -1,0 +1,79 @@
+"""Published numbers that may stand beside ours, from eval/references.yaml."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """One published number."""
+
+    model: str
+    data: str
+    value: float
+    """In percent, as published."""
+    source: str
+    differs: str
+    """How its protocol is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class FewShotReference:
+    """One published few-shot curve."""
+
+    method: str
+    backbone: str
+    shots: Mapping[int, float]
+    """k to percent."""
+    source: str
+    differs: str
+
+
+def references(task: str, kind: str, metric: str) -> list[Reference]:
+    """Published numbers of that task and metric."""
+    raw = _raw()
+    found = []
+    for entry in raw["models"]:
+        value = entry["numbers"].get(task, {}).get(metric)
+        if value is not None:
+            source = raw["sources"][entry["source"]]
+            differs = [source["differences"].get(kind, ""), raw["notes"].get(task, "")]
+            found.append(
+                Reference(
+                    entry["model"],
+                    entry["data"],
+                    float(value),
+                    source["title"],
+                    "; ".join(part for part in differs if part),
+                )
+            )
+    return found
+
+
+def few_shot_references(task: str) -> list[FewShotReference]:
+    """Published few-shot curves of that task."""
+    raw = _raw()
+    return [
+        FewShotReference(
+            entry["method"],
+            entry["backbone"],
+            {int(k): float(value) for k, value in entry["shots"].items()},
+            raw["sources"][entry["source"]]["title"],
+            raw["sources"][entry["source"]]["differences"].get("few_shot", ""),
+        )
+        for entry in raw["few_shot"]
+        if entry["task"] == task
+    ]
+
+
+@functools.cache
+def _raw() -> Mapping[str, Any]:
+    text = resources.files("eval").joinpath("references.yaml").read_text(encoding="utf-8")
+    return yaml.safe_load(text)

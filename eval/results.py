@@ -1,0 +1,88 @@
+"""What comes out of a task: numbers with their intervals and protocol, and what happened to every item."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.files import published
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One number; a row of results.json."""
+
+    task: str
+    """The task's name."""
+    kind: str
+    """classification, retrieval, vqa or few_shot."""
+    metric: str
+    """What was measured; shares are between 0 and 1."""
+    value: float | None
+    """The number, None where there is none (then `protocol` says why under `missing`)."""
+    low: float | None
+    """Lower end of the 95 % interval."""
+    high: float | None
+    """Upper end of the 95 % interval."""
+    n: int
+    """Items it was measured on."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """Everything that one would have to know to measure it again."""
+
+    def row(self) -> dict[str, Any]:
+        """As results.json has it. Raises ValueError for a number that is none."""
+        for value in (self.value, self.low, self.high):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{self.task}, {self.metric}: {value!r} is no number")
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """Outcome per item of a task's main metric, for paired tests between models and for examples in the report."""
+
+    keys: np.ndarray
+    """(n,) names; the same for every model on the same data."""
+    hits: np.ndarray
+    """(n,) float64, 1 right, 0 wrong, or in between (VQA)."""
+    clusters: np.ndarray
+    """(n,) int64, the picture each item belongs to: what a bootstrap resamples."""
+    predicted: np.ndarray
+    """(n,) what the model said: a class index, a rank, or a candidate's index."""
+    label: np.ndarray
+    """(n,) what would have been right, in the same terms; -1 where several answers are."""
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further arrays, such as the scores behind an AUC."""
+
+    def write(self, path: Path) -> None:
+        """As .npz."""
+        arrays: dict[str, Any] = {
+            "keys": self.keys.astype(np.str_),
+            "hits": self.hits.astype(np.float64),
+            "clusters": self.clusters.astype(np.int64),
+            "predicted": self.predicted,
+            "label": self.label,
+            **self.extra,
+        }
+        with published(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+
+@dataclass(frozen=True)
+class TaskOutcome:
+    """The numbers of a task, and its items where it has any."""
+
+    results: tuple[Result, ...]
+    items: Items | None = None
+
+
+def missing(task: str, kind: str, metric: str, reason: str) -> Result:
+    """The row of a task without a number."""
+    return Result(
+        task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
+    )

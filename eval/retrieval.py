@@ -1,0 +1,149 @@
+"""Cross-modal retrieval: R@1, 5 and 10 in one direction per task, with every caption template the task names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from eval import protocol
+from eval.data import DataSet
+from eval.errors import DataBroken
+from eval.features import FeatureCache, Features
+from eval.group import Group
+from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, tiles, winoground_scores
+from eval.results import Items, Result, TaskOutcome
+from eval.statistics import bootstrap
+from eval.tasks import Task
+from eval.templates import fill
+
+KS = (1, 5, 10)
+DRAWS = 1000
+TIES = {
+    False: "pessimistic: equal scores of lower index are ahead",
+    True: "strict: all equal scores that are not right are ahead",
+}
+
+
+def evaluate_retrieval(
+    task: Task, data: DataSet, cache: FeatureCache, group: Group, strict: bool = False
+) -> TaskOutcome:
+    """The numbers of a retrieval task; the first caption template gives the task's own, a further one adds its name to
+    the metric. `strict` counts every equal score against the model."""
+    assert data.captions is not None  # `open_task` saw to it
+    kept = [captions[: task.captions_per_image] for captions in data.captions]
+    image_of = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])
+    images = cache.images(data.pictures, task.name)
+    results: list[Result] = []
+    items: Items | None = None
+    for template in task.caption_templates:
+        texts = [fill(template, caption) for captions in kept for caption in captions]
+        captions = cache.texts(texts, f"{task.name} captions")
+        record = protocol.base(task, data, cache.model)
+        record["caption_template"] = template
+        record["captions"] = len(texts)
+        record["captions_per_image"] = task.captions_per_image or "all"
+        record["truncated_texts"] = captions.truncated
+        record["interval"] = f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"
+        suffix = "" if template == task.caption_templates[0] else f" ({template})"
+        if data.layout == "winoground":
+            found, outcome = _winoground(task, data, images, captions, record, suffix)
+        else:
+            found, outcome = _ranked(task, data, images, captions, image_of, group, strict, record, suffix)
+        results += found
+        items = items or outcome
+    return TaskOutcome(tuple(results), items)
+
+
+def _ranked(
+    task: Task,
+    data: DataSet,
+    images: Features,
+    captions: Features,
+    image_of: np.ndarray,
+    group: Group,
+    strict: bool,
+    record: dict[str, Any],
+    suffix: str,
+) -> tuple[list[Result], Items]:
+    to_text = task.direction == "image_to_text"
+    queries, others = (images, captions) if to_text else (captions, images)
+    ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
+    blocks = tiles(queries.count, others.count)
+    mine = [blocks[index] for index in group.share(len(blocks))]
+    ranks = np.empty(queries.count, dtype=np.int64)
+    shares = group.gather(ranks_of(images, captions, image_of, strict=strict, part=mine))
+    for rank, share in enumerate(shares):
+        theirs = [blocks[index] for index in range(rank, len(blocks), group.world)]
+        ranks[np.concatenate([np.arange(b.start, b.stop) for b in theirs]).astype(int) if theirs else []] = share
+    clusters = np.arange(queries.count) if to_text else image_of
+    record = {**record, "ties": TIES[strict], "direction": task.direction, "queries": queries.count}
+    results = []
+    for k in KS:
+        right = hits(ranks, k)
+        low, high = bootstrap(right, clusters, draws=DRAWS)
+        per_query = captions.count / images.count if to_text else 1
+        results.append(
+            Result(
+                task=task.name,
+                kind=task.kind,
+                metric=f"recall@{k}{suffix}",
+                value=float(right.mean()),
+                low=low,
+                high=high,
+                n=queries.count,
+                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": _chance(k, per_query, others.count)},
+            )
+        )
+    wanted = int(task.metric.partition("@")[2] or 1)
+    results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
+    keys = list(data.pictures.keys)
+    names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
+    items = Items(
+        keys=np.array(names),
+        hits=hits(ranks, wanted),
+        clusters=clusters,
+        predicted=ranks,
+        label=np.zeros(queries.count, dtype=np.int64),
+    )
+    return results, items
+
+
+def _chance(k: int, right: float, items: int) -> float:
+    """Probability that k items drawn at random from `items` hold one of `right`."""
+    return min(1.0, 1 - (1 - min(1.0, right / items)) ** k)
+
+
+def _winoground(
+    task: Task, data: DataSet, images: Features, captions: Features, record: dict[str, Any], suffix: str
+) -> tuple[list[Result], Items]:
+    if images.count != captions.count or images.count % 2:
+        raise DataBroken(f"{data.place}: {images.count} pictures and {captions.count} captions are no pairs of pairs")
+    scores = winoground_scores(images.all(), captions.all())
+    n = images.count // 2
+    results = []
+    for metric, right in scores.items():
+        low, high = bootstrap(right, None, draws=DRAWS)
+        detail = {**record, "metric": metric, "ties": "wrong", "chance": 1 / 6 if metric == "group_score" else 0.25}
+        results.append(
+            Result(
+                task=task.name,
+                kind=task.kind,
+                metric=f"{metric}{suffix}",
+                value=float(right.mean()),
+                low=low,
+                high=high,
+                n=n,
+                protocol=detail,
+            )
+        )
+    results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
+    right = scores[task.metric]
+    items = Items(
+        keys=np.array(data.pictures.keys)[::2],
+        hits=right,
+        clusters=np.arange(n),
+        predicted=right.astype(np.int64),
+        label=np.ones(n, dtype=np.int64),
+    )
+    return results, items

@@ -1,0 +1,152 @@
+"""A run: tasks in, results.json out. What is finished stays; the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval import protocol
+from eval.data import DataSet, Memo, open_task
+from eval.errors import DataBroken, DataMissing
+from eval.features import FeatureCache
+from eval.files import publish_json, read_json, sha256_of
+from eval.group import Group
+from eval.probing import Shots, evaluate_few_shot
+from eval.results import Result, TaskOutcome, missing
+from eval.retrieval import evaluate_retrieval
+from eval.tasks import Suite, Task
+from eval.vqa import evaluate_vqa
+from eval.zeroshot import evaluate_classification
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Choices that change numbers, and are therefore part of what a finished task is kept under."""
+
+    strict_ties: bool = False
+    """Retrieval: count every equal score against the model."""
+    shots: Shots | None = field(default_factory=Shots)
+    """Few-shot points of the tasks that have a training split; None measures none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The outcome of a run."""
+
+    results: tuple[Result, ...]
+    """Of every task in the order of the suite; a task that has no number has a row that says why."""
+    broken: int
+    """Tasks whose data is at hand and not usable."""
+
+
+def sampled(suite: Suite, count: int | None) -> Suite:
+    """The suite with at most `count` items per task, drawn by a seed; None leaves it as it is."""
+    if count is None:
+        return suite
+    tasks = tuple(dataclasses.replace(task, sample=min(count, task.sample or count)) for task in suite.tasks)
+    return dataclasses.replace(suite, tasks=tasks)
+
+
+def run_tasks(
+    suite: Suite,
+    cache: FeatureCache,
+    *,
+    data: Path,
+    output: Path,
+    memo: Memo,
+    group: Group,
+    options: Options,
+    say: Say,
+) -> Run:
+    """Evaluate all tasks of `suite` with the model of `cache` on the data below `data`; writes `output`/results.json,
+    `output`/items and `output`/tasks, on the leading rank. May be called from a training run, on all its ranks."""
+    results: list[Result] = []
+    broken = 0
+    for task in suite.tasks:
+        try:
+            found = _evaluated(task, cache, data, output, memo, group, options)
+        except DataMissing as error:
+            found = [missing(task.name, task.kind, task.metric, str(error))]
+        except DataBroken as error:
+            found = [missing(task.name, task.kind, task.metric, f"data broken: {error}")]
+            broken += 1
+        results += found
+        say(line(found[0]))
+    if group.leads:
+        publish_json(output / "results.json", [result.row() for result in results])
+    return Run(results=tuple(results), broken=broken)
+
+
+def _evaluated(
+    task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Group, options: Options
+) -> list[Result]:
+    """The results of one task, taken from `output`/tasks where they were measured before on the same things."""
+    found, error = None, None
+    try:
+        # The leader first: the others then find the hashes of large files already computed.
+        found = open_task(task, data, memo) if group.leads else None
+    except (DataMissing, DataBroken) as caught:
+        error = caught
+    group.all_or_error(error)
+    content = open_task(task, data, memo) if found is None else found
+    key = _key(task, content, cache, options)
+    record = output / "tasks" / f"{task.name}.json"
+    kept = group.from_leader(read_json(record) if group.leads else None)
+    if isinstance(kept, Mapping) and kept["key"] == key:
+        return [Result(**row) for row in kept["results"]]
+    began = time.perf_counter()
+    outcome = _measure(task, content, cache, group, options)
+    results = list(outcome.results)
+    if options.shots is not None and task.kind == "classification":
+        results += evaluate_few_shot(
+            task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
+        )
+    taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
+    results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
+    if group.leads:
+        if outcome.items is not None:
+            outcome.items.write(output / "items" / f"{task.name}.npz")
+        if not any(result.value is None for result in results):  # data that was not at hand may be there next time
+            publish_json(record, {"key": key, "results": [result.row() for result in results]})
+    return results
+
+
+def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    match task.kind:
+        case "classification":
+            return evaluate_classification(task, content, cache)
+        case "retrieval":
+            return evaluate_retrieval(task, content, cache, group, options.strict_ties)
+        case "vqa":
+            return evaluate_vqa(task, content, cache)
+
+
+def _key(task: Task, content: DataSet, cache: FeatureCache, options: Options) -> str:
+    parts: list[Any] = [
+        dataclasses.asdict(task),
+        content.pictures.fingerprint,
+        content.label_hash,
+        content.class_names,
+        content.templates,
+        cache.model.fingerprint,
+        dataclasses.asdict(options),
+        protocol.software(),
+    ]
+    return sha256_of(parts)
+
+
+def line(result: Result) -> str:
+    """One line of the terminal's table for a task's main number."""
+    if result.value is None:
+        return f"{result.task:24} {result.protocol['missing']}"
+    low, high = result.low or 0.0, result.high or 0.0
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    chance = result.protocol.get("chance")
+    beside = "" if chance is None else f"  chance {100 * chance:.1f}"
+    return f"{result.task:24} {result.metric:16} {100 * result.value:6.1f} %  {interval:14} n={result.n:,}{beside}"

@@ -1,0 +1,72 @@
+"""A question and an answer as a statement, which is what a dual encoder can compare with a picture.
+
+Our protocol, a rule for each form of question; the paper's own is not public. Questions that no rule fits become
+"question: ... answer: ...".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+ENTAILED = {
+    "entailment": "{}",
+    "neutral": "it is unclear whether {}",
+    "contradiction": "it is not true that {}",
+}
+_AUX = "is|are|was|were|can|could|will|would|should|do|does|did|has|have|had"
+_SUBJECT = r"(?:this|that|it|these|those|he|she|they|(?:the|a|an|his|her|their|this|that|these|those|any|all)\s+\w+)"
+_THERE = re.compile(r"(is|are|was|were) there (?:an? |any |some )?(.+)")
+_INVERTED = re.compile(rf"({_AUX}) ({_SUBJECT}) (.+)")
+_MANY = re.compile(r"how many (.+)")
+_MANY_THERE = re.compile(r"(.+?) (?:is|are|was|were) (?:there|seen|visible|shown)\b\s*(.*)")
+_DOING = re.compile(r"what (is|are|was|were) (.+) (\w+ing)")
+_PROPERTY = re.compile(
+    r"what (?:colou?r|shape|kind|type|sort|size|time|brand|material|sport|room)\b.*? (is|are|was|were) (.+)"
+)
+_WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
+
+
+def statement(kind: str, question: str, answer: str) -> str:
+    """The statement that `answer` to `question` makes about the picture; `kind` is yes/no, number, other or snli_ve."""
+    text = " ".join(question.strip().rstrip("?.! ").split())
+    if kind == "snli_ve":
+        return ENTAILED[answer].format(text[:1].lower() + text[1:])
+    rule = {"yes/no": _yes_no, "number": _number}.get(kind, _other)
+    return rule(text.lower(), answer.lower()) or f"question: {text.lower()} answer: {answer.lower()}"
+
+
+def _yes_no(text: str, answer: str) -> str | None:
+    if answer not in ("yes", "no"):
+        return None
+    found = _THERE.fullmatch(text)
+    if found:
+        verb, rest = found.groups()
+        article = "a " if verb in ("is", "was") and re.match(r"(?:is|was) there an? ", text) else ""
+        return f"there {verb} {article}{rest}" if answer == "yes" else f"there {verb} no {rest}"
+    found = _INVERTED.fullmatch(text)
+    if found:
+        verb, subject, rest = found.groups()
+        return f"{subject} {verb} {rest}" if answer == "yes" else f"{subject} {verb} not {rest}"
+    return None
+
+
+def _number(text: str, answer: str) -> str | None:
+    found = _MANY.fullmatch(text)
+    if not found:
+        return None
+    counted = _MANY_THERE.fullmatch(found.group(1))
+    return " ".join(f"{answer} {' '.join(counted.groups()) if counted else found.group(1)}".split())
+
+
+def _other(text: str, answer: str) -> str | None:
+    rules: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
+        (_DOING, lambda m: f"{m[2]} {m[1]} {answer}" if m[3] == "doing" else f"{m[2]} {m[1]} {m[3]} {answer}"),
+        (_PROPERTY, lambda m: f"{m[2]} {m[1]} {answer}"),
+        (_WHAT, lambda m: f"{m[2]} {m[1]} {answer}"),
+    )
+    for pattern, build in rules:
+        found = pattern.fullmatch(text)
+        if found:
+            return build(found)
+    return None

@@ -1,0 +1,89 @@
+"""What a task is: where its data lies, what is asked of it, and how its number is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["classification", "retrieval", "vqa"]
+Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground"]
+
+KINDS: tuple[Kind, ...] = ("classification", "retrieval", "vqa")
+LAYOUTS: tuple[Layout, ...] = ("webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground")
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "classification": ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point"),
+    "retrieval": ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score"),
+    "vqa": ("soft_accuracy", "accuracy"),
+}
+DIRECTIONS = ("image_to_text", "text_to_image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One form in which the data set may lie on disk."""
+
+    layout: Layout
+    """How it is laid out; `eval/data/` has a reader for each."""
+    path: str
+    """Folder or file below the data root; `repository:...` is below the checkout, for data that comes with it."""
+    split: str = "test"
+    """The split as the layout names it."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the reader of this layout needs besides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One row of the results."""
+
+    name: str
+    """Unique in its suite; what people type."""
+    kind: Kind
+    """classification, retrieval or vqa."""
+    title: str
+    """The data set's name as its authors write it."""
+    sources: tuple[Source, ...]
+    """Forms in which the data may be at hand; the first that is there is read."""
+    metric: str
+    """The metric that counts for this task; the others of its kind are reported beside it."""
+    licence: str
+    """Under which terms the data may be used, or that this is unclear."""
+    get: str
+    """How to get the data, in one sentence, for the row of a set that is not at hand."""
+    items: int | None = None
+    """Number of items of the split as published; a difference is written beside the result."""
+    classes: int | None = None
+    """Number of classes (classification)."""
+    class_names: str | tuple[str, ...] = "dataset"
+    """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
+    templates: str | tuple[str, ...] = "dataset"
+    """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
+    direction: str | None = None
+    """image_to_text or text_to_image (retrieval)."""
+    caption_templates: tuple[str, ...] = ("{}",)
+    """What captions are wrapped in; each gives its own numbers, the first one the task's (retrieval)."""
+    captions_per_image: int | None = None
+    """Keep the first so many captions of a picture; None keeps all (retrieval)."""
+    candidates: int | None = None
+    """Answers offered per question where the data has no list of its own (vqa)."""
+    sample: int | None = None
+    """Evaluate a seeded sample of so many items instead of all; written beside the result."""
+    support: tuple[Source, ...] = ()
+    """Where few-shot draws its shots from (classification); without it the task has no few-shot rows."""
+    fetch: Mapping[str, Any] = field(default_factory=dict)
+    """What `make bench-data` does for it; empty where the data may not be fetched by a program."""
+    note: str = ""
+    """A trap or a choice that a reader of the number should know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """A named list of tasks."""
+
+    name: str
+    """What people type for all of it."""
+    about: str
+    """What the selection is, and what it is not."""
+    tasks: tuple[Task, ...]
+    """In the order of the report."""

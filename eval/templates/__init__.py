@@ -1,0 +1,64 @@
+"""Prompt templates and class names of the field, by the name of their source (NOTICE.txt says whose they are).
+
+A name is `clip_benchmark:cifar10` or `openai_clip:ucf101`. A template has one slot, `{}` (openai/CLIP) or `{c}`
+(CLIP_benchmark and the webdataset template files).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Sequence
+from importlib import resources
+from typing import Literal
+
+from eval.errors import WrongUse
+
+SOURCES = ("clip_benchmark", "openai_clip")
+
+
+@functools.cache
+def _table(source: str) -> dict[str, dict[str, list[str]]]:
+    text = resources.files(__package__).joinpath(f"{source}.json").read_text(encoding="utf-8")
+    return json.loads(text)
+
+
+def known(kind: Literal["templates", "class_names"]) -> list[str]:
+    """All names `source:set` that have templates, or class names."""
+    return [f"{source}:{name}" for source in SOURCES for name, entry in _table(source).items() if kind in entry]
+
+
+def look_up(kind: Literal["templates", "class_names"], name: str) -> list[str]:
+    """The list that `source:set` names. Raises `WrongUse` for a name that is not there."""
+    source, _, key = name.partition(":")
+    if source not in SOURCES or kind not in _table(source).get(key, {}):
+        near = difflib.get_close_matches(name, known(kind), n=1, cutoff=0.4)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{hint}")
+    return list(_table(source)[key][kind])
+
+
+def fill(template: str, name: str) -> str:
+    """The prompt: `name` in the slot of `template`. The name is taken literally, whatever braces it holds."""
+    slot = slot_of(template)
+    return template.replace(slot, name, 1)
+
+
+def slot_of(template: str) -> str:
+    """`{}` or `{c}`, whichever the template has; raises `WrongUse` unless it has exactly one."""
+    counts = {slot: template.count(slot) for slot in ("{}", "{c}")}
+    if sum(counts.values()) != 1:
+        raise WrongUse(f"template {template!r} needs exactly one slot {{}} or {{c}}")
+    return next(slot for slot, count in counts.items() if count)
+
+
+def check_templates(templates: Sequence[str], place: str) -> None:
+    """Raise `WrongUse` where there is no template, or one without its slot; `place` says whose they are."""
+    if not templates:
+        raise WrongUse(f"{place}: no templates")
+    for template in templates:
+        try:
+            slot_of(template)
+        except WrongUse as error:
+            raise WrongUse(f"{place}: {error}") from None

@@ -1,0 +1,157 @@
+"""Zero-shot classification: class names in prompt templates, one vector per class, cosine.
+
+Every prompt is encoded and normalised, a class is the normalised mean over its templates (Radenovic et al. and all
+public code bases agree), and a picture belongs to the class of the largest product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval import protocol
+from eval.data import DataSet, class_names, templates
+from eval.errors import DataBroken
+from eval.features import FeatureCache
+from eval.metrics.classification import (
+    average_precision,
+    average_precision_11point,
+    label_ranks,
+    logits_in_tiles,
+    mean_per_class,
+    roc_auc,
+)
+from eval.results import Items, Result, TaskOutcome
+from eval.statistics import bootstrap_metric, wilson
+from eval.tasks import Task
+from eval.templates import fill
+
+DRAWS = 1000
+
+
+def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
+    """Every class name in every template, class by class."""
+    return [fill(template, name) for name in names for template in prompts]
+
+
+def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Sequence[str]) -> np.ndarray:
+    """(d, c) float32, a unit vector for each class name, the mean over the templates `prompts`."""
+    features = cache.texts(prompt_texts(names, prompts), "prompts")
+    classifier = np.empty((features.width, len(names)), dtype=np.float32)
+    for index in range(len(names)):  # class by class: 80 templates of 1000 classes need not be in memory at once
+        mean = features.rows(index * len(prompts), (index + 1) * len(prompts)).mean(axis=0)
+        length = np.linalg.norm(mean)
+        classifier[:, index] = mean / length if length > 0 else mean
+    return classifier
+
+
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+    """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
+    named, prompted = class_names(task, data), templates(task, data)
+    names, prompts = named.texts, prompted.texts
+    assert data.labels is not None  # `open_task` saw to it
+    if (data.labels.ndim == 2) != task.metric.startswith("map"):
+        raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
+    features = cache.images(data.pictures, task.name).all()
+    classifier = zero_shot_classifier(cache, names, prompts)
+    record = protocol.base(task, data, cache.model)
+    record["class_names"] = protocol.texts_record(names, named.source)
+    record["templates"] = protocol.texts_record(prompts, prompted.source)
+    record["truncated_texts"] = cache.texts(prompt_texts(names, prompts), "prompts").truncated
+    record["ties"] = "lowest class index"
+    scale = cache.model.logit_scale
+    if data.labels.ndim == 2:
+        return _multi_label(task, data, features @ classifier, record)
+    return _single_label(task, data, features, classifier, scale, record)
+
+
+def _single_label(
+    task: Task,
+    data: DataSet,
+    features: np.ndarray,
+    classifier: np.ndarray,
+    scale: float,
+    record: dict[str, Any],
+) -> TaskOutcome:
+    labels = data.labels
+    assert labels is not None
+    classes = classifier.shape[1]
+    ranks, predicted = np.empty(len(labels), np.int64), np.empty(len(labels), np.int64)
+    margin = np.empty(len(labels), np.float32)
+    for block, logits in logits_in_tiles(features, classifier, scale):
+        rows = slice(block.start, block.stop)
+        ranks[rows], predicted[rows] = label_ranks(logits, labels[rows])
+        if classes == 2:
+            margin[rows] = (logits[:, 1] - logits[:, 0]).numpy()
+    hits = (ranks == 0).astype(np.float64)
+    n = len(labels)
+    record["chance"] = 1 / classes
+
+    def share(metric: str, right: np.ndarray) -> Result:
+        low, high = wilson(int(right.sum()), n)
+        detail = {**record, "metric": metric, "interval": "Wilson, 95 %"}
+        return _result(task, metric, float(right.mean()), low, high, n, detail)
+
+    def drawn(metric: str, of: Callable[[np.ndarray], float]) -> Result:
+        low, high = bootstrap_metric(of, n, draws=DRAWS)
+        detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
+        return _result(task, metric, of(np.arange(n)), low, high, n, detail)
+
+    results = [share("top1", hits)]
+    if classes > 5:
+        results.append(share("top5", (ranks < 5).astype(np.float64)))
+    results.append(drawn("mean_per_class", lambda index: mean_per_class(hits[index], labels[index])))
+    extra = {}
+    if classes == 2:
+        results.append(drawn("roc_auc", lambda index: _auc_or_nan(margin[index], labels[index])))
+        extra["scores"] = margin
+    if task.metric not in {result.metric for result in results}:
+        raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
+    results.sort(key=lambda result: result.metric != task.metric)
+    items = Items(
+        keys=np.array(data.pictures.keys),
+        hits=hits,
+        clusters=np.arange(n),
+        predicted=predicted,
+        label=labels,
+        extra=extra,
+    )
+    return TaskOutcome(tuple(results), items)
+
+
+def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str, Any]) -> TaskOutcome:
+    labels = data.labels
+    assert labels is not None
+    record["chance"] = float(labels.mean())
+    record["ties"] = "wrong ones first"
+    results = []
+    for metric, precision in (("map_11point", average_precision_11point), ("map", average_precision)):
+
+        def mean(index: np.ndarray, precision: Any = precision) -> float:
+            return float(precision(scores[index], labels[index]).mean())
+
+        low, high = bootstrap_metric(mean, len(labels), draws=DRAWS)
+        detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
+        results.append(_result(task, metric, mean(np.arange(len(labels))), low, high, len(labels), detail))
+    results.sort(key=lambda result: result.metric != task.metric)
+    best = scores.argmax(axis=1)
+    items = Items(
+        keys=np.array(data.pictures.keys),
+        hits=labels[np.arange(len(labels)), best].astype(np.float64),
+        clusters=np.arange(len(labels)),
+        predicted=best,
+        label=np.full(len(labels), -1),
+        extra={"scores": scores, "labels": labels},
+    )
+    return TaskOutcome(tuple(results), items)
+
+
+def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
+    """NaN where a resample has one class only: the bootstrap then draws again."""
+    return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+def _result(task: Task, metric: str, value: float, low: float, high: float, n: int, record: dict[str, Any]) -> Result:
+    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)

@@ -1,0 +1,79 @@
+"""128-bit keys of rows, spread evenly over their range, and the records that a unit writes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("uid_high", "<u8"), ("uid_low", "<u8")])
+"""A row: its key in two halves, its place in the unit, its uid in two halves. 36 bytes."""
+PARTS = 256
+"""A unit's records are sorted by key and can be read by the first byte of it."""
+
+Halves = NDArray[np.uint64]
+
+
+def halves_of_uids(uids: Sequence[str]) -> Halves:
+    """Uids of 32 hex digits as pairs of unsigned numbers, high half first; shape (n, 2)."""
+    return halves_of_digests([bytes.fromhex(uid) for uid in uids])
+
+
+def halves_of_digests(digests: Sequence[bytes]) -> Halves:
+    """The first 128 bits of each digest; shape (n, 2).
+
+    Raises:
+        ValueError: a digest has fewer than 16 bytes.
+    """
+    short = next((digest for digest in digests if len(digest) < 16), None)
+    if short is not None:
+        raise ValueError(f"the digest {short.hex()!r} has {len(short)} bytes; a key needs 16")
+    joined = b"".join(digest[:16] for digest in digests)
+    return np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def uid_of(high: int, low: int) -> str:
+    """The uid of two halves."""
+    return f"{high:016x}{low:016x}"
+
+
+def spread(keys: Halves) -> Halves:
+    """A bijection of the 128-bit numbers after which ranges of the high half hold about equally many keys.
+
+    Digests are spread evenly as they are, but a manifest's own uids may be consecutive numbers, which would all fall
+    into one range. Two rounds of a Feistel network with the finaliser of splitmix64 (Steele et al. 2014): different
+    keys stay different.
+    """
+    high, low = keys[:, 0], keys[:, 1]
+    low = low ^ _mixed(high)
+    high = high ^ _mixed(low)
+    return np.stack([high, low], axis=1)
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+def key_records(keys: Halves, ordinals: NDArray[np.int64], uids: Halves) -> NDArray[np.void]:
+    """The records of a unit, sorted by spread key and ordinal.
+
+    Args:
+        keys: what is compared, shape (n, 2): the uid of a pair, the digest of a picture.
+        ordinals: places of the rows in the unit, ascending; shape (n,).
+        uids: what duplicates of the rows will cite; shape (n, 2).
+    """
+    even = spread(keys)
+    records = np.empty(len(keys), KEY)
+    records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals
+    records["uid_high"], records["uid_low"] = uids[:, 0], uids[:, 1]
+    return records[np.lexsort((even[:, 1], even[:, 0]))]  # a stable sort: equal keys stay in the order of ordinals
+
+
+def key_parts(records: NDArray[np.void]) -> NDArray[np.int64]:
+    """The part of each record, see `PARTS`."""
+    return (records["high"] >> np.uint64(56)).astype(np.int64)

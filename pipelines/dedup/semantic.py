@@ -1,0 +1,208 @@
+"""Semantic duplicates within a cluster, after SemDeDup (Abbas et al. 2023): rows whose embeddings have a cosine above
+1 - eps.
+
+Rows are taken one after another; one that is like an earlier row is a duplicate of it. Which row of a group stays is
+thus the order: `first` by unit and place in the unit; `far` (SemDeDup's default) the least typical first, by cosine to
+the centroid; `near` the most typical first.
+
+Compared are, by `against`, only the rows that stay (`kept`: every duplicate is within eps of a row that is kept), or
+all earlier rows (`all`, as SemDeDup does: it removes more, since a chain of similar rows collapses into its first).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.dedup.clusters import unit_length
+from pipelines.dedup.entries import ENTRIES
+from pipelines.dedup.keys import uid_of
+
+Keep = Literal["first", "far", "near"]
+Against = Literal["kept", "all"]
+
+TILE, BLOCK = 1_024, 8_192  # fixed: the last bits of a product may depend on its shape
+PARTS = 1_024
+"""Most groups of clusters, each the work of one unit."""
+
+
+def member_type(dimension: int) -> np.dtype:
+    """The record of a row in a cluster; `cosine` is the one to the centroid. Half precision moves a cosine by about
+    1e-5, far below any useful eps."""
+    return np.dtype(
+        [
+            ("cluster", "<u4"),
+            ("ordinal", "<u4"),
+            ("uid_high", "<u8"),
+            ("uid_low", "<u8"),
+            ("cosine", "<f4"),
+            ("vector", "<f2", (dimension,)),
+        ]
+    )
+
+
+def groups_of(rows: int, clusters: int, dimension: int, memory: int) -> int:
+    """Into how many groups the clusters are put so that an average group has about `memory` bytes."""
+    return max(1, min(-(-rows * member_type(dimension).itemsize // memory), clusters, PARTS))
+
+
+def member_parts(clusters_of: NDArray[np.int64], clusters: int, groups: int) -> NDArray[np.int64]:
+    """The group of each row: neighbouring clusters go together."""
+    return clusters_of.astype(np.int64) * groups // clusters
+
+
+def order_of(cosines: NDArray[np.float32], keep: Keep) -> NDArray[np.int64]:
+    """The order in which the rows of a cluster are taken; ties by place."""
+    if keep == "first":
+        return np.arange(len(cosines))
+    return np.argsort(cosines if keep == "far" else -cosines, kind="stable")
+
+
+def near_copies(
+    vectors: NDArray[np.floating], order: NDArray[np.int64], eps: float, against: Against
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Which rows are near copies of which.
+
+    Args:
+        vectors: embeddings (n, d); a memory map does, since rows are fetched in tiles: memory is a few tiles and blocks
+            whatever n is.
+        order: the rows in the order in which they are taken.
+        eps: the least cosine distance of rows that both stay.
+        against: see the module.
+
+    Returns:
+        For each row the row that stays in its place, -1 where it stays itself; and the cosine to the row that made it a
+        duplicate (with `all` not always the one that stays).
+    """
+    bound = np.float32(1.0 - eps)
+    stays_for = np.full(len(vectors), -1, np.int64)
+    cosines = np.zeros(len(vectors), np.float32)
+    earlier = np.empty(len(order), np.int64)  # the rows to compare with, in order
+    known = 0
+    for start in range(0, len(order), TILE):
+        rows = order[start : start + TILE]
+        tile = unit_length(vectors[rows])
+        link = np.full(len(rows), -1, np.int64)
+        for block in range(0, known, BLOCK):
+            open_ = np.flatnonzero(link < 0)
+            if not len(open_):
+                break
+            others = earlier[block : min(block + BLOCK, known)]
+            cosine = tile[open_] @ unit_length(vectors[others]).T
+            hit = cosine > bound
+            found = hit.any(axis=1)
+            place = hit.argmax(axis=1)[found]
+            link[open_[found]] = others[place]
+            cosines[rows[open_[found]]] = cosine[found, place]
+        _within_tile(tile, rows, link, cosines, bound, against)
+        for at in np.flatnonzero(link >= 0):  # in order, so that the row linked to is settled
+            ahead = link[at]
+            stays_for[rows[at]] = stays_for[ahead] if stays_for[ahead] >= 0 else ahead
+        more = rows if against == "all" else rows[link < 0]
+        earlier[known : known + len(more)] = more
+        known += len(more)
+    return stays_for, cosines
+
+
+def _within_tile(
+    tile: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    link: NDArray[np.int64],
+    cosines: NDArray[np.float32],
+    bound: np.float32,
+    against: Against,
+) -> None:
+    """Link the open rows of a tile to earlier rows of the same tile."""
+    sources = np.arange(len(rows)) if against == "all" else np.flatnonzero(link < 0)
+    cosine = tile[sources] @ tile.T
+    hit = (cosine > bound) & (np.arange(len(rows)) > sources[:, None])
+    for place in np.flatnonzero(hit.any(axis=1)):
+        source = sources[place]
+        if against == "kept" and link[source] >= 0:
+            continue
+        new = np.flatnonzero(hit[place] & (link < 0))
+        link[new] = rows[source]
+        cosines[rows[new]] = cosine[place, new]
+
+
+def duplicates(
+    slices: Iterable[tuple[int, NDArray[np.void]]], dimension: int, eps: float, keep: Keep, against: Against
+) -> pa.Table:
+    """The duplicates in a group of clusters as a table of `ENTRIES`, sorted by unit and ordinal.
+
+    Vectors go through a temporary file and are fetched in tiles, so that a cluster may be larger than memory; what
+    stays in memory is about 100 bytes a row.
+
+    Args:
+        slices: (number of the unit, its records of type `member_type(dimension)`, ordinals ascending within a cluster),
+            units ascending.
+        dimension: numbers of an embedding.
+        eps, keep, against: see the module.
+    """
+    record = member_type(dimension)
+    light: list[NDArray[np.void]] = []
+    units: list[NDArray[np.int64]] = []
+    columns = ["cluster", "ordinal", "uid_high", "uid_low", "cosine"]
+    with tempfile.TemporaryFile(prefix="diht-clusters-") as spool:
+        for unit, records in slices:
+            spool.write(np.ascontiguousarray(records["vector"]).tobytes())
+            light.append(_columns(records, columns))
+            units.append(np.full(len(records), unit, np.int64))
+        rows = np.concatenate(light) if light else _columns(np.empty(0, record), columns)
+        if not len(rows):
+            return ENTRIES.empty_table()
+        spool.flush()
+        unit_of = np.concatenate(units)
+        vectors = np.memmap(spool, "<f2", "r", shape=(len(rows), dimension))
+        first, cosines = np.full(len(rows), -1, np.int64), np.zeros(len(rows), np.float32)
+        by_cluster = np.argsort(rows["cluster"], kind="stable")
+        edges = np.flatnonzero(np.diff(rows["cluster"][by_cluster])) + 1
+        for members in np.split(by_cluster, edges):
+            if len(members) < 2:
+                continue
+            view = _Gathered(vectors, members)
+            stays, cosine = near_copies(view, order_of(rows["cosine"][members], keep), eps, against)  # type: ignore[arg-type]
+            first[members] = np.where(stays >= 0, members[stays], -1)
+            cosines[members] = cosine
+        del vectors
+    again = np.flatnonzero(first >= 0)
+    again = again[np.lexsort((rows["ordinal"][again], unit_of[again]))]
+    cited = first[again]
+    halves = zip(rows["uid_high"][cited].tolist(), rows["uid_low"][cited].tolist(), strict=True)
+    return pa.table(
+        [
+            pa.array(unit_of[again].astype(np.int32)),
+            pa.array(rows["ordinal"][again].astype(np.int64)),
+            pa.array(unit_of[cited].astype(np.int32)),
+            pa.array(rows["ordinal"][cited].astype(np.int64)),
+            pa.array([uid_of(*pair) for pair in halves], pa.string()),
+            pa.array(cosines[again]),
+        ],
+        schema=ENTRIES,
+    )
+
+
+def _columns(records: NDArray[np.void], names: list[str]) -> NDArray[np.void]:
+    """A copy of some columns, without the room of the others."""
+    slim = np.empty(len(records), [(name, records.dtype[name]) for name in names])
+    for name in names:
+        slim[name] = records[name]
+    return slim
+
+
+class _Gathered:
+    """Some rows of a matrix, fetched when they are asked for."""
+
+    def __init__(self, matrix: NDArray[np.floating], rows: NDArray[np.int64]):
+        self._matrix, self._rows = matrix, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.floating]:
+        return self._matrix[self._rows[places]]

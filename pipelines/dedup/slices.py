@@ -1,0 +1,62 @@
+"""Files of fixed-size records in parts, of which a range can be read without the rest.
+
+Layout: 8 bytes magic, then little-endian uint64: bytes of a record, number of parts P, P + 1 offsets (in records);
+then the records. A reader knows P, so it reads the header and the slice in two ranges, on a disk or an object store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAGIC = b"DIHTSLC1"
+
+ReadRange = Callable[[int, int], bytes]
+"""Bytes [start, stop) of a file."""
+
+
+class BadSlices(ValueError):
+    """Not such a file, or one of other records; the message says what was found."""
+
+
+def pack(records: NDArray[np.void], parts_of: NDArray[np.int64], parts: int) -> bytes:
+    """The content of a file.
+
+    Args:
+        records: structured array, shape (n,), ordered by part.
+        parts_of: the part of each record, from 0, ascending; shape (n,).
+        parts: how many parts there are; a part may be empty.
+
+    Raises:
+        ValueError: parts are not ascending or out of range.
+    """
+    if len(parts_of) and (parts_of[0] < 0 or parts_of[-1] >= parts or (np.diff(parts_of) < 0).any()):
+        raise ValueError(f"parts must ascend within 0 and {parts - 1}")
+    offsets = np.searchsorted(parts_of, np.arange(parts + 1))
+    header = np.array([records.dtype.itemsize, parts, *offsets], "<u8")
+    return MAGIC + header.tobytes() + records.tobytes()
+
+
+def read_slice(read: ReadRange, dtype: np.dtype, parts: int, first: int, stop: int, name: str) -> NDArray[np.void]:
+    """The records of parts [first, stop).
+
+    Raises:
+        BadSlices: the file `name` is none, is cut short, or holds other records.
+    """
+    begin = len(MAGIC) + 8 * (parts + 3)
+    head = read(0, begin)
+    if len(head) < begin or head[: len(MAGIC)] != MAGIC:
+        raise BadSlices(f"{name} is no file of sliced records; remove it with its commit record and run again")
+    itemsize, count, *offsets = np.frombuffer(head, "<u8", offset=len(MAGIC)).tolist()
+    if itemsize != dtype.itemsize or count != parts:
+        raise BadSlices(
+            f"{name} holds records of {itemsize} bytes in {count} parts, not of {dtype.itemsize} bytes in {parts}; "
+            "it is of another version: remove it with its commit record and run again"
+        )
+    low, high = begin + offsets[first] * itemsize, begin + offsets[stop] * itemsize
+    content = read(low, high) if high > low else b""
+    if len(content) != high - low:
+        raise BadSlices(f"{name} is cut short; remove it with its commit record and run again")
+    return np.frombuffer(content, dtype)

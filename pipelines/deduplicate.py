@@ -1,0 +1,224 @@
+"""The order of work on duplicates: pairs, then pictures, then what looks the same; each asked of what is left.
+
+Rows that turn out to be unreadable only when they are written out (picture pages of a Parquet file that break where its
+captions did not, and spotting was not asked for) have taken part; they are dead letters.
+
+Exact duplicates are always found. What is found of a kind rejects rows where stage `dedup` is asked for and the preset
+says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from filters.dedup import DedupRule
+from pipelines.dedup.clusters import faiss
+from pipelines.dedup.encoders import parse_encoder
+from pipelines.dedup.exact import ranges_of
+from pipelines.dedup.semantic import groups_of
+from pipelines.engine import Engine
+from pipelines.layout import Layout
+from pipelines.plan import Plan
+from pipelines.settings import RunSettings
+from pipelines.stages import Stage
+from pipelines.stages.duplicates import KeyStage, RangeStage
+from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
+from pipelines.stages.similar import CENTROIDS, CentroidStage, EmbeddingStage, GroupStage, MemberStage
+
+VERSION = 1  # raise it when equal survivors may be compared otherwise
+MEMORY = 512 * 2**20
+"""Bytes that a range of keys or an average group of clusters may take."""
+_ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys
+
+
+class DedupFailed(RuntimeError):
+    """Duplicates could not be found; the message says where."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What stage decide and the funnel need to know."""
+
+    said: tuple[Said, ...]
+    fingerprint: str
+    """Changes with everything that rejects."""
+    counts: dict[str, dict[str, Any]]
+    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected."""
+    models: dict[str, Any]
+    """For the provenance."""
+
+
+def check_semantic(rule: DedupRule) -> None:
+    """Look before the run whether what semantic de-duplication needs is there.
+
+    Raises:
+        EncoderError, FaissMissing: it is not.
+    """
+    if rule.semantic:
+        faiss()
+        parse_encoder(rule.encoder)
+
+
+class Deduplication:
+    """One run's search for duplicates."""
+
+    def __init__(
+        self,
+        settings: RunSettings,
+        layout: Layout,
+        plan: Plan,
+        engine: Engine,
+        set_aside: dict[str, dict[str, Any]],
+        records: Callable[[str, Iterable[str]], Iterator[tuple[str, Any]]],
+        pictures: bool,
+    ):
+        """Args: `set_aside` grows where units fail; `records` gives units with their commit records; `pictures` says
+        whether any are at hand."""
+        self.settings, self.layout, self.plan, self.set_aside = settings, layout, plan, set_aside
+        self.engine, self._records, self._pictures = engine, records, pictures
+        few = -(-plan.rows // _ROWS_PER_WORKER)
+        self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
+        self.rule = settings.preset.dedup
+        self.asked = "dedup" in settings.stages
+        self._said: tuple[Said, ...] = ()
+        self._counts: dict[str, dict[str, Any]] = {}
+        self._rejecting: list[str] = []
+        self._models: dict[str, Any] = {}
+
+    def find(self, survivors: dict[str, str]) -> Findings:
+        """Find them all.
+
+        Args:
+            survivors: for each unit, in the order of the plan, what its survivors depend on.
+
+        Raises:
+            DedupFailed: a range or group failed again and again.
+        """
+        self._exact(PAIR, survivors, rejects=self.asked and self.rule.pairs)
+        if self._pictures:
+            self._exact(PICTURE, survivors, rejects=self.asked and self.rule.pictures)
+            if self.asked and self.rule.semantic:
+                self._semantic(survivors)
+        return Findings(self._said, _fingerprint(self._rejecting), self._counts, self._models)
+
+    def _names(self, survivors: dict[str, str]) -> list[str]:
+        return [unit for unit in survivors if unit not in self.set_aside]
+
+    # ---- exact
+
+    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool) -> None:
+        settings = self.settings
+        read = kind == PICTURE and rejects
+        quick = not read or "spotting" in settings.stages  # whose records have the digests
+        before = _fingerprint(VERSION, kind, self._rejecting, read)
+        known = {unit: _fingerprint(before, fingerprint) for unit, fingerprint in survivors.items()}
+        stage = KeyStage(
+            self.layout,
+            settings.dataset,
+            settings.preset,
+            settings.stages,
+            kind,
+            self._said,
+            read,
+            known,
+        )
+        self._units(stage, self._undone(stage.name, self._names(survivors), known), quick=quick)
+        names = self._names(survivors)
+        rows = self._sum(stage.name, names)
+        ranges = ranges_of(rows, MEMORY)
+        everything = _fingerprint([known[unit] for unit in names], ranges)
+        finder = RangeStage(self.layout, kind, ranges, frozenset(self.set_aside), everything)
+        self._files(finder, ranges, everything)
+        self._conclude(kind, ranges, everything, compared=rows, rejects=rejects)
+
+    def _conclude(self, kind: str, files: int, fingerprint: str, *, compared: int, rejects: bool) -> None:
+        found = self._sum(duplicates_stage(kind), [file_name(number) for number in range(files)])
+        self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}
+        self._said += (Said(kind, files, rejects),)
+        if rejects:
+            self._rejecting += [kind, fingerprint]
+
+    # ---- semantic
+
+    def _semantic(self, survivors: dict[str, str]) -> None:
+        rule, names = self.rule, self._names(survivors)
+        encoder = self._models["encoder"] = parse_encoder(rule.encoder).identity()
+        competing = {unit: _fingerprint(VERSION, self._rejecting, survivors[unit]) for unit in names}
+        embedding = _fingerprint(encoder)
+        parents = self._embed(names, embedding, competing)
+        names = self._names(survivors)
+        rows = sum(parents[unit] for unit in names)
+        everything = _fingerprint(embedding, asdict(rule), [competing[unit] for unit in names])
+        skip = frozenset(self.set_aside)
+        trainer = CentroidStage(self.layout, self._said, rule, skip, rows, everything)
+        self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
+        ((_, record),) = self._records(CENTROIDS, [CENTROIDS])
+        clusters, dimension = max(1, record["clusters"]), record["dimension"]
+        groups = groups_of(rows, clusters, dimension, MEMORY)
+        everything = _fingerprint(everything, groups)
+        members = MemberStage(self.layout, self._said, groups, everything)
+        self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
+        finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
+        self._files(finder, groups, everything)
+        self._conclude(SEMANTIC, groups, everything, compared=self._sum(members.name, names), rejects=True)
+        self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
+
+    def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> dict[str, int]:
+        """Embed what is not; how many pictures of each unit were looked at."""
+        settings = self.settings
+        pieces = [
+            f"{unit}.{piece:04d}"
+            for unit, record in self._records("captions", names)
+            for piece in range(-(-int(record["rows"]) // self.plan.picture_rows))
+        ]
+        todo = []
+        for piece, record in self._records("embeddings", pieces):
+            current = record is not None and record["fingerprint"] == embedding
+            if not current or record["covers"] != competing[piece.partition(".")[0]]:
+                todo.append(piece)
+        stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, competing)
+        self._units(stage, todo, of=len(pieces))
+        parents = dict.fromkeys(names, 0)
+        for piece, record in self._records("embeddings", pieces):
+            if record is not None:
+                parents[piece.partition(".")[0]] += record["pictures"] - record["bad"]
+        return parents
+
+    # ---- what all share
+
+    def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
+        records = self._records(stage, units)
+        return [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
+
+    def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
+        names = [file_name(number) for number in range(count)]
+        self._units(stage, self._undone(stage.name, names, dict.fromkeys(names, fingerprint)), quick=True, fatal=True)
+
+    def _units(
+        self, stage: Stage, todo: list[str], *, of: int | None = None, quick: bool = False, fatal: bool = False
+    ) -> None:
+        """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
+        engine = self._quick if quick else self.engine
+        quiet = quick or (stage.name != "embeddings" and self.plan.rows < _ROWS_PER_WORKER)
+        noun, counted = ("pictures", "pictures") if stage.name == "embeddings" else ("rows", "rows")
+        total = max(1, self.plan.rows // 4)
+        failed = engine.run(stage, todo, of=of or len(todo), counted=counted, total=total, noun=noun, quiet=quiet)
+        if failed and fatal:
+            name, record = next(iter(failed.items()))
+            last = record["tries"][-1]
+            raise DedupFailed(
+                f"stage {stage.name} failed at {name} ({last['error']}: {last['message']}); all about it: "
+                f"{self.layout.failed(stage.name, name)}. The same command tries again"
+            )
+        self.set_aside |= {name.partition(".")[0]: record for name, record in failed.items()}
+
+    def _sum(self, stage: str, units: list[str]) -> int:
+        return sum(int(record["rows"]) for _, record in self._records(stage, units))
+
+
+def _fingerprint(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,24 @@
+"""Pictures from the web, fetched so that a hostile manifest can harm nobody.
+
+A manifest is foreign input: an address in it may name the machine's own services, a cloud's metadata server, a file, a
+stream without end or a picture of a terabyte. `Fetcher` asks public addresses only, within bounds, and answers every
+failure with one reason out of a closed list. `fetch_shard` lets img2dataset's own downloader do the work on top of it.
+"""
+
+from pipelines.fetch.addresses import Allowed, is_public
+from pipelines.fetch.fetcher import Fetched, Fetcher
+from pipelines.fetch.reasons import FetchError, Reason
+from pipelines.fetch.settings import DownloadSettings
+from pipelines.fetch.urls import Target, parse_url
+
+__all__ = [
+    "Allowed",
+    "DownloadSettings",
+    "FetchError",
+    "Fetched",
+    "Fetcher",
+    "Reason",
+    "Target",
+    "is_public",
+    "parse_url",
+]

@@ -1,0 +1,65 @@
+"""A response's body, read and unpacked within a number of bytes."""
+
+from __future__ import annotations
+
+import http.client
+import zlib
+from collections.abc import Iterator
+
+from pipelines.fetch.reasons import FetchError, Reason
+
+_CHUNK = 256 * 2**10
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def read_body(answer: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """Returns the body, unpacked.
+
+    We ask for plain bytes. Some servers pack them nevertheless; gzip and deflate are unpacked, step by step, so that a
+    bomb is noticed at `max_bytes`.
+
+    Raises:
+        FetchError: too_large, or bad_response for a body that ends too early, is empty or in another encoding.
+        OSError, http.client.HTTPException: of the connection.
+    """
+    promised = answer.length  # by Content-Length; None for chunks and for bodies that end with the connection
+    if promised is not None and promised > max_bytes:
+        raise FetchError(Reason.TOO_LARGE, f"{promised} bytes announced; at most {max_bytes} are taken")
+    encoding = (answer.getheader("Content-Encoding") or "identity").strip().lower()
+    if encoding in ("", "identity", "none"):
+        body = b"".join(_pieces(answer, promised, max_bytes))
+    elif encoding in _WINDOWS:
+        body = _unpacked(_pieces(answer, promised, max_bytes), encoding, max_bytes)
+    else:
+        raise FetchError(Reason.BAD_RESPONSE, f"content encoding {encoding[:40]!r}, which was not asked for")
+    if not body:
+        raise FetchError(Reason.BAD_RESPONSE, "an empty body")
+    return body
+
+
+def _pieces(answer: http.client.HTTPResponse, promised: int | None, max_bytes: int) -> Iterator[bytes]:
+    count = 0
+    # The last read meets the end: only where the body is whole by its length is none needed.
+    while (promised is None or count < promised) and (piece := answer.read(_CHUNK)):
+        count += len(piece)
+        if count > max_bytes:
+            raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes")
+        yield piece
+    if promised is not None and count < promised:
+        message = f"the body ends after {count} of {promised} bytes"
+        raise FetchError(Reason.BAD_RESPONSE, message, temporary=True)
+
+
+def _unpacked(pieces: Iterator[bytes], encoding: str, max_bytes: int) -> bytes:
+    unpack = zlib.decompressobj(_WINDOWS[encoding])
+    out = bytearray()
+    try:
+        for piece in pieces:
+            out += unpack.decompress(piece, max_bytes + 1 - len(out))
+            if len(out) > max_bytes:
+                raise FetchError(Reason.TOO_LARGE, f"more than {max_bytes} bytes when unpacked")
+    except zlib.error as error:
+        raise FetchError(Reason.BAD_RESPONSE, f"broken {encoding}: {error}") from error
+    if not unpack.eof:
+        raise FetchError(Reason.BAD_RESPONSE, f"the {encoding} stream ends too early", temporary=True)
+    return bytes(out)

@@ -1,0 +1,94 @@
+"""The fetcher in the place of urllib's own machinery, for code that calls `urllib.request.urlopen`.
+
+img2dataset does. Its downloader stays as it is; every request it makes goes through the fetcher, and what fails comes
+back in the one form it keeps: a text, "reason: message".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import threading
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import Message
+from types import TracebackType
+from typing import Any
+
+from pipelines.fetch.fetcher import Fetched, Fetcher
+from pipelines.fetch.reasons import FetchError, Reason
+
+_ONE_AT_A_TIME = threading.RLock()  # the opener is the process's, and so is what img2dataset does to standard error
+
+
+@dataclass
+class Notes:
+    """What the answers of one shard do not tell: attempts, hashes, and errors that are ours and not the web's."""
+
+    attempts: dict[str, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+    """By address."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of the bytes as fetched, by address; only where asked for."""
+    bug: Exception | None = None
+    """The first exception that is no FetchError: the shard must fail with it, and not its rows."""
+
+
+class _Answer:
+    """What `urlopen` returns, as far as a downloader needs it."""
+
+    def __init__(self, fetched: Fetched):
+        self.headers: Message = fetched.headers
+        self._body = fetched.body
+
+    def read(self) -> bytes:
+        return self._body
+
+    def __enter__(self) -> _Answer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+
+class GuardedOpener(urllib.request.OpenerDirector):
+    """Opens addresses by a fetcher: no proxies from the environment, no file or ftp, no redirect unchecked."""
+
+    def __init__(self, fetcher: Fetcher, hashing: bool = False):
+        super().__init__()
+        self._fetcher, self._hashing = fetcher, hashing
+        self.notes = Notes()
+
+    def open(self, fullurl: Any, data: Any = None, timeout: Any = None) -> Any:
+        """Returns an answer that is read already. Raises FetchError, whose text is "reason: message"."""
+        url = fullurl if isinstance(fullurl, str) else fullurl.full_url
+        try:
+            if data is not None:
+                raise FetchError(Reason.BAD_URL, "pictures are asked for, nothing is sent")
+            fetched = self._fetcher.fetch(url)
+        except FetchError as error:
+            self.notes.attempts[url] = error.attempts
+            raise
+        except Exception as error:
+            self.notes.bug = self.notes.bug or error
+            raise
+        self.notes.attempts[url] = fetched.attempts
+        if self._hashing:
+            self.notes.sha256[url] = hashlib.sha256(fetched.body).hexdigest()
+        return _Answer(fetched)
+
+
+@contextlib.contextmanager
+def opening_by(fetcher: Fetcher, hashing: bool = False) -> Iterator[Notes]:
+    """While the block runs, `urllib.request.urlopen` of this process asks by the fetcher; one block at a time.
+    `hashing`: note the SHA-256 of what is fetched."""
+    opener = GuardedOpener(fetcher, hashing)
+    with _ONE_AT_A_TIME:
+        urllib.request.install_opener(opener)
+        try:
+            yield opener.notes
+        finally:
+            urllib.request.install_opener(None)  # type: ignore[arg-type]  # the documented default is built anew

@@ -1,0 +1,46 @@
+"""Why a picture was not fetched."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Why a picture was not fetched. The values are written to data sets: add, never rename."""
+
+    BAD_URL = "bad_url"  # no http(s) address, or one with a user, a control character, a broken host or port
+    BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
+    BLOCKED_ADDRESS = "blocked_address"  # the host is, or resolves to, an address that is not public
+    DNS_FAILED = "dns_failed"  # the host's name has no address, or the resolver gave no answer in time
+    CONNECT_FAILED = "connect_failed"  # refused, unreachable, or no trustworthy TLS
+    TIMEOUT = "timeout"  # connecting, the headers or the body took longer than allowed
+    HTTP_STATUS = "http_status"  # the server answered, but not with 200
+    BAD_RESPONSE = "bad_response"  # not HTTP, too many headers, an unknown encoding, or a body that ends too early
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    TOO_LARGE = "too_large"  # more bytes than allowed, as sent or as unpacked
+    OPT_OUT = "opt_out"  # the server asks that its pictures are not used for training
+    HASH_MISMATCH = "hash_mismatch"  # other bytes than the manifest's sha256 or md5 was taken of
+    NOT_A_PICTURE = "not_a_picture"  # HTML, a truncated or broken picture, or a format that is not accepted
+    TOO_MANY_PIXELS = "too_many_pixels"  # by its header, before any pixel is decoded
+
+
+class FetchError(Exception):
+    """A picture that was not fetched.
+
+    Args:
+        reason: as a code.
+        message: for people; what was found.
+        temporary: whether asking again later may help.
+        retry_after: seconds the server asks to wait, where it said so.
+    """
+
+    def __init__(self, reason: Reason, message: str, *, temporary: bool = False, retry_after: float | None = None):
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+        self.temporary = temporary
+        self.retry_after = retry_after
+        self.attempts = 1  # how often was asked before giving up; the fetcher counts
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"

@@ -1,0 +1,82 @@
+"""How pictures are fetched and stored."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from pipelines.fetch.addresses import Allowed
+
+
+def _version() -> str:
+    try:
+        return version("diht")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadSettings:
+    """How pictures are fetched and stored. Times are in seconds."""
+
+    threads: int = 64
+    """Requests at a time in one worker process."""
+    timeout: float = 15.0
+    """Longest time of one attempt, from the name's resolution to the last byte, redirects included."""
+    connect_timeout: float = 5.0
+    """Longest time for a name's resolution, and for a connection with its TLS."""
+    retries: int = 1
+    """Attempts after the first, for failures that may pass: timeouts, broken connections, 408, 429, 502, 503, 504. Most
+    dead hosts time out: each retry costs them `connect_timeout` once more."""
+    backoff: float = 1.0
+    """Wait before the first retry; doubled for each further one."""
+    max_wait: float = 15.0
+    """Longest wait before a retry. A server that asks for more by Retry-After is not asked again."""
+    max_redirects: int = 5
+    """Most redirects of one attempt; every hop is checked like the first address."""
+    max_bytes: int = 16 * 2**20
+    """Most bytes of a picture, as sent and as unpacked. Up to 2 x `threads` pictures are in memory at a time."""
+    max_header_bytes: int = 64 * 2**10
+    """Most bytes of a response before its body."""
+    max_pixels: int = 100_000_000
+    """Largest width x height by the picture's header, checked before any pixel is decoded."""
+    image_size: int = 512
+    """Longest side in pixels of stored pictures; larger ones are reduced. Text in smaller pictures is hard to read."""
+    quality: int = 95
+    """JPEG quality of stored pictures. A JPEG that needs no reduction is stored as it came."""
+    ports: tuple[int, ...] = (80, 443, 8080, 8443)
+    """Ports that may be asked."""
+    allow: tuple[str, ...] = ()
+    """Addresses that may be asked though they are not public, as address:port or network:port."""
+    respect_opt_out: bool = True
+    """Whether pictures are left alone whose server says noai, noimageai, noindex or noimageindex."""
+    user_agent: str = f"diht/{_version()} (image-text data set filter)"
+    """How the servers know us; its first word, without version, is the name that X-Robots-Tag may address."""
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not value >= least:
+                raise ValueError(f"download: {name} is {value}; it must be at least {least}")
+        if not self.quality <= 100:
+            raise ValueError(f"download: quality is {self.quality}; it must be at most 100")
+        if not all(0 < port < 2**16 for port in self.ports):
+            raise ValueError(f"download: ports are {self.ports}; they must be between 1 and 65535")
+        if not self.user_agent.strip() or not (self.user_agent.isascii() and self.user_agent.isprintable()):
+            raise ValueError(f"download: user_agent is {self.user_agent!r}; it must be printable ASCII")
+        for text in self.allow:
+            Allowed.parse(text)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that stored pictures depend on. Pictures fetched with other ones are fetched anew; limits and
+        patience only change how many fail."""
+        names = ("image_size", "quality", "respect_opt_out")
+        return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+
+
+_LEAST = {
+    **{"threads": 1, "timeout": 0.01, "connect_timeout": 0.01, "retries": 0, "backoff": 0, "max_wait": 0},
+    **{"max_redirects": 0, "max_bytes": 1, "max_header_bytes": 1024, "max_pixels": 1, "image_size": 32, "quality": 1},
+}

@@ -1,0 +1,91 @@
+"""img2dataset, loaded when it is needed: it brings wandb, albumentations and a second OpenCV, and takes seconds."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import io
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from pipelines.fetch.reasons import Reason
+from pipelines.fetch.settings import DownloadSettings
+
+REMEDY = "install it: make setup EXTRAS=filter,download (or pip install '.[download]')"
+
+
+class ToolMissing(RuntimeError):
+    """img2dataset is not installed. The message names the remedy."""
+
+
+def check_tool() -> None:
+    """Raises ToolMissing where img2dataset is not installed; does not load it."""
+    if importlib.util.find_spec("img2dataset") is None:
+        raise ToolMissing(f"the download of pictures needs img2dataset, which is not installed; {REMEDY}")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The parts of img2dataset that are used."""
+
+    Downloader: Any
+    Resizer: Callable[[DownloadSettings], Any]
+    """Makes a resizer; see `load_tool`."""
+    beating_writer: Callable[[Callable[[int], None]], Any]
+    """A webdataset writer that calls back with the number of samples it was given."""
+
+
+@functools.cache
+def load_tool() -> Tool:
+    """Loads img2dataset. Its resizer is given pixels that Pillow has decoded under our limits, not the web's bytes: its
+    own decoding takes broken pictures for whole ones, ignores the orientation, and checks the size too late."""
+    check_tool()
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
+    import cv2
+    from img2dataset.downloader import Downloader
+    from img2dataset.resizer import Resizer
+    from img2dataset.writer import WebDatasetSampleWriter
+
+    class BoundedResizer(Resizer):  # type: ignore[misc]
+        def __init__(self, settings: DownloadSettings):
+            super().__init__(
+                image_size=settings.image_size,
+                resize_mode="keep_ratio_largest",
+                resize_only_if_bigger=True,
+                encode_quality=settings.quality,
+                encode_format="jpg",
+            )
+            self._limits = PictureLimits(
+                max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, decode_side=settings.image_size
+            )
+
+        def __call__(self, img_stream: io.BytesIO, blurring_bbox_list: Any = None) -> tuple[Any, ...]:
+            img_stream.seek(0)
+            data = img_stream.read()
+            try:
+                picture = decode_picture(data, self._limits)
+            except BadPicture as bad:
+                pixels = bad.reason is BadPictureReason.TOO_MANY_PIXELS
+                reason = Reason.TOO_MANY_PIXELS if pixels else Reason.NOT_A_PICTURE
+                return None, None, None, None, None, f"{reason}: {bad.reason}: {bad.message}"
+            size = picture.width, picture.height
+            if picture.format == "JPEG" and max(size) <= self.image_size:
+                return data, *size, *size, None  # as it came: no second loss
+            bitmap = cv2.imencode(".bmp", picture.pixels)[1].tobytes()
+            encoded, width, height, _, _, error = super().__call__(io.BytesIO(bitmap))
+            return encoded, width, height, *size, error
+
+    class BeatingWriter(WebDatasetSampleWriter):  # type: ignore[misc]
+        def __init__(self, beat: Callable[[int], None], *args: Any, **kwargs: Any):
+            super().__init__(*args, **kwargs)
+            self._beat, self._count = beat, 0
+
+        def write(self, *args: Any, **kwargs: Any) -> None:
+            super().write(*args, **kwargs)
+            self._count += 1
+            self._beat(self._count)
+
+    return Tool(Downloader, BoundedResizer, lambda beat: functools.partial(BeatingWriter, beat))

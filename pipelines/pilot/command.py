@@ -1,0 +1,210 @@
+"""Command line of `make pilot`: a random sample of units through the real stages, then the forecast."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from pipelines.cli import command_parser, exit_status, say_at_once, settings_of
+from pipelines.commit import publish_json, read_json
+from pipelines.layout import Layout
+from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
+from pipelines.pilot.measure import measure, rows_of
+from pipelines.pilot.table import render
+from pipelines.plan import Plan, make_plan, part_of
+from pipelines.run import run
+from pipelines.settings import RunSettings, WrongUse
+from pipelines.storage import place
+
+UNITS = 20
+UNIT_ROWS = (500, 100_000)
+MOST_UNITS = 20_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def pilot() -> int:
+        parser = _parser()
+        options, of_beam = parser.parse_known_args(arguments)
+        if options.shard:
+            raise WrongUse("a pilot is one run; leave out SHARD")
+        settings = settings_of(parser, options, of_beam, arguments)
+        return _pilot(options, _elsewhere(settings, options.output), arguments, say_at_once)
+
+    return exit_status(pilot)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command_parser("make pilot", "Filter a random sample of units, and say what the whole data set will take.")
+    pilot = parser.add_argument_group("the sample")
+    pilot.add_argument(
+        "--units", type=_from_0(int), help=f"units to draw (default {UNITS}, or all where there are fewer)"
+    )
+    pilot.add_argument("--share", type=_from_0(float), help="share of the units to draw, instead of their number")
+    pilot.add_argument("--seed", type=_from_0(int), default=0, help="of the draw (default 0)")
+    pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
+    prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
+    prices.add_argument("--price-core-hour", type=_from_0(float), default=0.0, help="of a core for an hour")
+    prices.add_argument("--price-gb-egress", type=_from_0(float), default=0.0, help="of a GB of pictures fetched")
+    prices.add_argument("--price-gb-month", type=_from_0(float), default=0.0, help="of a GB stored for a month")
+    prices.add_argument("--months", type=_from_0(float), default=1.0, help="for how long it is stored (default 1)")
+    assumed = parser.add_argument_group("what a pilot without pictures cannot measure (no default)")
+    assumed.add_argument("--picture-bytes", type=_from_0(float), help="bytes of a picture")
+    assumed.add_argument(
+        "--seconds-per-picture", type=_from_0(float), help="core-seconds to look for text in a picture"
+    )
+    assumed.add_argument("--picture-keep-rate", type=_from_0(float), help="share kept of the pictures asked for")
+    return parser
+
+
+def _from_0(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def number(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = -1
+        if not 0 <= value < 1e18:
+            what = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from 0 on")
+        return value
+
+    return number
+
+
+def _pilot(
+    options: argparse.Namespace, settings: RunSettings, arguments: Sequence[str], say: Callable[[str], None]
+) -> int:
+    workers = _workers(options.forecast_workers, settings.workers)
+    whole_plan = _plan(settings)
+    drawn = _draw(len(whole_plan.units), options.units, options.share, options.seed)
+    plan = part_of(whole_plan, drawn)
+    layout = Layout(settings.output)
+    before = read_json(layout.plan)
+    if before is not None and before["fingerprint"] != plan.fingerprint:
+        raise WrongUse(
+            f"{layout.root} holds a pilot of other units or of another input; choose another OUTPUT, or remove it"
+        )
+    say(f"pilot: {len(drawn):,} of {len(whole_plan.units):,} units, drawn with seed {options.seed}, in {layout.root}")
+    outcome = run(settings, say, plan)
+    sample = measure(layout, plan)
+    if not sample or outcome.funnel is None:
+        say("error: no unit of the sample could be finished; there is nothing to forecast from")
+        return 1
+    known = {unit.unit: unit.rows for unit in sample}
+    planned = sum(unit.span.rows for unit in plan.units if unit.name in known)
+    whole = Whole(
+        units=len(whole_plan.units),
+        rows=rows_of(sample, planned, whole_plan.rows),
+        exact_rows=all(unit.span.exact for unit in whole_plan.units),
+        stages=settings.stages,
+        pictures_at_hand=whole_plan.pictures,
+    )
+    assumed = Assumptions(
+        picture_bytes=options.picture_bytes,
+        seconds_per_picture=options.seconds_per_picture,
+        picture_keep_rate=options.picture_keep_rate,
+    )
+    prices = Prices(
+        core_hour=options.price_core_hour,
+        gb_transfer=options.price_gb_egress,
+        gb_month=options.price_gb_month,
+        months=options.months,
+    )
+    found = forecast(sample, whole, assumed, prices, workers)
+    notes = _notes(whole, whole_plan, len(sample), outcome.funnel, found)
+    content = {
+        "command": list(arguments),
+        "dataset": settings.dataset.name,
+        "input": settings.input,
+        "preset": settings.preset.name,
+        "sample": {
+            "seed": options.seed,
+            "units": [unit.unit for unit in sample],
+            "rows": sum(known.values()),
+            "duplicates": outcome.funnel["duplicates"],
+        },
+        "whole": asdict(whole),
+        "assumed": asdict(assumed),
+        "prices": asdict(prices),
+        "forecast": found.as_dict(),
+        "notes": notes,
+    }
+    publish_json(layout.root / "pilot.json", content)
+    share = sum(known.values()) / max(whole.rows, 1)
+    say(f"\nsample: {len(sample):,} units, {sum(known.values()):,} of {whole.rows:,} rows ({share:.2%})\n")
+    say(render(found))
+    for note in notes:
+        say(f"- {note}")
+    say(f"all of it: {layout.root / 'pilot.json'}")
+    return outcome.status
+
+
+def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
+    """A pilot keeps out of the way of the whole run."""
+    output = settings.output / "pilot" if asked else place(f"out/{settings.dataset.name}-pilot")
+    return replace(settings, output=output)
+
+
+def _plan(settings: RunSettings) -> Plan:
+    """The plan that units are drawn from. Small units make a better sample than a few large ones, within reason."""
+    if settings.unit_rows:
+        plan = make_plan(settings.input, settings.dataset, 1, settings.unit_rows)
+    else:
+        rows = make_plan(settings.input, settings.dataset, settings.workers, UNIT_ROWS[1]).rows
+        size = max(UNIT_ROWS[0], min(UNIT_ROWS[1], -(-rows // MOST_UNITS)))
+        plan = make_plan(settings.input, settings.dataset, 1, size)
+    if not plan.units:
+        raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read")
+    return plan
+
+
+def _draw(units: int, count: int | None, share: float | None, seed: int) -> list[int]:
+    if count is not None and share is not None:
+        raise WrongUse("UNITS and SHARE both say how much to draw; give one of them")
+    if share is not None:
+        if not 0 < share <= 1:
+            raise WrongUse(f"SHARE is {share}; it must lie above 0 and at most 1")
+        count = max(1, round(share * units))
+    count = min(UNITS if count is None else count, units)
+    if count < 1:
+        raise WrongUse("UNITS is 0; a sample has at least 1 unit")
+    return sorted(random.Random(seed).sample(range(units), count))
+
+
+def _workers(text: str | None, here: int) -> list[int]:
+    if text is None:
+        return sorted({here, 16, 160, 1600})
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) for part in parts):
+        raise WrongUse(f"--forecast-workers {text!r} is not a list of numbers above 0, such as 16,160")
+    return sorted({int(part) for part in parts})
+
+
+def _notes(whole: Whole, plan: Plan, units: int, funnel: dict[str, Any], found: Forecast) -> list[str]:
+    notes = ["intervals are of 95 %, each by itself; they see what differs between units, not what changes over time"]
+    if units < 2:
+        notes.append(
+            "one unit says nothing of how units differ: intervals of shares are too narrow, the others missing"
+        )
+    elif units < 10:
+        notes.append(f"{units} units make wide intervals; draw more with UNITS")
+    if not whole.exact_rows:
+        notes.append("the number of rows is estimated from the bytes of the manifests")
+    if plan.unreadable:
+        notes.append(f"{len(plan.unreadable)} files could not be read and are not in the forecast")
+    duplicates = sum(kind["found"] for kind in funnel["duplicates"].values())
+    notes.append(
+        f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
+        "since a sample leaves most of their partners out"
+    )
+    unknown = [name for name, line in (*found.pictures.items(), *found.core_hours.items()) if line.basis != "measured"]
+    if unknown:
+        notes.append(f"not measured, since the sample has no pictures: {', '.join(unknown)}")
+    notes.append("hours are those of this machine's cores; starting workers and the network of others are not in them")
+    return notes

@@ -1,0 +1,126 @@
+"""Estimates from a random sample of units, with intervals that know that the rows of a unit are alike.
+
+The units of a plan are clusters, drawn without replacement; an estimate is the ratio of two sums over the sample, its
+variance that of a ratio estimator (Cochran 1977, 6.4) with the correction for a finite population. A unit is the
+replicate, so degrees of freedom count units.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its interval; None where a single unit allows none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def times(self, factor: float) -> Estimate:
+        """The same in another unit, or of a total. `factor` is at least 0."""
+        ends = (None if end is None else end * factor for end in (self.low, self.high))
+        return Estimate(self.value * factor, *ends)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def total(parts: Sequence[Estimate]) -> Estimate:
+    """The sum of estimates. Ends are added, as if all erred in the same direction: wide rather than wrong."""
+    lows, highs = [part.low for part in parts], [part.high for part in parts]
+    return Estimate(
+        sum(part.value for part in parts),
+        None if None in lows else sum(low for low in lows if low is not None),
+        None if None in highs else sum(high for high in highs if high is not None),
+    )
+
+
+def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
+    """The share of rows of a kind.
+
+    Wilson's interval with the effective number of rows: the number of rows divided by the design effect, which says how
+    much less a row tells because its unit's other rows are like it (Dean and Pagano 2015, "modified Wilson"). Never
+    outside 0 and 1, and of positive width also where nothing was found. One unit: rows are taken as independent, which
+    they are not, so the interval is then too narrow.
+
+    Args:
+        counts: rows of the kind in each unit of the sample.
+        rows: all rows of each.
+        all_rows: rows of the whole population; of a sample that is all of it the share is exact.
+    """
+    y, m = np.asarray(counts, float), np.asarray(rows, float)
+    sampled = m.sum()
+    if not sampled:
+        return Estimate(0.0, 0.0, 1.0)
+    p = float(y.sum() / sampled)
+    unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
+    if not unseen:
+        return Estimate(p, p, p)
+    effect = 1.0
+    if len(m) > 1 and 0 < p < 1:
+        effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
+    z = _quantile(level, len(m) - 1)
+    return _wilson(p, sampled / effect / unseen, z)
+
+
+def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
+    """What a row costs in seconds or bytes: the ratio of sums, with Student's interval. One unit: no interval."""
+    y, m = np.asarray(amounts, float), np.asarray(rows, float)
+    sampled = m.sum()
+    if not sampled:
+        return Estimate(0.0, None, None)
+    ratio = float(y.sum() / sampled)
+    if len(m) < 2:
+        return Estimate(ratio, None, None)
+    unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
+    half = _quantile(level, len(m) - 1) * math.sqrt(unseen * _ratio_variance(y, m))
+    return Estimate(ratio, max(0.0, ratio - half), ratio + half)
+
+
+def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
+    """Of sum(y) / sum(m), of units drawn with replacement."""
+    residuals = y - y.sum() / m.sum() * m
+    n = len(m)
+    return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)
+
+
+def _wilson(p: float, n: float, z: float) -> Estimate:
+    middle, scale = p + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = (middle - half) / scale, (middle + half) / scale
+    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
+
+
+def _quantile(level: float, freedom: int) -> float:
+    """The half width of the central `level` of Student's t, or of the normal distribution for no freedom (one unit) or
+    much."""
+    if freedom < 1 or freedom > 200:
+        return NormalDist().inv_cdf((1 + level) / 2)
+    low, high = 0.0, 1e6
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _student(middle, freedom) < level else (low, middle)
+    return high
+
+
+def _student(t: float, freedom: int) -> float:
+    """P(|T| <= t) for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4)."""
+    angle = math.atan2(t, math.sqrt(freedom))
+    cosine, odd = math.cos(angle), freedom % 2
+    term = cosine if odd else 1.0
+    series = 0.0
+    for step in range(1 + odd, freedom, 2):  # the terms before the power freedom - 1
+        series += term
+        term *= cosine * cosine * step / (step + 1)
+    return 2 / math.pi * (angle + math.sin(angle) * series) if odd else math.sin(angle) * series

@@ -1,0 +1,90 @@
+"""What a run measured, unit by unit, read from its commit records and files."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import numpy as np
+import pyarrow.compute as pc
+
+from pipelines.commit import read_json
+from pipelines.decisions import STAGE_OF
+from pipelines.layout import Layout
+from pipelines.pilot.forecast import DEAD, KEPT, Measured
+from pipelines.plan import Plan
+from pipelines.stages.spotting import load_records
+from pipelines.storage import Place, stamps
+
+_PART_OF = {"pair_keys": "dedup", "picture_keys": "dedup", "embeddings": "dedup", "members": "dedup"}
+"""Passes of stage dedup. The comparison itself is left out: for keys it is nothing beside the rest."""
+_WHOLE = ("pair_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
+"""Passes whose units are no pieces of caption units."""
+
+
+def measure(layout: Layout, plan: Plan) -> list[Measured]:
+    """The units of a finished run; units that were set aside are left out."""
+    seconds = _seconds(layout)
+    work = _sizes_of_work(layout)
+    return [
+        _unit(layout, plan, unit.name, dict(seconds[unit.name]), work[unit.name])
+        for unit in plan.units
+        if read_json(layout.commit("decide", unit.name)) is not None
+    ]
+
+
+def _unit(layout: Layout, plan: Plan, unit: str, seconds: dict[str, float], work: int) -> Measured:
+    read, decided = read_json(layout.commit("captions", unit)), read_json(layout.commit("decide", unit))
+    outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
+    for reason, rows in decided["rejected"].items():
+        outcomes[KEPT if STAGE_OF[reason] == "dedup" else reason] += rows
+    by_captions = sum(rows for reason, rows in decided["rejected"].items() if STAGE_OF[reason] == "captions")
+    records = load_records(layout, unit, -(-read["rows"] // plan.picture_rows))
+    sizes = records["bytes"].drop_null()
+    export = read_json(layout.commit("export", unit)) or {"shards": []}
+    shards = [layout.root / "shards" / shard["shard"] for shard in export["shards"]]
+    stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
+    return Measured(
+        unit=unit,
+        rows=read["rows"],
+        outcomes=dict(outcomes),
+        to_fetch=read["good"] - by_captions,
+        seconds=seconds,
+        stored=stored | {"work": work, "shards": sum(map(_size, shards))},
+        pictures=len(sizes),
+        picture_bytes=int(pc.sum(sizes).as_py() or 0),
+    )
+
+
+def _seconds(layout: Layout) -> dict[str, Counter[str]]:
+    """Of each caption unit the core-seconds by stage."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for folder in layout.work.iterdir():
+        if not folder.is_dir() or folder.name in _WHOLE:
+            continue
+        for name in stamps(layout.commits(folder.name), ".json"):
+            record = read_json(layout.commit(folder.name, name))
+            found[name.partition(".")[0]][_PART_OF.get(folder.name, folder.name)] += record["seconds"]
+    return found
+
+
+def _sizes_of_work(layout: Layout) -> Counter[str]:
+    """Of each caption unit the bytes in work/."""
+    found: Counter[str] = Counter()
+    for folder in layout.work.iterdir():
+        if folder.is_dir() and folder.name not in _WHOLE:
+            for kind in ("data", "commits", "dead"):
+                for path in (folder / kind).glob("*"):
+                    found[path.name.partition(".")[0]] += _size(path)
+    return found
+
+
+def _size(path: Place) -> int:
+    try:
+        return int(path.stat().st_size)
+    except FileNotFoundError:
+        return 0
+
+
+def rows_of(sample: list[Measured], planned: int, whole: int) -> int:
+    """Rows of the whole data set: the plan's, corrected by how far it was wrong about the sample."""
+    return round(whole * float(np.sum([unit.rows for unit in sample])) / planned) if planned else whole

@@ -1,0 +1,51 @@
+"""Where a run runs: the only place that turns RUNNER into Beam options and a Beam runner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pipelines.runners.beam_options import check_beam_options
+from pipelines.runners.direct import Direct
+from pipelines.runners.errors import JobFailed, RunnerError, Staged
+from pipelines.runners.job import Backend, Job
+from pipelines.runners.portable import Workers
+
+__all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
+
+RUNNERS = ("direct", "prism", "flink", "dataflow")
+_BEAM_NAMES = {"PrismRunner": "prism", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
+"""Beam's names, which launchers that know only Beam, as that of Flex templates, pass on."""
+
+
+def make_backend(
+    name: str, beam_arguments: Sequence[str] = (), workers: Workers | None = None, ours: Sequence[str] = ()
+) -> Backend:
+    """The backend of a name in `RUNNERS`, or of Beam's name for it.
+
+    Args:
+        name: what RUNNER says.
+        beam_arguments: options of Beam's own, by their own names.
+        workers: where the worker processes of `prism` and `flink` come from.
+        ours: names of this program's own options, for suggestions.
+
+    Raises:
+        RunnerError: the name or an option is unknown, or the option is of another runner.
+    """
+    name = _BEAM_NAMES.get(name, name)
+    if name not in RUNNERS:
+        raise RunnerError(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
+    flags = check_beam_options(beam_arguments, name, ours)
+    workers = workers or Workers()
+    if name == "direct":
+        return Direct(flags)
+    if name == "prism":
+        from pipelines.runners.prism import Prism
+
+        return Prism(flags, workers)
+    if name == "flink":
+        from pipelines.runners.flink import Flink
+
+        return Flink(flags, workers)
+    from pipelines.runners.dataflow import Dataflow
+
+    return Dataflow(flags)

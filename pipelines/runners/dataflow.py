@@ -1,0 +1,108 @@
+"""Google Cloud Dataflow: every stage is one job there, and the driver reads the commit records between them."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import urllib.parse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from pipelines.runners.beam_options import given, option_values
+from pipelines.runners.errors import JobFailed, RunnerError, Staged
+from pipelines.runners.job import QUIET, Job
+from pipelines.storage import Place
+
+WORKERS = 32
+"""Units at a time for which a plan is cut where no number of workers is given."""
+HINTS = {"spotting": {"min_ram": "4GB"}}
+"""OCR runs in a child beside each worker process. `--resource_hints=min_ram=8GB` sets more for all stages."""
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Dataflow:
+    """See `Backend`. Beam's own options say where and how: project, region, temp_location, sdk_container_image, ..."""
+
+    flags: Sequence[str] = ()
+    name: str = field(default="dataflow", init=False)
+    hints: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: dict(HINTS), init=False)
+
+    @property
+    def detached(self) -> bool:
+        """See `Backend`: with template_location a job is a file that somebody starts later."""
+        return given(self.flags, "template_location")
+
+    def check(self, output: Place | str) -> None:
+        try:
+            from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
+        except ImportError as error:
+            raise RunnerError(
+                f"RUNNER=dataflow needs Beam's Google Cloud part ({error.name or error} is missing): "
+                "pip install '.[gcp]'"
+            ) from error
+        values = option_values(self.flags)
+        for name in ("project", "region", "temp_location"):
+            if not values[name]:
+                raise RunnerError(f"RUNNER=dataflow needs --{name}; see deploy/dataflow/README.md")
+        if not (values["sdk_container_image"] or values["setup_file"] or values["extra_packages"]):
+            raise RunnerError(
+                "RUNNER=dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
+                "deploy/dataflow/), for workers download nothing"
+            )
+        if not self._offline(values):
+            for what, place in (("OUTPUT", str(output)), ("--temp_location", str(values["temp_location"]))):
+                if "://" not in place or place.startswith("file:"):
+                    raise RunnerError(
+                        f"{what} {place} is on this machine; RUNNER=dataflow needs object storage, gs://..."
+                    )
+
+    def _offline(self, values: dict[str, object]) -> bool:
+        """Whether a job is only staged, as a template, and no cloud is asked: then folders will do."""
+        host = urllib.parse.urlsplit(str(values["dataflow_endpoint"])).hostname
+        return bool(values["template_location"]) and host in _LOCAL_HOSTS
+
+    def default_workers(self) -> int:
+        values = option_values(self.flags)
+        return int(str(values["max_num_workers"] or values["num_workers"] or WORKERS))
+
+    def run(self, job: Job) -> None:
+        from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner
+
+        flags = [*QUIET, *self.job_flags(job.label)]
+        values = option_values(flags)
+        template = values["template_location"]
+        if self._offline(values):
+            for folder in (values["temp_location"], values["staging_location"], Path(str(template)).parent):
+                Path(str(folder)).mkdir(parents=True, exist_ok=True)  # or Beam retries for minutes
+        pipeline = beam.Pipeline(runner=DataflowRunner(), options=PipelineOptions(flags))
+        job.build(pipeline)
+        try:
+            result = pipeline.run()
+        except Exception as error:  # whatever its clients raise: no credentials, no right, no such bucket
+            raise JobFailed(f"{job.label}: the job could not be submitted: {str(error).strip()[-2_000:]}") from error
+        if template:
+            raise Staged(f"stage {job.label} is staged as template {template}; nothing was started")
+        try:
+            result.wait_until_finish()
+        except RuntimeError as error:
+            raise JobFailed(f"{job.label}: the Dataflow job failed: {str(error).strip()[-2_000:]}") from error
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error that brought us here is the one to show
+                result.cancel()
+            raise
+
+    def job_flags(self, label: str) -> list[str]:
+        """All flags of a stage's job; the user's come last, so that they win."""
+        flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
+        if not given(self.flags, "staging_location"):
+            flags.append(f"--staging_location={str(option_values(self.flags)['temp_location']).rstrip('/')}/staging")
+        if not given(self.flags, "job_name"):
+            name = re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
+            flags.append(f"--job_name=diht-{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")
+        return [*flags, *self.flags]

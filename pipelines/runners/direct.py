@@ -1,0 +1,49 @@
+"""This machine, in Beam's embedded runner: one process, or as many as there are workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners.portability.fn_api_runner import fn_runner
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+from pipelines.runners.job import QUIET, Job
+from pipelines.storage import Place
+from pipelines.workers import watched_workers
+
+
+@dataclass(frozen=True)
+class Direct:
+    """See `Backend`.
+
+    FnApiRunner is built here and not asked for by name: by name, worker processes start without pipeline options, and
+    "DirectRunner" would first try to download another runner (beam.md section 2).
+    """
+
+    flags: Sequence[str] = ()
+    name: str = field(default="direct", init=False)
+    hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    detached: bool = field(default=False, init=False)
+
+    def check(self, output: Place | str) -> None:
+        pass
+
+    def default_workers(self) -> int:
+        return os.cpu_count() or 1
+
+    def run(self, job: Job) -> None:
+        mode = "in_memory" if job.workers == 1 and not job.apart else "multi_processing"
+        flags = [*QUIET, f"--direct_num_workers={job.workers}", f"--direct_running_mode={mode}", *self.flags]
+        options = PipelineOptions(flags)
+        encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+        provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        runner = fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        job.build(pipeline)
+        with watched_workers():
+            pipeline.run().wait_until_finish()

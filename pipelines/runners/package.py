@@ -1,0 +1,60 @@
+"""This project as one file that can be staged: what workers install who have Beam and its friends and not us."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from pipelines.runners.errors import RunnerError
+
+_BUILT_IN_TREE = ("*.egg-info", "build", "__pycache__")
+
+
+def checkout() -> Path | None:
+    """The source tree that this code runs from; None where it was installed as a package."""
+    folder = Path(__file__).resolve().parents[2]
+    return folder if (folder / "setup.py").is_file() else None
+
+
+@cache
+def build_wheel() -> Path | None:
+    """A wheel of the source tree, built once per process; None where there is no source tree.
+
+    The tree is left as it is: several runs may share it, and it may be read-only.
+
+    Raises:
+        RunnerError: the build failed; the message holds its last lines.
+    """
+    source = checkout()
+    if source is None:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="diht-wheel-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    tree = folder / "tree"
+    copy_tree(source, tree)
+    command = [sys.executable, "setup.py", "--quiet", "bdist_wheel", "--dist-dir", str(folder)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise RunnerError(
+            f"the code could not be packed for the workers (`{' '.join(command[:4])}` in a copy of {source}; it needs "
+            f"setuptools in {sys.executable}): {(done.stderr or done.stdout).strip()[-1_000:]}"
+        )
+    shutil.rmtree(tree)
+    return wheels[0]
+
+
+def copy_tree(source: Path, target: Path) -> Path:
+    """Copy what setup.py packs; returns `target`."""
+    target.mkdir(parents=True)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(source / name, target / name)
+    for top in ("filters", "pipelines", "trainer", "eval"):
+        if (source / top).is_dir():
+            shutil.copytree(source / top, target / top, ignore=shutil.ignore_patterns(*_BUILT_IN_TREE))
+    return target

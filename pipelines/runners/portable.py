@@ -1,0 +1,179 @@
+"""Runners behind Beam's Job API, Prism and Flink: where their workers come from, and how a job is watched.
+
+Workers are processes started by boot.py (environment PROCESS, the default) and run the code that the driver stages, so
+the hosts of a cluster need Beam and the filters' libraries and not this project. A job whose workers cannot start waits
+for ever and says nothing; so the boot programs report here, and a job of which no worker has begun in time is ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
+from apache_beam.runners.runner import PipelineResult
+
+from pipelines.runners import boot
+from pipelines.runners.beam_options import given, option_values
+from pipelines.runners.errors import JobFailed, RunnerError
+from pipelines.runners.job import QUIET, Job
+from pipelines.runners.package import build_wheel
+
+START_SECONDS = 600.0
+"""How long a job may go without a worker that has begun; big clusters take minutes to hand out slots."""
+POLL_SECONDS = 0.2
+_PASSED_ON = ("DIHT_OCR_MODELS",)
+"""Variables of the driver that workers need."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where the worker processes of a job come from."""
+
+    python: str = sys.executable
+    """Python of the workers, which has Beam and the filters' libraries; this project need not be there."""
+    boot: str | None = None
+    """The boot program on hosts that do not share this machine's files, in an image for example; it chooses python and
+    models there."""
+    start_seconds: float = START_SECONDS
+    """After this time without a worker that has begun the job is ended."""
+
+
+def environment_type(flags: Sequence[str]) -> str:
+    """PROCESS where the user chose none."""
+    return str(option_values(flags)["environment_type"] or "PROCESS")
+
+
+def check_workers(workers: Workers, flags: Sequence[str]) -> None:
+    """Raises RunnerError where workers cannot be started on this machine though they are asked to."""
+    kind = environment_type(flags)
+    if kind not in ("PROCESS", "LOOPBACK", "EXTERNAL", "DOCKER"):
+        raise RunnerError(f"unknown environment type {kind!r}; choose PROCESS, LOOPBACK, EXTERNAL or DOCKER")
+    own = workers.boot or given(flags, "environment_config")
+    if kind == "PROCESS" and not own and shutil.which(workers.python) is None:
+        raise RunnerError(f"--worker-python {workers.python} is not a program on this machine")
+
+
+def run(runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers) -> None:
+    """Run a job on a portable runner to its end.
+
+    Args:
+        runner: Prism's or Flink's, not started.
+        job: what to do.
+        flags: Beam's options, all but those that say where workers come from.
+        workers: where they come from.
+
+    Raises:
+        JobFailed: it did not end well, no worker could be started, or none began in time.
+    """
+    with _boot_folder() as folder, _own_python_first():
+        options = PipelineOptions([*QUIET, *_worker_flags(folder, flags, workers), *flags])
+        pipeline = beam.Pipeline(runner=runner, options=options)
+        job.build(pipeline)
+        result = pipeline.run()
+        try:
+            _watch(result, job, folder, workers.start_seconds)
+        except BaseException:
+            _cancel(result)
+            raise
+
+
+@contextlib.contextmanager
+def _boot_folder() -> Iterator[Path]:
+    """The folder of this job's boot programs: their launcher, their files, their reports."""
+    folder = Path(tempfile.mkdtemp(prefix="diht-job-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # a worker that is just ending may still write
+
+
+@contextlib.contextmanager
+def _own_python_first() -> Iterator[None]:
+    """Beam's worker pool of LOOPBACK starts whatever `python` is first on PATH: let it be this one."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), before])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[str]:
+    kind = environment_type(flags)
+    found = [f"--environment_type={kind}", "--experiments=disable_logging_submission_environment"]
+    if kind == "PROCESS" and not given(flags, "environment_config"):
+        variables = {boot.FOLDER_VARIABLE: str(folder), boot.CWD_VARIABLE: os.getcwd()}
+        if not workers.boot:
+            variables |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        config = {"command": workers.boot or str(_launcher(folder, workers.python)), "env": variables}
+        found.append(f"--environment_config={json.dumps(config)}")
+    staged = given(flags, "setup_file") or given(flags, "extra_package") or given(flags, "sdk_container_image")
+    wheel = None if staged or kind == "LOOPBACK" else build_wheel()
+    return [*found, f"--extra_package={wheel}"] if wheel else found
+
+
+def _launcher(folder: Path, python: str) -> Path:
+    """One executable without arguments, which is all that an environment can name."""
+    path = folder / "boot"
+    program = Path(boot.__file__).resolve()
+    # -P: the folder of boot.py is not where its imports come from.
+    path.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} -P {shlex.quote(str(program))} "$@"\n', encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float) -> None:
+    """Wait for the end of a job, for a report of a boot program, or for a start that does not come."""
+    ended = threading.Event()
+    failure: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            result.wait_until_finish()
+        except Exception as error:  # Beam raises RuntimeError or a gRPC error; the driver says it in its own words
+            failure.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=wait, daemon=True, name=f"wait-{job.label}").start()
+    began, started = time.monotonic(), False
+    while not ended.wait(POLL_SECONDS):
+        started = started or job.started()
+        # Runners tell of a worker that dies at work, and may start another; of one that never came they do not tell.
+        reports = [*folder.glob("failed-*.txt"), *([] if started else folder.glob("died-*.txt"))]
+        if reports and not ended.wait(1.0):  # the runner may be about to tell it better
+            message = reports[0].read_text(encoding="utf-8")
+            raise JobFailed(f"{job.label}: a worker could not be started: {message}")
+        if not started and time.monotonic() - began > start_seconds:
+            raise JobFailed(
+                f"{job.label}: no worker has begun within {start_seconds:.0f} seconds; look at the runner's and the "
+                "workers' logs (workers.log in the output folder, or the task managers'), or allow more with "
+                "--start-timeout"
+            )
+    if failure:
+        raise JobFailed(f"{job.label}: the job failed: {str(failure[0]).strip()[-2_000:]}") from failure[0]
+
+
+def _cancel(result: PipelineResult) -> None:
+    """End a job that nobody waits for; a runner that has gone needs no telling."""
+    canceller = threading.Thread(target=_try_cancel, args=(result,), daemon=True)
+    canceller.start()
+    canceller.join(10.0)
+
+
+def _try_cancel(result: PipelineResult) -> None:
+    with contextlib.suppress(Exception):  # whatever it is, the error that brought us here is the one to show
+        result.cancel()

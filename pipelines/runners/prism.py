@@ -1,0 +1,56 @@
+"""Prism, Beam's own portable runner: one host, the contract that clusters use. A test bed more than a way to speed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from apache_beam.runners.portability.prism_runner import PrismRunner
+from apache_beam.version import __version__ as beam_version
+
+from pipelines.runners import portable
+from pipelines.runners.beam_options import option_values
+from pipelines.runners.errors import RunnerError
+from pipelines.runners.job import Job
+from pipelines.storage import Place
+
+VARIABLE = "PRISM"
+BUILT = Path(".prism/prism")
+"""Where `make prism` puts it, seen from the checkout."""
+BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
+
+
+@dataclass(frozen=True)
+class Prism:
+    """See `Backend`. Prism runs all bundles in the threads of one worker process, whatever the number of workers."""
+
+    flags: Sequence[str] = ()
+    workers: portable.Workers = field(default_factory=portable.Workers)
+    name: str = field(default="prism", init=False)
+    hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    detached: bool = field(default=False, init=False)
+
+    def check(self, output: Place | str) -> None:
+        self._location()
+        portable.check_workers(self.workers, self.flags)
+
+    def default_workers(self) -> int:
+        return 1
+
+    def run(self, job: Job) -> None:
+        flags = [f"--prism_location={self._location()}", "--prism_log_level=warn", *self.flags]
+        portable.run(PrismRunner(), job, flags, self.workers)
+
+    def _location(self) -> Path:
+        """The binary: the option, else the variable, else what `make prism` built. Never a download."""
+        asked = option_values(self.flags)["prism_location"] or os.environ.get(VARIABLE)
+        path = Path(str(asked)) if asked else BUILT
+        if not path.is_file() or not os.access(path, os.X_OK):
+            what = f"{path} is not there or not executable" if asked else f"neither ${VARIABLE} nor {BUILT} is there"
+            raise RunnerError(
+                f"RUNNER=prism needs the Prism binary ({what}); build it with `make prism` (that is `{BUILD}`), or "
+                f"name it: {VARIABLE}=/path/to/prism"
+            )
+        return path.resolve()

@@ -1,0 +1,174 @@
+"""Stage `download`: fetches the pictures of rows that survive their caption, where the manifest has only their urls.
+
+Its units are the pieces of caption units that spotting reads, at most ten thousand urls each. A generation of a piece
+becomes webdataset tars and a table with a row for every url asked for; a url that was asked is not asked again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from filters.presets import Preset
+from pipelines.commit import TEMPORARY, publish_json, publish_table, published, read_json, retract
+from pipelines.datasets import Dataset
+from pipelines.downloads import STAGE, shard_place
+from pipelines.fetch import DownloadSettings, Fetcher, Reason
+from pipelines.fetch.records import ASKED, OK
+from pipelines.fetch.shard import fetch_shard
+from pipelines.fetch.tool import load_tool
+from pipelines.layout import Layout
+from pipelines.manifests import Span, inspect, read
+from pipelines.plan import load_plan
+from pipelines.progress import Heartbeat
+from pipelines.stages.pieces import Survivors, generation_name
+from pipelines.storage import read_table
+
+BATCH_ROWS = 2_000
+UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+OUTAGE = (10, 0.9)
+"""So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
+
+
+class NetworkDown(RuntimeError):
+    """Almost nobody could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
+
+
+@dataclass
+class DownloadStage:
+    """See `Stage`."""
+
+    layout: Layout
+    dataset: Dataset
+    preset: Preset
+    captions_decide: bool
+    """False where the captions stage is not asked for: every picture is fetched."""
+    fingerprint: str
+    """Of the settings that stored pictures depend on; part of the commit record."""
+    settings: DownloadSettings
+    annotations: str
+    """Fingerprint of the caption annotations: other annotations let other rows through."""
+    name: str = field(default=STAGE, init=False)
+
+    def setup(self) -> None:
+        load_tool()
+        self._fetcher = Fetcher(self.settings)
+
+    def teardown(self) -> None:
+        self._fetcher.close()
+
+    @cached_property
+    def survivors(self) -> Survivors:
+        """The rows whose pictures are fetched."""
+        return Survivors(self.preset, self.captions_decide, self.annotations)
+
+    @cached_property
+    def _plan(self) -> tuple[dict[str, Span], int]:
+        plan = load_plan(self.layout.plan)
+        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def process(self, unit: str) -> None:
+        parent, piece = unit.rsplit(".", 1)
+        spans, rows = self._plan
+        first = int(piece) * rows
+        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
+        record = read_json(self.layout.commit(self.name, unit))
+        if record is None or record["fingerprint"] != self.fingerprint:
+            retract(self.layout.commit(self.name, unit))
+            record = {
+                "unit": unit,
+                "fingerprint": self.fingerprint,
+                "generations": 0,
+                "covers": [],
+                "urls": 0,
+                "statuses": {},
+                "bytes": 0,
+                "seconds": 0.0,
+            }
+        wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
+        for generation in range(record["generations"]):
+            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
+        if len(wanted):
+            found = self._fetch(spans[parent], wanted, generation_name(unit, record["generations"]), heartbeat)
+            statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
+            record["generations"] += 1
+            record["urls"] += found.num_rows
+            record["statuses"] = dict(sorted(statuses.items()))
+            record["bytes"] += sum(found.filter(pc.equal(found["status"], OK))["bytes"].to_pylist())
+        record["covers"] = sorted({*record["covers"], *self.survivors.covers})
+        record["seconds"] = round(record["seconds"] + time.time() - began, 3)
+        publish_json(self.layout.commit(self.name, unit), record)
+        heartbeat.end()
+
+    def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
+        """Fetches the pictures of rows and publishes them, the table last."""
+        self.layout.scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
+            asked = self._asked(span, ordinals)
+            found, tars = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
+            _check_network(found)
+            for tar in tars:
+                with published(shard_place(self.layout, tar.name)) as temporary:
+                    _move(tar, temporary)
+            publish_table(self.layout.data(self.name, name), found)
+        return found
+
+    def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
+        """The rows of a unit with these ordinals, as `ASKED`."""
+        info = inspect(span.path, self.dataset)
+        rows: list[dict[str, Any]] = []
+        for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
+            places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
+            chosen = batch.table.take(pa.array(places))
+            given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
+            hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
+            for number, place in enumerate(places.tolist()):
+                rows.append(
+                    {
+                        "ordinal": int(batch.ordinals[place]),
+                        "uid": batch.uids[place],
+                        "caption": batch.captions[place],
+                        "url": batch.urls[place],
+                        **{kind: values[number] for kind, values in hashes.items()},
+                    }
+                )
+            if len(rows) == len(ordinals):
+                break
+        if len(rows) != len(ordinals):
+            raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
+        return pa.Table.from_pylist(rows, ASKED)
+
+
+def _check_network(found: pa.Table) -> None:
+    asked = found.filter(pc.greater(found["attempts"], 0))
+    unreachable = asked.filter(pc.is_in(asked["status"], pa.array(list(map(str, UNREACHABLE)))))
+    least, share = OUTAGE
+    if unreachable.num_rows >= max(least, share * asked.num_rows):
+        raise NetworkDown(
+            f"{unreachable.num_rows} of {asked.num_rows} urls met nobody (the first: {unreachable['message'][0]}); "
+            "see whether this machine reaches the web and its resolver answers, or ask for fewer at a time: "
+            "--download-threads"
+        )
+
+
+def _move(tar: Path, place: Path) -> None:
+    try:
+        os.replace(tar, place)
+    except OSError:  # another disk
+        shutil.copyfile(tar, place)

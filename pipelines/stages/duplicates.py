@@ -1,0 +1,190 @@
+"""Stages that find exact duplicates: the keys of each unit's survivors, then the duplicates in a range of all keys.
+
+First the pairs, then the pictures: each kind is asked only of rows that nothing before has rejected, so no rejected row
+takes the place of one that stays.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filters.presets import Preset
+from pipelines.commit import publish_bytes, publish_json, read_json, retract
+from pipelines.datasets import Dataset
+from pipelines.decisions import KEPT
+from pipelines.dedup.exact import duplicates
+from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records
+from pipelines.dedup.slices import pack, read_slice
+from pipelines.downloads import pictures_of
+from pipelines.layout import Layout
+from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.plan import Plan, load_plan
+from pipelines.stages.picture_records import picture_records
+from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
+from pipelines.stages.spotting import load_records
+from pipelines.stages.verdicts import judge
+from pipelines.storage import read_range, read_table
+
+
+def keys_stage(kind: str) -> str:
+    """The stage that writes the keys of a kind."""
+    return f"{kind}_keys"
+
+
+@dataclass(frozen=True)
+class Competitors:
+    """The rows of a unit that nothing has rejected so far, ordinals ascending."""
+
+    ordinals: NDArray[np.int64]
+    uids: Halves
+
+
+def competitors(layout: Layout, unit: str, number: int, before: tuple[Said, ...], entries: Entries) -> Competitors:
+    """The survivors of the filters, without the duplicates of kinds that reject."""
+    records = _read_keys(layout, PAIR, unit, 0, PARTS)
+    records = records[np.argsort(records["ordinal"], kind="stable")]
+    for said in before:
+        if said.rejects:
+            records = records[~np.isin(records["ordinal"], np.asarray(entries.of(said, number)["ordinal"]))]
+    uids = np.stack([records["uid_high"], records["uid_low"]], axis=1)
+    return Competitors(records["ordinal"].astype(np.int64), uids)
+
+
+def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
+    path = layout.slices(keys_stage(kind), unit)
+    return read_slice(partial(read_range, path), KEY, PARTS, first, stop, str(path))
+
+
+@dataclass
+class KeyStage:
+    """See `Stage`. Writes the keys of a unit: of its survivors' uids, or of the bytes of their pictures."""
+
+    layout: Layout
+    dataset: Dataset
+    preset: Preset
+    stages: tuple[str, ...]
+    """Those that are asked for."""
+    kind: str
+    before: tuple[Said, ...]
+    """The kinds that were asked before, in order."""
+    read_missing: bool
+    """Whether pictures whose digest nobody has taken yet are read for it."""
+    fingerprints: dict[str, str]
+    """Of each unit: changes with the survivors and with what was said before."""
+
+    def __post_init__(self) -> None:
+        self.name = keys_stage(self.kind)
+
+    def setup(self) -> None:
+        self._entries = Entries(self.layout)
+
+    def teardown(self) -> None:
+        pass
+
+    @cached_property
+    def _plan(self) -> tuple[Plan, dict[str, int]]:
+        plan = load_plan(self.layout.plan)
+        return plan, {unit.name: number for number, unit in enumerate(plan.units)}
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    def process(self, unit: str) -> None:
+        began = time.time()
+        retract(self.layout.commit(self.name, unit))
+        keys, rows = self._of_pairs(unit) if self.kind == PAIR else self._of_pictures(unit)
+        records = key_records(keys, rows.ordinals, rows.uids)
+        publish_bytes(self.layout.slices(self.name, unit), pack(records, key_parts(records), PARTS))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprints[unit],
+            "rows": len(records),
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+
+    def _of_pairs(self, unit: str) -> tuple[Halves, Competitors]:
+        annotations = read_table(self.layout.data("captions", unit))
+        records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
+        verdict = judge(annotations, records, self.preset, self.stages, unit)
+        rows = annotations.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT))
+        uids = halves_of_uids(rows["uid"].to_pylist())
+        return uids, Competitors(np.asarray(rows["ordinal"]).astype(np.int64), uids)
+
+    def _of_pictures(self, unit: str) -> tuple[Halves, Competitors]:
+        rows = competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
+        digests = self._known_digests(unit)
+        missing = [ordinal for ordinal in rows.ordinals.tolist() if ordinal not in digests]
+        if missing and self.read_missing:
+            digests |= dict(self._digests(unit, missing))
+        have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
+        rows = Competitors(rows.ordinals[have], rows.uids[have])
+        return halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()]), rows
+
+    def _pieces(self, unit: str) -> int:
+        read = read_json(self.layout.commit("captions", unit))
+        return -(-int(read["rows"]) // self._plan[0].picture_rows)
+
+    def _known_digests(self, unit: str) -> dict[int, bytes]:
+        """SHA-256 of the pictures that spotting has read, whether or not it decides in this run."""
+        records = load_records(self.layout, unit, self._pieces(unit))
+        pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
+        return {ordinal: digest for ordinal, digest in pairs if digest is not None}
+
+    def _digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
+        plan, numbers = self._plan
+        span = plan.units[numbers[unit]].span
+        try:
+            for ordinal, picture in pictures_of(self.layout, unit, span, plan.picture_rows, self.dataset, ordinals):
+                if not isinstance(picture, MissingPicture):
+                    yield ordinal, hashlib.sha256(picture).digest()
+        except UnreadableFile:  # what is left has no picture to compare; stage decide puts it into the dead letter
+            return
+
+
+@dataclass
+class RangeStage:
+    """See `Stage`. Its units are ranges of keys: each reads its slice of every unit's keys."""
+
+    layout: Layout
+    kind: str
+    ranges: int
+    skip: frozenset[str]
+    """Units that are set aside."""
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.name = duplicates_stage(self.kind)
+
+    def setup(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+    def process(self, unit: str) -> None:
+        began, width = time.time(), PARTS // self.ranges
+        first = int(unit) * width
+        retract(self.layout.commit(self.name, unit))
+        names = [(number, each.name) for number, each in enumerate(load_plan(self.layout.plan).units)]
+        slices = (
+            (number, _read_keys(self.layout, self.kind, name, first, first + width))
+            for number, name in names
+            if name not in self.skip
+        )
+        found = write_entries(self.layout.data(self.name, unit), duplicates(slices))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint,
+            "rows": found,
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)

@@ -1,0 +1,83 @@
+"""Picture units: pieces of caption units, each with the survivors of the caption rules in a range of rows.
+
+What was fetched or read for a piece stays: a preset that lets more rows through adds a generation to it, and a preset
+that lets fewer through finds all it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.presets import Preset, load_preset
+from pipelines.decisions import KEPT, judge_captions
+from pipelines.layout import Layout
+from pipelines.storage import read_table
+
+
+def piece_name(unit: str, piece: int) -> str:
+    """Name of a picture unit."""
+    return f"{unit}.{piece:04d}"
+
+
+def generation_name(piece: str, generation: int) -> str:
+    """Name of the file of one pass over a picture unit."""
+    return f"{piece}.g{generation}"
+
+
+def all_rows(preset: Preset) -> str:
+    """Names the rows that are wanted where captions decide nothing: all with a caption of a length that the preset
+    takes."""
+    return f"all-{preset.captions.max_chars}"
+
+
+def survivors(preset: Preset, annotations: str) -> str:
+    """Names the rows that survive a preset's caption rules, given the fingerprint of the annotations."""
+    return f"{preset.captions_fingerprint}-{annotations}"
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The rows whose pictures are wanted."""
+
+    preset: Preset
+    captions_decide: bool
+    """False where the captions stage is not asked for: the pictures of all rows are wanted."""
+    annotations: str
+    """Fingerprint of the caption annotations: other annotations let other rows through."""
+
+    @cached_property
+    def _presets(self) -> list[Preset]:
+        """The preset, and those it foresees, so that their rows are at hand when they are asked for."""
+        return [self.preset, *map(load_preset, self.preset.foresee)] if self.captions_decide else [self.preset]
+
+    @property
+    def covers(self) -> set[str]:
+        """Names of what a finished piece holds."""
+        if not self.captions_decide:
+            return {all_rows(self.preset)}
+        return {survivors(preset, self.annotations) for preset in self._presets}
+
+    @property
+    def needed(self) -> set[str]:
+        """A piece that covers any of these has all that the preset asks for."""
+        mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
+        return {all_rows(self.preset)} | mine
+
+    def are_covered(self, record: dict[str, Any] | None, fingerprint: str) -> bool:
+        """Whether a commit record says that a piece is done."""
+        return bool(record and record["fingerprint"] == fingerprint and self.needed & set(record["covers"]))
+
+    def ordinals(self, layout: Layout, unit: str, first: int, stop: int) -> NDArray[np.int64]:
+        """Ordinals of the wanted rows of a caption unit in [first, stop)."""
+        bounds = [("ordinal", ">=", first), ("ordinal", "<", stop)]
+        columns = None if self.captions_decide else ["ordinal", "caption"]
+        rows = read_table(layout.data("captions", unit), filters=bounds, columns=columns)
+        survive = np.zeros(rows.num_rows, bool)
+        for preset in self._presets:
+            survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
+        return np.asarray(rows["ordinal"])[survive].astype(np.int64)

@@ -1,0 +1,117 @@
+"""What was said of duplicates, read back by the unit that it was said of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipelines.commit import TableFile
+from pipelines.decisions import KEPT, Reasons
+from pipelines.dedup.entries import ENTRIES
+from pipelines.layout import Layout
+from pipelines.storage import Place
+
+PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
+KINDS = (PAIR, PICTURE, SEMANTIC)
+"""In the order in which they are asked; the reason of a kind is `duplicate_<kind>`."""
+COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
+"""Columns of rejected rows: the uid of the pair that stays, and the cosine of their pictures' embeddings."""
+_GROUP_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Said:
+    """What was said of a kind: in how many files, and whether it rejects."""
+
+    kind: str
+    files: int
+    rejects: bool
+
+
+def duplicates_stage(kind: str) -> str:
+    """The stage that says which rows are duplicates of a kind."""
+    return f"{kind}_duplicates"
+
+
+def write_entries(path: Place, tables: Iterable[pa.Table]) -> int:
+    """Write entries that are sorted by unit, in row groups so small that a unit reads little besides its own. Returns
+    how many."""
+    with TableFile(path, ENTRIES) as out:
+        for table in tables:
+            for first in range(0, table.num_rows, _GROUP_ROWS):
+                out.write(table.slice(first, _GROUP_ROWS))
+    return out.rows
+
+
+def file_name(number: int) -> str:
+    """Name of the unit that says it of a range of keys or a group of clusters."""
+    return f"{number:04d}"
+
+
+class Entries:
+    """Entries of all kinds by unit; footers are read once."""
+
+    def __init__(self, layout: Layout):
+        self._layout = layout
+        self._footers: dict[tuple[str, int], pq.FileMetaData] = {}
+
+    def of(self, said: Said, unit: int) -> pa.Table:
+        """The entries of a unit, by its number in the plan, sorted by ordinal."""
+        tables = [ENTRIES.empty_table(), *(self._of_file(said.kind, number, unit) for number in range(said.files))]
+        return pa.concat_tables(tables).sort_by("ordinal")
+
+    def _of_file(self, kind: str, number: int, unit: int) -> pa.Table:
+        footer = self._footers.get((kind, number))
+        if footer is not None and not _groups(footer, unit):
+            return ENTRIES.empty_table()
+        with self._layout.data(duplicates_stage(kind), file_name(number)).open("rb") as source:
+            file = pq.ParquetFile(source, metadata=footer)
+            footer = self._footers[kind, number] = file.metadata
+            table = file.read_row_groups(_groups(footer, unit))
+        return table.filter(pc.equal(table["unit"], unit))
+
+
+def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
+    """The row groups that can hold entries of a unit."""
+    statistics = [footer.row_group(group).column(0).statistics for group in range(footer.num_row_groups)]
+    return [group for group, known in enumerate(statistics) if known is None or known.min <= unit <= known.max]
+
+
+class Duplicates:
+    """The entries of a unit, of the kinds that reject."""
+
+    def __init__(self, entries: Entries, said: tuple[Said, ...], unit: int):
+        self.kinds = {one.kind: entries.of(one, unit) for one in said if one.rejects}
+
+
+def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:
+    """Write the reasons of duplicates among `rows` into `reasons`; their `COPIES`, null for all other rows.
+
+    Raises:
+        RuntimeError: a duplicate was rejected before, so it should not have been compared.
+    """
+    ordinals = np.asarray(rows["ordinal"])
+    taken = np.full(len(ordinals), -1, np.int64)  # places in all entries, one kind after another
+    first = 0
+    for kind in KINDS:
+        entries = duplicates.kinds.get(kind)
+        if entries is None or not entries.num_rows:
+            continue
+        known = np.asarray(entries["ordinal"])
+        places = np.minimum(np.searchsorted(known, ordinals), len(known) - 1)
+        hit = known[places] == ordinals
+        if (reasons[hit] != KEPT).any():
+            raise RuntimeError(f"unit {unit}: rows are called duplicates ({kind}) that were rejected before")
+        reasons[hit] = f"duplicate_{kind}"
+        taken[hit] = places[hit] + first
+        first += entries.num_rows
+    if not first:
+        return pa.table([pa.nulls(len(ordinals), field.type) for field in COPIES], schema=COPIES)
+    everything = pa.concat_tables([duplicates.kinds[kind] for kind in KINDS if kind in duplicates.kinds])
+    mine = everything.take(pa.array(taken, mask=taken < 0))
+    return pa.table([mine["duplicate_of"], mine["similarity"]], schema=COPIES)

@@ -1,0 +1,322 @@
+"""Stages that find semantic duplicates: embeddings of pictures, centroids, each unit's members of clusters, and the
+near copies within a group of clusters."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from filters.dedup import DedupRule
+from filters.spotting.pictures import BadPicture
+from pipelines.commit import TableFile, publish_bytes, publish_json, read_json, retract
+from pipelines.datasets import Dataset
+from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
+from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
+from pipelines.dedup.keys import spread
+from pipelines.dedup.semantic import duplicates, member_parts, member_type
+from pipelines.dedup.slices import pack, read_slice
+from pipelines.downloads import pictures_of
+from pipelines.layout import Layout
+from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.plan import Plan, load_plan
+from pipelines.progress import Heartbeat
+from pipelines.stages.duplicates import Competitors, competitors
+from pipelines.stages.pieces import generation_name
+from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
+from pipelines.storage import read_range, read_table
+
+CENTROIDS = "centroids"
+"""Name of the stage and of its only unit."""
+_OK = "ok"
+
+
+def embedding_type(dimension: int) -> pa.Schema:
+    """A picture: `status` is ok, or why it has no embedding."""
+    return pa.schema(
+        [
+            ("ordinal", pa.int64()),
+            ("status", pa.string()),
+            ("message", pa.string()),
+            ("embedding", pa.list_(pa.float16(), dimension)),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of some rows of a unit, ordinals ascending."""
+
+    ordinals: NDArray[np.int64]
+    uids: NDArray[np.uint64]
+    vectors: NDArray[np.float16]
+
+
+@dataclass
+class _Similar:
+    """What the stages share."""
+
+    layout: Layout
+    before: tuple[Said, ...]
+    """The kinds that were asked before, in order."""
+
+    def setup(self) -> None:
+        self._entries = Entries(self.layout)
+
+    def teardown(self) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+    @cached_property
+    def _plan(self) -> tuple[Plan, dict[str, int]]:
+        plan = load_plan(self.layout.plan)
+        return plan, {unit.name: number for number, unit in enumerate(plan.units)}
+
+    def _competitors(self, unit: str) -> Competitors:
+        return competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
+
+    def _embedded(self, unit: str) -> Embedded | None:
+        """The embeddings of a unit's competitors that have one; None where no picture has any."""
+        rows = self._competitors(unit)
+        tables = []
+        for piece in range(-(-read_json(self.layout.commit("captions", unit))["rows"] // self._plan[0].picture_rows)):
+            name = f"{unit}.{piece:04d}"
+            record = read_json(self.layout.commit("embeddings", name))
+            for generation in range(record["generations"]):
+                tables.append(read_table(self.layout.data("embeddings", generation_name(name, generation))))
+        good = [table.filter(pc.equal(table["status"], _OK)) for table in tables]
+        good = [table for table in good if table.num_rows]
+        if not good:
+            return None
+        ordinals = np.concatenate([np.asarray(table["ordinal"]) for table in good])
+        vectors = np.concatenate([_matrix(table["embedding"]) for table in good])
+        order = np.argsort(ordinals, kind="stable")
+        ordinals, vectors = ordinals[order], vectors[order]
+        wanted = np.isin(ordinals, rows.ordinals)
+        ordinals, vectors = ordinals[wanted], vectors[wanted]
+        return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)
+
+
+def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
+    return flat.reshape(len(column), -1)
+
+
+@dataclass
+class EmbeddingStage(_Similar):
+    """See `Stage`. Its units are pieces of caption units, as in stage spotting. What was embedded stays: where other
+    thresholds let more rows through, their pictures are added as another generation."""
+
+    dataset: Dataset
+    encoder: str
+    fingerprint: str
+    """Of the encoder and its weights."""
+    covers: dict[str, str]
+    """Names the rows of each caption unit that compete."""
+    name: str = field(default="embeddings", init=False)
+
+    def setup(self) -> None:
+        super().setup()
+        self._encoder = Encoder(parse_encoder(self.encoder))
+
+    def process(self, unit: str) -> None:
+        parent, _, piece = unit.rpartition(".")
+        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
+        record = read_json(self.layout.commit(self.name, unit))
+        if record is None or record["fingerprint"] != self.fingerprint:
+            retract(self.layout.commit(self.name, unit))
+            empty = {"generations": 0, "pictures": 0, "bad": 0, "seconds": 0.0}
+            record = {"unit": unit, "fingerprint": self.fingerprint, **empty}
+        rows = self._plan[0].picture_rows
+        wanted = self._missing(parent, unit, int(piece) * rows, (int(piece) + 1) * rows, record["generations"])
+        if len(wanted):
+            path = self.layout.data(self.name, generation_name(unit, record["generations"]))
+            with TableFile(path) as out:
+                record["bad"] += self._embed(parent, wanted, out, heartbeat)
+            record["generations"] += 1
+            record["pictures"] += len(wanted)
+        record["covers"] = self.covers[parent]
+        record["seconds"] = round(record["seconds"] + time.time() - began, 3)
+        publish_json(self.layout.commit(self.name, unit), record)
+        heartbeat.end()
+
+    def _missing(self, parent: str, unit: str, first: int, stop: int, generations: int) -> NDArray[np.int64]:
+        wanted = self._competitors(parent).ordinals
+        wanted = wanted[(wanted >= first) & (wanted < stop)]
+        for generation in range(generations):
+            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
+        return wanted
+
+    def _embed(self, parent: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> int:
+        """Write a row for each picture; how many have no embedding."""
+        plan, numbers = self._plan
+        span = plan.units[numbers[parent]].span
+        waiting: list[tuple[int, bytes | MissingPicture]] = []
+        done = bad = 0
+
+        def flush() -> None:
+            nonlocal bad, done
+            bad += self._write(waiting, out)
+            done += len(waiting)
+            waiting.clear()
+            heartbeat.beat(done)
+
+        try:
+            for ordinal, picture in pictures_of(self.layout, parent, span, plan.picture_rows, self.dataset, ordinals):
+                waiting.append((ordinal, picture))
+                if len(waiting) == BATCH:
+                    flush()
+        except UnreadableFile as error:
+            gone = MissingPicture(reason="picture_unreadable", message=error.message)
+            waiting += [(ordinal, gone) for ordinal in ordinals[done + len(waiting) :].tolist()]
+        if waiting:
+            flush()
+        return bad
+
+    def _write(self, pictures: list[tuple[int, bytes | MissingPicture]], out: TableFile) -> int:
+        given = [picture for _, picture in pictures if isinstance(picture, bytes)]
+        answers = iter(self._encoder.encode(given))
+        results = [next(answers) if isinstance(picture, bytes) else picture for _, picture in pictures]
+        dimension = self._encoder.dimension
+        flat = np.zeros((len(results), dimension), np.float16)
+        for place, result in enumerate(results):
+            if isinstance(result, np.ndarray):
+                flat[place] = result
+        bad = [None if isinstance(result, np.ndarray) else result for result in results]
+        columns = [
+            pa.array([ordinal for ordinal, _ in pictures], pa.int64()),
+            pa.array([_OK if one is None else str(one.reason) for one in bad], pa.string()),
+            pa.array(["" if one is None else one.message for one in bad], pa.string()),
+            pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), dimension),
+        ]
+        out.write(pa.table(columns, schema=embedding_type(dimension)))
+        return sum(isinstance(one, BadPicture | MissingPicture) for one in bad)
+
+
+@dataclass
+class CentroidStage(_Similar):
+    """See `Stage`. One unit: trains k-means on a sample of all embeddings. A row is in the sample by its uid, so the
+    sample depends neither on units nor on workers."""
+
+    rule: DedupRule
+    skip: frozenset[str]
+    rows: int
+    """Embeddings in all."""
+    fingerprint: str
+    name: str = field(default=CENTROIDS, init=False)
+
+    def process(self, unit: str) -> None:
+        began = time.time()
+        retract(self.layout.commit(self.name, unit))
+        clusters = cluster_count(self.rows, self.rule.clusters)
+        share = min(1.0, clusters * self.rule.points / max(self.rows, 1))
+        parts = []
+        for name in (name for name in self._plan[1] if name not in self.skip):
+            found = self._embedded(name)
+            if found is not None:
+                # Not the bits that ranges of keys are cut by, though any would do.
+                chosen = spread(found.uids)[:, 1] < share * 2.0**64
+                parts.append(found.vectors[chosen] if share < 1 else found.vectors)
+        sample = unit_length(np.concatenate(parts)) if parts else np.zeros((0, 1), np.float32)
+        clusters = max(1, min(clusters, len(sample)))
+        centroids = train(sample, clusters, self.rule.seed) if len(sample) else sample
+        content = io.BytesIO()
+        np.save(content, centroids)
+        publish_bytes(self.layout.slices(self.name, unit), content.getvalue())
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint,
+            "rows": len(sample),
+            "clusters": len(centroids),
+            "dimension": int(sample.shape[1]),
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+
+
+@dataclass
+class MemberStage(_Similar):
+    """See `Stage`. Writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
+
+    groups: int
+    fingerprint: str
+    name: str = field(default="members", init=False)
+
+    def setup(self) -> None:
+        super().setup()
+        content = self.layout.slices(CENTROIDS, CENTROIDS).read_bytes()
+        self._centroids = np.load(io.BytesIO(content), allow_pickle=False)
+        if len(self._centroids) > 1:
+            faiss().omp_set_num_threads(1)  # parallelism comes from worker processes
+
+    def process(self, unit: str) -> None:
+        began = time.time()
+        retract(self.layout.commit(self.name, unit))
+        clusters, dimension = self._centroids.shape
+        found = self._embedded(unit)
+        records = np.empty(0 if found is None else len(found.ordinals), member_type(dimension))
+        if found is not None and len(records):
+            cluster, cosine = assign(unit_length(found.vectors), self._centroids)
+            order = np.argsort(cluster, kind="stable")  # within a cluster by ordinal
+            records["cluster"], records["cosine"] = cluster[order], cosine[order]
+            records["ordinal"], records["vector"] = found.ordinals[order], found.vectors[order]
+            records["uid_high"], records["uid_low"] = found.uids[order, 0], found.uids[order, 1]
+        parts = member_parts(records["cluster"], clusters, self.groups)
+        publish_bytes(self.layout.slices(self.name, unit), pack(records, parts, self.groups))
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint,
+            "rows": len(records),
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+
+
+@dataclass
+class GroupStage:
+    """See `Stage`. Its units are groups of clusters: each reads its slice of every unit's members."""
+
+    layout: Layout
+    rule: DedupRule
+    groups: int
+    dimension: int
+    skip: frozenset[str]
+    fingerprint: str
+    name: str = field(default=duplicates_stage(SEMANTIC), init=False)
+
+    def setup(self) -> None:
+        pass
+
+    def teardown(self) -> None:
+        pass
+
+    def process(self, unit: str) -> None:
+        began, group = time.time(), int(unit)
+        retract(self.layout.commit(self.name, unit))
+        names = [(number, each.name) for number, each in enumerate(load_plan(self.layout.plan).units)]
+        slices = ((number, self._slice(name, group)) for number, name in names if name not in self.skip)
+        rule = self.rule
+        found = duplicates(slices, self.dimension, rule.eps, rule.keep, rule.against)  # type: ignore[arg-type]
+        write_entries(self.layout.data(self.name, unit), [found])
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint,
+            "rows": found.num_rows,
+            "seconds": round(time.time() - began, 3),
+        }
+        publish_json(self.layout.commit(self.name, unit), record)
+
+    def _slice(self, name: str, group: int) -> NDArray[np.void]:
+        path = self.layout.slices("members", name)
+        return read_slice(
+            partial(read_range, path), member_type(self.dimension), self.groups, group, group + 1, str(path)
+        )

@@ -1,0 +1,65 @@
+"""What annotations and thresholds say of rows by themselves: the cascade up to the duplicates. Shared by the stages
+that must agree on it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filters.presets import Preset
+from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of a table of annotated rows."""
+
+    captions: CaptionVerdict
+    reasons: Reasons
+    """`KEPT`, a reason of the cascade, or `DEAD`."""
+    overlaps: NDArray[np.int64]
+    """Characters of the caption found in the picture; `NOT_READ` where it was not asked for."""
+    found: NDArray[np.int64] | None
+    """The place of each row's spotting record, -1 where its cascade ended before; None where spotting is not asked."""
+
+
+def judge(rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Collection[str], unit: str) -> Verdict:
+    """The verdict on rows of a unit.
+
+    Args:
+        rows: rows of `stages.captions`, with annotations where captions decide.
+        records: what `picture_records` says of the unit, None where pictures decide nothing.
+        preset: the thresholds.
+        stages: those that are asked for.
+        unit: for the error.
+
+    Raises:
+        RuntimeError: a row survives its caption, and no spotting unit has looked at it.
+    """
+    captions = judge_captions(rows, preset, "captions" in stages)
+    reasons = captions.reasons.copy()
+    overlaps = np.full(len(reasons), NOT_READ, np.int64)
+    if records is None:
+        return Verdict(captions, reasons, overlaps, None)
+    found = _records_of(rows, records)
+    alive = np.flatnonzero(reasons == KEPT)
+    if (found[alive] < 0).any():
+        raise RuntimeError(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
+    theirs = records.take(pa.array(found[alive]))
+    pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, preset)
+    reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
+    # A row shows evidence as far as its cascade came, whatever other presets had read besides.
+    found[np.setdiff1d(np.arange(len(found)), alive)] = -1
+    return Verdict(captions, reasons, overlaps, found)
+
+
+def _records_of(rows: pa.Table, records: pa.Table) -> NDArray[np.int64]:
+    """For each row the place of its spotting record, -1 where it has none."""
+    ordinals, known = np.asarray(rows["ordinal"]), np.asarray(records["ordinal"])
+    places = np.searchsorted(known, ordinals)
+    places[places == len(known)] = 0
+    return np.where(known[places] == ordinals, places, -1) if len(known) else np.full(len(ordinals), -1, np.int64)

@@ -1,0 +1,175 @@
+"""The recipes in deploy/: they parse, their numbers agree with each other and with the code, their options exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import cli
+from pipelines.runners.beam_options import check_beam_options
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DEPLOY = REPOSITORY / "deploy"
+BEAM = re.search(r'"apache-beam==([\d.]+)"', (REPOSITORY / "setup.py").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+OURS = {name for action in cli._parser()._actions for name in action.option_strings}
+
+
+def files(*endings: str) -> list[Path]:
+    return sorted(path for path in DEPLOY.rglob("*") if path.name.endswith(endings))
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(DEPLOY))
+
+
+def documents(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", files(".yaml", ".yml"), ids=shown)
+def test_yaml_parses(path: Path) -> None:
+    found = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    assert found and all(isinstance(document, dict) for document in found)
+
+
+@pytest.mark.parametrize("path", files(".json"), ids=shown)
+def test_json_parses(path: Path) -> None:
+    assert isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+
+
+@pytest.mark.parametrize("path", files(".sh", ".sbatch"), ids=shown)
+def test_shell_parses(path: Path) -> None:
+    done = subprocess.run(["bash", "-n", path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.parametrize("path", files("README.md"), ids=shown)
+def test_shell_in_readmes_parses(path: Path) -> None:
+    blocks = re.findall(r"^```\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    for block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", files(".py"), ids=shown)
+def test_python_parses(path: Path) -> None:
+    ast.parse(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", files("Dockerfile"), ids=shown)
+def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert source.endswith("*") or (REPOSITORY / source).exists(), source
+    assert "pip check" in text, "what does not fit together is found when the image is built"
+    assert "filters.spotting.weights" in text, "models are inside"
+    for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
+        assert version == BEAM
+    assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))
+
+
+@pytest.mark.parametrize("path", files("README.md", ".yaml"), ids=shown)
+def test_versions_in_recipes_are_those_of_the_code(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert set(re.findall(r"job-server[-:](\d+\.\d+\.\d+)", text)) <= {BEAM}
+
+
+def check_arguments(arguments: list[str], runner: str) -> None:
+    _, rest = cli._parser().parse_known_args(arguments)
+    check_beam_options(rest, runner)
+
+
+def test_the_indexed_job_has_as_many_shards_as_completions() -> None:
+    (job,) = documents("kubernetes/filter.yaml")
+    spec = job["spec"]
+    (container,) = spec["template"]["spec"]["containers"]
+    assert spec["completionMode"] == "Indexed"
+    assert f"--shard=$(JOB_COMPLETION_INDEX)/{spec['completions']}" in container["args"]
+    check_arguments([argument.replace("$(JOB_COMPLETION_INDEX)", "0") for argument in container["args"]], "direct")
+
+
+def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
+    found = {
+        (document["kind"], document["metadata"]["name"]): document for document in documents("flink/kubernetes.yaml")
+    }
+    master = found["Service", "diht-flink"]
+    ports = {port["name"]: port["port"] for port in master["spec"]["ports"]}
+    for key, text in found["ConfigMap", "diht-flink"]["data"].items():
+        assert yaml.safe_load(text)["jobmanager.rpc.address"] == master["metadata"]["name"], key
+    for name, component in (("diht-flink-jobmanager", "jobmanager"), ("diht-flink-taskmanager", "taskmanager")):
+        spec = found["Deployment", name]["spec"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        assert spec["template"]["spec"]["containers"][0]["args"] == [component]
+    assert master["spec"]["selector"]["component"] == "jobmanager"
+    (driver,) = found["Job", "diht-filter"]["spec"]["template"]["spec"]["containers"]
+    assert f"--flink_master={master['metadata']['name']}:{ports['rest']}" in driver["args"]
+    check_arguments(driver["args"], "flink")
+    (boot,) = (argument.split("=")[1] for argument in driver["args"] if argument.startswith("--boot-command"))
+    assert f"chmod 755 {boot}" in (DEPLOY / "flink" / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_template_parameters_are_options_and_their_patterns_compile() -> None:
+    metadata = json.loads((DEPLOY / "dataflow" / "metadata.json").read_text(encoding="utf-8"))
+    for parameter in metadata["parameters"]:
+        if f"--{parameter['name'].replace('_', '-')}" not in OURS:
+            check_beam_options([f"--{parameter['name']}=1"], "dataflow")
+        assert all(re.compile(pattern) for pattern in parameter["regexes"])
+        assert parameter["label"] and parameter["helpText"]
+    assert (
+        json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))["sdkInfo"]["language"]
+        == "PYTHON"
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "shard"),
+    [
+        ({}, "0/1"),
+        ({"ID": 0, "MIN": 0, "COUNT": 4}, "0/4"),
+        ({"ID": 3, "MIN": 0, "COUNT": 4}, "3/4"),
+        ({"ID": 4, "MIN": 1, "COUNT": 4}, "3/4"),
+        ({"ID": 7, "MIN": 3, "COUNT": 3, "STEP": 2}, "2/3"),
+    ],
+)
+def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[str, int], shard: str) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    variables = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+    done = subprocess.run(
+        ["bash", DEPLOY / "slurm" / "filter.sbatch", "custom", "/data/a *.tsv", "/data/out", "--preset", "strict"],
+        env={**os.environ, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_CPUS_PER_TASK": "16", **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    arguments = done.stdout.splitlines()
+    assert arguments[:2] == ["-m", "pipelines"]
+    options = cli._parser().parse_args(arguments[2:])
+    assert (options.shard, options.workers, options.input) == (shard, 16, "/data/a *.tsv")
+    assert options.preset == "strict"
+
+
+def test_a_slurm_script_without_arguments_says_how_to_use_it() -> None:
+    done = subprocess.run(["bash", DEPLOY / "slurm" / "filter.sbatch"], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("usage: sbatch")
+
+
+def test_make_builds_prism_of_the_sdks_own_version() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    done = subprocess.run([make, "-n", "prism"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}" in done.stdout, done.stderr

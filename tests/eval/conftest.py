@@ -1,0 +1,92 @@
+"""A tiny dual encoder, exported as a user would find it, and small sets in the layouts we read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+open_clip = pytest.importorskip("open_clip")
+
+from PIL import Image  # noqa: E402
+
+from eval.data import Memo  # noqa: E402
+from eval.features import FeatureCache  # noqa: E402
+from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
+from eval.models import load_model  # noqa: E402
+from eval.models.model import Model  # noqa: E402
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
+
+
+def write_tiny(folder: Path, seed: int = 0) -> Path:
+    """A folder that open_clip and `make bench` load, with random weights."""
+    torch.manual_seed(seed)
+    model = open_clip.CLIP(TINY["embed_dim"], TINY["vision_cfg"], TINY["text_cfg"])
+    folder.mkdir(parents=True)
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "size": 32,
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+        "mode": "RGB",
+        "fill_color": 0,
+    }
+    config = {"model_cfg": TINY, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Model:
+    return load_model(str(tiny_folder), data=tiny_folder)
+
+
+@pytest.fixture
+def memo(tmp_path: Path) -> Memo:
+    return Memo(tmp_path / "hashes")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, tiny: Model) -> FeatureCache:
+    return FeatureCache(tmp_path / "features", tiny, batch=4, text_batch=8)
+
+
+def picture(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:
+    """A colour with some noise that depends on `number` alone."""
+    noise = np.random.default_rng(number).integers(-20, 20, (size[1], size[0], 3))
+    return Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def colour_set(tmp_path: Path) -> Callable[..., Path]:
+    """Writes `n` coloured pictures of three classes as a webdataset; returns the data root."""
+
+    def write(name: str = "colours", n: int = 12, names: Sequence[str] = tuple(COLOURS), split: str = "test") -> Path:
+        root = tmp_path / "data"
+        samples = (
+            (f"s{index:04d}", {"jpg": jpeg(picture(names[index % 3], index)), "cls": str(index % 3)})
+            for index in range(n)
+        )
+        write_webdataset(
+            root / name, samples, split=split, class_names=names, templates=["a {c} thing.", "{c}!"], per_shard=5
+        )
+        return root
+
+    return write

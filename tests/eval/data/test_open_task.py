@@ -1,0 +1,184 @@
+"""From a task to its data: the first source at hand, samples, and what has to fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from eval.data import class_names, open_support, open_task, sample_indices, templates
+from eval.errors import DataBroken, DataMissing
+from eval.tasks import Source, Task
+from tests.eval.conftest import picture
+
+TASK = Task(
+    name="colours",
+    kind="classification",
+    title="Colours",
+    metric="top1",
+    licence="CC0-1.0",
+    get="paint some",
+    sources=(Source(layout="webdataset", path="nowhere"), Source(layout="webdataset", path="colours")),
+)
+
+
+def task(**changes: Any) -> Task:
+    return dataclasses.replace(TASK, **changes)
+
+
+def test_the_first_source_at_hand_is_read(colour_set: Any, memo: Any) -> None:
+    data: Any = open_task(TASK, colour_set(n=6), memo)
+    assert data.place == "colours" and len(data) == 6
+
+
+def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
+    with pytest.raises(DataMissing, match=r"data not at hand: paint some .*nowhere is not there; colours is not there"):
+        open_task(TASK, tmp_path, memo)
+    with pytest.raises(DataMissing, match="no training split"):
+        open_support(TASK, tmp_path, memo)
+
+
+def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=12)
+    one, two = (open_task(task(sample=5), root, memo) for _ in range(2))
+    assert list(one.pictures.keys) == list(two.pictures.keys) and len(one) == 5
+    assert one.labels is not None
+    assert one.labels.tolist() == [int(key[1:]) % 3 for key in one.pictures.keys]
+    keys = [f"s{index:04d}" for index in range(12)]
+    backwards = sample_indices(keys[::-1], 5)
+    assert sorted(keys[::-1][index] for index in backwards) == sorted(one.pictures.keys)
+
+
+def test_labels_must_have_a_class_name(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
+    (root / "colours" / "classnames.txt").write_text("red\ngreen\n", encoding="utf-8")
+    with pytest.raises(DataBroken, match="labels up to 2 and class names for 2"):
+        open_task(TASK, root, memo)
+    (root / "colours" / "classnames.txt").unlink()
+    with pytest.raises(DataBroken, match=r"no classnames.txt"):
+        open_task(TASK, root, memo)
+
+
+def test_the_lists_of_the_data_go_before_those_of_the_task_and_the_source_is_told(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
+    wanted = task(class_names=("a", "b", "c"), templates=("see {}",))
+    data: Any = open_task(wanted, root, memo)
+    assert class_names(wanted, data).texts == ["red", "green", "blue"]
+    assert "own" in templates(wanted, data).source
+    (root / "colours" / "classnames.txt").unlink()
+    data = open_task(wanted, root, memo)
+    assert class_names(wanted, data) == (["a", "b", "c"], "the suite file")
+
+
+def pictures_in(folder: Path, names: dict[str, str]) -> Path:
+    for number, (name, colour) in enumerate(names.items()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(colour, number).save(folder / name)
+    return folder
+
+
+def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "f", {"test/deep_red/1.png": "red", "test/blue/2.png": "blue", "test/blue/3.png": "blue"})
+    folder = task(sources=(Source(layout="folder", path="f"),))
+    data: Any = open_task(folder, tmp_path, memo)
+    assert data.class_names == ("blue", "deep red")
+    assert data.labels is not None and data.labels.tolist() == [0, 0, 1]
+    with pytest.raises(DataBroken, match="'deep red' stands where the class 'red'"):
+        open_task(dataclasses.replace(folder, class_names=("Blue", "red")), tmp_path, memo)
+
+
+def test_lists_of_pictures_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "m" / "p", {"1.png": "red", "2.png": "blue"})
+    rows = "image\tcaption\tby\n1.png\ta red one\tx\n2.png\tblue\ty\n1.png\tred\tz\n9.png\tgone\t-\n2.png\t\tw\n"
+    (tmp_path / "m" / "list.tsv").write_text(rows, encoding="utf-8")
+    options = {"picture": "{image}", "caption": "caption", "below": "p", "leave_out": ["9.png"], "skip_empty": True}
+    source = Source(layout="manifest", path="m/list.tsv", options=options)
+    listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
+    assert open_task(listed, tmp_path, memo).captions == (("a red one", "red"), ("blue",))
+    for change, message in (
+        ({"leave_out": []}, "picture 9.png is not there"),
+        ({"skip_empty": False}, "an empty caption"),
+    ):
+        broken = dataclasses.replace(source, options={**options, **change})
+        with pytest.raises(DataBroken, match=message):
+            open_task(dataclasses.replace(listed, sources=(broken,)), tmp_path, memo)
+
+
+def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any) -> None:
+    raw = tmp_path / "tv" / "FashionMNIST" / "raw"
+    source = Source(layout="torchvision", path="tv", options={"name": "FashionMNIST"})
+    wanted = task(sources=(source,), class_names=tuple("abcdefghij"), templates=("a {}",))
+    raw.mkdir(parents=True)
+    with pytest.raises(DataMissing, match="torchvision finds no FashionMNIST"):
+        open_task(wanted, tmp_path, memo)
+    for part in ("t10k", "train"):
+        pixels = np.arange(3 * 28 * 28, dtype=np.uint8)
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, 3, 28, 28) + pixels.tobytes())
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 3) + bytes([7, 0, 2]))
+    data: Any = open_task(wanted, tmp_path, memo)
+    assert data.labels is not None and data.labels.tolist() == [7, 0, 2]
+    assert data.pictures.open(0).mode == "RGB" and data.pictures.open(0).size == (28, 28)
+
+
+def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "v", {"p/000000000007.jpg": "red"})
+    train = [("yes", "is"), ("yes", "is"), ("no", "is"), ("2", "how many"), ("3", "how many"), ("3", "how many")]
+    files = {
+        "q.json": {"questions": [{"question_id": 1, "question": "How many?", "image_id": 7}]},
+        "a.json": {
+            "annotations": [
+                {
+                    "question_id": 1,
+                    "image_id": 7,
+                    "question_type": "how many",
+                    "answer_type": "number",
+                    "answers": [{"answer": "2"}] * 10,
+                }
+            ]
+        },
+        "t.json": {
+            "annotations": [{"multiple_choice_answer": answer, "question_type": kind} for answer, kind in train]
+        },
+    }
+    for name, content in files.items():
+        (tmp_path / "v" / name).write_text(json.dumps(content), encoding="utf-8")
+    options = {
+        "questions": "q.json",
+        "annotations": "a.json",
+        "train_annotations": "t.json",
+        "picture": "p/{image_id:012d}.jpg",
+    }
+    source = Source(layout="vqav2", path="v", split="val", options=options)
+    data: Any = open_task(task(kind="vqa", metric="soft_accuracy", candidates=2, sources=(source,)), tmp_path, memo)
+    assert data.questions is not None
+    (question,) = data.questions
+    assert question.candidates == ("3", "2") and question.kind == "number" and len(question.answers) == 10
+
+
+def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "s", {"p/5.jpg": "red"})
+    rows = [
+        {"Flickr30K_ID": "5", "sentence2": "It is red.", "gold_label": "entailment", "pairID": "a"},
+        {"Flickr30K_ID": "5", "sentence2": "It is odd.", "gold_label": "-", "pairID": "b"},
+    ]
+    (tmp_path / "s" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    source = Source(layout="snli_ve", path="s", options={"file": "x.jsonl", "picture": "p/{Flickr30K_ID}.jpg"})
+    data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
+    assert data.questions is not None
+    assert [question.key for question in data.questions] == ["a"]
+
+
+def test_winoground_items_are_two_pictures_with_a_caption_each(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "w" / "images", {"a.png": "red", "b.png": "blue"})
+    row = {"image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}
+    (tmp_path / "w" / "examples.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    source = Source(layout="winoground", path="w")
+    wanted = task(kind="retrieval", direction="image_to_text", metric="text_score", sources=(source,))
+    assert open_task(wanted, tmp_path, memo).captions == (("red",), ("blue",))

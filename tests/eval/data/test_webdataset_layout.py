@@ -1,0 +1,139 @@
+"""The webdataset layout: read back what was written, and refuse what is not whole."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from eval.data.webdataset_layout import read_webdataset
+from eval.errors import DataBroken, DataMissing
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from tests.eval.conftest import picture
+
+
+def read(folder: Path, memo: Any, kind: Any = "classification") -> Any:
+    return read_webdataset(folder, "test", kind, memo, folder.name)
+
+
+def test_classification_sets_come_back_in_order_with_their_names_and_templates(colour_set: Any, memo: Any) -> None:
+    data = read(colour_set(n=12) / "colours", memo)
+    assert list(data.pictures.keys) == [f"s{index:04d}" for index in range(12)]
+    assert data.labels is not None and data.labels.tolist() == [index % 3 for index in range(12)]
+    assert data.class_names == ("red", "green", "blue")
+    assert data.templates == ("a {c} thing.", "{c}!")
+    means = np.asarray(data.pictures.open(1)).reshape(-1, 3).mean(axis=0)
+    assert means.argmax() == 1 and data.pictures.open(1).size == (40, 36)
+
+
+def test_pictures_can_be_opened_in_any_order(colour_set: Any, memo: Any) -> None:
+    data = read(colour_set(n=12) / "colours", memo)
+    once = [np.asarray(data.pictures.open(index)) for index in range(12)]
+    for index in (11, 0, 7, 3, 7):
+        assert (np.asarray(data.pictures.open(index)) == once[index]).all()
+
+
+def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
+    shot = jpeg(picture())
+    asked = [{"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}]
+    flags = io.BytesIO()
+    np.save(flags, np.array([1, 0, 1]))
+    write_webdataset(tmp_path / "texts", [("a", {"jpg": shot, "txt": "one\ntwo\n"})], kind="retrieval")
+    write_webdataset(tmp_path / "flags", [("a", {"jpg": shot, "npy": flags.getvalue()})], kind="multilabel")
+    write_webdataset(tmp_path / "asked", [("a", {"jpg": shot, "json": questions_member(asked)})], kind="vqa")
+    assert read(tmp_path / "texts", memo, "retrieval").captions == (("one", "two"),)
+    labels = read(tmp_path / "flags", memo).labels
+    assert labels is not None and labels.tolist() == [[True, False, True]]
+    questions = read(tmp_path / "asked", memo, "vqa").questions
+    assert questions is not None and questions[0].question == "Is it red?" and questions[0].picture == 0
+
+
+def test_the_fingerprint_follows_pictures_and_not_files(colour_set: Any, tmp_path: Any, memo: Any) -> None:
+    first = read(colour_set(n=6) / "colours", memo).pictures.fingerprint
+    again = read(colour_set(name="again", n=6) / "again", memo).pictures.fingerprint
+    fewer = read(colour_set(name="fewer", n=5) / "fewer", memo).pictures.fingerprint
+    assert first == again != fewer
+
+
+def test_changed_content_under_the_same_name_is_noticed(colour_set: Any, memo: Any) -> None:
+    folder = colour_set(n=6) / "colours"
+    first = read(folder, memo).pictures.fingerprint
+    samples = [(f"s{index:04d}", {"jpg": jpeg(picture("blue", 100 + index)), "cls": "0"}) for index in range(6)]
+    write_webdataset(folder, samples, class_names=["a"], templates=["{c}"], per_shard=5)
+    assert read(folder, memo).pictures.fingerprint != first
+
+
+def test_a_split_that_is_not_there_is_missing_and_not_broken(colour_set: Any, memo: Any) -> None:
+    with pytest.raises(DataMissing, match="is not there"):
+        read_webdataset(colour_set() / "colours", "train", "classification", memo, "colours")
+
+
+def test_the_number_of_shards_must_be_the_promised_one(colour_set: Any, memo: Any) -> None:
+    folder = colour_set(n=12) / "colours"
+    count = folder / "test" / "nshards.txt"
+    for text, message in (("4", "lacks 3.tar"), ("2", "has besides 2.tar"), ("many", "not a number of shards")):
+        count.write_text(text, encoding="utf-8")
+        with pytest.raises(DataBroken, match=message):
+            read(folder, memo)
+    count.unlink()
+    with pytest.raises(DataBroken, match=r"nshards.txt is missing"):
+        read(folder, memo)
+
+
+def tar_of(members: list[tuple[str, bytes]]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+SHOT = jpeg(picture())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (tar_of([("a.jpg", SHOT)]), "has no .cls member"),
+        (tar_of([("a.cls", b"0")]), "has no picture member"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is no label"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two samples have the key 'a'"),
+        (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|no readable tar"),
+        (b"<html>not found</html>" * 100, "no readable tar"),
+        (tar_of([]), "holds no samples"),
+    ],
+)
+def test_a_shard_that_is_not_what_it_should_be_is_named(tmp_path: Any, memo: Any, content: Any, message: Any) -> None:
+    folder = tmp_path / "broken" / "test"
+    folder.mkdir(parents=True)
+    (folder / "0.tar").write_bytes(content)
+    (folder / "nshards.txt").write_text("1", encoding="utf-8")
+    with pytest.raises(DataBroken, match=message):
+        read(folder.parent, memo)
+
+
+def test_a_picture_that_is_none_is_named_when_it_is_opened(tmp_path: Any, memo: Any) -> None:
+    write_webdataset(tmp_path / "html", [("page", {"jpg": b"<html>", "cls": "0"})], class_names=["a"])
+    with pytest.raises(DataBroken, match="sample page: no readable picture"):
+        read(tmp_path / "html", memo).pictures.open(0)
+
+
+def test_a_set_of_another_kind_is_refused(colour_set: Any, memo: Any) -> None:
+    with pytest.raises(DataBroken, match="classification set and cannot serve a task of kind retrieval"):
+        read(colour_set() / "colours", memo, "retrieval")
+
+
+def test_clip_benchmark_reads_what_we_write(colour_set: Any) -> None:
+    builder = pytest.importorskip("clip_benchmark.datasets.builder")
+    folder = colour_set(n=7) / "colours"
+    theirs = builder.build_wds_dataset("colours", transform=None, split="test", data_dir=str(folder))
+    assert theirs.classes == ["red", "green", "blue"] and theirs.templates == ["a {c} thing.", "{c}!"]
+    assert [int(label) for _, label in theirs] == [index % 3 for index in range(7)]

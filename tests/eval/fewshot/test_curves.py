@@ -1,0 +1,136 @@
+"""Curves: everything a reader needs to draw them again, and no test label behind any choice."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from eval.fewshot import FewShotResult, FewShotSettings, run
+from eval.metrics.classification import mean_per_class
+from tests.eval.fewshot.conftest import World
+
+SMALL = FewShotSettings(shots=(1, 2, 4), seeds=(0, 1), draws=200)
+
+
+def curves(world: World, test_labels: Any = None, settings: FewShotSettings = SMALL, **changes: Any) -> FewShotResult:
+    arguments = {
+        "train_features": world.train.float().numpy(),
+        "train_labels": world.train_labels.numpy(),
+        "train_keys": world.keys,
+        "test_features": world.test.float().numpy(),
+        "test_labels": world.test_labels.numpy() if test_labels is None else test_labels,
+        "classifier": world.classifier.float().numpy().T,
+        "logit_scale": world.scale,
+        **changes,
+    }
+    return run(**arguments, settings=settings)
+
+
+@pytest.fixture(scope="module")
+def result(world: World) -> FewShotResult:
+    return curves(world)
+
+
+def test_poisoned_test_labels_change_scores_and_nothing_else(world: World, result: FewShotResult) -> None:
+    poisoned = curves(world, test_labels=np.random.default_rng(0).permutation(world.test_labels.numpy()))
+    assert poisoned.choices == result.choices and poisoned.shots == result.shots
+    for cell, classes in result.predicted.items():
+        assert np.array_equal(classes, poisoned.predicted[cell])
+    assert poisoned.point("probe", 4).value < result.point("probe", 4).value
+
+
+def test_zero_shot_is_the_zero_shot_number(world: World, result: FewShotResult) -> None:
+    logits = world.scale * (world.test.float() @ world.classifier.float().T)
+    expected = (logits.argmax(1) == world.test_labels).double().mean().item()
+    for k in SMALL.shots:
+        point = result.point("zero-shot", k)
+        assert point.value == pytest.approx(expected) and point.std == pytest.approx(0)
+
+
+def test_points_are_means_over_seeds_with_an_interval(world: World, result: FewShotResult) -> None:
+    labels = world.test_labels.numpy()
+    for point in result.points:
+        per_seed = [(result.predicted[point.method, point.shots, seed] == labels).mean() for seed in (0, 1)]
+        assert point.per_seed == pytest.approx(tuple(per_seed))
+        assert point.value == pytest.approx(np.mean(per_seed)) and point.std == pytest.approx(np.std(per_seed, ddof=1))
+        assert point.low < point.value < point.high
+
+
+def test_everything_is_there_once(result: FewShotResult) -> None:
+    cells = {(point.method, point.shots) for point in result.points}
+    assert len(cells) == len(result.points) == len(SMALL.methods) * 3
+    assert {(choice.method, choice.shots, choice.seed) for choice in result.choices} == set(result.predicted)
+    with pytest.raises(KeyError, match="16 shots"):
+        result.point("probe", 16)
+
+
+def test_the_record_names_the_shots_and_what_they_chose(world: World, result: FewShotResult) -> None:
+    record = json.loads(json.dumps(result.record(), allow_nan=False))
+    label_of = dict(zip(world.keys, world.train_labels.tolist(), strict=True))
+    for by_class in record["shots"].values():
+        assert [len(keys) for keys in by_class] == [4] * 5
+        assert all(label_of[key] == number for number, keys in enumerate(by_class) for key in keys)
+    probes = [choice for choice in record["choices"] if choice["method"] == "probe"]
+    assert {choice["selected_on"] for choice in probes if choice["shots"] == 1} == {"fixed"}
+    assert {choice["selected_on"] for choice in probes if choice["shots"] > 1} == {"support_cv"}
+    assert all("delta" in choice["chosen"] for choice in probes)
+
+
+def test_rows_keep_the_contract(result: FewShotResult) -> None:
+    rows = json.loads(json.dumps(result.rows("flowers", {"data": {"split": "test"}}), allow_nan=False))
+    for row in rows:
+        assert set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"}
+        assert row["kind"] == "few_shot" and row["protocol"]["data"] == {"split": "test"}
+        assert row["protocol"]["few_shot"]["selected_on"] != ["test"]
+    assert len({row["metric"] for row in rows}) == len(rows)
+
+
+def test_a_mean_per_class_task_is_scored_per_class(world: World) -> None:
+    settings = FewShotSettings(shots=(2,), seeds=(0,), methods=("probe",), metric="mean_per_class", draws=200)
+    result = curves(world, settings=settings)
+    labels = world.test_labels.numpy()
+    hits = (result.predicted["probe", 2, 0] == labels).astype(float)
+    assert result.points[0].value == pytest.approx(mean_per_class(hits, labels))
+    assert result.points[0].std is None and result.points[0].low < result.points[0].high
+
+
+def test_torch_and_numpy_are_both_welcome(world: World, result: FewShotResult) -> None:
+    same = curves(
+        world,
+        train_features=world.train.float(),
+        test_features=world.test.float(),
+        classifier=world.classifier.float().T,
+        settings=FewShotSettings(shots=(2,), seeds=(0,), methods=("probe",), draws=10),
+    )
+    assert np.array_equal(same.predicted["probe", 2, 0], result.predicted["probe", 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shots": ()}, "different numbers"),
+        ({"shots": (0, 1)}, "from 1 on"),
+        ({"seeds": (1, 1)}, "all different"),
+        ({"methods": ("prob",)}, "'prob'"),
+        ({"metric": "auc"}, "top1 or mean_per_class"),
+        ({"standard_errors": -1}, "0 or more"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        FewShotSettings(**changes)
+
+
+def test_inputs_that_do_not_fit_are_refused(world: World) -> None:
+    with pytest.raises(ValueError, match=r"test feature .* L2-normalised"):
+        curves(world, test_features=2 * world.test.float())
+    with pytest.raises(ValueError, match=r"training feature .* L2-normalised"):
+        curves(world, train_features=torch.zeros_like(world.train))
+    with pytest.raises(ValueError, match=r"expected \(n, d\), \(m, d\), \(d, C\)"):
+        curves(world, classifier=world.classifier)
+    with pytest.raises(ValueError, match="expected one each"):
+        curves(world, test_labels=[0, 1])

@@ -1,0 +1,95 @@
+"""Baselines are the formulas they are named after."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge as SklearnRidge
+
+from eval.fewshot.methods import METHODS, PENALTIES, RADII, RIDGE_L2, TIP, TIP_OF_ONE_SHOT, Fitted
+from eval.fewshot.selection import FIXED, SUPPORT_CV, Support
+from tests.eval.fewshot.conftest import World
+
+
+def support_of(world: World, shots: int, dtype: torch.dtype = torch.float64) -> Support:
+    classes = len(world.classifier)
+    return Support(
+        features=world.train[: classes * shots].to(dtype),
+        labels=world.train_labels[: classes * shots],
+        places=np.repeat(np.arange(shots), classes),
+        classifier=world.classifier.to(dtype),
+        logit_scale=world.scale,
+    )
+
+
+def accuracy(fitted: Fitted, world: World) -> float:
+    return float((fitted.scores(world.test).argmax(1) == world.test_labels).double().mean())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_choices_are_recorded_and_made_on_the_support_set(world: World, method: str) -> None:
+    for shots in (1, 4):
+        fitted = METHODS[method](support_of(world, shots))
+        assert fitted.converged
+        assert fitted.scores(world.test).shape == (len(world.test), len(world.classifier))
+        if method in ("probe", "l2", "random-init", "tip-adapter"):
+            assert fitted.selected_on == (FIXED if shots == 1 else SUPPORT_CV) and fitted.chosen
+        else:
+            assert fitted.selected_on not in (SUPPORT_CV,)
+
+
+@pytest.mark.parametrize("shots", [1, 12])  # more features than samples, and fewer
+def test_ridge_is_sklearns(world: World, shots: int) -> None:
+    support = support_of(world, shots)
+    x, mean, deviation = support.features, support.features.mean(0), support.features.std(0, correction=0)
+
+    def standardised(features: torch.Tensor) -> np.ndarray:
+        scaled = ((features - mean) / deviation).numpy()
+        return np.concatenate([scaled, np.ones((len(scaled), 1))], axis=1)
+
+    targets = 2 * np.eye(len(world.classifier))[support.labels.numpy()] - 1
+    theirs = SklearnRidge(alpha=RIDGE_L2, fit_intercept=False, solver="cholesky").fit(standardised(x), targets)
+    ours = METHODS["ridge"](support).scores(world.test).numpy()
+    assert np.allclose(ours, theirs.predict(standardised(world.test)), atol=1e-8)
+
+
+def test_tip_adapter_by_hand(world: World) -> None:
+    support = support_of(world, 1)
+    alpha, beta = TIP[TIP_OF_ONE_SHOT]
+    assert (alpha, beta) == (1.0, 5.5)
+    scores = METHODS["tip-adapter"](support).scores(world.test[:3])
+    for row, feature in enumerate(world.test[:3]):
+        for label in range(len(world.classifier)):
+            expected = world.scale * float(feature @ world.classifier[label])
+            for shot, of in zip(support.features, support.labels, strict=True):
+                if int(of) == label:
+                    expected += alpha * np.exp(-beta * (1 - float(feature @ shot)))
+            assert scores[row, label].item() == pytest.approx(expected)
+
+
+def test_zero_shot_sees_no_shots(world: World) -> None:
+    scores = METHODS["zero-shot"](support_of(world, 4)).scores(world.test)
+    assert torch.equal(scores, world.scale * (world.test @ world.classifier.T))
+
+
+def test_the_blind_probe_does_not_see_the_text(world: World) -> None:
+    support = support_of(world, 2)
+    other = replace(support, classifier=-support.classifier.flip(0))
+    both = [METHODS["random-init"](one).scores(world.test) for one in (support, other)]
+    assert torch.equal(*both)
+
+
+def test_the_probe_learns_and_starts_above_the_blind_one(world: World) -> None:
+    few, many = support_of(world, 1), support_of(world, 16)
+    assert accuracy(METHODS["probe"](few), world) > accuracy(METHODS["random-init"](few), world)
+    assert accuracy(METHODS["probe"](few), world) >= accuracy(METHODS["zero-shot"](few), world) - 0.02
+    assert accuracy(METHODS["probe"](many), world) > accuracy(METHODS["probe"](few), world) + 0.05
+
+
+def test_candidates_run_from_cautious_to_bold() -> None:
+    assert list(RADII) == sorted(RADII) and RADII[0] == 0
+    assert list(PENALTIES) == sorted(PENALTIES, reverse=True)
+    assert [alpha for alpha, _ in TIP] == sorted(alpha for alpha, _ in TIP)

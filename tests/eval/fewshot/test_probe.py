@@ -1,0 +1,193 @@
+"""The probe finds the convex optimum, wherever it starts, and is the classifiers it claims to be at both ends."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.linear_model import LogisticRegression
+
+from eval.fewshot.probe import absolute_radius, fit_around, fit_probe
+from eval.fewshot.solver import Ball, Ridge, SoftmaxLoss, solve
+from tests.eval.fewshot.conftest import World
+
+INF = math.inf
+
+
+def probabilities(scores: torch.Tensor) -> np.ndarray:
+    return torch.softmax(scores, dim=1).numpy()
+
+
+class TestEnds:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_no_radius_is_zero_shot_bit_for_bit(self, world: World, dtype: torch.dtype) -> None:
+        classifier, test = world.classifier.to(dtype, copy=True), world.test.to(dtype)
+        classifier[0, 0] = -0.0
+        probe = fit_probe(world.train.to(dtype), world.train_labels, classifier, world.scale, radius=0)
+        assert probe.weight.numpy().tobytes() == classifier.numpy().tobytes()
+        assert probe.scores(test).numpy().tobytes() == (world.scale * (test @ classifier.T)).numpy().tobytes()
+
+    def test_infinite_radius_is_logistic_regression(self, blurred: World) -> None:
+        probe = fit_probe(
+            blurred.train,
+            blurred.train_labels,
+            blurred.classifier,
+            blurred.scale,
+            INF,
+            tolerance=1e-9,
+            max_steps=20_000,
+        )
+        theirs = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10_000)
+        theirs.fit(blurred.train.numpy() * blurred.scale, blurred.train_labels.numpy())
+        ours = probabilities(probe.scores(blurred.test))
+        assert probe.converged
+        assert np.abs(ours - theirs.predict_proba(blurred.test.numpy() * blurred.scale)).max() < 1e-5
+        assert (ours.argmax(1) == theirs.predict(blurred.test.numpy() * blurred.scale)).all()
+
+    @pytest.mark.parametrize("penalty", [0.3, 10.0])
+    def test_l2_without_text_is_sklearns(self, world: World, penalty: float) -> None:
+        probe = fit_around(
+            world.train,
+            world.train_labels,
+            torch.zeros_like(world.classifier),
+            world.scale,
+            Ridge(penalty),
+            tolerance=1e-9,
+            max_steps=20_000,
+        )
+        # penalty / 2 ||W||^2 beside a mean, against 1/2 ||W||^2 beside C times a sum.
+        theirs = LogisticRegression(C=1 / (penalty * len(world.train)), tol=1e-10, max_iter=10_000)
+        theirs.fit(world.train.numpy() * world.scale, world.train_labels.numpy())
+        expected = theirs.predict_proba(world.test.numpy() * world.scale)
+        assert np.abs(probabilities(probe.scores(world.test)) - expected).max() < 1e-5
+
+
+class TestOptimum:
+    @pytest.mark.parametrize("radius", [0.05, 0.3, 1.0])
+    @pytest.mark.parametrize("rows", [False, True])
+    def test_no_other_solver_finds_less(self, world: World, radius: float, rows: bool) -> None:
+        probe = fit_probe(
+            world.train,
+            world.train_labels,
+            world.classifier,
+            world.scale,
+            radius,
+            rows=rows,
+            tolerance=1e-8,
+            max_steps=20_000,
+        )
+        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+        groups = 1 if not rows else len(world.classifier)
+
+        def value(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            scores = loss.scores(torch.tensor(flat.reshape(loss.shape)))
+            return loss.value(scores), loss.gradient(scores).numpy().ravel()
+
+        def room(flat: np.ndarray) -> np.ndarray:
+            offsets = flat.reshape(loss.shape)
+            lengths = (offsets[:, :-1].reshape(groups, -1) ** 2).sum(axis=1)
+            return np.append(radius**2 - lengths, (radius / 10) ** 2 - (offsets[:, -1] ** 2).sum())
+
+        start = np.zeros(math.prod(loss.shape))
+        theirs = minimize(
+            value,
+            start,
+            jac=True,
+            method="SLSQP",
+            constraints={"type": "ineq", "fun": room},
+            options={"maxiter": 300, "ftol": 1e-10},
+        )
+        assert probe.solution is not None and probe.converged
+        assert probe.solution.objective <= theirs.fun + 1e-6
+        assert probe.solution.objective == pytest.approx(theirs.fun, abs=2e-5)
+
+    def test_the_start_has_no_say(self, world: World) -> None:
+        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+        starts = [None, torch.ones(loss.shape, dtype=torch.float64), torch.randn(loss.shape, dtype=torch.float64)]
+        found = [solve(loss, Ball(0.5, 0.05), start=start, tolerance=1e-9, max_steps=20_000) for start in starts]
+        assert max(one.objective for one in found) - min(one.objective for one in found) < 1e-8
+        for one in found[1:]:
+            assert torch.allclose(one.offsets, found[0].offsets, atol=1e-3)
+
+    @pytest.mark.parametrize("radius", [0.05, 0.5])
+    def test_the_gap_bounds_the_distance_to_the_optimum(self, world: World, radius: float) -> None:
+        loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+        best = solve(loss, Ball(radius, radius / 10), tolerance=1e-10, max_steps=20_000).objective
+        for steps in (1, 3, 8, 20):
+            early = solve(loss, Ball(radius, radius / 10), tolerance=0.0, max_steps=steps)
+            assert -1e-9 <= early.objective - best <= early.gap + 1e-9
+
+    def test_running_out_of_steps_is_said(self, world: World) -> None:
+        probe = fit_probe(
+            world.train, world.train_labels, world.classifier, world.scale, 1.0, tolerance=1e-12, max_steps=2
+        )
+        assert not probe.converged
+
+    def test_a_larger_ball_never_fits_worse(self, world: World) -> None:
+        objectives = []
+        for radius in (0.01, 0.1, 0.5, 2.0, INF):
+            probe = fit_probe(world.train, world.train_labels, world.classifier, world.scale, radius, tolerance=1e-6)
+            assert probe.solution is not None
+            objectives.append(probe.solution.objective)
+        assert objectives == sorted(objectives, reverse=True)
+
+    def test_single_precision_finds_the_same(self, world: World) -> None:
+        both = [
+            fit_probe(
+                world.train.to(dtype), world.train_labels, world.classifier.to(dtype), world.scale, 0.3, tolerance=1e-5
+            )
+            for dtype in (torch.float32, torch.float64)
+        ]
+        assert torch.allclose(both[0].weight.double(), both[1].weight, atol=5e-3)
+
+
+class TestBall:
+    @settings(max_examples=30, deadline=None)
+    @given(st.floats(1e-3, 3), st.floats(0, 1), st.booleans(), st.integers(0, 99))
+    def test_the_answer_lies_in_the_ball(self, radius: float, bias_radius: float, rows: bool, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
+        classifier = torch.nn.functional.normalize(torch.randn(3, 4, generator=generator), dim=1)
+        probe = fit_probe(
+            features, torch.arange(12) % 3, classifier, 30.0, radius, bias_radius, rows=rows, max_steps=50
+        )
+        assert probe.solution is not None
+        weight, bias = probe.solution.offsets[:, :-1], probe.solution.offsets[:, -1]
+        norm = weight.norm(dim=1).max() if rows else weight.norm()
+        assert norm <= radius * (1 + 1e-6) and bias.norm() <= bias_radius * (1 + 1e-6)
+
+    def test_relative_radius(self) -> None:
+        classifier = torch.eye(4)  # ||W_0||_F = 2
+        assert absolute_radius(0.1, classifier) == pytest.approx(0.2)
+        assert absolute_radius(INF, classifier) == INF
+
+    @pytest.mark.parametrize(("radius", "bias"), [(-1.0, None), (1.0, -0.1), (math.nan, None)])
+    def test_refuses_what_is_no_radius(self, world: World, radius: float, bias: float | None) -> None:
+        with pytest.raises(ValueError, match="norms are not negative"):
+            fit_probe(world.train, world.train_labels, world.classifier, world.scale, radius, bias)
+
+
+def test_the_gradient_is_the_gradient(world: World) -> None:
+    loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+    offsets = 0.1 * torch.randn(loss.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    offsets.requires_grad_()
+    scores = loss.scores(offsets)
+    torch.nn.functional.cross_entropy(scores, world.train_labels).backward()
+    assert offsets.grad is not None
+    assert torch.allclose(loss.gradient(scores.detach()), offsets.grad, atol=1e-12)
+
+
+def test_the_curvature_bounds_the_hessian(world: World) -> None:
+    loss = SoftmaxLoss(world.train, world.train_labels, world.classifier, world.scale)
+
+    def of(flat: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(loss.scores(flat.reshape(loss.shape)), world.train_labels)
+
+    zero = torch.zeros(math.prod(loss.shape), dtype=torch.float64)
+    largest = torch.linalg.eigvalsh(torch.autograd.functional.hessian(of, zero))[-1].item()
+    assert 0 < largest <= loss.curvature()

@@ -1,0 +1,64 @@
+"""Choices come from held-out shots and are cautious."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from eval.fewshot.selection import FIXED, SUPPORT_CV, Support, most_cautious, select
+
+
+def support(shots: int, classes: int = 3) -> Support:
+    n = shots * classes
+    return Support(
+        features=torch.arange(n, dtype=torch.float32)[:, None],  # a feature is the sample's own number
+        labels=torch.arange(classes).repeat_interleave(shots),
+        places=np.tile(np.arange(shots), classes),
+        classifier=torch.zeros(classes, 1),
+        logit_scale=1.0,
+    )
+
+
+@pytest.mark.parametrize(("shots", "folds"), [(2, 2), (3, 3), (4, 4), (5, 4), (16, 4)])
+def test_every_shot_is_held_out_once_and_never_trained_on_then(shots: int, folds: int) -> None:
+    held: list[float] = []
+    fits = 0
+
+    def scores_of(part: Support, features: Tensor) -> list[Tensor]:
+        nonlocal fits
+        fits += 1
+        trained, asked = set(part.features.ravel().tolist()), features.ravel().tolist()
+        assert not trained & set(asked) and len(trained) + len(asked) == 3 * shots
+        held.extend(asked)
+        return [torch.zeros(len(features), 3)] * 2
+
+    chosen = select(support(shots), scores_of, fixed=1)
+    assert sorted(held) == list(range(3 * shots)) and fits == folds
+    assert chosen.selected_on == SUPPORT_CV and chosen.losses == pytest.approx((np.log(3), np.log(3)))
+
+
+def test_one_shot_takes_the_fixed_value_and_fits_nothing() -> None:
+    def scores_of(part: Support, features: Tensor) -> list[Tensor]:
+        raise AssertionError("nothing to validate on")
+
+    chosen = select(support(1), scores_of, fixed=7)
+    assert (chosen.index, chosen.selected_on, chosen.losses) == (7, FIXED, ())
+
+
+class TestOneStandardError:
+    def test_ties_go_to_the_cautious(self) -> None:
+        assert most_cautious(np.array([[2.0, 0, 1], [1, 1, 1], [1, 1, 1]])) == 0
+
+    def test_a_clear_winner_wins(self) -> None:
+        losses = np.random.default_rng(0).random((3, 100))
+        losses[2] = losses[1] - 0.1  # better on every sample
+        losses[0] = losses[1] + 0.1
+        assert most_cautious(losses) == 2
+
+    def test_a_hair_does_not_win_unless_asked_to(self) -> None:
+        losses = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]]), 50)
+        losses[1] -= 0.05  # better on average, worse on half of the samples: half a standard error
+        assert most_cautious(losses) == 0
+        assert most_cautious(losses, standard_errors=0) == 1

@@ -1,0 +1,122 @@
+"""Classification metrics against scikit-learn and CLIP_benchmark, and in the cases they leave open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+sklearn = pytest.importorskip("sklearn.metrics")
+
+from eval.metrics.classification import (  # noqa: E402
+    average_precision,
+    average_precision_11point,
+    label_ranks,
+    logits_in_tiles,
+    mean_per_class,
+    roc_auc,
+)
+
+SEEDS = st.integers(0, 10_000)
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(6, 40), st.integers(6, 20))
+def test_top_1_and_5_equal_those_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
+    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    generator = np.random.default_rng(seed)
+    logits = torch.from_numpy(generator.normal(size=(n, classes)).astype(np.float32))
+    labels = generator.integers(classes, size=n)
+    ranks, predicted = label_ranks(logits, labels)
+    top1, top5 = oracle.accuracy(logits, torch.from_numpy(labels), topk=(1, 5))
+    assert (ranks == 0).mean() == pytest.approx(top1)
+    assert (ranks < 5).mean() == pytest.approx(top5)
+    assert (ranks < 5).mean() == pytest.approx(
+        sklearn.top_k_accuracy_score(labels, logits.numpy(), k=5, labels=np.arange(classes))
+    )
+    assert predicted.tolist() == logits.argmax(dim=1).tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(4, 60), st.integers(2, 7))
+def test_mean_per_class_equals_balanced_accuracy(seed: Any, n: Any, classes: Any) -> None:
+    generator = np.random.default_rng(seed)
+    labels, predicted = generator.integers(classes, size=n), generator.integers(classes, size=n)
+    with np.errstate(all="ignore"):
+        expected = sklearn.recall_score(labels, predicted, average="macro", labels=np.unique(labels), zero_division=0)
+    assert mean_per_class((labels == predicted).astype(float), labels) == pytest.approx(expected)
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(4, 60), st.booleans())
+def test_roc_auc_equals_sklearns_also_with_equal_scores(seed: Any, n: Any, coarse: Any) -> None:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(2, size=n)
+    labels[:2] = 0, 1
+    scores = generator.normal(size=n)
+    scores = np.round(scores) if coarse else scores
+    assert roc_auc(scores, labels) == pytest.approx(sklearn.roc_auc_score(labels, scores))
+
+
+def test_roc_auc_of_one_class_is_an_error() -> None:
+    with pytest.raises(ValueError, match="both classes"):
+        roc_auc(np.array([0.1, 0.2]), np.array([1, 1]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(3, 40), st.integers(1, 5))
+def test_average_precision_equals_that_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
+    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    generator = np.random.default_rng(seed)
+    scores, labels = generator.normal(size=(n, classes)), generator.integers(2, size=(n, classes)).astype(bool)
+    labels[0] = True
+    ours = average_precision(scores, labels)
+    theirs = oracle.average_precision_per_class(torch.from_numpy(scores), torch.from_numpy(labels).int())
+    assert ours == pytest.approx(theirs.numpy(), abs=1e-6)
+    assert ours == pytest.approx(sklearn.average_precision_score(labels, scores, average=None), abs=1e-9)
+
+
+def test_11_point_average_precision_by_hand() -> None:
+    scores = np.array([[0.9], [0.8], [0.7], [0.6], [0.5]])
+    labels = np.array([[1], [0], [1], [0], [0]], dtype=bool)
+    # Recall 0.5 at precision 1, recall 1 at precision 2/3: levels 0 to 0.5 give 1, 0.6 to 1 give 2/3.
+    assert average_precision_11point(scores, labels) == pytest.approx([(6 * 1 + 5 * 2 / 3) / 11])
+
+
+@settings(max_examples=20, deadline=None)
+@given(SEEDS, st.integers(3, 40))
+def test_11_point_average_precision_equals_its_definition_over_sklearns_curve(seed: Any, n: Any) -> None:
+    generator = np.random.default_rng(seed)
+    scores, labels = generator.normal(size=(n, 1)), generator.integers(2, size=(n, 1)).astype(bool)
+    labels[0] = True
+    precision, recall, _ = sklearn.precision_recall_curve(labels[:, 0], scores[:, 0])
+    precision, recall = precision[:-1], recall[:-1]  # sklearn appends (1, 0), which no threshold reaches
+    levels = [precision[recall >= level / 10 - 1e-12].max() for level in range(11)]
+    assert average_precision_11point(scores, labels) == pytest.approx([np.mean(levels)])
+
+
+def test_equal_logits_go_to_the_lowest_class_index_so_a_collapsed_model_scores_chance() -> None:
+    labels = np.arange(40) % 4
+    ranks, predicted = label_ranks(torch.zeros(40, 4), labels)
+    assert set(predicted.tolist()) == {0}
+    assert (ranks == 0).mean() == pytest.approx(1 / 4)
+    assert mean_per_class((ranks == 0).astype(float), labels) == pytest.approx(1 / 4)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_scores_gain_nothing_in_average_precision(order: Any) -> None:
+    labels = np.array([1, 0, 0, 0])[::order].reshape(4, 1).astype(bool)
+    assert average_precision(np.zeros((4, 1)), labels) == pytest.approx([1 / 4])
+
+
+@pytest.mark.parametrize("tile_bytes", [1, 64, 1 << 20])
+def test_logits_come_in_tiles_and_are_scale_times_cosine(tile_bytes: Any) -> None:
+    generator = np.random.default_rng(0)
+    features, classifier = generator.normal(size=(11, 5)), generator.normal(size=(5, 3))
+    blocks = list(logits_in_tiles(features, classifier, 100.0, tile_bytes))
+    assert [index for block, _ in blocks for index in block] == list(range(11))
+    assert np.concatenate([part.numpy() for _, part in blocks]) == pytest.approx(100 * features @ classifier)

@@ -1,0 +1,131 @@
+"""Ranks in retrieval: several captions per picture, ties against the model, tiles of any size."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from eval.metrics.retrieval import (  # noqa: E402
+    ArrayRows,
+    hits,
+    image_to_text_ranks,
+    text_to_image_ranks,
+    tiles,
+    winoground_scores,
+)
+
+
+def exact(scores: list[list[float]]) -> tuple[ArrayRows, ArrayRows]:
+    """Pictures and captions whose products are `scores` (n, m)."""
+    matrix = np.array(scores, dtype=np.float32)
+    return ArrayRows(np.eye(len(matrix), dtype=np.float32)), ArrayRows(matrix.T.copy())
+
+
+# Three pictures with two captions each; rows are pictures.
+SCORES = [
+    [0.9, 0.1, 0.8, 0.0, 0.2, 0.3],  # its captions 0, 1: the best is first
+    [0.5, 0.6, 0.4, 0.55, 0.1, 0.2],  # its captions 2, 3: 0.55 is behind 0.6
+    [0.7, 0.6, 0.5, 0.4, 0.3, 0.35],  # its captions 4, 5: 0.35 is behind four
+]
+IMAGE_OF = np.array([0, 0, 1, 1, 2, 2])
+
+
+def test_three_pictures_with_two_captions_each_by_hand() -> None:
+    images, captions = exact(SCORES)
+    assert image_to_text_ranks(images, captions, IMAGE_OF).tolist() == [0, 1, 4]
+    assert text_to_image_ranks(images, captions, IMAGE_OF).tolist() == [0, 2, 2, 0, 0, 0]
+    assert hits(np.array([0, 1, 4]), 1).mean() == pytest.approx(1 / 3)
+    assert hits(np.array([0, 1, 4]), 5).mean() == 1.0
+
+
+def test_captions_may_come_in_any_order() -> None:
+    images, captions = exact(SCORES)
+    order = np.array([4, 2, 0, 5, 1, 3])
+    shuffled = ArrayRows(captions.rows(0, 6)[order])
+    assert image_to_text_ranks(images, shuffled, IMAGE_OF[order]).tolist() == [0, 1, 4]
+    assert (
+        text_to_image_ranks(images, shuffled, IMAGE_OF[order]).tolist() == np.array([0, 2, 2, 0, 0, 0])[order].tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("strict", "to_text", "to_image"), [(False, [0, 2, 4], [0, 0, 1, 1, 2, 2]), (True, [4] * 3, [2] * 6)]
+)
+def test_of_equal_scores_those_of_lower_index_are_ahead_and_strictly_all(
+    strict: Any, to_text: Any, to_image: Any
+) -> None:
+    images, captions = exact([[0.5] * 6] * 3)
+    assert image_to_text_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_text
+    assert text_to_image_ranks(images, captions, IMAGE_OF, strict=strict).tolist() == to_image
+
+
+@pytest.mark.parametrize("n", [7, 60])
+def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
+    vector = np.zeros((1, 16), dtype=np.float32)
+    vector[0, 3] = 1.0
+    images, captions = ArrayRows(np.repeat(vector, n, axis=0)), ArrayRows(np.repeat(vector, 5 * n, axis=0))
+    image_of = np.repeat(np.arange(n), 5)
+    assert hits(image_to_text_ranks(images, captions, image_of), 1).mean() == pytest.approx(1 / n)
+    assert hits(text_to_image_ranks(images, captions, image_of), 1).mean() == pytest.approx(1 / n)
+    assert hits(image_to_text_ranks(images, captions, image_of, strict=True), 1).mean() == 0.0
+
+
+def test_a_picture_without_a_caption_is_an_error() -> None:
+    images, captions = exact(SCORES)
+    with pytest.raises(ValueError, match="picture 2 has no caption"):
+        image_to_text_ranks(images, captions, np.array([0, 0, 1, 1, 1, 1]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 9), st.integers(1, 3), st.sampled_from([4, 40, 400, 1 << 20]))
+def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
+    seed: Any, n: Any, per_image: Any, tile_bytes: Any
+) -> None:
+    generator = np.random.default_rng(seed)
+    # Whole numbers: products are exact and often equal.
+    vectors = generator.integers(-2, 3, size=(n + n * per_image, 4)).astype(np.float32)
+    images, captions = ArrayRows(vectors[:n]), ArrayRows(vectors[n:])
+    image_of = generator.permutation(np.repeat(np.arange(n), per_image))
+    for ranks_of, queries, items in (
+        (image_to_text_ranks, n, captions.count),
+        (text_to_image_ranks, captions.count, n),
+    ):
+        whole = ranks_of(images, captions, image_of)
+        parts = [ranks_of(images, captions, image_of, part=[block]) for block in tiles(queries, items, tile_bytes)]
+        assert np.concatenate(parts).tolist() == whole.tolist()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(6, 14), st.integers(1, 4), st.sampled_from([1, 2, 5]))
+def test_recall_equals_that_of_clip_benchmark(seed: Any, n: Any, per_image: Any, k: Any) -> None:
+    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.nn.functional.normalize(torch.randn(n, 16, generator=generator), dim=1)
+    captions = torch.nn.functional.normalize(torch.randn(n * per_image, 16, generator=generator), dim=1)
+    image_of = np.repeat(np.arange(n), per_image)
+    scores = captions @ images.T
+    positive = torch.zeros_like(scores, dtype=torch.bool)
+    positive[torch.arange(len(scores)), torch.from_numpy(image_of)] = True
+    theirs_t2i = (oracle.recall_at_k(scores, positive, k) > 0).float().mean().item()
+    theirs_i2t = (oracle.recall_at_k(scores.T, positive.T, k) > 0).float().mean().item()
+    ours = ArrayRows(images.numpy()), ArrayRows(captions.numpy()), image_of
+    assert hits(text_to_image_ranks(*ours), k).mean() == pytest.approx(theirs_t2i)
+    assert hits(image_to_text_ranks(*ours), k).mean() == pytest.approx(theirs_i2t)
+
+
+def test_winoground_counts_a_tie_as_wrong() -> None:
+    right = np.eye(2, dtype=np.float32)
+    same = np.array([[1, 0], [1, 0]], dtype=np.float32)
+    swapped = right[::-1].copy()
+    images = np.concatenate([right, right, same])
+    captions = np.concatenate([right, swapped, right])
+    scores = winoground_scores(images, captions)
+    assert scores["text_score"].tolist() == [1.0, 0.0, 0.0]
+    assert scores["image_score"].tolist() == [1.0, 0.0, 0.0]
+    assert scores["group_score"].tolist() == [1.0, 0.0, 0.0]

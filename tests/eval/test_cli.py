@@ -1,0 +1,190 @@
+"""What people type: a run from end to end, run again, with data that is missing or broken, and wrong use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from eval import cli
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from tests.eval.conftest import COLOURS, picture
+
+SUITE = """
+name: mine
+about: a suite for a test
+tasks:
+  - name: colours
+    kind: classification
+    title: Colours
+    metric: top1
+    items: 12
+    sources: [{layout: webdataset, path: colours}]
+    support: [{layout: webdataset, path: colours, split: train}]
+    licence: CC0-1.0
+    get: paint some
+  - name: told
+    kind: retrieval
+    title: Told
+    metric: recall@1
+    direction: text_to_image
+    sources: [{layout: webdataset, path: told}]
+    licence: CC0-1.0
+    get: tell some
+  - name: absent
+    kind: classification
+    title: Absent
+    metric: top1
+    sources: [{layout: webdataset, path: nowhere}]
+    licence: CC0-1.0
+    get: there is no way
+  - name: asked
+    kind: vqa
+    title: Asked
+    metric: soft_accuracy
+    sources: [{layout: webdataset, path: asked}]
+    licence: CC0-1.0
+    get: ask some
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
+    """Data of three of the suite's four tasks, and the command that evaluates it."""
+    data, names = tmp_path / "data", list(COLOURS)
+    shots = [jpeg(picture(names[index % 3], index)) for index in range(12)]
+    for split in ("train", "test"):
+        classes = [(f"{split}{i}", {"jpg": shot, "cls": str(i % 3)}) for i, shot in enumerate(shots)]
+        folder = data / ("colours" if split == "test" else "other")
+        write_webdataset(folder, classes, split=split, class_names=names, templates=["a {c} thing"])
+    (data / "other" / "train").rename(data / "colours" / "train")
+    told = [(f"t{i}", {"jpg": shot, "txt": f"one {names[i % 3]}\ntwo {i}"}) for i, shot in enumerate(shots)]
+    write_webdataset(data / "told", told, kind="retrieval")
+    question = [{"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}]
+    asked = [(f"q{i}", {"jpg": shot, "json": questions_member(question)}) for i, shot in enumerate(shots)]
+    write_webdataset(data / "asked", asked, kind="vqa")
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(SUITE, encoding="utf-8")
+    command = [
+        "--model",
+        str(tiny_folder),
+        "--tasks",
+        str(suite),
+        "--data",
+        str(data),
+        "--output",
+        str(tmp_path / "out"),
+    ]
+    command += [
+        "--cache",
+        str(tmp_path / "features"),
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+        "--shots",
+        "1,2",
+        "--seeds",
+        "1",
+    ]
+    return {"command": command, "data": data, "out": tmp_path / "out", "suite": suite}
+
+
+def rows(world: dict[str, Any]) -> list[dict[str, Any]]:
+    return json.loads((world["out"] / "results.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_measures_what_is_at_hand_and_says_what_is_not(world: Any, capsys: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    found = rows(world)
+    assert all(set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"} for row in found)
+    first: dict[str, Any] = {}
+    for row in found:
+        first.setdefault(row["task"], row)
+    assert list(first) == ["colours", "told", "absent", "asked"]
+    assert first["absent"]["value"] is None and "there is no way" in first["absent"]["protocol"]["missing"]
+    for row in found:
+        if row["value"] is not None:
+            assert row["low"] <= row["value"] <= row["high"], row["metric"]
+    assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
+    said = capsys.readouterr().out
+    assert "data not at hand: there is no way" in said and "3 of 4 tasks measured" in said
+    for name in ("results.md", "report.html", "few_shot/colours.json"):
+        assert (world["out"] / name).is_file(), name
+    items = np.load(world["out"] / "items" / "colours.npz")
+    assert set(items.files) >= {"keys", "hits", "clusters", "predicted", "label"}
+    assert items["hits"].mean() == first["colours"]["value"]
+
+
+def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    before = rows(world)
+    from eval.models.model import Model
+
+    def refuse(self: Any, given: Any) -> Any:
+        if len(given) and not (isinstance(given, list) and given == ["width"]):
+            raise AssertionError("encoded again")
+        return np.zeros((1, 32), np.float32)
+
+    monkeypatch.setattr(Model, "images", refuse)
+    monkeypatch.setattr(Model, "texts", refuse)
+    assert cli.main(world["command"]) == 0
+    assert rows(world) == before
+
+
+def test_results_kept_of_other_data_are_not_used(world: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    shots = [(f"t{i}", {"jpg": jpeg(picture("red", 50 + i)), "txt": f"new {i}"}) for i in range(7)]
+    write_webdataset(world["data"] / "told", shots, kind="retrieval")
+    assert cli.main(world["command"]) == 0
+    assert next(row for row in rows(world) if row["task"] == "told")["n"] == 7
+
+
+def test_broken_data_is_a_row_and_status_1_and_the_other_tasks_are_measured(world: Any, capsys: Any) -> None:
+    (world["data"] / "told" / "test" / "nshards.txt").write_text("3", encoding="utf-8")
+    assert cli.main(world["command"]) == 1
+    told = next(row for row in rows(world) if row["task"] == "told")
+    assert told["value"] is None and "lacks 1.tar" in told["protocol"]["missing"]
+    assert next(row for row in rows(world) if row["task"] == "asked")["value"] is not None
+
+
+def test_another_size_than_the_published_one_is_written_beside_the_number(world: Any) -> None:
+    world["suite"].write_text(SUITE.replace("items: 12", "items: 99"), encoding="utf-8")
+    assert cli.main([*world["command"], "--shots", "0"]) == 0
+    record = rows(world)[0]["protocol"]["data"]
+    assert record["items_expected"] == 99 and "12 items where the split has 99" in record["warning"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--tasks", "diht92"], "did you mean 'diht29'"),
+        (["--model", "ViT-B-23"], "did you mean"),
+        (["--model", "ViT-B-32"], "needs weights: --pretrained"),
+        (["--model", "ViT-B-32", "--pretrained", "laion2b"], "an evaluation downloads nothing"),
+        (["--model", "."], "holds no exported model"),
+        (["--precision", "fp8"], "precision 'fp8' is unknown"),
+        (["--device", "tpu"], "device 'tpu' is unknown"),
+        (["--batch", "0"], "not a whole number above 0"),
+        (["--shots", "one"], "shots 'one'"),
+        (["--taks", "demo"], "--taks"),
+    ],
+)
+def test_wrong_use_is_one_line_and_status_2_and_writes_nothing(
+    world: Any, capsys: Any, change: Any, message: Any
+) -> None:
+    assert cli.main([*world["command"], *change]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert not world["out"].exists()
+
+
+def test_suites_and_tasks_can_be_listed(capsys: Any) -> None:
+    assert cli.main(["--list"]) == 0
+    said = capsys.readouterr().out
+    assert "diht29" in said and "imagenet1k" in said and "fashion_mnist" in said

@@ -1,0 +1,238 @@
+"""Two models on the same items: paired, corrected for several tasks, and silent about nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.compare import NOT_SEED_NOISE, compare, main
+from eval.errors import DataBroken, WrongUse
+from eval.items import draws_of, metric_of, read_items
+from eval.metrics.classification import mean_per_class, roc_auc
+from eval.results import Items
+from eval.statistics import mcnemar
+
+Rows = list[dict[str, Any]]
+
+
+def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, **extra: Any) -> Items:
+    hits = np.asarray(hits, dtype=float)
+    return Items(
+        keys=np.array([f"k{number:04}" for number in range(len(hits))] if keys is None else keys),
+        hits=hits,
+        clusters=np.arange(len(hits)) if clusters is None else np.asarray(clusters),
+        predicted=hits.astype(int),
+        label=np.zeros(len(hits), dtype=int) if label is None else np.asarray(label),
+        extra=extra,
+    )
+
+
+def row(task: str, metric: str, value: float | None, kind: str = "classification", **protocol: Any) -> dict[str, Any]:
+    base = {"data": {"pictures_sha256": "p", "labels_sha256": "l"}, "model": {"name": "x"}}
+    return {
+        "task": task,
+        "kind": kind,
+        "metric": metric,
+        "value": value,
+        "low": None,
+        "high": None,
+        "n": 0,
+        "protocol": {**base, **protocol},
+    }
+
+
+def write(folder: Path, rows: Rows, kept: dict[str, Items]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(rows))
+    for task, of_task in kept.items():
+        of_task.write(folder / "items" / f"{task}.npz")
+    return folder
+
+
+def top1(hits: np.ndarray, task: str = "cats", **protocol: Any) -> dict[str, Any]:
+    return row(task, "top1", float(hits.mean()), **protocol)
+
+
+@pytest.fixture
+def hits() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    a = generator.integers(0, 2, size=600)
+    return a, np.where((a == 0) & (generator.random(600) < 0.1), 1, a)
+
+
+def test_the_better_model_is_found_whatever_the_order_of_items(
+    tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]
+) -> None:
+    a, b = hits
+    order = np.random.default_rng(1).permutation(600)
+    shuffled = items(b[order], keys=[f"k{number:04}" for number in order], clusters=order)
+    one = write(tmp_path / "a", [top1(a)], {"cats": items(a)})
+    other = write(tmp_path / "b", [top1(b)], {"cats": shuffled})
+    (found,) = compare(one, other).tasks
+    assert found.difference is not None and found.difference == pytest.approx(b.mean() - a.mean())
+    assert found.low is not None and found.low > 0
+    assert found.p == found.p_holm == mcnemar(a, b) and found.test == "mcnemar" and found.n == 600
+    (back,) = compare(other, one).tasks
+    assert back.difference == pytest.approx(-found.difference) and back.p == found.p
+
+
+def test_captions_are_compared_by_picture(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = hits
+    pictures = np.arange(600) // 5
+    folders = [
+        write(
+            tmp_path / name, [row("flickr", "recall@1", float(x.mean()), "retrieval")], {"flickr": items(x, pictures)}
+        )
+        for name, x in (("a", a), ("b", b))
+    ]
+    (found,) = compare(*folders).tasks
+    assert found.test == "paired bootstrap" and found.difference == pytest.approx(b.mean() - a.mean())
+
+
+@pytest.mark.parametrize("metric", ["mean_per_class", "roc_auc", "map"])
+def test_metrics_that_are_no_means(tmp_path: Path, metric: str) -> None:
+    generator = np.random.default_rng(0)
+    label = np.repeat([0, 1], [40, 160])
+    weak = generator.normal(label, 1.0)
+    strong = weak + 1.5 * (label - 0.5)
+    folders = []
+    for name, scores in (("a", weak), ("b", strong)):
+        right = ((scores > 0.5) == label).astype(float)
+        extra: dict[str, Any] = {"scores": scores}
+        if metric == "map":
+            extra = {"scores": np.stack([-scores, scores], 1), "labels": np.stack([label == 0, label == 1], 1)}
+        kept = items(right, label=label, **extra)
+        of = metric_of(kept, metric)
+        assert of is not None
+        folders.append(write(tmp_path / name, [row("t", metric, of(np.arange(200)))], {"t": kept}))
+    (found,) = compare(*folders).tasks
+    assert found.test == "paired bootstrap" and found.low is not None and found.low > 0
+    assert found.a is not None and found.b is not None and found.difference == pytest.approx(found.b - found.a)
+
+
+def test_several_tasks_are_corrected_and_averaged(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b = hits
+    same = np.tile([0, 1, 1], 100)
+    one = write(
+        tmp_path / "a", [top1(a), top1(same, "dogs"), row("cats", "top5", 1.0)], {"cats": items(a), "dogs": items(same)}
+    )
+    other = write(tmp_path / "b", [top1(b), top1(same, "dogs")], {"cats": items(b), "dogs": items(same)})
+    comparison = compare(one, other)
+    cats, dogs = comparison.tasks
+    assert cats.p is not None and cats.p_holm == pytest.approx(2 * cats.p)
+    assert (dogs.difference, dogs.p, dogs.p_holm) == (0, 1, 1)
+    average = comparison.average
+    assert average is not None and average.tasks == 2
+    assert average.difference == pytest.approx((b.mean() - a.mean()) / 2)
+    assert average.low < average.difference < average.high
+
+
+class TestNotCompared:
+    def of(self, tmp_path: Path, row_b: dict[str, Any] | None, items_b: Items | None) -> str:
+        hits = np.tile([0, 1], 10)
+        one = write(tmp_path / "a", [top1(hits)], {"cats": items(hits)})
+        other = write(tmp_path / "b", [row_b] if row_b else [], {"cats": items_b} if items_b else {})
+        (found,) = compare(one, other).tasks
+        assert found.p is None and found.difference is None
+        return found.note
+
+    def test_other_items(self, tmp_path: Path) -> None:
+        hits = np.ones(19)
+        assert self.of(tmp_path, top1(hits), items(hits)) == "not the same items: 1 only in A, 0 only in B"
+
+    def test_other_pictures_under_the_same_keys(self, tmp_path: Path) -> None:
+        hits = np.ones(20)
+        other = top1(hits, data={"pictures_sha256": "q", "labels_sha256": "l"})
+        assert "pictures_sha256" in self.of(tmp_path, other, items(hits))
+
+    def test_other_labels(self, tmp_path: Path) -> None:
+        hits = np.ones(20)
+        assert "other labels" in self.of(tmp_path, top1(hits), items(hits, label=np.ones(20, dtype=int)))
+
+    def test_another_metric(self, tmp_path: Path) -> None:
+        assert self.of(tmp_path, row("cats", "top5", 1.0), items(np.ones(20))) == "A has top1, B has top5"
+
+    def test_data_not_at_hand(self, tmp_path: Path) -> None:
+        missing = row("cats", "top1", None, missing="data not at hand: make bench-data TASK=cats")
+        assert "data not at hand" in self.of(tmp_path, missing, None)
+
+    def test_no_items_or_no_task(self, tmp_path: Path) -> None:
+        assert "B has no items" in self.of(tmp_path, top1(np.ones(20)), None)
+        assert self.of(tmp_path, None, None) == "not evaluated by B"
+
+    def test_keys_that_repeat(self, tmp_path: Path) -> None:
+        hits = np.ones(20)
+        assert "repeated" in self.of(tmp_path, top1(hits), items(hits, keys=["k"] * 20))
+
+
+def test_protocols_that_differ_are_named(tmp_path: Path) -> None:
+    hits = np.tile([0, 1], 10)
+    one = write(tmp_path / "a", [top1(hits, templates={"sha256": "1"})], {"cats": items(hits)})
+    other = write(tmp_path / "b", [top1(hits, templates={"sha256": "2"}, model={"name": "y"})], {"cats": items(hits)})
+    assert compare(one, other).tasks[0].note == "the protocols differ in templates"
+
+
+class TestCommand:
+    def test_writes_json_and_markdown(
+        self, tmp_path: Path, hits: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        a, b = hits
+        one = write(tmp_path / "a", [top1(a)], {"cats": items(a)})
+        other = write(tmp_path / "b", [top1(b), top1(b, "dogs")], {"cats": items(b)})
+        assert main([str(one), str(other)]) == 0
+        text = (other / "compare.md").read_text()
+        assert capsys.readouterr().out.strip() == text.strip()
+        assert NOT_SEED_NOISE in text and "| cats | top1 |" in text and "not compared: not evaluated by A" in text
+        written = json.loads((other / "compare.json").read_text())
+        assert written["tasks"][0]["difference"] == pytest.approx(b.mean() - a.mean())
+        assert written["average"] is None
+
+    def test_wrong_use_is_one_line_and_writes_nothing(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = write(tmp_path / "a", [], {})
+        for words in ([str(folder)], [str(folder), str(tmp_path / "no")], [str(folder), str(folder)]):
+            assert main(words) == 2
+            assert capsys.readouterr().err.startswith("error: ")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "results.json"]
+
+    def test_nothing_comparable_is_a_failure(self, tmp_path: Path) -> None:
+        one = write(tmp_path / "a", [row("cats", "top1", 0.5)], {})
+        other = write(tmp_path / "b", [row("dogs", "top1", 0.5)], {})
+        assert main([str(one), str(other)]) == 1
+
+    def test_a_folder_without_results_says_what_to_name(self, tmp_path: Path) -> None:
+        with pytest.raises(WrongUse, match="make bench"):
+            compare(tmp_path, tmp_path)
+
+
+class TestItems:
+    def test_round_trip(self, tmp_path: Path) -> None:
+        kept = items([0, 1, 0.5], scores=np.array([0.1, 0.2, 0.3]))
+        kept.write(tmp_path / "t.npz")
+        read = read_items(tmp_path / "t.npz")
+        assert read.keys.tolist() == kept.keys.tolist() and read.extra["scores"].tolist() == [0.1, 0.2, 0.3]
+
+    def test_anything_else_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "t.npz"
+        path.write_bytes(b"PK\x03\x04 no zip at all")
+        with pytest.raises(DataBroken, match=r"t\.npz"):
+            read_items(path)
+        np.savez(path, keys=np.array(["a"]))
+        with pytest.raises(DataBroken, match="lacks hits, clusters"):
+            read_items(path)
+
+    def test_draws_are_of_the_metric(self) -> None:
+        label = np.repeat([0, 1], [10, 90])
+        kept = items(np.tile([0.0, 1.0], 50), label=label, scores=np.linspace(0, 1, 100))
+        for metric, value in (
+            ("top1", 0.5),
+            ("recall@1 (a photo of {}.)", 0.5),
+            ("mean_per_class", mean_per_class(kept.hits, label)),
+            ("roc_auc", roc_auc(kept.extra["scores"], label)),
+        ):
+            draws = draws_of(kept, metric, 300)
+            assert draws is not None and len(draws) == 300 and draws.mean() == pytest.approx(value, abs=0.02)
+        assert draws_of(kept, "map", 10) is None

@@ -1,0 +1,184 @@
+"""The feature cache: nothing is encoded twice, nothing stale is used, and what lies there is whole."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from eval.data.webdataset_layout import read_webdataset  # noqa: E402
+from eval.errors import DataBroken, ModelError  # noqa: E402
+from eval.features import FeatureCache  # noqa: E402
+from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
+from eval.models import load_model  # noqa: E402
+from tests.eval.conftest import picture, write_tiny  # noqa: E402
+
+
+class Counted:
+    """Wraps a model and counts what its encoders are given."""
+
+    def __init__(self, model: Any, stop_after: int | None = None) -> None:
+        self._model, self._stop, self.pictures, self.texts_seen = model, stop_after, 0, 0
+
+    def __getattr__(self, name: Any) -> Any:
+        return getattr(self._model, name)
+
+    def images(self, batch: Any) -> Any:
+        if self._stop is not None and self.pictures >= self._stop:
+            raise KeyboardInterrupt
+        self.pictures += len(batch)
+        return self._model.images(batch)
+
+    def texts(self, texts: Any) -> Any:
+        self.texts_seen += len(texts)
+        return self._model.texts(texts)
+
+
+def counted_model(model: Any, stop_after: Any = None) -> Any:
+    """`model`, counting."""
+    return Counted(model, stop_after)
+
+
+@pytest.fixture
+def data(colour_set: Any, memo: Any) -> Any:
+    return read_webdataset(colour_set(n=14) / "colours", "test", "classification", memo, "colours")
+
+
+def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any, tiny: Any) -> None:
+    features = cache.images(data.pictures)
+    found = features.all()
+    assert found.shape == (14, tiny.width) and found.dtype == np.float32
+    assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(14), abs=1e-5)
+    assert list(features.keys) == list(data.pictures.keys)
+    one = tiny.images(tiny.preprocess(data.pictures.open(9))[None])[0]
+    assert found[9] == pytest.approx(one, abs=1e-5)
+    assert (features.rows(3, 11) == found[3:11]).all()
+
+
+def test_an_interrupted_run_goes_on_and_encodes_no_picture_twice(tmp_path: Any, tiny: Any, data: Any) -> None:
+    first = counted_model(tiny, stop_after=8)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path / "f", first, batch=4).images(data.pictures)
+    second = counted_model(tiny)
+    FeatureCache(tmp_path / "f", second, batch=4).images(data.pictures)
+    third = counted_model(tiny)
+    FeatureCache(tmp_path / "f", third, batch=5).images(data.pictures)
+    assert (first.pictures, second.pictures, third.pictures) == (8, 6, 0)
+
+
+def test_the_same_pictures_serve_every_task(tmp_path: Any, tiny: Any, colour_set: Any, memo: Any) -> None:
+    classes = read_webdataset(colour_set(n=6) / "colours", "test", "classification", memo, "colours")
+    captions = [(f"s{i:04d}", {"jpg": jpeg(picture(("red", "green", "blue")[i % 3], i)), "txt": "x"}) for i in range(6)]
+    write_webdataset(tmp_path / "texts", captions, kind="retrieval")
+    retrieval = read_webdataset(tmp_path / "texts", "test", "retrieval", memo, "texts")
+    model = counted_model(tiny)
+    cache = FeatureCache(tmp_path / "f", model)
+    cache.images(classes.pictures)
+    cache.images(retrieval.pictures)
+    assert model.pictures == 6
+
+
+def test_other_weights_or_another_preprocessing_are_encoded_anew(tmp_path: Any, tiny: Any, data: Any) -> None:
+    other = load_model(str(write_tiny(tmp_path / "other", seed=1)), data=tmp_path)
+    assert other.fingerprint != tiny.fingerprint
+    for model in (tiny, other):
+        counted = counted_model(model)
+        FeatureCache(tmp_path / "f", counted).images(data.pictures)
+        assert counted.pictures == 14
+
+
+def test_a_torn_file_is_encoded_again_and_a_foreign_one_ignored(tmp_path: Any, tiny: Any, data: Any) -> None:
+    cache = FeatureCache(tmp_path / "f", tiny, batch=4)
+    features = cache.images(data.pictures)
+    whole = features.all()
+    torn = sorted(features.folder.glob("*.npy"))[1]
+    torn.write_bytes(torn.read_bytes()[:70])
+    (features.folder / ".tmp-left-over.npy").write_bytes(b"")
+    counted = counted_model(tiny)
+    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.pictures)
+    assert counted.pictures == 4
+    assert again.all() == pytest.approx(whole, abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_named_and_what_was_encoded_before_stays(
+    tmp_path: Any, tiny: Any, memo: Any, workers: Any
+) -> None:
+    samples = [(f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(picture("red", i)), "cls": "0"}) for i in range(7)]
+    write_webdataset(tmp_path / "broken", samples, class_names=["red"])
+    data = read_webdataset(tmp_path / "broken", "test", "classification", memo, "broken")
+    model = counted_model(tiny)
+    for expected in (4, 4):
+        with pytest.raises(DataBroken, match="sample s5"):
+            FeatureCache(tmp_path / "f", model, batch=2, workers=workers).images(data.pictures)
+        assert model.pictures == expected
+
+
+def test_texts_are_kept_too_and_the_cut_ones_counted(tmp_path: Any, tiny: Any) -> None:
+    model = counted_model(tiny)
+    texts = ["a cat", "word " * 200, "a dog"]
+    for _ in range(2):
+        features = FeatureCache(tmp_path / "f", model).texts(texts)
+    assert model.texts_seen == 3 and features.truncated == 1
+
+
+def test_features_that_are_no_numbers_are_an_error(tmp_path: Any) -> None:
+    broken: Any = load_model(str(write_tiny(tmp_path / "nan")), data=tmp_path)
+    with torch.no_grad():
+        broken._model.visual.ln_post.weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="no finite numbers"):
+        broken.images(torch.zeros(1, 3, 32, 32))
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from eval.data import Memo
+from eval.data.webdataset_layout import read_webdataset
+from eval.features import FeatureCache
+from eval.models import load_model
+model = load_model(sys.argv[1], data=Path(sys.argv[1]))
+real = model.images
+def slow(batch):
+    time.sleep(0.05)
+    return real(batch)
+model.images = slow
+root = Path(sys.argv[2])
+data = read_webdataset(root / "colours", "test", "classification", Memo(root / "hashes"), "colours")
+FeatureCache(root / "f", model, batch=2).images(data.pictures)
+"""
+
+
+@pytest.mark.kill
+def test_killed_while_encoding_it_goes_on_from_the_last_batch(
+    colour_set: Any, tiny: Any, tiny_folder: Any, memo: Any
+) -> None:
+    root = colour_set(n=60)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_folder), str(root)], env=dict(os.environ))
+    deadline = time.monotonic() + 120
+    while len(list(root.glob("f/*/[0-9]*.npy"))) < 4 and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    done = sum(len(np.load(path)) for path in root.glob("f/*/[0-9]*.npy"))
+    assert 8 <= done < 60
+    data = read_webdataset(root / "colours", "test", "classification", memo, "colours")
+    model = counted_model(tiny)
+    features = FeatureCache(root / "f", model, batch=2).images(data.pictures)
+    assert model.pictures == 60 - done
+    direct = tiny.images(torch.stack([tiny.preprocess(data.pictures.open(index)) for index in range(60)]))
+    assert features.all() == pytest.approx(direct, abs=1e-5)
+
+
+def test_the_cache_is_below_the_folder_it_was_given(tmp_path: Path, cache: Any, data: Any) -> None:
+    features = cache.images(data.pictures)
+    assert features.folder.is_relative_to(tmp_path / "features")

@@ -1,0 +1,82 @@
+"""Few-shot rows of a run: the shots alone are encoded, and they are those of the whole training split."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from eval.data import open_support, open_task
+from eval.errors import DataBroken
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, write_webdataset
+from eval.fewshot import draw_shots
+from eval.group import Group
+from eval.probing import Shots, evaluate_few_shot
+from eval.tasks import Source, Task
+from tests.eval.conftest import COLOURS, picture
+from tests.eval.test_features import counted_model
+
+TASK = Task(
+    name="colours",
+    kind="classification",
+    title="Colours",
+    metric="top1",
+    licence="CC0-1.0",
+    get="paint some",
+    sources=(Source(layout="webdataset", path="colours"),),
+    support=(Source(layout="webdataset", path="training", split="train"),),
+)
+
+
+@pytest.fixture
+def root(colour_set: Any) -> Any:
+    folder = colour_set(n=9)
+    names = list(COLOURS)
+    samples = [(f"t{i:03d}", {"jpg": jpeg(picture(names[i % 3], 100 + i)), "cls": str(i % 3)}) for i in range(60)]
+    write_webdataset(folder / "training", samples, split="train", class_names=names, templates=["{}"])
+    return folder
+
+
+def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, shots: Shots) -> Any:
+    return evaluate_few_shot(
+        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Group()
+    )
+
+
+def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
+    tmp_path: Any, root: Any, memo: Any, tiny: Any
+) -> None:
+    shots = Shots(counts=(1, 2), seeds=(0, 1))
+    model = counted_model(tiny)
+    found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
+    support: Any = open_support(TASK, root, memo)
+    drawn = [draw_shots(list(support.pictures.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
+    kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
+    assert kept["shots"] == {str(one.seed): [list(keys) for keys in one.keys] for one in drawn}
+    different = {key for one in drawn for keys in one.keys for key in keys}
+    assert model.pictures == 9 + len(different)
+    assert {row.kind for row in found} == {"few_shot"}
+    assert {row.protocol["few_shot"]["shots"] for row in found} == {1, 2}
+    assert found[0].protocol["support"]["pictures"] == 60
+    assert all(row.low <= row.value <= row.high for row in found)
+
+
+def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(
+    tmp_path: Any, root: Any, memo: Any, cache: Any
+) -> None:
+    away = dataclasses.replace(TASK, support=(Source(layout="webdataset", path="away", split="train"),))
+    (row,) = rows(away, root, memo, cache, tmp_path, Shots())
+    assert row.value is None and "training split" in row.protocol["missing"]
+    assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
+
+
+def test_a_class_without_a_training_picture_is_broken_data(tmp_path: Any, root: Any, memo: Any, cache: Any) -> None:
+    samples = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "cls": "0"}) for i in range(5)]
+    write_webdataset(root / "training", samples, split="train", class_names=list(COLOURS), templates=["{}"])
+    with pytest.raises(DataBroken, match="2 classes have no training sample"):
+        rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))

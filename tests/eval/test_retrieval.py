@@ -1,0 +1,72 @@
+"""Retrieval tasks: both directions, several captions per picture, with and without the caption template."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from eval.data import open_task
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, write_webdataset
+from eval.group import Group
+from eval.retrieval import evaluate_retrieval
+from eval.tasks import Source, Task
+from tests.eval.conftest import picture
+from tests.eval.test_zeroshot import collapsed
+
+TASK = Task(
+    name="told",
+    kind="retrieval",
+    title="Told",
+    metric="recall@1",
+    direction="image_to_text",
+    licence="CC0-1.0",
+    get="tell some",
+    sources=(Source(layout="webdataset", path="told"),),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Any, memo: Any) -> Any:
+    samples = [
+        (f"p{index}", {"jpg": jpeg(picture("red", index)), "txt": "".join(f"{word} {index}\n" for word in "abc")})
+        for index in range(20)
+    ]
+    write_webdataset(tmp_path / "data" / "told", samples, kind="retrieval")
+    return open_task(TASK, tmp_path / "data", memo)
+
+
+@pytest.mark.parametrize(("direction", "n"), [("image_to_text", 20), ("text_to_image", 60)])
+def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
+    cache: Any, data: Any, direction: Any, n: Any
+) -> None:
+    task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
+    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    bare = [f"recall@{k}" for k in (1, 5, 10)]
+    assert [result.metric for result in outcome.results] == bare + [f"{name} (a photo of {{}}.)" for name in bare]
+    assert {result.n for result in outcome.results} == {n}
+    assert [result.protocol["caption_template"] for result in outcome.results] == ["{}"] * 3 + ["a photo of {}."] * 3
+    assert outcome.results[0].value <= outcome.results[1].value <= outcome.results[2].value
+    assert outcome.items.hits.mean() == outcome.results[0].value
+    assert len(set(outcome.items.keys.tolist())) == n and len(set(outcome.items.clusters.tolist())) == 20
+
+
+def test_only_the_first_captions_of_a_picture_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
+    task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
+    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
+@pytest.mark.parametrize(("strict", "share"), [(False, 1 / 20), (True, 0.0)])
+def test_a_collapsed_model_scores_chance_and_strictly_nothing(
+    tmp_path: Any, tiny: Any, data: Any, direction: Any, strict: Any, share: Any
+) -> None:
+    cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
+    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Group(), strict)
+    assert outcome.results[0].value == pytest.approx(share)
+    assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)

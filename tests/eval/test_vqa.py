@@ -1,0 +1,94 @@
+"""Questions as statements, and what a model that cannot tell them apart gets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+
+from eval.data import open_task
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from eval.statements import statement
+from eval.tasks import Source, Task
+from eval.vqa import evaluate_vqa
+from tests.eval.conftest import picture
+from tests.eval.test_zeroshot import collapsed
+
+
+@pytest.mark.parametrize(
+    ("kind", "question", "answer", "expected"),
+    [
+        ("yes/no", "Is there a dog?", "yes", "there is a dog"),
+        ("yes/no", "Is there a dog?", "no", "there is no dog"),
+        ("yes/no", "Are there any people here?", "no", "there are no people here"),
+        ("yes/no", "Is the man wearing a hat?", "yes", "the man is wearing a hat"),
+        ("yes/no", "Is the man wearing a hat?", "no", "the man is not wearing a hat"),
+        ("yes/no", "Is this an animal?", "no", "this is not an animal"),
+        ("number", "How many animals are there?", "3", "3 animals"),
+        ("number", "How many people are wearing hats?", "2", "2 people are wearing hats"),
+        ("other", "What is the man holding?", "frisbee", "the man is holding frisbee"),
+        ("other", "What color is the bus?", "Red", "the bus is red"),
+        ("other", "Where is the cat?", "table", "the cat is table"),
+        ("other", "Name it", "cup", "question: name it answer: cup"),
+        ("snli_ve", "A man sleeps.", "entailment", "a man sleeps"),
+        ("snli_ve", "A man sleeps.", "contradiction", "it is not true that a man sleeps"),
+    ],
+)
+def test_every_form_of_question_has_its_rule(kind: Any, question: Any, answer: Any, expected: Any) -> None:
+    assert statement(kind, question, answer) == expected
+
+
+def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
+    for question in ("Is it?", "Does the dog bark?", "Can you see?", "Why?", "Is there?"):
+        assert statement("yes/no", question, "yes") != statement("yes/no", question, "no")
+
+
+TASK = Task(
+    name="asked",
+    kind="vqa",
+    title="Asked",
+    metric="soft_accuracy",
+    licence="CC0-1.0",
+    get="ask some",
+    sources=(Source(layout="webdataset", path="asked"),),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Any, memo: Any) -> Any:
+    def asked(index: Any) -> Any:
+        return [
+            {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"] * 10, "candidates": ["yes", "no"]},
+            {
+                "question": "How many?",
+                "kind": "number",
+                "answers": ["1"] * (index + 1) + ["4"] * 9,
+                "candidates": list("1234"),
+            },
+        ]
+
+    samples = [(f"q{i}", {"jpg": jpeg(picture("red", i)), "json": questions_member(asked(i))}) for i in range(4)]
+    write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
+    return open_task(TASK, tmp_path / "data", memo)
+
+
+def test_accuracy_of_all_questions_and_of_each_kind(cache: Any, data: Any) -> None:
+    outcome: Any = evaluate_vqa(TASK, data, cache)
+    found = {result.metric: result for result in outcome.results}
+    assert set(found) == {"soft_accuracy", "soft_accuracy (number)", "soft_accuracy (yes/no)"}
+    assert found["soft_accuracy"].n == 8 and found["soft_accuracy (number)"].n == 4
+    assert found["soft_accuracy"].value == pytest.approx(outcome.items.hits.mean())
+    assert found["soft_accuracy"].protocol["protocol"].startswith("ours")
+    assert outcome.items.clusters.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_a_collapsed_model_scores_the_mean_over_the_candidates_whatever_their_order(
+    tmp_path: Any, tiny: Any, data: Any
+) -> None:
+    outcome: Any = evaluate_vqa(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
+    found = {result.metric: result for result in outcome.results}
+    assert found["soft_accuracy (yes/no)"].value == pytest.approx(0.5)
+    assert found["soft_accuracy"].value == pytest.approx(found["soft_accuracy"].protocol["chance"])

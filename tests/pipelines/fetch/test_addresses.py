@@ -1,0 +1,48 @@
+"""Public addresses, and the ones that are allowed besides."""
+
+from __future__ import annotations
+
+import ipaddress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.fetch import Allowed, is_public
+
+
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "93.184.215.14", "172.32.0.1", "2606:2800:21f:cb07::1", "2a00:1450::1", "64:ff9b::808:808"]
+)
+def test_public(text: str) -> None:
+    assert is_public(ipaddress.ip_address(text))
+
+
+@given(st.ip_addresses(v=4))
+def test_no_private_address_is_public(address: ipaddress.IPv4Address) -> None:
+    if address.is_private or address.is_multicast or address.is_loopback or address.is_link_local:
+        assert not is_public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_a_disguise_makes_no_address_public(address: ipaddress.IPv4Address) -> None:
+    """Mapped, compatible and 6to4 forms are never public; NAT64 is as public as what is in it."""
+    number = int(address)
+    for disguised in (number, 0xFFFF << 32 | number, 0x2002 << 112 | number << 80):
+        assert not is_public(ipaddress.IPv6Address(disguised))
+    assert is_public(ipaddress.IPv6Address(0x64FF9B << 96 | number)) == is_public(address)
+
+
+def test_allowed() -> None:
+    one = Allowed.parse("127.0.0.1:8000")
+    assert one.covers(ipaddress.ip_address("127.0.0.1"), 8000)
+    assert not one.covers(ipaddress.ip_address("127.0.0.1"), 80)
+    assert not one.covers(ipaddress.ip_address("127.0.0.2"), 8000)
+    assert Allowed.parse("10.1.0.0/16:80").covers(ipaddress.ip_address("10.1.2.3"), 80)
+    assert Allowed.parse("[fd00::1]:80").covers(ipaddress.ip_address("fd00::1"), 80)
+
+
+@pytest.mark.parametrize("text", ["", "127.0.0.1", "localhost:80", "127.0.0.1:", "127.0.0.1:0", "10.0.0.1/8:80", "::1"])
+def test_what_allows_nothing(text: str) -> None:
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1:8000|names no port"):
+        Allowed.parse(text)

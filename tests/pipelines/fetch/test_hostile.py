@@ -1,0 +1,389 @@
+"""What hostile manifests and servers try, and the reason each of them gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
+
+# ---- addresses: nobody is asked, whatever listens there
+
+BLOCKED = Reason.BLOCKED_ADDRESS
+URLS: list[tuple[str | None, Reason]] = [
+    ("http://127.0.0.1/a.jpg", BLOCKED),
+    ("http://127.0.0.1:8080/a.jpg", BLOCKED),
+    ("http://localhost/a.jpg", BLOCKED),
+    ("http://LOCALHOST./a.jpg", BLOCKED),
+    ("http://127.1/a.jpg", BLOCKED),
+    ("http://2130706433/a.jpg", BLOCKED),
+    ("http://0177.0.0.1/a.jpg", BLOCKED),
+    ("http://0x7f.1/a.jpg", BLOCKED),
+    ("http://0x7f000001/a.jpg", BLOCKED),
+    ("http://①②⑦.⓪.⓪.①/a.jpg", BLOCKED),
+    ("http://127。0。0。1/a.jpg", BLOCKED),
+    ("http://0.0.0.0/a.jpg", BLOCKED),
+    ("http://0/a.jpg", BLOCKED),
+    ("http://10.0.0.5/a.jpg", BLOCKED),
+    ("http://172.16.3.4/a.jpg", BLOCKED),
+    ("http://192.168.1.1/a.jpg", BLOCKED),
+    ("http://100.100.100.200/latest/meta-data/", BLOCKED),
+    ("http://169.254.169.254/latest/meta-data/iam", BLOCKED),
+    ("http://2852039166/latest/meta-data/iam", BLOCKED),
+    ("http://168.63.129.16/machine", BLOCKED),
+    ("http://192.0.0.192/opc/v2/", BLOCKED),
+    ("http://224.0.0.251/a.jpg", BLOCKED),
+    ("http://255.255.255.255/a.jpg", BLOCKED),
+    ("http://240.0.0.1/a.jpg", BLOCKED),
+    ("http://198.18.0.1/a.jpg", BLOCKED),
+    ("http://[::1]/a.jpg", BLOCKED),
+    ("http://[::]/a.jpg", BLOCKED),
+    ("http://[::ffff:127.0.0.1]/a.jpg", BLOCKED),
+    ("http://[::ffff:a9fe:a9fe]/a.jpg", BLOCKED),
+    ("http://[::127.0.0.1]/a.jpg", BLOCKED),
+    ("http://[fd00:ec2::254]/a.jpg", BLOCKED),
+    ("http://[fe80::1]/a.jpg", BLOCKED),
+    ("http://[fe80::1%25eth0]/a.jpg", BLOCKED),
+    ("http://[ff02::1]/a.jpg", BLOCKED),
+    ("http://[2002:7f00:1::]/a.jpg", BLOCKED),
+    ("http://[64:ff9b::7f00:1]/a.jpg", BLOCKED),
+    ("http://[64:ff9b:1::1]/a.jpg", BLOCKED),
+    ("http://[2001:0:7f00:1::]/a.jpg", BLOCKED),
+    ("http://[2001:db8::1]/a.jpg", BLOCKED),
+    ("http://[fec0::1]/a.jpg", BLOCKED),
+    ("http://127.0.0.1:22/", Reason.BLOCKED_PORT),
+    ("http://[::1]:6379/", Reason.BLOCKED_PORT),
+    ("https://example.org:25/", Reason.BLOCKED_PORT),
+    ("http://example.org@127.0.0.1/a.jpg", Reason.BAD_URL),
+    ("http://127.0.0.1:80@example.org/a.jpg", Reason.BAD_URL),
+    ("http://example.org\\@127.0.0.1/a.jpg", Reason.BAD_URL),
+    ("http://127.0.0.1%2f.example.org/a.jpg", Reason.BAD_URL),
+    ("http://a b/c.jpg", Reason.BAD_URL),
+    ("http://example.org/a\r\nHost: localhost", Reason.BAD_URL),
+    ("http://example.org\x00.jpg", Reason.BAD_URL),
+    ("file:///etc/passwd", Reason.BAD_URL),
+    ("ftp://127.0.0.1/a.jpg", Reason.BAD_URL),
+    ("data:image/png;base64,iVBORw0KGgo=", Reason.BAD_URL),
+    ("gopher://127.0.0.1:70/", Reason.BAD_URL),
+    ("javascript:alert(1)", Reason.BAD_URL),
+    ("//127.0.0.1/a.jpg", Reason.BAD_URL),
+    ("a.jpg", Reason.BAD_URL),
+    ("http:///a.jpg", Reason.BAD_URL),
+    ("http://[::1/a.jpg", Reason.BAD_URL),
+    ("http://example.org:99999/a.jpg", Reason.BAD_URL),
+    ("http://example.org:0/a.jpg", Reason.BAD_URL),
+    ("http://..example.org/a.jpg", Reason.BAD_URL),
+    ("http://" + "a" * 64 + ".org/a.jpg", Reason.BAD_URL),
+    ("http://example.org/" + "a" * 9_000, Reason.BAD_URL),
+    ("", Reason.BAD_URL),
+    ("   ", Reason.BAD_URL),
+    (None, Reason.BAD_URL),
+]
+
+
+def _no_dial(address: Any, port: int, timeout: float) -> socket.socket:
+    raise AssertionError(f"{address} port {port} was connected to")
+
+
+@pytest.mark.parametrize(("url", "reason"), URLS, ids=lambda value: repr(value)[:48])
+def test_no_request_leaves(url: str | None, reason: Reason) -> None:
+    fetcher = Fetcher(DownloadSettings(retries=0), dial=_no_dial)
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(url)
+    assert error.value.reason is reason, str(error.value)
+    fetcher.close()
+
+
+# ---- names: what they resolve to is what counts, and it is resolved once
+
+
+class Names:
+    """A resolver that gives its answers in turn, the last one for ever."""
+
+    def __init__(self, *answers: list[str]):
+        self.answers, self.asked = list(answers), 0
+
+    def __call__(self, host: str, port: int, timeout: float) -> list[str]:
+        self.asked += 1
+        return self.answers[min(self.asked, len(self.answers)) - 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["127.0.0.1"],
+        ["93.184.215.14", "127.0.0.1"],
+        ["93.184.215.14", "::1"],
+        ["2606:2800:21f:cb07::1", "fd00::1"],
+        ["::ffff:10.0.0.1"],
+        ["169.254.169.254"],
+        ["64:ff9b::a9fe:a9fe"],
+    ],
+    ids=str,
+)
+def test_every_address_of_a_name_is_checked(answer: list[str]) -> None:
+    fetcher = Fetcher(DownloadSettings(retries=0), resolve=Names(answer), dial=_no_dial)
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch("http://pictures.example.org/a.jpg")
+    assert error.value.reason is Reason.BLOCKED_ADDRESS
+
+
+def test_dns_rebinding_meets_the_checked_address(web: Any, settings: DownloadSettings, make_jpeg: Any) -> None:
+    """The name is public when it is checked and this machine a moment later: the connection goes where was checked."""
+    web.page("/a.jpg", make_jpeg())
+    dialled = []
+
+    def dial(address: Any, port: int, timeout: float) -> socket.socket:
+        from pipelines.fetch.connection import dial as connect
+
+        dialled.append(str(address))
+        return connect(type(address)("127.0.0.1"), web.server_address[1], timeout)  # the test's stand-in for the web
+
+    names = Names(["93.184.215.14"], ["127.0.0.1"])
+    fetcher = Fetcher(settings, resolve=names, dial=dial)
+    assert fetcher.fetch("http://rebind.example.org/a.jpg").body == make_jpeg()
+    assert (dialled, names.asked) == (["93.184.215.14"], 1)
+    with pytest.raises(FetchError) as error:  # the next request resolves anew, and is checked anew
+        fetcher.fetch("http://rebind.example.org/a.jpg")
+    assert error.value.reason is Reason.BLOCKED_ADDRESS and dialled == ["93.184.215.14"]
+
+
+def test_every_hop_is_resolved_and_checked(web: Any, settings: DownloadSettings) -> None:
+    web.page("/go", b"", ("Location", "http://inside.example.org/secret"), status=302)
+    names = {"outside.example.org": ["127.0.0.1"], "inside.example.org": ["10.0.0.7"]}
+    fetcher = Fetcher(settings, resolve=lambda host, port, timeout: names[host])
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(f"http://outside.example.org:{web.server_address[1]}/go")
+    assert error.value.reason is Reason.BLOCKED_ADDRESS and "10.0.0.7" in error.value.message
+
+
+# ---- responses
+
+Page = Callable[[Any], None]
+
+
+def _reply(body: bytes, *headers: tuple[str, str], **more: Any) -> Page:
+    return lambda handler: handler.reply(body, *headers, **more)
+
+
+def _to(location: str, status: int = 302) -> Page:
+    return _reply(b"", ("Location", location), status=status)
+
+
+def _raw(data: bytes) -> Page:
+    return lambda handler: handler.raw(data)
+
+
+def _endless(handler: Any) -> None:
+    handler.raw(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        handler.raw(b"\xff" * 10_000)
+
+
+def _endless_chunks(handler: Any) -> None:
+    handler.raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        handler.raw(b"1;" + b"x" * 5_000 + b"\r\n\xff\r\n")
+
+
+def _endless_headers(handler: Any) -> None:
+    handler.raw(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        handler.raw(b"X-A: " + b"a" * 1_000 + b"\r\n")
+
+
+def _endless_interim(handler: Any) -> None:
+    while True:
+        handler.raw(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _slow_body(handler: Any) -> None:
+    handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n")
+    handler.drip(b"a" * 900)
+
+
+GOOD = b"\xff" * 5_000
+GZIP_BOMB = gzip.compress(b"\0" * 50_000_000)
+RESPONSES: list[tuple[str, Page, Reason]] = [
+    ("redirect to metadata", _to("http://169.254.169.254/latest/meta-data/"), BLOCKED),
+    ("redirect to loopback", _to("http://127.0.0.1/"), BLOCKED),
+    ("redirect to loopback, other port", _to("http://127.0.0.1:8080/"), BLOCKED),
+    ("redirect to IPv6 loopback", _to("http://[::1]/", 307), BLOCKED),
+    ("redirect to a decimal address", _to("//2130706433/", 301), BLOCKED),
+    ("redirect to a database", _to("http://127.0.0.1:6379/", 308), Reason.BLOCKED_PORT),
+    ("redirect to a file", _to("file:///etc/passwd"), Reason.BAD_URL),
+    ("redirect with a user", _to("http://a:b@127.0.0.1/"), Reason.BAD_URL),
+    ("redirect to nowhere", _reply(b"", status=301), Reason.BAD_RESPONSE),
+    ("redirect loop", _to("/x"), Reason.TOO_MANY_REDIRECTS),
+    ("not found", _reply(b"", status=404), Reason.HTTP_STATUS),
+    ("gone", _reply(b"", status=410), Reason.HTTP_STATUS),
+    ("forbidden", _reply(b"", status=403), Reason.HTTP_STATUS),
+    ("server error", _reply(b"", status=500), Reason.HTTP_STATUS),
+    ("no content", _reply(b"", status=204), Reason.HTTP_STATUS),
+    ("too many requests", _reply(b"", status=429), Reason.HTTP_STATUS),
+    ("announced too large", _reply(b"x", length=10**12), Reason.TOO_LARGE),
+    ("too large without announcement", _endless, Reason.TOO_LARGE),
+    ("endless chunk extensions", _endless_chunks, Reason.TOO_LARGE),
+    ("gzip bomb", _reply(GZIP_BOMB, ("Content-Encoding", "gzip")), Reason.TOO_LARGE),
+    (
+        "deflate bomb",
+        _reply(zlib.compress(b"\0" * 50_000_000), ("Content-Encoding", "deflate")),
+        Reason.TOO_LARGE,
+    ),
+    ("gzip that is none", _reply(GOOD, ("Content-Encoding", "gzip")), Reason.BAD_RESPONSE),
+    ("gzip without end", _reply(gzip.compress(GOOD)[:-9], ("Content-Encoding", "gzip")), Reason.BAD_RESPONSE),
+    ("encoding nobody asked for", _reply(GOOD, ("Content-Encoding", "br")), Reason.BAD_RESPONSE),
+    ("two encodings", _reply(GOOD, ("Content-Encoding", "gzip, gzip")), Reason.BAD_RESPONSE),
+    ("shorter than announced", _reply(GOOD, length=6_000), Reason.BAD_RESPONSE),
+    ("empty", _reply(b""), Reason.BAD_RESPONSE),
+    ("negative length", _raw(b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n"), Reason.BAD_RESPONSE),
+    (
+        "chunks that are none",
+        _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nabc"),
+        Reason.BAD_RESPONSE,
+    ),
+    (
+        "chunks without end",
+        _raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n"),
+        Reason.BAD_RESPONSE,
+    ),
+    ("not HTTP", _raw(b"SSH-2.0-OpenSSH_9.2\r\n"), Reason.BAD_RESPONSE),
+    ("an endless line", lambda handler: handler.raw(b"HTTP/1.1 200 " + b"a" * 1_000_000), Reason.BAD_RESPONSE),
+    ("endless headers", _endless_headers, Reason.BAD_RESPONSE),
+    ("many headers", _raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"), Reason.BAD_RESPONSE),
+    ("endless interim answers", _endless_interim, Reason.BAD_RESPONSE),
+    ("closed at once", lambda handler: None, Reason.CONNECT_FAILED),
+    ("slow headers", lambda handler: handler.drip(b"HTTP/1.1 200 OK\r\n" * 50), Reason.TIMEOUT),
+    (
+        "slow body",
+        _slow_body,
+        Reason.TIMEOUT,
+    ),
+    ("noai", _reply(GOOD, ("X-Robots-Tag", "noai")), Reason.OPT_OUT),
+    ("noimageai", _reply(GOOD, ("X-Robots-Tag", "nofollow, NoImageAI")), Reason.OPT_OUT),
+    ("noindex", _reply(GOOD, ("x-robots-tag", "noindex")), Reason.OPT_OUT),
+    ("noimageindex", _reply(GOOD, ("X-Robots-Tag", "noimageindex")), Reason.OPT_OUT),
+    ("none", _reply(GOOD, ("X-Robots-Tag", "none")), Reason.OPT_OUT),
+    ("noai for us", _reply(GOOD, ("X-Robots-Tag", "diht: noai")), Reason.OPT_OUT),
+    ("noai for the tool", _reply(GOOD, ("X-Robots-Tag", "otherbot: noindex, img2dataset: noai")), Reason.OPT_OUT),
+    (
+        "noai in a second header",
+        _reply(GOOD, ("X-Robots-Tag", "otherbot: noai"), ("X-Robots-Tag", "noai")),
+        Reason.OPT_OUT,
+    ),
+    (
+        "noai after a date",
+        _reply(GOOD, ("X-Robots-Tag", "unavailable_after: 25 Jun 2030 15:00:00 PST, noai")),
+        Reason.OPT_OUT,
+    ),
+    ("mining reserved", _reply(GOOD, ("TDM-Reservation", "1")), Reason.OPT_OUT),
+]
+
+
+@pytest.mark.parametrize(("page", "reason"), [row[1:] for row in RESPONSES], ids=[row[0] for row in RESPONSES])
+def test_responses(page: Page, reason: Reason, web: Any, settings: DownloadSettings) -> None:
+    web.pages["/x"] = page
+    fetcher = Fetcher(settings)
+    began = time.monotonic()
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(web.url("/x"))
+    fetcher.close()
+    assert error.value.reason is reason, str(error.value)
+    assert error.value.message
+    assert time.monotonic() - began < 10 * settings.timeout, "an end in time, however slow this machine"
+
+
+def test_a_server_without_a_word(silent_port: int, settings: DownloadSettings) -> None:
+    fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{silent_port}",), timeout=0.2))
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(f"http://127.0.0.1:{silent_port}/")
+    assert error.value.reason is Reason.TIMEOUT
+
+
+def test_tls_without_a_word(silent_port: int, settings: DownloadSettings) -> None:
+    fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{silent_port}",), timeout=0.2))
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(f"https://127.0.0.1:{silent_port}/")
+    assert error.value.reason is Reason.TIMEOUT
+
+
+def test_tls_with_a_server_that_has_none(web: Any, fetcher: Fetcher) -> None:
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(f"https://{web.place}/")
+    assert error.value.reason is Reason.CONNECT_FAILED
+
+
+def test_nobody_listens(settings: DownloadSettings) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound and not listening: refuses
+        port = taken.getsockname()[1]
+        fetcher = Fetcher(dataclasses.replace(settings, allow=(f"127.0.0.1:{port}",)))
+        with pytest.raises(FetchError) as error:
+            fetcher.fetch(f"http://127.0.0.1:{port}/")
+    assert error.value.reason is Reason.CONNECT_FAILED and not error.value.temporary
+
+
+def test_a_resolver_without_an_answer(settings: DownloadSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **more: over.wait(30))
+    fetcher = Fetcher(dataclasses.replace(settings, connect_timeout=0.1))
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch("http://example.org/")
+    over.set()
+    assert error.value.reason is Reason.DNS_FAILED and error.value.temporary
+    fetcher.close()
+
+
+# ---- bodies: what arrives and is no picture that we want
+
+
+def _png_bomb() -> bytes:
+    """The header of a picture of ten gigapixels, and pixels for none of them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" * 9_000)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], str]]:
+    return [
+        ("good", good, {}, "ok"),
+        ("png", png, {}, "ok"),
+        ("html.jpg", b"<!DOCTYPE html><html><body>404</body></html>", {}, "not_a_picture"),
+        ("svg.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', {}, "not_a_picture"),
+        ("noise.jpg", bytes(range(256)) * 8, {}, "not_a_picture"),
+        ("half.jpg", good[: len(good) // 2], {}, "not_a_picture"),
+        ("bomb.png", _png_bomb(), {}, "too_many_pixels"),
+        ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not_a_picture"),
+        ("other.jpg", good, {"sha256": "0" * 64}, "hash_mismatch"),
+        ("other5.jpg", good, {"md5": "f" * 32}, "hash_mismatch"),
+    ]
+
+
+def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: Any) -> None:
+    pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
+    from pipelines.fetch.records import ASKED
+    from pipelines.fetch.shard import fetch_shard
+
+    rows, expected = [], []
+    for place, (name, body, hashes, status) in enumerate(bodies(make_jpeg(), make_jpeg(kind="PNG"))):
+        url = web.page(f"/{name}", body, ("Content-Type", "image/jpeg"))
+        rows.append({"ordinal": place, "uid": f"{place:032x}", "caption": name, "url": url, **hashes})
+        expected.append((name, status))
+    fetcher = Fetcher(settings)
+    records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
+    fetcher.close()
+    assert [(rows[r["ordinal"]]["caption"], r["status"]) for r in records.to_pylist()] == expected

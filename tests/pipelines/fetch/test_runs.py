@@ -1,0 +1,367 @@
+"""Whole runs over manifests that have only urls, against a server on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipelines.fetch import DownloadSettings
+from pipelines.settings import WrongUse
+
+pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SENTENCE = "A brown dog runs after a red ball"
+WITHOUT_OCR = ("captions", "download", "export")
+Rows = list[dict[str, Any]]
+
+
+def _drawn(draw: Callable[..., Path], path: Path, text: str, size: tuple[int, int] = (320, 64)) -> bytes:
+    return draw(path, text, size).read_bytes()
+
+
+def _shards(output: Path) -> dict[str, bytes]:
+    """The pictures of all shards by uid."""
+    found: dict[str, bytes] = {}
+    for path in (output / "shards").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            members = {member.name: tar.extractfile(member) for member in tar}
+        with tarfile.open(path) as tar:
+            for name in members:
+                key, ending = name.rsplit(".", 1)
+                content = tar.extractfile(name)
+                assert content is not None
+                if ending not in ("txt", "json"):
+                    found[key.partition("-")[0]] = content.read()
+    return found
+
+
+@pytest.fixture
+def polite(settings: DownloadSettings) -> DownloadSettings:
+    """Settings for runs: as quick to give up, but patient with a busy machine."""
+    return dataclasses.replace(
+        settings, timeout=20.0, connect_timeout=10.0, max_bytes=2_000_000, max_header_bytes=65_536
+    )
+
+
+def test_urls_give_what_pictures_at_hand_give(
+    web: Any,
+    polite: DownloadSettings,
+    captions: list[str],
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    ocr_models: None,
+) -> None:
+    """Also where a run without the stage came before, and one without it comes after."""
+    (tmp_path / "pictures").mkdir()
+    rows: Rows = []
+    for n in range(18):
+        text, size, caption = ("", "SALE 50% OFF", captions[n][:20])[n % 3], (320, 64), captions[n]
+        if n == 7:
+            size, caption = (1_600, 28), SENTENCE  # 512 x 9 once reduced, where 10 is the least side
+        body = _drawn(draw, tmp_path / "pictures" / f"{n}.jpg", text, size)
+        url = web.page(f"/{n}.jpg", body)
+        rows.append({"n": n, "caption": caption, "url": url, "image_path": f"pictures/{n}.jpg"})
+    with_paths = tsv(tmp_path / "at_hand.tsv", rows)
+    urls = tsv(tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows])
+    own = tmp_path / "own.yaml"
+    own.write_text("captions: {min_complexity: 1}\n")  # as paper, but foresees no other preset
+    more = {"unit_rows": 9, "download": polite, "preset": str(own)}
+
+    at_hand = filtering(with_paths, tmp_path / "at_hand", **more)
+    assert not web.asked and at_hand.funnel["stages"] == ["captions", "spotting", "export"]
+    before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
+    assert not web.asked and set(before.verdicts().values()) == {"picture_not_at_hand", "action", "complexity"}
+    assert any("STAGES with download" in line for line in before.said)
+
+    result = filtering(urls, tmp_path / "out", **more)
+    assert any(line.startswith("download: the manifests have urls and no pictures") for line in result.said)
+    assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
+    assert {"kept", "text_spotting", "action"} <= set(result.verdicts().values())
+    kept = [{k: v for k, v in row.items() if k != "image_path"} for row in at_hand.rows("kept") if row["n"] != "7"]
+    same = [row for row in result.rows("kept") if row["n"] != "7"]
+    assert sorted(same, key=repr) == sorted(kept, key=repr), "spotted, scores and all"
+    # The wide picture was reduced to be stored; all that is said of it is in pixels of the original.
+    sizes, boxes = zip(*(_read_of(tmp_path / name, 7) for name in ("out", "at_hand")), strict=True)
+    assert sizes[0] == sizes[1] == (1_600, 28)
+    assert boxes[0] == [] or max(x for x, _ in boxes[0]) > 512
+    shards = _shards(tmp_path / "out"), _shards(tmp_path / "at_hand")
+    assert shards[0].keys() == shards[1].keys()
+    small = {uid for uid, body in shards[1].items() if Image.open(io.BytesIO(body)).width <= 512}
+    assert small and all(shards[0][uid] == shards[1][uid] for uid in small)
+    passed = [n for n, verdict in result.verdicts().items() if verdict in ("kept", "text_spotting")]
+    assert sorted(web.asked) == sorted(f"/{n}.jpg" for n in passed), "only survivors of the captions, each once"
+    assert result.funnel["seconds"].keys() >= {"download"}
+
+    again = filtering(urls, tmp_path / "out", **more)
+    assert any("nothing is left to do" in line for line in again.said)
+    offline = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
+    assert offline.verdicts() == result.verdicts() and offline.rows("kept") == result.rows("kept")
+    assert len(web.asked) == len(passed), "what was downloaded is at hand"
+
+
+def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[float]]]:
+    """Size of the picture of a row of the first unit, and the corners of what was read in it."""
+    tables = sorted((output / "work" / "spotting" / "data").glob("00000-00000.*.parquet"))
+    record = [row for path in tables for row in pq.read_table(path).to_pylist() if row["ordinal"] == ordinal][-1]
+    return (record["width"], record["height"]), [corner for line in record["spotted"] for corner in line["box"]]
+
+
+def test_only_files_without_pictures(
+    web: Any,
+    polite: DownloadSettings,
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """A manifest that comes with its pictures is left alone, also where it names urls and has lost a picture."""
+    (tmp_path / "in").mkdir()
+    body = _drawn(draw, tmp_path / "in" / "here.jpg", "")
+    for name in ("/0", "/1", "/2"):
+        web.page(name, body)
+    paths = [{"n": n, "caption": f"{SENTENCE} {n}", "url": web.url(f"/{n}"), "image_path": "here.jpg"} for n in (0, 1)]
+    paths[1]["image_path"] = ""
+    tsv(tmp_path / "in" / "a.tsv", paths)
+    tsv(tmp_path / "in" / "b.tsv", [{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}])
+    result = filtering(tmp_path / "in", tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert web.asked == ["/2"] and any("1 of 2 units have urls and no pictures" in line for line in result.said)
+    assert result.verdicts() == {"0": "kept", "1": "kept", "2": "kept"}
+    assert len(_shards(tmp_path / "out")) == 2, "of the pictures at hand"
+
+
+def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[str | None, str, dict[str, str]]]:
+    """Address, verdict and more columns of a row, by name."""
+    body = _drawn(draw, folder / "any.jpg", "")
+    no = [("X-Robots-Tag", "noai")]
+    inside = [("Location", "http://169.254.169.254/latest/meta-data/")]
+    return {
+        "good": (web.page("/good", body), "kept", {}),
+        "good too": (web.page("/good2", body), "kept", {"sha256": hashlib.sha256(body).hexdigest()}),
+        "gone": (web.url("/gone"), "http_status", {}),
+        "swapped": (web.page("/swapped", body), "hash_mismatch", {"sha256": "0" * 64}),
+        "no, thanks": (web.page("/no", body, *no), "opt_out", {}),
+        "html": (web.page("/html", b"<html></html>"), "not_a_picture", {}),
+        "metadata": ("http://169.254.169.254/latest/meta-data/", "blocked_address", {}),
+        "metadata by redirect": (web.page("/go", b"", *inside, status=302), "blocked_address", {}),
+        "loopback": ("http://2130706433/a.jpg", "blocked_address", {}),
+        "ssh": (f"http://{web.place.partition(':')[0]}:22/", "blocked_port", {}),
+        "file": ("file:///etc/passwd", "bad_url", {}),
+        "no url": ("", "bad_url", {}),
+        "too large": (web.page("/large", b"\xff\xd8" + b"x" * 3_000_000), "too_large", {}),
+    }
+
+
+def test_failures_are_rejects_with_a_reason(
+    web: Any,
+    polite: DownloadSettings,
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    pages = _page(web, draw, tmp_path)
+    rows: Rows = [
+        {"n": name, "caption": f"{SENTENCE}, number {place}", "url": url, "sha256": "", **more}
+        for place, (name, (url, _, more)) in enumerate(pages.items())
+    ]
+    rows.append({"n": "boring", "caption": "Blue mug", "url": web.page("/boring", b"x"), "sha256": ""})
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    expected = {name: verdict for name, (_, verdict, _) in pages.items()} | {"boring": "action"}
+    assert result.verdicts() == expected
+    assert result.status == 0 and not result.rows("dead_letter")
+    for row in result.rows("rejected"):
+        assert row["stage"] == ("captions" if row["n"] == "boring" else "download")
+        assert row["spotted"] is None and row["overlap"] is None
+    counts = Counter(verdict for verdict in expected.values() if verdict not in ("kept", "action"))
+    steps = {step["reason"]: step["rejected"] for step in result.funnel["steps"] if step["stage"] == "download"}
+    assert steps == counts
+    assert result.funnel["kept"] == 2 == len(_shards(tmp_path / "out")) == result.funnel["steps"][-1]["left"]
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "404 Not Found" in report and "not used for training" in report
+    record = json.loads((tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").read_text())
+    assert record["statuses"] == {**counts, "ok": 2} and record["urls"] == len(pages)
+    (table,) = (tmp_path / "out" / "work" / "download" / "data").glob("*.parquet")
+    said = {row["url"]: row for row in pq.read_table(table).to_pylist()}
+    assert len(said) == len(pages) and said[web.url("/gone")]["message"] == "404 Not Found"
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"]["allow"] == list(polite.allow)
+
+
+def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
+    web: Any,
+    polite: DownloadSettings,
+    captions: list[str],
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    rows = [{"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)]
+    rows.append({"n": 40, "caption": SENTENCE, "url": web.url("/gone")})
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    narrow = tmp_path / "narrow.yaml"
+    narrow.write_text("captions: {min_complexity: 2, max_chars: 60}\n")
+
+    def run(output: str, preset: str) -> tuple[Any, list[str]]:
+        before = len(web.asked)
+        more = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 20}
+        return filtering(manifest, tmp_path / output, preset=preset, **more), web.asked[before:]
+
+    first, asked = run("out", str(narrow))
+    wide, then = run("out", "paper")
+    fresh, at_once = run("fresh", "paper")
+    assert asked and then and not set(asked) & set(then)
+    assert sorted(asked + then) == sorted(at_once)
+    assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
+    assert any("only the pictures of rows that no run has asked for" in line for line in wide.said)
+    back, nothing = run("out", str(narrow))
+    assert back.tables() == first.tables() and not nothing
+
+
+def test_other_sizes_are_downloaded_anew(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """And other limits are not: they only change what fails."""
+    manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": web.page("/a", make_jpeg(size=(300, 200)))}])
+
+    def size(**more: Any) -> tuple[int, int]:
+        settings = dataclasses.replace(polite, **more)
+        filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=settings)
+        (body,) = _shards(tmp_path / "out").values()
+        return Image.open(io.BytesIO(body)).size
+
+    assert size() == (300, 200) == size(retries=1, max_bytes=999_999)
+    assert len(web.asked) == 1
+    assert size(image_size=150) == (150, 100)
+    assert len(web.asked) == 2
+
+
+def test_an_outage_is_no_verdict(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where almost nobody answers the unit is set aside, not its rows rejected; the next run tries it again."""
+    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
+    web.page("*", make_jpeg())
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    with pytest.MonkeyPatch.context() as offline:
+        offline.setattr("socket.getaddrinfo", _nobody)
+        down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert down.status == 1 and down.funnel["rows_in"] == 0
+    assert any("12 of 12 urls met nobody" in line for line in down.said)
+    up = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert up.status == 0 and len(up.rows("kept")) == 12
+
+
+def _nobody(*args: Any, **more: Any) -> Any:
+    raise socket.gaierror(socket.EAI_AGAIN, "no network")
+
+
+def test_without_img2dataset_nothing_is_written(
+    web: Any, tsv: Callable[..., Path], tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": web.url("/a")}])
+    with pytest.raises(WrongUse, match=r"img2dataset.*pip install.*STAGES=captions,export"):
+        filtering(manifest, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--download-allow", "localhost", "127.0.0.1:8000"),
+        ("--download-threads", "0", "threads is 0"),
+        ("--download-timeout", "soon", "--download-timeout"),
+    ],
+)
+def test_wrong_options(
+    option: str, value: str, said: str, tsv: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.cli import main
+
+    manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": "http://example.org/a"}])
+    arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(tmp_path / "out"), option, value]
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+def test_killed_and_started_again_equals_undisturbed(
+    web: Any,
+    polite: DownloadSettings,
+    captions: list[str],
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """No url of a committed unit is asked again, whether it succeeded or failed."""
+    rows = [{"n": n, "caption": captions[n % len(captions)], "url": web.url(f"/{n}.jpg")} for n in range(240)]
+    body, gate = make_jpeg(), threading.Event()
+
+    def slow(handler: Any) -> None:
+        gate.wait(0.05)
+        number = int(handler.path[1:].partition(".")[0])
+        handler.reply(body if number % 7 else b"", status=200 if number % 7 else 404)
+
+    web.pages["*"] = slow
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    arguments = ["--dataset", "custom", "--input", manifest, "--output", tmp_path / "killed", "--workers", "1"]
+    arguments += ["--stages", ",".join(WITHOUT_OCR), "--unit-rows", "30", "--download-allow", web.place]
+    command = [sys.executable, "-m", "pipelines", *map(str, arguments), "--download-threads", "4"]
+    commits = tmp_path / "killed" / "work" / "download" / "commits"
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as driver:
+        while sum(1 for _ in commits.glob("[!.]*.json")) < 3:
+            assert driver.poll() is None, "it ended before it was killed"
+            time.sleep(0.01)
+        os.kill(driver.pid, signal.SIGKILL)
+    done = {path.stem for path in commits.glob("[!.]*.json")}
+    assert 3 <= len(done) < 8
+    tables = [commits.parent / "data" / f"{name}.g0.parquet" for name in done]
+    committed = {url.removeprefix(web.url("")) for path in tables for url in pq.read_table(path)["url"].to_pylist()}
+    before = len(web.asked)
+    gate.set()
+    more = {"stages": WITHOUT_OCR, "unit_rows": 30, "download": polite}
+    killed = filtering(manifest, tmp_path / "killed", **more)
+    assert committed and not committed & set(web.asked[before:])
+    undisturbed = filtering(manifest, tmp_path / "undisturbed", **more)
+    assert killed.tables() == undisturbed.tables() and killed.rows("kept")
+    assert {row["reason"] for row in killed.rows("rejected")} >= {"http_status"}
+    assert _shards(killed.output) == _shards(undisturbed.output)
+    assert not list(killed.output.rglob(".tmp-*"))

@@ -1,0 +1,180 @@
+"""Rows to a webdataset shard by img2dataset: what is stored, and what is said of each row."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import tarfile
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipelines.fetch import DownloadSettings, Fetcher
+from pipelines.fetch.opener import opening_by
+
+pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
+
+from pipelines.fetch.records import ASKED, FETCHED
+from pipelines.fetch.shard import fetch_shard
+
+Rows = list[dict[str, Any]]
+Shard = Callable[..., tuple[Rows, list[Path]]]
+
+
+def _row(ordinal: int, url: str | None, **more: Any) -> dict[str, Any]:
+    return {"ordinal": ordinal, "uid": f"{ordinal:032x}", "caption": f"Caption {ordinal}, grün", "url": url, **more}
+
+
+@pytest.fixture
+def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
+    """Fetches rows; returns the records and the tars."""
+
+    def fetch(rows: Rows, **more: Any) -> tuple[Rows, list[Path]]:
+        asked = dataclasses.replace(settings, **more)
+        fetcher = Fetcher(asked)
+        records, tars = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "00000-00000.0000.g0", asked, fetcher)
+        fetcher.close()
+        assert records.schema == FETCHED
+        return records.to_pylist(), tars
+
+    yield fetch
+
+
+def _stored(record: dict[str, Any], tars: list[Path]) -> bytes:
+    (tar,) = (tar for tar in tars if tar.name == record["shard"])
+    with open(tar, "rb") as file:
+        file.seek(record["offset"])
+        return file.read(record["bytes"])
+
+
+def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
+    pictures = {place: make_jpeg(size=(40 + place, 30)) for place in range(12)}
+    rows = [_row(place, web.page(f"/{place}.jpg", body)) for place, body in pictures.items()]
+    rows[3:3] = [_row(50, web.url("/none.jpg")), _row(51, "http://10.0.0.1/a.jpg"), _row(52, None)]
+    records, tars = shard(rows)
+    assert [record["ordinal"] for record in records] == [*range(12), 50, 51, 52]
+    assert [record["status"] for record in records[12:]] == ["http_status", "blocked_address", "bad_url"]
+    assert records[12]["message"] == "404 Not Found" and records[14]["attempts"] == 0
+    for record in records[:12]:
+        body = pictures[record["ordinal"]]
+        assert record["status"] == "ok" and record["attempts"] == 1
+        assert record["sha256"] == hashlib.sha256(body).hexdigest()
+        assert (record["width"], record["height"]) == (40 + record["ordinal"], 30)
+        assert _stored(record, tars) == body, "a small JPEG is stored as it came"
+    samples: dict[str, dict[str, bytes]] = {}
+    (only,) = tars
+    with tarfile.open(only) as tar:
+        for member in tar:
+            key, ending = member.name.split(".", 1)
+            content = tar.extractfile(member)
+            assert content is not None
+            samples.setdefault(key, {})[ending] = content.read()
+    assert len(samples) == 12
+    for sample in samples.values():
+        meta = json.loads(sample["json"])
+        assert meta["uid"] == f"{meta['ordinal']:032x}" and sample["jpg"] == pictures[meta["ordinal"]]
+        assert sample["txt"].decode() == f"Caption {meta['ordinal']}, grün" == meta["caption"]
+
+
+def test_all_fail(web: Any, shard: Shard) -> None:
+    records, tars = shard([_row(0, web.url("/a")), _row(1, "ftp://x/y")])
+    assert [record["status"] for record in records] == ["http_status", "bad_url"] and not tars
+
+
+def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
+    """A picture that was swapped is rejected; rows without a hash are taken as they are."""
+    good, other = make_jpeg(), make_jpeg(colour=(0, 0, 99))
+    sha, md5 = hashlib.sha256(good).hexdigest(), hashlib.md5(good).hexdigest()
+    a, b = web.page("/a", good), web.page("/b", other)
+    rows = [
+        _row(0, a, sha256=sha),
+        _row(1, b, sha256=sha),
+        _row(2, a, sha256=f" {sha.upper()}"),
+        _row(3, a, md5=md5),
+        _row(4, b, md5=md5),
+        _row(5, b),
+        _row(6, a, sha256=sha, md5="0" * 32),
+    ]
+    records, tars = shard(rows)
+    assert [r["ordinal"] for r in records if r["status"] == "hash_mismatch"] == [1, 4]
+    assert all(r["status"] == "ok" for r in records if r["ordinal"] not in (1, 4))
+    for record in records:
+        if record["status"] == "ok":
+            stored = _stored(record, tars)
+            assert stored == (other if record["ordinal"] == 5 else good)
+            assert record["sha256"] == hashlib.sha256(stored).hexdigest()
+
+
+def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
+    """Stored upright, as JPEG, the longest side reduced; the record has the size of the original."""
+    turned = Image.new("RGB", (900, 300), (250, 250, 250))
+    turned.paste((255, 0, 0), (0, 0, 450, 300))  # red on the left, which is the top once it stands upright
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: dict[str, bytes] = {}
+    for name, image, more in (
+        ("JPEG", turned, {"exif": exif}),
+        ("PNG", Image.new("RGBA", (600, 900), (0, 0, 0, 0)), {}),
+        ("GIF", Image.new("P", (50, 90)), {}),
+        ("TIFF", Image.new("CMYK", (64, 48), (0, 0, 0, 0)), {}),
+        ("WEBP", Image.new("RGB", (64, 48), (1, 2, 3)), {}),
+    ):
+        out = io.BytesIO()
+        image.save(out, name, **more)
+        kinds[name] = out.getvalue()
+    rows = [_row(place, web.page(f"/{name}", body)) for place, (name, body) in enumerate(kinds.items())]
+    records, tars = shard(rows, image_size=512)
+    assert [(r["status"], r["width"], r["height"]) for r in records] == [
+        ("ok", 300, 900),
+        ("ok", 600, 900),
+        ("ok", 50, 90),
+        ("ok", 64, 48),
+        ("ok", 64, 48),
+    ]
+    stored = [Image.open(io.BytesIO(_stored(record, tars))) for record in records]
+    assert all(image.format == "JPEG" for image in stored)
+    assert [image.size for image in stored] == [(171, 512), (341, 512), (50, 90), (64, 48), (64, 48)]
+    pixels: list[Any] = [image.convert("RGB") for image in stored[:2]]
+    assert pixels[0].getpixel((85, 60))[1] < 90 < pixels[0].getpixel((85, 450))[1], "upright"
+    assert min(pixels[1].getpixel((9, 9))) > 240, "transparent on white"
+
+
+def test_one_address_in_two_rows(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
+    url = web.page("/a", make_jpeg())
+    records, _ = shard([_row(0, url), _row(1, url)])
+    assert [record["status"] for record in records] == ["ok", "ok"]
+
+
+def test_attempts_are_counted(web: Any, shard: Shard) -> None:
+    web.pages["/a"] = lambda handler: handler.reply(b"", status=503)
+    records, _ = shard([_row(0, web.url("/a"))], retries=2)
+    assert records[0]["attempts"] == 3 == len(web.asked)
+
+
+def test_our_own_errors_fail_the_shard(web: Any, settings: DownloadSettings, tmp_path: Path) -> None:
+    """An error that is not the web's must not pass for a dead link."""
+
+    def broken(host: str, port: int, timeout: float) -> list[str]:
+        raise KeyError("a bug")
+
+    fetcher = Fetcher(settings, resolve=broken)
+    table = pa.Table.from_pylist([_row(0, web.url("/a"))], ASKED)
+    with pytest.raises(KeyError, match="a bug"):
+        fetch_shard(table, tmp_path, "s", settings, fetcher)
+
+
+def test_urllib_is_as_before_afterwards(web: Any, fetcher: Fetcher) -> None:
+    web.page("/a", b"x")
+    with opening_by(fetcher), urllib.request.urlopen(web.url("/a")) as answer:
+        assert answer.read() == b"x"
+    assert web.seen[-1]["User-Agent"].startswith("diht/")
+    with urllib.request.urlopen(web.url("/a")) as answer:
+        assert answer.read() == b"x"
+    assert web.seen[-1]["User-Agent"].startswith("Python-urllib")

@@ -1,0 +1,126 @@
+"""The command: a sample of units, the real stages, and a forecast that holds the truth of the full run."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.pilot.command import main
+
+ROWS, GROUP = 3_000, 100
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Captions whose rate of actions differs from row group to row group, as it does from crawl to crawl."""
+    dice = random.Random(5)
+    captions: list[str | None] = []
+    for _ in range(ROWS // GROUP):
+        rate = dice.betavariate(3, 3)
+        for _ in range(GROUP):
+            n = len(captions)
+            text = f"A brown dog runs on the beach {n}" if dice.random() < rate else f"Blue ceramic mug, {n} ml"
+            captions.append(text if dice.random() > 0.02 else None)
+    path = tmp_path_factory.mktemp("pilot") / "a.parquet"
+    urls = [f"https://example.org/{n}.jpg" for n in range(ROWS)]
+    pq.write_table(pa.table({"url": urls, "caption": captions}), path, row_group_size=GROUP)
+    return path
+
+
+def _arguments(manifest: Path, output: Path, *more: str, stages: str = "captions", unit: int = GROUP) -> list[str]:
+    start = ["--dataset", "custom", "--input", str(manifest), "--output", str(output), "--unit-rows", str(unit)]
+    return [*start, "--stages", stages, "--workers", "1", *more]
+
+
+def _forecast(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / "pilot" / "pilot.json").read_text())
+    return content
+
+
+def test_the_truth_of_the_full_run_lies_in_the_interval(
+    manifest: Path, tmp_path: Path, filtering: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = filtering(manifest, tmp_path / "full", stages=("captions",), unit_rows=500)
+    arguments = _arguments(manifest, tmp_path / "out", "--units", "12", "--price-core-hour", "0.04")
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    content = _forecast(tmp_path / "out")
+    assert content["whole"]["rows"] == ROWS and content["whole"]["units"] == ROWS // GROUP
+    assert len(content["sample"]["units"]) == 12 and content["sample"]["rows"] == 12 * GROUP
+    truth = {"kept": full.funnel["kept"], **{reason: rows for reason, rows in full.funnel["rejected"].items() if rows}}
+    assert truth["action"] > 100 and truth["no_caption"] > 10
+    for name, rows in truth.items():
+        found = content["forecast"]["rows"][name]
+        assert found["low"] <= rows <= found["high"], name
+        assert found["high"] - found["low"] < ROWS / 2 and found["basis"] == "measured"
+        assert name in said
+    hours = content["forecast"]["core_hours"]["all"]["value"]
+    assert content["forecast"]["cost"]["all"]["value"] == pytest.approx(0.04 * hours) and hours > 0
+    assert set(content["forecast"]["hours"]) == {"1", "16", "160", "1600"}
+
+    # The same command again does nothing anew; other prices need no new work.
+    work = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "pilot" / "kept").iterdir()}
+    assert main([*arguments[:-1], "0.08", "--forecast-workers", "3"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    again = _forecast(tmp_path / "out")["forecast"]
+    assert again["cost"]["all"]["value"] == pytest.approx(0.08 * hours) and list(again["hours"]) == ["3"]
+    assert all(path.stat().st_mtime_ns == moment for path, moment in work.items())
+
+    assert main([*arguments, "--seed", "1"]) == 2
+    assert "holds a pilot of other units" in capsys.readouterr().err
+
+
+def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
+    assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
+    content = _forecast(tmp_path / "out")
+    funnel = json.loads((tmp_path / "out" / "pilot" / "funnel.json").read_text())
+    kept = content["forecast"]["rows"]["kept"]
+    assert [kept[end] for end in ("low", "value", "high")] == [pytest.approx(funnel["kept"])] * 3
+    hours = content["forecast"]["core_hours"]["all"]
+    assert [hours["low"], hours["high"]] == [pytest.approx(hours["value"])] * 2
+
+
+def test_without_pictures_it_says_what_it_does_not_know(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(manifest, tmp_path / "out", "--units", "2", stages="captions,spotting,export")
+    assert main(arguments) == 0
+    assert "give --picture-bytes" in capsys.readouterr().out
+    found = _forecast(tmp_path / "out")["forecast"]
+    assert found["pictures"]["fetched"]["basis"] == "measured" and found["pictures"]["bytes"]["value"] is None
+    assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
+    more = ["--picture-bytes", "20000", "--seconds-per-picture", "0.02", "--picture-keep-rate", "0.7"]
+    assert main([*arguments, *more]) == 0
+    found = _forecast(tmp_path / "out")["forecast"]
+    fetched = found["pictures"]["fetched"]["value"]
+    assert found["rows"]["kept"]["value"] == pytest.approx(0.7 * fetched)
+    assert found["pictures"]["bytes"]["value"] == pytest.approx(20_000 * fetched)
+    assert found["core_hours"]["spotting"]["basis"] == "assumed"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--units", "3", "--share", "0.5"], "give one of them"),
+        (["--units", "0"], "at least 1 unit"),
+        (["--units", "x"], "'x' is not a whole number from 0 on"),
+        (["--share", "2"], "SHARE is 2.0; it must lie above 0"),
+        (["--share", "nan"], "'nan' is not a number from 0 on"),
+        (["--price-core-hour", "-1"], "'-1' is not a number from 0 on"),
+        (["--shard", "0/2"], "a pilot is one run"),
+        (["--forecast-workers", "16,0"], "is not a list of numbers above 0"),
+    ],
+)
+def test_wrong_use_writes_nothing(
+    more: list[str], message: str, manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(manifest, tmp_path / "out", *more)) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

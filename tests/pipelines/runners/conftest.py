@@ -1,0 +1,135 @@
+"""What the tests of the runners share: pythons that lack this project, the binaries of the runners, small servers."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import threading
+import venv
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+OVERVIEW = {"taskmanagers": 1, "slots-total": 4, "slots-available": 4, "flink-version": "1.20.5"}
+
+
+def python_without_us(folder: Path) -> Path:
+    """A virtual environment that has every library of this one and not this project; returns its python.
+
+    A `.pth` file names this environment's site-packages. Python adds that folder to the path and does not read the
+    `.pth` files inside it, among them the one that makes the editable install of this project importable.
+    """
+    venv.create(folder, with_pip=False, symlinks=True)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    shared = folder / "lib" / version / "site-packages" / "shared.pth"
+    shared.write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    return folder / "bin" / "python"
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """The environment without what would let the project be imported by luck."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "FLINK_JOB_SERVER_JAR")}
+    return {**kept, "OMP_NUM_THREADS": "1", **variables}
+
+
+def run_filter(*arguments: object, python: Path | str = sys.executable, **variables: str) -> Any:
+    """`python -m pipelines` in the repository, as `make filter` calls it."""
+    return subprocess.run(
+        [str(python), "-m", "pipelines", *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=clean_environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def filter_command() -> Callable[..., Any]:
+    """`run_filter`."""
+    return run_filter
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A python that holds Beam and the filters' libraries only; what it knows of this project was staged."""
+    python = python_without_us(tmp_path_factory.mktemp("bare") / "venv")
+    probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('pipelines'), u.find_spec('filters'))"
+    done = subprocess.run(
+        [python, "-c", probe], cwd="/", env=clean_environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["None", "None"], "the project is importable where it should not be"
+    return python
+
+
+@pytest.fixture(scope="session")
+def prism() -> Path:
+    """The Prism binary; skips where it was not built."""
+    asked = os.environ.get("PRISM")
+    path = Path(asked) if asked else REPOSITORY / ".prism" / "prism"
+    if not path.is_file():
+        pytest.skip(f"no Prism binary at {path}: `make prism` builds it (needs Go 1.21 or newer), or set PRISM")
+    return path
+
+
+@pytest.fixture
+def flink_rest() -> Iterator[Callable[..., str]]:
+    """Starts small REST services that answer as a Flink cluster does; returns their host:port."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def start(**overview: Any) -> str:
+        body = json.dumps({**OVERVIEW, **overview}).encode()
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200 if self.path == "/overview" else 404)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"localhost:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Copies the project's sources, leaving out packages by name; returns the copy's setup.py."""
+    from pipelines.runners.package import copy_tree
+
+    def copy(*left_out: str) -> Path:
+        tree = copy_tree(REPOSITORY, tmp_path_factory.mktemp("project") / "tree")
+        for name in left_out:
+            shutil.rmtree(tree.joinpath(*name.split(".")))
+        return tree / "setup.py"
+
+    return copy
+
+
+@contextmanager
+def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the test."""
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

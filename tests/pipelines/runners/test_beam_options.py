@@ -1,0 +1,61 @@
+"""Beam's options on our command line: known ones go through, everything else is refused before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.runners import RUNNERS, RunnerError, make_backend
+from pipelines.runners.beam_options import check_beam_options, option_values
+
+OURS = ("--max-dead-share", "--workers")
+
+
+def test_options_go_through_in_both_spellings_and_with_their_values() -> None:
+    flags = check_beam_options(
+        ["--flink-master", "host:1", "--parallelism=3", "--experiments=a", "--experiments=b"], "flink"
+    )
+    values = option_values(flags)
+    assert (values["flink_master"], values["parallelism"], values["experiments"]) == ("host:1", 3, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "runner", "message"),
+    [
+        (["--flink-mastr", "host:1"], "flink", "unknown argument '--flink-mastr'; did you mean --flink_master?"),
+        (["--max-dead-shar", "0.1"], "direct", "unknown argument '--max-dead-shar'; did you mean --max-dead-share?"),
+        (["--utterly-unheard-of"], "direct", "unknown argument '--utterly-unheard-of' (see --help)"),
+        (["stray"], "direct", "unknown argument 'stray' (see --help)"),
+        (["--parallelism=many"], "flink", "invalid int value: 'many'"),
+        (["--flink_version=1.2"], "flink", "invalid choice: '1.2'"),
+        (["--flink_master=host:1"], "direct", "--flink_master is an option of RUNNER=flink, not of RUNNER=direct"),
+        (["--project=p"], "prism", "--project is an option of RUNNER=dataflow, not of RUNNER=prism"),
+        (["--prism_location=/p"], "dataflow", "--prism_location is an option of RUNNER=prism"),
+        (["--spark_master_url=x"], "flink", "an option of a runner that is not supported"),
+        (["--direct_num_workers=4"], "direct", "--direct_num_workers is set by this program; use WORKERS (--workers)"),
+        (["--save_main_session"], "dataflow", "is set by this program"),
+    ],
+)
+def test_what_beam_would_drop_or_misread_is_refused(arguments: list[str], runner: str, message: str) -> None:
+    with pytest.raises(RunnerError) as refused:
+        check_beam_options(arguments, runner, OURS)
+    assert message in str(refused.value)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.text("abcdefghijklmnopqrstuvwxyz_-", min_size=12, max_size=20), st.sampled_from(RUNNERS))
+def test_no_unknown_name_gets_through(name: str, runner: str) -> None:
+    with pytest.raises(RunnerError):
+        check_beam_options([f"--zz{name}=1"], runner)
+
+
+def test_beams_names_of_runners_are_taken_and_unknown_ones_refused() -> None:
+    assert [make_backend(name).name for name in ("DataflowRunner", "FlinkRunner", "prism", "direct")] == [
+        "dataflow",
+        "flink",
+        "prism",
+        "direct",
+    ]
+    with pytest.raises(RunnerError, match=r"unknown runner 'spark'; choose direct, prism, flink or dataflow"):
+        make_backend("spark")

@@ -1,0 +1,266 @@
+"""The boot program: what it fetches, installs and starts, and that no failure of it is silent.
+
+The services of a runner are played by real gRPC servers of this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import (
+    beam_artifact_api_pb2,
+    beam_artifact_api_pb2_grpc,
+    beam_provision_api_pb2,
+    beam_provision_api_pb2_grpc,
+    beam_runner_api_pb2,
+)
+from google.protobuf import struct_pb2
+
+from pipelines.runners import boot
+
+
+class Runner(
+    beam_provision_api_pb2_grpc.ProvisionServiceServicer, beam_artifact_api_pb2_grpc.ArtifactRetrievalServiceServicer
+):
+    """Provisions one worker with what a test puts in."""
+
+    def __init__(self) -> None:
+        self.info = beam_provision_api_pb2.ProvisionInfo()
+        self.files: dict[bytes, bytes] = {}
+        self.asked: list[dict[str, str]] = []
+
+    def stage(self, name: str, content: bytes, sha256: str | None = None) -> None:
+        digest = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
+        payload = beam_runner_api_pb2.ArtifactFilePayload(path=f"/staged/{name}", sha256=digest).SerializeToString()
+        role = beam_runner_api_pb2.ArtifactStagingToRolePayload(staged_name=name).SerializeToString()
+        self.files[role] = content
+        self.info.dependencies.add(
+            type_urn=common_urns.artifact_types.FILE.urn,
+            type_payload=payload,
+            role_urn=common_urns.artifact_roles.STAGING_TO.urn,
+            role_payload=role,
+        )
+
+    def GetProvisionInfo(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self.asked.append(dict(context.invocation_metadata()))
+        return beam_provision_api_pb2.GetProvisionInfoResponse(info=self.info)
+
+    def ResolveArtifacts(self, request: Any, context: grpc.ServicerContext) -> Any:
+        return beam_artifact_api_pb2.ResolveArtifactsResponse(replacements=request.artifacts)
+
+    def GetArtifact(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        content = self.files[request.artifact.role_payload]
+        for start in range(0, len(content), 1000):
+            yield beam_artifact_api_pb2.GetArtifactResponse(data=content[start : start + 1000])
+
+
+@pytest.fixture
+def runner() -> Iterator[Runner]:
+    service = Runner()
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    beam_provision_api_pb2_grpc.add_ProvisionServiceServicer_to_server(service, server)
+    beam_artifact_api_pb2_grpc.add_ArtifactRetrievalServiceServicer_to_server(service, server)
+    address = f"localhost:{server.add_insecure_port('localhost:0')}"
+    server.start()
+    service.info.artifact_endpoint.url = service.info.control_endpoint.url = service.info.logging_endpoint.url = address
+    yield service
+    server.stop(None)
+
+
+@pytest.fixture
+def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Starts the boot program as a runner does; its worker is the code that a test gives, not Beam's."""
+    folder = tmp_path / "boot"
+    folder.mkdir()
+
+    def run(worker: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        stand_in = tmp_path / "stand_in" / "apache_beam" / "runners" / "worker"
+        stand_in.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "worker.py").write_text(worker, encoding="utf-8")
+        # The worker is `python -m apache_beam.runners.worker.sdk_worker_main`: a python that takes -m and runs ours.
+        python = tmp_path / "python"
+        python.write_text(
+            f'#!/bin/sh\ncase "$*" in *sdk_worker_main*) exec {sys.executable} {tmp_path}/worker.py;; '
+            f'*) exec {sys.executable} "$@";; esac\n',
+            encoding="utf-8",
+        )
+        python.chmod(0o755)
+        code = (
+            f"import sys; sys.executable = {str(python)!r}\nfrom pipelines.runners import boot\nsys.exit(boot.main())"
+        )
+        endpoint = runner.info.control_endpoint.url
+        return subprocess.run(
+            [sys.executable, "-c", code, "--id='w-1'", f"--provision_endpoint={endpoint}", *arguments],
+            env={**os.environ, boot.FOLDER_VARIABLE: str(folder), **variables},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    return run
+
+
+DUMP = "import json, os, sys; json.dump(dict(os.environ, cwd=os.getcwd()), open(os.environ['DUMP'], 'w'))"
+
+
+def test_a_worker_gets_its_id_options_addresses_and_capabilities(
+    runner: Runner, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    runner.info.pipeline_options.CopyFrom(struct_pb2.Struct())
+    runner.info.pipeline_options.update({"beam:option:s3_region_name:v1": "eu-west-1"})
+    runner.info.runner_capabilities.append("beam:protocol:x:v1")
+    done = start(DUMP, DUMP=str(tmp_path / "seen.json"), **{boot.CWD_VARIABLE: str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((tmp_path / "seen.json").read_text())
+    address = f'url: "{runner.info.control_endpoint.url}"'
+    assert seen["WORKER_ID"] == "w-1", "the quotes that Prism puts around an id are none of it"
+    assert runner.asked[0]["worker_id"] == "w-1"
+    assert seen["CONTROL_API_SERVICE_DESCRIPTOR"] == seen["LOGGING_API_SERVICE_DESCRIPTOR"] == address
+    assert json.loads(seen["PIPELINE_OPTIONS"]) == {"beam:option:s3_region_name:v1": "eu-west-1"}
+    assert seen["RUNNER_CAPABILITIES"] == "beam:protocol:x:v1"
+    assert seen["PYTHONSAFEPATH"] == "1", "the folder it starts in is not imported from"
+    assert seen["cwd"] == str(tmp_path), "relative paths start where the driver's do"
+    assert list((tmp_path / "boot").iterdir()) == [], "nothing is left behind"
+
+
+def sdist(folder: Path) -> bytes:
+    """A source package with one module."""
+    source = folder / "source"
+    source.mkdir()
+    (source / "probe_of_boot.py").write_text("STAGED = 'yes'\n", encoding="utf-8")
+    (source / "setup.py").write_text(
+        "from setuptools import setup; setup(name='probe-of-boot', version='1', py_modules=['probe_of_boot'])",
+        encoding="utf-8",
+    )
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist"], cwd=source, check=True, capture_output=True)
+    return next((source / "dist").iterdir()).read_bytes()
+
+
+@pytest.mark.parametrize("how", ["workflow", "extra package"])
+def test_a_staged_source_package_is_installed_for_this_worker_alone(
+    runner: Runner, start: Callable[..., Any], tmp_path: Path, how: str
+) -> None:
+    if how == "workflow":
+        runner.stage("workflow.tar.gz", sdist(tmp_path))
+    else:
+        runner.stage("extra_packages.txt", b"probe-of-boot-1.tar.gz\n")
+        runner.stage("probe-of-boot-1.tar.gz", sdist(tmp_path))
+    worker = "import os, probe_of_boot; open(os.environ['DUMP'], 'w').write(probe_of_boot.__file__)"
+    done = start(worker, DUMP=str(tmp_path / "where"))
+    assert done.returncode == 0, done.stderr
+    where = Path((tmp_path / "where").read_text())
+    assert where.is_relative_to(tmp_path / "boot") and not where.exists(), "its folder went with the worker"
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda runner: runner.stage("a.whl", b"x", sha256="0" * 64), "expected " + "0" * 64),
+        (lambda runner: runner.stage("requirements.txt", b"torch\n"), "put its packages into the worker's Python"),
+        (lambda runner: runner.stage("extra_packages.txt", b"gone.whl\n"), "lists gone.whl, which is not staged"),
+        (lambda runner: runner.stage("workflow.tar.gz", b"no archive"), "cannot install workflow.tar.gz"),
+        (lambda runner: runner.stage("..", b""), "has no name"),
+    ],
+    ids=["checksum", "requirements", "unlisted", "broken", "nameless"],
+)
+def test_what_keeps_a_worker_from_starting_is_said_and_reported(
+    runner: Runner,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    prepare: Callable[[Runner], None],
+    message: str,
+) -> None:
+    prepare(runner)
+    monkeypatch.setenv(boot.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(boot, "_supervise", lambda environment: pytest.fail("a worker was started"))
+    assert boot.main(["--id=w-1", f"--provision_endpoint={runner.info.control_endpoint.url}"]) == 1
+    assert message in capsys.readouterr().err
+    (report,) = tmp_path.iterdir()
+    assert report.name.startswith("failed-") and message in report.read_text()
+
+
+def test_a_staged_name_is_no_way_out_of_the_folder(runner: Runner, tmp_path: Path) -> None:
+    runner.stage("../../escape.txt", b"x")
+    address = runner.info.artifact_endpoint.url
+    assert boot.fetch(runner.info.dependencies, address, tmp_path, []) == ["escape.txt"]
+    assert (tmp_path / "escape.txt").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize(("end", "how"), [("raise SystemExit(3)", "status 3"), ("os.kill(os.getpid(), 9)", "signal 9")])
+def test_a_worker_that_dies_is_reported_as_dead_not_as_never_started(
+    start: Callable[..., Any], tmp_path: Path, end: str, how: str
+) -> None:
+    done = start(f"import os; {end}")
+    assert done.returncode != 0 and f"the worker process ended with {how}" in done.stderr
+    (report,) = (tmp_path / "boot").iterdir()
+    assert report.name.startswith("died-")
+
+
+def test_services_that_do_not_answer_are_an_error_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boot, "RPC_SECONDS", 0.3)
+    monkeypatch.setenv(boot.FOLDER_VARIABLE, str(tmp_path))
+    assert boot.main(["--id=w", "--provision_endpoint=localhost:1"]) == 1
+    (report,) = tmp_path.iterdir()
+    assert "the runner's services do not answer" in report.read_text()
+
+
+def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", boot.__file__, "--id=w", "--provision_endpoint=localhost:1"],
+        env={boot.FOLDER_VARIABLE: str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0 and "has no Apache Beam" in done.stderr
+    (report,) = tmp_path.iterdir()
+    assert report.name.startswith("failed-")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel of Linux is what ends the worker")
+def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path) -> None:
+    """Runners end a worker with SIGKILL, which the boot program cannot pass on."""
+    code = (
+        "import sys; from pipelines.runners import boot\n"
+        "import subprocess, os\n"
+        "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
+        " preexec_fn=lambda me=os.getpid(): boot._die_with(me))\n"
+        "print(p.pid, flush=True); p.wait()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+    )
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    for _ in range(200):
+        try:
+            if b"Z" in Path(f"/proc/{worker}/stat").read_bytes().rsplit(b")", 1)[1][:3]:
+                return
+        except FileNotFoundError:
+            return
+        time.sleep(0.05)
+    pytest.fail("the worker is still there")
+
+
+def test_options_that_runners_add_are_not_in_the_way() -> None:
+    found = boot._options(["--id=w", "--provision_endpoint=a:1", "--semi_persist_dir=/x", "--control_endpoint=b:2"])
+    assert isinstance(found, argparse.Namespace) and found.control_endpoint == "b:2"

@@ -1,0 +1,226 @@
+"""RUNNER=dataflow without a cloud: the real DataflowRunner stages every stage of a run, and what it staged is run.
+
+Beam's DataflowRunner builds and stages each job against a local endpoint where nobody listens. Then the staged job (the
+graph and the source package, nothing else of the project) runs in a python that holds Beam and the libraries only.
+Stage by stage the rows come to equal those of the local run. A negative control leaves a package out.
+
+What this does not show: rights and quotas, autoscaling, the container image and its system packages, reading and
+writing gs:// from workers, Dataflow's own fusion, shuffle and retries.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.runners import RunnerError, make_backend
+from pipelines.runners.beam_options import option_values
+
+from .conftest import clean_environment, python_without_us
+
+REPLAY = Path(__file__).with_name("replay.py")
+CLOUD = ["--project=p", "--region=europe-west4", "--temp_location=gs://bucket/tmp"]
+IMAGE = "--sdk_container_image=europe-docker.example/p/r/filters:1"
+
+
+@pytest.fixture
+def with_gcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if Beam's Google Cloud part were installed: only its presence is asked for by what is tested with this."""
+    name = "apache_beam.runners.dataflow.internal.apiclient"
+    module = type(sys)(name)
+    import apache_beam.runners.dataflow.internal as package
+
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(package, "apiclient", module, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "message"),
+    [
+        ([], "gs://bucket/out", "needs --project; see deploy/dataflow/README.md"),
+        (CLOUD[:1], "gs://bucket/out", "needs --region"),
+        (CLOUD[:2], "gs://bucket/out", "needs --temp_location"),
+        (CLOUD, "gs://bucket/out", "needs --sdk_container_image"),
+        ([*CLOUD, IMAGE], "out/sample", "OUTPUT out/sample is on this machine; RUNNER=dataflow needs object storage"),
+        ([*CLOUD[:2], "--temp_location=/tmp/x", IMAGE], "gs://bucket/out", "--temp_location /tmp/x is on this machine"),
+        (
+            [*CLOUD, IMAGE, "--template_location=gs://bucket/t.json"],
+            "out/sample",
+            "OUTPUT out/sample is on this machine",
+        ),
+    ],
+)
+def test_what_a_cloud_needs_is_asked_for_before_anything_starts(
+    with_gcp: None, arguments: list[str], output: str, message: str
+) -> None:
+    with pytest.raises(RunnerError) as refused:
+        make_backend("dataflow", arguments).check(output)
+    assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_enough_is_enough(with_gcp: None) -> None:
+    make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
+
+
+def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
+    monkeypatch.delattr("apache_beam.runners.dataflow.internal.apiclient", raising=False)
+    with pytest.raises(RunnerError, match=r"needs Beam's Google Cloud part .*pip install '\.\[gcp\]'"):
+        make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
+
+
+def test_options_of_a_stage() -> None:
+    backend = make_backend("dataflow", [*CLOUD, IMAGE, "--max_num_workers=50", "--worker_machine_type=n2-standard-16"])
+    assert backend.default_workers() == 50
+    assert backend.hints["spotting"] == {"min_ram": "4GB"}
+    values = option_values(backend.job_flags("spotting"))  # type: ignore[attr-defined]
+    assert values["staging_location"] == "gs://bucket/tmp/staging"
+    assert str(values["job_name"]).startswith("diht-spotting-2")
+    assert values["save_main_session"] is False and values["number_of_worker_harness_threads"] == 1
+    named = make_backend("dataflow", [*CLOUD, IMAGE, "--job_name=mine", "--staging_location=gs://other"])
+    values = option_values(named.job_flags("captions"))  # type: ignore[attr-defined]
+    assert (values["job_name"], values["staging_location"]) == ("mine", "gs://other")
+
+
+# ---- the real runner, and what it staged
+
+
+@pytest.fixture(scope="session")
+def gcp_python() -> Path:
+    """A python with Beam's Google Cloud part beside all of this environment's libraries, made once and kept in the
+    cache folder (330 MB, a minute): too big for the development environment. Skips where it cannot be had."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "diht"
+    asked = os.environ.get("DIHT_GCP_PYTHON")
+    if asked:
+        return Path(asked)
+    folder = cache / f"gcp-python{sys.version_info.major}.{sys.version_info.minor}"
+    python = python_without_us(folder)
+    probe = [str(python), "-c", "from apache_beam.runners.dataflow.internal import apiclient"]
+    if subprocess.run(probe, capture_output=True, check=False, env=clean_environment()).returncode:
+        pip = [str(python), "-m", "pip", "install", "--quiet", "apache-beam[gcp]==2.77.0"]
+        done = subprocess.run(pip, capture_output=True, text=True, check=False, env=clean_environment())
+        if done.returncode:
+            pytest.skip(f"apache-beam[gcp] cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    return python
+
+
+@pytest.fixture(scope="module")
+def manifest(
+    with_pictures: Callable[..., list[dict[str, Any]]],
+    tsv: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("dataflow")
+    path = tsv(folder / "manifest.tsv", with_pictures(folder / "pictures", 40))
+    with open(path, "ab") as file:
+        file.write(b"a line of one field\n")
+    return path
+
+
+def stage(
+    python: Path, filter_command: Callable[..., Any], manifest: Path, output: Path, staged: Path, setup: Path
+) -> Any:
+    """Let DataflowRunner stage the next stage of a run into a folder."""
+    return filter_command(
+        "--dataset=custom",
+        f"--input={manifest}",
+        f"--output={output}",
+        "--unit-rows=10",
+        "--runner=dataflow",
+        "--project=p",
+        "--region=europe-west4",
+        "--no_auth",
+        "--dataflow_endpoint=http://localhost:1",
+        f"--temp_location={staged}/temp",
+        f"--staging_location={staged}/staging",
+        f"--template_location={staged}/template.json",
+        f"--setup_file={setup}",
+        python=python,
+    )
+
+
+def replay(python: Path, staged: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [python, "-P", REPLAY, staged / "staging"],
+        cwd="/",
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
+    gcp_python: Path,
+    bare_python: Path,
+    manifest: Path,
+    project_copy: Callable[..., Path],
+    filter_command: Callable[..., Any],
+    tables_of: Callable[[Path], Any],
+    ocr_models: None,
+    tmp_path: Path,
+) -> None:
+    output, setup = tmp_path / "out", project_copy()
+    names = []
+    for number in range(8):
+        staged = tmp_path / f"job{number}"
+        done = stage(gcp_python, filter_command, manifest, output, staged, setup)
+        assert done.returncode == 0, done.stderr
+        if "results in" in done.stdout:
+            break
+        told = re.search(rf"stage (\w+) is staged as template {staged}/template.json; nothing was started", done.stdout)
+        assert told, done.stdout
+        name = told[1]
+        names.append(name)
+        template = json.loads((staged / "template.json").read_text())
+        text = json.dumps(template)
+        assert "use_runner_v2" in text and f"diht-{name}-" in text and "pipeline.pb" in text
+        assert (staged / "staging" / "pipeline.pb").stat().st_size < 1_000_000
+
+        ran = replay(bare_python, staged)
+        assert ran.returncode == 0, ran.stderr[-4000:]
+        said = json.loads(ran.stdout.splitlines()[-1])
+        assert said["state"] == "DONE" and said["staged code only"] and said["where"], said
+        assert all(
+            one["image"].endswith("beam_python3.11_sdk:2.77.0") for one in said["environments"]
+        ) or sys.version_info[:2] != (3, 11)
+        hints = [one["hints"] for one in said["environments"] if one["hints"]]
+        assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
+    assert names == ["captions", "spotting", "decide", "export"]
+
+    local = tmp_path / "local"
+    done = filter_command("--dataset=custom", f"--input={manifest}", f"--output={local}", "--unit-rows=10")
+    assert done.returncode == 0, done.stderr
+    expected = tables_of(local)
+    assert {kind: len(rows) for kind, rows in expected.items() if not rows} == {}
+    assert tables_of(output) == expected
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_negative_control_a_package_left_out_is_staged_without_complaint_and_fails_when_run(
+    gcp_python: Path,
+    bare_python: Path,
+    manifest: Path,
+    project_copy: Callable[..., Path],
+    filter_command: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    done = stage(
+        gcp_python, filter_command, manifest, tmp_path / "out", tmp_path / "job", project_copy("filters.captions")
+    )
+    assert done.returncode == 0, done.stderr
+    ran = replay(bare_python, tmp_path / "job")
+    assert ran.returncode != 0
+    assert "ModuleNotFoundError: No module named 'filters.captions" in ran.stderr

@@ -1,0 +1,61 @@
+"""RUNNER=flink on a real cluster, rows as of the local run. Runs where the job-server jar is given; says so where not.
+
+The jar is published where not every machine reaches it. Give it as FLINK_JOB_SERVER_JAR and run
+`pytest -m flink tests/pipelines/runners/test_flink_submission.py`; the cluster is started and stopped by the test.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.runners.job_server_jar import VARIABLE, published_name
+
+from .conftest import REPOSITORY
+
+pytestmark = [
+    pytest.mark.flink,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        not os.environ.get(VARIABLE),
+        reason=f"NOT VERIFIED HERE: the submission to a real Flink. There is no job-server jar; set {VARIABLE} to "
+        f"{published_name('1.20')}",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """host:port of a Flink with two slots."""
+    state = tmp_path_factory.mktemp("flink") / "state"
+    script = [sys.executable, str(REPOSITORY / "deploy" / "flink" / "cluster.py")]
+    where = [f"--state={state}", "--port=18181", "--rpc-port=16223"]
+    subprocess.run([*script, "up", *where], check=True)
+    yield "localhost:18181"
+    subprocess.run([*script, "down", *where], check=True)
+
+
+@pytest.mark.parametrize("environment", ["PROCESS", "LOOPBACK"])
+def test_the_sample_runs_on_the_cluster(
+    cluster: str,
+    bare_python: Path,
+    environment: str,
+    filter_command: Callable[..., Any],
+    tables_of: Callable[[Path], Any],
+    ocr_models: None,
+    tmp_path: Path,
+) -> None:
+    jar = {VARIABLE: os.environ[VARIABLE]}
+    how = ["--runner=flink", f"--flink_master={cluster}", f"--environment_type={environment}"]
+    how += [f"--worker-python={bare_python}"] if environment == "PROCESS" else []
+    done = filter_command("--unit-rows=30", f"--output={tmp_path}/flink", *how, **jar)
+    assert done.returncode == 0, done.stderr
+    local = filter_command("--unit-rows=30", f"--output={tmp_path}/local")
+    assert local.returncode == 0, local.stderr
+    assert tables_of(tmp_path / "flink") == tables_of(tmp_path / "local")

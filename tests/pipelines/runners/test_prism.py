@@ -1,0 +1,208 @@
+"""RUNNER=prism for real: Job API, artifact staging, worker processes of the boot program, rows as of the local run.
+
+The workers' python holds Beam and the libraries and not this project (see `bare_python`): what runs there was staged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.runners import RunnerError, make_backend
+
+from .conftest import REPOSITORY, clean_environment, killed_at_the_end
+
+MARK = "FILTERS_TEST_PRISM"
+
+
+def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PRISM", raising=False)
+    with pytest.raises(RunnerError, match=r"make prism.*go install .*cmd/prism@v2\.77\.0") as refused:
+        make_backend("prism").check("out")
+    assert "\n" not in str(refused.value)
+    monkeypatch.setenv("PRISM", str(tmp_path / "nothing"))
+    with pytest.raises(RunnerError, match="nothing is not there or not executable"):
+        make_backend("prism").check("out")
+    with pytest.raises(RunnerError, match="other is not there or not executable"):
+        make_backend("prism", [f"--prism_location={tmp_path}/other"]).check("out")
+
+
+@pytest.fixture(scope="module")
+def manifest(
+    with_pictures: Callable[..., list[dict[str, Any]]],
+    tsv: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("prism")
+    rows = with_pictures(folder / "pictures", 90)
+    rows[7]["image_path"] = "pictures/missing.png"
+    rows[8]["caption"] = ""
+    path = tsv(folder / "manifest.tsv", rows)
+    with open(path, "ab") as file:
+        file.write(b"a line of one field\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def arguments(manifest: Path) -> list[str]:
+    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10"]
+
+
+@pytest.fixture(scope="module")
+def local(
+    arguments: list[str],
+    filter_command: Callable[..., Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    ocr_models: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the run on this machine."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    done = filter_command(*arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    tables: dict[str, list[dict[str, Any]]] = tables_of(output)
+    assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, "the comparison would be of nothing"
+    return tables
+
+
+@pytest.mark.cluster
+def test_what_was_staged_is_enough_and_gives_the_rows_of_the_local_run(
+    prism: Path,
+    bare_python: Path,
+    arguments: list[str],
+    local: dict[str, Any],
+    filter_command: Callable[..., Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "out"
+    how = ["--runner", "prism", "--worker-python", bare_python]
+    done = filter_command(*arguments, "--output", output, *how, PRISM=str(prism))
+    assert done.returncode == 0, done.stderr
+    assert tables_of(output) == local
+    log = (output / "work" / "workers.log").read_text(encoding="utf-8", errors="replace")
+    starts = [line for line in log.splitlines() if "boot: worker" in line]
+    assert len(starts) >= 4 and all("diht-" in line and ".whl" in line for line in starts), "each stage was staged to"
+    again = filter_command(*arguments, "--output", output, *how, PRISM=str(prism))
+    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+
+
+@pytest.mark.cluster
+def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_which(
+    prism: Path,
+    bare_python: Path,
+    arguments: list[str],
+    project_copy: Callable[..., Path],
+    filter_command: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    """Without it nothing shows that the workers have no other copy of the project at hand."""
+    setup = project_copy("filters.captions")
+    done = filter_command(
+        *arguments,
+        "--output",
+        tmp_path / "out",
+        "--runner",
+        "prism",
+        "--worker-python",
+        bare_python,
+        "--setup_file",
+        setup,
+        PRISM=str(prism),
+    )
+    assert done.returncode == 1
+    assert "No module named 'filters.captions" in done.stderr
+    assert "error: captions: the job failed" in done.stderr.splitlines()[-1] or "error:" in done.stderr
+
+
+@pytest.mark.cluster
+def test_a_python_without_beam_is_an_error_and_not_a_hang(
+    prism: Path, arguments: list[str], filter_command: Callable[..., Any], tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    how = ["--runner", "prism", "--worker-python", python]
+    done = filter_command(*arguments, "--output", tmp_path / "out", *how, PRISM=str(prism))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: captions: a worker could not be started") and "has no Apache Beam" in last
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[list[Any], Path], subprocess.Popen[str]]]:
+    """Starts the command with a mark in its environment, which all that it starts inherits."""
+
+    with contextlib.ExitStack() as stack:
+
+        def run(arguments: list[Any], prism: Path) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines", *map(str, arguments)],
+                cwd=REPOSITORY,
+                env=clean_environment(PRISM=str(prism), **{MARK: str(tmp_path)}),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            return stack.enter_context(killed_at_the_end(process))
+
+        yield run
+
+
+def workers_of(mark: str) -> list[int]:
+    """Process ids of the Beam workers that carry a mark."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{MARK}={mark}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                command = (entry / "cmdline").read_bytes().split(b"\0")
+                if b"apache_beam.runners.worker.sdk_worker_main" in command:
+                    found.append(int(entry.name))
+    return found
+
+
+@pytest.mark.cluster
+@pytest.mark.kill
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are found in /proc")
+@pytest.mark.parametrize("stage", ["captions", "spotting"])
+def test_a_worker_killed_in_the_middle_and_the_same_command_again_give_the_rows_of_the_local_run(
+    prism: Path,
+    bare_python: Path,
+    arguments: list[str],
+    local: dict[str, Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path: Path,
+    start: Callable[[list[Any], Path], subprocess.Popen[str]],
+    stage: str,
+) -> None:
+    output = tmp_path / "out"
+    command = [*arguments, "--output", output, "--runner", "prism", "--worker-python", bare_python]
+    first = start(command, prism)
+    commits = output / "work" / stage / "commits"
+    while len(list(commits.glob("[!.]*.json"))) < 2:
+        assert first.poll() is None, first.communicate()[0]
+        time.sleep(0.01)
+    for worker in workers_of(str(tmp_path)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+    said, _ = first.communicate(timeout=200)
+    done = len(list(commits.glob("[!.]*.json")))
+    assert first.returncode == 1 and f"error: {stage}: the job failed" in said, said
+    assert done >= 2
+    assert not workers_of(str(tmp_path)), "no worker is left running"
+
+    second = start(command, prism)
+    said, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, said
+    assert "units are done already" in said or done == len(list(commits.glob("[!.]*.json")))
+    assert tables_of(output) == local

