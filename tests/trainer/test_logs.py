@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer import logs as module
 from trainer.config import LogSettings
 from trainer.logs import MissingTracker, RunLog, duration
 from trainer.progress import Progress
@@ -34,7 +33,7 @@ def test_each_step_appears_once_after_a_resume(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingTracker, match=r"pip install wandb"):
         opened(tmp_path, wandb="project")
 
