@@ -29,6 +29,8 @@ WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run agai
 MODEL   ?= reference#       a folder that was exported, an architecture of open_clip, or reference: real weights offline
 TASKS   ?= demo#            demo, diht29, a YAML file, or names of tasks, comma-separated
 TASK    ?=#                 for `make bench-data`: what to fetch (demo, diht29, names, reference)
+A       ?=#                 for `make compare`: results of one model, a folder of `make bench`
+B       ?=#                 and of another; the comparison is written into the second
 
 ##@ Other variables
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
@@ -37,7 +39,7 @@ EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev#  what `make setup` 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners lint bench-filter bench-scale bench-train bench bench-data bench-eval flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
+.PHONY: help setup filter pilot concepts train test test-all test-runners lint bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
 
 comma := ,
 VENV := .venv
@@ -128,8 +130,12 @@ bench: env-bench ## Evaluate a model (MODEL, TASKS, OUTPUT); nothing is download
 bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetched
 	@set -f; $(PY) -m eval.fetch$(call option,--task,$(TASK)) $(ARGS)
 
-bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark
+compare: env-bench ## Test two models against each other on the same items (A, B)
+	@set -f; $(PY) -m eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
+
+bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark, probes beside scikit-learn
 	@$(PY) -m benchmarks.evaluation $(ARGS)
+	@$(PY) -m benchmarks.probe
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -136,7 +136,7 @@ def speed(options: argparse.Namespace) -> bool:
                     began = time.perf_counter()
                     value = work(repeat)
                     seconds.setdefault(f"{what}, {side}", []).append(time.perf_counter() - began)
-                    found.setdefault(what, set()).add(round(value, 6))
+                    found.setdefault(what, set()).add(round(value, 4))
         kept = cache(0)
         evaluate_classification(TASK, task, kept)
         began = time.perf_counter()

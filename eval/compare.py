@@ -21,6 +21,7 @@ import numpy as np
 from eval.errors import DataBroken, EvalError, WrongUse
 from eval.files import publish_json, published, read_json
 from eval.items import is_mean, metric_of, read_items
+from eval.report.text import cell
 from eval.results import Items
 from eval.statistics import (
     Floats,
@@ -43,7 +44,7 @@ NOT_SEED_NOISE = (
     "(DataComp). Comparing recipes takes several seeds of each."
 )
 SAME_DATA = ("pictures_sha256", "labels_sha256")
-IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds")
+IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
 """Parts of the protocol that may differ: they are the model's own."""
 
 
@@ -285,8 +286,8 @@ def to_markdown(comparison: Comparison) -> str:
 
 
 def _table_row(found: TaskComparison) -> str:
-    start = f"| {found.task} | {found.metric} | {_percent(found.a)} | {_percent(found.b)} |"
-    note = found.note.replace("|", "\\|")
+    start = f"| {cell(found.task)} | {cell(found.metric)} | {_percent(found.a)} | {_percent(found.b)} |"
+    note = cell(found.note)
     if found.difference is None:
         return f"{start} | | | | | not compared: {note} |"
     ends = f"[{_points(found.low)}, {_points(found.high)}]"
@@ -322,6 +323,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
     try:
         options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        for name, folder in (("A", options.a), ("B", options.b)):
+            if not folder.name:
+                raise WrongUse(f"{name} is missing; say `make compare A=out/bench/one B=out/bench/other`")
         if options.a.resolve() == options.b.resolve():
             raise WrongUse(f"A and B are the same folder, {options.a}")
         comparison = compare(options.a, options.b)

@@ -33,7 +33,9 @@ def published(path: Path) -> Iterator[Path]:
 def publish_json(path: Path, value: Any) -> None:
     """Write `value` as JSON; not-a-number is an error, since other programs could not read it."""
     with published(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+        # Lone surrogates, which file names can hold, become escapes that JSON knows.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ import torch
 from eval.errors import ModelError, WrongUse
 from eval.files import sha256_of
 from eval.models.model import Model, weights_hash
+from eval.models.short_texts import can_shorten, encode_short
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
@@ -54,7 +55,9 @@ class OpenClipModel(Model):
             "precision": precision,
             "device": device,
         }
+        self._short = False
         self.width = int(self.texts(["width"]).shape[1])
+        self._short = can_shorten(self._model, self._tokens(["a cat", "a photo of the number 7, on a long road"]))
 
     def _autocast(self) -> Any:
         if self._precision == "fp32":
@@ -69,7 +72,11 @@ class OpenClipModel(Model):
     @torch.inference_mode()
     def _texts(self, texts: Sequence[str]) -> torch.Tensor:
         with self._autocast():
-            return self._model.encode_text(self._tokenizer(list(texts)).to(self._device))
+            tokens = self._tokens(texts)
+            return encode_short(self._model, tokens) if self._short else self._model.encode_text(tokens)
+
+    def _tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        return self._tokenizer(list(texts)).to(self._device)
 
     def truncated(self, texts: Sequence[str]) -> int:
         room = int(self.record["context_length"])

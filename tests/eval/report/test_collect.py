@@ -1,0 +1,136 @@
+"""Examples are of the items that were measured, with the pictures, captions and answers that belong to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.data import Memo, open_task
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from eval.group import Group
+from eval.report.collect import MOST, NEAREST, chosen, collect_examples, examples_of
+from eval.report.examples import Answered, Confusion, FoundPictures, FoundTexts
+from eval.results import Items
+from eval.retrieval import evaluate_retrieval
+from eval.tasks import Source, Task
+from eval.vqa import evaluate_vqa
+from eval.zeroshot import evaluate_classification
+from tests.eval.conftest import COLOURS, picture
+
+
+def task(name: str, kind: str, metric: str, direction: str | None = None) -> Task:
+    return Task(
+        name=name,
+        kind=kind,  # type: ignore[arg-type]
+        title=name,
+        metric=metric,
+        licence="CC0-1.0",
+        get="paint some",
+        direction=direction,
+        sources=(Source(layout="webdataset", path=name),),
+    )
+
+
+def items_of(kept: Items | None) -> Items:
+    assert kept is not None
+    return kept
+
+
+def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo) -> None:
+    colours = task("colours", "classification", "top1")
+    data = open_task(colours, colour_set(n=24), memo)
+    items = items_of(evaluate_classification(colours, data, cache).items)
+    found = examples_of(colours, data, items, cache)
+    assert data.labels is not None and found
+    names, shares = list(COLOURS), []
+    for one in found:
+        assert isinstance(one, Confusion)
+        index = items.keys.tolist().index(one.key)
+        label, predicted = int(data.labels[index]), int(items.predicted[index])
+        assert (one.label, one.predicted) == (names[label], names[predicted]) and label != predicted
+        assert np.array_equal(np.asarray(one.picture), np.asarray(data.pictures.open(index)))
+        of_label = data.labels == label
+        shares.append(one.share)
+        assert one.share == pytest.approx((items.predicted[of_label] == predicted).mean())
+    assert shares == sorted(shares, reverse=True)  # classes are of one size here
+
+
+@pytest.fixture
+def captioned(tmp_path: Path) -> Path:
+    samples = (
+        (
+            f"s{index:02d}",
+            {"jpg": jpeg(picture(list(COLOURS)[index % 3], index)), "txt": f"thing {index}\nobject {index}"},
+        )
+        for index in range(9)
+    )
+    write_webdataset(tmp_path / "data" / "things", samples, kind="retrieval")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
+def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, memo: Memo, direction: str) -> None:
+    things = task("things", "retrieval", "recall@1", direction)
+    data = open_task(things, captioned, memo)
+    items = items_of(evaluate_retrieval(things, data, cache, Group()).items)
+    found = examples_of(things, data, items, cache)
+    assert len(found) == MOST
+    for one in found:
+        assert isinstance(one, FoundTexts | FoundPictures)
+        nearest = one.texts if isinstance(one, FoundTexts) else one.pictures
+        cosines, right = [cosine for _, cosine, _ in nearest], [hit for _, _, hit in nearest]
+        assert len(nearest) == NEAREST and cosines == sorted(cosines, reverse=True)
+        assert right[0] == (one.rank == 1) and any(right) == (one.rank <= NEAREST)
+        if isinstance(one, FoundTexts):
+            number = int(one.key[1:])
+            assert [hit for _, _, hit in one.texts] == [text.endswith(f" {number}") for text, _, _ in one.texts]
+
+
+def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Path, memo: Memo) -> None:
+    asked = [
+        {
+            "key": f"q{n}",
+            "question": "Is it red?",
+            "kind": "yes/no",
+            "answers": ["yes"] * 10,
+            "candidates": ["yes", "no"],
+        }
+        for n in range(4)
+    ]
+    samples = ((f"s{n}", {"jpg": jpeg(picture("red", n)), "json": questions_member([asked[n]])}) for n in range(4))
+    write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
+    questions = task("asked", "vqa", "soft_accuracy")
+    data = open_task(questions, tmp_path / "data", memo)
+    items = items_of(evaluate_vqa(questions, data, cache).items)
+    found = examples_of(questions, data, items, cache)
+    assert len(found) == 4
+    for one in found:
+        assert isinstance(one, Answered)
+        assert one.question == "Is it red?" and one.right == "yes" and one.score == float(one.predicted == "yes")
+
+
+def test_only_measured_tasks_have_examples(
+    cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo, tmp_path: Path
+) -> None:
+    colours, other = task("colours", "classification", "top1"), task("other", "classification", "top1")
+    root = colour_set(n=24)
+    outcome = evaluate_classification(colours, open_task(colours, root, memo), cache)
+    items_of(outcome.items).write(tmp_path / "out" / "items" / "colours.npz")
+    rows = [result.row() for result in outcome.results]
+    found = collect_examples(
+        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Group()
+    )
+    assert list(found) == ["colours"]
+
+
+@pytest.mark.parametrize(("right", "wrong"), [(0, 50), (50, 0), (3, 1), (50, 50), (1, 0)])
+def test_a_third_of_the_examples_are_hits_where_there_are_enough(right: int, wrong: int) -> None:
+    hits = np.repeat([1.0, 0.0], [right, wrong])
+    picked = chosen(hits)
+    assert len(picked) == len(set(picked)) == min(MOST, right + wrong)
+    if right >= MOST and wrong >= MOST:
+        assert hits[picked].sum() == MOST // 3

@@ -1,0 +1,291 @@
+"""The report: every number once with its interval, self-contained, and safe whatever captions and keys say."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval.report import Answered, Confusion, FoundPictures, FoundTexts, write_report
+from eval.report.charts import MARKS, draw_curves, interval_bar
+from eval.report.data import group_few_shot, group_tasks
+from eval.report.references import few_shot_references, references
+from eval.report.text import attribute, cell, percent, plain
+from eval.results import Items
+from eval.tasks import load_suite
+
+HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800|"
+VOID = {"meta", "img", "br", "hr"}
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes and the text of the page, and whether all are closed in order."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def row(
+    task: str, metric: str = "top1", value: float | None = 0.5, kind: str = "classification", **protocol: Any
+) -> dict[str, Any]:
+    return {
+        "task": task,
+        "kind": kind,
+        "metric": metric,
+        "value": value,
+        "low": None if value is None else max(0.0, value - 0.05),
+        "high": None if value is None else min(1.0, value + 0.05),
+        "n": 0 if value is None else 400,
+        "protocol": {
+            "data": {"title": f"The {task} set"},
+            "model": {"name": "tiny"},
+            "software": {"numpy": "2"},
+            "metric": metric,
+            "chance": 0.1,
+            **protocol,
+        },
+    }
+
+
+def few_shot_rows(task: str = "cats", methods: tuple[str, ...] = ("zero-shot", "probe")) -> list[dict[str, Any]]:
+    rows = []
+    for number, method in enumerate(methods):
+        for k in (1, 4, 16):
+            choice = {
+                "method": method,
+                "shots": k,
+                "seed": 0,
+                "chosen": {"delta": 0.25 * number},
+                "selected_on": "support_cv",
+                "converged": True,
+            }
+            own = {
+                "method": method,
+                "shots": k,
+                "metric": "top1",
+                "std_over_seeds": 0.02,
+                "choices": [choice],
+                "seeds": [0, 1, 2],
+            }
+            rows.append(row(task, f"top1, {method}, {k} shots", 0.4 + 0.02 * k * number, "few_shot", few_shot=own))
+    return rows
+
+
+def picture() -> Image.Image:
+    return Image.new("RGB", (300, 200), (40, 90, 120))
+
+
+def written(folder: Path, rows: list[dict[str, Any]], **more: Any) -> tuple[Tags, str]:
+    write_report(rows, folder, **more)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert not tags.open
+    return tags, page
+
+
+class TestPage:
+    def test_every_task_once_with_value_interval_and_n(self, tmp_path: Path) -> None:
+        rows = [row("cats", value=0.612), row("cats", "mean_per_class", 0.587), row("dogs", value=0.25)]
+        tags, page = written(tmp_path, rows)
+        for task in ("cats", "dogs"):
+            assert len(re.findall(rf'<span class="key"><bdi dir="auto">{task}</bdi>', page)) == 1
+        for shown in ("61.2", "58.7", "56.2 \u2013 66.2", "400", "mean_per_class"):
+            assert shown in tags.text
+        bars = [attrs["aria-label"] for tag, attrs in tags.tags if attrs.get("class") == "track"]
+        assert "61.2 %, 95 % interval 56.2 to 66.2" in bars
+
+    def test_loads_nothing(self, tmp_path: Path) -> None:
+        examples = {"cats": [Confusion(picture=picture(), key="k", label="cat", predicted="dog", share=0.5)]}
+        tags, page = written(tmp_path, [row("imagenet1k"), *few_shot_rows()], examples=examples)
+        assert "http" not in re.sub(r"http-equiv", "", page)
+        policy = next(attrs["content"] for tag, attrs in tags.tags if "http-equiv" in attrs)
+        assert policy is not None and policy.startswith("default-src 'none'; img-src data:")
+        assert not {tag for tag, _ in tags.tags} & {"script", "link", "iframe", "object", "form"}
+        for _, attrs in tags.tags:
+            assert (attrs.get("src") or "data:").startswith("data:")
+            assert str(attrs.get("href", "#")).startswith("#")
+
+    def test_text_of_strangers_is_text(self, tmp_path: Path) -> None:
+        examples = {
+            "t": [
+                Confusion(picture=picture(), key=HOSTILE, label=HOSTILE, predicted=HOSTILE, share=0.5),
+                FoundTexts(picture=picture(), key=HOSTILE, texts=[(HOSTILE, 0.3, True)], rank=1),
+                FoundPictures(text=HOSTILE, pictures=[(picture(), 0.3, False)], rank=7),
+                Answered(picture=picture(), key=HOSTILE, question=HOSTILE, predicted=HOSTILE, right=HOSTILE, score=0.0),
+            ]
+        }
+        hostile = row("t", metric=HOSTILE, data={"title": HOSTILE, HOSTILE: [HOSTILE]}, model={"name": HOSTILE})
+        lost = row("u", value=None, missing=HOSTILE)
+        tags, page = written(tmp_path, [hostile, lost], examples=examples)
+        assert not [tag for tag, attrs in tags.tags if tag == "script" or "onerror" in attrs]
+        assert "\u202e" not in page and "\x00" not in page and "[U+202E]" in page
+        assert sum(tag == "img" for tag, _ in tags.tags) == 4
+        assert json.loads((tmp_path / "results.json").read_text())[0]["metric"] == HOSTILE
+
+    def test_the_protocol_of_every_number_can_be_read(self, tmp_path: Path) -> None:
+        rows = [
+            row("cats", "recall@1", kind="retrieval", caption_template="{}"),
+            row("cats", "recall@1 (a photo of {}.)", kind="retrieval", caption_template="a photo of {}."),
+        ]
+        tags, _ = written(tmp_path, rows)
+        assert "data.title" in tags.text and "model.name" in tags.text
+        assert tags.text.count("caption_template") == 2 and tags.text.count("model.name") == 1
+
+    def test_data_not_at_hand_is_a_row_and_in_no_average(self, tmp_path: Path) -> None:
+        rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not at hand: buy it")]
+        tags, _ = written(tmp_path, rows)
+        assert "data not at hand: buy it" in tags.text
+        assert "Average of 2 tasks" in tags.text and "1 not at hand left out" in tags.text and "50.0" in tags.text
+        assert "2 tasks measured, 1 without a number" in tags.text
+
+    def test_averages_have_intervals_where_items_are_kept(self, tmp_path: Path) -> None:
+        generator = np.random.default_rng(0)
+        rows = []
+        for name in ("a", "b"):
+            hits = generator.integers(0, 2, size=400).astype(float)
+            zeros = np.zeros(400, dtype=int)
+            Items(
+                keys=np.arange(400).astype(str), hits=hits, clusters=np.arange(400), predicted=zeros, label=zeros
+            ).write(tmp_path / "items" / f"{name}.npz")
+            rows.append(row(name, value=float(hits.mean())))
+        written(tmp_path, rows)
+        line = next(line for line in (tmp_path / "results.md").read_text().splitlines() if "average of 2" in line)
+        low, high = (float(end) for end in line.split("|")[4].split("\u2013"))
+        assert low < 50 < high and high - low == pytest.approx(100 * 2 * 1.96 * np.sqrt(0.25 / 800), rel=0.15)
+
+    def test_published_numbers_stand_beside_ours_with_what_differs(self, tmp_path: Path) -> None:
+        rows = [row("imagenet1k", value=0.66), row("coco_t2i", "recall@1 (a photo of {}.)", 0.4, "retrieval")]
+        tags, _ = written(tmp_path, rows)
+        assert "DiHT B/32" in tags.text and "68.0" in tags.text and "-2.0" in tags.text
+        assert "a photo of {}.', to be compared" in tags.text
+
+    def test_tasks_without_published_numbers_say_so(self, tmp_path: Path) -> None:
+        tags, _ = written(tmp_path, [row("cats")])
+        assert "None of these tasks has published numbers" in tags.text
+
+    def test_an_empty_run_is_a_page(self, tmp_path: Path) -> None:
+        tags, _ = written(tmp_path, [])
+        assert "no zero-shot tasks" in tags.text
+        assert json.loads((tmp_path / "results.json").read_text()) == []
+
+
+class TestFewShot:
+    def test_curves_table_and_choices(self, tmp_path: Path) -> None:
+        tags, _ = written(tmp_path, [row("cats"), *few_shot_rows()])
+        assert sum(tag == "svg" for tag, _ in tags.tags) == 1
+        assert "72.0 \u00b1 2.0" in tags.text and "delta 0.25" in tags.text and "support_cv" in tags.text
+        assert sum(tag == "circle" for tag, _ in tags.tags) == 6
+
+    @pytest.mark.parametrize("count", [1, 3, MARKS + 2])
+    def test_names_do_not_cover_each_other(self, count: int) -> None:
+        ((table,), _) = group_few_shot(few_shot_rows(methods=tuple(f"m{number}" for number in range(count))))
+        for point in table.points.values():
+            point["value"] = 0.5  # type: ignore[index]
+        names = [float(y) for y in re.findall(r'c-name[^>]* y="([\d.]+)"', draw_curves(table))]
+        assert len(names) == count and np.diff(sorted(names)).min(initial=99) >= 14.9
+
+    def test_points_lie_where_their_values_are(self) -> None:
+        ((table,), _) = group_few_shot(few_shot_rows())
+        dots = re.findall(r'cx="([\d.]+)" cy="([\d.]+)" r="3.4"><title>probe', draw_curves(table))
+        xs, ys = [float(x) for x, _ in dots], [float(y) for _, y in dots]
+        assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.2)  # 1, 4, 16 on a logarithmic axis
+        assert ys == sorted(ys, reverse=True)
+        assert (ys[0] - ys[1]) / (ys[1] - ys[2]) == pytest.approx(0.06 / 0.24, abs=0.02)
+
+    def test_shots_that_cannot_be_drawn_are_said(self, tmp_path: Path) -> None:
+        lost = row("cats", "few-shot", None, "few_shot", missing="training split: data not at hand")
+        tags, _ = written(tmp_path, [row("cats"), lost])
+        assert "training split: data not at hand" in tags.text
+        assert "training split" in (tmp_path / "results.md").read_text()
+
+
+class TestFiles:
+    def test_results_json_is_the_contract(self, tmp_path: Path) -> None:
+        rows = [row("cats"), *few_shot_rows()]
+        write_report(rows, tmp_path)
+        assert json.loads((tmp_path / "results.json").read_text()) == rows
+
+    def test_markdown_has_every_number(self, tmp_path: Path) -> None:
+        write_report([row("cats", value=0.612), row("a|b", value=0.25), *few_shot_rows()], tmp_path)
+        text = (tmp_path / "results.md").read_text()
+        assert "| cats | top1 | **61.2** | 56.2 \u2013 66.2 | 400 |" in text and "| a\\|b |" in text
+        assert "| probe | 42.0 \u00b1 2.0 | 48.0 \u00b1 2.0 | 72.0 \u00b1 2.0 |" in text
+
+    def test_a_row_without_a_column_is_refused_and_nothing_written(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"result 0 .* lacks low, high"):
+            write_report([{name: value for name, value in row("a").items() if name not in ("low", "high")}], tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestReferences:
+    def test_every_key_is_a_task_and_metric_of_the_suite(self) -> None:
+        from eval.report.references import _raw
+
+        tasks = {task.name: task for task in load_suite("diht29").tasks}
+        for entry in _raw()["models"]:
+            for task, numbers in entry["numbers"].items():
+                for metric, value in numbers.items():
+                    name, _, template = metric.partition(" (")
+                    assert name == tasks[task].metric, f"{entry['model']}, {task}"
+                    assert not template or template.removesuffix(")") in tasks[task].caption_templates
+                    assert 0 < value < 100
+            assert entry["source"] in _raw()["sources"]
+        for entry in _raw()["few_shot"]:
+            assert entry["task"] in tasks and entry["source"] in _raw()["sources"]
+
+    def test_every_source_says_how_it_differs(self) -> None:
+        zero_shot, few_shot = references("imagenet1k", "classification", "top1"), few_shot_references("imagenet1k")
+        assert len(zero_shot) == 14 and len(few_shot) == 14
+        assert all(one.source and one.differs for one in zero_shot)
+        assert all(one.source and one.differs for one in few_shot)
+
+    def test_the_authors_numbers(self) -> None:
+        found = {one.model: one.value for one in references("imagenet1k", "classification", "top1")}
+        assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [68.0, 72.2, 77.0, 77.9]
+
+
+class TestText:
+    def test_hidden_characters_are_spelled_out(self) -> None:
+        assert plain("a\u202eb\nc\x00") == "a[U+202E]b c[U+0000]"
+        assert plain("x" * 500, 10) == "x" * 9 + "\u2026"
+        assert attribute('<"&') == "&lt;&quot;&amp;"
+        assert cell("a|b\\") == "a\\|b\\\\"
+
+    def test_percent(self) -> None:
+        assert (percent(0.1234), percent(None), percent(1.0, 0)) == ("12.3", "\u2013", "100")
+
+    def test_bars_stay_inside(self) -> None:
+        assert "left:100.00%" in interval_bar(1.0, 0.99, 1.0, None) and "chance" not in interval_bar(
+            0.5, None, None, None
+        )
+
+
+def test_grouping_keeps_the_order_of_the_run() -> None:
+    rows = [row("b"), row("b", "top5"), row("a"), *few_shot_rows("a")]
+    assert [(task.task, len(task.rows)) for task in group_tasks(rows)] == [("b", 2), ("a", 1)]
