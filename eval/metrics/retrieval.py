@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 TILE_BYTES = 16 << 20
-BLOCK_ROWS = 8192
+BLOCK_ROWS = 2048
 
 
 class Rows(Protocol):
@@ -62,10 +62,11 @@ def image_to_text_ranks(
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"picture {int(np.argmin(np.diff(starts)))} has no caption to find")
-    found = []
+    blocks = tiles(images.count, captions.count) if part is None else part
+    tile, found = _Tile(blocks, captions.count), _Ranks(blocks)
     index = torch.arange(captions.count)
-    for block in tiles(images.count, captions.count) if part is None else part:
-        scores = _scores(images, block, captions)
+    for block in blocks:
+        scores = tile.scores(images, block, captions)
         # The positives of the block, flat, picture by picture and in order of index within each.
         flat = torch.from_numpy(order[starts[block.start] : starts[block.stop]])
         lengths = torch.from_numpy(np.diff(starts[block.start : block.stop + 1]))
@@ -81,8 +82,8 @@ def image_to_text_ranks(
             ahead += equal.sum(dim=1) - right
         else:
             ahead += equal.logical_and_(index < first[:, None]).sum(dim=1)
-        found.append(ahead.numpy())
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        found.append(ahead)
+    return found.ranks
 
 
 def text_to_image_ranks(
@@ -90,27 +91,48 @@ def text_to_image_ranks(
 ) -> np.ndarray:
     """0-based rank of each caption's picture among all pictures; arguments as in `image_to_text_ranks`, with `part`
     blocks of captions."""
-    found = []
+    blocks = tiles(captions.count, images.count) if part is None else part
+    tile, found = _Tile(blocks, images.count), _Ranks(blocks)
     index = torch.arange(images.count)
-    for block in tiles(captions.count, images.count) if part is None else part:
-        scores = _scores(captions, block, images)
+    for block in blocks:
+        scores = tile.scores(captions, block, images)
         right = torch.from_numpy(image_of[block.start : block.stop]).long()
         own = scores.gather(1, right[:, None])
         ahead = (scores > own).sum(dim=1)
         equal = scores == own
         ahead += equal.sum(dim=1) - 1 if strict else equal.logical_and_(index < right[:, None]).sum(dim=1)
-        found.append(ahead.numpy())
-    return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+        found.append(ahead)
+    return found.ranks
 
 
-def _scores(queries: Rows, block: range, items: Rows) -> torch.Tensor:
-    """(len(block), items) float32: the queries of the block against all items."""
-    left = torch.from_numpy(queries.rows(block.start, block.stop))
-    scores = torch.empty((len(block), items.count))
-    for start in range(0, items.count, BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, items.count)
-        scores[:, start:stop] = left @ torch.from_numpy(items.rows(start, stop)).T
-    return scores
+class _Tile:
+    """The memory of one tile of scores, used again for every block: a new one each time, between results that stay,
+    leaves holes in the heap that add up to many times its size."""
+
+    def __init__(self, blocks: Sequence[range], items: int):
+        self._memory = torch.empty((max(map(len, blocks), default=0), items))
+
+    def scores(self, queries: Rows, block: range, items: Rows) -> torch.Tensor:
+        """(len(block), items) float32: the queries of the block against all items."""
+        left = torch.from_numpy(queries.rows(block.start, block.stop))
+        scores = self._memory[: len(block)]
+        for start in range(0, items.count, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, items.count)
+            scores[:, start:stop] = left @ torch.from_numpy(items.rows(start, stop)).T
+        return scores
+
+
+class _Ranks:
+    """Ranks of the blocks, one after the other."""
+
+    def __init__(self, blocks: Sequence[range]):
+        self.ranks = np.empty(sum(map(len, blocks)), dtype=np.int64)
+        self._filled = 0
+
+    def append(self, ranks: torch.Tensor) -> None:
+        """Those of the next block."""
+        self.ranks[self._filled : self._filled + len(ranks)] = ranks.numpy()
+        self._filled += len(ranks)
 
 
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
