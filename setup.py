@@ -76,7 +76,7 @@ EXTRAS = {
 setup(
     name="diht",
     version="0.1.0",
-    description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer with hard negatives, an evaluation",
+    description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an evaluation",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The DiHT contributors",
