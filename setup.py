@@ -61,6 +61,7 @@ EXTRAS = {
         "mypy",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "s3fs",
         "hypothesis",
         "psutil",
@@ -75,7 +76,7 @@ EXTRAS = {
 setup(
     name="diht",
     version="0.1.0",
-    description="CAT filters for image-text data sets, after DiHT (Radenovic et al., CVPR 2023), on Apache Beam",
+    description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an evaluation",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The DiHT contributors",

@@ -78,9 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{what:<16}{statistics.median(values):>8.2f} s  ({min(values):.2f}-{max(values):.2f})")
     between = CheckpointSettings().every_samples / options.samples_per_s
     cost = statistics.median(times["ours"])
-    print(
-        f"share of training, one per {between:,.0f} s at {options.samples_per_s:,.0f} samples/s: {cost / (cost + between):.2%}"
-    )
+    share = cost / (cost + between)
+    print(f"share of training, one per {between:,.0f} s at {options.samples_per_s:,.0f} samples/s: {share:.2%}")
     return 0
 
 

@@ -5,8 +5,8 @@ and by tiles.
 
 Forward and backward on one thread of the CPU, float32, scale 1/0.07. The losses take turns; times are medians with the
 quartiles, and as a ratio to ClipLoss of the same run. Peak memory is that of a process of its own for each loss and n,
-above what it needed before (imports, features, one small batch). The slope is that of log memory over log n between the
-two largest n: 2 for a matrix of similarities, 1 for tiles.
+above what it needed before (imports, features, one small batch); 0 where it fits into what was freed since. The slope
+is that of log memory over log n between the two largest n: 2 for a matrix of similarities, 1 for tiles.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ LOSSES: dict[str, Loss] = {
 
 
 def once(name: str, n: int, d: int) -> float:
-    """Seconds of one forward and backward."""
+    """Processor seconds of one forward and backward: what else the machine does is not in them."""
     generator = torch.Generator().manual_seed(n)
     x, y = (torch.randn(n, d, generator=generator, requires_grad=True) for _ in range(2))
     scale = torch.tensor(1 / 0.07, requires_grad=True)
-    began = time.perf_counter()
+    began = time.process_time()
     LOSSES[name](x, y, scale).backward()
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def peak_bytes(name: str, n: int, d: int) -> int:

@@ -89,9 +89,9 @@ def _single_label(
     n = len(labels)
     record["chance"] = 1 / classes
 
-    def share(metric: str, right: np.ndarray) -> Result:
+    def share(metric: str, right: np.ndarray, guesses: int) -> Result:
         low, high = wilson(int(right.sum()), n)
-        detail = {**record, "metric": metric, "interval": "Wilson, 95 %"}
+        detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guesses / classes}
         return _result(task, metric, float(right.mean()), low, high, n, detail)
 
     def drawn(metric: str, of: Callable[[np.ndarray], float]) -> Result:
@@ -99,9 +99,9 @@ def _single_label(
         detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
         return _result(task, metric, of(np.arange(n)), low, high, n, detail)
 
-    results = [share("top1", hits)]
+    results = [share("top1", hits, 1)]
     if classes > 5:
-        results.append(share("top5", (ranks < 5).astype(np.float64)))
+        results.append(share("top5", (ranks < 5).astype(np.float64), 5))
     results.append(drawn("mean_per_class", lambda index: mean_per_class(hits[index], labels[index])))
     extra = {}
     if classes == 2:

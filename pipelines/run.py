@@ -383,11 +383,12 @@ class _Run:
             return status
         dead = funnel["dead_letter"]
         share = dead["rows"] / funnel["rows_in"] if funnel["rows_in"] else 0.0
-        if dead["units"]:
+        unread = dead["units"] - len(self.set_aside)
+        if unread:
             first = next(iter(self.plan.unreadable), None)
             what = f"{first['path']}: {first['message']}" if first else "see dead_letter/"
             self.say(
-                f"error: {dead['units']} files or units could not be read to their end ({what}); "
+                f"error: {unread} files or units could not be read to their end ({what}); "
                 "mend or leave out the file and choose another OUTPUT"
             )
             status = 1

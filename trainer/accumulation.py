@@ -126,8 +126,9 @@ def _features(
 
 def _push(encoded: Encoded, features: tuple[Tensor, Tensor], rows: slice, factor_gradient: Tensor) -> Tensor:
     """A scalar whose gradient is that of the contrastive loss through this part."""
-    image, text = features
-    pushed = (encoded.image.float() * image.grad[rows]).sum() + (encoded.text.float() * text.grad[rows]).sum()
+    image, text = (feature.grad for feature in features)
+    assert image is not None and text is not None
+    pushed = (encoded.image.float() * image[rows]).sum() + (encoded.text.float() * text[rows]).sum()
     return pushed + encoded.scale * factor_gradient
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeAlias
 
 import open_clip
 from open_clip.model import CLIP, CustomTextCLIP
@@ -13,7 +13,7 @@ from torch import nn
 
 from trainer.config import ModelSettings
 
-DualEncoder = CLIP | CustomTextCLIP
+DualEncoder: TypeAlias = "CLIP | CustomTextCLIP"
 
 
 class BadArchitecture(ValueError):

@@ -16,8 +16,9 @@ from trainer.checkpoint import CheckpointError
 from trainer.checks import BadZeroShotFolder
 from trainer.config_files import BadConfig, config_names, load_config
 from trainer.data import BadSource, ConceptMismatch, DataError
+from trainer.errors import WrongUse
 from trainer.logs import MissingTracker
-from trainer.loop import WrongUse, train
+from trainer.loop import train
 from trainer.step import Diverged
 from trainer.warm_start import BadWeights
 

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from trainer.errors import WrongUse
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -119,7 +121,7 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise RuntimeError(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
+        raise WrongUse(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
     local_rank = int(os.environ["LOCAL_RANK"])
     if device_type == "cuda":
         torch.cuda.set_device(local_rank)

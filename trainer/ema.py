@@ -19,7 +19,8 @@ class Average:
     @torch.no_grad()
     def update(self, student: Student) -> None:
         """Take in the weights after a step."""
-        averages, weights = list(self.student.parameters()), [p.detach() for p in student.parameters()]
+        averages = [p.data for p in self.student.parameters()]
+        weights = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay)
         for mine, theirs in zip(self.student.buffers(), student.buffers(), strict=True):
             mine.copy_(theirs)

@@ -11,7 +11,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.architecture import DualEncoder, architecture, build
+from trainer.architecture import BadArchitecture, DualEncoder, architecture, build
 from trainer.config import ConceptSettings, ModelSettings
 from trainer.warm_start import warm_start
 
@@ -97,7 +97,7 @@ def _projection_input(clip: DualEncoder) -> int:
         return int(visual.proj.shape[0])
     if isinstance(visual, TimmModel) and len(visual.head):
         return int(visual.trunk.num_features)
-    raise ValueError(
+    raise BadArchitecture(
         f"concepts.features pre_projection: {type(visual).__name__} has no projection of its own; use projected"
     )
 
@@ -130,5 +130,5 @@ def build_student(
         clip.lock_text_tower(unlocked_layers=0)
     student = Student(clip, vocabularies, concepts.features, max_scale=settings.max_scale)
     if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_scale" not in name):
-        raise ValueError("freeze_image and freeze_text leave nothing to train")
+        raise BadArchitecture("model.freeze_image and freeze_text leave nothing to train")
     return student, model, said

@@ -14,7 +14,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-CHECK_EVERY = 10
 _FIRST_GUESS = 1 / 32  # of the curvature bound
 _RELAX = 0.9  # after every step the curvature is tried lower
 _ROUNDING = 16  # units in the last place by which the loss may miss the descent inequality
@@ -50,9 +49,10 @@ class Ball:
 
     def gap(self, offsets: Tensor, gradient: Tensor) -> float:
         """Frank-Wolfe: <G, D> + radius ||G||. Where the radius is inf: ||G||, a bound for offsets that are off by 1."""
+        gradient = gradient.double()  # the two terms all but cancel
         weight_norm = _norms(gradient[:, :-1], self.rows).sum().item()
         bias_norm = gradient[:, -1].norm().item()
-        inside = (gradient * offsets).double()
+        inside = gradient * offsets
         gap = 0.0
         for norm, radius, slope in (
             (weight_norm, self.radius, inside[:, :-1].sum().item()),
@@ -142,9 +142,10 @@ def solve(
     zero = loss.base.new_zeros(loss.shape)
     here = ahead = term.step(zero if start is None else start, 0.0)
     here_scores = ahead_scores = loss.scores(here)
-    momentum = 1.0
+    momentum, check_at = 1.0, 0
     for number in range(max_steps + 1):
-        if number % CHECK_EVERY == 0 or number == max_steps:
+        if number in (check_at, max_steps):
+            check_at += 1 + number // 4  # half a step's work: often at first, then at every fifth step or so
             gap = term.gap(here, loss.gradient(here_scores))
             if gap <= tolerance or number == max_steps:
                 objective = loss.value(here_scores) + term.value(here)

@@ -60,7 +60,7 @@ def _ends(low: float | None, high: float | None) -> str:
 
 def _few_shot_table(table: FewShotTable) -> list[str]:
     lines = [
-        f"| method | {' | '.join(f'{k} shots' for k in table.shots)} |",
+        f"| method | {' | '.join(f'k = {k}' for k in table.shots)} |",
         f"|---|{'--:|' * len(table.shots)}",
     ]
     for method in table.methods:

@@ -37,6 +37,10 @@ from pipelines.storage import Place
 
 GOOD = "ok"
 NO_PICTURE = "missing_picture"
+NOT_FINITE = "not_finite"
+MAX_ASPECT = 20
+"""Longer pictures lose their ends: teachers resize the shorter side, which would blow up a line of pixels, and look at
+the middle."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,14 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
                 messages.append(error.message)
         rows = np.zeros((len(batch), 0), np.float16)
         if images:
-            found = model.features(images)
+            with np.errstate(over="ignore"):
+                found = model.features(images).astype(np.float16)
             rows = np.zeros((len(batch), found.shape[1]), np.float16)
-            rows[[place for place, said in enumerate(status) if said == GOOD]] = found
+            for place, row in zip([n for n, said in enumerate(status) if said == GOOD], found, strict=True):
+                if np.isfinite(row).all():
+                    rows[place] = row
+                else:
+                    status[place], messages[place] = NOT_FINITE, "a feature is no number, or above 65,504"
         return [Features(batch, tuple(status), tuple(messages), rows)]
 
     def should_skip_batching(self) -> bool:
@@ -112,7 +121,10 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
 
 def _image(content: bytes | None) -> Image.Image:
     pixels = decode_picture(content or b"", PictureLimits(decode_side=0)).pixels
-    return Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
+    middle = pixels[top : height - top, left : width - left, ::-1]
+    return Image.fromarray(np.ascontiguousarray(middle))
 
 
 @dataclass

@@ -5,7 +5,7 @@
     torchvision:vit_b_16          --weights vit_b_16.pth            as torchvision's own weights want them
     open_clip:ViT-B-32            --weights model.safetensors       the image embedding before normalisation
 
-Nothing is downloaded. This is the one module of `pipelines` that imports torch, and only when a model is loaded.
+Nothing is downloaded. torch is imported only when a model is loaded.
 """
 
 from __future__ import annotations

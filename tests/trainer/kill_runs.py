@@ -105,7 +105,9 @@ def same_bits(one: object, other: object) -> bool:
     if isinstance(one, dict):
         return isinstance(other, dict) and one.keys() == other.keys() and all(same_bits(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same_bits, one, other))  # type: ignore[arg-type]
+        if not isinstance(other, list | tuple) or len(one) != len(other):
+            return False
+        return all(same_bits(a, b) for a, b in zip(one, other, strict=True))
     return one == other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_a_failure_while_saving_leaves_what_was_there(
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    owner = {"save_file": module, "save": torch, "rename": module.os}[call]
+    owner = {"save_file": module, "save": torch, "rename": os}[call]
     monkeypatch.setattr(owner, call, full)
     with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left"):
         checkpoints.save(made(2))

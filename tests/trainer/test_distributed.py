@@ -14,6 +14,7 @@ from torch import nn
 from trainer.accumulation import Losses, backward
 from trainer.data.batch import Batch
 from trainer.distributed import Ranks, joined_ranks, same_on_all
+from trainer.errors import WrongUse
 from trainer.losses import ContrastiveLoss
 from trainer.model import Encoded
 
@@ -179,7 +180,7 @@ def test_alone_nothing_is_communicated() -> None:
 def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(RuntimeError, match=r"RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
+    with pytest.raises(WrongUse, match=r"RANK.* is not set: start processes with torchrun"), joined_ranks("cpu", 1):
         pass
 
 
@@ -205,10 +206,14 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     case = CASES["hn_nce"]
     batch = whole_batch(case)
     torch.manual_seed(0)
-    student = Dropped()
+    student: Any = Dropped()
     student.heads = nn.ModuleDict()
     losses = Losses(contrastive=ContrastiveLoss(beta=0.5), mask_duplicates=False)
-    backward(student, student, batch, losses, parts=4, seed_part=lambda part: torch.manual_seed(100 + part) and None)
+
+    def seed(part: int) -> None:
+        torch.manual_seed(100 + part)
+
+    backward(student, student, batch, losses, parts=4, seed_part=seed)
     found = {name: p.grad.clone() for name, p in student.named_parameters()}
     masked = []
     for part in range(4):

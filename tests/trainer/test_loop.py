@@ -17,7 +17,8 @@ import torch
 
 from trainer.cli import main
 from trainer.config_files import build, merged, plain
-from trainer.loop import WrongUse, train
+from trainer.errors import WrongUse
+from trainer.loop import train
 
 Values = Callable[..., dict[str, Any]]
 
@@ -25,7 +26,8 @@ Values = Callable[..., dict[str, Any]]
 @pytest.fixture(scope="module")
 def finished(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
     """A run with held-out pairs, TensorBoard and an average, its outcome and what it said."""
-    workdir, said = tmp_path_factory.mktemp("run") / "w", []
+    workdir = tmp_path_factory.mktemp("run") / "w"
+    said: list[str] = []
     config = tiny_config(
         data={"split": {"holdout": 0.25}}, run={"ema": 0.5}, log={"tensorboard": True, "every_steps": 2},
         checkpoint={"every_samples": 48}, check={"every_samples": 64},
@@ -173,7 +175,7 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(WrongUse, match=r"are not those that the run in .* began with"):
+    with pytest.raises(WrongUse, match=r"the data are not those that the run in .* began with"):
         train(build(Config, there), tmp_path / "w")
 
 

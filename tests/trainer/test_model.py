@@ -37,7 +37,7 @@ def student_of(
     torch.manual_seed(3)
     settings = ModelSettings(architecture=shape, **model)
     student, _, said = build_student(settings, ConceptSettings(features=features), heads or {})  # type: ignore[arg-type]
-    student.said = said
+    student.said = tuple(said)  # type: ignore[assignment]
     return student
 
 
@@ -128,7 +128,7 @@ def test_compiled_it_computes_the_same() -> None:
 
 @pytest.mark.parametrize("tower", ["image", "text"])
 def test_frozen_towers(tower: str) -> None:
-    student = student_of(**{f"freeze_{tower}": True}).train()
+    student = student_of(freeze_image=tower == "image", freeze_text=tower == "text").train()
     for name, parameter in student.clip.named_parameters():
         frozen = name.startswith("visual") if tower == "image" else not name.startswith(("visual", "logit_scale"))
         assert parameter.requires_grad is not frozen, name

@@ -36,6 +36,8 @@ class HeadSettings:
 
     epochs: int = 10
     """Passes over the samples; the best one on the held-out samples is kept."""
+    min_steps: int = 50
+    """Where the passes have fewer steps than this, on small data, there are more of them."""
     batch_size: int = 256
     """Samples of a step."""
     learning_rate: float = 1e-3
@@ -52,7 +54,7 @@ class HeadSettings:
     """torch device."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "min_steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.holdout < 1:
@@ -124,7 +126,9 @@ class HeadTrainer:
                 "needed: more data, or a lower --min-count"
             )
         frequencies = counts / samples
-        steps = settings.epochs * max(1, math.ceil(self._expected(head, frequencies) / settings.batch_size))
+        per_epoch = max(1, math.ceil(self._expected(head, frequencies) / settings.batch_size))
+        epochs = max(settings.epochs, math.ceil(settings.min_steps / per_epoch))
+        steps = epochs * per_epoch
         model = torch.nn.Linear(self._store.width, classes).to(settings.device)
         torch.nn.init.zeros_(model.weight)  # convex: the start decides nothing
         with torch.no_grad():
@@ -136,7 +140,7 @@ class HeadTrainer:
         )
         best: tuple[float, Tensor, Tensor] | None = None
         centre, scale = self._tensor(mean), self._tensor(1 / std)
-        for epoch in range(settings.epochs):
+        for epoch in range(epochs):
             for features, ids, weights in self._batches(head, number, epoch, frequencies):
                 inputs = (self._tensor(features) - centre) * scale
                 loss = soft_cross_entropy(model(inputs), self._tensor(ids), self._tensor(weights))

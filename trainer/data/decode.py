@@ -13,6 +13,10 @@ _ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, At
 """What Pillow's format parsers raise on bytes that lie about themselves."""
 
 
+MAX_ASPECT = 20
+"""Longer pictures lose their ends: transforms that resize the shorter side would blow up a line of pixels."""
+
+
 class BadPicture(ValueError):
     """The bytes do not become pixels; the message says why."""
 
@@ -38,10 +42,16 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
             if decode_side is not None and image.format == "JPEG":
                 image.draft("RGB", (decode_side, decode_side))
             image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _middle(ImageOps.exif_transpose(image).convert("RGB"))
         except BadPicture:
             raise
         except Image.DecompressionBombError as error:
             raise BadPicture(str(error)) from error
         except _ERRORS as error:
             raise BadPicture(f"{type(error).__name__}: {error}") from error
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    left, top = max(0, (width - MAX_ASPECT * height) // 2), max(0, (height - MAX_ASPECT * width) // 2)
+    return image.crop((left, top, width - left, height - top)) if left or top else image

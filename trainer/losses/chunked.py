@@ -103,7 +103,7 @@ class _ChunkedRows(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
         x, y, scale, mine, all_of, slope, sum_hard, sum_weights = ctx.saved_tensors
         options: _Options = ctx.options
         beta, constant = options.beta, options.detach_weights
@@ -112,8 +112,8 @@ class _ChunkedRows(torch.autograd.Function):
         grad_scale = torch.zeros((), dtype=torch.float64, device=x.device)
         for start in range(0, len(x), options.chunk):
             rows = slice(start, min(start + options.chunk, len(x)))
-            s, _ = _tile(x, y, scale, mine, all_of, rows, options.offset)
-            grad_s = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
+            s = _tile(x, y, scale, mine, all_of, rows, options.offset)[0]
+            grad_s: Tensor = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
             grad_s.mul_((omega[rows] * (1 if constant else 1 + beta))[:, None])
             if beta and not constant:
                 grad_s.sub_(s.mul_(beta).sub_(sum_weights[rows, None]).exp_().mul_((omega[rows] * beta)[:, None]))

@@ -18,7 +18,7 @@ def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.Captu
     data = filtered.write([60, 40], lambda n, m: m[1:] if n == 5 else m)
     words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count", "2"]
     assert cli.main(words) == 0
-    assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--epochs", "40"]) == 0
+    assert second_half(["--concepts", str(data / "concepts"), "--k", "2", "--min-steps", "40"]) == 0
     said = capfd.readouterr().out
     assert "features: 1 of 100 pictures could not be read (missing_picture 1)" in said
     assert "targets: 100 pictures in 2 shards, 2 of each head" in said

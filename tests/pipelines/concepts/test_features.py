@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,27 @@ def test_bad_pictures_cost_their_row_and_never_their_batch(filtered: Any, make: 
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 
 
+def test_hostile_pictures_and_features(tiny: tuple[str, str]) -> None:
+    """A line of 3000 pixels is not blown up, and a feature beyond float16 costs its row alone."""
+    handler = TeacherHandler(find_teacher(*tiny), "cpu", 1)
+    model = handler.load_model()
+    contents = []
+    for size in ((3000, 1), (1, 1), (32, 32)):
+        content = io.BytesIO()
+        Image.new("RGB", size).save(content, "PNG")
+        contents.append(content.getvalue())
+    batch = Pictures("u", 0, ("a", "b", "c"), tuple(contents))
+    (found,) = handler.run_inference(batch, model)
+    assert found.status == ("ok",) * 3
+
+    class Wild:
+        def features(self, pictures: list[Any]) -> Any:
+            return np.array([[1.0], [1e9], [np.nan]])
+
+    (found,) = handler.run_inference(batch, Wild())  # type: ignore[arg-type]
+    assert found.status == ("ok", "not_finite", "not_finite") and found.rows.tolist() == [[1], [0], [0]]
+
+
 def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str, str]) -> None:
     data = filtered.write([5])
     make(data, batch_size=2)
@@ -68,9 +91,6 @@ def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str
 
 
 def _picture_of(data: Path, number: int) -> Any:
-    import io
-    import tarfile
-
     with tarfile.open(data / "shards" / "00000-00000-000.tar") as tar:
         names = [member for member in tar if member.name.endswith(".png")]
         return io.BytesIO(tar.extractfile(names[number]).read())  # type: ignore[union-attr]

@@ -68,10 +68,10 @@ def test_heads_learn_what_features_show_and_no_more(store: Any) -> None:
 
 def test_equal_seeds_give_equal_heads(store: Any) -> None:
     torch.manual_seed(1)
-    one = HeadTrainer(store(), HeadSettings(epochs=2)).train()
+    one = HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1)).train()
     torch.manual_seed(2)
-    other = HeadTrainer(store(), HeadSettings(epochs=2)).train()
-    third = HeadTrainer(store(), HeadSettings(epochs=2, seed=3)).train()
+    other = HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1)).train()
+    third = HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1, seed=3)).train()
     assert torch.equal(one["objects"].weight, other["objects"].weight)
     assert not torch.equal(one["objects"].weight, third["objects"].weight)
 

@@ -16,7 +16,7 @@ from trainer.concepts.store import BadConcepts
 from trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
 from trainer.data import ConceptMismatch
 
-FAST = HeadSettings(epochs=1)
+FAST = HeadSettings(epochs=1, min_steps=1)
 
 
 def some_head(classes: int, width: int = 4) -> Head:

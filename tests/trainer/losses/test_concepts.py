@@ -47,7 +47,7 @@ def test_samples_without_concepts_do_not_count() -> None:
     found = concept_loss(logits.requires_grad_(), ids, p, int(has_concepts(p).sum()))
     torch.testing.assert_close(found, concept_loss(logits[1::2], ids[1::2], p[1::2], 4))
     found.backward()
-    assert not logits.grad[::2].any()
+    assert logits.grad is not None and not logits.grad[::2].any()
 
 
 def test_a_batch_without_any() -> None:
@@ -56,7 +56,7 @@ def test_a_batch_without_any() -> None:
     loss = concept_loss(logits, ids, torch.zeros_like(p), 0)
     loss.backward()
     assert loss.item() == 0
-    assert not logits.grad.any()
+    assert logits.grad is not None and not logits.grad.any()
 
 
 def test_half_precision_logits_are_computed_in_float32() -> None:
@@ -82,7 +82,12 @@ def test_memory_is_that_of_the_logits(k: int) -> None:
     """No dense target: gradient of logits is the only new matrix that is kept."""
     ids, p, _ = targets(4, 10_000, k)
     logits = torch.randn(4, 10_000, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
-        sizes: list[int] = []
+    sizes: list[int] = []
+
+    def note(tensor: Any) -> Any:
+        sizes.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         concept_loss(logits, ids, p.float(), 4)
     assert sum(size >= logits.numel() for size in sizes) <= 2  # the logits themselves, for two operations

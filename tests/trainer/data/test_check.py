@@ -1,0 +1,32 @@
+"""`python -m trainer.data`: what is wrong with shards, before a training finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.data.__main__ import main
+
+
+def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tars.folder(tmp_path / "d", [10, 10])
+    assert main([str(folder), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == f"{folder}: 2 shards, ok 20\n"
+    content = tars.members(range(20, 30))
+    content[3] = (content[3][0], b"<html>")
+    del content[7]
+    tars.write(folder / "00002.tar", content)
+    assert main([str(folder), "--workers", "1"]) == 1
+    said = capsys.readouterr()
+    assert "3 shards, ok 28, missing_caption 1, undecodable_picture 1" in said.out
+    assert f"00002.tar: undecodable_picture: {tars.key(21)}" in said.out
+    assert "more than 1.0% of the samples is bad" in said.err
+    assert main([str(folder), "--index-only", "--max-bad-share", "0.1"]) == 0
+    assert "ok 29, missing_caption 1" in capsys.readouterr().out
+
+
+def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 1
+    assert "no such folder" in capsys.readouterr().err

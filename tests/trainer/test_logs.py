@@ -1,0 +1,68 @@
+"""The log after a resume, speed over windows, random numbers by place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.config import LogSettings
+from trainer.logs import MissingTracker, RunLog, duration
+from trainer.progress import Progress
+from trainer.randomness import Purpose, seed_for, seed_torch
+
+
+def opened(workdir: Path, resumed_at: int = 0, **settings: object) -> RunLog:
+    return RunLog(workdir, LogSettings(tensorboard=False, **settings), {}, lambda line: None, resumed_at)  # type: ignore[arg-type]
+
+
+def test_each_step_appears_once_after_a_resume(tmp_path: Path) -> None:
+    log = opened(tmp_path)
+    for step in (1, 2, 3, 4):
+        log.write("step", step, 10 * step, {"loss": 1 / step})
+    log.close()
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"kind": "step", "st')  # what a kill leaves
+    log = opened(tmp_path, resumed_at=2)
+    log.write("step", 3, 30, {"loss": 0.5})
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
+
+
+def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingTracker, match=r"pip install wandb"):
+        opened(tmp_path, wandb="project")
+
+
+def test_speed_is_that_of_the_window() -> None:
+    now = [100.0]
+    progress = Progress(total_steps=100, batch_size=8, step=20, clock=lambda: now[0])
+    now[0] += 4
+    speed = progress.speed(30, waited_s=1.0)
+    assert speed == {"samples_per_s": 20.0, "data_wait": 0.25, "eta_s": 70 * 0.4}
+    with progress.not_counted():
+        now[0] += 1000  # a check
+    now[0] += 10
+    speed = progress.speed(40, waited_s=1.0)
+    assert speed == {"samples_per_s": 8.0, "data_wait": 0.0, "eta_s": 60.0}
+
+
+def test_durations() -> None:
+    assert [duration(s) for s in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
+
+
+def test_random_numbers_are_a_function_of_the_place() -> None:
+    places = [
+        (seed, purpose, *place) for seed in (0, 1) for purpose in Purpose for place in ((0, 1), (1, 0), (0, 0, 1))
+    ]
+    assert len({seed_for(*place) for place in places}) == len(places)
+    assert all(0 <= seed_for(*place) < 2**63 for place in places)
+    seed_torch(7, Purpose.STEP, 3, 4)
+    one = torch.rand(3)
+    torch.rand(5)
+    seed_torch(7, Purpose.STEP, 3, 4)
+    assert torch.equal(torch.rand(3), one)

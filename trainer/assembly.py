@@ -1,0 +1,173 @@
+"""The parts of a run, from its configuration: model, data, optimiser, in the state before the first step."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from trainer.architecture import image_size, tokenizer
+from trainer.checks import ZeroShotData, read_zero_shot
+from trainer.concepts import ConceptTargets
+from trainer.config import Config
+from trainer.data import ShardLoader
+from trainer.distillation import concept_targets
+from trainer.distributed import Ranks
+from trainer.ema import Average
+from trainer.errors import WrongUse
+from trainer.model import Student, build_student
+from trainer.optim import build_optimizer
+from trainer.randomness import Purpose, seed_torch
+from trainer.step import Stepper, losses_of
+from trainer.transforms import transform
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a run is made of."""
+
+    config: Config
+    ranks: Ranks
+    device: torch.device
+    student: Student
+    architecture: dict[str, Any]
+    """In open_clip's form."""
+    tokenize: Any
+    eval_transform: Any
+    loader: ShardLoader
+    targets: list[ConceptTargets]
+    """One per data source, or none."""
+    zero_shot: ZeroShotData | None
+    optimizer: torch.optim.Optimizer
+    average: Average | None
+    stepper: Stepper
+    total_samples: int
+    total_steps: int
+    said: list[str]
+    """Lines about the warm start."""
+
+    @property
+    def judged(self) -> Student:
+        """The weights that are measured and exported: the average where there is one."""
+        return self.student if self.average is None else self.average.student
+
+    @property
+    def size(self) -> int:
+        """Side of the picture, in pixels."""
+        return image_size(self.architecture)
+
+
+def device_type(config: Config) -> str:
+    """cpu or cuda. Raises `WrongUse` where a GPU is asked for and not there."""
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        raise WrongUse("run.device is cuda, but torch sees no GPU; set run.device=cpu, or auto")
+    if config.run.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return config.run.device
+
+
+def prepare_torch(config: Config) -> None:
+    """Threads and determinism of this process."""
+    run = config.run
+    if run.threads is not None:
+        torch.set_num_threads(run.threads)
+    if run.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = not run.deterministic
+
+
+def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
+    """The parts, on every rank the same weights. `concepts.path` is resolved. Raises `WrongUse`, `BadArchitecture`,
+    `BadWeights`, `DataError`, `BadZeroShotFolder`."""
+    per_rank = _pairs_per_rank(config, ranks)
+    zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
+    targets = concept_targets(config)
+    heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
+    seed_torch(config.run.seed, Purpose.WEIGHTS)
+    student, architecture, said = build_student(config.model, config.concepts, heads)
+    student.to(device)
+    size, tokenize = image_size(architecture), tokenizer(architecture)
+    loader = ShardLoader(
+        config.data,
+        batch_size=per_rank,
+        rank=ranks.rank,
+        world=ranks.world,
+        seed=config.run.seed,
+        transform=transform(config.transform, size, training=True),
+        tokenizer=tokenize,
+        concepts=targets or None,
+    )
+    schedule = config.schedule
+    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
+    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
+    average = Average(student, config.run.ema) if config.run.ema else None
+    if config.model.compile:
+        student.compile()
+    stepper = Stepper(
+        student=student,
+        module=_parallel(student, ranks, device),
+        optimizer=optimizer,
+        losses=losses_of(config),
+        config=config,
+        ranks=ranks,
+        device=device,
+        average=average,
+    )
+    return Parts(
+        config=config,
+        ranks=ranks,
+        device=device,
+        student=student,
+        architecture=architecture,
+        tokenize=tokenize,
+        eval_transform=transform(config.transform, size, training=False),
+        loader=loader,
+        targets=targets,
+        zero_shot=zero_shot,
+        optimizer=optimizer,
+        average=average,
+        stepper=stepper,
+        total_samples=samples,
+        total_steps=math.ceil(samples / schedule.batch_size),
+        said=said,
+    )
+
+
+def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
+    size, parts = config.schedule.batch_size, config.schedule.micro_batches
+    if size % ranks.world:
+        raise WrongUse(f"schedule.batch_size {size} cannot be divided over {ranks.world} ranks")
+    if not config.data.drop_last:
+        raise WrongUse("data.drop_last is false: all ranks need batches of one size, so leave it true")
+    if parts > size // ranks.world:
+        raise WrongUse(f"schedule.micro_batches {parts} is more than the {size // ranks.world} pairs of a rank")
+    return size // ranks.world
+
+
+def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:
+    if ranks.world == 1:
+        return student
+    ids = [ranks.local_rank] if device.type == "cuda" else None
+    return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def introduction(parts: Parts) -> str:
+    """One line about a run."""
+    config, loader = parts.config, parts.loader
+    trained = sum(p.numel() for p in parts.student.parameters() if p.requires_grad)
+    everything = sum(p.numel() for p in parts.student.parameters())
+    bad = [f"{count} {kind}" for kind, count in loader.counts.items() if kind != "ok" and count]
+    return (
+        f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
+        f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
+        f"{config.schedule.batch_size:,}; {parts.total_steps:,} steps, {parts.total_samples:,} samples; "
+        f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
+        + (f"; left out: {', '.join(bad)}" if bad else "")
+    )

@@ -1,0 +1,97 @@
+"""Which checks a run makes, on which data, and how it says what they found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from trainer import checks
+from trainer.assembly import Parts
+from trainer.checks import Share
+from trainer.data import ShardLoader
+
+
+def measure(parts: Parts) -> dict[str, Share]:
+    """Held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), as far as they are asked for."""
+    found: dict[str, Share] = {}
+    settings, split = parts.config.check, parts.config.data.split
+    if settings.retrieval_samples and split.holdout and split.part == "train":
+        loader = _holdout(parts)
+        try:
+            pairs = checks.retrieval(parts.judged, loader, parts.ranks, parts.device, parts.stepper.autocast)
+        finally:
+            loader.close()
+        found.update({f"retrieval/{name}": share for name, share in pairs.items()})
+    if parts.zero_shot is not None:
+        accuracy = checks.zero_shot(
+            parts.judged,
+            parts.zero_shot,
+            settings.templates,
+            transform=parts.eval_transform,
+            tokenizer=parts.tokenize,
+            batch_size=settings.batch_size,
+            ranks=parts.ranks,
+            device=parts.device,
+            autocast=parts.stepper.autocast,
+        )
+        found.update({f"zero_shot/{name}": share for name, share in accuracy.items()})
+    parts.student.train()
+    return found
+
+
+def metric(found: Mapping[str, Share]) -> float | None:
+    """What checkpoints are compared by: the mean recall; None without held-out pairs."""
+    pairs = {name: share for name, share in found.items() if name.startswith("retrieval/")}
+    return checks.mean_recall(pairs) if pairs else None
+
+
+def values(found: Mapping[str, Share]) -> dict[str, float]:
+    """Plain numbers for the log."""
+    numbers: dict[str, float] = {}
+    for name, share in found.items():
+        numbers |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        numbers[f"{name}_chance"] = share.chance
+    return numbers
+
+
+def lines(found: Mapping[str, Share]) -> list[str]:
+    """For people."""
+    said = []
+    for direction in ("image_to_text", "text_to_image"):
+        shares = {k: found.get(f"retrieval/{direction}_r{k}") for k in checks.KS}
+        present = {k: share for k, share in shares.items() if share is not None}
+        if present:
+            n, words = next(iter(present.values())).n, direction.replace("_", " ")
+            recalls = ", ".join(f"R@{k} {share}" for k, share in present.items())
+            said.append(f"held-out retrieval, {n} pairs, {words}: {recalls}")
+    if "zero_shot/accuracy" in found:
+        share = found["zero_shot/accuracy"]
+        said.append(f"zero-shot, {share.n} pictures: accuracy {share}")
+    return said
+
+
+def _holdout(parts: Parts) -> ShardLoader:
+    """The held-out pairs, in a fixed order, without concepts."""
+    data, most = parts.config.data, parts.config.check.retrieval_samples
+    settings = replace(
+        data,
+        sources=tuple(replace(source, weight=None) for source in data.sources),
+        split=replace(data.split, part="holdout"),
+        shuffle=0,
+        streams=1,
+        drop_last=False,
+        samples_per_epoch=None,
+    )
+    for limit in (None, most):
+        loader = ShardLoader(
+            replace(settings, samples_per_epoch=limit),
+            batch_size=parts.config.check.batch_size,
+            rank=parts.ranks.rank,
+            world=parts.ranks.world,
+            transform=parts.eval_transform,
+            tokenizer=parts.tokenize,
+        )
+        if loader.samples_per_epoch <= most:
+            return loader
+        loader.close()
+    raise AssertionError("a loader of a limited epoch holds more than its limit")
