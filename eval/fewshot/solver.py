@@ -171,11 +171,16 @@ def solve(
 
 
 def _norms(matrix: Tensor, rows: bool) -> Tensor:
-    return matrix.norm(dim=1, keepdim=True) if rows else matrix.norm().reshape(1, 1)
+    """(rows or 1, 1) norms, summed in float64: squares of the entries of a tiny ball underflow in float32."""
+    wide = matrix.double()
+    norms = wide.norm(dim=1, keepdim=True) if rows else wide.norm().reshape(1, 1)
+    return norms.to(matrix.dtype)
 
 
 def _project(matrix: Tensor, radius: float, rows: bool) -> Tensor:
     if math.isinf(radius):
         return matrix
     smallest = torch.finfo(matrix.dtype).tiny  # a matrix of zeros stays one
+    if radius * torch.finfo(matrix.dtype).eps < smallest:  # a ball whose points the type cannot tell apart is its centre
+        return torch.zeros_like(matrix)
     return matrix * (radius / _norms(matrix, rows).clamp(min=smallest)).clamp(max=1.0)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
@@ -149,6 +149,8 @@ class TestOptimum:
 class TestBall:
     @settings(max_examples=30, deadline=None)
     @given(st.floats(1e-3, 3), st.floats(0, 1), st.booleans(), st.integers(0, 99))
+    @example(1.0, 1.3e-20, False, 0)
+    @example(1.0, 1e-44, False, 0)
     def test_the_answer_lies_in_the_ball(self, radius: float, bias_radius: float, rows: bool, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         features = torch.nn.functional.normalize(torch.randn(12, 4, generator=generator), dim=1)
@@ -157,7 +159,8 @@ class TestBall:
             features, torch.arange(12) % 3, classifier, 30.0, radius, bias_radius, rows=rows, max_steps=50
         )
         assert probe.solution is not None
-        weight, bias = probe.solution.offsets[:, :-1], probe.solution.offsets[:, -1]
+        offsets = probe.solution.offsets.double()  # squares of 1e-20 are no float32
+        weight, bias = offsets[:, :-1], offsets[:, -1]
         norm = weight.norm(dim=1).max() if rows else weight.norm()
         assert norm <= radius * (1 + 1e-6) and bias.norm() <= bias_radius * (1 + 1e-6)
 
