@@ -181,6 +181,6 @@ def _project(matrix: Tensor, radius: float, rows: bool) -> Tensor:
     if math.isinf(radius):
         return matrix
     smallest = torch.finfo(matrix.dtype).tiny  # a matrix of zeros stays one
-    if radius * torch.finfo(matrix.dtype).eps < smallest:  # a ball whose points the type cannot tell apart is its centre
+    if radius * torch.finfo(matrix.dtype).eps < smallest:  # points that the type cannot tell apart
         return torch.zeros_like(matrix)
     return matrix * (radius / _norms(matrix, rows).clamp(min=smallest)).clamp(max=1.0)
