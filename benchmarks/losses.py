@@ -4,9 +4,9 @@ and by tiles.
     python -m benchmarks.losses [--n 512 1024 2048 4096] [--d 512] [--repeats 5]
 
 Forward and backward on one thread of the CPU, float32, scale 1/0.07. The losses take turns; times are medians with the
-quartiles, and as a ratio to ClipLoss of the same run. Peak memory (Linux) is the growth of a process of its own for each
-loss and n, features and their gradients included. The slope is that of log memory over log n between the two largest n;
-it nears 2 where matrices of similarities are held, 1 where only features and tiles are.
+quartiles, and as a ratio to ClipLoss of the same run. Peak memory (Linux) is the growth of a process of its own for
+each loss and n, features and their gradients included. The slope is that of log memory over log n between the two
+largest n; it nears 2 where matrices of similarities are held, 1 where only features and tiles are.
 """
 
 from __future__ import annotations
