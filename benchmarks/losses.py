@@ -4,9 +4,9 @@ and by tiles.
     python -m benchmarks.losses [--n 512 1024 2048 4096] [--d 512] [--repeats 5]
 
 Forward and backward on one thread of the CPU, float32, scale 1/0.07. The losses take turns; times are medians with the
-quartiles, and as a ratio to ClipLoss of the same run. Peak memory is that of a process of its own for each loss and n,
-above what it needed before (imports, features, one small batch); 0 where it fits into what was freed since. The slope
-is that of log memory over log n between the two largest n: 2 for a matrix of similarities, 1 for tiles.
+quartiles, and as a ratio to ClipLoss of the same run. Peak memory (Linux) is the growth of a process of its own for
+each loss and n, features and their gradients included. The slope is that of log memory over log n between the two
+largest n; it nears 2 where matrices of similarities are held, 1 where only features and tiles are.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from open_clip.loss import ClipLoss
@@ -57,11 +57,16 @@ def peak_bytes(name: str, n: int, d: int) -> int:
     """Growth of this process's peak memory by one forward and backward. Only the first call in a process means
     anything."""
     once(name, 64, d)
-    features = [torch.randn(n, d) for _ in range(6)]  # inputs, gradients and normalised features belong to every loss
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    del features
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports: begin anew
+    before = _highest()
     once(name, n, d)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    return _highest() - before
+
+
+def _highest() -> int:
+    """Peak resident memory of this process, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 
 def in_a_process_of_its_own(name: str, n: int, d: int) -> int:
