@@ -173,7 +173,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
 ) -> None:
     output, setup = tmp_path / "out", project_copy()
     names = []
-    for number in range(8):
+    for number in range(12):
         staged = tmp_path / f"job{number}"
         done = stage(gcp_python, filter_command, manifest, output, staged, setup)
         assert done.returncode == 0, done.stderr
@@ -185,7 +185,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         names.append(name)
         template = json.loads((staged / "template.json").read_text())
         text = json.dumps(template)
-        assert "use_runner_v2" in text and f"diht-{name}-" in text and "pipeline.pb" in text
+        assert "use_runner_v2" in text and f"diht-{name.replace('_', '-')}-" in text and "pipeline.pb" in text
         assert (staged / "staging" / "pipeline.pb").stat().st_size < 1_000_000
 
         ran = replay(bare_python, staged)
@@ -197,7 +197,8 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         ) or sys.version_info[:2] != (3, 11)
         hints = [one["hints"] for one in said["environments"] if one["hints"]]
         assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
-    assert names == ["captions", "spotting", "decide", "export"]
+    keys = ["pair_keys", "pair_duplicates", "picture_keys", "picture_duplicates"]
+    assert names == ["captions", "spotting", *keys, "decide", "export"]
 
     local = tmp_path / "local"
     done = filter_command("--dataset=custom", f"--input={manifest}", f"--output={local}", "--unit-rows=10")
