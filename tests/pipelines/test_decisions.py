@@ -108,22 +108,28 @@ def test_cascade_names_each_reason_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def sample(
+def runs(
     tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any], ocr_models: None
-) -> dict[str, set[int]]:
-    """The rows of the sample that each preset keeps."""
+) -> dict[str, tuple[set[int], list[str]]]:
+    """Of each preset on the sample: the rows that it keeps, and what its run said."""
     output = tmp_path_factory.mktemp("sample") / "out"
     with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:
         given = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
     place = {(row["image_path"], row["caption"]): n for n, row in enumerate(given)}
     assert len(place) == len(given)
-    kept = {}
+    runs = {}
     for preset in ("paper", "strict"):
         source = SAMPLE / "manifest.tsv"
         result = filtering(source, output, dataset=load_dataset("sample"), preset=preset, workers=2)
         assert result.status == 0
-        kept[preset] = {place[row["image_path"], row["caption"]] for row in result.rows("kept")}
-    return kept
+        runs[preset] = {place[row["image_path"], row["caption"]] for row in result.rows("kept")}, result.said
+    return runs
+
+
+@pytest.fixture(scope="module")
+def sample(runs: dict[str, tuple[set[int], list[str]]]) -> dict[str, set[int]]:
+    """The rows of the sample that each preset keeps."""
+    return {preset: kept for preset, (kept, _) in runs.items()}
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +160,10 @@ def test_styles_of_the_sample(preset: str, sample: dict[str, set[int]], labels: 
     assert kept["text_overlap"] <= 0.15
     assert kept["action"] >= 0.85 and kept["text_unrelated"] >= 0.7
     assert kept["product"] <= 0.15 and kept["attributes"] <= 0.25
+
+
+def test_the_readme_shows_the_table_of_the_sample(runs: dict[str, tuple[set[int], list[str]]]) -> None:
+    readme = (SAMPLE.parents[1] / "README.md").read_text(encoding="utf-8")
+    said = "\n".join(runs["paper"][1])
+    table = said[said.index("stage     reason") :].splitlines()
+    assert [line for line in table if line not in readme and "results in" not in line] == []
