@@ -33,6 +33,7 @@ A       ?=#                 for `make compare`: results of one model, a folder o
 B       ?=#                 and of another; the comparison is written into the second
 
 ##@ Other variables
+JOBS    ?= 2#               test files run at a time by `make test` and `make test-all` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev#  what `make setup` and `make test` install; see setup.py
 
@@ -88,10 +89,10 @@ train: env-train ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
 	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
-	@$(PY) -m pytest -m "not flink and not cluster" $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not flink and not cluster" $(ARGS)
 
 test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
