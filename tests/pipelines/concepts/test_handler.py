@@ -63,7 +63,9 @@ def test_features_beyond_float16_cost_their_rows(ask: Any) -> None:
     assert found.status == ("ok", "not_finite", "not_finite") and found.rows.tolist() == [[1], [0], [0]]
 
 
-@pytest.mark.parametrize("error", [ValueError("an odd picture"), RuntimeError("shape mismatch"), ZeroDivisionError("0")])
+@pytest.mark.parametrize(
+    "error", [ValueError("an odd picture"), RuntimeError("shape mismatch"), ZeroDivisionError("0")]
+)
 def test_a_picture_that_the_teacher_fails_on_costs_its_row(error: Exception, ask: Any) -> None:
     told = Told(lambda pictures: error if any(each.width == 8 for each in pictures) else None)
     batch = batch_of((9, 9), (8, 8), (7, 7))
