@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,9 @@ def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module
     if ranks.world == 1:
         return student
     ids = [ranks.local_rank] if device.type == "cuda" else None
-    return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch would call it forward_sync_buffers
+        return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def introduction(parts: Parts) -> str:

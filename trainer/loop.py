@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = prin
     call this with the same arguments and a `workdir` that all of them see.
 
     `say` gets lines for people, on the first rank. Raises `WrongUse`, `DataError`, `BadWeights`, `BadArchitecture`,
-    `CheckpointError`, and `Diverged` when steps stay non-finite.
+    `CheckpointError`, `CannotExport`, and `Diverged` when steps stay non-finite.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
