@@ -104,6 +104,7 @@ def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
         transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
         concepts=targets or None,
+        pin=device.type == "cuda",
     )
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)

@@ -152,12 +152,11 @@ class _Run:
         if self.wish.asked:
             return None
         try:
-            batch = next(batches)
+            return next(batches)
         except RuntimeError as error:
             if self.wish.asked and not isinstance(error, DataError):
                 return None
             raise
-        return batch.pin_memory() if self.parts.device.type == "cuda" else batch
 
     def _one_step(self, batch: Batch, epoch: int, number: int) -> None:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)

@@ -107,7 +107,8 @@ def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Pa
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
     with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there, and the same"):
-        checkpoints.save(replace(made(2), **{large: {"w": torch.zeros(100_000)}}))
+        much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+        checkpoints.save(replace(made(2), **much))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 

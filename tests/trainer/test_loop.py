@@ -226,6 +226,36 @@ def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys:
     assert "error: " in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
+    number: int,
+    status: int,
+    tiny_values: Values,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import yaml
+
+    from trainer import cli
+
+    def say(text: str) -> None:
+        print(text)
+        if text.startswith("step 3/"):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(cli, "_say", say)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
+    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+    assert main(words) == status
+    assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
+    monkeypatch.setattr(cli, "_say", print)
+    assert main(words) == 0
+    assert "going on after step 3 of 10" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

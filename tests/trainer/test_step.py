@@ -17,7 +17,7 @@ from trainer.distributed import Ranks
 from trainer.ema import Average
 from trainer.model import build_student
 from trainer.optim import build_optimizer
-from trainer.step import Diverged, Stepper, losses_of
+from trainer.step import Diverged, Stepper, StepResult, losses_of
 
 SHAPE: dict[str, Any] = {
     "embed_dim": 32,
@@ -179,7 +179,8 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped(
 def test_an_overflow_lowers_the_scale_until_steps_are_taken(tiny_config: Callable[..., Any]) -> None:
     trained = stepper(tiny_config(run={"precision": "fp16", "ema": 0.5}))
     trained.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
-    before, results = bits(trained), []
+    before = bits(trained)
+    results: list[StepResult] = []
     while not results or not results[-1].finite:
         results.append(trained.step(pairs(16), 0, len(results), 1.0))
         if not results[-1].finite:
