@@ -18,7 +18,7 @@ SHARE   ?=#                 share of the units to draw, instead
 ##@ Variables of `make concepts`
 DATA    ?= out/sample#      output folder of `make filter`, with pictures
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
-WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
+WEIGHTS ?=#                 file of the teacher's weights, which you fetch (swag-vit-h14: CC-BY-NC-4.0); the default one's are installed
 HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
 
 ##@ Variables of `make train`

@@ -32,14 +32,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Vocabularies, labels and teacher features for concept distillation.",
         allow_abbrev=False,
     )
-    parser.add_argument("--data", required=True, help="output folder of `make filter`")
-    parser.add_argument("--output", help="folder for everything that is written (default: DATA/concepts)")
+    parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
         default=DEFAULT,
-        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32",
+        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
+        f"all but {DEFAULT} need --weights",
     )
-    parser.add_argument("--weights", help="file of the teacher's weights (default: from its Python package)")
+    parser.add_argument(
+        "--weights",
+        help="file of the teacher's weights, which you fetch yourself; mind their licence: those of swag-vit-h14 are "
+        "CC-BY-NC-4.0",
+    )
     parser.add_argument(
         "--min-count", type=_positive, help="rows that must name a concept (default 100; rows / 50 on small corpora)"
     )
