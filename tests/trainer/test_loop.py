@@ -14,6 +14,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trainer.cli import main
 from trainer.config_files import build, merged, plain
@@ -206,6 +207,29 @@ def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable
     with pytest.raises((ValueError, RuntimeError), match=message):
         train(tiny_config(**sections), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(
+    tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    values = tiny_values(
+        optimizer={"learning_rate": 1e30}, run={"max_nonfinite": 3}, checkpoint={"every_samples": 16},
+        schedule={"warmup_samples": 0},
+    )  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "error: 3 steps in a row had a loss or gradient that is not finite (run.max_nonfinite)" in said.err
+    assert "skipped 2" in said.out
+    skipped = [line["step"] for line in entries(tmp_path / "w", "event")]
+    newest = max((tmp_path / "w" / "checkpoints").glob("step-*"))
+    assert int(newest.name.removeprefix("step-")) == skipped[-1]  # of a step that changed nothing
+    state = load_file(newest / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    assert torch.load(newest / "training.pt", weights_only=True)["skipped"]["total"] == 2
 
 
 # -- command line ----------------------------------------------------------------------------------------------------
