@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.concepts.folder import Folder
-from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from trainer.concepts.heads import SAY_S, Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
 from trainer.concepts.progress import Progress
 from trainer.concepts.store import ConceptStore
@@ -75,9 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
     """Heads and targets of a folder or URL of `python -m pipelines.concepts`; what is there already is kept, and a
-    training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`."""
-    began = time.time()
+    training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`, and `DataError` where
+    another run works in the folder."""
     store = ConceptStore(folder)
+    with store.folder.alone("work", "heads.lock"):
+        for names in ((), ("targets",), ("work", "heads")):
+            store.folder.sweep(*names)
+        return _make_targets(store, settings, k)
+
+
+def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[str, Any]:
+    began = time.time()
     made_from = {
         "version": VERSION,
         "settings": {name: value for name, value in asdict(settings).items() if name != "device"},
@@ -93,7 +101,9 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
         progress.forget()
     for line in table(heads):
         _say(line)
-    manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
+    manifest = write_targets(
+        store, heads, heads_hash=fingerprint, k=k, device=settings.device, say=_Shards(_say, time.monotonic)
+    )
     _say(
         f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
         f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
@@ -103,6 +113,18 @@ def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+class _Shards:
+    """Says now and then how many shards have their targets."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]):
+        self._say, self._clock, self._said = say, clock, clock()
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._clock() - self._said >= SAY_S:
+            self._said = self._clock()
+            self._say(f"targets: {done:,} of {of:,} shards")
 
 
 def _kept(folder: Folder, fingerprint: str) -> dict[str, Head] | None:

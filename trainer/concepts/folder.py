@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from trainer.data.errors import ShardUnavailable
+from trainer.data.errors import DataError, ShardUnavailable
 from trainer.data.store import TRIES, is_remote
+
+_TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Folder:
             fs.pipe_file(inside, content)
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
+        temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
         try:
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -84,6 +89,31 @@ class Folder:
             os.rename(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, *names: str) -> Iterator[None]:
+        """Holds a lock file while the `with` block runs; nothing where the folder is remote.
+
+        Raises:
+            DataError: another process holds it.
+        """
+        path = self.local(*names)
+        if path is None:
+            yield
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataError(f"another run is working in {self.root}; wait for it") from error
+            yield
+
+    def sweep(self, *names: str) -> None:
+        """Remove what killed runs left directly in a folder; a remote one keeps nothing. Only under `alone`."""
+        path = self.local(*names)
+        for left in path.glob(f"{_TEMPORARY}*") if path is not None else ():
+            left.unlink(missing_ok=True)
 
     def names(self, *names: str, ending: str) -> list[str]:
         """Names of the files directly in a folder that end so."""

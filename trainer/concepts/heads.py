@@ -26,7 +26,7 @@ from trainer.concepts.progress import Progress
 from trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from trainer.concepts.store import BadConcepts, ConceptStore
 
-_SAY_S = 10.0  # between lines on how far it is
+SAY_S = 10.0  # between lines on how far it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class HeadTrainer:
     def _between_pools(self, fit: _Fit, head: str, epochs: int) -> None:
         if self._progress and self._progress.due:
             self._progress.keep(head, fit.state())
-        if time.monotonic() - self._said >= _SAY_S:
+        if time.monotonic() - self._said >= SAY_S:
             self._said = time.monotonic()
             best = f", best validation loss {fit.best_loss:.3f}" if math.isfinite(fit.best_loss) else ""
             self._say(f"{head}: epoch {fit.epoch + 1} of {epochs}, step {fit.steps_done:,} of {fit.steps:,}{best}")

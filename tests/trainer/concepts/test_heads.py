@@ -110,7 +110,7 @@ def test_the_table_says_what_it_was_tested_on(store: Any) -> None:
 
 
 def test_how_far_it_is_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_SAY_S", 0.0)
+    monkeypatch.setattr(module, "SAY_S", 0.0)
     said: list[str] = []
     HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1), said.append).train()
     assert said[0] == "objects: epoch 1 of 2, step 2 of 4"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.concepts import cli
 from trainer.concepts.cli import main, make_targets
 from trainer.concepts.heads import Head, HeadSettings
 from trainer.concepts.predict import top_k
@@ -80,6 +81,31 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     assert shard is not None
     _, probabilities = shard.head("objects", np.arange(120))
     assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad pictures
+
+
+def test_how_far_the_targets_are_is_said_now_and_then() -> None:
+    now: list[float] = [0.0]
+    said: list[str] = []
+    say = cli._Shards(said.append, lambda: now[0])
+    for done in range(1, 7):
+        now[0] += 4.0
+        say(done, 7_000)
+    assert said == ["targets: 3 of 7,000 shards", "targets: 6 of 7,000 shards"]
+
+
+def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(
+    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store().folder
+    words = ["--concepts", str(tmp_path), "--epochs", "1", "--min-steps", "1"]
+    with folder.alone("work", "heads.lock"):
+        assert main(words) == 1
+    assert f"error: another run is working in {tmp_path}; wait for it" in capsys.readouterr().err
+    for place in (tmp_path, tmp_path / "targets", tmp_path / "work" / "heads"):
+        place.mkdir(exist_ok=True)
+        (place / ".tmp-heads.json-12345678").write_bytes(b"torn")
+    assert main(words) == 0
+    assert not [*tmp_path.rglob(".tmp-*")]
 
 
 def test_a_remote_folder_is_as_good_as_a_local_one(store: Any, tmp_path: Path) -> None:
