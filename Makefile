@@ -18,7 +18,7 @@ SHARE   ?=#                 share of the units to draw, instead
 ##@ Variables of `make concepts`
 DATA    ?= out/sample#      output folder of `make filter`, with pictures
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
-WEIGHTS ?=#                 file of the teacher's weights (the default one's are installed)
+WEIGHTS ?=#                 file of the teacher's weights, which you fetch (swag-vit-h14: CC-BY-NC-4.0); the default one's are installed
 HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
 
 ##@ Variables of `make train`
@@ -58,6 +58,7 @@ NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Pictures are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
+TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(OUTPUT)),$(comma)s3)
 # OUTPUT, where it was given; its default is that of `make filter`.
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # OUTPUT has a default that is meant for `make filter`.
@@ -169,7 +170,7 @@ env-filter:
 	$(call install,$(FILTER_EXTRAS),what the filters need (1.3 GB on disk; a few minutes))
 
 env-train:
-	$(call install,filter$(comma)train$(comma)teacher,what training needs (7 GB on disk with a torch for GPUs; minutes))
+	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))
 
 env-bench:
 	$(call install,bench,what the evaluation needs (6 GB on disk with a torch for GPUs; minutes))

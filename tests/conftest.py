@@ -1,5 +1,13 @@
 """What all tests share."""
 
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from filters.spotting import weights
@@ -14,3 +22,64 @@ def ocr_models() -> None:
         weights.download_and_install()
     except weights.WeightsMissing as error:
         pytest.skip(f"the OCR weights are not installed and cannot be downloaded: {error}")
+
+
+def _server() -> str:
+    """The path of versitygw, an S3 server over a folder; skips where there is none."""
+    found = (
+        os.environ.get("VERSITYGW")
+        or shutil.which("versitygw")
+        or str(Path(__file__).resolve().parents[1] / ".tools" / "versitygw")
+    )
+    if not os.path.exists(found):
+        pytest.skip("no S3 server: `make s3-server` builds versitygw (needs Go), or VERSITYGW names one")
+    return found
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """s3://... of an empty bucket; the environment leads to its server."""
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
+    folder = tmp_path_factory.mktemp("store")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    settings = {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            [_server(), "--port", f"127.0.0.1:{port}", "--region", "us-east-1", "posix", str(folder)],
+            env={**os.environ, "ROOT_ACCESS_KEY": "testkey", "ROOT_SECRET_KEY": "testsecret"},
+            stdout=log,
+            stderr=log,
+        )
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    s3fs.S3FileSystem.clear_instance_cache()  # clients of another module's server
+    try:
+        _wait(port, server, folder / "log")
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("bucket")
+        yield "s3://bucket"
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.kill()
+        server.wait()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _wait(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        if server.poll() is not None:
+            break
+        time.sleep(0.1)
+    raise RuntimeError(f"the S3 server did not come up: {log.read_text()}")

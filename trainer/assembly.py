@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
         transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
         concepts=targets or None,
+        pin=device.type == "cuda",
     )
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
@@ -155,7 +157,9 @@ def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module
     if ranks.world == 1:
         return student
     ids = [ranks.local_rank] if device.type == "cuda" else None
-    return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # newer torch would call it forward_sync_buffers
+        return DistributedDataParallel(student, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
 def introduction(parts: Parts) -> str:

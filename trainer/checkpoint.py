@@ -20,12 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from trainer.config import CheckpointSettings
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
+CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
+"""What Python, torch and safetensors raise where a disk is full."""
 _PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp-", "damaged-"
 
 
@@ -91,8 +94,11 @@ class Checkpoints:
                 shutil.rmtree(target)
             os.rename(temporary, target)
             _sync(self.folder)
-        except OSError as error:
-            raise CheckpointError(f"the checkpoint of step {checkpoint.step} could not be written: {error}") from error
+        except CANNOT_WRITE as error:
+            raise CheckpointError(
+                f"the checkpoint of step {checkpoint.step} could not be written to {self.folder}: {error}; make room "
+                "there, and the same command goes on from the one before"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self._prune()
@@ -113,7 +119,7 @@ class Checkpoints:
         try:
             model = load_file(path / MODEL)
             training = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, ValueError) as error:
+        except (RuntimeError, pickle.UnpicklingError, ValueError, SafetensorError) as error:
             raise Damaged(f"{path} matches its manifest but cannot be read: {error}") from error
         return Checkpoint(
             step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]

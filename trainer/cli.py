@@ -17,6 +17,7 @@ from trainer.checks import BadZeroShotFolder
 from trainer.config_files import BadConfig, config_names, load_config
 from trainer.data import BadSource, ConceptMismatch, DataError
 from trainer.errors import WrongUse
+from trainer.export import CannotExport
 from trainer.logs import MissingTracker
 from trainer.loop import train
 from trainer.step import Diverged
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         MissingTracker,
     ) as error:
         return _complain(error, WRONG_USE)
-    except (Diverged, CheckpointError, DataError) as error:
+    except (Diverged, CheckpointError, CannotExport, DataError) as error:
         return _complain(error, FAILED)
     except KeyboardInterrupt:
         print("\nstopped at once; the same command goes on from the last checkpoint", file=sys.stderr)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from trainer.concepts import ConceptTargets, open_targets
+from trainer.concepts.folder import Folder
 from trainer.config import Config
 from trainer.data import ConceptMismatch
 
@@ -15,7 +15,7 @@ def resolved(config: Config) -> tuple[Config, str]:
     path = config.concepts.path
     if path == "auto":
         folders = [f"{source.path.rstrip('/')}/concepts" for source in config.data.sources]
-        complete = all(Path(folder, "targets").is_dir() for folder in folders)
+        complete = all(Folder(folder).exists("targets") for folder in folders)
         path = ",".join(folders) if complete else ""
         if not complete:
             config = replace(config, concepts=replace(config.concepts, path=""))

@@ -97,7 +97,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradient.contiguous()
         b = len(gradient) // ctx.world
-        if dist.get_backend() == "nccl":
+        if _of_gpus():
             mine = gradient.new_empty(b, *gradient.shape[1:])
             dist.reduce_scatter_tensor(mine, gradient)
             return mine, None, None
@@ -113,7 +113,8 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     A process group that exists already is used and left as it is. NCCL on CUDA, gloo on the CPU.
     """
     if dist.is_initialized():
-        yield Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+        local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))
+        yield Ranks(dist.get_rank(), dist.get_world_size(), local_rank, _control(timeout_s))
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -128,10 +129,18 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     backend = "nccl" if device_type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
     try:
-        control = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if backend == "nccl" else None
-        yield Ranks(dist.get_rank(), world, local_rank, control)
+        yield Ranks(dist.get_rank(), world, local_rank, _control(timeout_s))
     finally:
         dist.destroy_process_group()
+
+
+def _control(timeout_s: float) -> Any:
+    """A group for tensors on the CPU, where the default group takes none."""
+    return dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s)) if _of_gpus() else None
+
+
+def _of_gpus() -> bool:
+    return dist.get_backend() == "nccl"
 
 
 def same_on_all(ranks: Ranks, name: str, value: Any) -> None:

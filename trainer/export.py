@@ -13,7 +13,13 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trainer.checkpoint import CANNOT_WRITE
+
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
+
+
+class CannotExport(RuntimeError):
+    """The folder could not be written; the message says why."""
 
 
 def export(
@@ -25,7 +31,8 @@ def export(
 ) -> Path:
     """Publish weights, description, preprocessing and model card as `folder`, which is replaced as a whole.
 
-    `architecture` is open_clip's `model_cfg`, `weights` the dual encoder's state by open_clip's names.
+    `architecture` is open_clip's `model_cfg`, `weights` the dual encoder's state by open_clip's names. Raises
+    `CannotExport`; what was there before then stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".tmp-{folder.name}-{uuid.uuid4().hex[:8]}")
@@ -46,6 +53,8 @@ def export(
             shutil.rmtree(old)
         else:
             os.rename(temporary, folder)
+    except CANNOT_WRITE as error:
+        raise CannotExport(f"{folder} could not be written: {error}; make room there, and run the same") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder

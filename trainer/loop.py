@@ -66,7 +66,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = prin
     call this with the same arguments and a `workdir` that all of them see.
 
     `say` gets lines for people, on the first rank. Raises `WrongUse`, `DataError`, `BadWeights`, `BadArchitecture`,
-    `CheckpointError`, and `Diverged` when steps stay non-finite.
+    `CheckpointError`, `CannotExport`, and `Diverged` when steps stay non-finite.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
@@ -152,12 +152,11 @@ class _Run:
         if self.wish.asked:
             return None
         try:
-            batch = next(batches)
+            return next(batches)
         except RuntimeError as error:
             if self.wish.asked and not isinstance(error, DataError):
                 return None
             raise
-        return batch.pin_memory() if self.parts.device.type == "cuda" else batch
 
     def _one_step(self, batch: Batch, epoch: int, number: int) -> None:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)

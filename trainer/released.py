@@ -21,7 +21,7 @@ from torch import nn
 
 from trainer.architecture import DualEncoder, build
 from trainer.config import TransformSettings
-from trainer.export import export
+from trainer.export import CannotExport, export
 from trainer.transforms import preprocessing
 from trainer.warm_start import BadWeights, read_weights
 
@@ -102,7 +102,7 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; 0, or 2 for wrong use."""
+    """Command line; 0, 1 where the folder could not be written, or 2 for wrong use."""
     parser = argparse.ArgumentParser(prog="python -m trainer.released", description=__doc__, allow_abbrev=False)
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")
@@ -120,7 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
         "their own).\n"
     )
-    export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+    try:
+        export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+    except CannotExport as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     print(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
     return 0
 

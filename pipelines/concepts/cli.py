@@ -19,6 +19,7 @@ from pipelines.settings import WrongUse
 from pipelines.storage import place
 
 OK, FAILED, WRONG_USE = 0, 1, 2
+_WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,21 +33,30 @@ def _parser() -> argparse.ArgumentParser:
         description="Vocabularies, labels and teacher features for concept distillation.",
         allow_abbrev=False,
     )
-    parser.add_argument("--data", required=True, help="output folder of `make filter`")
-    parser.add_argument("--output", help="folder for everything that is written (default: DATA/concepts)")
+    parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
         default=DEFAULT,
-        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32",
+        help=f"{', '.join(teacher_names())}, or a model as in timm:resnet50, torchvision:vit_b_16, open_clip:ViT-B-32; "
+        f"all but {DEFAULT} need --weights",
     )
-    parser.add_argument("--weights", help="file of the teacher's weights (default: from its Python package)")
+    parser.add_argument(
+        "--weights",
+        help="file of the teacher's weights, which you fetch yourself; mind their licence: those of swag-vit-h14 are "
+        "CC-BY-NC-4.0",
+    )
     parser.add_argument(
         "--min-count", type=_positive, help="rows that must name a concept (default 100; rows / 50 on small corpora)"
     )
     parser.add_argument("--max-size", type=_positive, default=10_000, help="most concepts of a head (default 10,000)")
     parser.add_argument("--batch-size", type=_positive, default=32, help="pictures the teacher sees at a time (32)")
     parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
-    parser.add_argument("--workers", type=_positive, help="worker processes (default: all cores)")
+    parser.add_argument(
+        "--workers",
+        type=_positive,
+        help=f"worker processes (default: all cores; on a GPU {_WORKERS_OF_A_GPU}, each of which holds the teacher)",
+    )
     parser.add_argument(
         "--max-bad-share",
         type=float,
@@ -87,10 +97,15 @@ def _settings(arguments: Sequence[str]) -> ConceptSettings:
         max_size=options.max_size,
         batch_size=options.batch_size,
         device=options.device,
-        workers=options.workers or os.cpu_count() or 1,
+        workers=options.workers or _workers_for(options.device),
         max_bad_share=options.max_bad_share,
         command=tuple(arguments),
     )
+
+
+def _workers_for(device: str) -> int:
+    cores = os.cpu_count() or 1
+    return cores if device == "cpu" else min(cores, _WORKERS_OF_A_GPU)
 
 
 def _positive(text: str) -> int:

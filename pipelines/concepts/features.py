@@ -4,7 +4,8 @@
 
 A unit is a shard. Its pictures are batched where they are read, not by RunInference: which pictures share a batch is
 then a function of the shard, so that a run that was killed ends with the same bytes as one that was not. A picture that
-cannot be decoded costs its row, which is marked; a batch fails only where the teacher itself does.
+cannot be decoded, or that the teacher fails on, costs its row, which is marked. Where the teacher itself fails the unit
+is set aside with the reason; its other batches stay, and the next run does what is missing.
 
 Each batch is published as a part of its own, so a unit that was interrupted goes on behind its last part. The unit is
 closed by whoever publishes its last missing part, in whatever order batches come and wherever they ran: parts become
@@ -16,115 +17,24 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from apache_beam.ml.inference.base import ModelHandler, RunInference
-from PIL import Image
+from apache_beam.ml.inference.base import RunInference
 
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
 from pipelines.commit import publish_json, published, read_json, remove, retract
+from pipelines.concepts.handler import GOOD, Features, Pictures, TeacherHandler
 from pipelines.concepts.shards import pictures_of
-from pipelines.concepts.teacher import LoadedTeacher, Teacher
+from pipelines.concepts.teacher import Teacher
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile
 from pipelines.progress import Heartbeat
+from pipelines.stages import failure, set_aside
 from pipelines.storage import Place
-
-GOOD = "ok"
-NO_PICTURE = "missing_picture"
-NOT_FINITE = "not_finite"
-MAX_ASPECT = 20
-"""Longer pictures lose their ends: teachers resize the shorter side, which would blow up a line of pixels, and look at
-the middle."""
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Some pictures of a unit, in its order; the one with `batches` set comes last and holds none."""
-
-    unit: str
-    number: int
-    keys: tuple[str, ...] = ()
-    contents: tuple[bytes | None, ...] = ()
-    batches: int | None = None
-    broken: dict[str, str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What became of them."""
-
-    of: Pictures
-    status: tuple[str, ...]
-    """`ok`, or why there are no features."""
-    messages: tuple[str, ...]
-    rows: npt.NDArray[np.float16]
-    """(n, d); zeros where the status is not ok."""
-
-
-class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
-    """The teacher as Beam calls it: load once per worker process, then batch after batch."""
-
-    def __init__(self, teacher: Teacher, device: str, threads: int):
-        super().__init__()
-        self._teacher, self._device, self._threads = teacher, device, threads
-
-    def load_model(self) -> LoadedTeacher:
-        import torch
-
-        torch.set_num_threads(self._threads)
-        return self._teacher.load(self._device)
-
-    def run_inference(
-        self, batch: Sequence[Pictures] | Pictures, model: LoadedTeacher, inference_args: dict[str, Any] | None = None
-    ) -> Iterable[Features]:
-        assert isinstance(batch, Pictures)
-        status, messages, images = [], [], []
-        for content in batch.contents:
-            try:
-                images.append(_image(content))
-                status.append(GOOD)
-                messages.append("")
-            except BadPicture as error:
-                status.append(str(error.reason) if content is not None else NO_PICTURE)
-                messages.append(error.message)
-        rows = np.zeros((len(batch), 0), np.float16)
-        if images:
-            with np.errstate(over="ignore"):
-                found = model.features(images).astype(np.float16)
-            rows = np.zeros((len(batch), found.shape[1]), np.float16)
-            for place, row in zip([n for n, said in enumerate(status) if said == GOOD], found, strict=True):
-                if np.isfinite(row).all():
-                    rows[place] = row
-                else:
-                    status[place], messages[place] = NOT_FINITE, "a feature is no number, or above 65,504"
-        return [Features(batch, tuple(status), tuple(messages), rows)]
-
-    def should_skip_batching(self) -> bool:
-        return True  # `Pictures` is a batch already
-
-    def get_num_bytes(self, batch: Sequence[Pictures] | Pictures) -> int:
-        assert isinstance(batch, Pictures)
-        return sum(len(content or b"") for content in batch.contents)
-
-    def get_metrics_namespace(self) -> str:
-        return "concepts"
-
-
-def _image(content: bytes | None) -> Image.Image:
-    pixels = decode_picture(content or b"", PictureLimits(decode_side=0)).pixels
-    height, width = pixels.shape[:2]
-    top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
-    middle = pixels[top : height - top, left : width - left, ::-1]
-    return Image.fromarray(np.ascontiguousarray(middle))
 
 
 @dataclass
@@ -135,7 +45,8 @@ class FeatureStage:
     shards: Place
     teacher: Teacher
     fingerprints: dict[str, str]
-    """Unit to what its features depend on: teacher, batch size and tar."""
+    """Unit to what its features depend on: teacher and tar. (The batch size moves their last bits only: who lowers it
+    for want of memory keeps what is done.)"""
     batch_size: int = 32
     device: str = "cpu"
     threads: int = 1
@@ -147,11 +58,14 @@ class FeatureStage:
 
     def part(self, unit: str, number: int) -> Place:
         """Where a batch lies until its unit is closed."""
-        return self.layout.work / self.name / "parts" / f"{unit}.{self.fingerprints[unit]}.{number:06d}.npz"
+        return self.layout.work / self.name / "parts" / f"{self._prefix(unit)}.{number:06d}.npz"
 
     def end(self, unit: str) -> Place:
         """Says how many parts a unit has."""
-        return self.part(unit, 0).with_name(f"{unit}.{self.fingerprints[unit]}.end.json")
+        return self.part(unit, 0).with_name(f"{self._prefix(unit)}.end.json")
+
+    def _prefix(self, unit: str) -> str:
+        return f"{unit}.{self.fingerprints[unit]}.{self.batch_size}"  # a number means a batch of that size
 
     def sweep(self) -> None:
         """Remove the parts of units that were closed just before their worker was killed; when all units are closed."""
@@ -241,6 +155,9 @@ class _Write(beam.DoFn):
 
     def process(self, features: Features) -> None:
         stage, batch = self._stage, features.of
+        if features.failed is not None:
+            set_aside(stage, batch.unit, [failure("TeacherFailed", features.failed)])
+            return
         if batch.batches is None:
             bad = [
                 {"key": key, "error": status, "message": message}
@@ -257,6 +174,7 @@ class _Write(beam.DoFn):
                 )
         else:
             publish_json(stage.end(batch.unit), {"batches": batch.batches, "broken": batch.broken})
+            stage.layout.progress(stage.name, batch.unit).unlink(missing_ok=True)  # also of a unit that is set aside
         self._close(batch.unit)
 
     def _close(self, unit: str) -> None:

@@ -23,6 +23,8 @@ from pipelines.settings import WrongUse
 from pipelines.stages import Stage
 from pipelines.storage import Place, is_local, stamps
 
+_NAMED = 10  # units that failed
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSettings:
@@ -132,9 +134,7 @@ class _Run:
 
     def _of_features(self, shards: dict[str, dict[str, Any]]) -> dict[str, str]:
         about = self.settings.teacher.fingerprint()
-        return {
-            unit: fingerprint_of(about, self.settings.batch_size, entry["sha256"]) for unit, entry in shards.items()
-        }
+        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
 
     def _features(self, shards: dict[str, dict[str, Any]]) -> bool:
         settings, fingerprints = self.settings, self._of_features(shards)
@@ -163,9 +163,12 @@ class _Run:
         """Do the units of a stage that are not committed with their fingerprint. False where some failed."""
         todo = list(self._todo(stage.name, fingerprints))
         failed = self.engine.run(stage, todo, of=len(fingerprints), counted="rows", total=max(total, 1), noun=noun)
-        for unit, record in failed.items():
+        for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
+        if len(failed) > _NAMED:
+            where = self.layout.failed(stage.name, "x").parent
+            self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
         return not failed
 
     def _finish(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]]) -> int:

@@ -142,8 +142,8 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
         return _existing(weights, f"teacher {name}")
     if "package" not in source:
         raise WrongUse(
-            f"the weights of teacher {name} are not at hand: fetch {source['url']} and name the file with --weights. "
-            f"Licence: {entry['licence']}"
+            f"the weights of teacher {name} are not at hand, and nothing is downloaded: fetch {source['url']} and name "
+            f"the file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
         )
     spec = importlib.util.find_spec(source["package"])
     if spec is None or not spec.submodule_search_locations:

@@ -43,7 +43,7 @@ class TransformStage(Stage, Protocol):
     """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
 
     def transform(self) -> beam.PTransform:
-        """From unit names to units that are committed; a unit that it fails fails the run."""
+        """From unit names to units that are committed or set aside; what it raises ends the run."""
 
 
 class DoUnit(beam.DoFn):

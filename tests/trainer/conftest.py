@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import math
 import os
 import socket
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
@@ -78,6 +81,30 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     info = tarfile.TarInfo(f"{number:032x}-{number:06d}.{ending}")
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every tenth pair has none."""
+    from trainer.concepts.targets import ShardTargets, packed
+
+    folder, entries = tmp_path_factory.mktemp("targets"), []
+    for shard, tar in enumerate(sorted(shards.glob("*.tar"))):
+        numbers = range(32 * shard, 32 * shard + 32)
+        ids = {
+            "objects": np.array([[n % 4, (n + 1) % 4] for n in numbers], np.uint32),
+            "attributes": np.array([[n // 4 % 8, (n // 4 + 1) % 8] for n in numbers], np.uint32),
+        }
+        p = np.array([[0.75, 0.25] if n % 10 else [0, 0] for n in numbers], np.float16)
+        keys = tuple(f"{n:032x}-{n:06d}" for n in numbers)
+        content = packed(ShardTargets(tar.name, keys, ids, dict.fromkeys(ids, p)), {})
+        (folder / f"{tar.stem}.npz").write_bytes(content)
+        digests = {"sha256": content, "tar_sha256": tar.read_bytes()}
+        entry = {"shard": tar.name, "file": f"{tar.stem}.npz", "samples": 32}
+        entries.append(entry | {name: hashlib.sha256(each).hexdigest() for name, each in digests.items()})
+    manifest = {"version": 1, "heads": {"objects": 4, "attributes": 8}, "k": 2, "shards": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 

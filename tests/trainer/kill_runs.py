@@ -1,10 +1,10 @@
 """Trains, kills, resumes and compares in child processes of one process that has imported torch. Not a test.
 
-    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS [tear]
+    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS SEED [tear]
 
 Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
-and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the newest checkpoint is damaged
-after the first kill.
+and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the first kill comes when there
+are two checkpoints, and the newest is damaged after it.
 """
 
 import json
@@ -22,6 +22,7 @@ from trainer.config_files import load_config
 from trainer.loop import train
 
 LIMIT_S = 240.0
+TWO_CHECKPOINTS = 7  # the first step that is logged after the second of checkpoints at every third step
 
 
 def start(config: str, workdir: Path, world: int) -> list[int]:
@@ -112,20 +113,20 @@ def same_bits(one: object, other: object) -> bool:
 
 
 def main() -> int:
-    config, folder, world, kills = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    config, folder = sys.argv[1], Path(sys.argv[2])
+    world, kills, seed = map(int, sys.argv[3:6])
     torch.set_num_threads(1)
     calm, killed = folder / "calm", folder / "killed"
     finish(start(config, calm, world))
     expected = losses(calm)
-    draw = random.Random(world * 1000 + kills)
+    draw = random.Random(seed)
     at, reached = [], 0
     for number in range(kills):
         children = start(config, killed, world)
-        reached = kill_at(
-            children, killed, draw.randint(reached + 1, max(expected) - 1) if reached + 1 < max(expected) else reached
-        )
+        first = TWO_CHECKPOINTS if number == 0 and "tear" in sys.argv else reached + 1
+        reached = kill_at(children, killed, draw.randint(first, max(first, max(expected) - 1)))
         at.append(reached)
-        if number == 0 and "tear" in sys.argv and list((killed / "checkpoints").glob("step-*")):
+        if number == 0 and "tear" in sys.argv:
             tear(killed)
     finish(start(config, killed, world))
     newest = [max((run / "checkpoints").glob("step-*")) for run in (calm, killed)]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +85,31 @@ def test_a_failure_while_saving_leaves_what_was_there(
 
     owner = {"save_file": module, "save": torch, "rename": os}[call]
     monkeypatch.setattr(owner, call, full)
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written: .*No space left"):
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*: .*No space left"):
         checkpoints.save(made(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
     found = checkpoints.newest()
     assert found is not None and found.step == 1
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("large", ["model", "training"])
+def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path, small_disk: None) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there, and the same"):
+        much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+        checkpoints.save(replace(made(2), **much))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
 
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:

@@ -3,20 +3,32 @@ on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+import yaml
 from torch import nn
 
 from trainer.accumulation import Losses, backward
+from trainer.config import Config
+from trainer.config_files import build, load_config
 from trainer.data.batch import Batch
 from trainer.distributed import Ranks, joined_ranks, same_on_all
+from trainer.ema import Average
 from trainer.errors import WrongUse
+from trainer.loop import train
 from trainer.losses import ContrastiveLoss
-from trainer.model import Encoded
+from trainer.model import Encoded, build_student
+from trainer.optim import build_optimizer
+from trainer.step import Stepper, StepResult, losses_of
 
 CASES: dict[str, dict[str, Any]] = {
     "hn_nce": {"loss": {"beta": 0.5}},
@@ -158,16 +170,157 @@ def helpers_work(folder: Path) -> None:
             same_on_all(ranks, "the rank", rank)
 
 
-def both(folder: Path) -> None:
+def steppers(config: Any, ranks: Ranks) -> tuple[Stepper, Stepper]:
+    """Real students: over ranks with what saves memory, and alone without it."""
+    from trainer.assembly import _parallel
+
+    made = []
+    for spread in (True, False):
+        torch.manual_seed(3)
+        model = replace(config.model, gradient_checkpointing=spread)
+        student, _, _ = build_student(model, config.concepts, {"objects": VOCABULARY, "attributes": VOCABULARY})
+        student.train()
+        if not spread:
+            config = replace(config, schedule=replace(config.schedule, micro_batches=1))
+        known = ranks if spread else Ranks()
+        made.append(
+            Stepper(
+                student=student,
+                module=_parallel(student, known, torch.device("cpu")),
+                optimizer=build_optimizer(student, config.optimizer, config.concepts),
+                losses=losses_of(config),
+                config=config,
+                ranks=known,
+                device=torch.device("cpu"),
+                average=Average(student, 0.5),
+            )
+        )
+    return made[0], made[1]
+
+
+def pictures_and_tokens() -> Batch:
+    batch = whole_batch({"concepts": True, "duplicates": True})
+    generator = torch.Generator().manual_seed(2)
+    texts = torch.randint(1, 39, (N, 8), generator=generator)
+    texts[:, -1] = 39
+    return replace(batch, images=torch.randn(N, 3, 16, 16, generator=generator), texts=texts)
+
+
+def settings(**run: Any) -> Any:
+    model = {
+        "architecture": {
+            "embed_dim": 16,
+            "vision_cfg": {"image_size": 16, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+            "text_cfg": {"context_length": 8, "vocab_size": 40, "width": 16, "heads": 2, "layers": 2},
+        }
+    }
+    values = {
+        "model": model,
+        "data": {"sources": [{"path": "nowhere"}]},
+        "concepts": {"path": "somewhere"},
+        "schedule": {"samples": 100, "batch_size": N, "micro_batches": 2, "warmup_samples": 0},
+        "optimizer": {"learning_rate": 1e-3, "max_gradient_norm": 0.5},
+        "run": {"device": "cpu", **run},
+    }
+    return build(Config, values)
+
+
+def first_step(stepper: Stepper, batch: Batch) -> StepResult:
+    """The first one that is taken: fp16's scale of gradients begins too high."""
+    while not (result := stepper.step(batch, 0, 0, 1.0)).finite:
+        pass
+    return result
+
+
+def real_students_equal_one_process(folder: Path) -> None:
+    """Runs on every rank: DDP around open_clip's encoders with checkpointed activations, in parts, clipped."""
+    with joined_ranks("cpu", 60) as ranks:
+        b = N // ranks.world
+        mine = slice(b * ranks.rank, b * ranks.rank + b)
+        batch = pictures_and_tokens()
+        for precision, tolerance in (("fp32", 1e-4), ("bf16", 5e-2), ("fp16", 1e-2)):
+            spread, alone = steppers(settings(precision=precision, max_nonfinite=9), ranks)
+            found, expected = first_step(spread, part_of(batch, mine)), first_step(alone, batch)
+            assert found.values == pytest.approx(expected.values, rel=tolerance, abs=1e-6)
+            assert found.gradient_norm == pytest.approx(expected.gradient_norm, rel=tolerance)
+            gradients = [
+                torch.cat([p.grad.flatten() for p in each.parameters if p.grad is not None]) for each in (spread, alone)
+            ]
+            error = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+            assert error < tolerance, (precision, error)
+
+        # Numbers of one rank that are not finite are skipped by all: else their weights would part.
+        before = [p.detach().clone() for p in spread.student.parameters()]
+        bad = replace(part_of(batch, mine), images=batch.images[mine].clone())
+        if ranks.rank == ranks.world - 1:
+            bad.images[0, 0, 0, 0] = torch.nan
+        skipped = spread.step(bad, 0, 1, 1.0)
+        assert not skipped.finite and spread.skipped.in_a_row == 1
+        assert all(torch.equal(p, old) for p, old in zip(spread.student.parameters(), before, strict=True))
+        assert spread.step(part_of(batch, mine), 0, 2, 1.0).finite
+        same_on_all(ranks, "the weights", [float(p.detach().double().sum()) for p in spread.student.parameters()])
+        same_on_all(ranks, "the scale of gradients", spread.scaler.get_scale())
+
+
+def every_one(folder: Path) -> None:
     """Runs on every rank."""
-    with joined_ranks("cpu", 60):  # joined once, used by both
+    with joined_ranks("cpu", 60):  # joined once, used by all
         helpers_work(folder)
         ranks_equal_one_process(folder)
+        real_students_equal_one_process(folder)
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
 def test_ranks_equal_one_process(world: int, on_ranks: Callable[..., None], tmp_path: Path) -> None:
-    on_ranks(__file__, "both", world, tmp_path)
+    on_ranks(__file__, "every_one", world, tmp_path)
+
+
+def one_rank_is_asked_to_stop(folder: Path) -> None:
+    """Runs on every rank: the last one gets SIGTERM at step 3; all stop after the same step, and go on together."""
+    with joined_ranks("cpu", 60) as ranks:
+        (folder / f"pid-{ranks.rank}").write_text(str(os.getpid()))
+        ranks.barrier()
+
+        def say(text: str) -> None:
+            if text.startswith("step 3/"):
+                os.kill(int((folder / f"pid-{ranks.world - 1}").read_text()), signal.SIGTERM)
+
+        config = load_config(str(folder / "config.yaml"))
+        outcome = train(config, folder / "w", say)
+        assert not outcome.finished and 3 <= outcome.step < 10
+        same_on_all(ranks, "the step", outcome.step)
+        assert ranks.collect(outcome.signal) == [None] * (ranks.world - 1) + [signal.SIGTERM]
+        again = train(config, folder / "w", lambda text: None)
+        assert again.finished and again.step == 10
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_where_one_is_asked_to(
+    on_ranks: Callable[..., None], tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
+    on_ranks(__file__, "one_rank_is_asked_to_stop", 2, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 11))
+
+
+def test_a_group_of_gpus_gets_one_for_the_cpu_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the caller has joined the ranks: flags and small objects never wait for a GPU."""
+    made: list[dict[str, Any]] = []
+
+    def new_group(**options: Any) -> str:
+        made.append(options)
+        return "group"
+
+    answers = {"is_initialized": True, "get_rank": 1, "get_world_size": 2, "get_backend": "nccl"}
+    for name, answer in answers.items():
+        monkeypatch.setattr(dist, name, lambda answer=answer: answer)
+    monkeypatch.setattr(dist, "new_group", new_group)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with joined_ranks("cuda", 7) as ranks:
+        assert (ranks.rank, ranks.world, ranks.local_rank, ranks.control) == (1, 2, 0, "group")
+    assert made[0]["backend"] == "gloo" and made[0]["timeout"].total_seconds() == 7
 
 
 def test_alone_nothing_is_communicated() -> None:

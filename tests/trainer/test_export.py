@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from trainer.architecture import architecture, build
 from trainer.config import ModelSettings, TransformSettings
-from trainer.export import export
+from trainer.export import CannotExport, export
 from trainer.transforms import preprocessing, transform
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -68,6 +69,19 @@ def test_a_new_export_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     ]
     assert (folder / "README.md").read_text() == "new"
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_a_disk_that_is_full_leaves_the_old_export(tmp_path: Path) -> None:
+    clip = build(SHAPES["vit"], 0.07)
+    folder = export(tmp_path / "export", SHAPES["vit"], {"w": torch.zeros(3)}, {}, "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(CannotExport, match=r"export could not be written: .*; make room there, and run the same"):
+            export(folder, SHAPES["vit"], clip.state_dict(), {}, "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (folder / "README.md").read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["export"]
 
 
 def test_training_transform_draws_from_torch() -> None:

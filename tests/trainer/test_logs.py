@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -36,6 +40,44 @@ def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingTracker, match=r"pip install wandb"):
         opened(tmp_path, wandb="project")
+
+
+def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same run goes on after a resume."""
+    begun: list[dict[str, Any]] = []
+    logged: list[tuple[dict[str, Any], int]] = []
+
+    class Run:
+        def log(self, values: dict[str, Any], step: int) -> None:
+            logged.append((values, step))
+
+        def finish(self) -> None:
+            logged.append(({"finished": True}, 0))
+
+    def init(**options: Any) -> Run:
+        begun.append(options)
+        return Run()
+
+    package = ModuleType("wandb")
+    package.init = init  # type: ignore[attr-defined]
+    package.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    for resumed_at in (0, 1):
+        log = opened(tmp_path, resumed_at, wandb="project")
+        log.write("step", resumed_at + 1, 10, {"loss": 0.5, "gradient_norm": "inf"})
+        log.close()
+    assert begun[0] == begun[1] and begun[0]["project"] == "project" and begun[0]["resume"] == "allow"
+    assert logged[0] == ({"step/loss": 0.5, "samples": 10}, 1) and logged[1][0] == {"finished": True}
+
+
+def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
+    loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = RunLog(tmp_path, LogSettings(), {}, lambda line: None, 0)
+    for step in (1, 2):
+        log.write("step", step, 10 * step, {"loss": 1 / step})
+    log.close()
+    events = loading.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("step/loss")] == [(1, 1.0), (2, 0.5)]
 
 
 def test_speed_is_that_of_the_window() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from trainer.cli import main
 from trainer.config_files import build, merged, plain
@@ -208,6 +209,29 @@ def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable
     assert not (tmp_path / "checkpoints").exists()
 
 
+def test_a_run_that_diverges_ends_and_keeps_its_last_good_checkpoint(
+    tiny_values: Values, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    values = tiny_values(
+        optimizer={"learning_rate": 1e30}, run={"max_nonfinite": 3}, checkpoint={"every_samples": 16},
+        schedule={"warmup_samples": 0},
+    )  # fmt: skip
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(values))
+    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+    assert main(words) == 1
+    said = capsys.readouterr()
+    assert "error: 3 steps in a row had a loss or gradient that is not finite (run.max_nonfinite)" in said.err
+    assert "skipped 2" in said.out
+    skipped = [line["step"] for line in entries(tmp_path / "w", "event")]
+    newest = max((tmp_path / "w" / "checkpoints").glob("step-*"))
+    assert int(newest.name.removeprefix("step-")) == skipped[-1]  # of a step that changed nothing
+    state = load_file(newest / "model.safetensors")
+    assert all(bool(tensor.isfinite().all()) for tensor in state.values())
+    assert torch.load(newest / "training.pt", weights_only=True)["skipped"]["total"] == 2
+
+
 # -- command line ----------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +248,36 @@ def test_command_line(tiny_values: Values, shards: Path, tmp_path: Path, capsys:
     assert "step 2/2" in out and f"model in {tmp_path}/w/export/" in out
     assert main([*words, "loss.beta=0.9"]) == 2
     assert "error: " in (err := capsys.readouterr().err) and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
+    number: int,
+    status: int,
+    tiny_values: Values,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import yaml
+
+    from trainer import cli
+
+    def say(text: str) -> None:
+        print(text)
+        if text.startswith("step 3/"):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(cli, "_say", say)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
+    words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
+    assert main(words) == status
+    assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
+    monkeypatch.setattr(cli, "_say", print)
+    assert main(words) == 0
+    assert "going on after step 3 of 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +15,11 @@ import pytest
 import yaml
 
 SCRIPT = Path(__file__).with_name("kill_runs.py")
+SEED = random.SystemRandom().randrange(10**6)
 
 
 def killed_and_calm(values: dict[str, Any], folder: Path, world: int, kills: int, *words: str) -> dict[str, Any]:
     """What `kill_runs.py` found."""
-    import os
-
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values))
     environment = {
@@ -27,36 +28,42 @@ def killed_and_calm(values: dict[str, Any], folder: Path, world: int, kills: int
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
     }
-    command = [sys.executable, str(SCRIPT), str(config), str(folder), str(world), str(kills), *words]
+    command = [sys.executable, str(SCRIPT), str(config), str(folder), str(world), str(kills), str(SEED), *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
     said = "".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt")))
-    assert done.returncode == 0, done.stderr[-3000:] + said
+    assert done.returncode == 0, f"seed {SEED}: {done.stderr[-3000:]}{said}"
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def settings(tiny_values: Callable[..., dict[str, Any]], workers: int, **sections: Any) -> dict[str, Any]:
+def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers: int) -> dict[str, Any]:
     """12 steps of 16 over 96 pairs less some held out: three epochs of 5 batches; a checkpoint each 3 steps. What has a
-    state of its own is switched on: dropped patches, an average of the weights, checks in between."""
+    state of its own is switched on: concept heads, dropped patches, an average of the weights, checks in between."""
     return tiny_values(
         model={"patch_dropout": 0.5},
         data={"workers": workers, "split": {"holdout": 0.1}},
+        concepts={"path": str(targets)},
         schedule={"samples": 12 * 16, "micro_batches": 2},
         run={"ema": 0.9, "max_nonfinite": 2},
         checkpoint={"every_samples": 3 * 16},
         check={"every_samples": 7 * 16},
-        **sections,
     )
+
+
+def equal(found: dict[str, Any]) -> bool:
+    """Loss curve, encoders, and everything else that a checkpoint holds."""
+    return bool(found["losses"] and found["model"] and found["training"] and found["steps"] == 12)
 
 
 @pytest.mark.kill
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 2)])
-def test_killed_once_across_an_epoch_and_with_a_torn_checkpoint(
-    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 0), (2, 2)])
+def test_killed_at_a_random_step_with_a_torn_checkpoint(
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
 ) -> None:
-    found = killed_and_calm(settings(tiny_values, workers), tmp_path, world, 1, "tear")
-    assert found["steps"] == 12
-    assert found["losses"] and found["model"] and found["training"], found
+    """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10."""
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 1, "tear")
+    assert equal(found), (SEED, found)
+    assert len(found["damaged"]) == 1 and found["killed_at"][0] >= 7, (SEED, found)
 
 
 @pytest.mark.kill
@@ -64,8 +71,8 @@ def test_killed_once_across_an_epoch_and_with_a_torn_checkpoint(
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2])
 def test_killed_again_and_again(
-    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], tmp_path: Path
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
 ) -> None:
-    found = killed_and_calm(settings(tiny_values, workers), tmp_path, world, 4, "tear")
-    assert len(found["killed_at"]) == 4
-    assert found["losses"] and found["model"] and found["training"], found
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 4, "tear")
+    assert len(found["killed_at"]) == 4 and len(found["damaged"]) == 1, (SEED, found)
+    assert equal(found), (SEED, found)

@@ -17,7 +17,7 @@ from trainer.distributed import Ranks
 from trainer.ema import Average
 from trainer.model import build_student
 from trainer.optim import build_optimizer
-from trainer.step import Diverged, Stepper, losses_of
+from trainer.step import Diverged, Stepper, StepResult, losses_of
 
 SHAPE: dict[str, Any] = {
     "embed_dim": 32,
@@ -64,6 +64,7 @@ CASES: dict[str, dict[str, Any]] = {
     "hn_nce and concepts": {"loss": {"beta": 0.25}},
     "parts": {"loss": {"beta": 0.25}, "schedule": {"micro_batches": 2}},
     "bf16": {"run": {"precision": "bf16"}},
+    "fp16": {"run": {"precision": "fp16"}},
 }
 
 
@@ -146,6 +147,46 @@ def test_gradients_are_clipped(tiny_config: Callable[..., Any]) -> None:
     norm = trained.step(pairs(16), 0, 0, 1.0).gradient_norm
     clipped = torch.stack([p.grad.norm() for p in trained.parameters if p.grad is not None]).norm()
     assert norm > 1e-3 and float(clipped) == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("clip_at", [None, 1e-2])
+def test_scaled_gradients_are_unscaled_before_they_are_clipped(
+    parts: int, clip_at: float | None, tiny_config: Callable[..., Any]
+) -> None:
+    """fp16 with its scaler has the gradient, its norm and its clipping of float32; in parts and with heads too."""
+    found = {}
+    for precision in ("fp32", "fp16"):
+        trained = stepper(
+            tiny_config(
+                run={"precision": precision},
+                schedule={"micro_batches": parts},
+                optimizer={"max_gradient_norm": clip_at},
+            ),
+            heads=True,
+        )
+        result = trained.step(pairs(16, heads=True), 0, 0, 1.0)
+        while not result.finite:  # the scale begins too high; nothing but it changes until it is right
+            result = trained.step(pairs(16, heads=True), 0, 0, 1.0)
+        gradient = torch.cat([p.grad.flatten() for p in trained.parameters if p.grad is not None])
+        found[precision] = gradient, result.gradient_norm
+    (exact, norm), (half, norm_of_half) = found["fp32"], found["fp16"]
+    assert norm_of_half == pytest.approx(norm, rel=0.01)
+    assert float((half - exact).norm() / exact.norm()) < 0.02
+    assert float(half.norm()) == pytest.approx(clip_at or norm, rel=0.01)
+
+
+def test_an_overflow_lowers_the_scale_until_steps_are_taken(tiny_config: Callable[..., Any]) -> None:
+    trained = stepper(tiny_config(run={"precision": "fp16", "ema": 0.5}))
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    before = bits(trained)
+    results: list[StepResult] = []
+    while not results or not results[-1].finite:
+        results.append(trained.step(pairs(16), 0, len(results), 1.0))
+        if not results[-1].finite:
+            assert all(torch.equal(a, b) for a, b in zip(bits(trained), before, strict=True))
+    assert 1 < len(results) < 20 and trained.skipped.total == len(results) - 1 and trained.skipped.in_a_row == 0
+    assert trained.scaler.get_scale() == 2.0 ** (24 - trained.skipped.total)
 
 
 def test_the_scale_never_passes_its_bound(tiny_config: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from trainer.concepts.folder import Folder
+from trainer.concepts.heads import SAY_S, Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
-from trainer.concepts.store import BadConcepts, ConceptStore
-from trainer.concepts.targets import publish
+from trainer.concepts.progress import Progress
+from trainer.concepts.store import ConceptStore
+from trainer.data import DataError
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 HEADS = "heads.safetensors"
+VERSION = 2  # raise it when equal data and settings give other heads, or other figures of them
+FEW = 100  # tested samples below which figures are called rough
 
 
 class WrongUse(ValueError):
@@ -41,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="make concepts", description="Teacher heads and concept targets from stored features.", allow_abbrev=False
     )
-    parser.add_argument("--concepts", required=True, help="folder that `python -m pipelines.concepts` wrote")
+    parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
     parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
     for field in fields(HeadSettings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
@@ -59,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
     try:
-        make_targets(Path(options.concepts), settings, options.k)
-    except BadConcepts as error:
+        make_targets(options.concepts, settings, options.k)
+    except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -69,36 +73,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return OK
 
 
-def make_targets(folder: Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Heads and targets of a folder of `python -m pipelines.concepts`; what is there already is kept. Returns the
-    manifest of the targets."""
-    began = time.time()
+def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
+    """Heads and targets of a folder or URL of `python -m pipelines.concepts`; what is there already is kept, and a
+    training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`, and `DataError` where
+    another run works in the folder."""
     store = ConceptStore(folder)
+    with store.folder.alone("work", "heads.lock"):
+        for names in ((), ("targets",), ("work", "heads")):
+            store.folder.sweep(*names)
+        return _make_targets(store, settings, k)
+
+
+def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[str, Any]:
+    began = time.time()
     made_from = {
+        "version": VERSION,
         "settings": {name: value for name, value in asdict(settings).items() if name != "device"},
         "vocabulary_hash": store.vocabulary["hash"],
         "data": [[entry["unit"], entry["features"], entry["labels"]] for entry in store.shards],
     }
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    heads = _kept(folder, fingerprint)
+    heads = _kept(store.folder, fingerprint)
     if heads is None:
-        heads = HeadTrainer(store, settings).train()
-        _keep(folder, fingerprint, made_from, heads)
-    for line in _table(heads, settings):
-        print(line, flush=True)
-    manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
-    print(
+        progress = Progress(store.folder, fingerprint)
+        heads = HeadTrainer(store, settings, _say, progress).train()
+        _keep(store.folder, fingerprint, made_from, heads)
+        progress.forget()
+    for line in table(heads):
+        _say(line)
+    manifest = write_targets(
+        store, heads, heads_hash=fingerprint, k=k, device=settings.device, say=_Shards(_say, time.monotonic)
+    )
+    _say(
         f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
-        f"in {folder / 'targets'} ({time.time() - began:.0f} s)",
-        flush=True,
+        f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
     )
     return manifest
 
 
-def _kept(folder: Path, fingerprint: str) -> dict[str, Head] | None:
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+class _Shards:
+    """Says now and then how many shards have their targets."""
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]):
+        self._say, self._clock, self._said = say, clock, clock()
+
+    def __call__(self, done: int, of: int) -> None:
+        if self._clock() - self._said >= SAY_S:
+            self._said = self._clock()
+            self._say(f"targets: {done:,} of {of:,} shards")
+
+
+def _kept(folder: Folder, fingerprint: str) -> dict[str, Head] | None:
     try:
-        about = json.loads((folder / "heads.json").read_text(encoding="utf-8"))
-        content = (folder / HEADS).read_bytes()
+        about = json.loads(folder.read("heads.json"))
+        content = folder.read(HEADS)
         if about["fingerprint"] != fingerprint or about["sha256"] != hashlib.sha256(content).hexdigest():
             return None
         tensors = load(content)
@@ -110,7 +142,7 @@ def _kept(folder: Path, fingerprint: str) -> dict[str, Head] | None:
     }
 
 
-def _keep(folder: Path, fingerprint: str, made_from: dict[str, Any], heads: dict[str, Head]) -> None:
+def _keep(folder: Folder, fingerprint: str, made_from: dict[str, Any], heads: dict[str, Head]) -> None:
     tensors: dict[str, Tensor] = {}
     for name, head in heads.items():
         tensors |= {f"{name}.weight": head.weight.contiguous(), f"{name}.bias": head.bias.contiguous()}
@@ -121,23 +153,27 @@ def _keep(folder: Path, fingerprint: str, made_from: dict[str, Any], heads: dict
         "metrics": {name: head.metrics for name, head in heads.items()},
         **made_from,
     }
-    publish(folder / HEADS, content)
-    publish(folder / "heads.json", (json.dumps(about, indent=1) + "\n").encode())
+    folder.publish(content, HEADS)
+    folder.publish((json.dumps(about, indent=1) + "\n").encode(), "heads.json")
 
 
-def _table(heads: dict[str, Head], settings: HeadSettings) -> list[str]:
-    """Held-out metrics, and those of guessing by frequency in brackets."""
+def table(heads: dict[str, Head]) -> list[str]:
+    """What the heads do on test samples, which chose nothing; in brackets, guessing by frequency."""
     lines = [
-        f"{'head':<11} {'concepts':>8} {'trained':>9} {'held out':>9}  {'loss':>13}  {'top-1':>15}  {'recall@10':>15}  "
-        f"{'per concept':>15}   (in brackets: guessing by frequency)"
+        f"{'head':<11} {'concepts':>8} {'trained':>11} {'chosen by':>9} {'tested':>7}  {'loss':>13}  {'top-1':>34}  "
+        f"{'recall@10':>15}  {'per concept':>15}   (in brackets: guessing by frequency)"
     ]
     for name, head in heads.items():
         m = head.metrics
-        shares = [
-            f"{m[key]:>6.1%} ({m['prior_' + key]:>6.1%})" for key in ("top1", "recall_at_10", "macro_recall_at_10")
-        ]
+        top1 = f"{m['top1']:.1%}, {m['top1_low']:.1%} to {m['top1_high']:.1%} ({m['prior_top1']:.1%})"
+        recalls = [f"{m[key]:>6.1%} ({m['prior_' + key]:>6.1%})" for key in ("recall_at_10", "macro_recall_at_10")]
         lines.append(
-            f"{name:<11} {m['concepts']:>8,.0f} {m['train_samples']:>9,.0f} {m['held_out_samples']:>9,.0f}  "
-            f"{m['loss']:>5.2f} ({m['prior_loss']:>5.2f})  " + "  ".join(shares)
+            f"{name:<11} {m['concepts']:>8,.0f} {m['train_samples']:>11,.0f} {m['validation_samples']:>9,.0f} "
+            f"{m['test_samples']:>7,.0f}  {m['loss']:>5.2f} ({m['prior_loss']:>5.2f})  {top1:>34}  "
+            + "  ".join(recalls)
         )
+    few = [f"{name} {head.metrics['test_samples']:,.0f}" for name, head in heads.items()
+           if head.metrics["test_samples"] < FEW]  # fmt: skip
+    if few:
+        lines.append(f"tested on few pictures ({', '.join(few)}): these figures are rough; --holdout takes more")
     return lines

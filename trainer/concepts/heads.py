@@ -1,18 +1,18 @@
 """The teacher's heads: one linear classifier for objects and one for attributes on frozen features.
 
 The target of a sample is 1/m on each of the m concepts of its caption (Mahajan et al. 2018); samples without concept do
-not count. Rare concepts are up-sampled by the square root of their frequency: a concept in a share f of the samples
-has the repeat factor r = max(1, sqrt(t / f)), a sample the largest of its concepts, and in an epoch it occurs floor(r)
-times and once more with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
+not count. See `samples` for the up-sampling of rare concepts.
 
-A part of the samples is held out by the hash of their key. The head of the epoch with the lowest held-out loss is kept.
-On a CPU the result is a function of data, settings and number of threads.
+A part of the samples is held out: on a half of it, validation, the epoch with the lowest loss is chosen; the other
+half, test, is what figures are reported of, and chooses nothing. On a CPU the result is a function of data, settings
+and number of threads, also where the training was stopped and went on.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.concepts.store import BadConcepts, ConceptStore, Labels, concatenated
-from trainer.data.index import hash64
-from trainer.data.order import permutation
+from trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
+from trainer.concepts.progress import Progress
+from trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
+from trainer.concepts.store import BadConcepts, ConceptStore
 
-POOL_ROWS = 100_000  # samples shuffled together; their features are in memory
-EVALUATED = 50_000  # held-out samples at most
-TOP = 10
+SAY_S = 10.0  # between lines on how far it is
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class HeadSettings:
     """How heads are trained."""
 
     epochs: int = 10
-    """Passes over the samples; the best one on the held-out samples is kept."""
+    """Passes over the samples; the best one on the validation samples is kept."""
     min_steps: int = 50
     """Where the passes have fewer steps than this, on small data, there are more of them."""
     batch_size: int = 256
@@ -47,7 +46,7 @@ class HeadSettings:
     repeat_threshold: float = 1e-3
     """t of the repeat factor: concepts in a smaller share of the samples are up-sampled. 0: no up-sampling."""
     holdout: float = 0.1
-    """Share of the samples held out."""
+    """Share of the samples held out: a half to choose the epoch by, a half to report."""
     seed: int = 0
     """Of the order of the samples."""
     device: str = "cpu"
@@ -72,225 +71,151 @@ class Head:
     bias: Tensor
     """(concepts,)."""
     metrics: dict[str, float]
-    """On the held-out samples, beside those of the concepts' frequencies alone (`prior_...`)."""
-
-
-def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
-    """How often each sample occurs in an epoch, in expectation; 0 for samples without concept."""
-    of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
-    factors = np.zeros(len(labels.offsets) - 1)
-    counts = labels.counts()
-    if len(labels.ids):
-        starts = labels.offsets[:-1][counts > 0]
-        factors[counts > 0] = np.maximum.reduceat(of_concept[labels.ids], starts)
-    return factors
-
-
-def soft_cross_entropy(logits: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Mean over samples of logsumexp(v) - sum_k w_k v[id_k]; ids and weights (n, k), weights sum to 1 in each row."""
-    return (logits.logsumexp(1) - (weights * logits.gather(1, ids)).sum(1)).mean()
-
-
-@dataclass
-class _Pool:
-    """Some shards' usable training samples of one head."""
-
-    features: npt.NDArray[np.float16]
-    labels: Labels
+    """On the test samples, see `measure.metrics`."""
 
 
 class HeadTrainer:
-    """Trains the heads of a store."""
+    """Trains the heads of a store; with `progress` on from where an earlier call of the same was stopped."""
 
-    def __init__(self, store: ConceptStore, settings: HeadSettings, say: Callable[[str], None] = print):
-        self._store, self._settings, self._say = store, settings, say
+    def __init__(
+        self,
+        store: ConceptStore,
+        settings: HeadSettings,
+        say: Callable[[str], None] = print,
+        progress: Progress | None = None,
+    ):
+        self._store, self._settings, self._say, self._progress = store, settings, say, progress
+        self._said = time.monotonic()
 
     def train(self) -> dict[str, Head]:
         """All heads.
 
         Raises:
-            BadConcepts: there are not two samples with a concept, one to train on and one held out.
+            BadConcepts: a head has no sample to train on, to choose by, or to test on; or it did not learn.
         """
-        heads = {}
-        for number, head in enumerate(self._store.heads):
-            heads[head] = self._train(head, number)
-        return heads
+        return {head: self._train(self.samples(head)) for head in self._store.heads}
 
-    def _train(self, head: str, number: int) -> Head:
-        settings, classes = self._settings, self._store.heads[head]
-        samples, counts, mean, std = self._statistics(head, classes)
-        held_features, held_labels = self._held_out(head)
-        if not samples or not len(held_features):
+    def samples(self, head: str) -> HeadSamples:
+        """The samples of a head, as the settings part and repeat them."""
+        settings, number = self._settings, list(self._store.heads).index(head)
+        return HeadSamples(
+            self._store,
+            head,
+            holdout=settings.holdout,
+            threshold=settings.repeat_threshold,
+            seed=(settings.seed, number),
+        )
+
+    def _train(self, samples: HeadSamples) -> Head:
+        settings, known = self._settings, samples.statistics()
+        validation, test = samples.measured(Part.VALIDATION), samples.measured(Part.TEST)
+        if not known.samples or not len(validation) or not len(test):
             raise BadConcepts(
-                f"{head}: {samples} samples with a concept to train on, {len(held_features)} held out; both are "
-                "needed: more data, or a lower --min-count"
+                f"{samples.head}: {known.samples} samples with a concept to train on, {len(validation)} to choose the "
+                f"epoch by and {len(test)} to test on; of each at least one is needed: more data, another --holdout "
+                f"(now {settings.holdout:g}), or a lower --min-count"
             )
-        frequencies = counts / samples
-        per_epoch = max(1, math.ceil(self._expected(head, frequencies) / settings.batch_size))
+        per_epoch = max(1, math.ceil(samples.expected(known.frequencies) / settings.batch_size))
         epochs = max(settings.epochs, math.ceil(settings.min_steps / per_epoch))
-        steps = epochs * per_epoch
-        model = torch.nn.Linear(self._store.width, classes).to(settings.device)
-        torch.nn.init.zeros_(model.weight)  # convex: the start decides nothing
+        fit = _Fit(known, settings, steps=epochs * per_epoch)
+        fit.take_over(self._progress.load(samples.head) if self._progress else None)
+        done_before = fit.epoch == epochs
+        while fit.epoch < epochs:
+            self._epoch(fit, samples, known, validation, epochs)
+        if not math.isfinite(fit.best_loss):
+            raise BadConcepts(
+                f"{samples.head}: the loss on the validation samples was not finite in any of {epochs} epochs; lower "
+                f"--learning-rate (now {settings.learning_rate:g})"
+            )
+        if self._progress and not done_before:
+            self._progress.keep(samples.head, fit.state())
+        found = metrics(fit.best_weight, fit.best_bias, known.counts, test)
+        found |= {"concepts": samples.classes, "train_samples": known.samples}
+        found |= {"validation_samples": len(validation), "test_samples": len(test)}
+        return Head(fit.best_weight.cpu(), fit.best_bias.cpu(), found)
+
+    def _epoch(self, fit: _Fit, samples: HeadSamples, known: Statistics, validation: Samples, epochs: int) -> None:
+        """The rest of an epoch; what it learnt is compared with the best so far."""
+        for number, batches in samples.pools(fit.epoch, self._settings.batch_size, known.frequencies, fit.pool):
+            for features, ids, weights in batches:
+                fit.step(features, ids, weights)
+            fit.pool = number + 1
+            self._between_pools(fit, samples.head, epochs)
+        fit.end_epoch(validation)
+
+    def _between_pools(self, fit: _Fit, head: str, epochs: int) -> None:
+        if self._progress and self._progress.due:
+            self._progress.keep(head, fit.state())
+        if time.monotonic() - self._said >= SAY_S:
+            self._said = time.monotonic()
+            best = f", best validation loss {fit.best_loss:.3f}" if math.isfinite(fit.best_loss) else ""
+            self._say(f"{head}: epoch {fit.epoch + 1} of {epochs}, step {fit.steps_done:,} of {fit.steps:,}{best}")
+
+
+class _Fit:
+    """A head under training: everything that its next step depends on."""
+
+    def __init__(self, known: Statistics, settings: HeadSettings, steps: int):
+        self._settings, self.steps = settings, steps
+        self._centre, self._scale = self._tensor(known.mean), self._tensor(1 / known.std)
+        self.model = torch.nn.Linear(len(known.mean), len(known.counts)).to(settings.device)
+        torch.nn.init.zeros_(self.model.weight)  # convex: the start decides nothing
         with torch.no_grad():
-            model.bias.copy_(torch.from_numpy(np.log((counts + 1) / (counts + 1).sum())))
-        groups: list[dict[str, Any]] = [{"params": [model.weight]}, {"params": [model.bias], "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * min(1, step / steps)))
-        )
-        best: tuple[float, Tensor, Tensor] | None = None
-        centre, scale = self._tensor(mean), self._tensor(1 / std)
-        for epoch in range(epochs):
-            for features, ids, weights in self._batches(head, number, epoch, frequencies):
-                inputs = (self._tensor(features) - centre) * scale
-                loss = soft_cross_entropy(model(inputs), self._tensor(ids), self._tensor(weights))
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-            folded = model.weight.detach() * scale
-            bias = model.bias.detach() - folded @ centre
-            loss_now = self._held_out_loss(folded, bias, held_features, held_labels)
-            if best is None or loss_now < best[0]:
-                best = loss_now, folded.clone(), bias.clone()
-        assert best is not None
-        metrics = self._metrics(best[1], best[2], counts, held_features, held_labels)
-        metrics |= {"train_samples": samples, "held_out_samples": len(held_features), "concepts": classes}
-        return Head(best[1].cpu(), best[2].cpu(), metrics)
+            self.model.bias.copy_(torch.from_numpy(np.log((known.counts + 1) / (known.counts + 1).sum())))
+        groups: list[dict[str, Any]] = [
+            {"params": [self.model.weight]},
+            {"params": [self.model.bias], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+        self.epoch, self.pool, self.steps_done = 0, 0, 0
+        self.best_loss = math.inf
+        self.best_weight, self.best_bias = self._folded()
 
-    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
-        tensor = torch.from_numpy(np.ascontiguousarray(array)).to(self._settings.device)
-        return tensor.float() if tensor.is_floating_point() else tensor
+    def step(
+        self, features: npt.NDArray[np.float16], ids: npt.NDArray[np.int64], weights: npt.NDArray[np.float32]
+    ) -> None:
+        """One step of AdamW on samples (n, d), ids and weights (n, m)."""
+        rate = 0.5 * (1 + math.cos(math.pi * min(1, self.steps_done / self.steps)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._settings.learning_rate * rate
+        inputs = (self._tensor(features).float() - self._centre) * self._scale
+        loss = soft_cross_entropy(self.model(inputs), self._tensor(ids), self._tensor(weights))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.steps_done += 1
 
-    # ---- samples
+    def end_epoch(self, validation: Samples) -> None:
+        """Keep the head where it is the best one so far, and go on to the next epoch."""
+        weight, bias = self._folded()
+        loss = mean_loss(weight, bias, validation)
+        if loss < self.best_loss:
+            self.best_loss, self.best_weight, self.best_bias = loss, weight, bias
+        self.epoch, self.pool = self.epoch + 1, 0
 
-    def _usable(self, head: str, held: bool) -> Iterator[tuple[str, npt.NDArray[np.float16], Labels]]:
-        """Per shard its features and labels, of samples with a picture and a concept, on one side of the split."""
-        limit = int(self._settings.holdout * 2**64)
-        for entry in self._store.shards:
-            shard = self._store.load(entry)
-            labels = shard.labels[head]
-            side = np.array([hash64(key.encode("utf-8", "surrogateescape")) < limit for key in shard.keys], np.bool_)
-            rows = np.flatnonzero(shard.good & (labels.counts() > 0) & (side == held))
-            ids = [labels.ids[labels.offsets[row] : labels.offsets[row + 1]] for row in rows]
-            offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)])
-            flat = np.concatenate(ids) if ids else np.zeros(0, np.int32)
-            yield entry["unit"], shard.features[rows], Labels(offsets.astype(np.int64), flat)
-
-    def _statistics(
-        self, head: str, classes: int
-    ) -> tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Training samples, samples of each concept, mean and standard deviation of the features."""
-        samples, counts = 0, np.zeros(classes, np.int64)
-        total = np.zeros(self._store.width)
-        squares = np.zeros(self._store.width)
-        for _, features, labels in self._usable(head, held=False):
-            exact = features.astype(np.float64)
-            samples += len(exact)
-            total += exact.sum(axis=0)
-            squares += (exact**2).sum(axis=0)
-            counts += np.bincount(labels.ids, minlength=classes)
-        mean = total / max(samples, 1)
-        std = np.sqrt(np.maximum(squares / max(samples, 1) - mean**2, 1e-8))
-        return samples, counts, mean.astype(np.float32), std.astype(np.float32)
-
-    def _held_out(self, head: str) -> tuple[npt.NDArray[np.float16], Labels]:
-        features, labels, rows = [], [], 0
-        for _, some, of_some in self._usable(head, held=True):
-            features.append(some)
-            labels.append(of_some)
-            rows += len(some)
-            if rows >= EVALUATED:
-                break
-        return np.concatenate(features), concatenated(labels)
-
-    def _expected(self, head: str, frequencies: npt.NDArray[np.float64]) -> float:
-        """Samples of an epoch after up-sampling, in expectation."""
-        threshold = self._settings.repeat_threshold
-        return sum(
-            float(repeat_factors(labels, frequencies, threshold).sum()) for *_, labels in self._usable(head, held=False)
-        )
-
-    def _pools(self, head: str, seed: tuple[int, ...]) -> Iterator[tuple[_Pool, tuple[int, ...]]]:
-        """Shards taken together until they hold POOL_ROWS samples."""
-        features: list[npt.NDArray[np.float16]] = []
-        labels: list[Labels] = []
-        number = 0
-        for _, some, of_some in self._usable(head, held=False):
-            features.append(some)
-            labels.append(of_some)
-            if sum(map(len, features)) >= POOL_ROWS:
-                yield _Pool(np.concatenate(features), concatenated(labels)), (*seed, number)
-                features, labels, number = [], [], number + 1
-        if features:
-            yield _Pool(np.concatenate(features), concatenated(labels)), (*seed, number)
-
-    def _batches(
-        self, head: str, number: int, epoch: int, frequencies: npt.NDArray[np.float64]
-    ) -> Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Features, ids and weights of one epoch's steps, a function of the seed."""
-        settings = self._settings
-        for pool, seed in self._pools(head, (settings.seed, number, epoch)):
-            factors = repeat_factors(pool.labels, frequencies, settings.repeat_threshold)
-            bits = np.random.PCG64(np.random.SeedSequence((*seed, 1))).random_raw(len(factors))
-            chance = (bits >> np.uint64(11)) * 2.0**-53
-            repeats = np.floor(factors).astype(np.int64) + (chance < factors - np.floor(factors))
-            drawn = np.repeat(np.arange(len(factors)), repeats)
-            drawn = drawn[permutation(len(drawn), *seed, 2)]
-            for first in range(0, len(drawn), settings.batch_size):
-                rows = drawn[first : first + settings.batch_size]
-                yield (pool.features[rows], *pool.labels.padded(rows))
-
-    # ---- measuring
-
-    def _held_out_loss(self, weight: Tensor, bias: Tensor, features: npt.NDArray[np.float16], labels: Labels) -> float:
-        total = 0.0
-        for rows in np.array_split(np.arange(len(features)), max(1, len(features) // 1024)):
-            ids, weights = labels.padded(rows)
-            logits = self._tensor(features[rows]) @ weight.T + bias
-            total += float(soft_cross_entropy(logits, self._tensor(ids), self._tensor(weights))) * len(rows)
-        return total / len(features)
-
-    def _metrics(
-        self,
-        weight: Tensor,
-        bias: Tensor,
-        counts: npt.NDArray[np.int64],
-        features: npt.NDArray[np.float16],
-        labels: Labels,
-    ) -> dict[str, float]:
-        prior = self._tensor(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32))
-        found = _ranked(weight, bias, features, labels, self._tensor, int(min(TOP, len(counts))))
-        base = _ranked(torch.zeros_like(weight), prior, features, labels, self._tensor, int(min(TOP, len(counts))))
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, from which `take_over` goes on."""
         return {
-            "loss": self._held_out_loss(weight, bias, features, labels),
-            "prior_loss": self._held_out_loss(torch.zeros_like(weight), prior, features, labels),
-            **found,
-            **{f"prior_{name}": value for name, value in base.items()},
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "at": [self.epoch, self.pool, self.steps_done],
+            "best": [self.best_loss, self.best_weight, self.best_bias],
         }
 
+    def take_over(self, state: dict[str, Any] | None) -> None:
+        """Go on from a state; None: begin."""
+        if state is None:
+            return
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.pool, self.steps_done = state["at"]
+        self.best_loss, weight, bias = state["best"]
+        self.best_weight, self.best_bias = (each.to(self._settings.device) for each in (weight, bias))
 
-def _ranked(
-    weight: Tensor,
-    bias: Tensor,
-    features: npt.NDArray[np.float16],
-    labels: Labels,
-    tensor: Callable[[npt.NDArray[Any]], Tensor],
-    top: int,
-) -> dict[str, float]:
-    """top1: share of samples whose first prediction is one of their concepts. recall_at_10: share of the samples'
-    concepts among their first ten predictions, over all of them, and as the mean over concepts (`macro_`)."""
-    first = 0
-    hit, seen = np.zeros(len(bias)), np.zeros(len(bias))
-    for rows in np.array_split(np.arange(len(features)), max(1, len(features) // 1024)):
-        predicted = (tensor(features[rows]) @ weight.T + bias).topk(top, dim=1).indices.cpu().numpy()
-        for row, guesses in zip(rows.tolist(), predicted, strict=True):
-            truth = labels.ids[labels.offsets[row] : labels.offsets[row + 1]]
-            first += int(guesses[0] in truth)
-            seen[truth] += 1
-            hit[np.intersect1d(truth, guesses)] += 1
-    return {
-        "top1": first / len(features),
-        "recall_at_10": float(hit.sum() / seen.sum()),
-        "macro_recall_at_10": float((hit[seen > 0] / seen[seen > 0]).mean()),
-    }
+    def _folded(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias for features that are not standardised."""
+        weight = self.model.weight.detach() * self._scale
+        return weight, self.model.bias.detach() - weight @ self._centre
+
+    def _tensor(self, array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._settings.device)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from trainer.concepts.folder import Folder
 from trainer.concepts.heads import Head
 from trainer.concepts.store import ConceptStore, ShardConcepts
-from trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed, publish
+from trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
 
 ROWS_AT_ONCE = 1024
 
@@ -55,10 +55,10 @@ def write_targets(
     say: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
     """Write the targets of all shards that are not there yet, then the manifest. Returns the manifest."""
-    folder = store.folder / "targets"
+    folder = Folder(store.folder.url("targets"))
     entries = []
     for number, entry in enumerate(store.shards):
-        path = folder / f"{entry['unit']}.npz"
+        name = f"{entry['unit']}.npz"
         made_from = {
             "tar_sha256": entry["tar_sha256"],
             "vocabulary_hash": store.vocabulary["hash"],
@@ -66,14 +66,14 @@ def write_targets(
             "heads": heads_hash,
             "k": k,
         }
-        content = _current(path, made_from)
+        content = _current(folder, name, made_from)
         if content is None:
             content = packed(shard_targets(entry["shard"], store.load(entry), heads, k, device), made_from)
-            publish(path, content)
+            folder.publish(content, name)
         entries.append(
             {
                 "shard": entry["shard"],
-                "file": path.name,
+                "file": name,
                 "samples": entry["rows"],
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "tar_sha256": entry["tar_sha256"],
@@ -90,17 +90,16 @@ def write_targets(
         "samples": sum(entry["samples"] for entry in entries),
         "shards": entries,
     }
-    publish(folder / MANIFEST, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-    for stale in folder.glob("*.npz"):
-        if stale.name not in {entry["file"] for entry in entries}:
-            stale.unlink()
+    folder.publish((json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode(), MANIFEST)
+    for stale in {*folder.names(ending=".npz")} - {entry["file"] for entry in entries}:
+        folder.remove(stale)
     return manifest
 
 
-def _current(path: Path, made_from: dict[str, Any]) -> bytes | None:
+def _current(folder: Folder, name: str, made_from: dict[str, Any]) -> bytes | None:
     """The content of a targets file that is there already and made from the same things."""
     try:
-        content = path.read_bytes()
+        content = folder.read(name)
     except FileNotFoundError:
         return None
     known = about(content)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.concepts.folder import Folder
 from trainer.data.errors import DataError
 
 VERSION = 1
@@ -33,6 +35,12 @@ class Labels:
         """How many concepts each sample has."""
         return np.diff(self.offsets)
 
+    def of(self, rows: npt.NDArray[np.int64]) -> Labels:
+        """Those of some samples."""
+        ids = [self.ids[self.offsets[row] : self.offsets[row + 1]] for row in rows]
+        offsets = np.concatenate([[0], np.cumsum([len(each) for each in ids], dtype=np.int64)])
+        return Labels(offsets.astype(np.int64), np.concatenate(ids) if ids else np.zeros(0, np.int32))
+
     def padded(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """ids and weights (n, most) of some samples: 1/m on each of a sample's m concepts, 0 on the padding."""
         counts = self.counts()[rows]
@@ -49,10 +57,15 @@ class ShardConcepts:
     """One shard, its samples in its order."""
 
     keys: list[str]
-    features: npt.NDArray[np.float16]
-    """(n, d), a memory map; zeros where not good."""
     good: npt.NDArray[np.bool_]
+    """Pictures with features."""
     labels: dict[str, Labels]
+    read_features: Callable[[], npt.NDArray[np.float16]]
+
+    @cached_property
+    def features(self) -> npt.NDArray[np.float16]:
+        """(n, d), read on first use: a memory map of a local file; zeros where not good. Raises `BadConcepts`."""
+        return self.read_features()
 
 
 class ConceptStore:
@@ -62,17 +75,17 @@ class ConceptStore:
         BadConcepts: it is none, or is unfinished.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: str | Path | Folder):
+        self.folder = folder if isinstance(folder, Folder) else Folder(str(folder))
         try:
-            self.about: dict[str, Any] = json.loads((folder / "concepts.json").read_text(encoding="utf-8"))
-            self.vocabulary: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+            self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
+            self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
         except FileNotFoundError as error:
-            raise BadConcepts(f"{error.filename} is missing: run `make concepts`") from error
+            raise BadConcepts(f"{self.folder} has no concepts.json and vocabulary.json: run `make concepts`") from error
         except ValueError as error:
-            raise BadConcepts(f"{folder} cannot be read ({error}); run `make concepts` again") from error
+            raise BadConcepts(f"{self.folder} cannot be read ({error}); run `make concepts` again") from error
         if self.about["version"] != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:
-            raise BadConcepts(f"{folder} is unfinished, or of another version; run `make concepts` again")
+            raise BadConcepts(f"{self.folder} is unfinished, or of another version; run `make concepts` again")
 
     @cached_property
     def heads(self) -> dict[str, int]:
@@ -95,23 +108,46 @@ class ConceptStore:
         Raises:
             BadConcepts: labels and features are of different samples, or files are missing.
         """
-        unit, work = entry["unit"], self.folder / "work"
+        unit = entry["unit"]
         try:
-            features = np.load(work / "features" / "data" / f"{unit}.npy", mmap_mode="r")
-            with np.load(work / "features" / "data" / f"{unit}.npz") as status:
+            with np.load(io.BytesIO(self._data("features", f"{unit}.npz"))) as status:
                 keys, good = _keys(status["keys"]), status["good"]
-            with np.load(work / "labels" / "data" / f"{unit}.npz") as stored:
+            with np.load(io.BytesIO(self._data("labels", f"{unit}.npz"))) as stored:
                 labelled = _keys(stored["keys"])
                 labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
         if keys != labelled:
             where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")
             raise BadConcepts(
                 f"shard {entry['shard']}: features and labels are of different samples from {where} on; "
-                f"remove {work} and run `make concepts` again"
+                f"remove {self.folder.url('work')} and run `make concepts` again"
             )
-        return ShardConcepts(keys, features, good, labels)
+        return ShardConcepts(keys, good, labels, lambda: self._features(entry, good))
+
+    def _data(self, stage: str, name: str) -> bytes:
+        return self.folder.read("work", stage, "data", name)
+
+    def _features(self, entry: dict[str, Any], good: npt.NDArray[np.bool_]) -> npt.NDArray[np.float16]:
+        if not good.any():  # nothing told the first half how wide they are
+            return np.zeros((len(good), self.width), np.float16)
+        name = f"{entry['unit']}.npy"
+        path = self.folder.local("work", "features", "data", name)
+        try:
+            found: npt.NDArray[np.float16] = (
+                np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))
+            )
+        except _UNREADABLE as error:
+            raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
+        if found.shape != (len(good), self.width):
+            raise BadConcepts(
+                f"shard {entry['shard']}: features of shape {found.shape}, not {(len(good), self.width)}; "
+                f"remove {self.folder.url('work')} and run `make concepts` again"
+            )
+        return found
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def _keys(content: npt.NDArray[np.uint8]) -> list[str]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.concepts.folder import Folder
 from trainer.data.errors import ConceptMismatch
 
 VERSION = 1
@@ -68,7 +67,7 @@ class ShardTargets:
 class ConceptTargets:
     """The targets of a data set. See `open_targets`."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]):
+    def __init__(self, folder: Folder, manifest: dict[str, Any]):
         self._folder = folder
         self.manifest = manifest
         """What manifest.json says: vocabulary hash, teacher, k, counts."""
@@ -102,30 +101,30 @@ class ConceptTargets:
                 f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
                 "run `make concepts` again"
             )
-        path = self._folder / entry["file"]
         try:
-            content = path.read_bytes()
+            content = self._folder.read(entry["file"])
         except FileNotFoundError:
             return None
         if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            path = self._folder.url(entry["file"])
             raise ConceptMismatch(f"{path} is damaged (SHA-256 differs from {MANIFEST}); run `make concepts` again")
         return unpacked(content)
 
 
 def open_targets(folder: str | Path) -> ConceptTargets:
-    """Targets by the output folder of `make concepts`, or its `targets/`.
+    """Targets by the output folder of `make concepts`, or its `targets/`; local or an fsspec URL.
 
     Raises:
         ConceptMismatch: there are none, or they are of another version of this program.
     """
-    root = Path(folder)
-    place = root / "targets" if (root / "targets").is_dir() else root
+    root = Folder(str(folder))
+    place = Folder(root.url("targets")) if root.exists("targets") else root
     try:
-        manifest = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+        manifest = json.loads(place.read(MANIFEST))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConceptMismatch(f"{folder} holds no concept targets; make them with `make concepts`") from error
     except ValueError as error:
-        raise ConceptMismatch(f"{place / MANIFEST} cannot be read: {error}; run `make concepts` again") from error
+        raise ConceptMismatch(f"{place.url(MANIFEST)} cannot be read: {error}; run `make concepts` again") from error
     if manifest.get("version") != VERSION:
         raise ConceptMismatch(f"{place} is of another version of this program; run `make concepts` again")
     return ConceptTargets(place, manifest)
@@ -168,17 +167,3 @@ def unpacked(content: bytes) -> ShardTargets:
             ids={head: arrays[f"{head}.ids"] for head in heads},
             probabilities={head: arrays[f"{head}.probabilities"] for head in heads},
         )
-
-
-def publish(path: Path, content: bytes) -> None:
-    """Write a file so that a kill leaves it complete or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -43,6 +43,7 @@ class ShardLoader:
             NumPy, which are seeded for each sample.
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
+        pin: hand batches out in page-locked memory, for a GPU; with workers a thread does it beside the training.
 
     Raises:
         BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as asked.
@@ -59,6 +60,7 @@ class ShardLoader:
         transform: Transform,
         tokenizer: Tokenizer,
         concepts: Concepts | Sequence[Concepts | None] | None = None,
+        pin: bool = False,
     ):
         if batch_size < 1 or not 0 <= rank < world:
             raise ValueError(
@@ -66,7 +68,7 @@ class ShardLoader:
             )
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed {seed} is not in [0, 2^63)")
-        self._settings, self._batch_size, self._world = settings, batch_size, world
+        self._settings, self._batch_size, self._world, self._pin = settings, batch_size, world, pin
         self.sources = tuple(open_source(source, settings) for source in settings.sources)
         order = EpochOrder(
             [[shard.samples for shard in source.shards] for source in self.sources],
@@ -167,7 +169,8 @@ class ShardLoader:
 
     def _in_this_process(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
         for number in range(start, self.batches_per_epoch):
-            yield self._reader.batch(epoch, number)
+            batch, bad = self._reader.batch(epoch, number)
+            yield batch.pin_memory() if self._pin else batch, bad
 
     def _from_workers(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
         self._positions.set(epoch, start, self.batches_per_epoch)
@@ -180,6 +183,7 @@ class ShardLoader:
                 prefetch_factor=self._settings.prefetch,
                 persistent_workers=True,
                 timeout=self._settings.stall_s,
+                pin_memory=self._pin,
                 collate_fn=_as_it_is,
                 generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
             )

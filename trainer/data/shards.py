@@ -12,7 +12,8 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,10 +224,20 @@ def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[t
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
                 jobs = [pool.submit(_scan_one, url, stamps[url], places[url], store) for url in todo]
-                for job in jobs:
-                    job.result()
+                _finish(jobs)
     for url in urls:
         yield url, places[url], load(places[url])
+
+
+def _finish(jobs: Sequence[Future[None]]) -> None:
+    try:
+        for job in jobs:
+            job.result()
+    except BrokenProcessPool as error:
+        raise BadSource(
+            "the processes that index shards ended by themselves: a script that trains has to do so under "
+            "`if __name__ == '__main__':`; else memory was short, and starting again goes on with what is left to index"
+        ) from error
 
 
 def _scan_one(url: str, stamp: str, place: Path, store: ShardStore) -> None:

@@ -55,3 +55,13 @@ def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest
     assert cli.main(["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]) == 2
     assert "DATA is the output folder of `make filter`" in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_gpu_is_not_filled_with_a_teacher_per_core(
+    tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    words = ["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]
+    assert cli._settings(words).workers == 64
+    assert cli._settings([*words, "--device", "cuda:1"]).workers == 4
+    assert cli._settings([*words, "--device", "cuda", "--workers", "9"]).workers == 9

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from pipelines.concepts.features import FeatureStage, Pictures, TeacherHandler, _Read, _Write
-from pipelines.concepts.teacher import find_teacher
+from pipelines.concepts.features import FeatureStage, _Read, _Write
+from pipelines.concepts.handler import Features, Pictures, TeacherHandler
+from pipelines.concepts.teacher import LoadedTeacher, find_teacher
 from pipelines.layout import Layout
 from pipelines.runner import run_units
 from pipelines.settings import WrongUse
@@ -59,27 +61,6 @@ def test_bad_pictures_cost_their_row_and_never_their_batch(filtered: Any, make: 
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 
 
-def test_hostile_pictures_and_features(tiny: tuple[str, str]) -> None:
-    """A line of 3000 pixels is not blown up, and a feature beyond float16 costs its row alone."""
-    handler = TeacherHandler(find_teacher(*tiny), "cpu", 1)
-    model = handler.load_model()
-    contents = []
-    for size in ((3000, 1), (1, 1), (32, 32)):
-        content = io.BytesIO()
-        Image.new("RGB", size).save(content, "PNG")
-        contents.append(content.getvalue())
-    batch = Pictures("u", 0, ("a", "b", "c"), tuple(contents))
-    (found,) = handler.run_inference(batch, model)
-    assert found.status == ("ok",) * 3
-
-    class Wild:
-        def features(self, pictures: list[Any]) -> Any:
-            return np.array([[1.0], [1e9], [np.nan]])
-
-    (found,) = handler.run_inference(batch, Wild())  # type: ignore[arg-type]
-    assert found.status == ("ok", "not_finite", "not_finite") and found.rows.tolist() == [[1], [0], [0]]
-
-
 def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str, str]) -> None:
     data = filtered.write([5])
     make(data, batch_size=2)
@@ -105,6 +86,49 @@ def test_a_second_run_does_nothing_and_another_vocabulary_only_labels(filtered: 
     make(data, max_size=2)
     changed = {path.parts[-3] for path in stamp if path.stat().st_mtime_ns != stamp[path]}
     assert changed == {"labels"}
+
+
+def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
+    filtered: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other units and batches are done, and stay when the batch size is lowered."""
+    data = filtered.write([9, 9])
+    whole, calls = LoadedTeacher.features, []
+
+    def short(model: LoadedTeacher, pictures: list[Any]) -> Any:
+        calls.append(len(pictures))
+        if len(calls) == 3:  # the first is a trial of the weights; the second batch of the first unit
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return whole(model, pictures)
+
+    monkeypatch.setattr(LoadedTeacher, "features", short)
+    status, said = make(data, batch_size=4)
+    assert status == 1
+    (line,) = [line for line in said if line.startswith("error: ")]
+    assert "features: unit 0000" in line and "TeacherFailed" in line and "-000.tar, batch 1 of 4 pictures" in line
+    assert "CUDA out of memory" in line and "lower --batch-size, or --workers" in line
+    assert not (data / "concepts" / "concepts.json").exists()
+    commits = data / "concepts" / "work" / "features" / "commits"
+    (done,) = commits.glob("*.json")
+    stamp = done.stat().st_mtime_ns
+    calls[:] = [0] * 3
+    status, _ = make(data, batch_size=2)
+    assert status == 0 and len([*commits.glob("*.json")]) == 2 and done.stat().st_mtime_ns == stamp
+    assert not [*(data / "concepts" / "work" / "features" / "parts").glob("*")]
+    assert (data / "concepts" / "concepts.json").exists()
+
+
+def test_a_unit_that_was_set_aside_needs_only_its_missing_batch(stage: FeatureStage) -> None:
+    unit = "00000-00000-000"
+    handler, write = TeacherHandler(stage.teacher, "cpu", 1), _Write(stage)
+    model = handler.load_model()
+    for batch in _Read(stage).process(unit):
+        for found in handler.run_inference(batch, model):
+            write.process(Features(batch, failed="no memory") if batch.number == 1 else found)
+    assert json.loads(stage.layout.failed("features", unit).read_text())["tries"][0]["message"] == "no memory"
+    assert not stage.layout.commit("features", unit).exists()
+    assert not stage.layout.progress("features", unit).exists()  # nothing died here
+    assert [batch.number for batch in _Read(stage).process(unit)] == [1, 3]  # 3 is the end mark
 
 
 def test_a_changed_shard_is_done_anew_and_alone(filtered: Any, make: Any) -> None:

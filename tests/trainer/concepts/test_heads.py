@@ -1,8 +1,7 @@
-"""The teacher's heads: targets, up-sampling, learning, determinism."""
+"""The teacher's heads: targets, learning, what is chosen by what, determinism."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.concepts.heads import HeadSettings, HeadTrainer, repeat_factors, soft_cross_entropy
+from trainer.concepts import heads as module
+from trainer.concepts.cli import table
+from trainer.concepts.heads import HeadSettings, HeadTrainer
+from trainer.concepts.measure import metrics, soft_cross_entropy
+from trainer.concepts.samples import HeadSamples, Part, Samples
 from trainer.concepts.store import BadConcepts, Labels, concatenated
 
 LISTS = st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=12)
@@ -38,15 +41,6 @@ def test_shards_are_put_together_in_order(parts: list[list[list[int]]]) -> None:
     assert whole.offsets.tolist() == expected.offsets.tolist() and whole.ids.tolist() == expected.ids.tolist()
 
 
-@given(lists=LISTS, threshold=st.floats(0, 1))
-def test_a_sample_repeats_as_its_rarest_concept_asks(lists: list[list[int]], threshold: float) -> None:
-    frequencies = np.array([0.5, 0.2, 0.1, 0.01, 0.001, 0.0001])
-    factors = repeat_factors(labels_of(lists), frequencies, threshold)
-    for factor, concepts in zip(factors, lists, strict=True):
-        expected = max((max(1, (threshold / frequencies[c]) ** 0.5) for c in concepts), default=0)
-        assert factor == pytest.approx(expected)
-
-
 def test_the_loss_is_the_dense_soft_cross_entropy() -> None:
     torch.manual_seed(0)
     logits = torch.randn(4, 6, dtype=torch.float64)
@@ -62,7 +56,8 @@ def test_heads_learn_what_features_show_and_no_more(store: Any) -> None:
     assert objects["macro_recall_at_10"] == 1  # six concepts: all are among the first ten
     assert objects["loss"] < 0.6 * objects["prior_loss"]
     assert abs(attributes["loss"] - attributes["prior_loss"]) < 0.3  # odd or even rows: the features do not show it
-    assert objects["train_samples"] + objects["held_out_samples"] == 3 * (120 - 6 - 12)
+    parts = [objects[f"{part}_samples"] for part in ("train", "validation", "test")]
+    assert sum(parts) == 3 * (120 - 6 - 12) and all(parts)
     assert heads["objects"].weight.shape == (6, 16)
 
 
@@ -76,21 +71,60 @@ def test_equal_seeds_give_equal_heads(store: Any) -> None:
     assert not torch.equal(one["objects"].weight, third["objects"].weight)
 
 
-def test_an_epoch_holds_rare_concepts_more_often(store: Any) -> None:
-    trainer = HeadTrainer(store(rows=400), HeadSettings(repeat_threshold=0.5))
-    frequencies = np.array([1.0, 0.25, 0.12, 0.06, 0.03, 0.03])
-    drawn: Counter[int] = Counter()
-    for _, ids, weights in trainer._batches("objects", 0, 0, frequencies):
-        drawn.update(ids[weights > 0].tolist())
-    usual: Counter[int] = Counter()
-    for *_, labels in trainer._usable("objects", held=False):
-        usual.update(labels.ids.tolist())
-    for concept in range(1, 6):
-        assert drawn[concept] / usual[concept] == pytest.approx((0.5 / frequencies[concept]) ** 0.5, rel=0.15)
+def test_validation_chooses_and_test_is_reported(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poisoned validation labels choose another epoch; poisoned test labels change the figures and nothing else."""
+    known, settings = store(), HeadSettings(epochs=12, learning_rate=0.2, holdout=0.4)
+    honest = HeadTrainer(known, settings).train()["objects"]
+    whole = HeadSamples.measured
+
+    def poisoned(part: Part) -> Any:
+        def measured(samples: HeadSamples, asked: Part) -> Samples:
+            found = whole(samples, asked)
+            labels = Labels(found.labels.offsets, (found.labels.ids + 3) % samples.classes)
+            return Samples(found.features, labels) if asked == part else found
+
+        return measured
+
+    monkeypatch.setattr(HeadSamples, "measured", poisoned(Part.TEST))
+    tested = HeadTrainer(known, settings).train()["objects"]
+    assert torch.equal(tested.weight, honest.weight) and tested.metrics["top1"] < honest.metrics["top1"] - 0.3
+    monkeypatch.setattr(HeadSamples, "measured", poisoned(Part.VALIDATION))
+    chosen = HeadTrainer(known, settings).train()["objects"]
+    assert not torch.equal(chosen.weight, honest.weight)
+
+
+def test_figures_by_hand() -> None:
+    """Two concepts: the head is right about the first of three samples, and about one of two concepts of the last."""
+    features = np.array([[1, 0], [0, 1], [0, 1]], np.float16)
+    samples = Samples(features, labels_of([[0], [0], [1, 2]]))
+    found = metrics(torch.eye(2).repeat(2, 1)[:3], torch.zeros(3), np.array([5, 1, 1]), samples)
+    assert found["top1"] == pytest.approx(2 / 3) and found["prior_top1"] == pytest.approx(2 / 3)
+    assert found["recall_at_10"] == found["macro_recall_at_10"] == 1
+    assert 0 < found["top1_low"] < found["top1"] < found["top1_high"] < 1
+
+
+def test_the_table_says_what_it_was_tested_on(store: Any) -> None:
+    lines = table(HeadTrainer(store(), HeadSettings(epochs=1, min_steps=1)).train())
+    assert "trained" in lines[0] and "chosen by" in lines[0] and "tested" in lines[0]
+    assert lines[-1].startswith("tested on few pictures (objects ") and "rough" in lines[-1]
+
+
+def test_how_far_it_is_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SAY_S", 0.0)
+    said: list[str] = []
+    HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1), said.append).train()
+    assert said[0] == "objects: epoch 1 of 2, step 2 of 4"
+    assert said[1].startswith("objects: epoch 2 of 2, step 4 of 4, best validation loss ")
+
+
+def test_a_loss_that_is_not_finite_is_said(store: Any) -> None:
+    with pytest.raises(BadConcepts, match=r"objects: the loss .* was not finite in any of 2 epochs; lower --learning"):
+        HeadTrainer(store(), HeadSettings(epochs=2, min_steps=1, learning_rate=3e37)).train()
 
 
 def test_too_little_to_train_on_is_said(store: Any) -> None:
-    with pytest.raises(BadConcepts, match=r"objects: \d samples with a concept to train on, 0 held out"):
+    said = r"objects: \d samples with a concept to train on, 0 to choose the epoch by .* another --holdout"
+    with pytest.raises(BadConcepts, match=said):
         HeadTrainer(store(shards=1, rows=3), HeadSettings(holdout=0.0001)).train()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.concepts import cli
 from trainer.concepts.cli import main, make_targets
 from trainer.concepts.heads import Head, HeadSettings
 from trainer.concepts.predict import top_k
@@ -59,8 +60,9 @@ def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
         again.rows(["x", "z"])
 
 
-def test_a_run_writes_all_shards_and_keeps_them(store: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = store().folder
+def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store()
+    folder = tmp_path
     manifest = make_targets(folder, FAST, 3)
     said = capsys.readouterr().out
     assert "objects" in said and "recall@10" in said
@@ -81,6 +83,57 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, capsys: pytest.Captu
     assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad pictures
 
 
+def test_how_far_the_targets_are_is_said_now_and_then() -> None:
+    now: list[float] = [0.0]
+    said: list[str] = []
+    say = cli._Shards(said.append, lambda: now[0])
+    for done in range(1, 7):
+        now[0] += 4.0
+        say(done, 7_000)
+    assert said == ["targets: 3 of 7,000 shards", "targets: 6 of 7,000 shards"]
+
+
+def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(
+    store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = store().folder
+    words = ["--concepts", str(tmp_path), "--epochs", "1", "--min-steps", "1"]
+    with folder.alone("work", "heads.lock"):
+        assert main(words) == 1
+    assert f"error: another run is working in {tmp_path}; wait for it" in capsys.readouterr().err
+    for place in (tmp_path, tmp_path / "targets", tmp_path / "work" / "heads"):
+        place.mkdir(exist_ok=True)
+        (place / ".tmp-heads.json-12345678").write_bytes(b"torn")
+    assert main(words) == 0
+    assert not [*tmp_path.rglob(".tmp-*")]
+
+
+def test_a_remote_folder_is_as_good_as_a_local_one(store: Any, tmp_path: Path) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    store()
+    url = f"memory://{tmp_path.name}/concepts"
+    memory = fsspec.filesystem("memory")
+    memory.put(str(tmp_path), f"/{tmp_path.name}/concepts", recursive=True)
+    try:
+        manifest = make_targets(url, FAST, 3)
+        assert make_targets(tmp_path, FAST, 3) == manifest
+        for entry in manifest["shards"]:
+            name = f"targets/{entry['file']}"
+            assert memory.cat_file(f"/{tmp_path.name}/concepts/{name}") == (tmp_path / name).read_bytes()
+        before = memory.modified(f"/{tmp_path.name}/concepts/targets/00001.npz")
+        memory.pipe_file(f"/{tmp_path.name}/concepts/targets/stale.npz", b"")
+        assert make_targets(url, FAST, 3) == manifest  # nothing is done twice
+        assert memory.modified(f"/{tmp_path.name}/concepts/targets/00001.npz") == before
+        assert not memory.exists(f"/{tmp_path.name}/concepts/targets/stale.npz")
+        assert not memory.glob(f"/{tmp_path.name}/concepts/work/heads/*.pt")
+        shard = open_targets(url).shard("00001.tar")
+        assert shard is not None and len(shard.keys) == 120
+        with pytest.raises(ConceptMismatch, match=r"memory://.*/nowhere holds no concept targets"):
+            open_targets(f"{url}/nowhere")
+    finally:
+        memory.rm(f"/{tmp_path.name}", recursive=True)
+
+
 def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConceptMismatch, match="holds no concept targets; make them with `make concepts`"):
         open_targets(tmp_path)
@@ -89,7 +142,7 @@ def test_what_cannot_be_used_is_said(store: Any, tmp_path: Path, capsys: pytest.
     assert main(["--concepts", str(tmp_path), "--k", "0"]) == 2
     assert main(["--concepts", str(tmp_path), "--epochs", "0"]) == 2
     known = store()
-    labels = known.folder / "work" / "labels" / "data" / "00001.npz"
+    labels = tmp_path / "work" / "labels" / "data" / "00001.npz"
     labels.write_bytes((labels.parent / "00000.npz").read_bytes())
     with pytest.raises(BadConcepts, match=r"shard 00001\.tar: features and labels are of different samples from 0 on"):
         known.load(known.shards[1])

@@ -1,0 +1,112 @@
+"""Heads whose training is stopped or killed end with the bits of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.concepts import progress as module
+from trainer.concepts import samples
+from trainer.concepts.cli import make_targets
+from trainer.concepts.folder import Folder
+from trainer.concepts.heads import HeadSettings, HeadTrainer
+from trainer.concepts.progress import Progress
+
+SETTINGS = HeadSettings(epochs=6, min_steps=1, batch_size=32)
+SEED = random.SystemRandom().randrange(10**6)
+
+
+@pytest.fixture(autouse=True)
+def kept_at_every_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 0.0)
+    monkeypatch.setattr(samples, "POOL_ROWS", 50)
+
+
+class Stopped(Exception):
+    """In place of a kill."""
+
+
+class Stopping(Progress):
+    """Stops after some states were kept."""
+
+    def __init__(self, folder: Folder, after: int):
+        super().__init__(folder, "x")
+        self.left = after
+
+    def keep(self, head: str, state: Any) -> None:
+        super().keep(head, state)
+        self.left -= 1
+        if not self.left:
+            raise Stopped
+
+
+def test_stopped_after_every_pool_it_ends_with_the_same_bits(store: Any) -> None:
+    known = store()
+    calm = HeadTrainer(known, SETTINGS).train()
+    stops = 0
+    while True:
+        try:
+            heads = HeadTrainer(known, SETTINGS, progress=Stopping(known.folder, after=1)).train()
+            break
+        except Stopped:
+            stops += 1
+    assert stops == 2 * (6 * 3 + 1)  # two heads, six epochs of three pools, and once when it is done
+    for head in calm:
+        assert torch.equal(heads[head].weight, calm[head].weight) and torch.equal(heads[head].bias, calm[head].bias)
+        assert heads[head].metrics == calm[head].metrics
+
+
+def test_states_of_something_else_and_torn_ones_count_as_none(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    Progress(folder, "x").keep("objects", {"a": torch.ones(2)})
+    found = Progress(folder, "x").load("objects")
+    assert found is not None and torch.equal(found["a"], torch.ones(2))
+    assert Progress(folder, "y").load("objects") is None and Progress(folder, "x").load("attributes") is None
+    path = tmp_path / "work" / "heads" / "objects.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert Progress(folder, "x").load("objects") is None
+    Progress(folder, "x").forget()
+    assert not [*path.parent.iterdir()]
+
+
+def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVERY_S", 60.0)
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    progress = Progress(Folder(str(tmp_path)), "x")
+    assert not progress.due
+    now[0] = 61.0
+    assert progress.due
+    progress.keep("objects", {})
+    assert not progress.due
+
+
+@pytest.mark.kill
+def test_killed_at_random_and_started_again(store: Any, tmp_path: Path) -> None:
+    calm, dice, kills = HeadTrainer(store(), SETTINGS).train(), random.Random(SEED), 0
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            torch.set_num_threads(1)
+            try:
+                make_targets(tmp_path, SETTINGS, 3)
+            finally:
+                os._exit(0)
+        time.sleep(0.15 * dice.random())
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert kills, SEED
+    make_targets(tmp_path, SETTINGS, 3)
+    heads = load_file(tmp_path / "heads.safetensors")
+    for name, head in calm.items():
+        assert torch.equal(heads[f"{name}.weight"], head.weight), SEED
+    assert not [*(tmp_path / "work" / "heads").iterdir()], SEED
+    assert not [*tmp_path.rglob(".tmp-*")], SEED

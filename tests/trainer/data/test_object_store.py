@@ -1,0 +1,66 @@
+"""Shards and concept targets in an object store: a real S3 server on this machine, and the real client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.architecture import tokenizer
+from trainer.concepts import open_targets
+from trainer.config import TransformSettings
+from trainer.data import Batch, DataSettings, ShardLoader, ShardUnavailable, Source
+from trainer.transforms import transform
+
+pytestmark = pytest.mark.store
+
+
+def loader(path: str, targets: str, cache: Path, workers: int) -> ShardLoader:
+    return ShardLoader(
+        DataSettings(
+            sources=(Source(path=path),),
+            workers=workers,
+            shuffle=40,
+            index_folder=str(cache / f"index-{workers}"),
+            cache_folder=str(cache / f"cache-{workers}"),
+        ),
+        batch_size=16,
+        transform=transform(TransformSettings(), 32, training=True),
+        tokenizer=tokenizer({"text_cfg": {"context_length": 16}}),
+        concepts=open_targets(targets),
+    )
+
+
+def same(one: Batch, other: Batch) -> bool:
+    heads = all(
+        torch.equal(a, b) for h in one.concepts for a, b in zip(one.concepts[h], other.concepts[h], strict=True)
+    )
+    return one.keys == other.keys and torch.equal(one.images, other.images) and heads
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_local_files(
+    bucket: str, shards: Path, targets: Path, tmp_path: Path, workers: int
+) -> None:
+    """With workers: forks of a process that has talked to the store, as of one that has indexed its shards."""
+    import s3fs
+
+    store, name = s3fs.S3FileSystem(), f"trainer-{workers}"
+    store.put(str(shards), f"bucket/{name}/", recursive=True)
+    store.put(str(targets), f"bucket/{name}-concepts/", recursive=True)
+    data, concepts = (store.find(f"bucket/{each}")[0].rpartition("/")[0] for each in (name, f"{name}-concepts"))
+    remote = loader(f"s3://{data}", f"s3://{concepts}", tmp_path, workers)
+    local = loader(str(shards), str(targets), tmp_path / "local", 0)
+    for epoch in (0, 1):
+        pairs = list(zip(remote.epoch(epoch), local.epoch(epoch), strict=True))
+        assert len(pairs) == 6 and all(same(*pair) for pair in pairs)
+    remote.close()
+
+    late = loader(f"s3://{data}", f"s3://{concepts}", tmp_path / "late", workers)
+    store.rm(data, recursive=True)
+    for path in (tmp_path / "late").rglob("*.tar"):
+        path.unlink()
+    with pytest.raises(ShardUnavailable, match=r"s3://.*\.tar cannot be fetched"):
+        list(late.epoch(0))
+    late.close()

@@ -1,0 +1,127 @@
+"""Processes that the loader starts: spawned workers, the pool that indexes many shards, batches for a GPU."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from trainer.architecture import tokenizer
+from trainer.concepts import open_targets
+from trainer.config import TransformSettings
+from trainer.data import BadSource, Batch, DataSettings, ShardLoader, Source, Split
+from trainer.data import shards as module
+from trainer.data.index import load as read_index
+from trainer.data.reader import Bad
+from trainer.transforms import transform
+
+TEXT = {"text_cfg": {"context_length": 16}}
+
+
+@pytest.fixture
+def spawning() -> Iterator[None]:
+    """New processes begin with nothing, as everywhere but on Linux."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("spawn", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+def loader(shards: Path, targets: Path, workers: int) -> ShardLoader:
+    return ShardLoader(
+        DataSettings(sources=(Source(path=str(shards)),), workers=workers, shuffle=40, split=Split(holdout=0.1)),
+        batch_size=16,
+        transform=transform(TransformSettings(), 32, training=True),
+        tokenizer=tokenizer(TEXT),
+        concepts=open_targets(targets),
+    )
+
+
+@pytest.mark.slow
+def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning: None) -> None:
+    """With the transforms, the tokenizer and the concept targets of a training; over two epochs, from the middle."""
+    here, there = loader(shards, targets, 0), loader(shards, targets, 2)
+    for epoch, start in ((0, 2), (1, 0)):
+        pairs = list(zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True))
+        assert len(pairs) == here.batches_per_epoch - start
+        for one, other in pairs:
+            assert one.keys == other.keys and torch.equal(one.images, other.images)
+            assert torch.equal(one.texts, other.texts) and torch.equal(one.caption_hash, other.caption_hash)
+            for head in ("objects", "attributes"):
+                assert all(torch.equal(a, b) for a, b in zip(one.concepts[head], other.concepts[head], strict=True))
+    assert there._batches.states().count("idle") == 2  # the board is shared with spawned workers too
+    assert all(pid > 0 for pid in there._batches._pids.tolist())
+    there.close()
+
+
+@pytest.mark.slow
+def test_many_shards_are_indexed_in_parallel_to_the_same(
+    tars: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    for name, few in (("parallel", 8), ("alone", 100)):
+        folder = tars.folder(tmp_path / name, [3] * 20)
+        whole = (folder / "00007.tar").read_bytes()
+        (folder / "00007.tar").write_bytes(whole[: len(whole) // 2])  # what is wrong is found there as here
+        monkeypatch.setattr(module, "_FEW", few)
+        known = load(folder, max_bad_share=0.1)
+        indices = [read_index(path) for path in sorted((folder / ".index").glob("*.npz"))]
+        made.append([(index.name, index.sha256, index.keys, index.bad, index.rows.tolist()) for index in indices])
+        assert len(indices) == 20 and known.counts["truncated_tar"] == 1
+        stamps = [path.stat().st_mtime_ns for path in sorted((folder / ".index").glob("*.npz"))]
+        tars.write(folder / "00020.tar", tars.members(range(100, 103)))
+        assert load(folder, max_bad_share=0.1).samples_per_epoch >= known.samples_per_epoch
+        again = [path.stat().st_mtime_ns for path in sorted((folder / ".index").glob("*.npz"))]
+        assert again[:20] == stamps and len(again) == 21  # only what is new
+    assert made[0] == made[1]
+
+
+def test_indexing_processes_that_die_are_no_riddle(
+    tars: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool:
+        def __init__(self, *arguments: Any):
+            pass
+
+        def __enter__(self) -> Pool:
+            return self
+
+        def __exit__(self, *arguments: Any) -> None:
+            pass
+
+        def submit(self, *arguments: Any) -> Future[None]:
+            future: Future[None] = Future()
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    with pytest.raises(BadSource, match=r"under `if __name__ == '__main__':`; else memory was short"):
+        load(tars.folder(tmp_path / "d", [1] * 9))
+
+
+def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's thread makes of what a worker hands over is what the loader takes from it."""
+    pinned: list[Any] = []
+
+    def pin(tensor: Any, device: Any = None) -> Any:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    batch = Batch(
+        images=torch.zeros(2, 3, 4, 4),
+        texts=torch.zeros(2, 5, dtype=torch.int64),
+        caption_hash=torch.arange(2),
+        keys=["a", "b"],
+        concepts={"objects": (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))},
+    )
+    found, bad = pin_memory((batch, [Bad("kind", "message")]))
+    assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 5
+    assert bad == [Bad("kind", "message")] and bad[0].message == "message"

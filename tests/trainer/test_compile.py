@@ -1,0 +1,106 @@
+"""torch.compile: the same run as without it, also over ranks, with an average, in parts and across a resume."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import yaml
+
+from trainer.config import Config
+from trainer.config_files import build, load_config, merged
+from trainer.distributed import joined_ranks
+from trainer.loop import train
+
+
+def has_compiler() -> bool:
+    """Inductor can build something here; on a CPU it needs a C++ compiler."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return bool(get_cpp_compiler())
+    except InvalidCxxCompiler:
+        return False
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")]
+
+
+def losses(workdir: Path) -> list[float]:
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["kind"] == "step"]
+
+
+def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
+    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
+) -> None:
+    values = tiny_values(
+        schedule={"samples": 4 * 16},
+        concepts={"path": str(targets)},
+        run={"ema": 0.5},
+        checkpoint={"every_samples": 2 * 16},
+        optimizer={"learning_rate": 1e-3},
+    )
+    quiet: Callable[[str], None] = lambda text: None  # noqa: E731
+    plain = train(build(Config, values), tmp_path / "plain", quiet)
+    compiled = train(build(Config, merged(values, {"model": {"compile": True}})), tmp_path / "compiled", quiet)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    models = [open_clip.create_model_and_transforms(f"local-dir:{run.export}")[0] for run in (plain, compiled)]
+    for (name, one), (other_name, other) in zip(*(model.state_dict().items() for model in models), strict=True):
+        assert name == other_name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    # What was compiled goes on without it.
+    (tmp_path / "compiled" / "checkpoints" / "step-000000000004" / "training.pt").write_bytes(b"")
+    train(build(Config, values), tmp_path / "compiled", quiet)
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+
+
+@pytest.mark.soak
+def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> None:
+    """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
+    from trainer.architecture import build as built
+    from trainer.model import Student
+    from trainer.randomness import Purpose, seed_torch
+
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5}
+    text = {"context_length": 8, "vocab_size": 40, "width": 16, "heads": 2, "layers": 1}
+    student = Student(built({"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}, 0.07), {}).train()
+    student.compile()
+    images, texts = torch.randn(3, 3, 32, 32), torch.randint(1, 40, (3, 8))
+    found = []
+    for graded in (False, True):
+        seed_torch(0, Purpose.STEP, 1, 2)
+        with torch.set_grad_enabled(graded):
+            found.append(student(images, texts).image.detach())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    seed_torch(0, Purpose.STEP, 1, 3)
+    assert not torch.allclose(student(images, texts).image, found[0], atol=1e-3)
+
+
+def compiled_over_ranks(folder: Path) -> None:
+    """Runs on every rank."""
+    with joined_ranks("cpu", 300):
+        train(load_config(str(folder / "config.yaml")), folder / "two", lambda text: None)
+
+
+@pytest.mark.soak
+def test_over_ranks(
+    tiny_values: Callable[..., dict[str, Any]], targets: Path, on_ranks: Callable[..., None], tmp_path: Path
+) -> None:
+    values = tiny_values(
+        schedule={"samples": 4 * 16, "micro_batches": 2},
+        concepts={"path": str(targets)},
+        model={"gradient_checkpointing": True},
+        run={"ema": 0.5},
+    )
+    train(build(Config, values), tmp_path / "one", lambda text: None)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(merged(values, {"model": {"compile": True}})))
+    on_ranks(__file__, "compiled_over_ranks", 2, tmp_path)
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-3)

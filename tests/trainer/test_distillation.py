@@ -1,0 +1,83 @@
+"""Which targets a run learns from, and that it does, without the teacher."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import open_clip
+import pytest
+
+from trainer.config import Config
+from trainer.config_files import build, load_config
+from trainer.data import ConceptMismatch
+from trainer.distillation import concept_targets, resolved
+from trainer.loop import train
+
+
+def config_of(*paths: str, **concepts: Any) -> Config:
+    return load_config("tiny", base={"data": {"sources": [{"path": path} for path in paths]}, "concepts": concepts})
+
+
+def test_auto_takes_what_lies_beside_the_data(tmp_path: Path) -> None:
+    found, said = resolved(config_of(str(tmp_path)))
+    assert found.concepts.path == "" and f"no concept targets in {tmp_path}/concepts" in said
+    (tmp_path / "concepts" / "targets").mkdir(parents=True)
+    for path in (str(tmp_path), f"{tmp_path}/", f"file://{tmp_path}"):
+        found, said = resolved(config_of(path))
+        assert (
+            found.concepts.path == f"{path.rstrip('/')}/concepts"
+            and said == f"concept targets: {path.rstrip('/')}/concepts"
+        )
+    found, _ = resolved(config_of(str(tmp_path), str(tmp_path / "other")))
+    assert found.concepts.path == ""  # all or none
+
+
+def test_auto_looks_beside_remote_data_too(tmp_path: Path) -> None:
+    memory, url = fsspec.filesystem("memory"), f"memory://{tmp_path.name}"
+    assert resolved(config_of(url))[0].concepts.path == ""
+    memory.pipe_file(f"/{tmp_path.name}/concepts/targets/manifest.json", b"{}")
+    try:
+        assert resolved(config_of(url))[0].concepts.path == f"{url}/concepts"
+    finally:
+        memory.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_what_was_asked_for_must_be_there(targets: Path, tmp_path: Path) -> None:
+    assert concept_targets(config_of("x", path="")) == []
+    assert concept_targets(config_of("x", path=str(targets), objects=0, attributes=0)) == []
+    with pytest.raises(ConceptMismatch, match="nowhere holds no concept targets; make them with `make concepts`"):
+        concept_targets(config_of("x", path="nowhere"))
+    with pytest.raises(ConceptMismatch, match="names 1 folders for 2 data sources"):
+        concept_targets(config_of("x", "y", path=str(targets)))
+    other = Path(shutil.copytree(targets, tmp_path / "other"))
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "heads": {"objects": 4}}))
+    with pytest.raises(ConceptMismatch, match=r"concepts asks for attributes; .*other has objects"):
+        concept_targets(config_of("x", path=str(other)))
+    (one,) = concept_targets(config_of("x", path=str(other), attributes=0))
+    assert one.heads == {"objects": 4}
+
+
+def test_a_run_learns_them_and_exports_no_head(
+    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
+) -> None:
+    values = tiny_values(
+        concepts={"path": str(targets)}, schedule={"samples": 16 * 60}, optimizer={"learning_rate": 2e-3}
+    )
+    said: list[str] = []
+    outcome = train(build(Config, values), tmp_path / "w", said.append)
+    steps = [json.loads(line) for line in (tmp_path / "w" / "log.jsonl").read_text().splitlines()]
+    curves = {head: [step[head] for step in steps if step["kind"] == "step"] for head in ("objects", "attributes")}
+    assert all(len(curve) == 60 for curve in curves.values())
+    colours = curves["attributes"]  # shapes take longer than this test
+    assert sum(colours[-10:]) / 10 < 0.85 * sum(colours[:5]) / 5, (colours[:5], colours[-10:])
+    assert any("  contrastive " in line and "  objects " in line and "  attributes " in line for line in said)
+    model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
+    assert not [name for name in model.state_dict() if "head" in name]
+    card = (tmp_path / "w" / "export" / "README.md").read_text()
+    assert "concept distillation (objects x1, attributes x1)" in card

@@ -1,0 +1,180 @@
+"""The samples that a head learns from, is chosen by, and is tested on; the order of the first.
+
+A sample is of one part by the hash of its key, so parts do not change when shards are added. In training rare concepts
+are up-sampled by the square root of their frequency: a concept in a share f of the samples has the repeat factor
+r = max(1, sqrt(t / f)), a sample the largest of its concepts, and in an epoch it occurs floor(r) times and once more
+with probability r - floor(r). (Square-root up-sampling, this form of it, and t are (unverified).)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
+from trainer.data.index import hash64
+from trainer.data.order import permutation
+
+POOL_ROWS = 100_000  # samples shuffled together; their features are in memory
+MOST_MEASURED = 50_000  # samples of validation, and of test
+
+
+class Part(StrEnum):
+    """What a sample is for."""
+
+    TRAIN = "train"
+    VALIDATION = "validation"  # chooses the epoch
+    TEST = "test"  # reported, and used for nothing else
+
+
+@dataclass(frozen=True)
+class Usable:
+    """Samples of one shard with a picture and a concept."""
+
+    shard: ShardConcepts
+    rows: npt.NDArray[np.int64]
+    labels: Labels
+    """Of these rows."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def features(self) -> npt.NDArray[np.float16]:
+        """(n, d), read now."""
+        return self.shard.features[self.rows]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Features and labels in memory."""
+
+    features: npt.NDArray[np.float16]
+    """(n, d)."""
+    labels: Labels
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of the training samples."""
+
+    samples: int
+    counts: npt.NDArray[np.int64]
+    """(concepts,) samples that have each."""
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+    """(d,) of the features."""
+
+    @property
+    def frequencies(self) -> npt.NDArray[np.float64]:
+        """(concepts,) share of the samples that have each."""
+        return self.counts / max(self.samples, 1)
+
+
+def repeat_factors(labels: Labels, frequencies: npt.NDArray[np.float64], threshold: float) -> npt.NDArray[np.float64]:
+    """How often each sample occurs in an epoch, in expectation; 0 for samples without concept."""
+    of_concept = np.maximum(1.0, np.sqrt(threshold / np.maximum(frequencies, 1e-12)))
+    factors = np.zeros(len(labels.offsets) - 1)
+    counts = labels.counts()
+    if len(labels.ids):
+        starts = labels.offsets[:-1][counts > 0]
+        factors[counts > 0] = np.maximum.reduceat(of_concept[labels.ids], starts)
+    return factors
+
+
+class HeadSamples:
+    """The samples of one head of a store.
+
+    Args:
+        holdout: share of the samples not trained on; a half of it is validation, a half test.
+        threshold: t of the repeat factor.
+        seed: of the order, with the head's own numbers.
+    """
+
+    def __init__(self, store: ConceptStore, head: str, *, holdout: float, threshold: float, seed: tuple[int, ...]):
+        self._store, self.head, self._threshold, self._seed = store, head, threshold, seed
+        self.classes = store.heads[head]
+        self._limits = np.array([holdout / 2 * 2**64, holdout * 2**64], np.uint64)
+
+    def usable(self, part: Part) -> Iterator[Usable]:
+        """Shard after shard."""
+        wanted = (Part.VALIDATION, Part.TEST, Part.TRAIN).index(part)
+        for entry in self._store.shards:
+            shard = self._store.load(entry)
+            labels = shard.labels[self.head]
+            hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in shard.keys], np.uint64)
+            side = np.searchsorted(self._limits, hashes, side="right")
+            rows = np.flatnonzero(shard.good & (labels.counts() > 0) & (side == wanted))
+            yield Usable(shard, rows, labels.of(rows))
+
+    def statistics(self) -> Statistics:
+        """Of the training samples, in one pass."""
+        samples, counts = 0, np.zeros(self.classes, np.int64)
+        total, squares = np.zeros(self._store.width), np.zeros(self._store.width)
+        for some in filter(len, self.usable(Part.TRAIN)):
+            exact = some.features().astype(np.float64)
+            samples += len(exact)
+            total += exact.sum(axis=0)
+            squares += (exact**2).sum(axis=0)
+            counts += np.bincount(some.labels.ids, minlength=self.classes)
+        mean = total / max(samples, 1)
+        std = np.sqrt(np.maximum(squares / max(samples, 1) - mean**2, 1e-8))
+        return Statistics(samples, counts, mean.astype(np.float32), std.astype(np.float32))
+
+    def expected(self, frequencies: npt.NDArray[np.float64]) -> float:
+        """Samples of an epoch after up-sampling, in expectation; features are not read."""
+        return sum(
+            float(repeat_factors(some.labels, frequencies, self._threshold).sum()) for some in self.usable(Part.TRAIN)
+        )
+
+    def measured(self, part: Part) -> Samples:
+        """The samples of validation or test, at most MOST_MEASURED and what the last shard has beyond."""
+        found: list[Usable] = []
+        for some in self.usable(part):
+            found.append(some)
+            if sum(map(len, found)) >= MOST_MEASURED:
+                break
+        return _together(found)
+
+    def pools(
+        self, epoch: int, batch_size: int, frequencies: npt.NDArray[np.float64], first: int = 0
+    ) -> Iterator[tuple[int, Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]]]:
+        """The pools of an epoch from `first` on: its number, and its batches as features (n, d), ids (n, m) and weights
+        (n, m). A function of the seed; the features of pools before `first` are not read."""
+        waiting: list[Usable] = []
+        number = 0
+        for some in self.usable(Part.TRAIN):
+            waiting.append(some)
+            if sum(map(len, waiting)) >= POOL_ROWS:
+                if number >= first:
+                    yield number, self._batches(_together(waiting), epoch, number, batch_size, frequencies)
+                waiting, number = [], number + 1
+        if waiting and number >= first:
+            yield number, self._batches(_together(waiting), epoch, number, batch_size, frequencies)
+
+    def _batches(
+        self, pool: Samples, epoch: int, number: int, batch_size: int, frequencies: npt.NDArray[np.float64]
+    ) -> Iterator[tuple[npt.NDArray[np.float16], npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        seed = (*self._seed, epoch, number)
+        factors = repeat_factors(pool.labels, frequencies, self._threshold)
+        bits = np.random.PCG64(np.random.SeedSequence((*seed, 1))).random_raw(len(factors))
+        chance = (bits >> np.uint64(11)) * 2.0**-53
+        repeats = np.floor(factors).astype(np.int64) + (chance < factors - np.floor(factors))
+        drawn = np.repeat(np.arange(len(factors)), repeats)
+        drawn = drawn[permutation(len(drawn), *seed, 2)]
+        for start in range(0, len(drawn), batch_size):
+            rows = drawn[start : start + batch_size]
+            yield (pool.features[rows], *pool.labels.padded(rows))
+
+
+def _together(parts: list[Usable]) -> Samples:
+    found = [some for some in parts if len(some)]  # of the others no feature is read
+    if not found:
+        return Samples(np.zeros((0, 0), np.float16), Labels(np.zeros(1, np.int64), np.zeros(0, np.int32)))
+    return Samples(np.concatenate([some.features() for some in found]), concatenated([some.labels for some in found]))
