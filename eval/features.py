@@ -52,9 +52,10 @@ class Features:
     def _files(self) -> list[tuple[int, int, Path]]:
         return _batches(self.folder)
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, d) float32, read from disk: memory is that of the rows asked for."""
-        found = np.empty((stop - start, self.width), dtype=np.float32)
+    def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """(stop - start, d) float32, read from disk, into `out` where it is given: memory is that of the rows asked
+        for."""
+        found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
         for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
             if low < high:
