@@ -58,7 +58,7 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
 
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
     """Where a list of templates or class names comes from, how many there are, and their hash."""
-    return {"source": source, "count": len(texts), "sha256": sha256_texts(list(texts))}
+    return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
 
 
 @functools.cache

@@ -11,7 +11,8 @@ from eval.data import DataSet
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
 from eval.group import Group
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, tiles, winoground_scores
+from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
+from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome
 from eval.statistics import bootstrap
 from eval.tasks import Task
@@ -71,11 +72,7 @@ def _ranked(
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
     blocks = tiles(queries.count, others.count)
     mine = [blocks[index] for index in group.share(len(blocks))]
-    ranks = np.empty(queries.count, dtype=np.int64)
-    shares = group.gather(ranks_of(images, captions, image_of, strict=strict, part=mine))
-    for rank, share in enumerate(shares):
-        theirs = [blocks[index] for index in range(rank, len(blocks), group.world)]
-        ranks[np.concatenate([np.arange(b.start, b.stop) for b in theirs]).astype(int) if theirs else []] = share
+    ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
     clusters = np.arange(queries.count) if to_text else image_of
     record = {**record, "ties": TIES[strict], "direction": task.direction, "queries": queries.count}
     results = []

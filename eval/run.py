@@ -120,11 +120,11 @@ def _evaluated(
 def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
     match task.kind:
         case "classification":
-            return evaluate_classification(task, content, cache)
+            return evaluate_classification(task, content, cache, group)
         case "retrieval":
             return evaluate_retrieval(task, content, cache, group, options.strict_ties)
         case "vqa":
-            return evaluate_vqa(task, content, cache)
+            return evaluate_vqa(task, content, cache, group)
 
 
 def _key(task: Task, content: DataSet, cache: FeatureCache, options: Options) -> str:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-TILE_BYTES = 64 << 20
-
+from eval.metrics.rows import Rows, tiles
 
 def logits_in_tiles(
-    features: np.ndarray, classifier: np.ndarray, scale: float, tile_bytes: int = TILE_BYTES
-) -> Iterator[tuple[range, torch.Tensor]]:
-    """Blocks of rows and their logits scale x @ classifier, (block, c): features (n, d), classifier (d, c)."""
-    weights = torch.from_numpy(np.ascontiguousarray(classifier))
-    size = max(1, tile_bytes // (4 * weights.shape[1]))
-    for start in range(0, len(features), size):
-        block = range(start, min(start + size, len(features)))
-        yield block, scale * (torch.from_numpy(features[block.start : block.stop]) @ weights)
+    features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows and their logits scale x @ classifier, (block, c), block by block: features (n, d), classifier (d, c).
+    `part` are the blocks to do (all; a rank's share)."""
+    weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
+    for block in tiles(features.count, weights.shape[1]) if part is None else part:
+        rows = torch.from_numpy(features.rows(block.start, block.stop))
+        yield slice(block.start, block.stop), scale * (rows @ weights)
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

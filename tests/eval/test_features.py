@@ -62,6 +62,10 @@ def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any
     one = tiny.images(tiny.preprocess(data.pictures.open(9))[None])[0]
     assert found[9] == pytest.approx(one, abs=1e-5)
     assert (features.rows(3, 11) == found[3:11]).all()
+    given = np.empty((8, features.width), np.float32)
+    assert features.rows(3, 11, given) is given and (given == found[3:11]).all()
+    for wanted in ([], [13], [5, 0, 5, 12, 4]):
+        assert (features.take(np.array(wanted, dtype=np.int64)) == found[wanted]).all()
 
 
 def test_an_interrupted_run_goes_on_and_encodes_no_picture_twice(tmp_path: Any, tiny: Any, data: Any) -> None:

@@ -20,6 +20,7 @@ from eval.metrics.classification import (  # noqa: E402
     mean_per_class,
     roc_auc,
 )
+from eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
 SEEDS = st.integers(0, 10_000)
 
@@ -117,6 +118,9 @@ def test_equal_scores_gain_nothing_in_average_precision(order: Any) -> None:
 def test_logits_come_in_tiles_and_are_scale_times_cosine(tile_bytes: Any) -> None:
     generator = np.random.default_rng(0)
     features, classifier = generator.normal(size=(11, 5)), generator.normal(size=(5, 3))
-    blocks = list(logits_in_tiles(features, classifier, 100.0, tile_bytes))
-    assert [index for block, _ in blocks for index in block] == list(range(11))
-    assert np.concatenate([part.numpy() for _, part in blocks]) == pytest.approx(100 * features @ classifier)
+    blocks = list(logits_in_tiles(ArrayRows(features), classifier, 100.0, tiles(11, 3, tile_bytes)))
+    assert [index for rows, _ in blocks for index in range(rows.start, rows.stop)] == list(range(11))
+    found = np.concatenate([part.numpy() for _, part in blocks])
+    assert found == pytest.approx(100 * features @ classifier, rel=1e-4, abs=1e-4)
+    (whole,) = logits_in_tiles(ArrayRows(features), classifier, 100.0)
+    assert whole[1].numpy() == pytest.approx(found, rel=1e-5, abs=1e-5)

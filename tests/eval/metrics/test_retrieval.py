@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 from eval.metrics.retrieval import (  # noqa: E402
-    ArrayRows,
     hits,
     image_to_text_ranks,
     text_to_image_ranks,
-    tiles,
     winoground_scores,
 )
+from eval.metrics.rows import BLOCK_ROWS, ArrayRows, tiles  # noqa: E402
 
 
 def exact(scores: list[list[float]]) -> tuple[ArrayRows, ArrayRows]:
@@ -99,6 +98,28 @@ def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
         whole = ranks_of(images, captions, image_of)
         parts = [ranks_of(images, captions, image_of, part=[block]) for block in tiles(queries, items, tile_bytes)]
         assert np.concatenate(parts).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize(
+    ("queries", "items", "most"), [(5, 3, 5), (100_000, 10, BLOCK_ROWS), (3, 10**9, 1), (10_000, 100_000, 41)]
+)
+def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries: Any, items: Any, most: Any) -> None:
+    blocks = tiles(queries, items)
+    assert [index for block in blocks for index in block] == list(range(queries))
+    assert max(map(len, blocks)) == most
+
+
+def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch: Any) -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.integers(-1, 2, size=(60, 3)).astype(np.float32)
+    images, captions, image_of = ArrayRows(vectors[:12]), ArrayRows(vectors[12:]), np.repeat(np.arange(12), 4)
+    for strict in (False, True):
+        whole = [ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)]
+        for part in (1, 30, 100):
+            monkeypatch.setattr("eval.metrics.retrieval.PART", part)
+            parts = [ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)]
+            assert all((one == other).all() for one, other in zip(whole, parts, strict=True))
+        monkeypatch.undo()
 
 
 @settings(max_examples=20, deadline=None)
