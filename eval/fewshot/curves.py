@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from eval.fewshot.methods import METHODS, Fitted
+from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
 from eval.metrics.classification import mean_per_class
@@ -147,6 +148,25 @@ class FewShotResult:
                 }
             )
         return rows
+
+    def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
+        """What every probe saw in the test pictures, whose names and classes are given; to be kept."""
+        settings = self.settings
+        cells = [
+            self.predicted[method, k, seed]
+            for method in settings.methods
+            for k in settings.shots
+            for seed in settings.seeds
+        ]
+        shape = (len(settings.methods), len(settings.shots), len(settings.seeds), self.n)
+        return Predictions(
+            keys=np.array(keys, dtype=np.str_),
+            label=np.asarray(labels, dtype=np.int64),
+            methods=np.array(settings.methods, dtype=np.str_),
+            shots=np.array(settings.shots),
+            seeds=np.array(settings.seeds),
+            predicted=np.stack(cells).astype(np.int32).reshape(shape),
+        )
 
     def record(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
