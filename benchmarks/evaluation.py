@@ -210,7 +210,7 @@ def peak_of(side: str, count: int) -> float:
         captions = tuple(
             tuple(f"a made-up caption, number {n} of picture {i}" for n in range(per_picture)) for i in range(PICTURES)
         )
-        data = DataSet(pictures=_Numbered(), layout="webdataset", place="", captions=captions)
+        data = DataSet(pictures=_Numbered(), layout="webdataset", place="captions", captions=captions)
         with tempfile.TemporaryDirectory() as scratch:
             cache = FeatureCache(Path(scratch), _Told())
             before = _settle()

@@ -1,7 +1,7 @@
 """Command line of `make bench`: words to a model, tasks and a folder; errors to one line and an exit status.
 
-Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the data of a task is broken, or the
-model gives features that are no numbers; 2 wrong use, or a model that does not load: nothing was written.
+Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the data of a task is broken, or
+features are no numbers; 2 wrong use, or a model that does not load: nothing was written.
 """
 
 from __future__ import annotations

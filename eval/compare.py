@@ -397,7 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     print(text)
-    if all(found.p is None for found in (*comparison.tasks, *comparison.few_shot)):
+    tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
+    if all(p is None for p in tested):
         print("error: no task could be compared; the table says why", file=sys.stderr)
         return FAILED
     return OK

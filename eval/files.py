@@ -65,7 +65,7 @@ def sha256_of(value: Any) -> str:
 
 
 def _json(value: Any) -> Iterator[str]:
-    """The JSON in pieces: that of a hundred thousand captions is as large as they are, and need not be there at once."""
+    """The JSON in pieces: that of many captions is as large as they are, and need not be there at once."""
     if not isinstance(value, list | tuple) or not value:
         yield _dumped(value)
     elif len(value) <= SHORT:

@@ -15,7 +15,7 @@ from eval.files import publish_json
 from eval.group import Group
 from eval.results import Result, missing
 from eval.tasks import Task
-from eval.zeroshot import zero_shot_classifier
+from eval.zeroshot import prompt_texts, zero_shot_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,7 @@ def evaluate_few_shot(
     train = cache.images(pool.pictures, f"{task.name} shots").all()
     test = cache.images(data.pictures, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
+    truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
     rows: list[dict[str, Any]] = []
     if group.leads:
         settings = FewShotSettings(
@@ -76,6 +77,8 @@ def evaluate_few_shot(
         record = protocol.base(task, data, cache.model)
         record["class_names"] = protocol.texts_record(names, named.source)
         record["templates"] = protocol.texts_record(prompts, prompted.source)
+        record["truncated_texts"] = truncated
+        record["ties"] = "lowest class index"
         record["support"] = {
             "place": support.place,
             "split": protocol.split_of(task.support, support),

@@ -74,12 +74,12 @@ def _ranked(
     mine = [blocks[index] for index in group.share(len(blocks))]
     ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
     clusters = np.arange(queries.count) if to_text else image_of
+    right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
     record = {**record, "ties": TIES[strict], "direction": task.direction, "queries": queries.count}
     results = []
     for k in KS:
         right = hits(ranks, k)
         low, high = bootstrap(right, clusters, draws=DRAWS)
-        per_query = captions.count / images.count if to_text else 1
         results.append(
             Result(
                 task=task.name,
@@ -89,7 +89,7 @@ def _ranked(
                 low=low,
                 high=high,
                 n=queries.count,
-                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": _chance(k, per_query, others.count)},
+                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": chance(k, right_ones, others.count)},
             )
         )
     wanted = int(task.metric.partition("@")[2] or 1)
@@ -106,9 +106,14 @@ def _ranked(
     return results, items
 
 
-def _chance(k: int, right: float, items: int) -> float:
-    """Probability that k items drawn at random from `items` hold one of `right`."""
-    return min(1.0, 1 - (1 - min(1.0, right / items)) ** k)
+def chance(k: int, right: np.ndarray, items: int) -> float:
+    """Probability that k of `items`, drawn without replacement, hold one of the right ones, of which there are `right`
+    (q,) for each query; mean over the queries."""
+    numbers, often = np.unique(right, return_counts=True)
+    missed = np.ones(len(numbers))
+    for drawn in range(min(k, items)):
+        missed *= np.maximum(items - numbers - drawn, 0) / (items - drawn)
+    return float(np.average(1 - missed, weights=often))
 
 
 def _winoground(

@@ -50,9 +50,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     return classifier
 
 
-def evaluate_classification(
-    task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None
-) -> TaskOutcome:
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
     """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts

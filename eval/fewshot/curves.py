@@ -18,7 +18,7 @@ from eval.fewshot.methods import METHODS, Fitted
 from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
-from eval.metrics.classification import mean_per_class
+from eval.metrics.classification import lowest_best, mean_per_class
 from eval.statistics import Interval, bootstrap, bootstrap_metric
 
 ROWS = 8192
@@ -39,7 +39,7 @@ class FewShotSettings:
     """Keys of `eval.fewshot.METHODS`."""
     metric: str = "top1"
     """top1 or mean_per_class: the task's own."""
-    standard_errors: float = 1.0
+    standard_errors: float = 0.0
     """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
     device: str = "cpu"
     """Where probes are fitted."""
@@ -271,7 +271,7 @@ def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
 
 
 def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int64]:
-    parts = [scores(test[start : start + ROWS]).argmax(dim=1).cpu().numpy() for start in range(0, len(test), ROWS)]
+    parts = [lowest_best(scores(test[start : start + ROWS])).cpu().numpy() for start in range(0, len(test), ROWS)]
     return np.concatenate(parts)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from eval.metrics.rows import Rows, tiles
 
+
 def logits_in_tiles(
     features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
 ) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -27,10 +28,15 @@ def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, n
     own = logits.gather(1, right[:, None])
     lower = torch.arange(logits.shape[1]) < right[:, None]
     ranks = (logits > own).sum(dim=1) + ((logits == own) & lower).sum(dim=1)
-    # torch's argmax does not promise which of equal values it takes.
+    return ranks.numpy(), lowest_best(logits).numpy()
+
+
+def lowest_best(logits: torch.Tensor) -> torch.Tensor:
+    """(n,) the class of the highest logit in each row (n, c), the lowest of several: torch's argmax does not promise
+    which of equal values it takes."""
     top = logits.max(dim=1, keepdim=True).values
-    predicted = torch.where(logits == top, torch.arange(logits.shape[1]), logits.shape[1]).min(dim=1).values
-    return ranks.numpy(), predicted.numpy()
+    index = torch.arange(logits.shape[1], device=logits.device)
+    return torch.where(logits == top, index, logits.shape[1]).min(dim=1).values
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from eval import cli, compare
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.fewshot import METHODS
@@ -137,6 +135,41 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
     monkeypatch.setattr(Model, "texts", refuse)
     assert cli.main(world["command"]) == 0
     assert rows(world) == before
+
+
+RECORD = {
+    "data": ("title", "split", "items", "pictures_sha256", "labels_sha256", "licence"),
+    "model": (
+        "name",
+        "weights_sha256",
+        "activation",
+        "tokenizer",
+        "context_length",
+        "logit_scale",
+        "precision",
+        "device",
+    ),
+    "preprocessing": ("size", "interpolation", "crop", "mean", "std"),
+    "software": ("python", "torch", "open_clip_torch", "numpy", "commit"),
+}
+OWN = {
+    "classification": ("class_names", "templates", "metric", "interval", "ties", "chance"),
+    "few_shot": ("class_names", "templates", "few_shot", "support", "ties", "chance"),
+    "retrieval": ("caption_template", "captions_per_image", "metric", "k", "ties", "interval", "direction", "chance"),
+    "vqa": ("protocol", "statements", "candidates", "metric", "ties", "interval", "chance"),
+}
+
+
+def test_every_number_carries_what_it_takes_to_measure_it_again(world: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    for row in rows(world):
+        if row["value"] is None:
+            continue
+        record = row["protocol"]
+        for part, fields in RECORD.items():
+            assert [field for field in fields if field not in record[part]] == [], (row["metric"], part)
+        wanted = (*OWN[row["kind"]], "truncated_texts", "seconds", "ranks")
+        assert [field for field in wanted if field not in record] == [], (row["kind"], row["metric"])
 
 
 def test_two_models_are_compared_on_their_tasks_and_their_shots(world: Any, tmp_path: Path) -> None:

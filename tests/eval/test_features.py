@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from eval.data.webdataset_layout import read_webdataset  # noqa: E402
-from eval.errors import DataBroken, ModelError  # noqa: E402
-from eval.features import FeatureCache  # noqa: E402
-from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
-from eval.models import load_model  # noqa: E402
-from tests.eval.conftest import picture, write_tiny  # noqa: E402
+from eval.data.webdataset_layout import read_webdataset
+from eval.errors import DataBroken, ModelError
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, write_webdataset
+from eval.models import load_model
+from tests.eval.conftest import picture, write_tiny
 
 
 class Counted:

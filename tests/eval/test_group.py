@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.group import Group
 from tests.eval.conftest import COLOURS, picture
@@ -61,7 +59,9 @@ def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> No
     rows = np.arange(2 * edges[-1]).reshape(-1, 2)
 
     def share(rank: int) -> np.ndarray:
-        return np.concatenate([rows[:0], *(rows[blocks[i].start : blocks[i].stop] for i in Group(rank, 3).share(len(blocks)))])
+        return np.concatenate(
+            [rows[:0], *(rows[blocks[i].start : blocks[i].stop] for i in Group(rank, 3).share(len(blocks)))]
+        )
 
     three = Three(0, 3)
     object.__setattr__(three, "others", [share(1), share(2)])

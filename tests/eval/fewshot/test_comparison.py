@@ -66,7 +66,8 @@ def test_methods_are_paired_by_picture_and_seed_whatever_the_order_of_pictures(t
         assert row.a == pytest.approx(np.mean(change)) and row.b == pytest.approx(np.mean(of_b))
         assert row.per_seed == pytest.approx(np.subtract(of_b, change))
         assert row.difference == pytest.approx(np.mean(row.per_seed)) and row.seeds == (0, 1) and row.n == N
-        assert row.low is not None and 0 < row.low < row.difference and row.p is not None and row.p < 0.01
+        assert row.low is not None and row.difference is not None and 0 < row.low < row.difference
+        assert row.p is not None and row.p < 0.01
     back = compared(b, a)
     assert [row.difference for row in back] == pytest.approx([-(row.difference or 0) for row in found])
 
@@ -102,7 +103,10 @@ def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
         (lambda path: write(path, None), "B keeps no predictions"),
         (lambda path: write(path, predictions(0.5, keys=np.array([f"u{i}" for i in range(N)]))), "same test pictures"),
         (lambda path: write(path, predictions(0.5, label=(LABEL + 1) % CLASSES)), "other labels"),
-        (lambda path: write(path, predictions(0.5), {"0": [["x"]] * 3, "7": SHOTS["1"]}), "no seed drew the same shots"),
+        (
+            lambda path: write(path, predictions(0.5), {"0": [["x"]] * 3, "7": SHOTS["1"]}),
+            "no seed drew the same shots",
+        ),
         (lambda path: write(path, predictions(0.5), metric="mean_per_class"), "A has top1, B has mean_per_class"),
         (lambda path: write(path, predictions(0.5, shots=np.array([2, 8]))), "no method and number of shots"),
     ],
@@ -126,7 +130,7 @@ def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path: Path)
 
 def test_crossed_draws_have_the_spread_of_drawing_pictures_and_seeds_one_by_one() -> None:
     generator = np.random.default_rng(0)
-    changes = generator.integers(-1, 2, size=(3, 40)).astype(float) + [[0.5], [0.0], [-0.2]]
+    changes = generator.integers(-1, 2, size=(3, 40)) + np.array([[0.5], [0.0], [-0.2]])
     groups = generator.integers(2, size=40)
     plain = []
     for _ in range(4000):
@@ -134,7 +138,9 @@ def test_crossed_draws_have_the_spread_of_drawing_pictures_and_seeds_one_by_one(
         drawn, label = changes[seeds][:, pictures].mean(axis=0), groups[pictures]
         plain.append(np.mean([drawn[label == group].mean() for group in np.unique(label)]))
     draws = crossed_draws(changes, groups, draws=4000)
-    assert draws.mean() == pytest.approx(np.mean(plain), abs=0.02) and draws.std() == pytest.approx(np.std(plain), rel=0.06)
+    assert draws.mean() == pytest.approx(np.mean(plain), abs=0.02) and draws.std() == pytest.approx(
+        np.std(plain), rel=0.06
+    )
 
 
 def test_predictions_come_back_as_they_were_and_anything_else_is_refused(tmp_path: Path) -> None:

@@ -47,18 +47,20 @@ def test_one_shot_takes_the_fixed_value_and_fits_nothing() -> None:
     assert (chosen.index, chosen.selected_on, chosen.losses) == (7, FIXED, ())
 
 
-class TestOneStandardError:
+class TestTheBestAndTheMostCautious:
     def test_ties_go_to_the_cautious(self) -> None:
-        assert most_cautious(np.array([[2.0, 0, 1], [1, 1, 1], [1, 1, 1]])) == 0
+        assert most_cautious(np.array([[1.0, 1, 2], [1, 1, 1], [1, 1, 1]])) == 1
 
-    def test_a_clear_winner_wins(self) -> None:
+    @pytest.mark.parametrize("standard_errors", [0.0, 1.0])
+    def test_a_clear_winner_wins(self, standard_errors: float) -> None:
         losses = np.random.default_rng(0).random((3, 100))
         losses[2] = losses[1] - 0.1  # better on every sample
         losses[0] = losses[1] + 0.1
-        assert most_cautious(losses) == 2
+        assert most_cautious(losses, standard_errors) == 2
 
-    def test_a_hair_does_not_win_unless_asked_to(self) -> None:
+    def test_a_hair_wins_unless_caution_is_asked_for(self) -> None:
         losses = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]]), 50)
         losses[1] -= 0.05  # better on average, worse on half of the samples: half a standard error
-        assert most_cautious(losses) == 0
-        assert most_cautious(losses, standard_errors=0) == 1
+        assert most_cautious(losses) == 1
+        assert most_cautious(losses, standard_errors=1) == 0
+        assert most_cautious(np.array([[2.0, 0, 1], [1, 1, 1], [1, 1, 1]]), standard_errors=1) == 0

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-sklearn = pytest.importorskip("sklearn.metrics")
+from tests.eval.conftest import needed
+
+sklearn = needed("sklearn.metrics")
 
 from eval.metrics.classification import (  # noqa: E402
     average_precision,
@@ -28,7 +30,7 @@ SEEDS = st.integers(0, 10_000)
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(6, 40), st.integers(6, 20))
 def test_top_1_and_5_equal_those_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
-    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    oracle = needed("clip_benchmark.metrics.zeroshot_classification")
     generator = np.random.default_rng(seed)
     logits = torch.from_numpy(generator.normal(size=(n, classes)).astype(np.float32))
     labels = generator.integers(classes, size=n)
@@ -71,7 +73,7 @@ def test_roc_auc_of_one_class_is_an_error() -> None:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(3, 40), st.integers(1, 5))
 def test_average_precision_equals_that_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
-    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    oracle = needed("clip_benchmark.metrics.zeroshot_classification")
     generator = np.random.default_rng(seed)
     scores, labels = generator.normal(size=(n, classes)), generator.integers(2, size=(n, classes)).astype(bool)
     labels[0] = True
