@@ -43,8 +43,8 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | 
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]
     for index in group.share(len(blocks)):
-        part = slice(blocks[index].start, blocks[index].stop)
-        answered.append(_answered(questions[part], choices[part], images, texts))
+        rows_of = slice(blocks[index].start, blocks[index].stop)
+        answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
     table = group.in_order(blocks, np.concatenate(answered))
     values, predicted, chance = table[:, 0], table[:, 1].astype(np.int64), table[:, 2]
     clusters = np.array([question.picture for question in questions])

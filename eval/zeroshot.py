@@ -87,8 +87,8 @@ def _single_label(
     # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
     found = [np.empty((0, 3))]
     for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.share(len(blocks))]):
-        margin = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
-        found.append(np.stack([*label_ranks(logits, labels[rows]), margin.numpy()], axis=1))
+        ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
+        found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
     table = group.in_order(blocks, np.concatenate(found))
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
     hits = (ranks == 0).astype(np.float64)

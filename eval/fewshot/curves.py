@@ -41,6 +41,8 @@ class FewShotSettings:
     """top1 or mean_per_class: the task's own."""
     standard_errors: float = 0.0
     """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
+    floor: bool = True
+    """Whether a radius or penalty for several shots gives at least the freedom that one shot gets."""
     device: str = "cpu"
     """Where probes are fitted."""
     draws: int = 1000
@@ -250,7 +252,15 @@ def predict_curves(
             features = _tensor(train[rows], settings.device)
             _check_normalised(features, "training")
             targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
-            support = Support(features, targets, shots.places(k), weight, logit_scale, settings.standard_errors)
+            support = Support(
+                features,
+                targets,
+                shots.places(k),
+                weight,
+                logit_scale,
+                standard_errors=settings.standard_errors,
+                floor=settings.floor,
+            )
             for method in settings.methods:
                 fitted = METHODS[method](support)
                 predicted[method, k, seed] = _predict(fitted.scores, test)

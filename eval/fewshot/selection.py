@@ -5,9 +5,9 @@ dealt into at most four folds, each fold is predicted from the others, and the c
 is taken, of several the most cautious. A single shot per class leaves nothing to validate on: then the value is fixed
 beforehand.
 
-A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side already. The rule of one
-standard error, which asks for more caution, stays so near the text that the shots are all but ignored
-(benchmarks/radius.py has the figures).
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. Therefore no rule of
+one standard error on top, which stays so near the text that the shots are all but ignored; and several shots get no
+less freedom than one does (`floor`). benchmarks/radius.py has the figures.
 
 Cross-entropy and not hits: with 20 held-out shots hits are too coarse to choose by, and the choice jumps between draws.
 """
@@ -42,6 +42,8 @@ class Support:
     logit_scale: float
     standard_errors: float = 0.0
     """How many standard errors a more cautious candidate may be behind the best. 0 takes the best."""
+    floor: bool = True
+    """Whether several shots get at least the freedom that is fixed for one."""
 
     @property
     def shots(self) -> int:
@@ -66,11 +68,14 @@ class Selection:
     """Cross-entropy of every candidate on held-out shots; empty where fixed."""
 
 
-def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
+def select(
+    support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int, *, ordered: bool
+) -> Selection:
     """Choose among candidates, which are ordered from the most cautious on.
 
     `scores_of(part, features)` fits the candidates on the part and yields the logits (m, C) of each for the features
-    (m, d). `fixed` is the candidate for a single shot."""
+    (m, d). `fixed` is the candidate for a single shot. Where candidates are one quantity in
+    order (`ordered`), several shots take none more cautious than it, unless the support's `floor` is off."""
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())
@@ -85,6 +90,8 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
         found.append(np.stack(losses))
     by_candidate = np.concatenate(found, axis=1)
     index = most_cautious(by_candidate, support.standard_errors)
+    if ordered and support.floor:
+        index = max(index, fixed)
     return Selection(index, SUPPORT_CV, tuple(by_candidate.mean(axis=1).tolist()))
 
 

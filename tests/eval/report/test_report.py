@@ -273,8 +273,8 @@ class TestReferences:
         shown = references("imagenet1k", "classification", "top1") + references(
             "coco_t2i", "retrieval", "recall@1 (a photo of {}.)"
         )
-        for one in (*shown, *few_shot_references("imagenet1k")):
-            assert one.source.endswith(tuple(f"({mark})" for mark in marks))
+        sources = [one.source for one in shown] + [one.source for one in few_shot_references("imagenet1k")]
+        assert all(source.endswith(tuple(f"({mark})" for mark in marks)) for source in sources)
         unsure = {one.method for one in few_shot_references("imagenet1k") if one.source.endswith("(unverified)")}
         assert {"LP++", "CLAP", "CLIP-LoRA", "ProLIP"} <= unsure
 
