@@ -110,6 +110,7 @@ def test_nor_is_it_one_of_the_authors(tmp_path: Path, what: str) -> None:
         ("visual.positional_embedding", 257, True),
         ("positional_embedding", 77, True),
         ("positional_embedding", 32, False),
+        ("text.positional_embedding", 78, True),  # CoCa's text tower has a class token
     ],
 )
 def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
