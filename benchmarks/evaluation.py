@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from eval.data import Memo, open_task
+from eval.data import DataSet, Memo, open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import Sample, jpeg, write_webdataset
 from eval.group import Group
-from eval.models import OpenClipModel, load_model
+from eval.models import Model, OpenClipModel, load_model
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Source, Task
 from eval.templates import look_up
@@ -183,7 +184,7 @@ PICTURES = 1000
 
 
 def memory(counts: list[int]) -> None:
-    """The table of peak memory: retrieval over precomputed features, each side in a process of its own."""
+    """The table of peak memory: retrieval both ways, features included, each side in a process of its own."""
     print(f"\n| captions, {PICTURES:,} pictures, width {WIDTH} | ours, MiB | clip-benchmark, MiB |\n|---|---|---|")
     for count in counts:
         peaks = []
@@ -202,19 +203,20 @@ def vectors(start: int, stop: int) -> torch.Tensor:
 
 
 def peak_of(side: str, count: int) -> float:
-    """MiB by which the peak of this process grows while `side` ranks `count` captions."""
+    """MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. What they are given,
+    the captions themselves, is there before."""
     per_picture = count // PICTURES
     if side == "ours":
-        from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-
+        captions = tuple(
+            tuple(f"a made-up caption, number {n} of picture {i}" for n in range(per_picture)) for i in range(PICTURES)
+        )
+        data = DataSet(pictures=_Numbered(), layout="webdataset", place="captions", captions=captions)
         with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch)
-            stored = _stored(folder, count)
+            cache = FeatureCache(Path(scratch), _Told())
             before = _settle()
-            image_of = np.repeat(np.arange(PICTURES), per_picture)
             values = [
-                float(hits(ranks_of(stored["images"], stored["captions"], image_of), 5).mean())
-                for ranks_of in (text_to_image_ranks, image_to_text_ranks)
+                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache, Group()).results[1].value
+                for way in ("text_to_image", "image_to_text")
             ]
     else:
         from clip_benchmark.metrics import zeroshot_retrieval
@@ -231,18 +233,34 @@ def peak_of(side: str, count: int) -> float:
     return _peak() - before
 
 
-def _stored(folder: Path, count: int) -> dict[str, Any]:
-    from eval.features import Features
+class _Numbered:
+    """Pictures of one pixel each, whose colour is their number."""
 
-    found = {}
-    for what, number in (("images", PICTURES), ("captions", count)):
-        (folder / what).mkdir()
-        for start in range(0, number, 256):
-            stop = min(start + 256, number)
-            np.save(folder / what / f"{start:09d}-{stop:09d}.npy", vectors(start, stop).numpy())
-        keys = [""] * number
-        found[what] = Features(folder=folder / what, count=number, width=WIDTH, keys=keys, truncated=0, key=what)
-    return found
+    keys = tuple(f"p{index:06d}" for index in range(PICTURES))
+    fingerprint = "numbered"
+
+    def open(self, index: int) -> Image.Image:
+        return Image.new("RGB", (1, 1), (0, index >> 8, index & 255))
+
+
+class _Told(Model):
+    """A model whose features are `vectors` of a picture's number, or of how many texts it has read before."""
+
+    def __init__(self) -> None:
+        self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0
+        self.preprocess = lambda picture: torch.from_numpy(np.array(picture).astype(np.int64))
+        self.preprocessing, self.record = {}, {"device": "cpu"}
+
+    def _images(self, batch: torch.Tensor) -> torch.Tensor:
+        first, last = (int(one[0, 0, 1] << 8 | one[0, 0, 2]) for one in (batch[0], batch[-1]))
+        return vectors(first, last + 1)
+
+    def _texts(self, texts: Sequence[str]) -> torch.Tensor:
+        start, self._read = self._read, self._read + len(texts)
+        return vectors(start, self._read)
+
+    def truncated(self, texts: Sequence[str]) -> int:
+        return 0
 
 
 class _Waves:

@@ -1,7 +1,7 @@
 """Command line of `make bench`: words to a model, tasks and a folder; errors to one line and an exit status.
 
-Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the model does not load or the data
-of a task is broken; 2 wrong use, nothing was written.
+Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the data of a task is broken, or
+features are no numbers; 2 wrong use, or a model that does not load: nothing was written.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from eval.errors import EvalError, WrongUse
+from eval.errors import EvalError, ModelError, WrongUse
 
 if TYPE_CHECKING:
     from eval.probing import Shots
@@ -70,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EvalError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except PermissionError as error:
+    except OSError as error:  # a full disk, a folder that may not be written, a file that went away
         print(
-            f"error: {error.filename} may not be written ({error.strerror}); see --output and --cache", file=sys.stderr
+            f"error: {error.filename or 'a file'}: {error.strerror or error}; see --output, --cache and --data",
+            file=sys.stderr,
         )
         return FAILED
     except KeyboardInterrupt:
@@ -107,17 +108,22 @@ def _bench(options: argparse.Namespace) -> int:
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
-    if output.exists() and not output.is_dir():
-        raise WrongUse(f"output {output} is a file")
-    model = load_model(
-        options.model,
-        data=data,
-        pretrained=options.pretrained,
-        device=_device(options.device),
-        precision=options.precision,
-    )
-    group = groups.join()
     folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    _can_be_folder(output, "output")
+    _can_be_folder(folder, "cache")
+    if options.data and not data.is_dir():
+        raise WrongUse(f"data {data} is no folder")
+    try:
+        model = load_model(
+            options.model,
+            data=data,
+            pretrained=options.pretrained,
+            device=_device(options.device),
+            precision=options.precision,
+        )
+    except ModelError as error:
+        raise WrongUse(str(error)) from None
+    group = groups.join()
     memo = Memo(folder / "hashes")
     cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
     progress = _Progress() if group.leads and sys.stderr.isatty() else None
@@ -152,6 +158,13 @@ def _bench(options: argparse.Namespace) -> int:
     measured = {result.task for result in run.results if result.value is not None}
     say(f"{len(measured)} of {len(suite.tasks)} tasks measured; results.json, results.md and report.html in {output}/")
     return FAILED if run.broken else OK
+
+
+def _can_be_folder(path: Path, what: str) -> None:
+    """Raise `WrongUse` where a file stands in the way of the folder `path`."""
+    there = next((one for one in (path, *path.parents) if one.exists()), None)
+    if there is not None and not there.is_dir():
+        raise WrongUse(f"{what} {path} cannot be a folder: {there} is a file")
 
 
 def _cache_folder() -> Path:

@@ -1,8 +1,8 @@
 """Two models on the same items: `make compare A=out/bench/one B=out/bench/other`.
 
 Reads the results of two runs of `make bench`, pairs their items by key and tests the main number of each task: B
-minus A, its interval, a p value, and the p value corrected for the number of tasks (Holm). Writes compare.json and
-compare.md.
+minus A, its interval, a p value, and the p value corrected for the number of tasks (Holm). Few-shot numbers are paired
+by test picture and by the seed of the shots. Writes compare.json and compare.md.
 
 Exit status: 0 compared; 1 nothing could be compared, or a file is broken; 2 wrong use, nothing was written.
 """
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 
 from eval.errors import DataBroken, EvalError, WrongUse
+from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.files import publish_json, published, read_json
 from eval.items import is_mean, metric_of, read_items
 from eval.report.text import cell
@@ -88,6 +89,7 @@ class Comparison:
     b: str
     tasks: tuple[TaskComparison, ...]
     average: Average | None
+    few_shot: tuple[FewShotComparison, ...] = ()
     caution: str = NOT_SEED_NOISE
 
 
@@ -114,22 +116,47 @@ def compare(a: Path, b: Path) -> Comparison:
     tested = [found for found in tasks if found.p is not None]
     corrected = dict(zip([t.task for t in tested], holm([t.p for t in tested if t.p is not None]), strict=True))
     final = tuple(TaskComparison(**{**asdict(found), "p_holm": corrected.get(found.task)}) for found in tasks)
-    return Comparison(a=str(a), b=str(b), tasks=final, average=_average(tested, spreads))
+    few_shot = _few_shot(a, b)
+    return Comparison(a=str(a), b=str(b), tasks=final, average=_average(tested, spreads), few_shot=few_shot)
+
+
+def _few_shot(a: Path, b: Path) -> tuple[FewShotComparison, ...]:
+    """Of every task that has few-shot rows on a side; corrected for the number of these tests alone."""
+    rows_a, rows_b = _few_shot_rows(a), _few_shot_rows(b)
+    found = [
+        one
+        for task in dict.fromkeys([*rows_a, *rows_b])
+        for one in compare_few_shot(task, a, b, rows_a.get(task, []), rows_b.get(task, []))
+    ]
+    corrected = iter(holm([one.p for one in found if one.p is not None]))
+    return tuple(replace(one, p_holm=next(corrected)) if one.p is not None else one for one in found)
+
+
+def _few_shot_rows(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in _rows(folder):
+        if row["kind"] == "few_shot":
+            found.setdefault(row["task"], []).append(row)
+    return found
 
 
 class _OtherItems(Exception):
     """The two runs were not asked about the same items."""
 
 
-def _main_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """The first row of every task, which holds its main number."""
+def _rows(folder: Path) -> list[Mapping[str, Any]]:
     rows = read_json(folder / "results.json")
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is no list of results")
+    return rows
+
+
+def _main_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """The first row of every task, which holds its main number."""
     found: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
+    for row in _rows(folder):
         if row["kind"] != "few_shot":
             found.setdefault(row["task"], row)
     return found
@@ -279,6 +306,7 @@ def to_markdown(comparison: Comparison) -> str:
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
         "of tasks tested. The interval is from the paired bootstrap over pictures.",
         "",
+        *_few_shot_lines(comparison.few_shot),
         comparison.caution,
         "",
     ]
@@ -294,6 +322,34 @@ def _table_row(found: TaskComparison) -> str:
     test = f"{found.test}; {note}" if note else found.test
     p = f"{_p(found.p)} | {_p(found.p_holm)}"
     return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
+
+
+def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
+    if not few_shot:
+        return []
+    lines = [
+        "## Few-shot, on the same shots",
+        "",
+        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | seeds | n |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|",
+    ]
+    for found in few_shot:
+        if found.difference is None:
+            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | |")
+            continue
+        lines.append(
+            f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
+            f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
+            f"[{_points(found.low)}, {_points(found.high)}] | {_p(found.p)} | {_p(found.p_holm)} | "
+            f"{len(found.seeds)} | {found.n:,} |"
+        )
+    return [
+        *lines,
+        "",
+        "Means over the seeds of the shots, which both models were given alike. Test pictures and seeds are resampled "
+        "together; a few seeds say little of the luck of the shots. Holm's correction is for the rows of this table.",
+        "",
+    ]
 
 
 def _percent(value: float | None) -> str:
@@ -341,7 +397,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     print(text)
-    if all(found.p is None for found in comparison.tasks):
+    tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
+    if all(p is None for p in tested):
         print("error: no task could be compared; the table says why", file=sys.stderr)
         return FAILED
     return OK

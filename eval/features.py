@@ -25,6 +25,8 @@ from eval.group import Group
 from eval.models.model import Model
 
 Progress = Callable[[str, int, int], None]
+COUNTED = 4096
+"""Texts whose tokens are counted at once."""
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -52,13 +54,25 @@ class Features:
     def _files(self) -> list[tuple[int, int, Path]]:
         return _batches(self.folder)
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, d) float32, read from disk: memory is that of the rows asked for."""
-        found = np.empty((stop - start, self.width), dtype=np.float32)
+    def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """(stop - start, d) float32, read from disk, into `out` where it is given: memory is that of the rows asked
+        for."""
+        found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
         for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
             if low < high:
                 found[low - start : high - start] = np.load(path, mmap_mode="r")[low - first : high - first]
+        return found
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """(k, d) float32, the rows at `indices` (k,), in their order."""
+        found = np.empty((len(indices), self.width), dtype=np.float32)
+        order = np.argsort(indices, kind="stable")
+        wanted = indices[order]
+        for first, last, path in self._files:
+            low, high = np.searchsorted(wanted, (first, last))
+            if low < high:
+                found[order[low:high]] = np.load(path, mmap_mode="r")[wanted[low:high] - first]
         return found
 
     def all(self) -> np.ndarray:
@@ -103,7 +117,7 @@ class FeatureCache:
             for batch in batches:
                 yield self.model.texts([texts[index] for index in batch])
 
-        key = sha256_of(["texts", self.model.fingerprint, sha256_texts(list(texts))])
+        key = sha256_of(["texts", self.model.fingerprint, sha256_texts(texts)])
         return self._filled(key, what, texts, self._text_batch, encode, self.model.truncated)
 
     def _filled(
@@ -157,7 +171,9 @@ def _complete(
         return
     _, _, first = _batches(folder)[0]
     width = int(np.load(first, mmap_mode="r").shape[1])
-    truncated = 0 if count_truncated is None else count_truncated(keys)
+    truncated = 0
+    if count_truncated is not None:  # in parts: the tokens of all texts at once would take more room than the texts
+        truncated = sum(count_truncated(keys[start : start + COUNTED]) for start in range(0, count, COUNTED))
     publish_json(
         folder / "meta.json", {"key": key, "what": what, "count": count, "width": width, "truncated": truncated}
     )

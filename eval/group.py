@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 
 # Ranks wait for the slowest at the end of a set; with uneven pictures that can be long and is no failure.
@@ -44,6 +46,19 @@ class Group:
         box: list[Any] = [None] * self.world
         dist.all_gather_object(box, value)
         return box
+
+    def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
+        """(n, ...) of all ranks, on all ranks, where `mine` are the rows that this one has for its `share` of `blocks`,
+        which together are the rows 0 to n - 1."""
+        shares = self.gather(mine)
+        found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
+        for rank, rows in enumerate(shares):
+            reached = 0
+            for index in range(rank, len(blocks), self.world):
+                block = blocks[index]
+                found[block.start : block.stop] = rows[reached : reached + len(block)]
+                reached += len(block)
+        return found
 
     def all_or_error(self, error: Exception | None) -> None:
         """A barrier at which an error of one rank is raised by all, so that none waits for one that is gone."""

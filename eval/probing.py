@@ -15,7 +15,7 @@ from eval.files import publish_json
 from eval.group import Group
 from eval.results import Result, missing
 from eval.tasks import Task
-from eval.zeroshot import zero_shot_classifier
+from eval.zeroshot import prompt_texts, zero_shot_classifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,8 @@ def evaluate_few_shot(
     except DataMissing as error:
         return [missing(task.name, "few_shot", "few-shot", f"training split: {error}")]
     assert support.labels is not None  # `open_support` saw to it
-    names, prompts = class_names(task, data).texts, templates(task, data).texts
+    named, prompted = class_names(task, data), templates(task, data)
+    names, prompts = named.texts, prompted.texts
     keys, labels = list(support.pictures.keys), support.labels
     try:
         drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
@@ -60,6 +61,7 @@ def evaluate_few_shot(
     train = cache.images(pool.pictures, f"{task.name} shots").all()
     test = cache.images(data.pictures, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
+    truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
     rows: list[dict[str, Any]] = []
     if group.leads:
         settings = FewShotSettings(
@@ -73,13 +75,20 @@ def evaluate_few_shot(
             cache.model.logit_scale, settings,
         )  # fmt: skip
         record = protocol.base(task, data, cache.model)
+        record["class_names"] = protocol.texts_record(names, named.source)
+        record["templates"] = protocol.texts_record(prompts, prompted.source)
+        record["truncated_texts"] = truncated
+        record["ties"] = "lowest class index"
         record["support"] = {
             "place": support.place,
+            "split": protocol.split_of(task.support, support),
             "pictures": len(keys),
+            "pictures_sha256": support.pictures.fingerprint,
             "labels_sha256": support.label_hash,
             "shots": f"few_shot/{task.name}.json",
         }
         record["chance"] = 1 / len(names)
         rows = found.rows(task.name, record)
         publish_json(output / "few_shot" / f"{task.name}.json", found.record())
+        found.predictions(list(data.pictures.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
     return [Result(**row) for row in group.from_leader(rows)]

@@ -16,10 +16,10 @@ from typing import Any
 from eval.data import DataSet
 from eval.files import sha256_texts
 from eval.models import Model
-from eval.tasks import Task
+from eval.tasks import Source, Task
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
-RULES = 1
+RULES = 2
 """Raised when a change of the code changes numbers: results kept from an earlier version are then measured again."""
 
 
@@ -35,12 +35,11 @@ def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
 
 def data_record(task: Task, data: DataSet) -> dict[str, Any]:
     """Which items, and the hashes by which one sees that they are the same."""
-    source = next((source for source in task.sources if source.path == data.place), task.sources[0])
     record: dict[str, Any] = {
         "title": task.title,
         "layout": data.layout,
         "place": data.place,
-        "split": source.split,
+        "split": split_of(task.sources, data),
         "items": len(data),
         "pictures_sha256": data.pictures.fingerprint,
         "labels_sha256": data.label_hash,
@@ -56,9 +55,14 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
     return record
 
 
+def split_of(sources: Sequence[Source], data: DataSet) -> str:
+    """The split of the source that `data` was read from."""
+    return next(one.split for one in sources if (one.layout, one.path) == (data.layout, data.place))
+
+
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
     """Where a list of templates or class names comes from, how many there are, and their hash."""
-    return {"source": source, "count": len(texts), "sha256": sha256_texts(list(texts))}
+    return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
 
 
 @functools.cache

@@ -11,7 +11,8 @@ from eval.data import DataSet
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
 from eval.group import Group
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, tiles, winoground_scores
+from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
+from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome
 from eval.statistics import bootstrap
 from eval.tasks import Task
@@ -71,18 +72,14 @@ def _ranked(
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
     blocks = tiles(queries.count, others.count)
     mine = [blocks[index] for index in group.share(len(blocks))]
-    ranks = np.empty(queries.count, dtype=np.int64)
-    shares = group.gather(ranks_of(images, captions, image_of, strict=strict, part=mine))
-    for rank, share in enumerate(shares):
-        theirs = [blocks[index] for index in range(rank, len(blocks), group.world)]
-        ranks[np.concatenate([np.arange(b.start, b.stop) for b in theirs]).astype(int) if theirs else []] = share
+    ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
     clusters = np.arange(queries.count) if to_text else image_of
+    right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
     record = {**record, "ties": TIES[strict], "direction": task.direction, "queries": queries.count}
     results = []
     for k in KS:
         right = hits(ranks, k)
         low, high = bootstrap(right, clusters, draws=DRAWS)
-        per_query = captions.count / images.count if to_text else 1
         results.append(
             Result(
                 task=task.name,
@@ -92,7 +89,7 @@ def _ranked(
                 low=low,
                 high=high,
                 n=queries.count,
-                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": _chance(k, per_query, others.count)},
+                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": chance(k, right_ones, others.count)},
             )
         )
     wanted = int(task.metric.partition("@")[2] or 1)
@@ -109,9 +106,14 @@ def _ranked(
     return results, items
 
 
-def _chance(k: int, right: float, items: int) -> float:
-    """Probability that k items drawn at random from `items` hold one of `right`."""
-    return min(1.0, 1 - (1 - min(1.0, right / items)) ** k)
+def chance(k: int, right: np.ndarray, items: int) -> float:
+    """Probability that k of `items`, drawn without replacement, hold one of the right ones, of which there are `right`
+    (q,) for each query; mean over the queries."""
+    numbers, often = np.unique(right, return_counts=True)
+    missed = np.ones(len(numbers))
+    for drawn in range(min(k, items)):
+        missed *= np.maximum(items - numbers - drawn, 0) / (items - drawn)
+    return float(np.average(1 - missed, weights=often))
 
 
 def _winoground(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval import protocol
-from eval.data import DataSet, Memo, open_task
+from eval.data import DataSet, Memo, open_support, open_task
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.files import publish_json, read_json, sha256_of
@@ -87,15 +87,16 @@ def _evaluated(
     task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Group, options: Options
 ) -> list[Result]:
     """The results of one task, taken from `output`/tasks where they were measured before on the same things."""
-    found, error = None, None
+    found, shots, error = None, None, None
     try:
         # The leader first: the others then find the hashes of large files already computed.
         found = open_task(task, data, memo) if group.leads else None
+        shots = _support_hash(task, data, memo, options) if group.leads else None
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
     content = open_task(task, data, memo) if found is None else found
-    key = _key(task, content, cache, options)
+    key = _key(task, content, group.from_leader(shots), cache, options)
     record = output / "tasks" / f"{task.name}.json"
     kept = group.from_leader(read_json(record) if group.leads else None)
     if isinstance(kept, Mapping) and kept["key"] == key:
@@ -120,20 +121,32 @@ def _evaluated(
 def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
     match task.kind:
         case "classification":
-            return evaluate_classification(task, content, cache)
+            return evaluate_classification(task, content, cache, group)
         case "retrieval":
             return evaluate_retrieval(task, content, cache, group, options.strict_ties)
         case "vqa":
-            return evaluate_vqa(task, content, cache)
+            return evaluate_vqa(task, content, cache, group)
 
 
-def _key(task: Task, content: DataSet, cache: FeatureCache, options: Options) -> str:
+def _support_hash(task: Task, data: Path, memo: Memo, options: Options) -> str | None:
+    """sha256 of the training split that few-shot draws from; None where none is asked for, or at hand."""
+    if options.shots is None or not task.support:
+        return None
+    try:
+        support = open_support(task, data, memo)
+    except DataMissing:
+        return None  # a row will say so
+    return sha256_of([support.pictures.fingerprint, support.label_hash])
+
+
+def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, options: Options) -> str:
     parts: list[Any] = [
         dataclasses.asdict(task),
         content.pictures.fingerprint,
         content.label_hash,
         content.class_names,
         content.templates,
+        shots,
         cache.model.fingerprint,
         dataclasses.asdict(options),
         protocol.software(),

@@ -7,12 +7,15 @@ them apart scores chance, whatever the order of the candidates.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from eval import protocol
-from eval.data import DataSet
-from eval.features import FeatureCache
+from eval.data import DataSet, Question
+from eval.features import FeatureCache, Features
 from eval.files import sha256_texts
+from eval.group import Group
 from eval.metrics.answers import soft_accuracy
 from eval.results import Items, Result, TaskOutcome
 from eval.statements import statement
@@ -20,31 +23,35 @@ from eval.statistics import bootstrap
 from eval.tasks import Task
 
 DRAWS = 1000
+BLOCK = 1024
+"""Questions whose features are in memory at once, at most."""
 
 
-def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
     """Accuracy over all questions, and of each kind of question."""
     questions = data.questions
     assert questions is not None  # `open_task` saw to it
-    images = cache.images(data.pictures, task.name).all()
+    group = group or Group()
+    images = cache.images(data.pictures, task.name)
     rows: dict[str, int] = {}
     choices = [
         [rows.setdefault(statement(q.kind, q.question, answer), len(rows)) for answer in q.candidates]
         for q in questions
     ]
     texts = cache.texts(list(rows), f"{task.name} statements")
-    values, predicted, chance = np.empty(len(questions)), np.empty(len(questions), np.int64), np.empty(len(questions))
-    matrix = texts.all()
-    for index, (question, own) in enumerate(zip(questions, choices, strict=True)):
-        scores = matrix[own] @ images[question.picture]
-        gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
-        nearest = np.flatnonzero(scores == scores.max())
-        values[index], predicted[index], chance[index] = gains[nearest].mean(), nearest[0], gains.mean()
+    size = min(BLOCK, -(-len(questions) // group.world))
+    blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
+    answered = [np.empty((0, 3))]
+    for index in group.share(len(blocks)):
+        rows_of = slice(blocks[index].start, blocks[index].stop)
+        answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
+    table = group.in_order(blocks, np.concatenate(answered))
+    values, predicted, chance = table[:, 0], table[:, 1].astype(np.int64), table[:, 2]
     clusters = np.array([question.picture for question in questions])
     record = protocol.base(task, data, cache.model)
     record |= {
         "protocol": "ours: vqa/multiple_choice" if task.metric == "soft_accuracy" else "ours: vqa/entailment",
-        "statements": {"count": len(rows), "sha256": sha256_texts(list(rows))},
+        "statements": {"count": len(rows), "sha256": sha256_texts(rows)},
         "candidates": "the data's own" if task.candidates is None else f"{task.candidates} per type of question",
         "truncated_texts": texts.truncated,
         "ties": "mean over the nearest",
@@ -78,3 +85,20 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
         label=np.full(len(questions), -1),
     )
     return TaskOutcome(tuple(results), items)
+
+
+def _answered(
+    questions: Sequence[Question], choices: Sequence[Sequence[int]], images: Features, texts: Features
+) -> np.ndarray:
+    """(q, 3): accuracy of the nearest candidate, its place, and the mean accuracy of all, for each question; `choices`
+    are the rows of its candidates' statements."""
+    pictures = images.take(np.array([question.picture for question in questions]))
+    statements = texts.take(np.array([row for own in choices for row in own]))
+    found, reached = np.empty((len(questions), 3)), 0
+    for place, (question, own) in enumerate(zip(questions, choices, strict=True)):
+        scores = statements[reached : reached + len(own)] @ pictures[place]
+        reached += len(own)
+        gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
+        nearest = np.flatnonzero(scores == scores.max())
+        found[place] = gains[nearest].mean(), nearest[0], gains.mean()
+    return found

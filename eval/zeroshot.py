@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from eval import protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
-from eval.features import FeatureCache
+from eval.features import FeatureCache, Features
+from eval.group import Group
 from eval.metrics.classification import (
     average_precision,
     average_precision_11point,
@@ -23,6 +25,7 @@ from eval.metrics.classification import (
     mean_per_class,
     roc_auc,
 )
+from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome
 from eval.statistics import bootstrap_metric, wilson
 from eval.tasks import Task
@@ -47,14 +50,14 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     return classifier
 
 
-def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
     """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     assert data.labels is not None  # `open_task` saw to it
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
-    features = cache.images(data.pictures, task.name).all()
+    features = cache.images(data.pictures, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
     record = protocol.base(task, data, cache.model)
     record["class_names"] = protocol.texts_record(names, named.source)
@@ -63,28 +66,31 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache) -> T
     record["ties"] = "lowest class index"
     scale = cache.model.logit_scale
     if data.labels.ndim == 2:
-        return _multi_label(task, data, features @ classifier, record)
-    return _single_label(task, data, features, classifier, scale, record)
+        scores = [logits.numpy() for _, logits in logits_in_tiles(features, classifier, 1.0)]
+        return _multi_label(task, data, np.concatenate(scores), record)
+    return _single_label(task, data, features, classifier, scale, record, group or Group())
 
 
 def _single_label(
     task: Task,
     data: DataSet,
-    features: np.ndarray,
+    features: Features,
     classifier: np.ndarray,
     scale: float,
     record: dict[str, Any],
+    group: Group,
 ) -> TaskOutcome:
     labels = data.labels
     assert labels is not None
     classes = classifier.shape[1]
-    ranks, predicted = np.empty(len(labels), np.int64), np.empty(len(labels), np.int64)
-    margin = np.empty(len(labels), np.float32)
-    for block, logits in logits_in_tiles(features, classifier, scale):
-        rows = slice(block.start, block.stop)
-        ranks[rows], predicted[rows] = label_ranks(logits, labels[rows])
-        if classes == 2:
-            margin[rows] = (logits[:, 1] - logits[:, 0]).numpy()
+    blocks = tiles(len(labels), classes)
+    # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
+    found = [np.empty((0, 3))]
+    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.share(len(blocks))]):
+        ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
+        found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
+    table = group.in_order(blocks, np.concatenate(found))
+    ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
     hits = (ranks == 0).astype(np.float64)
     n = len(labels)
     record["chance"] = 1 / classes
@@ -106,7 +112,7 @@ def _single_label(
     extra = {}
     if classes == 2:
         results.append(drawn("roc_auc", lambda index: _auc_or_nan(margin[index], labels[index])))
-        extra["scores"] = margin
+        extra["scores"] = margin.astype(np.float32)
     if task.metric not in {result.metric for result in results}:
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
     results.sort(key=lambda result: result.metric != task.metric)

@@ -80,7 +80,7 @@ class DataSet:
         questions = [
             (q.key, q.picture, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
-        return sha256_of([sha256_texts(list(self.pictures.keys)), labels, self.captions, questions])
+        return sha256_of([sha256_texts(self.pictures.keys), labels, self.captions, questions])
 
     def take(self, indices: Sequence[int]) -> DataSet:
         """The pictures at `indices` with their annotations; questions keep those whose picture stays."""

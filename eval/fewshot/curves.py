@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from eval.fewshot.methods import METHODS, Fitted
+from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
-from eval.metrics.classification import mean_per_class
+from eval.metrics.classification import lowest_best, mean_per_class
 from eval.statistics import Interval, bootstrap, bootstrap_metric
 
 ROWS = 8192
@@ -38,8 +39,10 @@ class FewShotSettings:
     """Keys of `eval.fewshot.METHODS`."""
     metric: str = "top1"
     """top1 or mean_per_class: the task's own."""
-    standard_errors: float = 1.0
+    standard_errors: float = 0.0
     """How many standard errors of held-out cross-entropy a more cautious choice may be behind the best one."""
+    floor: bool = True
+    """Whether a radius or penalty for several shots gives at least the freedom that one shot gets."""
     device: str = "cpu"
     """Where probes are fitted."""
     draws: int = 1000
@@ -148,6 +151,25 @@ class FewShotResult:
             )
         return rows
 
+    def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
+        """What every probe saw in the test pictures, whose names and classes are given; to be kept."""
+        settings = self.settings
+        cells = [
+            self.predicted[method, k, seed]
+            for method in settings.methods
+            for k in settings.shots
+            for seed in settings.seeds
+        ]
+        shape = (len(settings.methods), len(settings.shots), len(settings.seeds), self.n)
+        return Predictions(
+            keys=np.array(keys, dtype=np.str_),
+            label=np.asarray(labels, dtype=np.int64),
+            methods=np.array(settings.methods, dtype=np.str_),
+            shots=np.array(settings.shots),
+            seeds=np.array(settings.seeds),
+            predicted=np.stack(cells).astype(np.int32).reshape(shape),
+        )
+
     def record(self) -> dict[str, Any]:
         """Everything but the predictions, as JSON: settings, points, choices, and the keys of all shots."""
         return {
@@ -230,7 +252,15 @@ def predict_curves(
             features = _tensor(train[rows], settings.device)
             _check_normalised(features, "training")
             targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
-            support = Support(features, targets, shots.places(k), weight, logit_scale, settings.standard_errors)
+            support = Support(
+                features,
+                targets,
+                shots.places(k),
+                weight,
+                logit_scale,
+                standard_errors=settings.standard_errors,
+                floor=settings.floor,
+            )
             for method in settings.methods:
                 fitted = METHODS[method](support)
                 predicted[method, k, seed] = _predict(fitted.scores, test)
@@ -251,7 +281,7 @@ def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
 
 
 def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int64]:
-    parts = [scores(test[start : start + ROWS]).argmax(dim=1).cpu().numpy() for start in range(0, len(test), ROWS)]
+    parts = [lowest_best(scores(test[start : start + ROWS])).cpu().numpy() for start in range(0, len(test), ROWS)]
     return np.concatenate(parts)
 
 

@@ -1,9 +1,13 @@
 """Choosing a radius, a penalty or a temperature on the support set alone.
 
 Few-shot results are often tuned on the test set, or on a validation set far larger than the support. Here the shots are
-dealt into at most four folds, each fold is predicted from the others, and of the candidates whose cross-entropy is not
-worse than the best by more than one standard error the most cautious is taken. A single shot per class leaves nothing
-to validate on: then the value is fixed beforehand.
+dealt into at most four folds, each fold is predicted from the others, and the candidate with the lowest cross-entropy
+is taken, of several the most cautious. A single shot per class leaves nothing to validate on: then the value is fixed
+beforehand.
+
+A fold's classifier has fewer shots than the final one, so the choice errs on the cautious side. Therefore no rule of
+one standard error on top, which stays so near the text that the shots are all but ignored; and several shots get no
+less freedom than one does (`floor`). benchmarks/radius.py has the figures.
 
 Cross-entropy and not hits: with 20 held-out shots hits are too coarse to choose by, and the choice jumps between draws.
 """
@@ -36,9 +40,10 @@ class Support:
     classifier: Tensor
     """(C, d)"""
     logit_scale: float
-    standard_errors: float = 1.0
-    """How many standard errors a more cautious candidate may be behind the best. 0 takes the best: it learns faster
-    where the text is a weak classifier, and is less safe where it is a strong one."""
+    standard_errors: float = 0.0
+    """How many standard errors a more cautious candidate may be behind the best. 0 takes the best."""
+    floor: bool = True
+    """Whether several shots get at least the freedom that is fixed for one."""
 
     @property
     def shots(self) -> int:
@@ -63,11 +68,14 @@ class Selection:
     """Cross-entropy of every candidate on held-out shots; empty where fixed."""
 
 
-def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int) -> Selection:
+def select(
+    support: Support, scores_of: Callable[[Support, Tensor], Iterable[Tensor]], fixed: int, *, ordered: bool
+) -> Selection:
     """Choose among candidates, which are ordered from the most cautious on.
 
     `scores_of(part, features)` fits the candidates on the part and yields the logits (m, C) of each for the features
-    (m, d). `fixed` is the candidate for a single shot."""
+    (m, d). `fixed` is the candidate for a single shot. Where candidates are one quantity in
+    order (`ordered`), several shots take none more cautious than it, unless the support's `floor` is off."""
     folds = min(support.shots, FOLDS)
     if folds < 2:
         return Selection(fixed, FIXED, ())
@@ -82,10 +90,12 @@ def select(support: Support, scores_of: Callable[[Support, Tensor], Iterable[Ten
         found.append(np.stack(losses))
     by_candidate = np.concatenate(found, axis=1)
     index = most_cautious(by_candidate, support.standard_errors)
+    if ordered and support.floor:
+        index = max(index, fixed)
     return Selection(index, SUPPORT_CV, tuple(by_candidate.mean(axis=1).tolist()))
 
 
-def most_cautious(losses: NDArray[np.float64], standard_errors: float = 1.0) -> int:
+def most_cautious(losses: NDArray[np.float64], standard_errors: float = 0.0) -> int:
     """The first candidate of losses (candidates, n) that is not worse than the best by more than so many standard
     errors of the difference. The same samples are lost by both, so the difference is far surer than either loss."""
     behind = losses - losses[np.argmin(losses.mean(axis=1))]

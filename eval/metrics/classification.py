@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
-TILE_BYTES = 64 << 20
+from eval.metrics.rows import Rows, tiles
 
 
 def logits_in_tiles(
-    features: np.ndarray, classifier: np.ndarray, scale: float, tile_bytes: int = TILE_BYTES
-) -> Iterator[tuple[range, torch.Tensor]]:
-    """Blocks of rows and their logits scale x @ classifier, (block, c): features (n, d), classifier (d, c)."""
-    weights = torch.from_numpy(np.ascontiguousarray(classifier))
-    size = max(1, tile_bytes // (4 * weights.shape[1]))
-    for start in range(0, len(features), size):
-        block = range(start, min(start + size, len(features)))
-        yield block, scale * (torch.from_numpy(features[block.start : block.stop]) @ weights)
+    features: Rows, classifier: np.ndarray, scale: float, part: Sequence[range] | None = None
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Rows and their logits scale x @ classifier, (block, c), block by block: features (n, d), classifier (d, c).
+    `part` are the blocks to do (all; a rank's share)."""
+    weights = torch.from_numpy(np.ascontiguousarray(classifier, dtype=np.float32))
+    for block in tiles(features.count, weights.shape[1]) if part is None else part:
+        rows = torch.from_numpy(features.rows(block.start, block.stop))
+        yield slice(block.start, block.stop), scale * (rows @ weights)
 
 
 def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -28,10 +28,15 @@ def label_ranks(logits: torch.Tensor, labels: np.ndarray) -> tuple[np.ndarray, n
     own = logits.gather(1, right[:, None])
     lower = torch.arange(logits.shape[1]) < right[:, None]
     ranks = (logits > own).sum(dim=1) + ((logits == own) & lower).sum(dim=1)
-    # torch's argmax does not promise which of equal values it takes.
+    return ranks.numpy(), lowest_best(logits).numpy()
+
+
+def lowest_best(logits: torch.Tensor) -> torch.Tensor:
+    """(n,) the class of the highest logit in each row (n, c), the lowest of several: torch's argmax does not promise
+    which of equal values it takes."""
     top = logits.max(dim=1, keepdim=True).values
-    predicted = torch.where(logits == top, torch.arange(logits.shape[1]), logits.shape[1]).min(dim=1).values
-    return ranks.numpy(), predicted.numpy()
+    index = torch.arange(logits.shape[1], device=logits.device)
+    return torch.where(logits == top, index, logits.shape[1]).min(dim=1).values
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:

@@ -11,43 +11,14 @@ differ in the last bits, and the comparison would be noise.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
 
-TILE_BYTES = 16 << 20
-BLOCK_ROWS = 2048
+from eval.metrics.rows import BLOCK_ROWS, Rows, tiles
 
-
-class Rows(Protocol):
-    """(n, d) float32 vectors that are read in blocks."""
-
-    @property
-    def count(self) -> int:
-        """n."""
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """(stop - start, d)."""
-
-
-class ArrayRows:
-    """An array as `Rows`."""
-
-    def __init__(self, array: np.ndarray):
-        self._array = np.ascontiguousarray(array, dtype=np.float32)
-        self.count = len(array)
-
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """The rows from `start` to `stop`."""
-        return self._array[start:stop]
-
-
-def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
-    """Blocks of queries whose scores against all items fit into `tile_bytes`, at least one query each. The memory of
-    the scores then does not grow with the number of items."""
-    size = max(1, tile_bytes // (4 * max(items, 1)))
-    return [range(start, min(start + size, queries)) for start in range(0, queries, size)]
+PART = 1 << 18
+"""Scores that are compared at once: comparing and counting take ten times their memory on the way."""
 
 
 def image_to_text_ranks(
@@ -63,10 +34,9 @@ def image_to_text_ranks(
     if bool((np.diff(starts) == 0).any()):
         raise ValueError(f"picture {int(np.argmin(np.diff(starts)))} has no caption to find")
     blocks = tiles(images.count, captions.count) if part is None else part
-    tile, found = _Tile(blocks, captions.count), _Ranks(blocks)
-    index = torch.arange(captions.count)
+    tile, found = _Tile(blocks, images, captions), _Ranks(blocks)
     for block in blocks:
-        scores = tile.scores(images, block, captions)
+        scores = tile.scores(block)
         # The positives of the block, flat, picture by picture and in order of index within each.
         flat = torch.from_numpy(order[starts[block.start] : starts[block.stop]])
         lengths = torch.from_numpy(np.diff(starts[block.start : block.stop + 1]))
@@ -75,14 +45,8 @@ def image_to_text_ranks(
         best = torch.full((len(block),), -torch.inf).scatter_reduce(0, row, own, "amax")
         winner = torch.where(own == best[row], flat, captions.count)
         first = torch.full((len(block),), captions.count).scatter_reduce(0, row, winner, "amin")
-        ahead = (scores > best[:, None]).sum(dim=1)
-        equal = scores == best[:, None]
-        if strict:
-            right = torch.zeros(len(block), dtype=torch.int64).scatter_add(0, row, (own == best[row]).long())
-            ahead += equal.sum(dim=1) - right
-        else:
-            ahead += equal.logical_and_(index < first[:, None]).sum(dim=1)
-        found.append(ahead)
+        right = torch.zeros(len(block), dtype=torch.int64).scatter_add(0, row, (own == best[row]).long())
+        found.append(_ahead(scores, best, right if strict else None, first))
     return found.ranks
 
 
@@ -92,33 +56,51 @@ def text_to_image_ranks(
     """0-based rank of each caption's picture among all pictures; arguments as in `image_to_text_ranks`, with `part`
     blocks of captions."""
     blocks = tiles(captions.count, images.count) if part is None else part
-    tile, found = _Tile(blocks, images.count), _Ranks(blocks)
-    index = torch.arange(images.count)
+    tile, found = _Tile(blocks, captions, images), _Ranks(blocks)
     for block in blocks:
-        scores = tile.scores(captions, block, images)
+        scores = tile.scores(block)
         right = torch.from_numpy(image_of[block.start : block.stop]).long()
-        own = scores.gather(1, right[:, None])
-        ahead = (scores > own).sum(dim=1)
-        equal = scores == own
-        ahead += equal.sum(dim=1) - 1 if strict else equal.logical_and_(index < right[:, None]).sum(dim=1)
-        found.append(ahead)
+        own = scores.gather(1, right[:, None])[:, 0]
+        found.append(_ahead(scores, own, torch.ones_like(right) if strict else None, right))
     return found.ranks
 
 
+def _ahead(scores: torch.Tensor, own: torch.Tensor, right: torch.Tensor | None, first: torch.Tensor) -> torch.Tensor:
+    """(b,) how many of the scores (b, n) are ahead of `own` (b,): the higher ones and, of equal ones, those of an index
+    below `first` (b,), or strictly all but the `right` (b,) that belong to the query."""
+    ahead = torch.empty(len(scores), dtype=torch.int64)
+    index = torch.arange(scores.shape[1], dtype=torch.int32)
+    size = max(1, PART // scores.shape[1])
+    for start in range(0, len(scores), size):
+        rows = slice(start, start + size)
+        part, limit = scores[rows], own[rows, None]
+        equal = part == limit
+        if right is None:
+            equal &= index < first[rows, None]
+        ahead[rows] = (part > limit).sum(dim=1) + equal.sum(dim=1)
+    return ahead if right is None else ahead - right
+
+
 class _Tile:
-    """The memory of one tile of scores, used again for every block: a new one each time, between results that stay,
-    leaves holes in the heap that add up to many times its size."""
+    """The memory of one tile of scores and of what it is computed from, used again for every block: new memory each
+    time, between results that stay, leaves holes in the heap that add up to many times its size."""
 
-    def __init__(self, blocks: Sequence[range], items: int):
-        self._memory = torch.empty((max(map(len, blocks), default=0), items))
+    def __init__(self, blocks: Sequence[range], queries: Rows, items: Rows):
+        most = max(map(len, blocks), default=0)
+        self._queries, self._items = queries, items
+        self._memory = torch.empty((most, items.count))
+        self._left = torch.empty((most, queries.width))
+        self._right = torch.empty((min(BLOCK_ROWS, items.count), items.width))
 
-    def scores(self, queries: Rows, block: range, items: Rows) -> torch.Tensor:
+    def scores(self, block: range) -> torch.Tensor:
         """(len(block), items) float32: the queries of the block against all items."""
-        left = torch.from_numpy(queries.rows(block.start, block.stop))
-        scores = self._memory[: len(block)]
-        for start in range(0, items.count, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, items.count)
-            scores[:, start:stop] = left @ torch.from_numpy(items.rows(start, stop)).T
+        scores, left = self._memory[: len(block)], self._left[: len(block)]
+        self._queries.rows(block.start, block.stop, left.numpy())
+        for start in range(0, self._items.count, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, self._items.count)
+            right = self._right[: stop - start]
+            self._items.rows(start, stop, right.numpy())
+            torch.mm(left, right.T, out=scores[:, start:stop])
         return scores
 
 

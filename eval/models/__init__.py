@@ -23,6 +23,7 @@ from eval.models.open_clip_model import (
     load_folder,
     untrained,
 )
+from eval.models.weights import NAMES, shapes_of
 
 __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
 
@@ -48,13 +49,23 @@ def load_model(
 
     Raises `WrongUse` for a word or a path that leads nowhere, `ModelError` where loading fails.
     """
+    if precision not in PRECISIONS:
+        raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
+    if not word.strip():
+        raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
     if word == reference.NAME:
+        if pretrained or precision != "fp32":
+            raise WrongUse("reference has weights and a precision (fp32) of its own: no --pretrained, no --precision")
         return reference.ReferenceModel(data / reference.FOLDER, device)
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
+            if pretrained:
+                raise WrongUse(f"folder {word} has weights of its own; --pretrained goes with an architecture's name")
             return load_folder(folder, device, precision)
     if Path(word).is_dir():
         raise WrongUse(f"folder {word} has no {CONFIG}, nor has its export/: it holds no exported model")
+    if Path(word).is_file():
+        raise WrongUse(f"model {word} is a file: name its architecture, and the file with --pretrained")
     released = _released_names()
     if word in released:
         return _load_released(word, _weights_file(word, pretrained, data), device, precision)
@@ -73,8 +84,13 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         raise WrongUse(
             f"model {word} needs weights: --pretrained with the path of a checkpoint (or `random` to try things out)"
         )
-    if Path(pretrained).is_file():
-        return Path(pretrained)
+    path = Path(pretrained)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        raise WrongUse(f"weights {pretrained} are a folder; name the file in it")
+    if path.name != pretrained or path.suffix in (*NAMES, ".pt", ".ckpt", ".npz"):
+        raise WrongUse(f"there is no file of weights {pretrained}")
     fetched = data / "weights" / word / pretrained
     files = sorted(path for path in fetched.rglob("*") if path.suffix in (".safetensors", ".bin", ".pt"))
     if files:
@@ -98,6 +114,7 @@ def _load_released(word: str, path: Path, device: str, precision: Precision) -> 
     from trainer.released import RELEASED, load_released
     from trainer.warm_start import BadWeights
 
+    shapes_of(path)
     try:
         checked, _ = load_released(word, path)
     except BadWeights as error:

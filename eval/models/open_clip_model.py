@@ -10,10 +10,11 @@ from typing import Any, Literal
 import open_clip
 import torch
 
-from eval.errors import ModelError, WrongUse
+from eval.errors import ModelError
 from eval.files import sha256_of
 from eval.models.model import Model, weights_hash
 from eval.models.short_texts import can_shorten, encode_short
+from eval.models.weights import NOT_LOADED, check_folder, check_positions, reason
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
@@ -106,6 +107,7 @@ def _in_words(model: torch.nn.Module) -> dict[str, Any]:
 
 def load_folder(folder: Path, device: str, precision: Precision) -> OpenClipModel:
     """A folder with open_clip_config.json and weights. Raises `ModelError`."""
+    check_folder(folder)
     return _load(str(folder), f"local-dir:{folder.resolve()}", None, device, precision)
 
 
@@ -123,19 +125,21 @@ def untrained(name: str) -> tuple[torch.nn.Module, Any, Any]:
 
 
 def _load(shown: str, name: str, weights: Path | None, device: str, precision: Precision) -> OpenClipModel:
-    if precision not in PRECISIONS:
-        raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     local = name.startswith("local-dir:")
+    if weights is not None:
+        check_positions(weights, name, open_clip.get_model_config(name) or {})
     try:
         if weights is None and not local:
             model, preprocess, tokenizer = untrained(name)
         else:
             pretrained = None if weights is None else str(weights)
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=pretrained, device="cpu")
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                name, pretrained=pretrained, require_pretrained=True, device="cpu"
+            )
             tokenizer = open_clip.get_tokenizer(name)
         settings = open_clip.get_model_config(name) or {}
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {shown} cannot be loaded: {' '.join(str(error).split())[:400]}") from None
+    except NOT_LOADED as error:
+        raise ModelError(f"model {shown} cannot be loaded ({reason(error)})") from None
     return OpenClipModel(
         shown,
         model,

@@ -13,6 +13,7 @@ from eval.data import DataSet, Memo, class_names, open_task
 from eval.features import FeatureCache
 from eval.group import Group
 from eval.items import read_items
+from eval.metrics.rows import BLOCK_ROWS
 from eval.report.data import Row, group_tasks
 from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.results import Items
@@ -110,9 +111,16 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
     captions = cache.texts(texts, f"{task.name} captions")
     to_text = task.direction == "image_to_text"
     asked, others = (images, captions) if to_text else (captions, images)
+    picked = chosen(items.hits)
+    questions = asked.take(np.array(picked, dtype=np.int64)).T
+    products = np.concatenate(
+        [
+            others.rows(start, min(start + BLOCK_ROWS, others.count)) @ questions
+            for start in range(0, others.count, BLOCK_ROWS)
+        ]
+    )
     found: list[Example] = []
-    for index in chosen(items.hits):
-        cosines = others.all() @ asked.rows(index, index + 1)[0]
+    for index, cosines in zip(picked, products.T, strict=True):
         nearest = np.argsort(-cosines, kind="stable")[:NEAREST]
         rank = int(items.predicted[index]) + 1
         if to_text:

@@ -20,6 +20,7 @@ class Reference:
     value: float
     """In percent, as published."""
     source: str
+    """Where it was published, and whether it was read there."""
     differs: str
     """How its protocol is not ours."""
 
@@ -50,7 +51,7 @@ def references(task: str, kind: str, metric: str) -> list[Reference]:
                     entry["model"],
                     entry["data"],
                     float(value),
-                    source["title"],
+                    _title(source),
                     "; ".join(part for part in differs if part),
                 )
             )
@@ -65,12 +66,16 @@ def few_shot_references(task: str) -> list[FewShotReference]:
             entry["method"],
             entry["backbone"],
             {int(k): float(value) for k, value in entry["shots"].items()},
-            raw["sources"][entry["source"]]["title"],
+            _title(raw["sources"][entry["source"]]),
             raw["sources"][entry["source"]]["differences"].get("few_shot", ""),
         )
         for entry in raw["few_shot"]
         if entry["task"] == task
     ]
+
+
+def _title(source: Mapping[str, Any]) -> str:
+    return f"{source['title']} ({source['provenance']})"
 
 
 @functools.cache

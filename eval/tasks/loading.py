@@ -28,7 +28,11 @@ def load_suite(name: str) -> Suite:
         path = Path(name)
         if not path.is_file():
             raise WrongUse(f"suite file {name} is not there")
-        return parse_suite(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise WrongUse(f"suite file {name} is no text in UTF-8 ({error.reason} at byte {error.start})") from None
+        return parse_suite(text, str(path))
     if name not in suite_names():
         raise WrongUse(f"unknown suite {name!r}; there are {', '.join(suite_names())}, or a YAML file")
     text = resources.files("eval").joinpath("suites", f"{name}.yaml").read_text(encoding="utf-8")
@@ -123,6 +127,9 @@ def _check(task: Task, place: str) -> None:
     _one_of(task.metric, METRICS[task.kind], "metric", place)
     if not task.sources:
         raise WrongUse(f"{place}: no sources")
+    for sources in (task.sources, task.support):
+        if len({(one.layout, one.path) for one in sources}) != len(sources):
+            raise WrongUse(f"{place}: two sources have the same layout and path")
     if task.name != task.name.strip() or any(mark in task.name for mark in ",/ "):
         raise WrongUse(f"{place}: a task's name has no blanks, commas or slashes")
     for key in ("items", "classes", "captions_per_image", "candidates", "sample"):

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
-from eval import cli
+from eval import cli, compare
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from tests.eval.conftest import COLOURS, picture
+from eval.fewshot import METHODS
+from tests.eval.conftest import COLOURS, picture, write_tiny
 
 SUITE = """
 name: mine
@@ -137,6 +137,75 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
     assert rows(world) == before
 
 
+RECORD = {
+    "data": ("title", "split", "items", "pictures_sha256", "labels_sha256", "licence"),
+    "model": (
+        "name",
+        "weights_sha256",
+        "activation",
+        "tokenizer",
+        "context_length",
+        "logit_scale",
+        "precision",
+        "device",
+    ),
+    "preprocessing": ("size", "interpolation", "crop", "mean", "std"),
+    "software": ("python", "torch", "open_clip_torch", "numpy", "commit"),
+}
+OWN = {
+    "classification": ("class_names", "templates", "metric", "interval", "ties", "chance"),
+    "few_shot": ("class_names", "templates", "few_shot", "support", "ties", "chance"),
+    "retrieval": ("caption_template", "captions_per_image", "metric", "k", "ties", "interval", "direction", "chance"),
+    "vqa": ("protocol", "statements", "candidates", "metric", "ties", "interval", "chance"),
+}
+
+
+def test_every_number_carries_what_it_takes_to_measure_it_again(world: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    for row in rows(world):
+        if row["value"] is None:
+            continue
+        record = row["protocol"]
+        for part, fields in RECORD.items():
+            assert [field for field in fields if field not in record[part]] == [], (row["metric"], part)
+        wanted = (*OWN[row["kind"]], "truncated_texts", "seconds", "ranks")
+        assert [field for field in wanted if field not in record] == [], (row["kind"], row["metric"])
+
+
+def test_two_models_are_compared_on_their_tasks_and_their_shots(world: Any, tmp_path: Path) -> None:
+    assert cli.main(world["command"]) == 0
+    other = write_tiny(tmp_path / "other", seed=1)
+    assert cli.main([*world["command"], "--model", str(other), "--output", str(tmp_path / "out2")]) == 0
+    assert compare.main([str(world["out"]), str(tmp_path / "out2")]) == 0
+    found = json.loads((tmp_path / "out2" / "compare.json").read_text(encoding="utf-8"))
+    assert [task["task"] for task in found["tasks"] if task["p"] is not None] == ["colours", "told", "asked"]
+    pairs = {(one["task"], one["method"], one["shots"]): one for one in found["few_shot"]}
+    assert set(pairs) == {("colours", method, k) for method in METHODS if method != "zero-shot" for k in (1, 2)}
+    values = {row["metric"]: row["value"] for row in rows(world)}
+    for (_, method, k), one in pairs.items():
+        assert one["a"] == pytest.approx(values[f"top1, {method}, {k} shots"]) and one["p_holm"] >= one["p"]
+    assert "Few-shot, on the same shots" in (tmp_path / "out2" / "compare.md").read_text(encoding="utf-8")
+
+
+def test_few_shot_without_shots_is_the_zero_shot_number(world: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    values = {(row["kind"], row["metric"]): row["value"] for row in rows(world) if row["task"] == "colours"}
+    assert values["few_shot", "top1, zero-shot, 1 shots"] == values["classification", "top1"]
+
+
+def test_another_training_split_is_probed_anew(world: Any) -> None:
+    assert cli.main(world["command"]) == 0
+    record = world["out"] / "few_shot" / "colours.json"
+    before = json.loads(record.read_text(encoding="utf-8"))["shots"]
+    names = list(COLOURS)
+    classes = [(f"new{i}", {"jpg": jpeg(picture(names[i % 3], 70 + i)), "cls": str(i % 3)}) for i in range(12)]
+    write_webdataset(world["data"] / "new", classes, split="train", class_names=names, templates=["a {c} thing"])
+    shutil.rmtree(world["data"] / "colours" / "train")
+    (world["data"] / "new" / "train").rename(world["data"] / "colours" / "train")
+    assert cli.main(world["command"]) == 0
+    assert json.loads(record.read_text(encoding="utf-8"))["shots"] != before
+
+
 def test_results_kept_of_other_data_are_not_used(world: Any) -> None:
     assert cli.main(world["command"]) == 0
     shots = [(f"t{i}", {"jpg": jpeg(picture("red", 50 + i)), "txt": f"new {i}"}) for i in range(7)]
@@ -173,6 +242,9 @@ def test_another_size_than_the_published_one_is_written_beside_the_number(world:
         (["--batch", "0"], "not a whole number above 0"),
         (["--shots", "one"], "shots 'one'"),
         (["--taks", "demo"], "--taks"),
+        (["--data", "/no/such/folder"], "data /no/such/folder is no folder"),
+        (["--cache", f"{__file__}/cache"], "test_cli.py is a file"),
+        (["--output", __file__], "test_cli.py is a file"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2_and_writes_nothing(

@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from eval.data.webdataset_layout import read_webdataset  # noqa: E402
-from eval.errors import DataBroken, ModelError  # noqa: E402
-from eval.features import FeatureCache  # noqa: E402
-from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
-from eval.models import load_model  # noqa: E402
-from tests.eval.conftest import picture, write_tiny  # noqa: E402
+from eval.data.webdataset_layout import read_webdataset
+from eval.errors import DataBroken, ModelError
+from eval.features import FeatureCache
+from eval.fetch.writing import jpeg, write_webdataset
+from eval.models import load_model
+from tests.eval.conftest import picture, write_tiny
 
 
 class Counted:
@@ -62,6 +61,10 @@ def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any
     one = tiny.images(tiny.preprocess(data.pictures.open(9))[None])[0]
     assert found[9] == pytest.approx(one, abs=1e-5)
     assert (features.rows(3, 11) == found[3:11]).all()
+    given = np.empty((8, features.width), np.float32)
+    assert features.rows(3, 11, given) is given and (given == found[3:11]).all()
+    for wanted in ([], [13], [5, 0, 5, 12, 4]):
+        assert (features.take(np.array(wanted, dtype=np.int64)) == found[wanted]).all()
 
 
 def test_an_interrupted_run_goes_on_and_encodes_no_picture_twice(tmp_path: Any, tiny: Any, data: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -12,11 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
-from eval.fetch.writing import jpeg, write_webdataset
+from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.group import Group
-from tests.eval.conftest import picture
+from tests.eval.conftest import COLOURS, picture
 
 SUITE = """
 name: two
@@ -26,6 +25,10 @@ tasks:
      sources: [{layout: webdataset, path: told}]}
   - {name: t2i, kind: retrieval, title: T, metric: recall@1, direction: text_to_image, licence: CC0-1.0, get: no,
      sources: [{layout: webdataset, path: told}]}
+  - {name: classes, kind: classification, title: T, metric: mean_per_class, licence: CC0-1.0, get: no,
+     sources: [{layout: webdataset, path: colours}], support: [{layout: webdataset, path: colours}]}
+  - {name: asked, kind: vqa, title: T, metric: soft_accuracy, licence: CC0-1.0, get: no,
+     sources: [{layout: webdataset, path: asked}]}
 """
 
 
@@ -41,15 +44,47 @@ def test_shares_cover_everything_once() -> None:
     assert sorted(index for rank in range(3) for index in Group(rank, 3).share(8)) == list(range(8))
 
 
+class Three(Group):
+    """Rank 0 of three, whose colleagues have done their share."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *([] if self.world == 1 else self.others)]
+
+    others: list[Any]
+
+
+@pytest.mark.parametrize("edges", [[0, 3, 4, 9, 10, 12], [0, 5], [0, 1, 2], [0]])
+def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> None:
+    blocks = [range(low, high) for low, high in itertools.pairwise(edges)]
+    rows = np.arange(2 * edges[-1]).reshape(-1, 2)
+
+    def share(rank: int) -> np.ndarray:
+        return np.concatenate(
+            [rows[:0], *(rows[blocks[i].start : blocks[i].stop] for i in Group(rank, 3).share(len(blocks)))]
+        )
+
+    three = Three(0, 3)
+    object.__setattr__(three, "others", [share(1), share(2)])
+    assert (three.in_order(blocks, share(0)) == rows).all()
+    assert (Group().in_order(blocks, rows) == rows).all()
+
+
 @pytest.mark.slow
 def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any) -> None:
     told = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "txt": f"one {i}\ntwo {i}"}) for i in range(31)]
     write_webdataset(tmp_path / "data" / "told", told, kind="retrieval")
+    names = list(COLOURS)
+    classes = [(f"c{i}", {"jpg": jpeg(picture(names[i % 3], i)), "cls": str(i % 3)}) for i in range(20)]
+    write_webdataset(tmp_path / "data" / "colours", classes, class_names=names, templates=["a {c} thing"])
+    question = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}
+    asked = [(f"q{i}", {"jpg": jpeg(picture("red", 50 + i)), "json": questions_member([question])}) for i in range(9)]
+    write_webdataset(tmp_path / "data" / "asked", asked, kind="vqa")
     (tmp_path / "two.yaml").write_text(SUITE, encoding="utf-8")
     found = {}
     for ranks in (1, 2):
         found[ranks] = _run(tmp_path, tiny_folder, ranks)
     assert found[1] == found[2]
+    assert {kind for _, kind, *_ in found[1]} == {"retrieval", "classification", "few_shot", "vqa"}
     (folder,) = [path for path in (tmp_path / "features2").iterdir() if len(list(path.glob("*.npy"))) == 8]
     spans = sorted(tuple(int(part) for part in path.stem.split("-")) for path in folder.glob("*.npy"))
     assert spans == [(start, min(start + 4, 31)) for start in range(0, 31, 4)]
@@ -61,10 +96,11 @@ def _run(tmp_path: Path, model: Path, ranks: int) -> list[tuple[Any, ...]]:
     out = tmp_path / f"out{ranks}"
     command = [*starter, "--model", str(model), "--tasks", str(tmp_path / "two.yaml"), "--data", str(tmp_path / "data")]
     command += ["--output", str(out), "--cache", str(tmp_path / f"features{ranks}"), "--batch", "4", "--workers", "0"]
+    command += ["--shots", "1,2", "--seeds", "2"]
     done = subprocess.run(
         [*command, "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("2 of 2 tasks measured") == 1
+    assert done.stdout.count("4 of 4 tasks measured") == 1
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    return [(row["task"], row["metric"], row["value"], row["low"], row["high"], row["n"]) for row in rows]
+    return [(row["task"], row["kind"], row["metric"], row["value"], row["low"], row["high"], row["n"]) for row in rows]

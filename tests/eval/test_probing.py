@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.data import open_support, open_task
 from eval.errors import DataBroken
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
-from eval.fewshot import draw_shots
+from eval.fewshot import METHODS, draw_shots
 from eval.group import Group
 from eval.probing import Shots, evaluate_few_shot
 from eval.tasks import Source, Task
 from tests.eval.conftest import COLOURS, picture
 from tests.eval.test_features import counted_model
+from tests.eval.test_zeroshot import collapsed
 
 TASK = Task(
     name="colours",
@@ -80,3 +79,30 @@ def test_a_class_without_a_training_picture_is_broken_data(tmp_path: Any, root: 
     write_webdataset(root / "training", samples, split="train", class_names=list(COLOURS), templates=["{}"])
     with pytest.raises(DataBroken, match="2 classes have no training sample"):
         rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+
+
+def test_a_collapsed_model_scores_chance_with_every_method(tmp_path: Any, root: Any, memo: Any, tiny: Any) -> None:
+    cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
+    found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2, 5), seeds=(0, 1)))
+    assert len(found) == 3 * len(METHODS)
+    assert [row.value for row in found] == pytest.approx([1 / 3] * len(found))
+    assert {row.protocol["chance"] for row in found} == {1 / 3}
+
+
+def test_every_few_shot_number_says_from_what_and_how(tmp_path: Any, root: Any, memo: Any, cache: Any) -> None:
+    found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(2,), seeds=(0, 1)))
+    for row in found:
+        record, own = row.protocol, row.protocol["few_shot"]
+        assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
+        assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
+        assert record["truncated_texts"] == 0 and record["ties"]
+        assert len(record["support"]["pictures_sha256"]) == 64
+        assert (
+            own["seeds"] == [0, 1]
+            and own["metric"] == "top1"
+            and own["shots"] == 2
+            and "test" not in own["selected_on"]
+        )
+    (probe,) = [row for row in found if row.protocol["few_shot"]["method"] == "probe"]
+    assert [choice["seed"] for choice in probe.protocol["few_shot"]["choices"]] == [0, 1]
+    assert all("delta" in choice["chosen"] for choice in probe.protocol["few_shot"]["choices"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-
-pytest.importorskip("torch")
 
 from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.group import Group
-from eval.retrieval import evaluate_retrieval
+from eval.retrieval import chance, evaluate_retrieval
 from eval.tasks import Source, Task
 from tests.eval.conftest import picture
 from tests.eval.test_zeroshot import collapsed
@@ -70,3 +72,24 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
     outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Group(), strict)
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
+
+
+def test_chance_is_what_drawing_without_replacement_gives() -> None:
+    assert chance(10, np.ones(1, dtype=int), 120) == pytest.approx(10 / 120)
+    assert chance(1, np.array([5, 7]), 100) == pytest.approx(0.06)
+    assert chance(10, np.array([3]), 8) == 1.0
+    generator = np.random.default_rng(0)
+    drawn = [(generator.permutation(30)[:5] < 4).any() for _ in range(4000)]  # 4 right ones among 30
+    assert chance(5, np.array([4]), 30) == pytest.approx(np.mean(drawn), abs=0.02)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_captions() -> None:
+    """Encoding, ranking both ways, intervals: what a caption costs is its name and its rank, not its 2 KiB of features
+    nor its row of scores (82 MiB and 160 MiB more at 40,000 of them)."""
+    peaks = []
+    for captions in ("2000", "42000"):
+        command = [sys.executable, "-m", "benchmarks.evaluation", "--measure", "ours", captions]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+        peaks.append(float(done.stdout.split()[-1]))
+    assert peaks[1] - peaks[0] < 40, peaks

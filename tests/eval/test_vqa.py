@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset

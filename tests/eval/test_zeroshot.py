@@ -6,17 +6,16 @@ import dataclasses
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-import open_clip  # noqa: E402
-
-from eval.data import open_task  # noqa: E402
-from eval.errors import DataBroken  # noqa: E402
-from eval.features import FeatureCache  # noqa: E402
-from eval.tasks import Source, Task  # noqa: E402
-from eval.templates import look_up  # noqa: E402
-from eval.zeroshot import evaluate_classification, zero_shot_classifier  # noqa: E402
+from eval.data import open_task
+from eval.errors import DataBroken
+from eval.features import FeatureCache
+from eval.tasks import Source, Task
+from eval.templates import look_up
+from eval.zeroshot import evaluate_classification, zero_shot_classifier
 
 TASK = Task(
     name="colours",

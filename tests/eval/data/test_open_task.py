@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.data import class_names, open_support, open_task, sample_indices, templates
 from eval.errors import DataBroken, DataMissing
 from eval.tasks import Source, Task

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from tests.eval.conftest import picture
+from tests.eval.conftest import needed, picture
 
 
 def read(folder: Path, memo: Any, kind: Any = "classification") -> Any:
@@ -132,8 +131,37 @@ def test_a_set_of_another_kind_is_refused(colour_set: Any, memo: Any) -> None:
 
 
 def test_clip_benchmark_reads_what_we_write(colour_set: Any) -> None:
-    builder = pytest.importorskip("clip_benchmark.datasets.builder")
+    builder = needed("clip_benchmark.datasets.builder")
     folder = colour_set(n=7) / "colours"
     theirs = builder.build_wds_dataset("colours", transform=None, split="test", data_dir=str(folder))
     assert theirs.classes == ["red", "green", "blue"] and theirs.templates == ["a {c} thing.", "{c}!"]
     assert [int(label) for _, label in theirs] == [index % 3 for index in range(7)]
+
+
+class Exported:
+    """A data set as CLIP_benchmark's exporter takes it: bytes of pictures, and labels or captions."""
+
+    classes = ("red", "green")
+    templates = ("a {c} thing",)
+
+    def __init__(self, labels: Sequence[Any]):
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[bytes, Any]:
+        return jpeg(picture("red", index)), self.labels[index]
+
+
+def test_what_clip_benchmark_exports_is_read(tmp_path: Any, memo: Any) -> None:
+    exporter = needed("clip_benchmark.webdataset_builder")
+    how = {"image_format": "jpg", "max_count": 2, "verbose": False}
+    exporter.convert_dataset(Exported([0, 1, 1, 0, 1]), "test", str(tmp_path / "classes"), **how)
+    data = read(tmp_path / "classes", memo)
+    assert data.labels.tolist() == [0, 1, 1, 0, 1] and data.class_names == ("red", "green")
+    assert data.templates == ("a {c} thing",) and data.pictures.open(4).size == picture().size
+    captions = [["a cat", "it sits"], ["a dog"], ["one\ntwo"]]
+    exporter.convert_retrieval_dataset(Exported(captions), "test", str(tmp_path / "told"), **how)
+    told = read(tmp_path / "told", memo, "retrieval")
+    assert told.captions == (("a cat", "it sits"), ("a dog",), ("one\\ntwo",))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def test_every_shot_is_held_out_once_and_never_trained_on_then(shots: int, folds
         held.extend(asked)
         return [torch.zeros(len(features), 3)] * 2
 
-    chosen = select(support(shots), scores_of, fixed=1)
+    chosen = select(support(shots), scores_of, fixed=1, ordered=False)
     assert sorted(held) == list(range(3 * shots)) and fits == folds
     assert chosen.selected_on == SUPPORT_CV and chosen.losses == pytest.approx((np.log(3), np.log(3)))
 
@@ -43,22 +45,33 @@ def test_one_shot_takes_the_fixed_value_and_fits_nothing() -> None:
     def scores_of(part: Support, features: Tensor) -> list[Tensor]:
         raise AssertionError("nothing to validate on")
 
-    chosen = select(support(1), scores_of, fixed=7)
+    chosen = select(support(1), scores_of, fixed=7, ordered=True)
     assert (chosen.index, chosen.selected_on, chosen.losses) == (7, FIXED, ())
 
 
-class TestOneStandardError:
-    def test_ties_go_to_the_cautious(self) -> None:
-        assert most_cautious(np.array([[2.0, 0, 1], [1, 1, 1], [1, 1, 1]])) == 0
+@pytest.mark.parametrize(("floor", "ordered", "index"), [(True, True, 1), (True, False, 0), (False, True, 0)])
+def test_several_shots_get_no_less_freedom_than_one(floor: bool, ordered: bool, index: int) -> None:
+    def scores_of(part: Support, features: Tensor) -> list[Tensor]:
+        return [torch.zeros(len(features), 3)] * 2
 
-    def test_a_clear_winner_wins(self) -> None:
+    chosen = select(replace(support(4), floor=floor), scores_of, fixed=1, ordered=ordered)
+    assert chosen.index == index and chosen.selected_on == SUPPORT_CV
+
+
+class TestTheBestAndTheMostCautious:
+    def test_ties_go_to_the_cautious(self) -> None:
+        assert most_cautious(np.array([[1.0, 1, 2], [1, 1, 1], [1, 1, 1]])) == 1
+
+    @pytest.mark.parametrize("standard_errors", [0.0, 1.0])
+    def test_a_clear_winner_wins(self, standard_errors: float) -> None:
         losses = np.random.default_rng(0).random((3, 100))
         losses[2] = losses[1] - 0.1  # better on every sample
         losses[0] = losses[1] + 0.1
-        assert most_cautious(losses) == 2
+        assert most_cautious(losses, standard_errors) == 2
 
-    def test_a_hair_does_not_win_unless_asked_to(self) -> None:
+    def test_a_hair_wins_unless_caution_is_asked_for(self) -> None:
         losses = np.tile(np.array([[1.0, 0.0], [0.0, 1.0]]), 50)
         losses[1] -= 0.05  # better on average, worse on half of the samples: half a standard error
-        assert most_cautious(losses) == 0
-        assert most_cautious(losses, standard_errors=0) == 1
+        assert most_cautious(losses) == 1
+        assert most_cautious(losses, standard_errors=1) == 0
+        assert most_cautious(np.array([[2.0, 0, 1], [1, 1, 1], [1, 1, 1]]), standard_errors=1) == 0

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-sklearn = pytest.importorskip("sklearn.metrics")
+from tests.eval.conftest import needed
+
+sklearn = needed("sklearn.metrics")
 
 from eval.metrics.classification import (  # noqa: E402
     average_precision,
@@ -20,6 +22,7 @@ from eval.metrics.classification import (  # noqa: E402
     mean_per_class,
     roc_auc,
 )
+from eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
 SEEDS = st.integers(0, 10_000)
 
@@ -27,7 +30,7 @@ SEEDS = st.integers(0, 10_000)
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(6, 40), st.integers(6, 20))
 def test_top_1_and_5_equal_those_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
-    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    oracle = needed("clip_benchmark.metrics.zeroshot_classification")
     generator = np.random.default_rng(seed)
     logits = torch.from_numpy(generator.normal(size=(n, classes)).astype(np.float32))
     labels = generator.integers(classes, size=n)
@@ -70,7 +73,7 @@ def test_roc_auc_of_one_class_is_an_error() -> None:
 @settings(max_examples=20, deadline=None)
 @given(SEEDS, st.integers(3, 40), st.integers(1, 5))
 def test_average_precision_equals_that_of_clip_benchmark_and_sklearn(seed: Any, n: Any, classes: Any) -> None:
-    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_classification")
+    oracle = needed("clip_benchmark.metrics.zeroshot_classification")
     generator = np.random.default_rng(seed)
     scores, labels = generator.normal(size=(n, classes)), generator.integers(2, size=(n, classes)).astype(bool)
     labels[0] = True
@@ -117,6 +120,9 @@ def test_equal_scores_gain_nothing_in_average_precision(order: Any) -> None:
 def test_logits_come_in_tiles_and_are_scale_times_cosine(tile_bytes: Any) -> None:
     generator = np.random.default_rng(0)
     features, classifier = generator.normal(size=(11, 5)), generator.normal(size=(5, 3))
-    blocks = list(logits_in_tiles(features, classifier, 100.0, tile_bytes))
-    assert [index for block, _ in blocks for index in block] == list(range(11))
-    assert np.concatenate([part.numpy() for _, part in blocks]) == pytest.approx(100 * features @ classifier)
+    blocks = list(logits_in_tiles(ArrayRows(features), classifier, 100.0, tiles(11, 3, tile_bytes)))
+    assert [index for rows, _ in blocks for index in range(rows.start, rows.stop)] == list(range(11))
+    found = np.concatenate([part.numpy() for _, part in blocks])
+    assert found == pytest.approx(100 * features @ classifier, rel=1e-4, abs=1e-4)
+    (whole,) = logits_in_tiles(ArrayRows(features), classifier, 100.0)
+    assert whole[1].numpy() == pytest.approx(found, rel=1e-5, abs=1e-5)

@@ -6,19 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-torch = pytest.importorskip("torch")
-
-from eval.metrics.retrieval import (  # noqa: E402
-    ArrayRows,
+from eval.metrics.retrieval import (
     hits,
     image_to_text_ranks,
     text_to_image_ranks,
-    tiles,
     winoground_scores,
 )
+from eval.metrics.rows import BLOCK_ROWS, ArrayRows, tiles
+from tests.eval.conftest import needed
 
 
 def exact(scores: list[list[float]]) -> tuple[ArrayRows, ArrayRows]:
@@ -101,10 +100,36 @@ def test_tiles_of_any_size_and_ranks_shared_out_give_the_same(
         assert np.concatenate(parts).tolist() == whole.tolist()
 
 
+@pytest.mark.parametrize(
+    ("queries", "items", "most"), [(5, 3, 5), (100_000, 10, BLOCK_ROWS), (3, 10**9, 1), (10_000, 100_000, 41)]
+)
+def test_blocks_cover_all_queries_and_are_bounded_both_ways(queries: Any, items: Any, most: Any) -> None:
+    blocks = tiles(queries, items)
+    assert [index for block in blocks for index in block] == list(range(queries))
+    assert max(map(len, blocks)) == most
+
+
+def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch: Any) -> None:
+    generator = np.random.default_rng(0)
+    vectors = generator.integers(-1, 2, size=(60, 3)).astype(np.float32)
+    images, captions, image_of = ArrayRows(vectors[:12]), ArrayRows(vectors[12:]), np.repeat(np.arange(12), 4)
+    for strict in (False, True):
+        whole = [
+            ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
+        ]
+        for part in (1, 30, 100):
+            monkeypatch.setattr("eval.metrics.retrieval.PART", part)
+            parts = [
+                ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
+            ]
+            assert all((one == other).all() for one, other in zip(whole, parts, strict=True))
+        monkeypatch.undo()
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(6, 14), st.integers(1, 4), st.sampled_from([1, 2, 5]))
 def test_recall_equals_that_of_clip_benchmark(seed: Any, n: Any, per_image: Any, k: Any) -> None:
-    oracle = pytest.importorskip("clip_benchmark.metrics.zeroshot_retrieval")
+    oracle = needed("clip_benchmark.metrics.zeroshot_retrieval")
     generator = torch.Generator().manual_seed(seed)
     images = torch.nn.functional.normalize(torch.randn(n, 16, generator=generator), dim=1)
     captions = torch.nn.functional.normalize(torch.randn(n * per_image, 16, generator=generator), dim=1)

@@ -6,10 +6,9 @@ import copy
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from eval.models.short_texts import can_shorten, encode_short  # noqa: E402
+from eval.models.short_texts import can_shorten, encode_short
 
 TEXTS = ["a cat", "a photo of a dog in the snow", "x", "word " * 100]
 

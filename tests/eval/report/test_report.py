@@ -265,6 +265,19 @@ class TestReferences:
         assert all(one.source and one.differs for one in zero_shot)
         assert all(one.source and one.differs for one in few_shot)
 
+    def test_every_number_says_whether_it_was_read_in_its_source(self) -> None:
+        from eval.report.references import _raw
+
+        marks = {"read in the source", "from notes on the source", "unverified"}
+        assert {source["provenance"] for source in _raw()["sources"].values()} == marks
+        shown = references("imagenet1k", "classification", "top1") + references(
+            "coco_t2i", "retrieval", "recall@1 (a photo of {}.)"
+        )
+        sources = [one.source for one in shown] + [one.source for one in few_shot_references("imagenet1k")]
+        assert all(source.endswith(tuple(f"({mark})" for mark in marks)) for source in sources)
+        unsure = {one.method for one in few_shot_references("imagenet1k") if one.source.endswith("(unverified)")}
+        assert {"LP++", "CLAP", "CLIP-LoRA", "ProLIP"} <= unsure
+
     def test_the_authors_numbers(self) -> None:
         found = {one.model: one.value for one in references("imagenet1k", "classification", "top1")}
         assert [found[f"DiHT {size}"] for size in ("B/32", "B/16", "L/14", "L/14@336")] == [68.0, 72.2, 77.0, 77.9]

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch")
-
 from eval.errors import WrongUse
 from eval.tasks import choose_tasks, load_suite, parse_suite, suite_names
 from eval.tasks.loading import named
@@ -40,6 +38,16 @@ def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_w
 def test_every_task_says_where_its_data_comes_from_and_under_which_terms(name: Any) -> None:
     for task in load_suite(name).tasks:
         assert task.sources and task.licence and task.get, task.name
+        assert all(source.split for source in (*task.sources, *task.support)), task.name
+
+
+def test_every_task_of_the_29_says_how_large_it_is_and_what_is_asked() -> None:
+    for task in load_suite("diht29").tasks:
+        assert task.items and task.metric and task.title, task.name
+        if task.kind == "classification":
+            assert task.classes and task.templates != "dataset", task.name
+        if task.kind == "retrieval" and "winoground" not in task.name:
+            assert task.captions_per_image and task.caption_templates == ("{}", "a photo of {}."), task.name
 
 
 # evaluation of openai/CLIP: classes, templates, metric.
@@ -111,6 +119,7 @@ def test_a_class_name_is_taken_literally() -> None:
         (("get: look here", "get: look here\n    classes: 3\n    class_names: [a, b]"), "2 class names for 3 classes"),
         (("get: look here", "get: look here\n    sample: 0"), "sample is 0"),
         (("name: one", "name: one two"), "no blanks"),
+        (("path: one}", "path: one}, {layout: webdataset, path: one, split: val}"), "the same layout and path"),
         (("tasks:", "tasks: {"), "no YAML"),
     ],
 )

@@ -1,0 +1,202 @@
+"""Few-shot numbers of two models on the same shots and the same test pictures.
+
+Both were given the same shots for every seed, so their numbers are paired over pictures and over seeds. Both are drawn
+at random from more that there could have been, so both are resampled (crossed: every draw has its pictures and its
+seeds). Three seeds say little of the luck of the shots; the interval is about as wide as they make it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.errors import DataBroken
+from eval.fewshot.predictions import Predictions, read_predictions
+from eval.files import read_json
+from eval.metrics.classification import mean_per_class
+from eval.statistics import Floats, bootstrap_p, interval
+
+DRAWS = 10_000
+_CELLS = 1 << 22
+TEXT_ALONE = "zero-shot"
+"""The task's own number, compared as such."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotComparison:
+    """One method at one k, B against A."""
+
+    task: str
+    metric: str
+    method: str
+    shots: int
+    a: float | None
+    """Mean over the seeds that both have."""
+    b: float | None
+    difference: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+    p_holm: float | None
+    n: int
+    """Test pictures."""
+    seeds: tuple[int, ...]
+    per_seed: tuple[float, ...]
+    """B minus A with the shots of each seed."""
+    note: str
+    """Why there is no test."""
+
+
+def compare_few_shot(
+    task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
+) -> list[FewShotComparison]:
+    """Every method and k that the result folders `a` and `b` have of `task`, with their few-shot rows of results.json;
+    one entry that says why where they cannot be paired."""
+    try:
+        return _paired(task, a, b, rows_a, rows_b)
+    except _NotPaired as error:
+        return [_untested(task, str(error))]
+
+
+class _NotPaired(Exception):
+    """The two have not the same shots or pictures."""
+
+
+def _paired(
+    task: str, a: Path, b: Path, rows_a: Sequence[Mapping[str, Any]], rows_b: Sequence[Mapping[str, Any]]
+) -> list[FewShotComparison]:
+    records, kept = [], []
+    for name, folder, rows in (("A", a, rows_a), ("B", b, rows_b)):
+        if not rows:
+            raise _NotPaired(f"no few-shot numbers in {name}")
+        lost = next((row["protocol"].get("missing", "no number") for row in rows if row["value"] is None), "")
+        if lost:
+            raise _NotPaired(f"no few-shot numbers in {name}: {lost}")
+        record = read_json(folder / "few_shot" / f"{task}.json")
+        try:
+            kept.append(read_predictions(folder / "few_shot" / f"{task}.npz"))
+        except FileNotFoundError:
+            record = None
+        if record is None:
+            raise _NotPaired(f"{name} keeps no predictions of its probes; run `make bench` for it again")
+        records.append(record)
+    _same_data(rows_a[0]["protocol"], rows_b[0]["protocol"])
+    metrics = [record["settings"]["metric"] for record in records]
+    if metrics[0] != metrics[1]:
+        raise _NotPaired(f"A has {metrics[0]}, B has {metrics[1]}")
+    first, second = kept
+    try:
+        second = second.ordered(first.keys)
+    except KeyError as error:
+        raise _NotPaired(f"not the same test pictures: {error.args[0]}") from None
+    if not np.array_equal(first.label, second.label):
+        raise _NotPaired("the same pictures have other labels in A and B")
+    found = []
+    for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
+        seeds = _common_seeds(records[0]["shots"], records[1]["shots"], k)
+        if not seeds:
+            raise _NotPaired("no seed drew the same shots in A and B")
+        for method in first.methods.tolist():
+            if method in second.methods and method != TEXT_ALONE:
+                found.append(_tested(task, metrics[0], method, k, seeds, first, second))
+    if not found:
+        raise _NotPaired("A and B have no method and number of shots in common")
+    return found
+
+
+def _same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    for part, names in (("data", ("pictures_sha256", "labels_sha256")), ("support", ("pictures_sha256",))):
+        one, other = a.get(part, {}), b.get(part, {})
+        differing = [f"{part}.{name}" for name in names if one.get(name) != other.get(name)]
+        if differing:
+            raise _NotPaired(f"not the same data: {', '.join(differing)} differ")
+
+
+def _common_seeds(a: Mapping[str, Any], b: Mapping[str, Any], k: int) -> list[int]:
+    """Seeds whose k shots of every class are the same in both records."""
+    same = []
+    for seed in sorted(set(a) & set(b), key=int):
+        if [keys[:k] for keys in a[seed]] == [keys[:k] for keys in b[seed]]:
+            same.append(int(seed))
+    return same
+
+
+def _tested(
+    task: str, metric: str, method: str, k: int, seeds: list[int], a: Predictions, b: Predictions
+) -> FewShotComparison:
+    try:
+        hits = [(one.of(method, k, seeds) == one.label).astype(np.float64) for one in (a, b)]
+    except KeyError as error:
+        raise DataBroken(f"{task}: predictions lack {method} at {k} shots, seed {error.args[0]}") from None
+    groups = a.label if metric == "mean_per_class" else np.zeros(len(a.label), dtype=np.int64)
+    of_seed = [[mean_per_class(row, groups) for row in of] for of in hits]
+    spread = crossed_draws(hits[1] - hits[0], groups)
+    low, high = interval(spread)
+    change = np.subtract(of_seed[1], of_seed[0])
+    return FewShotComparison(
+        task=task,
+        metric=metric,
+        method=method,
+        shots=k,
+        a=float(np.mean(of_seed[0])),
+        b=float(np.mean(of_seed[1])),
+        difference=float(change.mean()),
+        low=low,
+        high=high,
+        p=bootstrap_p(spread),
+        p_holm=None,
+        n=len(a.label),
+        seeds=tuple(seeds),
+        per_seed=tuple(change.tolist()),
+        note="",
+    )
+
+
+def crossed_draws(changes: Floats, groups: NDArray[np.int64], draws: int = DRAWS, seed: int = 0) -> Floats:
+    """(draws,) means over groups of the mean change, with pictures and seeds resampled: `changes` (seeds, n) of every
+    seed and picture, `groups` (n,) the class each picture counts in.
+
+    Pictures of one group whose changes are the same are interchangeable, so how often each kind of them is drawn is one
+    multinomial count: the same distribution as drawing one by one."""
+    kinds, often = np.unique(np.vstack([groups, changes]), axis=1, return_counts=True)
+    _, group_of = np.unique(kinds[0], return_inverse=True)
+    member = np.eye(int(group_of.max()) + 1)[group_of]  # (kinds, groups)
+    n, n_seeds = int(often.sum()), len(changes)
+    generator = np.random.default_rng(seed)
+    found = []
+    step = max(1, _CELLS // len(often))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        counts = generator.multinomial(n, often / n, size=size)
+        weights = generator.multinomial(n_seeds, [1 / n_seeds] * n_seeds, size=size) / n_seeds
+        totals = counts @ member
+        sums = (counts * (weights @ kinds[1:])) @ member
+        present = totals > 0
+        means = np.divide(sums, totals, out=np.zeros_like(sums), where=present)
+        found.append(means.sum(axis=1) / present.sum(axis=1))
+    return np.concatenate(found)
+
+
+def _untested(task: str, note: str) -> FewShotComparison:
+    return FewShotComparison(
+        task=task,
+        metric="",
+        method="",
+        shots=0,
+        a=None,
+        b=None,
+        difference=None,
+        low=None,
+        high=None,
+        p=None,
+        p_holm=None,
+        n=0,
+        seeds=(),
+        per_seed=(),
+        note=note,
+    )

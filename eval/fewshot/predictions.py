@@ -1,0 +1,83 @@
+"""What every probe saw in every test picture, kept for comparisons of two models on the same shots."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.errors import DataBroken
+from eval.files import published
+
+NAMES = ("keys", "label", "methods", "shots", "seeds", "predicted")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Predicted classes of n test pictures."""
+
+    keys: NDArray[np.str_]
+    """(n,) names of the pictures, the same for every model on the same data."""
+    label: NDArray[np.int64]
+    """(n,) their classes."""
+    methods: NDArray[np.str_]
+    shots: NDArray[np.int64]
+    seeds: NDArray[np.int64]
+    predicted: NDArray[np.int32]
+    """(methods, shots, seeds, n)"""
+
+    def write(self, path: Path) -> None:
+        """As .npz."""
+        arrays: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
+        with published(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+
+    def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
+        """(seeds, n) of one method at k for those seeds. Raises KeyError where they were not measured."""
+        places = [
+            _place(values, wanted)
+            for values, wanted in ((self.methods, method), (self.shots, shots), *((self.seeds, one) for one in seeds))
+        ]
+        return self.predicted[places[0], places[1], places[2:]]
+
+    def ordered(self, keys: NDArray[np.str_]) -> Predictions:
+        """The same in the order of `keys`. Raises KeyError where they are not the same pictures."""
+        place = {key: index for index, key in enumerate(self.keys.tolist())}
+        if len(place) != len(self.keys) or len(keys) != len(self.keys):
+            raise KeyError(f"{len(keys)} and {len(self.keys)} pictures, or names that repeat")
+        order = np.array([place[key] for key in keys.tolist()])
+        return Predictions(
+            keys=keys,
+            label=self.label[order],
+            methods=self.methods,
+            shots=self.shots,
+            seeds=self.seeds,
+            predicted=self.predicted[..., order],
+        )
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Predictions as they were written. Raises DataBroken for anything else, FileNotFoundError for no file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in NAMES}
+    except FileNotFoundError:
+        raise
+    except (ValueError, OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise DataBroken(f"{path} holds no predictions ({error}); remove it and run the evaluation again") from None
+    found = Predictions(**arrays)
+    shape = tuple(len(arrays[name]) for name in ("methods", "shots", "seeds", "keys"))
+    if found.predicted.shape != shape or found.label.shape != found.keys.shape:
+        raise DataBroken(f"{path} has predictions of shape {found.predicted.shape}, expected {shape}")
+    return found
+
+
+def _place(values: NDArray[Any], wanted: Any) -> int:
+    found = np.flatnonzero(values == wanted)
+    if len(found) != 1:
+        raise KeyError(wanted)
+    return int(found[0])

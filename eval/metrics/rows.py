@@ -1,0 +1,47 @@
+"""Vectors that are read in blocks, and the blocks of rows to read them in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+TILE_BYTES = 16 << 20
+BLOCK_ROWS = 2048
+
+
+class Rows(Protocol):
+    """(n, d) float32 vectors that are read in blocks."""
+
+    @property
+    def count(self) -> int:
+        """n."""
+
+    @property
+    def width(self) -> int:
+        """d."""
+
+    def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """(stop - start, d), in `out` where it is given."""
+
+
+class ArrayRows:
+    """An array as `Rows`."""
+
+    def __init__(self, array: np.ndarray):
+        self._array = np.ascontiguousarray(array, dtype=np.float32)
+        self.count, self.width = self._array.shape
+
+    def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """The rows from `start` to `stop`."""
+        if out is None:
+            return self._array[start:stop]
+        out[:] = self._array[start:stop]
+        return out
+
+
+def tiles(queries: int, items: int, tile_bytes: int = TILE_BYTES) -> list[range]:
+    """Blocks of queries whose scores against all items fit into `tile_bytes`, at least one and at most BLOCK_ROWS
+    queries each: memory grows neither with the number of items nor with that of queries."""
+    size = min(max(1, tile_bytes // (4 * max(items, 1))), BLOCK_ROWS)
+    return [range(start, min(start + size, queries)) for start in range(0, queries, size)]

@@ -1,0 +1,95 @@
+"""Weight files as users name them, looked at before open_clip loads them: what it takes for granted, or passes over.
+
+open_clip resizes position embeddings that do not fit, without a word, and starts from random weights where a folder
+has none: the numbers would be those of another model.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from eval.errors import ModelError
+
+NAMES = (".safetensors", ".bin", ".pth")
+"""What open_clip looks for in a folder."""
+NOT_LOADED = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+"""What torch, safetensors and open_clip raise for a file or a configuration that is not what they take it for."""
+POSITIONS = ("positional_embedding", "visual.positional_embedding", "text.positional_embedding")
+
+
+def reason(error: BaseException) -> str:
+    """The error as the end of one line."""
+    words = " ".join("".join(letter for letter in str(error) if letter.isprintable() or letter.isspace()).split())
+    return f"{type(error).__name__}: {words}"[:400] if words else type(error).__name__
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ModelError` where an exported folder has no weights, or an empty file of them."""
+    found = [path for path in folder.iterdir() if path.suffix in NAMES and path.is_file()]
+    if not found:
+        raise ModelError(f"folder {folder} has a configuration and no weights ({', '.join(NAMES)}); export it again")
+    for path in found:
+        shapes_of(path)
+
+
+def shapes_of(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the weights in a file; the values are not read where the format allows. Empty for numpy's
+    formats, which open_clip converts. Raises `ModelError` for anything that is no file of weights; no code of it runs.
+    """
+    if path.suffix in (".npz", ".npy"):
+        return {}
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(str(path), "pt") as file:
+                return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except NOT_LOADED as error:
+        raise ModelError(f"{path} is damaged, or no file of weights ({reason(error)})") from None
+    state = found.get("state_dict", found) if isinstance(found, Mapping) else found
+    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"{path} holds no weights by name, but a {type(state).__name__}")
+    return {
+        str(name).removeprefix("module."): tuple(value.shape)
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
+    """Raise `ModelError` where the file's position embeddings are not of the size that the architecture `name` has."""
+    vision, text = settings.get("vision_cfg", {}), settings.get("text_cfg", {})
+    size, patch, length = vision.get("image_size"), vision.get("patch_size"), text.get("context_length", 77)
+    shapes = shapes_of(path)
+    for key in POSITIONS:
+        if key not in shapes:
+            continue
+        if key == "visual.positional_embedding":
+            if not isinstance(size, int) or not isinstance(patch, int):
+                continue
+            wanted = (size // patch) ** 2 + 1
+            what = f"pictures of {size} pixels in patches of {patch}"
+        else:
+            wanted, what = length, f"texts of {length} tokens"
+        if abs(shapes[key][0] - wanted) > 1:  # some image towers have no class token, some text towers have one
+            raise ModelError(
+                f"{path} does not fit {name}: its {key} has {shapes[key][0]} positions, {what} have {wanted}; name the "
+                "architecture that the weights were trained with"
+            )

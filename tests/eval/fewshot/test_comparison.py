@@ -1,0 +1,161 @@
+"""Few-shot numbers of two models: paired by picture and seed where the shots are the same, and refused elsewhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval.errors import DataBroken
+from eval.fewshot.comparison import FewShotComparison, compare_few_shot, crossed_draws
+from eval.fewshot.predictions import Predictions, read_predictions
+
+N, CLASSES = 300, 3
+LABEL = np.arange(N) % CLASSES
+KEYS = np.array([f"t{number:03}" for number in range(N)])
+SHOTS = {str(seed): [[f"s{seed}/{label}/{place}" for place in range(4)] for label in range(CLASSES)] for seed in (0, 1)}
+ROW: dict[str, Any] = {
+    "kind": "few_shot",
+    "value": 0.5,
+    "protocol": {"data": {"pictures_sha256": "p", "labels_sha256": "l"}, "support": {"pictures_sha256": "s"}},
+}
+
+
+def predictions(share: float, seed: int = 0, **changes: Any) -> Predictions:
+    """Right in about `share` of the pictures, whatever the method."""
+    generator = np.random.default_rng(seed)
+    right = generator.random((2, 2, 2, N)) < share
+    arrays: dict[str, Any] = {
+        "keys": KEYS,
+        "label": LABEL,
+        "methods": np.array(["zero-shot", "probe"]),
+        "shots": np.array([1, 4]),
+        "seeds": np.array([0, 1]),
+        "predicted": np.where(right, LABEL, (LABEL + 1) % CLASSES).astype(np.int32),
+    }
+    return Predictions(**{**arrays, **changes})
+
+
+def write(folder: Path, kept: Predictions | None, shots: Any = None, metric: str = "top1") -> Path:
+    (folder / "few_shot").mkdir(parents=True)
+    record = {"settings": {"metric": metric}, "shots": SHOTS if shots is None else shots}
+    (folder / "few_shot" / "cats.json").write_text(json.dumps(record))
+    if kept is not None:
+        kept.write(folder / "few_shot" / "cats.npz")
+    return folder
+
+
+def compared(a: Path, b: Path, rows: Any = None) -> list[FewShotComparison]:
+    return compare_few_shot("cats", a, b, [ROW], [ROW] if rows is None else rows)
+
+
+def test_methods_are_paired_by_picture_and_seed_whatever_the_order_of_pictures(tmp_path: Path) -> None:
+    one, other = predictions(0.5), predictions(0.7, seed=1)
+    order = np.random.default_rng(2).permutation(N)
+    shuffled = predictions(0, keys=KEYS[order], label=LABEL[order], predicted=other.predicted[..., order])
+    a, b = write(tmp_path / "a", one), write(tmp_path / "b", shuffled)
+    found = compared(a, b)
+    assert [(row.method, row.shots) for row in found] == [("probe", 1), ("probe", 4)]  # text alone is the task's row
+    for row, place in zip(found, (0, 1), strict=True):
+        change = [(one.predicted[1, place, seed] == LABEL).mean() for seed in (0, 1)]
+        of_b = [(other.predicted[1, place, seed] == LABEL).mean() for seed in (0, 1)]
+        assert row.a == pytest.approx(np.mean(change)) and row.b == pytest.approx(np.mean(of_b))
+        assert row.per_seed == pytest.approx(np.subtract(of_b, change))
+        assert row.difference == pytest.approx(np.mean(row.per_seed)) and row.seeds == (0, 1) and row.n == N
+        assert row.low is not None and row.difference is not None and 0 < row.low < row.difference
+        assert row.p is not None and row.p < 0.01
+    back = compared(b, a)
+    assert [row.difference for row in back] == pytest.approx([-(row.difference or 0) for row in found])
+
+
+def test_a_model_is_not_better_than_itself(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
+    for row in compared(a, b):
+        assert (row.difference, row.low, row.high, row.p) == (0, 0, 0, 1)
+
+
+def test_only_seeds_with_the_same_shots_are_compared_and_only_as_many_shots_as_both_have(tmp_path: Path) -> None:
+    other = {seed: [list(keys) for keys in by_class] for seed, by_class in SHOTS.items()}
+    other["1"][2][3] = "another"  # the fourth shot of a class: k = 1 is not touched by it
+    a, b = write(tmp_path / "a", predictions(0.5)), write(tmp_path / "b", predictions(0.6, 1), other)
+    assert [(row.shots, row.seeds) for row in compared(a, b)] == [(1, (0, 1)), (4, (0,))]
+
+
+def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
+    keep = np.concatenate([np.flatnonzero(LABEL == 0), np.flatnonzero(LABEL != 0)[:30]])
+    kept = [
+        predictions(0, keys=KEYS[keep], label=LABEL[keep], predicted=one.predicted[..., keep])
+        for one in (predictions(0.5), predictions(0.6, 1))
+    ]
+    a, b = (write(tmp_path / name, one, metric="mean_per_class") for name, one in zip("ab", kept, strict=True))
+    right = [(one.predicted[1, 0, 0] == one.label) for one in kept]
+    means = [np.mean([of[LABEL[keep] == label].mean() for label in range(CLASSES)]) for of in right]
+    assert compared(a, b)[0].per_seed[0] == pytest.approx(means[1] - means[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda path: write(path, None), "B keeps no predictions"),
+        (lambda path: write(path, predictions(0.5, keys=np.array([f"u{i}" for i in range(N)]))), "same test pictures"),
+        (lambda path: write(path, predictions(0.5, label=(LABEL + 1) % CLASSES)), "other labels"),
+        (
+            lambda path: write(path, predictions(0.5), {"0": [["x"]] * 3, "7": SHOTS["1"]}),
+            "no seed drew the same shots",
+        ),
+        (lambda path: write(path, predictions(0.5), metric="mean_per_class"), "A has top1, B has mean_per_class"),
+        (lambda path: write(path, predictions(0.5, shots=np.array([2, 8]))), "no method and number of shots"),
+    ],
+)
+def test_what_cannot_be_paired_is_one_row_that_says_why(tmp_path: Path, change: Any, message: str) -> None:
+    (row,) = compared(write(tmp_path / "a", predictions(0.5)), change(tmp_path / "b"))
+    assert row.p is None and message in row.note
+
+
+def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path: Path) -> None:
+    a, b = (write(tmp_path / name, predictions(0.5)) for name in "ab")
+    for rows, message in (
+        ([], "no few-shot numbers in B"),
+        ([{**ROW, "value": None, "protocol": {"missing": "training split: buy it"}}], "training split: buy it"),
+        ([{**ROW, "protocol": {**ROW["protocol"], "support": {"pictures_sha256": "t"}}}], "support.pictures_sha256"),
+        ([{**ROW, "protocol": {**ROW["protocol"], "data": {}}}], "data.pictures_sha256, data.labels_sha256"),
+    ):
+        (row,) = compared(a, b, rows)
+        assert row.p is None and message in row.note
+
+
+def test_crossed_draws_have_the_spread_of_drawing_pictures_and_seeds_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    changes = generator.integers(-1, 2, size=(3, 40)) + np.array([[0.5], [0.0], [-0.2]])
+    groups = generator.integers(2, size=40)
+    plain = []
+    for _ in range(4000):
+        seeds, pictures = generator.integers(3, size=3), generator.integers(40, size=40)
+        drawn, label = changes[seeds][:, pictures].mean(axis=0), groups[pictures]
+        plain.append(np.mean([drawn[label == group].mean() for group in np.unique(label)]))
+    draws = crossed_draws(changes, groups, draws=4000)
+    assert draws.mean() == pytest.approx(np.mean(plain), abs=0.02) and draws.std() == pytest.approx(
+        np.std(plain), rel=0.06
+    )
+
+
+def test_predictions_come_back_as_they_were_and_anything_else_is_refused(tmp_path: Path) -> None:
+    kept = predictions(0.5)
+    kept.write(tmp_path / "a.npz")
+    found = read_predictions(tmp_path / "a.npz")
+    for (m, method), (k, shots) in itertools.product(enumerate(["zero-shot", "probe"]), enumerate([1, 4])):
+        assert (found.of(method, shots, [1, 0]) == kept.predicted[m, k, ::-1]).all()
+    with pytest.raises(KeyError):
+        found.of("probe", 2, [0])
+    (tmp_path / "b.npz").write_bytes(b"PK no")
+    with pytest.raises(DataBroken, match=r"b\.npz"):
+        read_predictions(tmp_path / "b.npz")
+    predictions(0.5, seeds=np.array([0])).write(tmp_path / "c.npz")
+    with pytest.raises(DataBroken, match="shape"):
+        read_predictions(tmp_path / "c.npz")
+    with pytest.raises(FileNotFoundError):
+        read_predictions(tmp_path / "d.npz")

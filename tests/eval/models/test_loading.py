@@ -1,0 +1,149 @@
+"""What users name as a model and is none: one line that says what is wrong, and never the numbers of another model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eval import cli
+from eval.errors import ModelError, WrongUse
+from eval.models import load_model
+from eval.models.weights import check_positions, shapes_of
+
+WEIGHTS = "open_clip_pytorch_model.bin"
+CONFIG = "open_clip_config.json"
+
+
+@pytest.fixture
+def folder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+
+
+def reconfigured(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        config = json.loads((folder / CONFIG).read_text())
+        change(config)
+        (folder / CONFIG).write_text(json.dumps(config))
+
+    return rewrite
+
+
+def as_safetensors(folder: Path, share: float) -> None:
+    path = folder / "open_clip_model.safetensors"
+    save_file({name: value.contiguous() for name, value in torch.load(folder / WEIGHTS).items()}, path)
+    (folder / WEIGHTS).unlink()
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "has a configuration and no weights"),
+    "empty": (lambda folder: (folder / WEIGHTS).write_bytes(b""), "damaged, or no file of weights"),
+    "cut off": (lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000]), "damaged"),
+    "text": (lambda folder: (folder / WEIGHTS).write_bytes(b"not found" * 9), "damaged, or no file of weights"),
+    "cut safetensors": (lambda folder: as_safetensors(folder, 0.5), "damaged, or no file of weights"),
+    "no json": (lambda folder: (folder / CONFIG).write_text("{"), "cannot be loaded"),
+    "no architecture": (lambda folder: (folder / CONFIG).write_text("{}"), "model_cfg"),
+    "unknown setting": (reconfigured(lambda config: config["model_cfg"]["vision_cfg"].update(deep=3)), "'deep'"),
+    "no number": (reconfigured(lambda config: config["model_cfg"].update(embed_dim="x")), "cannot be loaded"),
+    "another width": (reconfigured(lambda config: config["model_cfg"].update(embed_dim=64)), "size mismatch"),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_a_damaged_export_is_one_line_and_status_2_and_nothing_is_written(
+    folder: Path, tmp_path: Path, capsys: Any, what: str
+) -> None:
+    damage, message = DAMAGE[what]
+    damage(folder)
+    output = tmp_path / "out"
+    assert cli.main(["--model", str(folder), "--tasks", "sample_t2i", "--output", str(output)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said and str(folder) in said
+    assert not output.exists()
+
+
+def test_safetensors_and_bin_hold_the_same_model(folder: Path, tiny: Any) -> None:
+    as_safetensors(folder, 1.0)
+    assert load_model(str(folder), data=folder).fingerprint == tiny.fingerprint
+
+
+def content(path: Path, what: str) -> Path:
+    match what:
+        case "list":
+            torch.save([1, 2], path)
+        case "other":
+            torch.save({"state_dict": {"module.a": torch.zeros(2)}}, path)
+        case "code":
+            torch.save({"a": Path("x")}, path)  # anything but tensors and plain values
+        case "junk":
+            path.write_bytes(b"junk" * 9)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("list", "holds no weights by name"), ("other", "Missing key"), ("code", "damaged"), ("junk", "damaged")],
+)
+def test_a_file_that_holds_other_things_is_no_checkpoint(tmp_path: Path, what: str, message: str) -> None:
+    path = content(tmp_path / "w.pt", what)
+    with pytest.raises(ModelError, match=message):
+        load_model("ViT-S-32-alt", data=tmp_path, pretrained=str(path))
+
+
+@pytest.mark.parametrize("what", ["list", "junk"])
+def test_nor_is_it_one_of_the_authors(tmp_path: Path, what: str) -> None:
+    with pytest.raises(ModelError, match=r"w\.pt"):
+        load_model("diht_vitb32_224px", data=tmp_path, pretrained=str(content(tmp_path / "w.pt", what)))
+
+
+@pytest.mark.parametrize(
+    ("key", "positions", "fits"),
+    [
+        ("visual.positional_embedding", 577, False),  # 336 pixels
+        ("visual.positional_embedding", 257, True),
+        ("positional_embedding", 77, True),
+        ("positional_embedding", 32, False),
+        ("text.positional_embedding", 78, True),  # CoCa's text tower has a class token
+    ],
+)
+def test_weights_for_another_size_are_refused_where_open_clip_would_resize_them(
+    tmp_path: Path, key: str, positions: int, fits: bool
+) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({key: torch.zeros(positions, 8)}, path)
+    assert shapes_of(path) == {key: (positions, 8)}
+    settings = {"vision_cfg": {"image_size": 224, "patch_size": 14}, "text_cfg": {"context_length": 77}}
+    if fits:
+        check_positions(path, "ViT-L-14", settings)
+    else:
+        with pytest.raises(ModelError, match=f"does not fit ViT-L-14: its {key} has {positions} positions"):
+            check_positions(path, "ViT-L-14", settings)
+
+
+@pytest.mark.parametrize(
+    ("word", "more", "message"),
+    [
+        ("", {}, "no name"),
+        ("refrence", {}, "did you mean 'reference'"),
+        ("reference", {"pretrained": "x"}, "no --pretrained"),
+        ("reference", {"precision": "bf16"}, "no --precision"),
+        ("FOLDER", {"pretrained": "x"}, "weights of its own"),
+        ("FOLDER/open_clip_pytorch_model.bin", {}, "name its architecture"),
+        ("ViT-B-32", {"pretrained": "FOLDER"}, "are a folder; name the file"),
+        ("ViT-B-32", {"pretrained": "FOLDER/no.pt"}, "there is no file of weights"),
+        ("ViT-B-32", {"pretrained": "no.safetensors"}, "there is no file of weights"),
+        ("ViT-B-32", {"pretrained": "laion2b"}, "downloads nothing"),
+        ("diht_vitb32_244px", {}, "did you mean 'diht_vitb32_224px'"),
+    ],
+)
+def test_words_that_lead_nowhere_say_where_to_go(folder: Path, word: str, more: dict[str, Any], message: str) -> None:
+    more = {name: value.replace("FOLDER", str(folder)) for name, value in more.items()}
+    with pytest.raises(WrongUse, match=message):
+        load_model(word.replace("FOLDER", str(folder)), data=folder, **more)
