@@ -37,11 +37,6 @@ class Layout:
         return self.work / "plan.json"
 
     @property
-    def fingerprints(self) -> Place:
-        """What each unit was to be decided from, for the workers: too much for a job graph."""
-        return self.work / "fingerprints.json"
-
-    @property
     def exported(self) -> Place:
         """Which decisions subset, shards and report were made from."""
         return self.work / "exported.json"
@@ -53,6 +48,11 @@ class Layout:
     def commit(self, stage: str, unit: str) -> Place:
         """The commit record of a unit."""
         return self.commits(stage) / f"{unit}.json"
+
+    def fingerprints(self, stage: str) -> Place:
+        """What each unit of a stage is done from, see stages/fingerprints.py. One file a stage: a worker that outlives
+        its driver must not read what a later stage is done from."""
+        return self.work / stage / "fingerprints.json"
 
     def failed(self, stage: str, unit: str) -> Place:
         """Why a unit is set aside."""

@@ -29,6 +29,7 @@ from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.download import DownloadStage
 from pipelines.stages.export import ExportStage, remove_shards
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.pieces import piece_name
 from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import each, is_local, stamps
@@ -291,7 +292,6 @@ class _Run:
         findings = self._duplicates(survivors)
         names = [unit for unit in names if unit not in self.set_aside]
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        publish_json(self.layout.fingerprints, fingerprints)
         todo, old = [], 0
         for unit, done in self._records("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:
@@ -308,7 +308,7 @@ class _Run:
             self.settings.dataset,
             self.settings.preset,
             self.settings.stages,
-            fingerprints,
+            Fingerprints.published(self.layout, "decide", fingerprints),
             examples=max(1, min(12, 48 // max(len(names), 1))),
             said=findings.said,
         )
@@ -328,7 +328,8 @@ class _Run:
             names = [unit.name for unit in self._alive()]
             records = self._records("export", names)
             todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
-            stage = ExportStage(self.layout, self.settings.dataset, fingerprints)
+            done_from = Fingerprints.published(self.layout, "export", fingerprints)
+            stage = ExportStage(self.layout, self.settings.dataset, done_from)
             failed = self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
             done = (record for unit, record in self._records("export", names) if unit not in failed)
             shards = [shard for record in done for shard in record["shards"]]
