@@ -1,7 +1,8 @@
 """Stage `download`: fetches the pictures of rows that survive their caption, where the manifest has only their urls.
 
 Its units are the pieces of caption units that spotting reads, at most ten thousand urls each. A generation of a piece
-becomes webdataset tars and a table with a row for every url asked for; a url that was asked is not asked again.
+becomes a webdataset tar and a table with a row for every row of the unit; a row that was asked for is not asked for
+again, and a url that several rows of a generation name is asked once.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class DownloadStage:
             record["generations"] += 1
             record["urls"] += found.num_rows
             record["statuses"] = dict(sorted(statuses.items()))
-            record["bytes"] += sum(found.filter(pc.equal(found["status"], OK))["bytes"].to_pylist())
+            record["bytes"] += _stored_bytes(found)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
         publish_json(self.layout.commit(self.name, unit), record)
@@ -121,9 +122,9 @@ class DownloadStage:
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
-            found, tars = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
+            found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
             _check_network(found)
-            for tar in tars:
+            if tar is not None:
                 with published(shard_place(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
             publish_table(self.layout.data(self.name, name), found)
@@ -155,13 +156,21 @@ class DownloadStage:
         return pa.Table.from_pylist(rows, ASKED)
 
 
+def _stored_bytes(found: pa.Table) -> int:
+    """Rows with the same address share a picture; it counts once."""
+    stored = found.filter(pc.equal(found["status"], OK))
+    return sum(dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True)).values())
+
+
 def _check_network(found: pa.Table) -> None:
     asked = found.filter(pc.greater(found["attempts"], 0))
     unreachable = asked.filter(pc.is_in(asked["status"], pa.array(list(map(str, UNREACHABLE)))))
+    # Many rows may name one dead link.
+    of, nobody = (pc.count_distinct(table["url"]).as_py() for table in (asked, unreachable))
     least, share = OUTAGE
-    if unreachable.num_rows >= max(least, share * asked.num_rows):
+    if nobody >= max(least, share * of):
         raise NetworkDown(
-            f"{unreachable.num_rows} of {asked.num_rows} urls met nobody (the first: {unreachable['message'][0]}); "
+            f"{nobody} of {of} urls met nobody (the first: {unreachable['message'][0]}); "
             "see whether this machine reaches the web and its resolver answers, or ask for fewer at a time: "
             "--download-threads"
         )

@@ -285,6 +285,51 @@ def test_an_outage_is_no_verdict(
     assert up.status == 0 and len(up.rows("kept")) == 12
 
 
+def test_a_dead_link_of_many_rows_is_no_outage(
+    web: Any,
+    polite: DownloadSettings,
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url("/a.jpg")} for n in range(12)]
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    monkeypatch.setattr("socket.getaddrinfo", _nobody)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
+
+
+def test_rows_that_share_a_url_share_its_picture(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """A unit asks once for all its rows; what becomes of each row is its own affair."""
+    body = make_jpeg()
+    urls = {"shared": web.page("/shared", body), "gone": web.url("/gone"), "own": web.page("/own", body + b"!")}
+    names = ["shared", "own", "gone", "shared", "gone", "shared"]
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": urls[each]} for n, each in enumerate(names)]
+    for row, digest in zip(rows, ["", "", "", "0" * 64, "", hashlib.sha256(body).hexdigest()], strict=True):
+        row["sha256"] = digest
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert sorted(web.asked) == ["/gone", "/own", "/shared"]
+    expected = ["kept", "kept", "http_status", "hash_mismatch", "http_status", "kept"]
+    assert result.verdicts() == {str(n): verdict for n, verdict in enumerate(expected)}
+    assert sorted(_shards(tmp_path / "out").values()) == sorted([body, body, body + b"!"])
+    record = json.loads((tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").read_text())
+    assert record["statuses"] == {"hash_mismatch": 1, "http_status": 2, "ok": 3} and record["urls"] == 6
+    assert record["bytes"] == 2 * len(body) + 1
+    tables = result.tables()
+    (tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").unlink()
+    assert filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite).tables() == tables
+    assert len(web.asked) == 6, "a unit without a commit is fetched anew, each url once"
+
+
 def _nobody(*args: Any, **more: Any) -> Any:
     raise socket.gaierror(socket.EAI_AGAIN, "no network")
 
