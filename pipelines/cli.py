@@ -21,7 +21,7 @@ from pipelines.dedup.clusters import FaissMissing
 from pipelines.dedup.encoders import EncoderError
 from pipelines.deduplicate import DedupFailed
 from pipelines.fetch import DownloadSettings
-from pipelines.manifests import ManifestError
+from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.run import run
@@ -194,10 +194,11 @@ def settings_of(
         **roles,
     )
     output = _output(options.output or f"out/{dataset.name}")
-    backend.check(output)
+    source = options.input or _default_input(dataset)
+    backend.check(_places(output, source, dataset))
     return RunSettings(
         dataset=dataset,
-        input=options.input or _default_input(dataset),
+        input=source,
         output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
@@ -229,6 +230,12 @@ def _output(text: str) -> Place:
             f"OUTPUT {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
             "whose package is installed: pip install '.[s3]' or '.[gcp]'"
         ) from error
+
+
+def _places(output: Place, source: str, dataset: Dataset) -> list[tuple[str, str]]:
+    """Where workers write and read, with what the user calls it."""
+    pictures = [("--pictures-root", dataset.pictures_root)] if dataset.pictures_root is not None else []
+    return [("OUTPUT", str(output)), *(("INPUT", item) for item in input_items(source)), *pictures]
 
 
 def _default_input(dataset: Dataset) -> str:

@@ -42,6 +42,13 @@ def is_local(path: Place) -> TypeIs[Path]:
     return isinstance(path, Path)
 
 
+def on_this_machine(address: str) -> bool:
+    """Whether an address, as a user types it, names what workers on other machines cannot be counted on to see: a disk,
+    or the memory of this process. Of a chain (`simplecache::s3://...`) the last link says where things are."""
+    protocol, found, _ = address.rpartition("::")[2].partition("://")
+    return not found or protocol in ("file", "local", "memory")
+
+
 def read_table(path: Place, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
     """A Parquet file, or some of its columns and rows."""
     if is_local(path):

@@ -14,7 +14,6 @@ from pipelines.runners import portable
 from pipelines.runners.beam_options import option_values
 from pipelines.runners.errors import RunnerError
 from pipelines.runners.job import Job
-from pipelines.storage import Place
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
@@ -32,7 +31,7 @@ class Prism:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place | str) -> None:
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
         self._location()
         portable.check_workers(self.workers, self.flags)
 

@@ -47,7 +47,7 @@ class Recorder:
         self.jobs: list[Job] = []
         self.then = then
 
-    def check(self, output: Any) -> None:
+    def check(self, places: Any) -> None:
         pass
 
     def default_workers(self) -> int:
