@@ -54,14 +54,6 @@ def _shards(output: Path) -> dict[str, bytes]:
     return found
 
 
-@pytest.fixture
-def polite(settings: DownloadSettings) -> DownloadSettings:
-    """Settings for runs: as quick to give up, but patient with a busy machine."""
-    return dataclasses.replace(
-        settings, timeout=20.0, connect_timeout=10.0, max_bytes=2_000_000, max_header_bytes=65_536
-    )
-
-
 def test_urls_give_what_pictures_at_hand_give(
     web: Any,
     polite: DownloadSettings,
