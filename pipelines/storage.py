@@ -25,6 +25,9 @@ Place = Path | UPath
 """A file or folder, local or remote."""
 
 _T = TypeVar("_T")
+_REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
+"""Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
+that they have replaced it, unless they are told not to."""
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
@@ -34,7 +37,10 @@ def place(text: str | Place) -> Place:
         return text
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return UPath(text) if "://" in text else Path(text)
+    protocol, remote, _ = text.partition("://")
+    if not remote:
+        return Path(text)
+    return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 
 
 def is_local(path: Place) -> TypeIs[Path]:
@@ -55,6 +61,14 @@ def read_table(path: Place, columns: list[str] | None = None, filters: list[Any]
         return pq.read_table(path, columns=columns, filters=filters)
     with path.open("rb") as file:
         return pq.read_table(file, columns=columns, filters=filters)
+
+
+def read_bytes(path: Place) -> bytes:
+    """A whole file. Raises FileNotFoundError where there is none."""
+    if is_local(path):
+        return path.read_bytes()
+    content: bytes = path.fs.cat_file(path.path)  # one request; opening a file asks for its size first
+    return content
 
 
 def read_range(path: Place, start: int, stop: int) -> bytes:

@@ -102,6 +102,26 @@ def test_records_appear_once(bucket: str) -> None:
     assert read_json(record) == {"a": 3} and read_json(place(f"{bucket}/first/none.json")) is None
 
 
+def test_what_other_processes_write_is_seen(bucket: str) -> None:
+    """Also where a listing came before: clients remember them, and a driver would take what workers did since for
+    undone."""
+    s3fs = pytest.importorskip("s3fs")
+    commits = Layout(place(f"{bucket}/seen")).commits("captions")
+    first, second = commits / "a.json", commits / "b.json"
+    publish_json(first, {"a": 1})
+    listed = stamps(commits, ".json")
+    assert listed.keys() == {"a"} and not second.exists()
+    elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
+    elsewhere.pipe_file(first.path, b'{"a": "another, and longer"}')
+    elsewhere.pipe_file(second.path, b'{"b": 2}')
+    assert read_json(second) == {"b": 2} and read_json(first) == {"a": "another, and longer"}
+    assert second.exists() and second.read_text() == '{"b": 2}' and [*commits.glob("b*")] == [second]
+    now = stamps(commits, ".json")
+    assert now.keys() == {"a", "b"} and now["a"] != listed["a"]
+    elsewhere.rm_file(second.path)
+    assert read_json(second) is None and not second.exists()
+
+
 def test_one_run_or_several_shards(bucket: str) -> None:
     layout = Layout(place(f"{bucket}/lock"))
     shared = output_lock(layout, shared=True)
