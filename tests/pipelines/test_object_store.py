@@ -112,13 +112,13 @@ def test_what_other_processes_write_is_seen(bucket: str) -> None:
     listed = stamps(commits, ".json")
     assert listed.keys() == {"a"} and not second.exists()
     elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
-    elsewhere.pipe_file(first.path, b'{"a": "another, and longer"}')
-    elsewhere.pipe_file(second.path, b'{"b": 2}')
+    elsewhere.pipe_file(str(first), b'{"a": "another, and longer"}')
+    elsewhere.pipe_file(str(second), b'{"b": 2}')
     assert read_json(second) == {"b": 2} and read_json(first) == {"a": "another, and longer"}
     assert second.exists() and second.read_text() == '{"b": 2}' and [*commits.glob("b*")] == [second]
     now = stamps(commits, ".json")
     assert now.keys() == {"a", "b"} and now["a"] != listed["a"]
-    elsewhere.rm_file(second.path)
+    elsewhere.rm_file(str(second))
     assert read_json(second) is None and not second.exists()
 
 
