@@ -19,7 +19,7 @@ from pipelines.downloads import STAGE, downloaded_state
 from pipelines.engine import Engine
 from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.layout import Layout
-from pipelines.locking import Busy, FileLock, Lease, output_lock
+from pipelines.locking import FileLock, Lease, NotLocked, output_lock
 from pipelines.outcome import check_conservation, letters_of, summarise
 from pipelines.plan import Plan, Unit, keep_plan, make_plan
 from pipelines.results import Results
@@ -61,7 +61,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
         with output_lock(layout, shared=settings.shard is not None) as lock:
             plan = keep_plan(layout.plan, plan)
             return _Run(settings, layout, plan, say).do(began, lock)
-    except Busy as error:
+    except NotLocked as error:
         raise WrongUse(str(error)) from error
 
 
@@ -85,9 +85,12 @@ class _Run:
             self._annotate(list(self.plan.units[i::n]))
             if self.set_aside:
                 return Outcome(None, self._status(None))
-            left = sum(1 for _ in self._undone())
-            if left or not lock.take(shared=False):
-                what = f"{left} units are left to others" if left else "another one is still at work"
+            left = self._undone([unit.name for unit in self.plan.units])
+            lock.release()
+            # Whoever did one of them while this one was looking has met it at work, and gone: so look at those again.
+            left = self._undone(left)
+            if left or not lock.take_alone():
+                what = f"{len(left)} units are left to others" if left else "another one is still at work"
                 self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
                 return Outcome(None, 0)
             self.say(f"shard {i}/{n} is the last one, and finishes")
@@ -246,20 +249,23 @@ class _Run:
             for piece in range(-(-int(record["rows"]) // self.plan.picture_rows) if record else 0)
         ]
 
-    def _undone(self) -> Iterator[str]:
-        """Units of the whole plan that still lack annotations."""
-        names = [unit.name for unit in self.plan.units]
-        yield from (unit for unit, record in self._records("captions", names) if not self._captions_are_done(record))
+    def _undone(self, units: list[str]) -> list[str]:
+        """Those of the units that still lack annotations, of themselves or of a piece."""
+        if not units:
+            return []
+        records = self._records("captions", units)
+        found = {unit for unit, record in records if not self._captions_are_done(record)}
         if STAGE in self.settings.stages:
             download = self._download_stage()
-            for piece, record in self._records(STAGE, self._pieces(self._downloadable(names))):
+            for piece, record in self._records(STAGE, self._pieces(self._downloadable(units))):
                 if not download.survivors.are_covered(record, download.fingerprint):
-                    yield piece
+                    found.add(piece.partition(".")[0])
         if self.spotting_decides:
-            stage, downloads = self._spotting_stage(), self._downloads(names)
-            for piece, record in self._records("spotting", self._pieces(names)):
+            stage, downloads = self._spotting_stage(), self._downloads(units)
+            for piece, record in self._records("spotting", self._pieces(units)):
                 if not self._spotting_is_done(piece, record, stage, downloads):
-                    yield piece
+                    found.add(piece.partition(".")[0])
+        return [unit for unit in units if unit in found]
 
     # ---- decisions and what follows from them
 
