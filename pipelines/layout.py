@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class Layout:
         if is_local(work):
             return work
         name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"diht-{getpass.getuser()}-{name}"
+        return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"  # containers have users without names
 
     @property
     def plan(self) -> Place:
