@@ -54,7 +54,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
-        type=float,
+        type=_share,
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
     )
@@ -262,6 +262,16 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if first.isdecimal() and second.isdecimal() and int(first) < int(second):
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return share
 
 
 def _positive(text: str) -> int:

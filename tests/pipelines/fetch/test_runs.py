@@ -342,6 +342,8 @@ def test_without_img2dataset_nothing_is_written(
         ("--download-allow", "localhost", "127.0.0.1:8000"),
         ("--download-threads", "0", "threads is 0"),
         ("--download-timeout", "soon", "--download-timeout"),
+        ("--download-timeout", "inf", "timeout is inf seconds; it must be at most a day"),
+        ("--download-timeout", "nan", "timeout is nan"),
     ],
 )
 def test_wrong_options(
