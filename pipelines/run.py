@@ -51,7 +51,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
+    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     settings = _applicable(settings, plan)

@@ -90,10 +90,12 @@ def row_count(path: Place) -> int:
 
 
 def each(do: Callable[[_T], Any], items: Iterable[_T], root: Place) -> Iterator[Any]:
-    """`do` of every item, in order; many at once where `root` is remote, since there each waits for the network."""
-    if is_local(root):
-        yield from map(do, items)
-        return
+    """`do` of every item, in order; many at once where `root` is remote."""
+    yield from map(do, items) if is_local(root) else many_at_once(do, items)
+
+
+def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
+    """`do` of every item, in order, where each waits for the network."""
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         yield from pool.map(do, items)
 
