@@ -26,9 +26,10 @@ STAGE = "download"
 
 
 def downloaded_state(layout: Layout, piece: str) -> list[Any] | None:
-    """What changes when pictures of a piece are downloaded, or anew; None where none ever were."""
+    """What changes when pictures of a piece are downloaded, or anew; None where none ever were: how they are stored,
+    how many generations there are, and a digest of what was found, for the web changes."""
     record = read_json(layout.commit(STAGE, piece))
-    return [record["fingerprint"], record["generations"]] if record else None
+    return [record["fingerprint"], record["generations"], record["found"]] if record else None
 
 
 def load_downloads(layout: Layout, piece: str) -> pa.Table | None:

@@ -7,6 +7,8 @@ again, and a url that several rows of a generation name is asked once.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -95,6 +97,7 @@ class DownloadStage:
                 "unit": unit,
                 "fingerprint": self.fingerprint,
                 "generations": 0,
+                "found": "",
                 "covers": [],
                 "urls": 0,
                 "statuses": {},
@@ -109,6 +112,7 @@ class DownloadStage:
             found = self._fetch(spans[parent], wanted, generation_name(unit, record["generations"]), heartbeat)
             statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
             record["generations"] += 1
+            record["found"] = _digest(record["found"], found)
             record["urls"] += found.num_rows
             record["statuses"] = dict(sorted(statuses.items()))
             record["bytes"] += _stored_bytes(found)
@@ -154,6 +158,12 @@ class DownloadStage:
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
         return pa.Table.from_pylist(rows, ASKED)
+
+
+def _digest(before: str, found: pa.Table) -> str:
+    """Of what was found so far: which rows have a picture, and which one."""
+    rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
+    return hashlib.sha256(json.dumps([before, rows]).encode()).hexdigest()[:16]
 
 
 def _stored_bytes(found: pa.Table) -> int:

@@ -49,7 +49,7 @@ def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:
 
 
 def test_a_lease_given_back_may_be_taken_again(leases: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(locking.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("pipelines.locking.time.sleep", lambda seconds: None)
     one, other = Lease(leases), Lease(leases)
     assert one.take(shared=True) and other.take(shared=True)
     one.release()
@@ -69,7 +69,7 @@ def test_of_two_that_meet_one_gets_it(leases: UPath, monkeypatch: pytest.MonkeyP
         waited.append(seconds)
         met.unlink()
 
-    monkeypatch.setattr(locking.time, "sleep", sleep)
+    monkeypatch.setattr("pipelines.locking.time.sleep", sleep)
     lease = Lease(leases)
     assert lease.take_alone() and len(waited) == 1
     lease.release()
@@ -112,7 +112,8 @@ def test_a_shard_that_ends_while_another_is_looking_is_seen(
 ) -> None:
     """The one meets the other at work and goes; so the other looks again, or nobody would finish."""
     manifest = tsv(tmp_path / "rows.tsv", [{"n": n, "caption": f"{SENTENCE} {n}"} for n in range(12)])
-    look, others = _Run._undone, []
+    look = _Run._undone
+    others: list[Any] = []
 
     def shard(i: int) -> Any:
         return filtering(manifest, tmp_path / "out", stages=("captions",), unit_rows=4, shard=(i, 2))

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -252,6 +253,36 @@ def test_other_sizes_are_downloaded_anew(
     assert len(web.asked) == 1
     assert size(image_size=150) == (150, 100)
     assert len(web.asked) == 2
+
+
+@pytest.mark.slow
+def test_what_is_fetched_anew_is_judged_anew(
+    web: Any,
+    polite: DownloadSettings,
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    ocr_models: None,
+) -> None:
+    """The web changes: what was read of a picture that is another one now does not stay."""
+    blank, text = (_drawn(draw, tmp_path / f"{n}.jpg", text) for n, text in enumerate(("", "brown dog runs")))
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.page(f"/{n}", blank)} for n in range(3)]
+    web.pages.pop("/2")
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    first = filtering(manifest, tmp_path / "out", download=polite)
+    assert first.verdicts() == {"0": "kept", "1": "kept", "2": "http_status"}
+    read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "spotting").rglob("*.*")}
+    shutil.rmtree(tmp_path / "out" / "work" / "download")
+    same = filtering(manifest, tmp_path / "out", download=polite)
+    assert same.tables() == first.tables() and len(web.asked) == 6
+    assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same pictures are not read again"
+    shutil.rmtree(tmp_path / "out" / "work" / "download")
+    web.page("/1", text)
+    web.page("/2", blank)
+    other = filtering(manifest, tmp_path / "out", download=polite)
+    assert other.verdicts() == {"0": "kept", "1": "text_spotting", "2": "kept"}
+    assert other.tables() == filtering(manifest, tmp_path / "fresh", download=polite).tables()
 
 
 def test_an_outage_is_no_verdict(
