@@ -13,7 +13,7 @@ from typing import Any
 
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
-from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers, retract
 from pipelines.deduplicate import Deduplication, Findings, check_semantic
 from pipelines.downloads import STAGE, downloaded_state
 from pipelines.engine import Engine
@@ -24,10 +24,10 @@ from pipelines.outcome import check_conservation, letters_of, summarise
 from pipelines.plan import Plan, Unit, keep_plan, make_plan
 from pipelines.results import Results
 from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
-from pipelines.stages import Stage
+from pipelines.stages import Stage, failure, set_aside
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
-from pipelines.stages.download import DownloadStage
+from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.pieces import piece_name
@@ -37,6 +37,7 @@ from pipelines.subset import write_subset
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
+_FEW_PIECES = 1_000  # of a download; where there are more, each is large enough to see an outage by itself
 DECISIONS = 2  # raise it when equal annotations and thresholds may be decided otherwise
 
 
@@ -176,6 +177,24 @@ class _Run:
             )
         guess = self.plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
         self._run(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
+        if 0 < len(todo) <= _FEW_PIECES:
+            self._look_for_outage(stage, todo)
+
+    def _look_for_outage(self, stage: DownloadStage, pieces: list[str]) -> None:
+        """A piece of few urls cannot tell dead links from a network that is down; those of a run together may."""
+        alive = [piece for piece in pieces if piece.partition(".")[0] not in self.set_aside]
+        records = dict(self._records(STAGE, alive))
+        asked, nobody = (sum(record[name] for record in records.values()) for name in ("asked", "nobody"))
+        if is_outage(nobody, asked):
+            for piece in (piece for piece, record in records.items() if record["nobody"]):
+                retract(self.layout.commit(STAGE, piece))
+                set_aside(stage, piece, [failure("NetworkDown", str(NetworkDown(nobody, asked, "in all units")))])
+                self.set_aside[piece.partition(".")[0]] = read_json(self.layout.failed(STAGE, piece))
+        elif asked and nobody == asked:
+            self.say(
+                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
+                f"{self.layout.work / STAGE}, and the next run asks for them anew"
+            )
 
     def _download_stage(self) -> DownloadStage:
         settings = self.settings

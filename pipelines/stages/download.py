@@ -48,6 +48,18 @@ OUTAGE = (10, 0.9)
 class NetworkDown(RuntimeError):
     """Almost nobody could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
 
+    def __init__(self, nobody: int, asked: int, first: str):
+        super().__init__(
+            f"{nobody} of {asked} urls met nobody ({first}); see whether this machine reaches the web and its resolver "
+            "answers, or ask for fewer at a time: --download-threads"
+        )
+
+
+def is_outage(nobody: int, asked: int) -> bool:
+    """Whether so many of the urls asked for met nobody that it says nothing of them."""
+    least, share = OUTAGE
+    return nobody >= max(least, share * asked)
+
 
 @dataclass
 class DownloadStage:
@@ -100,6 +112,8 @@ class DownloadStage:
                 "found": "",
                 "covers": [],
                 "urls": 0,
+                "asked": 0,
+                "nobody": 0,
                 "statuses": {},
                 "bytes": 0,
                 "seconds": 0.0,
@@ -114,6 +128,7 @@ class DownloadStage:
             record["generations"] += 1
             record["found"] = _digest(record["found"], found)
             record["urls"] += found.num_rows
+            record["asked"], record["nobody"] = _reached(found)  # of this generation alone
             record["statuses"] = dict(sorted(statuses.items()))
             record["bytes"] += _stored_bytes(found)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
@@ -127,7 +142,10 @@ class DownloadStage:
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
             found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
-            _check_network(found)
+            asked, nobody = _reached(found)
+            if is_outage(nobody, asked):
+                first = found.filter(_unreachable(found))["message"][0].as_py()
+                raise NetworkDown(nobody, asked, f"the first: {first}")
             if tar is not None:
                 with published(shard_place(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
@@ -172,18 +190,14 @@ def _stored_bytes(found: pa.Table) -> int:
     return sum(dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True)).values())
 
 
-def _check_network(found: pa.Table) -> None:
+def _reached(found: pa.Table) -> tuple[int, int]:
+    """How many urls were asked for, and how many of them met nobody. Many rows may name one dead link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
-    unreachable = asked.filter(pc.is_in(asked["status"], pa.array(list(map(str, UNREACHABLE)))))
-    # Many rows may name one dead link.
-    of, nobody = (pc.count_distinct(table["url"]).as_py() for table in (asked, unreachable))
-    least, share = OUTAGE
-    if nobody >= max(least, share * of):
-        raise NetworkDown(
-            f"{nobody} of {of} urls met nobody (the first: {unreachable['message'][0]}); "
-            "see whether this machine reaches the web and its resolver answers, or ask for fewer at a time: "
-            "--download-threads"
-        )
+    return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
+
+
+def _unreachable(found: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(found["status"], pa.array(list(map(str, UNREACHABLE))))
 
 
 def _move(tar: Path, place: Path) -> None:

@@ -304,8 +304,37 @@ def test_an_outage_is_no_verdict(
         down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
     assert down.status == 1 and down.funnel["rows_in"] == 0
     assert any("12 of 12 urls met nobody" in line for line in down.said)
+    assert not list((tmp_path / "out" / "work" / "download").rglob("*.tar"))
     up = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
     assert up.status == 0 and len(up.rows("kept")) == 12
+
+
+def test_an_outage_is_seen_over_units_of_few_urls(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """Where all urls of the run are too few to tell, it is said what to do."""
+    web.page("*", make_jpeg())
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
+    more = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 3}
+    for count in (12, 4):
+        manifest, output = tsv(tmp_path / f"{count}.tsv", rows[:count]), tmp_path / str(count)
+        with pytest.MonkeyPatch.context() as offline:
+            offline.setattr("socket.getaddrinfo", _nobody)
+            down = filtering(manifest, output, **more)
+        if count == 4:
+            assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
+            assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
+            shutil.rmtree(output / "work" / "download")
+        else:
+            assert down.status == 1 and down.funnel["rows_in"] == 0 and len(down.funnel["set_aside"]) == 4
+            assert any("NetworkDown: 12 of 12 urls met nobody (in all units)" in line for line in down.said)
+        up = filtering(manifest, output, **more)
+        assert up.status == 0 and len(up.rows("kept")) == count
 
 
 def test_a_dead_link_of_many_rows_is_no_outage(
