@@ -85,8 +85,8 @@ def make_plan(
     paths = expand_inputs(pattern, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
-    look = partial(_look, dataset)
-    looked = list(many_at_once(look, paths) if any(map(is_url, paths)) else map(look, paths))
+    of_all = many_at_once if any(map(is_url, paths)) else map
+    looked = list(of_all(partial(_look, dataset), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
     unreadable = [
         {"path": found.path, "error": found.error, "message": found.message}
@@ -104,8 +104,8 @@ def make_plan(
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
         Unit(f"{place:05d}-{part:05d}", span)
-        for place, info in enumerate(infos)
-        for part, span in enumerate(split(info, size))
+        for place, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
+        for part, span in enumerate(spans)
     ]
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
