@@ -18,6 +18,8 @@ from pipelines.runners.job import Job
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
 """Where `make prism` puts it, seen from the checkout."""
+END_SECONDS = 20.0
+"""After the death of a worker. Prism starts no other, and where one dies between two bundles it waits for ever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
@@ -40,7 +42,7 @@ class Prism:
 
     def run(self, job: Job) -> None:
         flags = [f"--prism_location={self._location()}", "--prism_log_level=warn", *self.flags]
-        portable.run(PrismRunner(), job, flags, self.workers)
+        portable.run(PrismRunner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
         """The binary: the option, else the variable, else what `make prism` built. Never a download."""
