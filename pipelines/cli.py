@@ -21,7 +21,7 @@ from pipelines.dedup.clusters import FaissMissing
 from pipelines.dedup.encoders import EncoderError
 from pipelines.deduplicate import DedupFailed
 from pipelines.fetch import DownloadSettings
-from pipelines.manifests import ManifestError
+from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.run import run
@@ -54,7 +54,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
-        type=float,
+        type=_share,
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
     )
@@ -194,10 +194,11 @@ def settings_of(
         **roles,
     )
     output = _output(options.output or f"out/{dataset.name}")
-    backend.check(output)
+    source = options.input or _default_input(dataset)
+    backend.check(_places(output, source, dataset))
     return RunSettings(
         dataset=dataset,
-        input=options.input or _default_input(dataset),
+        input=source,
         output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
@@ -231,6 +232,12 @@ def _output(text: str) -> Place:
         ) from error
 
 
+def _places(output: Place, source: str, dataset: Dataset) -> list[tuple[str, str]]:
+    """Where workers write and read, with what the user calls it."""
+    pictures = [("--pictures-root", dataset.pictures_root)] if dataset.pictures_root is not None else []
+    return [("OUTPUT", str(output)), *(("INPUT", item) for item in input_items(source)), *pictures]
+
+
 def _default_input(dataset: Dataset) -> str:
     folder = Path("data") / dataset.name
     if not any(folder.glob(dataset.default_glob)):
@@ -255,6 +262,16 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if first.isdecimal() and second.isdecimal() and int(first) < int(second):
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return share
 
 
 def _positive(text: str) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.storage import Place, is_local
+from pipelines.storage import Place, is_local, read_bytes
 
 TEMPORARY = ".tmp-"
 
@@ -136,7 +136,7 @@ class TableFile:
 def read_json(path: Place) -> Any:
     """The content of a JSON file, None where there is no file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8", errors="surrogatepass"))
+        return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
         return None
 

@@ -26,9 +26,18 @@ from pipelines.layout import Layout
 from pipelines.plan import Plan
 from pipelines.settings import RunSettings
 from pipelines.stages import Stage
-from pipelines.stages.duplicates import KeyStage, RangeStage
+from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
-from pipelines.stages.similar import CENTROIDS, CentroidStage, EmbeddingStage, GroupStage, MemberStage, embedding_of
+from pipelines.stages.similar import (
+    CENTROIDS,
+    EMBEDDINGS,
+    CentroidStage,
+    EmbeddingStage,
+    GroupStage,
+    MemberStage,
+    embedding_of,
+)
 
 VERSION = 1  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
@@ -125,7 +134,7 @@ class Deduplication:
             kind,
             self._said,
             read,
-            known,
+            Fingerprints.published(self.layout, keys_stage(kind), known),
         )
         self._units(stage, self._undone(stage.name, self._names(survivors), known), quick=quick)
         names = self._names(survivors)
@@ -177,15 +186,16 @@ class Deduplication:
             for piece in range(-(-int(record["rows"]) // self.plan.picture_rows))
         ]
         todo = []
-        for piece, record in self._records("embeddings", pieces):
+        for piece, record in self._records(EMBEDDINGS, pieces):
             state = downloaded_state(self.layout, piece)
             current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
             if not current or record["covers"] != competing[piece.partition(".")[0]]:
                 todo.append(piece)
-        stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, competing)
+        covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
+        stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
         self._units(stage, todo, of=len(pieces))
         parents = dict.fromkeys(names, 0)
-        for piece, record in self._records("embeddings", pieces):
+        for piece, record in self._records(EMBEDDINGS, pieces):
             if record is not None:
                 parents[piece.partition(".")[0]] += record["pictures"] - record["bad"]
         return parents
@@ -205,8 +215,8 @@ class Deduplication:
     ) -> None:
         """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
         engine = self._quick if quick else self.engine
-        quiet = quick or (stage.name != "embeddings" and self.plan.rows < _ROWS_PER_WORKER)
-        noun, counted = ("pictures", "pictures") if stage.name == "embeddings" else ("rows", "rows")
+        quiet = quick or (stage.name != EMBEDDINGS and self.plan.rows < _ROWS_PER_WORKER)
+        noun, counted = ("pictures", "pictures") if stage.name == EMBEDDINGS else ("rows", "rows")
         total = max(1, self.plan.rows // 4)
         failed = engine.run(stage, todo, of=of or len(todo), counted=counted, total=total, noun=noun, quiet=quiet)
         if failed and fatal:

@@ -6,9 +6,12 @@ pictures lie in tars beside its records, which say for every url asked for where
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any
+from typing import IO, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +23,18 @@ from pipelines.fetch.records import FETCHED, OK
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, read_pictures
 from pipelines.stages.pieces import generation_name, piece_name
-from pipelines.storage import Place, read_table
+from pipelines.storage import Place, is_local, open_parts, read_table
 
 STAGE = "download"
+_MANY = 100
+"""Pictures, each a request, that take longer than the whole tar."""
 
 
 def downloaded_state(layout: Layout, piece: str) -> list[Any] | None:
-    """What changes when pictures of a piece are downloaded, or anew; None where none ever were."""
+    """What changes when pictures of a piece are downloaded, or anew; None where none ever were: how they are stored,
+    how many generations there are, and a digest of what was found, for the web changes."""
     record = read_json(layout.commit(STAGE, piece))
-    return [record["fingerprint"], record["generations"]] if record else None
+    return [record["fingerprint"], record["generations"], record["found"]] if record else None
 
 
 def load_downloads(layout: Layout, piece: str) -> pa.Table | None:
@@ -95,20 +101,30 @@ def _downloaded(
     records = FETCHED.empty_table() if records is None else records
     chosen = records.filter(pa.array(np.isin(np.asarray(records["ordinal"]), wanted)))
     found = {row["ordinal"]: row for row in chosen.to_pylist()}
-    name, file = "", None
-    try:
+    of_shard = Counter(row["shard"] for row in found.values() if row["status"] == OK)
+    with contextlib.ExitStack() as stack:
+        files: dict[str, IO[bytes]] = {}
         for ordinal in wanted:
             row = found.get(ordinal)
             if row is None or row["status"] != OK:
                 why = f"not downloaded: {row['status']}: {row['message']}" if row else "not downloaded yet"
                 yield ordinal, MissingPicture(reason="picture_not_at_hand", message=why)
                 continue
-            if file is None or row["shard"] != name:
-                if file is not None:
-                    file.close()
-                name, file = row["shard"], shard_place(layout, row["shard"]).open("rb")
-            file.seek(row["offset"])
-            yield ordinal, file.read(row["bytes"])
-    finally:
-        if file is not None:
-            file.close()
+            name = row["shard"]
+            if name not in files:
+                files[name] = stack.enter_context(_opened(shard_place(layout, name), of_shard[name]))
+            files[name].seek(row["offset"])
+            yield ordinal, files[name].read(row["bytes"])
+
+
+@contextlib.contextmanager
+def _opened(tar: Place, pictures: int) -> Iterator[IO[bytes]]:
+    """A tar of which so many pictures are wanted. They lie in it in the order in which they came, so a remote one is
+    fetched whole where they are many."""
+    if is_local(tar) or pictures < _MANY:
+        with open_parts(tar) as file:
+            yield file
+        return
+    with tempfile.NamedTemporaryFile(prefix="diht-", suffix=".tar") as copy:
+        tar.fs.get_file(tar.path, copy.name)
+        yield cast(IO[bytes], copy)

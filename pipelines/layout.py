@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +29,12 @@ class Layout:
         if is_local(work):
             return work
         name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"diht-{getpass.getuser()}-{name}"
+        return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"  # containers have users without names
 
     @property
     def plan(self) -> Place:
         """The plan, see plan.py."""
         return self.work / "plan.json"
-
-    @property
-    def fingerprints(self) -> Place:
-        """What each unit was to be decided from, for the workers: too much for a job graph."""
-        return self.work / "fingerprints.json"
 
     @property
     def exported(self) -> Place:
@@ -53,6 +48,11 @@ class Layout:
     def commit(self, stage: str, unit: str) -> Place:
         """The commit record of a unit."""
         return self.commits(stage) / f"{unit}.json"
+
+    def fingerprints(self, stage: str) -> Place:
+        """What each unit of a stage is done from, see stages/fingerprints.py. One file a stage: a worker that outlives
+        its driver must not read what a later stage is done from."""
+        return self.work / stage / "fingerprints.json"
 
     def failed(self, stage: str, unit: str) -> Place:
         """Why a unit is set aside."""

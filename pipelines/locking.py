@@ -6,8 +6,10 @@ lease: an object that its holder renews every minute and that counts for five.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import random
 import socket
 import threading
 import time
@@ -22,11 +24,22 @@ from pipelines.commit import publish_json, read_json, remove
 from pipelines.layout import Layout
 from pipelines.storage import is_local
 
-_RENEW_S, _VALID_S = 60.0, 300.0
+_RENEW_S, _AGAIN_S, _VALID_S = 60.0, 10.0, 300.0
+_PAUSES_S = (2.0, 4.0, 8.0)
+"""Before those ask again who met each other's lease."""
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
-class Busy(RuntimeError):
-    """Another run works in the folder; the message says where."""
+class NotLocked(RuntimeError):
+    """A folder that this run cannot have; the message says why, and what to do."""
+
+
+class Busy(NotLocked):
+    """Another run works there."""
+
+
+class NoLocks(NotLocked):
+    """Its file system has no locks."""
 
 
 class FileLock:
@@ -40,9 +53,17 @@ class FileLock:
         try:
             fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            self.release()
             return False
         return True
+
+    def take_alone(self) -> bool:
+        """Take it, for this one only."""
+        return self.take(shared=False)
+
+    def release(self) -> None:
+        """Give it back; it may be taken again."""
+        fcntl.flock(self._handle, fcntl.LOCK_UN)
 
 
 class Lease:
@@ -52,24 +73,35 @@ class Lease:
         self._folder, self._name = folder, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = folder / f"{self._name}.json", True
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
         """As `FileLock.take`."""
+        self.release()
         self._shared = shared
         self._write()
         if any(not (shared and other["shared"]) for other in self._others()):
             remove(self._path)
             return False
-        if not self._thread.is_alive():
-            self._thread.start()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
         return True
 
+    def take_alone(self) -> bool:
+        """As `FileLock.take_alone`. Asks several times, at random moments, for two that met have both given way."""
+        for pause in _PAUSES_S:
+            if self.take(shared=False):
+                return True
+            time.sleep(pause * random.uniform(0.5, 1.5))
+        return self.take(shared=False)
+
     def release(self) -> None:
-        """Give it back."""
-        self._stop.set()
-        if self._thread.is_alive():
+        """Give it back; it may be taken again."""
+        if self._thread is not None:
+            self._stop.set()
             self._thread.join()
+            self._thread = None
+            self._stop.clear()
         remove(self._path)
 
     def _others(self) -> Iterator[dict[str, object]]:
@@ -83,8 +115,13 @@ class Lease:
         publish_json(self._path, {"holder": self._name, "shared": self._shared, "renewed": time.time()})
 
     def _renew(self) -> None:
-        while not self._stop.wait(_RENEW_S):
-            self._write()
+        pause = _RENEW_S
+        while not self._stop.wait(pause):
+            try:
+                self._write()
+                pause = _RENEW_S
+            except Exception:  # every store has errors of its own; what fails now may pass before the lease runs out
+                pause = _AGAIN_S
 
 
 @contextmanager
@@ -93,6 +130,7 @@ def output_lock(layout: Layout, shared: bool) -> Iterator[FileLock | Lease]:
 
     Raises:
         Busy: another run is working there.
+        NoLocks: there can be no lock there.
     """
     message = f"another run is working in {layout.root}; wait for it, or choose another OUTPUT"
     work = layout.work
@@ -108,6 +146,15 @@ def output_lock(layout: Layout, shared: bool) -> Iterator[FileLock | Lease]:
     work.mkdir(parents=True, exist_ok=True)
     with open(work / "lock", "a", encoding="ascii") as handle:
         lock = FileLock(handle)
-        if not lock.take(shared):
+        try:
+            taken = lock.take(shared)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise NoLocks(
+                f"OUTPUT {layout.root} is on a file system without locks ({error.strerror}), and they keep two runs "
+                "apart; mount it with them (Lustre: option flock), or choose another OUTPUT"
+            ) from error
+        if not taken:
             raise Busy(message)
         yield lock

@@ -131,8 +131,9 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
     kept = row_count(layout.part("kept", unit))
     reasons = _column(layout.part("rejected", unit), "reason")
     # Entries without ordinal stand for units, not rows.
-    dead = sum(ordinal is not None for ordinal in _column(layout.part("dead_letter", unit), "ordinal"))
-    rejected = Counter(reasons)
+    ordinals = _column(layout.part("dead_letter", unit), "ordinal")
+    dead = len(ordinals) - ordinals.null_count
+    rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
     if None in rejected:
         raise NotConserved(f"unit {unit}: {rejected[None]} rejected rows without a reason")
     if record["rows"] != kept + len(reasons) + dead:
@@ -142,12 +143,11 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
     return record["rows"], rejected
 
 
-def _column(path: Place, name: str) -> list[Any]:
+def _column(path: Place, name: str) -> pa.ChunkedArray:
     try:
-        values: list[Any] = read_table(path, columns=[name])[name].to_pylist()
+        return read_table(path, columns=[name])[name]
     except FileNotFoundError:
-        return []
-    return values
+        return pa.chunked_array([], pa.string())
 
 
 def collect_examples(

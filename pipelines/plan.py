@@ -10,14 +10,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pipelines.commit import publish_first, read_json
 from pipelines.datasets import Dataset
 from pipelines.manifests import (
     BadSchema,
+    FileInfo,
+    NoInput,
     Span,
     UnreadableFile,
     check_consistent,
@@ -26,7 +30,8 @@ from pipelines.manifests import (
     inspect,
     split,
 )
-from pipelines.storage import Place
+from pipelines.manifests.files import is_url
+from pipelines.storage import Place, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read
@@ -68,18 +73,26 @@ class Plan:
         return {unit.name for unit in self.units if unit.span.path in paths}
 
 
-def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None) -> Plan:
-    """Look at every input file (footers and first lines) and cut it into units.
+def make_plan(
+    pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: Place | None = None
+) -> Plan:
+    """Look at every input file (footers and first lines) and cut it into units. What lies in `output` is no input: a
+    folder of manifests may hold the results.
 
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
     """
-    infos, unreadable = [], []
-    for path in expand_inputs(pattern, dataset):
-        try:
-            infos.append(inspect(path, dataset))
-        except UnreadableFile as error:
-            unreadable.append({"path": error.path, "error": error.error, "message": error.message})
+    paths = expand_inputs(pattern, dataset)
+    if output is not None:
+        paths = _outside(paths, pattern, output)
+    of_all = many_at_once if any(map(is_url, paths)) else map
+    looked = list(of_all(partial(_look, dataset), paths))
+    infos = [found for found in looked if not isinstance(found, UnreadableFile)]
+    unreadable = [
+        {"path": found.path, "error": found.error, "message": found.message}
+        for found in looked
+        if isinstance(found, UnreadableFile)
+    ]
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
     disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]
     if disagreeing:
@@ -91,8 +104,8 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
         Unit(f"{place:05d}-{part:05d}", span)
-        for place, info in enumerate(infos)
-        for part, span in enumerate(split(info, size))
+        for place, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
+        for part, span in enumerate(spans)
     ]
     files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
     identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
@@ -108,6 +121,21 @@ def make_plan(pattern: str, dataset: Dataset, cores: int, unit_rows: int | None 
         rows=rows,
         files=tuple(files),
     )
+
+
+def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
+    folder = f"{os.path.abspath(output) if is_local(output) else str(output).rstrip('/')}/"
+    found = [path for path in paths if not path.startswith(folder)]
+    if not found:
+        raise NoInput(f"all that '{pattern}' names lies in OUTPUT {output}; choose another OUTPUT, or another INPUT")
+    return found
+
+
+def _look(dataset: Dataset, path: str) -> FileInfo | UnreadableFile:
+    try:
+        return inspect(path, dataset)
+    except UnreadableFile as error:
+        return error
 
 
 def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:

@@ -13,22 +13,23 @@ from typing import Any
 
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
-from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers, retract
 from pipelines.deduplicate import Deduplication, Findings, check_semantic
 from pipelines.downloads import STAGE, downloaded_state
 from pipelines.engine import Engine
 from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.layout import Layout
-from pipelines.locking import Busy, FileLock, Lease, output_lock
+from pipelines.locking import FileLock, Lease, NotLocked, output_lock
 from pipelines.outcome import check_conservation, letters_of, summarise
 from pipelines.plan import Plan, Unit, keep_plan, make_plan
 from pipelines.results import Results
 from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
-from pipelines.stages import Stage
+from pipelines.stages import Stage, failure, set_aside
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
-from pipelines.stages.download import DownloadStage
+from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.export import ExportStage, remove_shards
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.pieces import piece_name
 from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import each, is_local, stamps
@@ -36,6 +37,7 @@ from pipelines.subset import write_subset
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
+_FEW_PIECES = 1_000  # of a download; where there are more, each is large enough to see an outage by itself
 DECISIONS = 2  # raise it when equal annotations and thresholds may be decided otherwise
 
 
@@ -50,7 +52,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows)
+    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     settings = _applicable(settings, plan)
@@ -60,7 +62,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
         with output_lock(layout, shared=settings.shard is not None) as lock:
             plan = keep_plan(layout.plan, plan)
             return _Run(settings, layout, plan, say).do(began, lock)
-    except Busy as error:
+    except NotLocked as error:
         raise WrongUse(str(error)) from error
 
 
@@ -84,9 +86,12 @@ class _Run:
             self._annotate(list(self.plan.units[i::n]))
             if self.set_aside:
                 return Outcome(None, self._status(None))
-            left = sum(1 for _ in self._undone())
-            if left or not lock.take(shared=False):
-                what = f"{left} units are left to others" if left else "another one is still at work"
+            left = self._undone([unit.name for unit in self.plan.units])
+            lock.release()
+            # Whoever did one of them while this one was looking has met it at work, and gone: so look at those again.
+            left = self._undone(left)
+            if left or not lock.take_alone():
+                what = f"{len(left)} units are left to others" if left else "another one is still at work"
                 self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
                 return Outcome(None, 0)
             self.say(f"shard {i}/{n} is the last one, and finishes")
@@ -172,6 +177,24 @@ class _Run:
             )
         guess = self.plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
         self._run(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
+        if 0 < len(todo) <= _FEW_PIECES:
+            self._look_for_outage(stage, todo)
+
+    def _look_for_outage(self, stage: DownloadStage, pieces: list[str]) -> None:
+        """A piece of few urls cannot tell dead links from a network that is down; those of a run together may."""
+        alive = [piece for piece in pieces if piece.partition(".")[0] not in self.set_aside]
+        records = dict(self._records(STAGE, alive))
+        asked, nobody = (sum(record[name] for record in records.values()) for name in ("asked", "nobody"))
+        if is_outage(nobody, asked):
+            for piece in (piece for piece, record in records.items() if record["nobody"]):
+                retract(self.layout.commit(STAGE, piece))
+                set_aside(stage, piece, [failure("NetworkDown", str(NetworkDown(nobody, asked, "in all units")))])
+                self.set_aside[piece.partition(".")[0]] = read_json(self.layout.failed(STAGE, piece))
+        elif asked and nobody == asked:
+            self.say(
+                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
+                f"{self.layout.work / STAGE}, and the next run asks for them anew"
+            )
 
     def _download_stage(self) -> DownloadStage:
         settings = self.settings
@@ -245,20 +268,23 @@ class _Run:
             for piece in range(-(-int(record["rows"]) // self.plan.picture_rows) if record else 0)
         ]
 
-    def _undone(self) -> Iterator[str]:
-        """Units of the whole plan that still lack annotations."""
-        names = [unit.name for unit in self.plan.units]
-        yield from (unit for unit, record in self._records("captions", names) if not self._captions_are_done(record))
+    def _undone(self, units: list[str]) -> list[str]:
+        """Those of the units that still lack annotations, of themselves or of a piece."""
+        if not units:
+            return []
+        records = self._records("captions", units)
+        found = {unit for unit, record in records if not self._captions_are_done(record)}
         if STAGE in self.settings.stages:
             download = self._download_stage()
-            for piece, record in self._records(STAGE, self._pieces(self._downloadable(names))):
+            for piece, record in self._records(STAGE, self._pieces(self._downloadable(units))):
                 if not download.survivors.are_covered(record, download.fingerprint):
-                    yield piece
+                    found.add(piece.partition(".")[0])
         if self.spotting_decides:
-            stage, downloads = self._spotting_stage(), self._downloads(names)
-            for piece, record in self._records("spotting", self._pieces(names)):
+            stage, downloads = self._spotting_stage(), self._downloads(units)
+            for piece, record in self._records("spotting", self._pieces(units)):
                 if not self._spotting_is_done(piece, record, stage, downloads):
-                    yield piece
+                    found.add(piece.partition(".")[0])
+        return [unit for unit in units if unit in found]
 
     # ---- decisions and what follows from them
 
@@ -291,7 +317,6 @@ class _Run:
         findings = self._duplicates(survivors)
         names = [unit for unit in names if unit not in self.set_aside]
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        publish_json(self.layout.fingerprints, fingerprints)
         todo, old = [], 0
         for unit, done in self._records("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:
@@ -308,7 +333,7 @@ class _Run:
             self.settings.dataset,
             self.settings.preset,
             self.settings.stages,
-            fingerprints,
+            Fingerprints.published(self.layout, "decide", fingerprints),
             examples=max(1, min(12, 48 // max(len(names), 1))),
             said=findings.said,
         )
@@ -328,7 +353,8 @@ class _Run:
             names = [unit.name for unit in self._alive()]
             records = self._records("export", names)
             todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
-            stage = ExportStage(self.layout, self.settings.dataset, fingerprints)
+            done_from = Fingerprints.published(self.layout, "export", fingerprints)
+            stage = ExportStage(self.layout, self.settings.dataset, done_from)
             failed = self._run(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
             done = (record for unit, record in self._records("export", names) if unit not in failed)
             shards = [shard for record in done for shard in record["shards"]]

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,9 @@ Place = Path | UPath
 """A file or folder, local or remote."""
 
 _T = TypeVar("_T")
+_REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
+"""Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
+that they have replaced it, unless they are told not to."""
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
@@ -34,7 +37,10 @@ def place(text: str | Place) -> Place:
         return text
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return UPath(text) if "://" in text else Path(text)
+    protocol, remote, _ = text.partition("://")
+    if not remote:
+        return Path(text)
+    return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 
 
 def is_local(path: Place) -> TypeIs[Path]:
@@ -42,12 +48,36 @@ def is_local(path: Place) -> TypeIs[Path]:
     return isinstance(path, Path)
 
 
+def on_this_machine(address: str) -> bool:
+    """Whether an address, as a user types it, names what workers on other machines cannot be counted on to see: a disk,
+    or the memory of this process. Of a chain (`simplecache::s3://...`) the last link says where things are."""
+    protocol, found, _ = address.rpartition("::")[2].partition("://")
+    return not found or protocol in ("file", "local", "memory")
+
+
+def open_parts(path: Place) -> IO[bytes]:
+    """Opens a file of which parts are read. Of a remote one nothing else is fetched; clients' own values (S3: 50 MB
+    beyond each read) are for who reads a file to its end."""
+    if is_local(path):
+        return path.open("rb")
+    handle: IO[bytes] = path.fs.open(path.path, "rb", cache_type="none")
+    return handle
+
+
 def read_table(path: Place, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
     """A Parquet file, or some of its columns and rows."""
     if is_local(path):
         return pq.read_table(path, columns=columns, filters=filters)
-    with path.open("rb") as file:
+    with open_parts(path) as file:
         return pq.read_table(file, columns=columns, filters=filters)
+
+
+def read_bytes(path: Place) -> bytes:
+    """A whole file. Raises FileNotFoundError where there is none."""
+    if is_local(path):
+        return path.read_bytes()
+    content: bytes = path.fs.cat_file(path.path)  # one request; opening a file asks for its size first
+    return content
 
 
 def read_range(path: Place, start: int, stop: int) -> bytes:
@@ -62,17 +92,19 @@ def read_range(path: Place, start: int, stop: int) -> bytes:
 def row_count(path: Place) -> int:
     """Rows of a Parquet file, from its footer; 0 where there is no file."""
     try:
-        with path.open("rb") as file:
+        with open_parts(path) as file:
             return int(pq.ParquetFile(file).metadata.num_rows)
     except FileNotFoundError:
         return 0
 
 
 def each(do: Callable[[_T], Any], items: Iterable[_T], root: Place) -> Iterator[Any]:
-    """`do` of every item, in order; many at once where `root` is remote, since there each waits for the network."""
-    if is_local(root):
-        yield from map(do, items)
-        return
+    """`do` of every item, in order; many at once where `root` is remote."""
+    yield from map(do, items) if is_local(root) else many_at_once(do, items)
+
+
+def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
+    """`do` of every item, in order, where each waits for the network."""
     with ThreadPoolExecutor(_CONNECTIONS) as pool:
         yield from pool.map(do, items)
 

@@ -14,7 +14,7 @@ from typing import NoReturn
 from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from pipelines.locking import Busy
+from pipelines.locking import NotLocked
 from pipelines.settings import WrongUse
 from pipelines.storage import place
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
-    except (ModelMissing, Busy) as error:
+    except (ModelMissing, NotLocked) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:

@@ -57,7 +57,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = print) -> int:
 
     Raises:
         WrongUse: the data cannot be used as asked.
-        Busy: another run works in the output folder.
+        NotLocked: another run works in the output folder, or nobody can know.
     """
     kept = stamps(settings.data / "kept", ".parquet")
     if not kept:

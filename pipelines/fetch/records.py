@@ -32,5 +32,6 @@ FETCHED = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per address asked for. `status` is ok or a `Reason`; `sha256` is of the bytes as fetched; width and height
-are of the upright original in pixels; the picture as stored is `bytes` long and lies in tar `shard` at `offset`."""
+"""One row per row asked for. `status` is ok or a `Reason`; `attempts` were made for its address; `sha256` is of the
+bytes as fetched; width and height are of the upright original in pixels; the picture as stored is `bytes` long and lies
+in tar `shard` at `offset`. Rows with the same address share a picture."""

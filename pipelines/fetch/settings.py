@@ -60,6 +60,10 @@ class DownloadSettings:
             value = getattr(self, name)
             if not value >= least:
                 raise ValueError(f"download: {name} is {value}; it must be at least {least}")
+        for name in _TIMES:
+            value = getattr(self, name)
+            if value > _DAY_S:
+                raise ValueError(f"download: {name} is {value} seconds; it must be at most a day, {_DAY_S}")
         if not self.quality <= 100:
             raise ValueError(f"download: quality is {self.quality}; it must be at most 100")
         if not all(0 < port < 2**16 for port in self.ports):
@@ -76,6 +80,7 @@ class DownloadSettings:
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
 
 
+_TIMES, _DAY_S = ("timeout", "connect_timeout", "backoff", "max_wait"), 86_400
 _LEAST = {
     **{"threads": 1, "timeout": 0.01, "connect_timeout": 0.01, "retries": 0, "backoff": 0, "max_wait": 0},
     **{"max_redirects": 0, "max_bytes": 1, "max_header_bytes": 1024, "max_pixels": 1, "image_size": 32, "quality": 1},

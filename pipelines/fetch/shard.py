@@ -1,22 +1,22 @@
 """Rows with addresses to one webdataset shard, by img2dataset's downloader.
 
-img2dataset brings the threads, the resizing, the verification of hashes and the tar. What it fetches with is ours
-(opener.py), and so is the decoding of what came (tool.py), for both meet the web.
+img2dataset brings the threads, the resizing and the tar. What it fetches with is ours (opener.py), and so is the
+decoding of what came (tool.py), for both meet the web; and the verification of hashes (hashes.py), for rows that share
+an address may differ in what they expect there.
 """
 
 from __future__ import annotations
 
-import functools
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.fetch.fetcher import Fetcher
+from pipelines.fetch.hashes import MISMATCH, expected_of
 from pipelines.fetch.opener import Notes, opening_by
 from pipelines.fetch.opt_out import DIRECTIVES, robot_names
 from pipelines.fetch.reasons import FetchError, Reason
@@ -26,6 +26,7 @@ from pipelines.fetch.tool import load_tool
 from pipelines.fetch.urls import parse_url
 
 _CODES = frozenset(reason.value for reason in Reason)
+_SWAPPED = {"status": str(Reason.HASH_MISMATCH), "message": MISMATCH}
 
 
 def fetch_shard(
@@ -35,75 +36,65 @@ def fetch_shard(
     settings: DownloadSettings,
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
-) -> tuple[pa.Table, list[Path]]:
-    """Fetches the pictures of `rows`, a table of schema `ASKED`, into tars.
+) -> tuple[pa.Table, Path | None]:
+    """Fetches the pictures of `rows`, a table of schema `ASKED`, into a tar.
 
-    A tar has members jpg, txt (the caption) and json (with uid) for each picture. There is one tar, unless only some
-    rows have a hash to verify: img2dataset verifies one kind of hash for all rows of a shard, or none.
+    The tar has members jpg, txt (the caption) and json (with uid) for each picture. An address that several rows name
+    is asked once and its picture stored once, under the caption of the first; the records say whose it is.
 
     Args:
         rows: what is asked for.
         folder: an empty local folder to work in.
-        name: of the tars, without number and ending.
+        name: of the tar, without ending.
         settings: as those of `fetcher`.
         fetcher: asks the servers.
-        beat: called with the number of rows done so far.
+        beat: called with the number of addresses done so far.
 
     Returns:
-        The records, a table of schema `FETCHED` by ordinal, and the tars. The order inside a tar is that of completion.
+        The records, a table of schema `FETCHED` by ordinal, and the tar, None where no picture came. The order inside
+        the tar is that of completion.
 
     Raises:
         RuntimeError, or whatever was raised: an error that is not the web's. Failures of the web are records.
     """
     records: list[dict[str, Any]] = []
-    groups: dict[str, list[dict[str, Any]]] = {}
+    shared: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_pylist():
         try:
-            parse_url(row["url"])
+            shared.setdefault(_address(row["url"]), []).append(row)
         except FetchError as error:  # nobody is asked
-            records.append(_record(row, error.reason, error.message, attempts=0))
-            continue
-        kind = "sha256" if row["sha256"] else "md5" if row["md5"] else ""
-        groups.setdefault(kind, []).append(row)
-    tars = []
-    for number, (kind, group) in enumerate(sorted(groups.items())):
-        done = len(records)
-        work = folder / str(number)
-        work.mkdir(parents=True)
-        # img2dataset hashes by the kind that it verifies; the records have the SHA-256 in any case.
-        with opening_by(fetcher, hashing=kind == "md5") as notes:
-            _download(group, kind, work, settings, functools.partial(_beat_from, beat, done))
+            records.append(_record(row, status=str(error.reason), message=error.message, attempts=0))
+    if shared:
+        expected = {address: [expected_of(row) for row in group] for address, group in shared.items()}
+        with opening_by(fetcher, expected) as notes:
+            _download([group[0] for group in shared.values()], folder, settings, beat)
         if notes.bug is not None:
             raise notes.bug
-        tar = folder / f"{name}-{number}.tar"
-        (work / "00000.tar").rename(tar)
-        found = list(_records(group, pq.read_table(work / "00000.parquet"), tar, notes))
-        if any(record["status"] == OK for record in found):
-            tars.append(tar)
-        records += found
+        tar = (folder / "00000.tar").rename(folder / f"{name}.tar")
+        records += _records(shared, pq.read_table(folder / "00000.parquet"), tar, notes)
     if len(records) != rows.num_rows:
         raise RuntimeError(
-            f"{rows.num_rows} addresses were asked for, img2dataset wrote records of {len(records)}; "
+            f"{rows.num_rows} rows were asked for, what img2dataset wrote gives records of {len(records)}; "
             "see the worker's log for what it met"
         )
-    return pa.Table.from_pylist(records, FETCHED).sort_by("ordinal"), tars
+    stored = any(record["status"] == OK for record in records)
+    return pa.Table.from_pylist(records, FETCHED).sort_by("ordinal"), tar if stored else None
 
 
-def _beat_from(beat: Callable[[int], None], before: int, count: int) -> None:
-    beat(before + count)
+def _address(url: str | None) -> str:
+    """What is asked for, spelled in one way. Raises FetchError where nobody is to be asked."""
+    parse_url(url)
+    return str(parse_url((url or "").strip()))  # as urllib does, which knows more kinds of white space
 
 
 def _download(
-    rows: list[dict[str, Any]], kind: str, work: Path, settings: DownloadSettings, beat: Callable[[int], None]
+    rows: list[dict[str, Any]], folder: Path, settings: DownloadSettings, beat: Callable[[int], None]
 ) -> None:
-    """One shard by img2dataset: 00000.tar and 00000.parquet in `work`."""
+    """One shard by img2dataset: 00000.tar and 00000.parquet in `folder`."""
     tool = load_tool()
-    columns = ["ordinal", "uid", "caption", "url", *([kind] if kind else [])]
+    columns = ["ordinal", "uid", "caption", "url"]
     table = pa.Table.from_pylist(rows, ASKED).select(columns)
-    if kind:
-        place = table.schema.get_field_index(kind)
-        table = table.set_column(place, kind, pc.utf8_lower(pc.utf8_trim_whitespace(table[kind])))
-    with pa.OSFile(str(work / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+    with pa.OSFile(str(folder / "asked.arrow"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     downloader = tool.Downloader(
         sample_writer_class=tool.beating_writer(beat),
@@ -111,23 +102,26 @@ def _download(
         thread_count=settings.threads,
         save_caption=True,
         extract_exif=False,
-        output_folder=str(work),
+        output_folder=str(folder),
         column_list=columns,
         timeout=settings.timeout,
         number_sample_per_shard=max(10, len(rows)),
         oom_shard_count=5,
-        compute_hash=kind or "sha256",
-        verify_hash_type=kind or None,
+        compute_hash=None,  # the opener's: it verifies a picture for every row that shares it
+        verify_hash_type=None,
         encode_format="jpg",
         retries=0,  # the fetcher's own: img2dataset would repeat what cannot succeed, at once
         user_agent_token=robot_names(settings.user_agent)[0],
         disallowed_header_directives=list(DIRECTIVES) if settings.respect_opt_out else None,
     )
-    downloader.download_shard((0, str(work / "asked.arrow")))
+    downloader.download_shard((0, str(folder / "asked.arrow")))
 
 
-def _records(rows: list[dict[str, Any]], written: pa.Table, tar: Path, notes: Notes) -> Iterator[dict[str, Any]]:
-    asked = {row["ordinal"]: row for row in rows}
+def _records(
+    shared: dict[str, list[dict[str, Any]]], written: pa.Table, tar: Path, notes: Notes
+) -> Iterator[dict[str, Any]]:
+    """The records of all rows that share an address, from what was written of the first."""
+    addresses = {group[0]["ordinal"]: address for address, group in shared.items()}
     with tarfile.open(tar) as members:
         places = {
             member.name.removesuffix(".jpg"): (member.offset_data, member.size)
@@ -135,40 +129,42 @@ def _records(rows: list[dict[str, Any]], written: pa.Table, tar: Path, notes: No
             if member.name.endswith(".jpg")
         }
     for result in written.to_pylist():
-        row = asked[result["ordinal"]]
-        attempts, sha256 = notes.attempts[row["url"]], result.get("sha256") or notes.sha256.get(row["url"])
-        if result["status"] == "success":
-            offset, size = places[result["key"]]
-            yield {
-                **_record(row, OK, "", attempts=attempts, sha256=sha256),
-                "width": result["original_width"],
-                "height": result["original_height"],
-                "shard": tar.name,
-                "offset": offset,
-                "bytes": size,
-            }
-        else:
-            reason, message = _reason(result["status"], result["error_message"] or "")
-            yield _record(row, reason, message, attempts=attempts, sha256=sha256)
+        address = addresses[result["ordinal"]]
+        found, digests = _found(result, places, tar.name), notes.digests.get(address, {})
+        told = {"attempts": notes.attempts[address], "sha256": digests.get("sha256")}
+        for row in shared[address]:
+            expected = expected_of(row)
+            swapped = digests and expected is not None and not expected.holds(digests)
+            yield _record(row, **(_SWAPPED if swapped else found), **told)
 
 
-def _record(
-    row: dict[str, Any], status: str, message: str, *, attempts: int, sha256: str | None = None
-) -> dict[str, Any]:
+def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> dict[str, Any]:
+    """What a record says of an address: where its picture lies, or why there is none."""
+    if result["status"] != "success":
+        reason, message = _reason(result["status"], result["error_message"] or "")
+        return {"status": str(reason), "message": message}
+    offset, size = places[result["key"]]
     return {
-        **{field.name: None for field in FETCHED},
-        **{name: row[name] for name in ("ordinal", "uid", "url")},
-        **{"status": str(status), "message": message, "attempts": attempts, "sha256": sha256},
+        "status": OK,
+        "message": "",
+        "width": result["original_width"],
+        "height": result["original_height"],
+        "shard": tar,
+        "offset": offset,
+        "bytes": size,
     }
 
 
+def _record(row: dict[str, Any], **said: Any) -> dict[str, Any]:
+    nothing = {field.name: None for field in FETCHED}
+    return {**nothing, **{name: row[name] for name in ("ordinal", "uid", "url")}, **said}
+
+
 def _reason(status: str, text: str) -> tuple[Reason, str]:
-    """Our own texts begin with the reason; img2dataset has three more."""
+    """Our own texts begin with the reason; img2dataset has two more."""
     head, colon, message = text.partition(": ")
     if colon and head in _CODES:
         return Reason(head), message
-    if text == "hash mismatch":
-        return Reason.HASH_MISMATCH, "the picture is another than the manifest's"
     if text.startswith("Use of image disallowed"):
         return Reason.OPT_OUT, text
     if status == "failed_to_resize":

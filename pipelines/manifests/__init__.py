@@ -11,7 +11,7 @@ from pipelines.manifests.columns import Column
 from pipelines.manifests.consistency import Difference, check_consistent
 from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, UnreadableFile
 from pipelines.manifests.info import FileInfo
-from pipelines.manifests.inputs import expand_inputs
+from pipelines.manifests.inputs import expand_inputs, input_items
 from pipelines.manifests.inspection import inspect
 from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
 from pipelines.manifests.reading import read, whole_file
@@ -34,6 +34,7 @@ __all__ = [
     "check_consistent",
     "expand_inputs",
     "has_pictures",
+    "input_items",
     "inspect",
     "make_uid",
     "read",

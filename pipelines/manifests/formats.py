@@ -8,7 +8,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Dataset
 from pipelines.manifests.errors import BadSchema, UnreadableFile, reading
-from pipelines.manifests.files import open_file
+from pipelines.manifests.files import open_file, read_part
 from pipelines.manifests.info import Compression, FileFormat
 
 ENDINGS: dict[str, FileFormat] = {
@@ -44,8 +44,8 @@ def detect(path: str, dataset: Dataset) -> tuple[FileFormat, Compression]:
         UnreadableFile: its first bytes contradict that (a web page saved under the name, UTF-16, another kind of file).
         BadSchema: neither the data set, nor the name, nor the first bytes tell the format.
     """
-    with reading(path), open_file(path) as handle:
-        head = handle.read(_HEAD_BYTES)
+    with reading(path):
+        head = read_part(path, 0, _HEAD_BYTES)
     compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
     format = _format(path, dataset, head)
     if not compression and path.lower().endswith((*_COMPRESSED_ENDINGS, ".tgz")):

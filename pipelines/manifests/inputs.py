@@ -32,11 +32,16 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
-    # A file's own name may hold a comma.
-    items = [pattern] if _exists(pattern) else [item.strip() for item in pattern.split(",") if item.strip()]
-    found = {path for item in items for path in _expand(item, dataset)}
+    found = {path for item in input_items(pattern) for path in _expand(item, dataset)}
     _refuse_doubles(found)
     return sorted(found)
+
+
+def input_items(pattern: str) -> list[str]:
+    """The items of a pattern, between its commas."""
+    if _exists(pattern):  # a file's own name may hold a comma
+        return [pattern]
+    return [item.strip() for item in pattern.split(",") if item.strip()]
 
 
 def _expand(item: str, dataset: Dataset) -> list[str]:

@@ -24,7 +24,7 @@ _BUFFER_BYTES = 2**20
 def open_parquet(path: str) -> Iterator[pq.ParquetFile]:
     """Opens a Parquet file. Raises UnreadableFile where its footer cannot be read."""
     with reading(path):
-        handle = open_file(path)
+        handle = open_file(path, parts=True)  # of every column a page at a time, from places far apart
     with handle:
         with reading(path):
             # With a buffer, a column of a row group is streamed; without, pyarrow holds it whole (some sets have one

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.datasets import Dataset
-from pipelines.manifests.files import file_system, is_url, local_path, open_file
+from pipelines.manifests.files import file_system, is_url, local_path, read_part
 
 MissingReason = Literal["picture_not_at_hand", "picture_missing", "picture_unreadable", "picture_too_large_file"]
 """Why there is no picture; a closed list, fit for counters.
@@ -100,6 +100,8 @@ def _read(path: str, limit: int) -> bytes | MissingPicture:
     if is_url(path):
         fs, inside = file_system(path)
         size = fs.info(inside)["size"]
+        if size == 0:
+            return b""  # of which no part can be asked for
     else:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -110,6 +112,4 @@ def _read(path: str, limit: int) -> bytes | MissingPicture:
         size = status.st_size
     if size is not None and size > limit:
         return too_large(path, size, limit)
-    with open_file(path) as handle:
-        data = handle.read(limit + 1)
-    return within(data, limit)
+    return within(read_part(path, 0, limit + 1), limit)

@@ -154,11 +154,11 @@ def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
 def _plan(settings: RunSettings) -> Plan:
     """The plan that units are drawn from. Small units make a better sample than a few large ones, within reason."""
     if settings.unit_rows:
-        plan = make_plan(settings.input, settings.dataset, 1, settings.unit_rows)
+        plan = make_plan(settings.input, settings.dataset, 1, settings.unit_rows, settings.output)
     else:
-        rows = make_plan(settings.input, settings.dataset, settings.workers, UNIT_ROWS[1]).rows
+        rows = make_plan(settings.input, settings.dataset, settings.workers, UNIT_ROWS[1], settings.output).rows
         size = max(UNIT_ROWS[0], min(UNIT_ROWS[1], -(-rows // MOST_UNITS)))
-        plan = make_plan(settings.input, settings.dataset, 1, size)
+        plan = make_plan(settings.input, settings.dataset, 1, size, settings.output)
     if not plan.units:
         raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read")
     return plan

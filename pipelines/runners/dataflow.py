@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError, Staged
 from pipelines.runners.job import QUIET, Job
-from pipelines.storage import Place
+from pipelines.storage import on_this_machine
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""
@@ -38,7 +38,7 @@ class Dataflow:
         """See `Backend`: with template_location a job is a file that somebody starts later."""
         return given(self.flags, "template_location")
 
-    def check(self, output: Place | str) -> None:
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
         try:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:
@@ -55,15 +55,19 @@ class Dataflow:
                 "RUNNER=dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
                 "deploy/dataflow/), for workers download nothing"
             )
-        if not self._offline(values):
-            for what, place in (("OUTPUT", str(output)), ("--temp_location", str(values["temp_location"]))):
-                if "://" not in place or place.startswith("file:"):
-                    raise RunnerError(
-                        f"{what} {place} is on this machine; RUNNER=dataflow needs object storage, gs://..."
-                    )
+        if self._offline(values):
+            return
+        locations = [(f"--{name}", str(values[name])) for name in ("temp_location", "staging_location") if values[name]]
+        for what, place in (*places, *locations):
+            if on_this_machine(place):
+                raise RunnerError(
+                    f"{what} {place} is on this machine; RUNNER=dataflow needs object storage, gs://..., since its "
+                    "workers are elsewhere"
+                )
 
     def _offline(self, values: dict[str, object]) -> bool:
-        """Whether a job is only staged, as a template, and no cloud is asked: then folders will do."""
+        """Whether a job is only staged, as a template, and the service that is asked is on this machine: then folders
+        will do. So the tests see what is staged, without a cloud."""
         host = urllib.parse.urlsplit(str(values["dataflow_endpoint"])).hostname
         return bool(values["template_location"]) and host in _LOCAL_HOSTS
 

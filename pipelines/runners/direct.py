@@ -13,7 +13,6 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
 from pipelines.runners.job import QUIET, Job
-from pipelines.storage import Place
 from pipelines.workers import watched_workers
 
 
@@ -30,7 +29,7 @@ class Direct:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place | str) -> None:
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
         pass
 
     def default_workers(self) -> int:

@@ -19,7 +19,6 @@ from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import RunnerError
 from pipelines.runners.job import Job
 from pipelines.runners.job_server_jar import find_jar
-from pipelines.storage import Place
 
 MASTER = "localhost:8081"
 """Where `make flink-up` has its cluster."""
@@ -40,7 +39,7 @@ class Flink:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place | str) -> None:
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
         portable.check_workers(self.workers, self._where())
         if shutil.which(JavaHelper.get_java()) is None:
             raise RunnerError(

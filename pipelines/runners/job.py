@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import apache_beam as beam
-
-from pipelines.storage import Place
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
 """Flags of every job: Beam is chatty, and a progress line is not a log."""
@@ -46,8 +44,9 @@ class Backend(Protocol):
     def detached(self) -> bool:
         """Whether jobs are only staged and run when the driver has gone."""
 
-    def check(self, output: Place | str) -> None:
-        """Look whether jobs can be run here that write to `output`. Raises RunnerError; nothing was started."""
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
+        """Look whether jobs can be run here that write and read at `places`, each with what the user calls it (OUTPUT,
+        INPUT, ...). Raises RunnerError; nothing was started."""
 
     def default_workers(self) -> int:
         """How many units run at the same time where nobody says."""

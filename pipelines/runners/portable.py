@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import shutil
@@ -66,7 +67,9 @@ def check_workers(workers: Workers, flags: Sequence[str]) -> None:
         raise RunnerError(f"--worker-python {workers.python} is not a program on this machine")
 
 
-def run(runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers) -> None:
+def run(
+    runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers, *, end_seconds: float = math.inf
+) -> None:
     """Run a job on a portable runner to its end.
 
     Args:
@@ -74,9 +77,11 @@ def run(runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers
         job: what to do.
         flags: Beam's options, all but those that say where workers come from.
         workers: where they come from.
+        end_seconds: how long the runner may take to end a job of which a worker has died. Without limit where it may
+            start another worker.
 
     Raises:
-        JobFailed: it did not end well, no worker could be started, or none began in time.
+        JobFailed: it did not end well, no worker could be started, none began in time, or one died and the job stayed.
     """
     with _boot_folder() as folder, _own_python_first():
         options = PipelineOptions([*QUIET, *_worker_flags(folder, flags, workers), *flags])
@@ -84,7 +89,7 @@ def run(runner: PortableRunner, job: Job, flags: Sequence[str], workers: Workers
         job.build(pipeline)
         result = pipeline.run()
         try:
-            _watch(result, job, folder, workers.start_seconds)
+            _watch(result, job, folder, workers.start_seconds, end_seconds)
         except BaseException:
             _cancel(result)
             raise
@@ -135,8 +140,8 @@ def _launcher(folder: Path, python: str) -> Path:
     return path
 
 
-def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float) -> None:
-    """Wait for the end of a job, for a report of a boot program, or for a start that does not come."""
+def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float, end_seconds: float) -> None:
+    """Wait for the end of a job, for a report of a boot program, or for a start or an end that does not come."""
     ended = threading.Event()
     failure: list[BaseException] = []
 
@@ -153,10 +158,14 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float)
     while not ended.wait(POLL_SECONDS):
         started = started or job.started()
         # Runners tell of a worker that dies at work, and may start another; of one that never came they do not tell.
-        reports = [*folder.glob("failed-*.txt"), *([] if started else folder.glob("died-*.txt"))]
+        dead = list(folder.glob("died-*.txt"))
+        reports = [*folder.glob("failed-*.txt"), *([] if started else dead)]
         if reports and not ended.wait(1.0):  # the runner may be about to tell it better
             message = reports[0].read_text(encoding="utf-8")
             raise JobFailed(f"{job.label}: a worker could not be started: {message}")
+        if dead and time.time() - dead[0].stat().st_mtime > end_seconds:
+            message = dead[0].read_text(encoding="utf-8")
+            raise JobFailed(f"{job.label}: the job failed: {message} (the runner did not end it by itself)")
         if not started and time.monotonic() - began > start_seconds:
             raise JobFailed(
                 f"{job.label}: no worker has begun within {start_seconds:.0f} seconds; look at the runner's and the "

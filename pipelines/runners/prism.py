@@ -14,11 +14,12 @@ from pipelines.runners import portable
 from pipelines.runners.beam_options import option_values
 from pipelines.runners.errors import RunnerError
 from pipelines.runners.job import Job
-from pipelines.storage import Place
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")
 """Where `make prism` puts it, seen from the checkout."""
+END_SECONDS = 20.0
+"""After the death of a worker. Prism starts no other, and where one dies between two bundles it waits for ever."""
 BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/prism@v{beam_version}"
 
 
@@ -32,7 +33,7 @@ class Prism:
     hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
     detached: bool = field(default=False, init=False)
 
-    def check(self, output: Place | str) -> None:
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
         self._location()
         portable.check_workers(self.workers, self.flags)
 
@@ -41,7 +42,7 @@ class Prism:
 
     def run(self, job: Job) -> None:
         flags = [f"--prism_location={self._location()}", "--prism_log_level=warn", *self.flags]
-        portable.run(PrismRunner(), job, flags, self.workers)
+        portable.run(PrismRunner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:
         """The binary: the option, else the variable, else what `make prism` built. Never a download."""

@@ -25,6 +25,7 @@ from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
@@ -68,7 +69,7 @@ class DecideStage:
     preset: Preset
     stages: tuple[str, ...]
     """Those that decide."""
-    fingerprints: dict[str, str]
+    fingerprints: Fingerprints
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
     """Examples a unit offers the report for each reason."""
@@ -92,11 +93,6 @@ class DecideStage:
         return {unit.name: unit for unit in plan.units}, plan.picture_rows
 
     @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
-        return found
-
-    @cached_property
     def _numbers(self) -> dict[str, int]:
         return {name: number for number, name in enumerate(self._units[0])}
 
@@ -105,8 +101,7 @@ class DecideStage:
         return Entries(self.layout)
 
     def __getstate__(self) -> dict[str, object]:
-        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def process(self, unit: str) -> None:
         began = time.time()
@@ -147,7 +142,7 @@ class DecideStage:
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
         return {
             "unit": unit,
-            "fingerprint": self._fingerprints[unit],
+            "fingerprint": self.fingerprints[unit],
             "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},

@@ -1,11 +1,14 @@
 """Stage `download`: fetches the pictures of rows that survive their caption, where the manifest has only their urls.
 
 Its units are the pieces of caption units that spotting reads, at most ten thousand urls each. A generation of a piece
-becomes webdataset tars and a table with a row for every url asked for; a url that was asked is not asked again.
+becomes a webdataset tar and a table with a row for every row of the unit; a row that was asked for is not asked for
+again, and a url that several rows of a generation name is asked once.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -44,6 +47,18 @@ OUTAGE = (10, 0.9)
 
 class NetworkDown(RuntimeError):
     """Almost nobody could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
+
+    def __init__(self, nobody: int, asked: int, first: str):
+        super().__init__(
+            f"{nobody} of {asked} urls met nobody ({first}); see whether this machine reaches the web and its resolver "
+            "answers, or ask for fewer at a time: --download-threads"
+        )
+
+
+def is_outage(nobody: int, asked: int) -> bool:
+    """Whether so many of the urls asked for met nobody that it says nothing of them."""
+    least, share = OUTAGE
+    return nobody >= max(least, share * asked)
 
 
 @dataclass
@@ -94,8 +109,11 @@ class DownloadStage:
                 "unit": unit,
                 "fingerprint": self.fingerprint,
                 "generations": 0,
+                "found": "",
                 "covers": [],
                 "urls": 0,
+                "asked": 0,
+                "nobody": 0,
                 "statuses": {},
                 "bytes": 0,
                 "seconds": 0.0,
@@ -108,9 +126,11 @@ class DownloadStage:
             found = self._fetch(spans[parent], wanted, generation_name(unit, record["generations"]), heartbeat)
             statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
             record["generations"] += 1
+            record["found"] = _digest(record["found"], found)
             record["urls"] += found.num_rows
+            record["asked"], record["nobody"] = _reached(found)  # of this generation alone
             record["statuses"] = dict(sorted(statuses.items()))
-            record["bytes"] += sum(found.filter(pc.equal(found["status"], OK))["bytes"].to_pylist())
+            record["bytes"] += _stored_bytes(found)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
         publish_json(self.layout.commit(self.name, unit), record)
@@ -121,9 +141,12 @@ class DownloadStage:
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
-            found, tars = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
-            _check_network(found)
-            for tar in tars:
+            found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
+            asked, nobody = _reached(found)
+            if is_outage(nobody, asked):
+                first = found.filter(_unreachable(found))["message"][0].as_py()
+                raise NetworkDown(nobody, asked, f"the first: {first}")
+            if tar is not None:
                 with published(shard_place(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
             publish_table(self.layout.data(self.name, name), found)
@@ -155,16 +178,26 @@ class DownloadStage:
         return pa.Table.from_pylist(rows, ASKED)
 
 
-def _check_network(found: pa.Table) -> None:
+def _digest(before: str, found: pa.Table) -> str:
+    """Of what was found so far: which rows have a picture, and which one."""
+    rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
+    return hashlib.sha256(json.dumps([before, rows]).encode()).hexdigest()[:16]
+
+
+def _stored_bytes(found: pa.Table) -> int:
+    """Rows with the same address share a picture; it counts once."""
+    stored = found.filter(pc.equal(found["status"], OK))
+    return sum(dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True)).values())
+
+
+def _reached(found: pa.Table) -> tuple[int, int]:
+    """How many urls were asked for, and how many of them met nobody. Many rows may name one dead link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
-    unreachable = asked.filter(pc.is_in(asked["status"], pa.array(list(map(str, UNREACHABLE)))))
-    least, share = OUTAGE
-    if unreachable.num_rows >= max(least, share * asked.num_rows):
-        raise NetworkDown(
-            f"{unreachable.num_rows} of {asked.num_rows} urls met nobody (the first: {unreachable['message'][0]}); "
-            "see whether this machine reaches the web and its resolver answers, or ask for fewer at a time: "
-            "--download-threads"
-        )
+    return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
+
+
+def _unreachable(found: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(found["status"], pa.array(list(map(str, UNREACHABLE))))
 
 
 def _move(tar: Path, place: Path) -> None:

@@ -27,6 +27,7 @@ from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
@@ -77,7 +78,7 @@ class KeyStage:
     """The kinds that were asked before, in order."""
     read_missing: bool
     """Whether pictures whose digest nobody has taken yet are read for it."""
-    fingerprints: dict[str, str]
+    fingerprints: Fingerprints
     """Of each unit: changes with the survivors and with what was said before."""
 
     def __post_init__(self) -> None:

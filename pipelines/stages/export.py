@@ -16,13 +16,14 @@ import numpy as np
 from PIL import Image
 
 from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
-from pipelines.commit import publish_json, published, read_json, remove, retract
+from pipelines.commit import publish_json, published, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
@@ -50,7 +51,8 @@ class ExportStage:
 
     layout: Layout
     dataset: Dataset
-    fingerprints: dict[str, str]
+    fingerprints: Fingerprints
+    """Of each unit: changes with its decisions."""
     name: str = field(default="export", init=False)
 
     def setup(self) -> None:
@@ -64,14 +66,8 @@ class ExportStage:
         plan = load_plan(self.layout.plan)
         return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
 
-    @cached_property
-    def _fingerprints(self) -> dict[str, str]:
-        found: dict[str, str] = self.fingerprints or read_json(self.layout.fingerprints)
-        return found
-
     def __getstate__(self) -> dict[str, object]:
-        kept = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-        return kept | {"fingerprints": {}}  # a line for every unit: workers read them from a file
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def process(self, unit: str) -> None:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
@@ -91,7 +87,7 @@ class ExportStage:
         samples = sum(int(shard["samples"]) for shard in shards)
         record = {
             "unit": unit,
-            "fingerprint": self._fingerprints[unit],
+            "fingerprint": self.fingerprints[unit],
             "rows": samples,
             "shards": shards,
             "seconds": round(time.time() - began, 3),

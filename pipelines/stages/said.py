@@ -14,7 +14,7 @@ from pipelines.commit import TableFile
 from pipelines.decisions import KEPT, Reasons
 from pipelines.dedup.entries import ENTRIES
 from pipelines.layout import Layout
-from pipelines.storage import Place
+from pipelines.storage import Place, open_parts
 
 PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
 KINDS = (PAIR, PICTURE, SEMANTIC)
@@ -69,7 +69,7 @@ class Entries:
         footer = self._footers.get((kind, number))
         if footer is not None and not _groups(footer, unit):
             return ENTRIES.empty_table()
-        with self._layout.data(duplicates_stage(kind), file_name(number)).open("rb") as source:
+        with open_parts(self._layout.data(duplicates_stage(kind), file_name(number))) as source:
             file = pq.ParquetFile(source, metadata=footer)
             footer = self._footers[kind, number] = file.metadata
             table = file.read_row_groups(_groups(footer, unit))

@@ -29,10 +29,12 @@ from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
 from pipelines.progress import Heartbeat
 from pipelines.stages.duplicates import Competitors, competitors
+from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.pieces import generation_name
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
 from pipelines.storage import read_range, read_table
 
+EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"
 """Name of the stage and of its only unit."""
 _OK = "ok"
@@ -95,9 +97,9 @@ class _Similar:
         tables = []
         for piece in range(-(-read_json(self.layout.commit("captions", unit))["rows"] // self._plan[0].picture_rows)):
             name = f"{unit}.{piece:04d}"
-            record = read_json(self.layout.commit("embeddings", name))
+            record = read_json(self.layout.commit(EMBEDDINGS, name))
             for generation in range(record["generations"]):
-                tables.append(read_table(self.layout.data("embeddings", generation_name(name, generation))))
+                tables.append(read_table(self.layout.data(EMBEDDINGS, generation_name(name, generation))))
         good = [table.filter(pc.equal(table["status"], _OK)) for table in tables]
         good = [table for table in good if table.num_rows]
         if not good:
@@ -125,9 +127,9 @@ class EmbeddingStage(_Similar):
     encoder: str
     fingerprint: str
     """Of the encoder and its weights."""
-    covers: dict[str, str]
+    covers: Fingerprints
     """Names the rows of each caption unit that compete."""
-    name: str = field(default="embeddings", init=False)
+    name: str = field(default=EMBEDDINGS, init=False)
 
     def setup(self) -> None:
         super().setup()

@@ -169,8 +169,10 @@ class SpottingStage:
 
 
 def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:
-    """Whether pictures that were read were downloaded anew since."""
-    return before is not None and now is not None and before[0] != now[0]
+    """Whether pictures that were read were downloaded anew since; another generation leaves them as they are."""
+    if before is None or now is None:
+        return False
+    return before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
 
 
 def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, int] | None) -> dict[str, Any]:

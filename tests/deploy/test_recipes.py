@@ -75,6 +75,9 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
                 assert source.endswith("*") or (REPOSITORY / source).exists(), source
     assert "pip check" in text, "what does not fit together is found when the image is built"
     assert "filters.spotting.weights" in text, "models are inside"
+    (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
+    assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
+    assert "load_tool()" in text, "and it loads"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
     assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))

@@ -53,6 +53,8 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "workers": (["{good}", "--workers", "0"], "workers"),
     "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
     "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
+    "dead share in percent": (["{good}", "--max-dead-share", "5"], "'5' is not a share from 0 to 1"),
+    "dead share, not a number": (["{good}", "--max-dead-share", "nan"], "'nan' is not a share from 0 to 1"),
     "format": (["{good}", "--format", "xml"], "xml"),
     "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
 }

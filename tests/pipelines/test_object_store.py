@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.commit import publish_first, publish_json, read_json
+from pipelines.commit import publish_first, publish_json, publish_table, read_json
+from pipelines.datasets import load_dataset
+from pipelines.downloads import STAGE, pictures_of, shard_place
+from pipelines.fetch.records import FETCHED
 from pipelines.layout import Layout
 from pipelines.locking import Busy, output_lock
+from pipelines.manifests import Span, inspect, read, split
+from pipelines.stages.pieces import generation_name, piece_name
 from pipelines.storage import place, stamps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,6 +51,95 @@ def test_records_appear_once(bucket: str) -> None:
     assert read_json(record) == {"a": 1}
     publish_json(record, {"a": 3})
     assert read_json(record) == {"a": 3} and read_json(place(f"{bucket}/first/none.json")) is None
+
+
+def test_what_other_processes_write_is_seen(bucket: str) -> None:
+    """Also where a listing came before: clients remember them, and a driver would take what workers did since for
+    undone."""
+    s3fs = pytest.importorskip("s3fs")
+    commits = Layout(place(f"{bucket}/seen")).commits("captions")
+    first, second = commits / "a.json", commits / "b.json"
+    publish_json(first, {"a": 1})
+    listed = stamps(commits, ".json")
+    assert listed.keys() == {"a"} and not second.exists()
+    elsewhere = s3fs.S3FileSystem(skip_instance_cache=True)
+    elsewhere.pipe_file(str(first), b'{"a": "another, and longer"}')
+    elsewhere.pipe_file(str(second), b'{"b": 2}')
+    assert read_json(second) == {"b": 2} and read_json(first) == {"a": "another, and longer"}
+    assert second.exists() and second.read_text() == '{"b": 2}' and [*commits.glob("b*")] == [second]
+    now = stamps(commits, ".json")
+    assert now.keys() == {"a", "b"} and now["a"] != listed["a"]
+    elsewhere.rm_file(str(second))
+    assert read_json(second) is None and not second.exists()
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every object or part of one that this process gets from the store."""
+    core = pytest.importorskip("s3fs").core
+    found: list[int] = []
+    call = core.S3FileSystem._call_s3
+
+    async def counting(self: Any, method: str, *args: Any, **more: Any) -> Any:
+        answer = await call(self, method, *args, **more)
+        if method == "get_object":
+            found.append(answer["ContentLength"])
+        return answer
+
+    monkeypatch.setattr(core.S3FileSystem, "_call_s3", counting)
+    return found
+
+
+def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[int], tmp_path: Path) -> None:
+    """Clients read far ahead (S3: 50 MB); a span of a file is not worth a file."""
+    dataset, dice = load_dataset("custom"), random.Random(0)
+    rows, units = 120_000, 12
+    table = pa.table(
+        {
+            "url": [f"https://example.org/{dice.getrandbits(256):064x}" for _ in range(rows)],
+            "caption": [f"A dog {dice.getrandbits(256):064x}" for _ in range(rows)],
+        }
+    )
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows // units)
+    tsv = zip(table["url"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    (tmp_path / "a.tsv").write_text("url\tcaption\n" + "".join(f"{url}\t{caption}\n" for url, caption in tsv))
+    for name, ahead in (("a.parquet", 2**19), ("a.tsv", 2**23)):  # text is read in one go, a few MiB ahead
+        size = (tmp_path / name).stat().st_size
+        path = place(f"{bucket}/spans/{name}")
+        path.write_bytes((tmp_path / name).read_bytes())
+        info = inspect(str(path), dataset)
+        assert sum(fetched) < ahead and info == replace(inspect(str(tmp_path / name), dataset), path=str(path))
+        spans = split(info, rows // units)
+        fetched.clear()
+        read_rows = sum(len(batch.ordinals) for batch in read(spans[3], dataset, batch_rows=2_000))
+        assert abs(read_rows - rows // units) < 100
+        assert sum(fetched) < 1.2 * size / units + ahead, f"{name}: {sum(fetched)} of {size} bytes"
+        fetched.clear()
+
+
+@pytest.mark.parametrize("wanted", [5, 300])
+def test_pictures_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(
+    bucket: str, fetched: list[int], wanted: int
+) -> None:
+    dice = random.Random(0)
+    layout, unit, size = Layout(place(f"{bucket}/tar{wanted}")), "00000-00000", 20_000
+    piece = piece_name(unit, 0)
+    pictures = [dice.randbytes(size) for _ in range(300)]
+    order = dice.sample(range(300), 300)  # in a tar they lie as they came
+    shard_place(layout, "any.tar").write_bytes(b"".join(pictures[ordinal] for ordinal in order))
+    records = [
+        {**dict.fromkeys(FETCHED.names), "ordinal": n, "status": "ok", "shard": "any.tar", "bytes": size}
+        | {"offset": order.index(n) * size}
+        for n in range(300)
+    ]
+    publish_table(layout.data(STAGE, generation_name(piece, 0)), pa.Table.from_pylist(records, FETCHED))
+    publish_json(layout.commit(STAGE, piece), {"generations": 1})
+    asked = sorted(dice.sample(range(300), wanted))
+    span = Span(path="", format="parquet", start=0, stop=0, rows=0, exact=True)
+    found = dict(pictures_of(layout, unit, span, 1_000, load_dataset("custom"), asked))
+    assert found == {ordinal: pictures[ordinal] for ordinal in asked}
+    assert sum(fetched) < wanted * size + 100_000
+    assert len(fetched) < (15 if wanted > 100 else wanted + 10)
 
 
 def test_one_run_or_several_shards(bucket: str) -> None:

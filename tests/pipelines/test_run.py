@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from pipelines.datasets import load_dataset
+from pipelines.manifests import NoInput
 
 SENTENCE = "A brown dog runs after a red ball"
 ANNOTATIONS = {
@@ -461,3 +462,20 @@ def test_several_files_of_several_forms(
     result = filtering(source, tmp_path / "out", stages=stages, unit_rows=2)  # the forms hold the same pairs
     expected = {f"{form}{n}": verdict for n, verdict in EXPECTED.items() for form in ("", "csv ", "json ")}
     assert result.verdicts() == expected
+
+
+def test_results_in_a_folder_of_manifests_are_no_input(
+    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
+) -> None:
+    """The folder is searched to its depths, where the results of the first run are when the second one looks."""
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    tsv(tmp_path / "in" / "deep" / "a.tsv", [{"n": n, "caption": f"{SENTENCE} {n}"} for n in range(6)])
+    output = tmp_path / "in" / "results"
+    first = filtering(tmp_path / "in", output, stages=("captions", "export"))
+    assert len(first.rows("kept")) == 6
+    again = filtering(tmp_path / "in", output, stages=("captions", "export"))
+    assert "nothing is left to do" in again.said[0] and again.tables() == first.tables()
+    with pytest.raises(NoInput, match=r"kept' names lies in OUTPUT .*results; choose another OUTPUT"):
+        filtering(output / "kept", output, stages=("captions",))
+    other = filtering(output / "kept", tmp_path / "other", stages=("captions",))
+    assert len(other.rows("kept")) == 6

@@ -17,9 +17,13 @@ from pipelines.datasets import load_dataset
 from pipelines.layout import Layout
 from pipelines.runner import assemble, run_units
 from pipelines.runners import Direct, Job
-from pipelines.stages import DoUnit
+from pipelines.stages import DoUnit, Stage
 from pipelines.stages.decide import DecideStage
+from pipelines.stages.duplicates import KeyStage
 from pipelines.stages.export import ExportStage
+from pipelines.stages.fingerprints import Fingerprints
+from pipelines.stages.said import Said
+from pipelines.stages.similar import EmbeddingStage
 
 
 class Note(beam.DoFn):
@@ -43,7 +47,7 @@ class Recorder:
         self.jobs: list[Job] = []
         self.then = then
 
-    def check(self, output: Any) -> None:
+    def check(self, places: Any) -> None:
         pass
 
     def default_workers(self) -> int:
@@ -82,14 +86,39 @@ def test_a_hundred_thousand_units_leave_the_graph_as_small_as_one(tmp_path: Path
 
 
 def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> None:
-    layout, dataset = Layout(tmp_path), load_dataset("custom")
-    fingerprints = {f"{n:05d}-{n:05d}": f"{n:016x}" for n in range(100_000)}
-    decide = DecideStage(layout, dataset, load_preset("paper"), ("captions",), fingerprints, examples=1)
-    for stage in (decide, ExportStage(layout, dataset, fingerprints)):
-        assert len(pickle.dumps(DoUnit(stage))) < 100_000
+    """Also where the driver has looked at what the units are done from."""
+    layout, dataset, preset = Layout(tmp_path), load_dataset("custom"), load_preset("paper-dedup")
+    said = (Said("pair", 64, True),)
 
-    publish_json(layout.fingerprints, fingerprints)
-    assert pickle.loads(pickle.dumps(decide))._fingerprints == fingerprints, "workers find them in the output folder"
+    def sizes(units: int) -> dict[str, int]:
+        of_units = {f"{n:05d}-{n:05d}": f"{n:016x}" for n in range(units)}
+        last = f"{units - 1:05d}-{units - 1:05d}"
+
+        def done_from(stage: str) -> Fingerprints:
+            found = Fingerprints.published(layout, stage, of_units)
+            assert found[last] == of_units[last]
+            return found
+
+        stages: list[Stage] = [
+            DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, said=said),
+            ExportStage(layout, dataset, done_from("export")),
+            KeyStage(layout, dataset, preset, ("captions",), "picture", said, True, done_from("picture_keys")),
+            EmbeddingStage(layout, said, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
+        ]
+        for stage in stages:
+            there = pickle.loads(pickle.dumps(DoUnit(stage)))._stage
+            known = getattr(there, "fingerprints", None) or there.covers
+            assert known[last] == of_units[last], "workers find them in the output folder"
+        return {stage.name: len(pickle.dumps(DoUnit(stage))) for stage in stages}
+
+    assert sizes(100_000) == sizes(1) and max(sizes(1).values()) < 10_000  # bytes
+
+
+def test_what_units_are_done_from_is_missed_by_name(tmp_path: Path) -> None:
+    lost = Fingerprints.published(Layout(tmp_path), "decide", {"00000-00000": "f"})
+    lost.path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"decide/fingerprints\.json is not there; .*storage that all workers"):
+        lost["00000-00000"]
 
 
 def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.server
 import io
 import socket
@@ -124,6 +125,14 @@ def settings(web: Web) -> DownloadSettings:
         max_header_bytes=10_000,
         max_redirects=3,
         threads=4,
+    )
+
+
+@pytest.fixture
+def polite(settings: DownloadSettings) -> DownloadSettings:
+    """Settings for runs: as quick to give up, but patient with a busy machine."""
+    return dataclasses.replace(
+        settings, timeout=20.0, connect_timeout=10.0, max_bytes=2_000_000, max_header_bytes=65_536
     )
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,14 +53,6 @@ def _shards(output: Path) -> dict[str, bytes]:
                 if ending not in ("txt", "json"):
                     found[key.partition("-")[0]] = content.read()
     return found
-
-
-@pytest.fixture
-def polite(settings: DownloadSettings) -> DownloadSettings:
-    """Settings for runs: as quick to give up, but patient with a busy machine."""
-    return dataclasses.replace(
-        settings, timeout=20.0, connect_timeout=10.0, max_bytes=2_000_000, max_header_bytes=65_536
-    )
 
 
 def test_urls_give_what_pictures_at_hand_give(
@@ -262,6 +255,36 @@ def test_other_sizes_are_downloaded_anew(
     assert len(web.asked) == 2
 
 
+@pytest.mark.slow
+def test_what_is_fetched_anew_is_judged_anew(
+    web: Any,
+    polite: DownloadSettings,
+    draw: Callable[..., Path],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    ocr_models: None,
+) -> None:
+    """The web changes: what was read of a picture that is another one now does not stay."""
+    blank, text = (_drawn(draw, tmp_path / f"{n}.jpg", text) for n, text in enumerate(("", "brown dog runs")))
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.page(f"/{n}", blank)} for n in range(3)]
+    web.pages.pop("/2")
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    first = filtering(manifest, tmp_path / "out", download=polite)
+    assert first.verdicts() == {"0": "kept", "1": "kept", "2": "http_status"}
+    read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "spotting").rglob("*.*")}
+    shutil.rmtree(tmp_path / "out" / "work" / "download")
+    same = filtering(manifest, tmp_path / "out", download=polite)
+    assert same.tables() == first.tables() and len(web.asked) == 6
+    assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same pictures are not read again"
+    shutil.rmtree(tmp_path / "out" / "work" / "download")
+    web.page("/1", text)
+    web.page("/2", blank)
+    other = filtering(manifest, tmp_path / "out", download=polite)
+    assert other.verdicts() == {"0": "kept", "1": "text_spotting", "2": "kept"}
+    assert other.tables() == filtering(manifest, tmp_path / "fresh", download=polite).tables()
+
+
 def test_an_outage_is_no_verdict(
     web: Any,
     polite: DownloadSettings,
@@ -281,8 +304,82 @@ def test_an_outage_is_no_verdict(
         down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
     assert down.status == 1 and down.funnel["rows_in"] == 0
     assert any("12 of 12 urls met nobody" in line for line in down.said)
+    assert not list((tmp_path / "out" / "work" / "download").rglob("*.tar"))
     up = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
     assert up.status == 0 and len(up.rows("kept")) == 12
+
+
+def test_an_outage_is_seen_over_units_of_few_urls(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """Where all urls of the run are too few to tell, it is said what to do."""
+    web.page("*", make_jpeg())
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
+    more = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 3}
+    for count in (12, 4):
+        manifest, output = tsv(tmp_path / f"{count}.tsv", rows[:count]), tmp_path / str(count)
+        with pytest.MonkeyPatch.context() as offline:
+            offline.setattr("socket.getaddrinfo", _nobody)
+            down = filtering(manifest, output, **more)
+        if count == 4:
+            assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
+            assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
+            shutil.rmtree(output / "work" / "download")
+        else:
+            assert down.status == 1 and down.funnel["rows_in"] == 0 and len(down.funnel["set_aside"]) == 4
+            assert any("NetworkDown: 12 of 12 urls met nobody (in all units)" in line for line in down.said)
+        up = filtering(manifest, output, **more)
+        assert up.status == 0 and len(up.rows("kept")) == count
+
+
+def test_a_dead_link_of_many_rows_is_no_outage(
+    web: Any,
+    polite: DownloadSettings,
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url("/a.jpg")} for n in range(12)]
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    monkeypatch.setattr("socket.getaddrinfo", _nobody)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
+
+
+def test_rows_that_share_a_url_share_its_picture(
+    web: Any,
+    polite: DownloadSettings,
+    make_jpeg: Callable[..., bytes],
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    filtering: Callable[..., Any],
+) -> None:
+    """A unit asks once for all its rows; what becomes of each row is its own affair."""
+    body = make_jpeg()
+    urls = {"shared": web.page("/shared", body), "gone": web.url("/gone"), "own": web.page("/own", body + b"!")}
+    names = ["shared", "own", "gone", "shared", "gone", "shared"]
+    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": urls[each]} for n, each in enumerate(names)]
+    for row, digest in zip(rows, ["", "", "", "0" * 64, "", hashlib.sha256(body).hexdigest()], strict=True):
+        row["sha256"] = digest
+    manifest = tsv(tmp_path / "urls.tsv", rows)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert sorted(web.asked) == ["/gone", "/own", "/shared"]
+    expected = ["kept", "kept", "http_status", "hash_mismatch", "http_status", "kept"]
+    assert result.verdicts() == {str(n): verdict for n, verdict in enumerate(expected)}
+    assert sorted(_shards(tmp_path / "out").values()) == sorted([body, body, body + b"!"])
+    record = json.loads((tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").read_text())
+    assert record["statuses"] == {"hash_mismatch": 1, "http_status": 2, "ok": 3} and record["urls"] == 6
+    assert record["bytes"] == 2 * len(body) + 1
+    tables = result.tables()
+    (tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").unlink()
+    assert filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite).tables() == tables
+    assert len(web.asked) == 6, "a unit without a commit is fetched anew, each url once"
 
 
 def _nobody(*args: Any, **more: Any) -> Any:
@@ -305,6 +402,8 @@ def test_without_img2dataset_nothing_is_written(
         ("--download-allow", "localhost", "127.0.0.1:8000"),
         ("--download-threads", "0", "threads is 0"),
         ("--download-timeout", "soon", "--download-timeout"),
+        ("--download-timeout", "inf", "timeout is inf seconds; it must be at most a day"),
+        ("--download-timeout", "nan", "timeout is nan"),
     ],
 )
 def test_wrong_options(

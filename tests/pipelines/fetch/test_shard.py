@@ -25,7 +25,7 @@ from pipelines.fetch.records import ASKED, FETCHED
 from pipelines.fetch.shard import fetch_shard
 
 Rows = list[dict[str, Any]]
-Shard = Callable[..., tuple[Rows, list[Path]]]
+Shard = Callable[..., tuple[Rows, Path | None]]
 
 
 def _row(ordinal: int, url: str | None, **more: Any) -> dict[str, Any]:
@@ -34,21 +34,21 @@ def _row(ordinal: int, url: str | None, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def shard(tmp_path: Path, settings: DownloadSettings) -> Iterator[Shard]:
-    """Fetches rows; returns the records and the tars."""
+    """Fetches rows; returns the records and the tar."""
 
-    def fetch(rows: Rows, **more: Any) -> tuple[Rows, list[Path]]:
+    def fetch(rows: Rows, **more: Any) -> tuple[Rows, Path | None]:
         asked = dataclasses.replace(settings, **more)
         fetcher = Fetcher(asked)
-        records, tars = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "00000-00000.0000.g0", asked, fetcher)
+        records, tar = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "00000-00000.0000.g0", asked, fetcher)
         fetcher.close()
         assert records.schema == FETCHED
-        return records.to_pylist(), tars
+        return records.to_pylist(), tar
 
     yield fetch
 
 
-def _stored(record: dict[str, Any], tars: list[Path]) -> bytes:
-    (tar,) = (tar for tar in tars if tar.name == record["shard"])
+def _stored(record: dict[str, Any], tar: Path | None) -> bytes:
+    assert tar is not None and tar.name == record["shard"]
     with open(tar, "rb") as file:
         file.seek(record["offset"])
         return file.read(record["bytes"])
@@ -58,7 +58,7 @@ def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> Non
     pictures = {place: make_jpeg(size=(40 + place, 30)) for place in range(12)}
     rows = [_row(place, web.page(f"/{place}.jpg", body)) for place, body in pictures.items()]
     rows[3:3] = [_row(50, web.url("/none.jpg")), _row(51, "http://10.0.0.1/a.jpg"), _row(52, None)]
-    records, tars = shard(rows)
+    records, tar = shard(rows)
     assert [record["ordinal"] for record in records] == [*range(12), 50, 51, 52]
     assert [record["status"] for record in records[12:]] == ["http_status", "blocked_address", "bad_url"]
     assert records[12]["message"] == "404 Not Found" and records[14]["attempts"] == 0
@@ -67,13 +67,13 @@ def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> Non
         assert record["status"] == "ok" and record["attempts"] == 1
         assert record["sha256"] == hashlib.sha256(body).hexdigest()
         assert (record["width"], record["height"]) == (40 + record["ordinal"], 30)
-        assert _stored(record, tars) == body, "a small JPEG is stored as it came"
+        assert _stored(record, tar) == body, "a small JPEG is stored as it came"
     samples: dict[str, dict[str, bytes]] = {}
-    (only,) = tars
-    with tarfile.open(only) as tar:
-        for member in tar:
+    assert tar is not None
+    with tarfile.open(tar) as members:
+        for member in members:
             key, ending = member.name.split(".", 1)
-            content = tar.extractfile(member)
+            content = members.extractfile(member)
             assert content is not None
             samples.setdefault(key, {})[ending] = content.read()
     assert len(samples) == 12
@@ -84,8 +84,8 @@ def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> Non
 
 
 def test_all_fail(web: Any, shard: Shard) -> None:
-    records, tars = shard([_row(0, web.url("/a")), _row(1, "ftp://x/y")])
-    assert [record["status"] for record in records] == ["http_status", "bad_url"] and not tars
+    records, tar = shard([_row(0, web.url("/a")), _row(1, "ftp://x/y")])
+    assert [record["status"] for record in records] == ["http_status", "bad_url"] and tar is None
 
 
 def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
@@ -102,12 +102,12 @@ def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None
         _row(5, b),
         _row(6, a, sha256=sha, md5="0" * 32),
     ]
-    records, tars = shard(rows)
+    records, tar = shard(rows)
     assert [r["ordinal"] for r in records if r["status"] == "hash_mismatch"] == [1, 4]
     assert all(r["status"] == "ok" for r in records if r["ordinal"] not in (1, 4))
     for record in records:
         if record["status"] == "ok":
-            stored = _stored(record, tars)
+            stored = _stored(record, tar)
             assert stored == (other if record["ordinal"] == 5 else good)
             assert record["sha256"] == hashlib.sha256(stored).hexdigest()
 
@@ -130,7 +130,7 @@ def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
         image.save(out, name, **more)
         kinds[name] = out.getvalue()
     rows = [_row(place, web.page(f"/{name}", body)) for place, (name, body) in enumerate(kinds.items())]
-    records, tars = shard(rows, image_size=512)
+    records, tar = shard(rows, image_size=512)
     assert [(r["status"], r["width"], r["height"]) for r in records] == [
         ("ok", 300, 900),
         ("ok", 600, 900),
@@ -138,7 +138,7 @@ def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
         ("ok", 64, 48),
         ("ok", 64, 48),
     ]
-    stored = [Image.open(io.BytesIO(_stored(record, tars))) for record in records]
+    stored = [Image.open(io.BytesIO(_stored(record, tar))) for record in records]
     assert all(image.format == "JPEG" for image in stored)
     assert [image.size for image in stored] == [(171, 512), (341, 512), (50, 90), (64, 48), (64, 48)]
     pixels: list[Any] = [image.convert("RGB") for image in stored[:2]]
@@ -146,10 +146,47 @@ def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
     assert min(pixels[1].getpixel((9, 9))) > 240, "transparent on white"
 
 
-def test_one_address_in_two_rows(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    url = web.page("/a", make_jpeg())
-    records, _ = shard([_row(0, url), _row(1, url)])
-    assert [record["status"] for record in records] == ["ok", "ok"]
+def test_an_address_of_many_rows_is_asked_once(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
+    """However it is spelled; every row has the picture, or the reason."""
+    body = make_jpeg()
+    url, gone, html = web.page("/a b", body), web.url("/gone"), web.page("/html", b"<html>")
+    spelled = [url, f" {url}", f"{url}#top", f"{url}\xa0", url.replace("http:", "HTTP:"), url.replace(" ", "%20")]
+    web.pages["/a%20b"] = web.pages["/a b"]
+    rows = [_row(place, spelling) for place, spelling in enumerate([*spelled, *[gone, html] * 2])]
+    records, tar = shard(rows)
+    assert sorted(web.asked) == ["/a%20b", "/gone", "/html"]
+    assert [(record["url"], record["uid"]) for record in records] == [(row["url"], row["uid"]) for row in rows]
+    assert [record["status"] for record in records] == ["ok"] * 6 + ["http_status", "not_a_picture"] * 2
+    assert {record["attempts"] for record in records} == {1}
+    assert {_stored(record, tar) for record in records[:6]} == {body} and len({r["offset"] for r in records[:6]}) == 1
+    assert {record["sha256"] for record in records[:6]} == {hashlib.sha256(body).hexdigest()}
+    assert [record["message"] for record in records[6::2]] == ["404 Not Found"] * 2
+
+
+def test_rows_of_one_address_differ_in_what_they_expect_there(
+    web: Any, shard: Shard, make_jpeg: Callable[..., bytes]
+) -> None:
+    body = make_jpeg()
+    url, swapped = web.page("/a", body), web.page("/b", make_jpeg(colour=(0, 0, 99)))
+    sha, md5 = hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest()
+    ours = [{"sha256": "0" * 64}, {"md5": md5.upper()}, {"sha256": sha}, {}, {"md5": "0" * 32}, {"sha256": "  "}]
+    rows = [_row(place, url, **more) for place, more in enumerate(ours)]
+    rows += [_row(10, swapped, sha256=sha), _row(11, swapped, md5=md5)]
+    records, tar = shard(rows)
+    assert sorted(web.asked) == ["/a", "/b"]
+    other = "hash_mismatch"
+    assert [record["status"] for record in records] == [other, "ok", "ok", "ok", other, "ok", other, other]
+    assert {_stored(record, tar) for record in records if record["status"] == "ok"} == {body}
+    assert {record["sha256"] for record in records[:6]} == {sha} and sha not in {r["sha256"] for r in records[6:]}
+    assert tar is not None
+    with tarfile.open(tar) as members:
+        stored = [name for name in members.getnames() if name.endswith(".jpg")]
+    assert len(stored) == 1, "a picture that is nobody's is not stored"
+
+
+def test_what_servers_fail_with_is_said_before_hashes(web: Any, shard: Shard) -> None:
+    records, tar = shard([_row(0, web.url("/gone"), sha256="0" * 64), _row(1, web.url("/gone"))])
+    assert [record["status"] for record in records] == ["http_status", "http_status"] and tar is None
 
 
 def test_attempts_are_counted(web: Any, shard: Shard) -> None:

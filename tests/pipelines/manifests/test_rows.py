@@ -337,7 +337,7 @@ def test_picture_bytes_are_not_even_read_unless_asked_for(write: Write, monkeypa
             counted += len(data)
             return data
 
-    monkeypatch.setattr(parquet_module, "open_file", lambda path: Counting(opened(path).detach()))  # type: ignore[attr-defined]
+    monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Counting(opened(path).detach()))  # type: ignore[attr-defined]
     rows = Rows(path)
     assert rows.tables[0].column_names == ["caption"] and 0 < counted < 200_000
     assert Rows(path, pictures=True).column("image") == pictures and counted > 2_000_000

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.cli import main
 from pipelines.runners import RunnerError, make_backend
 from pipelines.runners.beam_options import option_values
 
@@ -62,19 +63,59 @@ def test_what_a_cloud_needs_is_asked_for_before_anything_starts(
     with_gcp: None, arguments: list[str], output: str, message: str
 ) -> None:
     with pytest.raises(RunnerError) as refused:
-        make_backend("dataflow", arguments).check(output)
+        make_backend("dataflow", arguments).check([("OUTPUT", output)])
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
+SOMEWHERE = {"OUTPUT": "gs://bucket/out", "INPUT": "gs://bucket/*.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "refused"),
+    [
+        ({"INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
+        ({"INPUT": "file://{disk}/a.tsv"}, "INPUT file://{disk}/a.tsv"),
+        ({"INPUT": "gs://bucket/a.tsv,{disk}/b*.tsv"}, "INPUT {disk}/b*.tsv"),
+        ({"INPUT": "simplecache::{disk}/a.tsv"}, "INPUT simplecache::{disk}/a.tsv"),
+        ({"INPUT": "memory://a.tsv"}, "INPUT memory://a.tsv"),
+        ({"OUTPUT": "{disk}/out"}, "OUTPUT {disk}/out"),
+        ({"OUTPUT": "memory://out"}, "OUTPUT memory://out"),
+        ({"--pictures-root": "{disk}"}, "--pictures-root {disk}"),
+        ({"--staging_location": "{disk}/s"}, "--staging_location {disk}/s"),
+        ({"--template_location": "gs://bucket/t.json", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
+        ({"--dataflow_endpoint": "http://localhost:1", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
+    ],
+)
+def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
+    with_gcp: None,
+    typed: dict[str, str],
+    refused: str,
+    tsv: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.cli.run", lambda *_: pytest.fail("the run began"))
+    tsv(tmp_path / "a.tsv", [{"caption": "A brown dog runs", "url": "https://example.org/a.jpg"}])
+    names = {"OUTPUT": "--output", "INPUT": "--input"}
+    given = {names.get(name, name): text.format(disk=tmp_path) for name, text in (SOMEWHERE | typed).items()}
+    assert main(["--runner=dataflow", *CLOUD, IMAGE, *(f"{name}={text}" for name, text in given.items())]) == 2
+    said, errors = capsys.readouterr()
+    assert errors.count("\n") == 1 and errors.startswith(f"error: {refused.format(disk=tmp_path)} is on this machine; ")
+    assert "needs object storage, gs://..." in errors and not said
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tsv"]
+
+
 def test_enough_is_enough(with_gcp: None) -> None:
-    make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
+    places = [("OUTPUT", "gs://bucket/a,b"), ("INPUT", "gs://bucket/*.tsv"), ("INPUT", "simplecache::s3://bucket/a.tsv")]
+    make_backend("dataflow", [*CLOUD, IMAGE]).check(places)
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam.runners.dataflow.internal.apiclient", None)
     monkeypatch.delattr("apache_beam.runners.dataflow.internal.apiclient", raising=False)
     with pytest.raises(RunnerError, match=r"needs Beam's Google Cloud part .*pip install '\.\[gcp\]'"):
-        make_backend("dataflow", [*CLOUD, IMAGE]).check("gs://bucket/out")
+        make_backend("dataflow", [*CLOUD, IMAGE]).check([("OUTPUT", "gs://bucket/out")])
 
 
 def test_options_of_a_stage() -> None:

@@ -104,7 +104,7 @@ def test_the_cluster_tells_its_slots_and_its_line_and_both_reach_flinkrunner(
 ) -> None:
     master = flink_rest(**{"slots-total": 6, "taskmanagers": 3})
     backend = make_backend("flink", [f"--flink_master={master}"])
-    backend.check("out")
+    backend.check([("OUTPUT", "out")])
     assert backend.default_workers() == 6
     backend.run(job(backend.default_workers()))
     flink = submitted.options.view_as(FlinkRunnerOptions)
@@ -148,7 +148,7 @@ def test_hosts_with_files_of_their_own_start_their_own_boot_program_and_keep_the
     monkeypatch.setenv("DIHT_OCR_MODELS", "/models/of/the/driver")
     workers = Workers(python="/not/looked/for/here", boot="/opt/diht/boot")
     backend = make_backend("flink", [f"--flink_master={flink_rest()}"], workers)
-    backend.check("out")
+    backend.check([("OUTPUT", "out")])
     backend.run(job())
     assert submitted.payload.command == "/opt/diht/boot"
     assert "DIHT_OCR_MODELS" not in submitted.payload.env
@@ -188,20 +188,20 @@ def test_a_cluster_of_another_line_is_refused(
 ) -> None:
     backend = make_backend("flink", [f"--flink_master={flink_rest(**overview)}", *arguments])
     with pytest.raises(RunnerError, match=message):
-        backend.check("out")
+        backend.check([("OUTPUT", "out")])
 
 
 def test_no_cluster_no_java_no_worker_python(
     flink_rest: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with pytest.raises(RunnerError, match=r"no Flink cluster answers at http://localhost:1/overview .*make flink-up"):
-        make_backend("flink", ["--flink_master=localhost:1"]).check("out")
+        make_backend("flink", ["--flink_master=localhost:1"]).check([("OUTPUT", "out")])
     master = f"--flink_master={flink_rest()}"
     with pytest.raises(RunnerError, match="/no/python is not a program on this machine"):
-        make_backend("flink", [master], Workers(python="/no/python")).check("out")
+        make_backend("flink", [master], Workers(python="/no/python")).check([("OUTPUT", "out")])
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(RunnerError, match="needs Java"):
-        make_backend("flink", [master]).check("out")
+        make_backend("flink", [master]).check([("OUTPUT", "out")])
 
 
 def test_wrong_use_is_one_line_and_status_two_and_nothing_is_written(

@@ -28,13 +28,13 @@ def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("PRISM", raising=False)
     with pytest.raises(RunnerError, match=r"make prism.*go install .*cmd/prism@v2\.77\.0") as refused:
-        make_backend("prism").check("out")
+        make_backend("prism").check([("OUTPUT", "out")])
     assert "\n" not in str(refused.value)
     monkeypatch.setenv("PRISM", str(tmp_path / "nothing"))
     with pytest.raises(RunnerError, match="nothing is not there or not executable"):
-        make_backend("prism").check("out")
+        make_backend("prism").check([("OUTPUT", "out")])
     with pytest.raises(RunnerError, match="other is not there or not executable"):
-        make_backend("prism", [f"--prism_location={tmp_path}/other"]).check("out")
+        make_backend("prism", [f"--prism_location={tmp_path}/other"]).check([("OUTPUT", "out")])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,66 @@
+"""How a job on Prism or Flink is watched: one whose workers are gone does not go on for ever."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.runners import JobFailed, portable
+from pipelines.runners.job import Job
+
+REPORT = "the worker process ended with signal 9"
+
+
+class Running:
+    """A job that a runner does not end by itself."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def wait_until_finish(self) -> None:
+        self.end.wait(60.0)
+
+
+@pytest.fixture
+def running() -> Iterator[Running]:
+    job = Running()
+    yield job
+    job.end.set()
+
+
+def watch(running: Any, folder: Path, *, started: bool, end_seconds: float) -> None:
+    job = Job(label="captions", build=lambda pipeline: None, workers=1, started=lambda: started)
+    portable._watch(running, job, folder, 60.0, end_seconds)
+
+
+def test_a_job_whose_worker_has_died_is_ended(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
+    with pytest.raises(JobFailed, match=f"captions: the job failed: {REPORT} .*the runner did not end it"):
+        watch(running, tmp_path, started=True, end_seconds=0.5)
+
+
+def test_a_runner_that_may_start_another_worker_is_waited_for(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
+    threading.Timer(1.5, running.end.set).start()
+    began = time.monotonic()
+    watch(running, tmp_path, started=True, end_seconds=math.inf)
+    assert time.monotonic() - began > 1.4
+
+
+def test_a_worker_that_dies_before_it_begins_was_not_started(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
+    with pytest.raises(JobFailed, match=f"captions: a worker could not be started: {REPORT}"):
+        watch(running, tmp_path, started=False, end_seconds=math.inf)
+
+
+def test_a_job_that_ends_in_time_is_no_failure(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "died-1.txt").write_text(REPORT, encoding="utf-8")
+    threading.Timer(0.5, running.end.set).start()
+    watch(running, tmp_path, started=True, end_seconds=30.0)
+    assert running.end.is_set()
