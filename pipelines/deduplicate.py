@@ -9,9 +9,6 @@ says so.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,13 +18,10 @@ from pipelines.dedup.encoders import parse_encoder
 from pipelines.dedup.exact import ranges_of
 from pipelines.dedup.semantic import groups_of
 from pipelines.downloads import downloaded_state
-from pipelines.engine import Engine
-from pipelines.layout import Layout
-from pipelines.plan import Plan
 from pipelines.settings import RunSettings
 from pipelines.stages import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
-from pipelines.stages.fingerprints import Fingerprints
+from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,
@@ -38,6 +32,7 @@ from pipelines.stages.similar import (
     MemberStage,
     embedding_of,
 )
+from pipelines.work import Work
 
 VERSION = 1  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
@@ -76,21 +71,11 @@ def check_semantic(rule: DedupRule) -> None:
 class Deduplication:
     """One run's search for duplicates."""
 
-    def __init__(
-        self,
-        settings: RunSettings,
-        layout: Layout,
-        plan: Plan,
-        engine: Engine,
-        set_aside: dict[str, dict[str, Any]],
-        records: Callable[[str, Iterable[str]], Iterator[tuple[str, Any]]],
-        pictures: bool,
-    ):
-        """Args: `set_aside` grows where units fail; `records` gives units with their commit records; `pictures` says
-        whether any are at hand."""
-        self.settings, self.layout, self.plan, self.set_aside = settings, layout, plan, set_aside
-        self.engine, self._records, self._pictures = engine, records, pictures
-        few = -(-plan.rows // _ROWS_PER_WORKER)
+    def __init__(self, settings: RunSettings, work: Work, pictures: bool):
+        """`pictures` says whether any are at hand."""
+        self.settings, self._work, self._pictures = settings, work, pictures
+        self.layout, engine = work.layout, work.engine
+        few = -(-work.plan.rows // _ROWS_PER_WORKER)
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
         self.asked = "dedup" in settings.stages
@@ -113,10 +98,7 @@ class Deduplication:
             self._exact(PICTURE, survivors, rejects=self.asked and self.rule.pictures)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
-        return Findings(self._said, _fingerprint(self._rejecting), self._counts, self._models)
-
-    def _names(self, survivors: dict[str, str]) -> list[str]:
-        return [unit for unit in survivors if unit not in self.set_aside]
+        return Findings(self._said, fingerprint_of(self._rejecting), self._counts, self._models)
 
     # ---- exact
 
@@ -124,8 +106,8 @@ class Deduplication:
         settings = self.settings
         read = kind == PICTURE and rejects
         quick = not read or "spotting" in settings.stages  # whose records have the digests
-        before = _fingerprint(VERSION, kind, self._rejecting, read)
-        known = {unit: _fingerprint(before, fingerprint) for unit, fingerprint in survivors.items()}
+        before = fingerprint_of(VERSION, kind, self._rejecting, read)
+        known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()}
         stage = KeyStage(
             self.layout,
             settings.dataset,
@@ -136,12 +118,12 @@ class Deduplication:
             read,
             Fingerprints.published(self.layout, keys_stage(kind), known),
         )
-        self._units(stage, self._undone(stage.name, self._names(survivors), known), quick=quick)
-        names = self._names(survivors)
+        self._units(stage, self._undone(stage.name, self._work.alive(survivors), known), quick=quick)
+        names = self._work.alive(survivors)
         rows = self._sum(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
-        everything = _fingerprint([known[unit] for unit in names], ranges)
-        finder = RangeStage(self.layout, kind, ranges, frozenset(self.set_aside), everything)
+        everything = fingerprint_of([known[unit] for unit in names], ranges)
+        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
         self._files(finder, ranges, everything)
         self._conclude(kind, ranges, everything, compared=rows, rejects=rejects)
 
@@ -155,21 +137,21 @@ class Deduplication:
     # ---- semantic
 
     def _semantic(self, survivors: dict[str, str]) -> None:
-        rule, names = self.rule, self._names(survivors)
+        rule, names = self.rule, self._work.alive(survivors)
         encoder = self._models["encoder"] = parse_encoder(rule.encoder).identity()
-        competing = {unit: _fingerprint(VERSION, self._rejecting, survivors[unit]) for unit in names}
-        embedding = _fingerprint(encoder)
+        competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
+        embedding = fingerprint_of(encoder)
         parents = self._embed(names, embedding, competing)
-        names = self._names(survivors)
+        names = self._work.alive(survivors)
         rows = sum(parents[unit] for unit in names)
-        everything = _fingerprint(embedding, asdict(rule), [competing[unit] for unit in names])
-        skip = frozenset(self.set_aside)
+        everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
+        skip = frozenset(self._work.set_aside)
         trainer = CentroidStage(self.layout, self._said, rule, skip, rows, everything)
         self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
-        ((_, record),) = self._records(CENTROIDS, [CENTROIDS])
+        ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
         clusters, dimension = max(1, record["clusters"]), record["dimension"]
         groups = groups_of(rows, clusters, dimension, MEMORY)
-        everything = _fingerprint(everything, groups)
+        everything = fingerprint_of(everything, groups)
         members = MemberStage(self.layout, self._said, groups, everything)
         self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
         finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
@@ -180,13 +162,9 @@ class Deduplication:
     def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> dict[str, int]:
         """Embed what is not; how many pictures of each unit were looked at."""
         settings = self.settings
-        pieces = [
-            f"{unit}.{piece:04d}"
-            for unit, record in self._records("captions", names)
-            for piece in range(-(-int(record["rows"]) // self.plan.picture_rows))
-        ]
+        pieces = self._work.pieces(names)
         todo = []
-        for piece, record in self._records(EMBEDDINGS, pieces):
+        for piece, record in self._work.records(EMBEDDINGS, pieces):
             state = downloaded_state(self.layout, piece)
             current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
             if not current or record["covers"] != competing[piece.partition(".")[0]]:
@@ -195,7 +173,7 @@ class Deduplication:
         stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
         self._units(stage, todo, of=len(pieces))
         parents = dict.fromkeys(names, 0)
-        for piece, record in self._records(EMBEDDINGS, pieces):
+        for piece, record in self._work.records(EMBEDDINGS, pieces):
             if record is not None:
                 parents[piece.partition(".")[0]] += record["pictures"] - record["bad"]
         return parents
@@ -203,7 +181,7 @@ class Deduplication:
     # ---- what all share
 
     def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
-        records = self._records(stage, units)
+        records = self._work.records(stage, units)
         return [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
 
     def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
@@ -214,10 +192,10 @@ class Deduplication:
         self, stage: Stage, todo: list[str], *, of: int | None = None, quick: bool = False, fatal: bool = False
     ) -> None:
         """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
-        engine = self._quick if quick else self.engine
-        quiet = quick or (stage.name != EMBEDDINGS and self.plan.rows < _ROWS_PER_WORKER)
+        engine = self._quick if quick else self._work.engine
+        quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
         noun, counted = ("pictures", "pictures") if stage.name == EMBEDDINGS else ("rows", "rows")
-        total = max(1, self.plan.rows // 4)
+        total = max(1, self._work.plan.rows // 4)
         failed = engine.run(stage, todo, of=of or len(todo), counted=counted, total=total, noun=noun, quiet=quiet)
         if failed and fatal:
             name, record = next(iter(failed.items()))
@@ -226,11 +204,7 @@ class Deduplication:
                 f"stage {stage.name} failed at {name} ({last['error']}: {last['message']}); all about it: "
                 f"{self.layout.failed(stage.name, name)}. The same command tries again"
             )
-        self.set_aside |= {name.partition(".")[0]: record for name, record in failed.items()}
+        self._work.give_up(failed)
 
     def _sum(self, stage: str, units: list[str]) -> int:
-        return sum(int(record["rows"]) for _, record in self._records(stage, units))
-
-
-def _fingerprint(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        return sum(int(record["rows"]) for _, record in self._work.records(stage, units))

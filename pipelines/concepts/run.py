@@ -18,9 +18,9 @@ from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count
 from pipelines.engine import Engine
 from pipelines.layout import Layout
 from pipelines.locking import output_lock
-from pipelines.run import fingerprint_of
 from pipelines.settings import WrongUse
 from pipelines.stages import Stage
+from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.storage import Place, is_local, stamps
 
 _NAMED = 10  # units that failed

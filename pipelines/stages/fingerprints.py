@@ -5,13 +5,22 @@ In a job graph they would outgrow what services take (Dataflow: 10 MB) at some h
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from pipelines.commit import publish_json, read_json
 from pipelines.layout import Layout
 from pipelines.storage import Place
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """16 hex digits that change with any of the parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

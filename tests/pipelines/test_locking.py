@@ -14,10 +14,10 @@ import pytest
 from upath import UPath
 
 from pipelines import locking
+from pipelines.annotate import Annotations
 from pipelines.commit import publish_json, read_json
 from pipelines.layout import Layout
 from pipelines.locking import Busy, Lease, NoLocks, output_lock
-from pipelines.run import _Run
 
 SENTENCE = "A brown dog runs after a red ball"
 
@@ -112,20 +112,20 @@ def test_a_shard_that_ends_while_another_is_looking_is_seen(
 ) -> None:
     """The one meets the other at work and goes; so the other looks again, or nobody would finish."""
     manifest = tsv(tmp_path / "rows.tsv", [{"n": n, "caption": f"{SENTENCE} {n}"} for n in range(12)])
-    look = _Run._undone
+    look = Annotations.undone
     others: list[Any] = []
 
     def shard(i: int) -> Any:
         return filtering(manifest, tmp_path / "out", stages=("captions",), unit_rows=4, shard=(i, 2))
 
-    def slowly(run: _Run, units: list[str]) -> list[str]:
-        found = look(run, units)
+    def slowly(annotations: Annotations, units: list[str]) -> list[str]:
+        found = look(annotations, units)
         if not others:
             others.append(None)
             others[0] = shard(1)
         return found
 
-    monkeypatch.setattr(_Run, "_undone", slowly)
+    monkeypatch.setattr(Annotations, "undone", slowly)
     first = shard(0)
     (other,) = others
     assert other.outcome.funnel is None and "another one is still at work" in other.said[-1]
