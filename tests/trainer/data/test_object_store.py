@@ -47,9 +47,9 @@ def test_batches_are_those_of_local_files(
     import s3fs
 
     store, name = s3fs.S3FileSystem(), f"trainer-{workers}"
-    store.put(str(shards), f"bucket/{name}/", recursive=True)
-    store.put(str(targets), f"bucket/{name}-concepts/", recursive=True)
-    data, concepts = (store.find(f"bucket/{each}")[0].rpartition("/")[0] for each in (name, f"{name}-concepts"))
+    data, concepts = f"bucket/{name}", f"bucket/{name}-concepts"
+    store.put(f"{shards}/*.*", f"{data}/")
+    store.put(f"{targets}/", f"{concepts}/", recursive=True)
     remote = loader(f"s3://{data}", f"s3://{concepts}", tmp_path, workers)
     local = loader(str(shards), str(targets), tmp_path / "local", 0)
     for epoch in (0, 1):
