@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from open_clip.factory import load_checkpoint, load_state_dict
 from open_clip.model import resize_pos_embed, resize_text_pos_embed
+from safetensors import SafetensorError
 from torch import Tensor
 
 from trainer.architecture import DualEncoder, has_batch_norm
@@ -20,6 +21,19 @@ from trainer.config import ModelSettings
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 State = Mapping[str, Tensor]
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+)
+"""What torch, safetensors and open_clip raise for a file that is not what they take it for."""
 
 
 class BadWeights(ValueError):
@@ -72,8 +86,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """A state dict from a file that holds nothing else; raises `BadWeights`. No code of the file is run."""
     try:
         state = load_state_dict(str(path), weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise BadWeights(f"{path} is not a file of weights: {str(error).splitlines()[0]}") from error
+    except _UNREADABLE as error:
+        said = " ".join(str(error).split())[:400] or "it ends too early"
+        raise BadWeights(f"{path} is not a file of weights: {type(error).__name__}: {said}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadWeights(f"{path} holds more than weights by name")
     return state

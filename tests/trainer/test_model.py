@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,6 +227,25 @@ def test_image_towers_of_timm(names: str, tmp_path: Path) -> None:
     for name, value in student.clip.visual.trunk.state_dict().items():
         assert torch.equal(value, source.state_dict()[name])
     assert "head.proj.weight, which start at random" in student.said[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cut.safetensors", b"\x40\0\0\0\0\0\0\0{"),
+        ("text.safetensors", b"version https://git-lfs.github.com/spec/v1"),
+        ("empty.pt", b""),
+        ("pickle.pt", b"\x80\x04."),
+        ("list.bin", pickle.dumps([1, 2])),
+        ("zip.ckpt", b"PK\x03\x04 and no more"),
+        ("array.npy", b"\x93NUMPY"),
+    ],
+)
+def test_files_that_hold_no_weights_are_one_line(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(BadWeights, match=re.escape(name)) as refused:
+        student_of(warm_start=str(tmp_path / name))
+    assert "\n" not in str(refused.value)
 
 
 def test_weights_that_do_not_fit(tmp_path: Path) -> None:
