@@ -20,6 +20,7 @@ from torch import Tensor
 from trainer.data.batch import Batch
 from trainer.data.decode import BadPicture, decode
 from trainer.data.errors import ConceptMismatch, Kind, ShardMismatch, TooManyBad
+from trainer.data.images import Images
 from trainer.data.index import ShardIndex, load
 from trainer.data.order import EpochOrder
 from trainer.data.settings import DataSettings
@@ -82,7 +83,6 @@ class _Opened:
 class _Sample(NamedTuple):
     opened: _Opened
     row: int
-    picture: Tensor
     caption: str
 
     @property
@@ -121,16 +121,15 @@ class Reader:
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
         """Batch `number` of an epoch for this rank, and what was bad on the way."""
         bad: list[Bad] = []
-        sources, shards, rows, positions = self._slice(epoch, number)
+        sources, shards, rows, positions = (each.tolist() for each in self._slice(epoch, number))
+        samples, images = [], Images(len(positions))
         with _own_random_state():
-            samples = [
-                self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
-                for source, shard, row, position in zip(
-                    sources.tolist(), shards.tolist(), rows.tolist(), positions.tolist(), strict=True
-                )
-            ]
+            for source, shard, row, position in zip(sources, shards, rows, positions, strict=True):
+                sample, picture = self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
+                samples.append(sample)
+                images.add(picture)
         self.state(f"batch {number} of epoch {epoch}: collating")
-        return self._collate(samples), bad
+        return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
     def remote_shards(self, epoch: int, number: int) -> set[tuple[int, int]]:
         """(source, shard) of the remote shards that a batch needs."""
@@ -173,7 +172,7 @@ class Reader:
     def _sample_seed(self, epoch: int, position: int) -> int:
         return _mix(_mix(_mix(self._seed) ^ epoch) ^ position)
 
-    def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> _Sample:
+    def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
         """A sample, or where its picture is bad another of its shard: a function of position and seed alone."""
         opened = self._open(source, shard)
         for attempt in range(_TRIES):
@@ -190,7 +189,7 @@ class Reader:
             raise TooManyBad(f"{_TRIES} samples of shard {opened.shard.file.url} in a row are bad; last: {bad[-1][1]}")
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
-        return _Sample(opened, place, self._transformed(opened, place, picture, seed), caption)
+        return _Sample(opened, place, caption), self._transformed(opened, place, picture, seed)
 
     def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
         entry = opened.index.rows[place]
@@ -244,12 +243,10 @@ class Reader:
                 os.close(opened.descriptor)
         self._opened = OrderedDict()
 
-    def _collate(self, samples: list[_Sample]) -> Batch:
-        if not samples:
-            return self._empty()
+    def _collate(self, samples: list[_Sample], images: Tensor) -> Batch:
         hashes = [int(sample.opened.index.rows[sample.row]["caption_hash"]) for sample in samples]
         return Batch(
-            images=torch.stack([sample.picture for sample in samples]),
+            images=images,
             texts=self._tokenizer([sample.caption for sample in samples]),
             caption_hash=torch.tensor(hashes, dtype=torch.int64),
             keys=[sample.key for sample in samples],

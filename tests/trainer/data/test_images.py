@@ -1,0 +1,48 @@
+"""The pictures of a batch: one tensor, in shared memory where a worker makes it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from trainer.data.images import Images
+
+
+def test_pictures_lie_in_the_order_they_came() -> None:
+    pictures = [torch.rand(3, 4, 5) for _ in range(7)]
+    images = Images(7)
+    assert images.tensor is None
+    for picture in pictures:
+        images.add(picture)
+    assert images.tensor is not None and torch.equal(images.tensor, torch.stack(pictures))
+
+
+@pytest.mark.parametrize("other", [torch.rand(1, 4, 5), torch.rand(3, 5, 4), torch.rand(3, 4, 5, dtype=torch.float64)])
+def test_a_picture_of_another_shape_or_type_is_refused(other: torch.Tensor) -> None:
+    images = Images(2)
+    images.add(torch.rand(3, 4, 5))
+    said = f"{tuple(other.shape)} {other.dtype} after (3, 4, 5) torch.float32"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        images.add(other)
+
+
+class Stacks(Dataset[tuple[torch.Tensor, bool]]):
+    """Item i: five pictures full of i, and whether they were in shared memory before they were sent."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]:
+        images = Images(5)
+        for _ in range(5):
+            images.add(torch.full((3, 8, 8), float(index)))
+        assert images.tensor is not None
+        return images.tensor, images.tensor.is_shared()
+
+
+def test_workers_write_them_where_the_training_reads_them() -> None:
+    loader = DataLoader(Stacks(), batch_size=None, sampler=range(12), num_workers=2, collate_fn=lambda item: item)
+    found = list(loader)
+    assert all(shared for _, shared in found)
+    assert all(torch.equal(images, torch.full((5, 3, 8, 8), float(n))) for n, (images, _) in enumerate(found))
+    assert not Stacks()[0][1]

@@ -1,0 +1,39 @@
+"""The pictures of a batch, in one tensor from the start.
+
+Each is copied while it is still in the processor's cache. In a worker the tensor lies in shared memory, which is how it
+gets to the training: stacked elsewhere it would be copied once more (of 64 pictures of 224 pixels 38 MB).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+
+class Images:
+    """Room for `n` pictures of the shape of the first."""
+
+    def __init__(self, n: int):
+        self._n, self._filled = n, 0
+        self.tensor: Tensor | None = None
+        """(n, channels, height, width); None before the first picture."""
+
+    def add(self, picture: Tensor) -> None:
+        """Put the next picture (channels, height, width) in its place. Raises ValueError for another shape or type."""
+        if self.tensor is None:
+            self.tensor = _room(self._n, picture)
+        if picture.shape != self.tensor.shape[1:] or picture.dtype != self.tensor.dtype:
+            raise ValueError(
+                f"the transform gave {tuple(picture.shape)} {picture.dtype} after {tuple(self.tensor.shape[1:])} "
+                f"{self.tensor.dtype}; pictures of a batch must be alike"
+            )
+        self.tensor[self._filled] = picture
+        self._filled += 1
+
+
+def _room(n: int, like: Tensor) -> Tensor:
+    if get_worker_info() is None:
+        return like.new_empty((n, *like.shape))
+    storage = torch.UntypedStorage._new_shared(n * like.numel() * like.element_size())  # as torch's own collation does
+    return like.new_empty(0).set_(storage, 0, (n, *like.shape))  # type: ignore[call-overload]
