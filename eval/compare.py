@@ -23,7 +23,7 @@ from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.files import publish_json, published, read_json
 from eval.items import is_mean, metric_of, read_items
 from eval.report.text import cell
-from eval.results import Items
+from eval.results import Items, cautions
 from eval.statistics import (
     Floats,
     PairedComparison,
@@ -208,7 +208,8 @@ def _compare_task(
     task: str, row_a: Mapping[str, Any], row_b: Mapping[str, Any], a: Items, b: Items
 ) -> tuple[TaskComparison, PairedComparison | None]:
     metric = row_a["metric"]
-    note = _protocol_note(row_a["protocol"], row_b["protocol"])
+    notes = (_protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))
+    note = "; ".join(note for note in notes if note)
     if _has_labels(metric) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
     of_a, of_b = metric_of(a, metric), metric_of(b, metric)

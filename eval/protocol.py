@@ -50,6 +50,8 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
     elif task.items is not None and task.items != len(data):
         record["items_expected"] = task.items
         record["warning"] = f"{len(data)} items where the split has {task.items}: another split, or part of it"
+    if task.caution:
+        record["caution"] = task.caution
     if task.note:
         record["note"] = task.note
     return record

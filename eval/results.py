@@ -86,3 +86,9 @@ def missing(task: str, kind: str, metric: str, reason: str) -> Result:
     return Result(
         task=task, kind=kind, metric=metric, value=None, low=None, high=None, n=0, protocol={"missing": reason}
     )
+
+
+def cautions(record: Mapping[str, Any]) -> str:
+    """What must be said beside the number of a protocol record wherever it is shown; empty where there is nothing."""
+    data = record.get("data", {})
+    return "; ".join(data[name] for name in ("caution", "warning") if name in data)

@@ -16,7 +16,7 @@ from eval.features import FeatureCache
 from eval.files import publish_json, read_json, sha256_of
 from eval.group import Group
 from eval.probing import Shots, evaluate_few_shot
-from eval.results import Result, TaskOutcome, missing
+from eval.results import Result, TaskOutcome, cautions, missing
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Suite, Task
 from eval.vqa import evaluate_vqa
@@ -162,4 +162,6 @@ def line(result: Result) -> str:
     interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
     chance = result.protocol.get("chance")
     beside = "" if chance is None else f"  chance {100 * chance:.1f}"
+    said = cautions(result.protocol)
+    beside += f"  ({said})" if said else ""
     return f"{result.task:24} {result.metric:16} {100 * result.value:6.1f} %  {interval:14} n={result.n:,}{beside}"

@@ -9,6 +9,7 @@ from eval.report.data import KINDS, FewShotTable, Row, TaskRows
 from eval.report.page import AVERAGES, CAUTION, FEW_SHOT
 from eval.report.references import few_shot_references, references
 from eval.report.text import cell, percent
+from eval.results import cautions
 
 
 def render_markdown(
@@ -40,7 +41,8 @@ def _kind_table(tasks: Sequence[TaskRows], average: Average | None) -> list[str]
         if task.missing:
             continue
         for place, row in enumerate(task.rows):
-            name = cell(task.task) if place == 0 else ""
+            said = cautions(row["protocol"])
+            name = cell(f"{task.task} ({said})" if said else task.task) if place == 0 else ""
             value = f"**{percent(row['value'])}**" if place == 0 else percent(row["value"])
             lines.append(
                 f"| {name} | {cell(row['metric'])} | {value} | {_ends(row['low'], row['high'])} | {row['n']:,} |"

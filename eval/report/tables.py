@@ -11,6 +11,7 @@ from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
 from eval.report.text import attribute, percent, show
+from eval.results import cautions
 
 _HEAD = (
     '<thead><tr><th scope="col">task</th><th scope="col">metric</th><th scope="col" class="number">value, %</th>'
@@ -32,7 +33,9 @@ def draw_tasks(tasks: Sequence[TaskRows], average: Average | None) -> str:
 def _draw_task(task: TaskRows) -> str:
     rows = []
     for place, row in enumerate(task.rows):
-        name = f'{show(task.title)}<br><span class="key">{show(task.task)}</span>' if place == 0 else ""
+        said = cautions(row["protocol"])
+        beside = f'<br><span class="quiet">{show(said)}</span>' if said else ""
+        name = f'{show(task.title)}<br><span class="key">{show(task.task)}</span>{beside}' if place == 0 else ""
         span = f' rowspan="{len(task.rows)}"' if place == 0 else ""
         first = f'<td class="name"{span}>{name}</td>' if place == 0 else ""
         rows.append(

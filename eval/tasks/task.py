@@ -73,6 +73,8 @@ class Task:
     """Where few-shot draws its shots from (classification); without it the task has no few-shot rows."""
     fetch: Mapping[str, Any] = field(default_factory=dict)
     """What `make bench-data` does for it; empty where the data may not be fetched by a program."""
+    caution: str = ""
+    """A few words on for whom the number is no test; they stand beside it wherever it is shown."""
     note: str = ""
     """A trap or a choice that a reader of the number should know."""
 

@@ -222,11 +222,17 @@ def test_broken_data_is_a_row_and_status_1_and_the_other_tasks_are_measured(worl
     assert next(row for row in rows(world) if row["task"] == "asked")["value"] is not None
 
 
-def test_another_size_than_the_published_one_is_written_beside_the_number(world: Any) -> None:
-    world["suite"].write_text(SUITE.replace("items: 12", "items: 99"), encoding="utf-8")
+def test_cautions_and_another_size_than_the_published_one_stand_beside_the_number(world: Any, capsys: Any) -> None:
+    suite = SUITE.replace("items: 12", "items: 99\n    caution: no test of painters")
+    world["suite"].write_text(suite, encoding="utf-8")
     assert cli.main([*world["command"], "--shots", "0"]) == 0
     record = rows(world)[0]["protocol"]["data"]
-    assert record["items_expected"] == 99 and "12 items where the split has 99" in record["warning"]
+    assert record["items_expected"] == 99 and record["caution"] == "no test of painters"
+    said = "no test of painters; 12 items where the split has 99"
+    (shown,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("colours "))
+    assert said in shown
+    assert f"| colours ({said}" in (world["out"] / "results.md").read_text(encoding="utf-8")
+    assert said in (world["out"] / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

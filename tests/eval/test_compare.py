@@ -176,6 +176,16 @@ def test_protocols_that_differ_are_named(tmp_path: Path) -> None:
     assert compare(one, other).tasks[0].note == "the protocols differ in templates"
 
 
+def test_cautions_stand_beside_the_difference(tmp_path: Path) -> None:
+    hits = np.tile([0, 1], 10)
+    data = {"pictures_sha256": "1", "labels_sha256": "2", "caution": "training pictures of A"}
+    one, other = (
+        write(tmp_path / name, [top1(hits, data=data, templates={"sha256": name})], {"cats": items(hits)})
+        for name in ("a", "b")
+    )
+    assert compare(one, other).tasks[0].note == "the protocols differ in templates; training pictures of A"
+
+
 class TestCommand:
     def test_writes_json_and_markdown(
         self, tmp_path: Path, hits: tuple[np.ndarray, np.ndarray], capsys: pytest.CaptureFixture[str]
