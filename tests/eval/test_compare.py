@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.compare import NOT_SEED_NOISE, compare, main
+from eval.compare import main
+from eval.comparison import NOT_SEED_NOISE, compare
 from eval.errors import DataBroken, WrongUse
 from eval.items import draws_of, metric_of, read_items
 from eval.metrics.classification import mean_per_class, roc_auc
