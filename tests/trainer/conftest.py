@@ -22,11 +22,17 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
 from PIL import Image, ImageDraw  # noqa: E402
 
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # before the first fixture
 LAUNCH = Path(__file__).with_name("launch.py")
 ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "cyan")
 SHAPES = ("circle", "square", "triangle", "cross")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Bits depend on the number of threads, and other tests of the same process may have set another."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
