@@ -8,9 +8,9 @@ seed of the shots (`eval.fewshot.comparison`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -51,14 +51,14 @@ class TaskComparison:
     metric: str
     a: float | None
     b: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    n: int
-    test: str
-    note: str
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    n: int = 0
+    test: str = ""
+    note: str = ""
     """Why there is no test, or what differs between the two protocols."""
 
 
@@ -87,9 +87,13 @@ class Comparison:
     caution: str = NOT_SEED_NOISE
 
 
+_Compared = TypeVar("_Compared", TaskComparison, FewShotComparison)
+
+
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two result folders. Raises WrongUse where one is none."""
-    rows_a, rows_b = _main_rows(a), _main_rows(b)
+    all_a, all_b = _rows(a), _rows(b)
+    rows_a, rows_b = _main_rows(all_a), _main_rows(all_b)
     tasks: list[TaskComparison] = []
     spreads: list[Floats] = []
     for task in dict.fromkeys([*rows_a, *rows_b]):
@@ -108,27 +112,30 @@ def compare(a: Path, b: Path) -> Comparison:
         if tested_as is not None:
             spreads.append(tested_as.draws)
     tested = [found for found in tasks if found.p is not None]
-    corrected = dict(zip([t.task for t in tested], holm([t.p for t in tested if t.p is not None]), strict=True))
-    final = tuple(TaskComparison(**{**asdict(found), "p_holm": corrected.get(found.task)}) for found in tasks)
-    few_shot = _few_shot(a, b)
-    return Comparison(a=str(a), b=str(b), tasks=final, average=_average(tested, spreads), few_shot=few_shot)
-
-
-def _few_shot(a: Path, b: Path) -> tuple[FewShotComparison, ...]:
-    """Of every task that has few-shot rows on a side; corrected for the number of these tests alone."""
-    rows_a, rows_b = _few_shot_rows(a), _few_shot_rows(b)
-    found = [
+    shots_a, shots_b = _few_shot_rows(all_a), _few_shot_rows(all_b)
+    few_shot = [
         one
-        for task in dict.fromkeys([*rows_a, *rows_b])
-        for one in compare_few_shot(task, a, b, rows_a.get(task, []), rows_b.get(task, []))
+        for task in dict.fromkeys([*shots_a, *shots_b])
+        for one in compare_few_shot(task, a, b, shots_a.get(task, []), shots_b.get(task, []))
     ]
+    return Comparison(
+        a=str(a),
+        b=str(b),
+        tasks=_corrected(tasks),
+        average=_average(tested, spreads),
+        few_shot=_corrected(few_shot),
+    )
+
+
+def _corrected(found: Sequence[_Compared]) -> tuple[_Compared, ...]:
+    """With p values corrected for the number of tests among them (Holm)."""
     corrected = iter(holm([one.p for one in found if one.p is not None]))
     return tuple(replace(one, p_holm=next(corrected)) if one.p is not None else one for one in found)
 
 
-def _few_shot_rows(folder: Path) -> dict[str, list[Mapping[str, Any]]]:
+def _few_shot_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in _rows(folder):
+    for row in rows:
         if row["kind"] == "few_shot":
             found.setdefault(row["task"], []).append(row)
     return found
@@ -147,10 +154,10 @@ def _rows(folder: Path) -> list[Mapping[str, Any]]:
     return rows
 
 
-def _main_rows(folder: Path) -> dict[str, Mapping[str, Any]]:
+def _main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The first row of every task, which holds its main number."""
     found: dict[str, Mapping[str, Any]] = {}
-    for row in _rows(folder):
+    for row in rows:
         if row["kind"] != "few_shot":
             found.setdefault(row["task"], row)
     return found
@@ -223,7 +230,6 @@ def _compare_task(
             low=found.low,
             high=found.high,
             p=found.p,
-            p_holm=None,
             n=found.n,
             test=found.test,
             note=note,
@@ -248,13 +254,6 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
         metric=row.get("metric", ""),
         a=row_a["value"] if row_a else None,
         b=row_b["value"] if row_b else None,
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        p_holm=None,
-        n=0,
-        test="",
         note=note,
     )
 

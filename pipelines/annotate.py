@@ -16,6 +16,7 @@ from pipelines.stages import failure, set_aside
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.fingerprints import fingerprint_of
+from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import each, stamps
 from pipelines.work import Work
@@ -53,12 +54,12 @@ class Annotations:
             download = self._download_stage()
             for piece, record in self._work.records(STAGE, self._work.pieces(self._downloadable(units))):
                 if not download.survivors.are_covered(record, download.fingerprint):
-                    found.add(piece.partition(".")[0])
+                    found.add(unit_of(piece))
         if self._spotting_decides:
             stage, downloads = self._spotting_stage(), self._downloads(units)
             for piece, record in self._work.records("spotting", self._work.pieces(units)):
                 if not self._spotting_is_done(piece, record, stage, downloads):
-                    found.add(piece.partition(".")[0])
+                    found.add(unit_of(piece))
         return [unit for unit in units if unit in found]
 
     def sources(self, units: Iterable[str]) -> dict[str, list[Any]]:
@@ -69,9 +70,9 @@ class Annotations:
         }
         if self._spotting_decides:
             for piece, record in self._work.records("spotting", self._work.pieces(names)):
-                found[piece.rpartition(".")[0]] += [record["fingerprint"], record["generations"]]
+                found[unit_of(piece)] += [record["fingerprint"], record["generations"]]
         for piece, state in self._downloads(names).items():
-            found[piece.rpartition(".")[0]].append(state)
+            found[unit_of(piece)].append(state)
         return found
 
     def pictures_exist(self) -> bool:
@@ -140,7 +141,7 @@ class Annotations:
             for piece in (piece for piece, record in records.items() if record["nobody"]):
                 retract(self._layout.commit(STAGE, piece))
                 set_aside(stage, piece, [failure("NetworkDown", str(NetworkDown(nobody, asked, "in all units")))])
-                self._work.set_aside[piece.partition(".")[0]] = read_json(self._layout.failed(STAGE, piece))
+                self._work.give_up({piece: read_json(self._layout.failed(STAGE, piece))})
         elif asked and nobody == asked:
             self._say(
                 f"download: none of the {asked} urls was reached. If that was this machine's network, remove "

@@ -22,6 +22,7 @@ from pipelines.settings import RunSettings
 from pipelines.stages import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
+from pipelines.stages.pieces import unit_of
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,
@@ -167,7 +168,7 @@ class Deduplication:
         for piece, record in self._work.records(EMBEDDINGS, pieces):
             state = downloaded_state(self.layout, piece)
             current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
-            if not current or record["covers"] != competing[piece.partition(".")[0]]:
+            if not current or record["covers"] != competing[unit_of(piece)]:
                 todo.append(piece)
         covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
         stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
@@ -175,7 +176,7 @@ class Deduplication:
         parents = dict.fromkeys(names, 0)
         for piece, record in self._work.records(EMBEDDINGS, pieces):
             if record is not None:
-                parents[piece.partition(".")[0]] += record["pictures"] - record["bad"]
+                parents[unit_of(piece)] += record["pictures"] - record["bad"]
         return parents
 
     # ---- what all share

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from pipelines.outcome import collect_examples, duplicates_note, not_at_hand_not
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
 from pipelines.settings import RunSettings
+from pipelines.stages.fingerprints import fingerprint_of
 
 
 @dataclass
@@ -48,7 +47,7 @@ class Results:
         """
         root, stages = self.layout.root, self.settings.stages
         previous = read_json(root / "funnel.json") or {}
-        asked = hashlib.sha256(json.dumps([funnel, decided], sort_keys=True, default=str).encode()).hexdigest()[:16]
+        asked = fingerprint_of(funnel, decided)
         unchanged = previous.get("fingerprint") == asked and (root / "run.json").exists()
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if unchanged and not self.seconds.keys() - {"export"}:

@@ -10,7 +10,7 @@ from pipelines.engine import Engine
 from pipelines.layout import Layout
 from pipelines.plan import Plan, Unit
 from pipelines.stages import Stage
-from pipelines.stages.pieces import piece_name
+from pipelines.stages.pieces import piece_name, unit_of
 from pipelines.storage import each
 
 
@@ -34,11 +34,11 @@ class Work:
 
     def give_up(self, failed: dict[str, dict[str, Any]]) -> None:
         """Take these units, or the units of these pieces, out of all that follows."""
-        self.set_aside |= {name.partition(".")[0]: record for name, record in failed.items()}
+        self.set_aside |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
         """Those of the units or pieces that are not given up."""
-        return [name for name in names if name.partition(".")[0] not in self.set_aside]
+        return [name for name in names if unit_of(name) not in self.set_aside]
 
     def units(self) -> list[Unit]:
         """Units of the plan that are not given up."""

@@ -32,23 +32,23 @@ class FewShotComparison:
     """One method at one k, B against A."""
 
     task: str
-    metric: str
-    method: str
-    shots: int
-    a: float | None
+    metric: str = ""
+    method: str = ""
+    shots: int = 0
+    a: float | None = None
     """Mean over the seeds that both have."""
-    b: float | None
-    difference: float | None
-    low: float | None
-    high: float | None
-    p: float | None
-    p_holm: float | None
-    n: int
+    b: float | None = None
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    n: int = 0
     """Test pictures."""
-    seeds: tuple[int, ...]
-    per_seed: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
+    per_seed: tuple[float, ...] = ()
     """B minus A with the shots of each seed."""
-    note: str
+    note: str = ""
     """Why there is no test."""
 
 
@@ -60,7 +60,7 @@ def compare_few_shot(
     try:
         return _paired(task, a, b, rows_a, rows_b)
     except _NotPaired as error:
-        return [_untested(task, str(error))]
+        return [FewShotComparison(task=task, note=str(error))]
 
 
 class _NotPaired(Exception):
@@ -149,11 +149,9 @@ def _tested(
         low=low,
         high=high,
         p=bootstrap_p(spread),
-        p_holm=None,
         n=len(a.label),
         seeds=tuple(seeds),
         per_seed=tuple(change.tolist()),
-        note="",
     )
 
 
@@ -180,23 +178,3 @@ def crossed_draws(changes: Floats, groups: NDArray[np.int64], draws: int = DRAWS
         means = np.divide(sums, totals, out=np.zeros_like(sums), where=present)
         found.append(means.sum(axis=1) / present.sum(axis=1))
     return np.concatenate(found)
-
-
-def _untested(task: str, note: str) -> FewShotComparison:
-    return FewShotComparison(
-        task=task,
-        metric="",
-        method="",
-        shots=0,
-        a=None,
-        b=None,
-        difference=None,
-        low=None,
-        high=None,
-        p=None,
-        p_holm=None,
-        n=0,
-        seeds=(),
-        per_seed=(),
-        note=note,
-    )

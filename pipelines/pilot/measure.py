@@ -12,6 +12,7 @@ from pipelines.decisions import STAGE_OF
 from pipelines.layout import Layout
 from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
+from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import load_records
 from pipelines.storage import Place, stamps
 
@@ -63,7 +64,7 @@ def _seconds(layout: Layout) -> dict[str, Counter[str]]:
             continue
         for name in stamps(layout.commits(folder.name), ".json"):
             record = read_json(layout.commit(folder.name, name))
-            found[name.partition(".")[0]][_PART_OF.get(folder.name, folder.name)] += record["seconds"]
+            found[unit_of(name)][_PART_OF.get(folder.name, folder.name)] += record["seconds"]
     return found
 
 
@@ -74,7 +75,7 @@ def _sizes_of_work(layout: Layout) -> Counter[str]:
         if folder.is_dir() and folder.name not in _WHOLE:
             for kind in ("data", "commits", "dead"):
                 for path in (folder / kind).glob("*"):
-                    found[path.name.partition(".")[0]] += _size(path)
+                    found[unit_of(path.name)] += _size(path)
     return found
 
 

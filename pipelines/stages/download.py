@@ -7,8 +7,6 @@ again, and a url that several rows of a generation name is asked once.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -36,6 +34,7 @@ from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.stages.pieces import Survivors, generation_name
 from pipelines.storage import read_table
 
@@ -181,7 +180,7 @@ class DownloadStage:
 def _digest(before: str, found: pa.Table) -> str:
     """Of what was found so far: which rows have a picture, and which one."""
     rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
-    return hashlib.sha256(json.dumps([before, rows]).encode()).hexdigest()[:16]
+    return fingerprint_of(before, rows)
 
 
 def _stored_bytes(found: pa.Table) -> int:

@@ -24,6 +24,11 @@ def piece_name(unit: str, piece: int) -> str:
     return f"{unit}.{piece:04d}"
 
 
+def unit_of(name: str) -> str:
+    """The caption unit that a picture unit, or a file of one, belongs to; of a caption unit itself."""
+    return name.partition(".")[0]
+
+
 def generation_name(piece: str, generation: int) -> str:
     """Name of the file of one pass over a picture unit."""
     return f"{piece}.g{generation}"

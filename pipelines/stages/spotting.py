@@ -28,7 +28,7 @@ from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, UnreadableFile
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
-from pipelines.stages.pieces import Survivors, generation_name, piece_name
+from pipelines.stages.pieces import Survivors, generation_name, piece_name, unit_of
 from pipelines.storage import read_table
 
 BATCH = 64
@@ -143,7 +143,7 @@ class SpottingStage:
         return wanted
 
     def _read_pictures(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
-        parent = unit.rpartition(".")[0]
+        parent = unit_of(unit)
         spans, picture_rows = self._plan
         pictures = pictures_of(self.layout, parent, spans[parent], picture_rows, self.dataset, ordinals)
         sizes = original_sizes(self.layout, unit)
