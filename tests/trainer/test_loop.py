@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.fields import build
 from trainer.cli import main
-from trainer.config_files import build, merged, plain
+from trainer.config_files import merged, plain
 from trainer.errors import WrongUse
 from trainer.loop import train
 
