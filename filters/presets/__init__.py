@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 
 import yaml
 
+from filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
+from filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
 from filters.captions.rules import CaptionRule
 from filters.dedup import DedupRule
+from filters.spotting.filters import ImageTooSmall, TextSpotting
 from filters.spotting.overlap import OverlapRule
 
 
@@ -45,30 +49,57 @@ class Preset:
     dedup: DedupRule = field(default_factory=DedupRule)
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
+    filters: tuple[Filter, ...] = ()
+    """Registered filters that the preset has a section for (see `filters.base`), in its order."""
+
+    @property
+    def caption_filters(self) -> tuple[CaptionFilter, ...]:
+        """What is asked of captions, in order."""
+        rule = self.captions
+        return (
+            NoCaption(),
+            CaptionLength(max_chars=rule.max_chars),
+            Complexity(min_complexity=rule.min_complexity),
+            Action(min_actions=rule.min_actions),
+            *(one for one in self.filters if isinstance(one, CaptionFilter)),
+        )
+
+    @property
+    def image_filters(self) -> tuple[ImageFilter, ...]:
+        """What is asked of images that were read, in order."""
+        return (
+            ImageTooSmall(min_side=self.pictures.min_side),
+            TextSpotting(min_chars=self.text_spotting.min_chars),
+            *(one for one in self.filters if isinstance(one, ImageFilter)),
+        )
 
     @property
     def captions_fingerprint(self) -> str:
         """Changes with every setting that decides which rows survive their caption."""
-        return _fingerprint(self.captions)
+        return _fingerprint(self.captions, filters=[one for one in self.filters if isinstance(one, CaptionFilter)])
 
     @property
     def filters_fingerprint(self) -> str:
         """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting)
+        return _fingerprint(self.captions, self.pictures, self.text_spotting, filters=self.filters)
 
     @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup)
+        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup, filters=self.filters)
 
     def as_dict(self) -> dict[str, Any]:
         """For the provenance record."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "filters": _named(self.filters)}
 
 
-def _fingerprint(*rules: Any) -> str:
-    text = json.dumps([dataclasses.asdict(rule) for rule in rules], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _named(filters: Sequence[Filter]) -> dict[str, Any]:
+    return {one.reason: dataclasses.asdict(one) for one in filters}  # type: ignore[call-overload]  # they are
+
+
+def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
+    parts = [dataclasses.asdict(rule) for rule in rules] + ([list(_named(filters).items())] if filters else [])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def preset_names() -> list[str]:
@@ -111,17 +142,19 @@ def load_preset(name: str) -> Preset:
     if not isinstance(foresee, list) or any(other not in preset_names() for other in foresee):
         raise BadPreset(f"preset {name!r}: foresee is {foresee!r}; expected a list of {', '.join(preset_names())}")
     sections = {"captions": CaptionRule, "pictures": PictureRule, "text_spotting": OverlapRule, "dedup": DedupRule}
+    known: dict[str, type[Any]] = {**sections, **registered_filters()}
     for section in content:
-        if section not in sections:
+        if section not in known:
             raise BadPreset(
-                f"preset {name!r}: unknown section {section!r}{_nearest(section, sections)}; "
-                f"choose from {', '.join(sections)}"
+                f"preset {name!r}: unknown section {section!r}{_nearest(section, known)}; "
+                f"choose from {', '.join(known)}"
             )
-    rules = {
-        section: _rule(kind, content.get(section) or {}, f"preset {name!r}, {section}")
-        for section, kind in sections.items()
+    made = {
+        section: _rule(known[section], content.get(section) or {}, f"preset {name!r}, {section}")
+        for section in dict.fromkeys([*sections, *content])
     }
-    return Preset(name=Path(name).stem, foresee=tuple(foresee), **rules)
+    rules = {section: made.pop(section) for section in sections}
+    return Preset(name=Path(name).stem, foresee=tuple(foresee), filters=tuple(made.values()), **rules)
 
 
 def _rule(kind: type[Any], settings: Any, where: str) -> Any:

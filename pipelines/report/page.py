@@ -19,34 +19,7 @@ MAX_EXAMPLES = 12
 MAX_GROUPS = 24
 """Reasons whose examples are shown, for the same sake."""
 
-REASONS = {
-    "no_caption": "The row has no caption, or one of blanks only: there is nothing to judge.",
-    "caption_length": "The caption is shorter or longer than the preset allows. Captions that long are pages of text.",
-    "complexity": "No object in the caption has enough said about it. The complexity of an object is the number of its "
-    "attributes, actions and relations; that of a caption is the highest among its objects.",
-    "action": "The caption names no action that convinced the verifier: no verb at all, or only words that look like "
-    "verbs, as in product names (struck through in the graph).",
-    "bad_url": "The row's address is no usable address of the web.",
-    "blocked_port": "The address names a port that is not asked.",
-    "blocked_address": "The address leads to a machine that is not on the public internet. Such are never asked.",
-    "dns_failed": "The server's name is not known (any more).",
-    "connect_failed": "The server could not be reached, or not safely.",
-    "timeout": "The server took too long.",
-    "http_status": "The server answered that there is no such picture, or that it may not be had.",
-    "bad_response": "The server's answer was broken off or is not what the web speaks.",
-    "too_many_redirects": "The server sent the request from one address to the next.",
-    "too_large": "The file is larger than allowed.",
-    "opt_out": "The server asks that its pictures are not used for training.",
-    "hash_mismatch": "The picture is another one than when the manifest was made.",
-    "not_a_picture": "What the server sent is no picture, or a broken one.",
-    "too_many_pixels": "The picture has more pixels than allowed.",
-    "picture_not_at_hand": "There is no picture for the row, so it cannot be checked for text.",
-    "picture_too_small": "The picture is too small to learn from, or to read text in.",
-    "text_spotting": "Text that can be read in the picture repeats part of the caption. A model would learn to read "
-    "there, not to see. The repeated part is marked in the caption.",
-    "duplicate_pair": "The same url with the same caption is kept already.",
-    "duplicate_picture": "The very same picture is kept already, with another caption or from another url.",
-    "duplicate_semantic": "A picture whose embedding is almost the same is kept already.",
+_ENDS = {
     "kept": "Rows that passed every step asked for.",
     "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",
@@ -139,9 +112,14 @@ def _funnel_section(run: Funnel) -> str:
 
 
 def _explanations(run: Funnel) -> str:
-    names = [*dict.fromkeys(step.reason for step in run.steps), "kept", "dead_letter"]
-    entries = "".join(f"<dt>{show(reason_name(name))}</dt><dd>{REASONS.get(name, _UNKNOWN)}</dd>" for name in names)
+    names = [*dict.fromkeys(step.reason for step in run.steps), *_ENDS]
+    entries = "".join(f"<dt>{show(reason_name(name))}</dt><dd>{_explained(name, run)}</dd>" for name in names)
     return f"<dl>{entries}</dl>"
+
+
+def _explained(name: str, run: Funnel) -> str:
+    told = (step.explanation for step in run.steps if step.reason == name and step.explanation)
+    return show(_ENDS.get(name) or next(told, _UNKNOWN), 2000)
 
 
 def _histogram_section(run: Funnel) -> str:
@@ -178,7 +156,7 @@ def _group_section(name: str, run: Funnel) -> str:
     cards = "".join(_card(example) for example in examples)
     return (
         f'<section id="{anchor(name)}"><h2>{heading} <span class="quiet">{of}</span></h2>'
-        f'<p class="lede quiet">{REASONS.get(name, _UNKNOWN)}</p>{cards}</section>'
+        f'<p class="lede quiet">{_explained(name, run)}</p>{cards}</section>'
     )
 
 
