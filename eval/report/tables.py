@@ -10,7 +10,8 @@ from eval.report.averages import Average
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
-from eval.report.text import attribute, percent, show
+from common.html import attribute, show
+from eval.report.text import percent
 from eval.results import cautions
 
 _HEAD = (

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from common.html import Span, marked, render_page, show
 from pipelines.commit import published
 from pipelines.report.charts import anchor, draw_dead_letter, draw_funnel, draw_histogram, percent, reason_name
 from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.picture import draw_picture
-from pipelines.report.style import STYLE
-from pipelines.report.text import Span, attribute, marked, show
 from pipelines.storage import Place
 
 MAX_EXAMPLES = 12
@@ -25,8 +25,6 @@ _ENDS = {
     "nor rejected; each is stored with its error.",
 }
 _UNKNOWN = "Rejected at this step."
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _HISTOGRAMS = (
     ("complexity", "Complexity", "The most that is said of one object of the caption."),
@@ -57,116 +55,61 @@ def write_report(funnel: Mapping[str, Any], path: Place, *, notes: Sequence[str]
 def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> str:
     """The report as HTML."""
     run = read_funnel(funnel)
-    groups = _groups(run)
-    title = attribute(f"Report: {run.dataset}, {run.preset}")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head><body><main>\n"
-        + "\n".join(
-            (
-                _header(run, notes, groups),
-                f"<section><h2>Funnel</h2>{_funnel_section(run)}</section>",
-                f"<section><h2>What the steps mean</h2>{_explanations(run)}</section>",
-                f"<section><h2>Distributions</h2>{_histogram_section(run)}</section>",
-                _legend_section(),
-                *(_group_section(name, run) for name in groups),
-                _footer(run),
-            )
-        )
-        + "\n</main></body></html>\n"
-    )
-
-
-def _header(run: Funnel, notes: Sequence[str], groups: list[str]) -> str:
-    stages = ", ".join(show(stage) for stage in run.stages) or "none"
-    facts = f"Data set {show(run.dataset or 'unnamed')}, preset {show(run.preset or 'unnamed')}, stages {stages}."
-    lines = "".join(f'<p class="note">{show(note, 2000)}</p>' for note in notes)
-    if run.unaccounted:
-        lines += (
-            f'<p class="note wrong">The counts do not add up: {run.unaccounted:+,} rows are unaccounted for '
-            "(rows in minus kept, rejected and dead letter).</p>"
-        )
-    links = "".join(
-        f'<a href="#{anchor(name)}">{show(reason_name(name))} '
-        f'<span class="quiet">{len(run.examples.get(name, ())[:MAX_EXAMPLES])}</span></a>'
-        for name in groups
-    )
-    nav = f'<nav aria-label="Examples"><span class="quiet">Examples:</span>{links}</nav>' if links else ""
-    return (
-        f'<header><h1>CAT filter report</h1><p class="headline">{_headline(run)}</p>'
-        f'<p class="lede quiet">{facts}</p>{lines}{nav}</header>'
-    )
-
-
-def _headline(run: Funnel) -> str:
-    if not run.rows_in:
-        return "No rows came in, so none were kept."
-    rows = "row" if run.rows_in == 1 else "rows"
-    return f"Of {run.rows_in:,} {rows}, <b>{run.kept:,} were kept</b>: a rate of {percent(run.share(run.kept))}."
-
-
-def _funnel_section(run: Funnel) -> str:
-    return f'<div class="split"><div class="wide">{draw_funnel(run)}</div>{draw_dead_letter(run)}</div>'
-
-
-def _explanations(run: Funnel) -> str:
     names = [*dict.fromkeys(step.reason for step in run.steps), *_ENDS]
-    entries = "".join(f"<dt>{show(reason_name(name))}</dt><dd>{_explained(name, run)}</dd>" for name in names)
-    return f"<dl>{entries}</dl>"
+    return render_page(
+        __package__,
+        "report.html.j2",
+        run=run,
+        notes=notes,
+        groups=_groups(run),
+        funnel=draw_funnel(run),
+        dead_letter=draw_dead_letter(run),
+        explanations=[(reason_name(name), _explained(name, run)) for name in names],
+        histograms="".join(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _HISTOGRAMS),
+        legend=draw_graph(_LEGEND),
+        card=_card,
+        percent=percent,
+    )
 
 
 def _explained(name: str, run: Funnel) -> str:
     told = (step.explanation for step in run.steps if step.reason == name and step.explanation)
-    return show(_ENDS.get(name) or next(told, _UNKNOWN), 2000)
+    return _ENDS.get(name) or next(told, _UNKNOWN)
 
 
-def _histogram_section(run: Funnel) -> str:
-    charts = "".join(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _HISTOGRAMS)
-    return f'<div class="charts">{charts}</div>'
+@dataclass(frozen=True)
+class _Group:
+    """Examples of one end that rows come to."""
+
+    name: str
+    anchor: str
+    rejected: bool
+    text: str
+    total: int | None
+    """How many rows came to it, where that is known."""
+    examples: tuple[Example, ...]
 
 
-def _legend_section() -> str:
-    return (
-        '<section><h2>How to read an example</h2><article class="card"><div>'
-        "<p>The caption is shown as it came. What of it can also be read in the picture is "
-        "<mark>marked</mark>.</p><p>The graph is what the parser found: "
-        "objects in boxes with their attributes below, actions in ellipses with arrows to those who take part, "
-        "relations as brackets on the right.</p><p>The number in an ellipse is the verifier's belief that this is an "
-        "action here; one that was not accepted is grey and struck through.</p>"
-        '<p>Text found in a picture is outlined: <span class="chip good">1</span> score of 0.8 or more, '
-        '<span class="chip fair">2</span> 0.5 or more, <span class="chip poor">3</span> less.</p></div>'
-        f'<div class="wide">{draw_graph(_LEGEND)}</div></article></section>'
-    )
-
-
-def _groups(run: Funnel) -> list[str]:
+def _groups(run: Funnel) -> list[_Group]:
     """The groups of examples in the order of the cascade, then kept, dead letter and whatever else was given."""
-    order = [step.reason for step in run.steps] + ["kept", "dead_letter", *run.examples]
-    return [name for name in dict.fromkeys(order) if run.examples.get(name)][:MAX_GROUPS]
+    order = dict.fromkeys([*(step.reason for step in run.steps), *_ENDS, *run.examples])
+    return [
+        _Group(
+            name=reason_name(name),
+            anchor=anchor(name),
+            rejected=name not in _ENDS,
+            text=_explained(name, run),
+            total=_total(name, run),
+            examples=run.examples[name][:MAX_EXAMPLES],
+        )
+        for name in [name for name in order if run.examples.get(name)][:MAX_GROUPS]
+    ]
 
 
-def _group_section(name: str, run: Funnel) -> str:
-    examples = run.examples[name][:MAX_EXAMPLES]
-    total = _group_total(name, run)
-    verb = "" if name in ("kept", "dead_letter") else "Rejected: "
-    of = f"{len(examples):,} of {total:,}" if total is not None else f"{len(examples):,}"
-    heading = verb + show(reason_name(name)) if verb else show(reason_name(name).capitalize())
-    cards = "".join(_card(example) for example in examples)
-    return (
-        f'<section id="{anchor(name)}"><h2>{heading} <span class="quiet">{of}</span></h2>'
-        f'<p class="lede quiet">{_explained(name, run)}</p>{cards}</section>'
-    )
-
-
-def _group_total(name: str, run: Funnel) -> int | None:
-    if name == "kept":
-        return run.kept
-    if name == "dead_letter":
-        return run.dead_rows
+def _total(name: str, run: Funnel) -> int | None:
+    ends = {"kept": run.kept, "dead_letter": run.dead_rows}
     counts = [step.rejected for step in run.steps if step.reason == name]
-    return sum(counts) if counts else None
+    return ends.get(name, sum(counts) if counts else None)
 
 
 def _card(example: Example) -> str:
@@ -218,11 +161,3 @@ def _facts(example: Example) -> str:
 
 def _message(example: Example) -> str:
     return f'<p class="message">{show(example.message, 600)}</p>' if example.message else ""
-
-
-def _footer(run: Funnel) -> str:
-    times = ", ".join(f"{show(name)} {seconds:,.1f} s" for name, seconds in run.seconds.items())
-    return (
-        f"<footer>{f'Time by stage: {times}. ' if times else ''}"
-        "Captions and pictures are other people's; this page loads nothing and runs nothing.</footer>"
-    )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
 from pipelines.report.data import Example, Spotted
-from pipelines.report.text import attribute, show
+from common.html import attribute, show
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""

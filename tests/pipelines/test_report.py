@@ -20,7 +20,7 @@ from pipelines.report.data import read_example, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.page import MAX_EXAMPLES
 from pipelines.report.picture import SIDE, PictureNotShown, draw_picture, make_thumbnail
-from pipelines.report.text import Span, attribute, marked, plain
+from common.html import Span, attribute, marked, plain
 
 HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -16,7 +16,8 @@ from eval.report import Answered, Confusion, FoundPictures, FoundTexts, write_re
 from eval.report.charts import MARKS, draw_curves, interval_bar
 from eval.report.data import group_few_shot, group_tasks
 from eval.report.references import few_shot_references, references
-from eval.report.text import attribute, cell, percent, plain
+from common.html import attribute, plain
+from eval.report.text import cell, percent
 from eval.results import Items
 from eval.tasks import load_suite
 

@@ -1,0 +1,1 @@
+"""Ground that all packages stand on; nothing of DiHT in it."""
