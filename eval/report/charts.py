@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from eval.report.data import FewShotTable
 from common.html import attribute
+from eval.report.data import FewShotTable
 from eval.report.text import percent
 
 WIDE, HIGH = 720.0, 340.0

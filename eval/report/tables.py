@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from common.html import attribute, show
 from eval.report.averages import Average
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
-from common.html import attribute, show
 from eval.report.text import percent
 from eval.results import cautions
 

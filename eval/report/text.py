@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from common.html import plain
 
-
 CAUTION = (
     "An interval says how far the number could be off because these test items were drawn and not others. It does not "
     "hold what training again with another seed would change (about 0.2 points on ImageNet, according to DataComp), "
