@@ -26,7 +26,7 @@ _ENDS = {
 }
 _UNKNOWN = "Rejected at this step."
 
-_HISTOGRAMS = (
+_CHARTS = (
     ("complexity", "Complexity", "The most that is said of one object of the caption."),
     ("actions", "Actions", "How many actions of the caption were accepted."),
     ("overlap", "Overlap", "Characters of the caption that can be read in the picture."),
@@ -65,7 +65,7 @@ def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> st
         funnel=draw_funnel(run),
         dead_letter=draw_dead_letter(run),
         explanations=[(reason_name(name), _explained(name, run)) for name in names],
-        histograms="".join(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _HISTOGRAMS),
+        histograms="".join(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _CHARTS),
         legend=draw_graph(_LEGEND),
         card=_card,
         percent=percent,
