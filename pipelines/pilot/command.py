@@ -92,7 +92,7 @@ def _pilot(
         )
     say(f"pilot: {len(drawn):,} of {len(whole_plan.units):,} units, drawn with seed {options.seed}, in {layout.root}")
     outcome = run(settings, say, plan)
-    sample = measure(layout, plan)
+    sample = measure(layout, plan, settings.preset)
     if not sample or outcome.funnel is None:
         say("error: no unit of the sample could be finished; there is nothing to forecast from")
         return 1
