@@ -99,7 +99,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path) -> None:
 def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(own: Path) -> None:
     arguments = ["--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
     without = _filter(own, own / "out", *arguments)
-    assert without.returncode == 2 and "unknown section 'shouting'" in without.stderr
+    assert without.returncode == 2 and "unknown key shouting" in without.stderr
     wrong = _filter(own, own / "out", *arguments, "--plugin", "my_filter")
     assert wrong.returncode == 2 and "--plugin my_filter: ModuleNotFoundError" in wrong.stderr
     assert not (own / "out").exists()
