@@ -13,7 +13,6 @@ import reprlib
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
-from functools import cache
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from common.naming import nearest
@@ -50,6 +49,10 @@ LARGEST = 2**31 - 1
 Share = Annotated[float, Range(at_least=0, at_most=1)]
 Count = Annotated[int, Range(at_least=0, at_most=LARGEST)]
 Positive = Annotated[int, Range(at_least=1, at_most=LARGEST)]
+Above0 = Annotated[float, Range(above=0)]
+Below1 = Annotated[float, Range(at_least=0, below=1)]
+Total = Annotated[int, Range(at_least=1, at_most=10**15)]
+"""Of things that are never held at once, such as the samples of a run."""
 
 
 def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
@@ -100,7 +103,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
             known = [str(choice) for choice in inner]
             raise BadValue(f"{where} is {shown(value)}{nearest(str(value), known)}; choose {', '.join(known)}")
         return value
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else _section(hint, value, where)
     if origin is tuple:
         return _of_tuple(inner, value, where)
@@ -114,7 +117,6 @@ def shown(value: Any) -> str:
     return _SHORT.repr(value)
 
 
-@cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses a key given twice, where the plain loader keeps the last, and takes 5e-4 for a number as
     YAML 1.2 does, where the plain loader sees a text."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Where nodes are composed, a mapping holds what is written; later, also what `<<` merged into it.
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
