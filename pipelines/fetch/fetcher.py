@@ -82,7 +82,7 @@ class Fetcher:
         while True:
             attempt += 1
             try:
-                return self._attempt(target, attempt)
+                return self._guarded(target, attempt)
             except FetchError as error:
                 error.attempts = attempt
                 wait = self._wait(error, attempt)
@@ -98,6 +98,15 @@ class Fetcher:
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= settings.max_wait else None
         return min(settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
+
+    def _guarded(self, target: Target, attempt: int) -> Fetched:
+        """One attempt. Whatever an answer holds, it costs the row that asked, never the rows beside it."""
+        try:
+            return self._attempt(target, attempt)
+        except (FetchError, MemoryError):  # too little memory says nothing of the answer
+            raise
+        except Exception as error:
+            raise FetchError(Reason.UNEXPECTED_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
 
     def _attempt(self, target: Target, attempt: int) -> Fetched:
         settings, deadline = self._settings, time.monotonic() + self._settings.timeout
@@ -119,10 +128,7 @@ class Fetcher:
                 dial=self._dial,
             )
             with response(connection, target, settings.user_agent) as answer:
-                if answer.status in _REDIRECTS:
-                    target = _redirected(answer.getheader("Location"), target)
-                    continue
-                if answer.status != 200:
+                if answer.status not in (200, *_REDIRECTS):
                     raise FetchError(
                         Reason.HTTP_STATUS,
                         f"{answer.status} {answer.reason}"[:200],
@@ -131,6 +137,9 @@ class Fetcher:
                     )
                 if settings.respect_opt_out and (header := opts_out(answer.getheaders(), self._names)):
                     raise FetchError(Reason.OPT_OUT, header[:200])
+                if answer.status in _REDIRECTS:  # only now: who sends us on may say no as well
+                    target = _redirected(answer.getheader("Location"), target)
+                    continue
                 # Chunks come with lengths, and TLS with frames: twice the size is room enough.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
                 return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
@@ -144,13 +153,13 @@ def _redirected(location: str | None, target: Target) -> Target:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Reads Retry-After: seconds or a date; None where it is neither, or absent."""
+    """Reads Retry-After: seconds or a date; None where it is neither, or absent. Raises nothing, whatever it says."""
     text = (retry_after or "").strip()
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return float(text)
+    if text.isascii() and text.isdecimal():
+        return float(text)  # infinite where there are hundreds of digits
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

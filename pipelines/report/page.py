@@ -40,6 +40,8 @@ REASONS = {
     "hash_mismatch": "The picture is another one than when the manifest was made.",
     "not_a_picture": "What the server sent is no picture, or a broken one.",
     "too_many_pixels": "The picture has more pixels than allowed.",
+    "unexpected_error": "The server's answer met a fault of this program; the message in the records of the download "
+    "names it.",
     "picture_not_at_hand": "There is no picture for the row, so it cannot be checked for text.",
     "picture_too_small": "The picture is too small to learn from, or to read text in.",
     "text_spotting": "Text that can be read in the picture repeats part of the caption. A model would learn to read "
