@@ -82,7 +82,7 @@ class Fetcher:
         while True:
             attempt += 1
             try:
-                return self._guarded(target, attempt)
+                return self._attempt(target, attempt)
             except FetchError as error:
                 error.attempts = attempt
                 wait = self._wait(error, attempt)
@@ -98,15 +98,6 @@ class Fetcher:
         if error.retry_after is not None:
             return error.retry_after if error.retry_after <= settings.max_wait else None
         return min(settings.max_wait, settings.backoff * 2 ** (attempt - 1) * random.uniform(0.75, 1.25))
-
-    def _guarded(self, target: Target, attempt: int) -> Fetched:
-        """One attempt. Whatever an answer holds, it costs the row that asked, never the rows beside it."""
-        try:
-            return self._attempt(target, attempt)
-        except (FetchError, MemoryError):  # too little memory says nothing of the answer
-            raise
-        except Exception as error:
-            raise FetchError(Reason.UNEXPECTED_ERROR, f"{type(error).__name__}: {error}"[:300]) from error
 
     def _attempt(self, target: Target, attempt: int) -> Fetched:
         settings, deadline = self._settings, time.monotonic() + self._settings.timeout

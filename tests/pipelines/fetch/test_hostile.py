@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
+from tests.common.hostile_images import BOMBS
 
 # ---- addresses: nobody is asked, whatever listens there
 
@@ -429,6 +430,9 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
         ("half.jpg", good[: len(good) // 2], {}, "not_a_picture"),
         ("bomb.png", _png_bomb(), {}, "too_many_pixels"),
         ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not_a_picture"),
+        ("scans.jpg", BOMBS["a JPEG of 1,000 scans"][0](), {}, "not_a_picture"),
+        ("tile.tiff", BOMBS["a TIFF of one tile"][0](), {}, "not_a_picture"),
+        ("comments.gif", BOMBS["a GIF of 400,000 comments"][0](), {}, "not_a_picture"),
         ("other.jpg", good, {"sha256": "0" * 64}, "hash_mismatch"),
         ("other5.jpg", good, {"md5": "f" * 32}, "hash_mismatch"),
     ]
@@ -444,6 +448,7 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
         url = web.page(f"/{name}", body, ("Content-Type", "image/jpeg"))
         rows.append({"ordinal": place, "uid": f"{place:032x}", "caption": name, "url": url, **hashes})
         expected.append((name, status))
+    settings = dataclasses.replace(settings, max_bytes=3_000_000)
     fetcher = Fetcher(settings)
     records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
     fetcher.close()
