@@ -18,6 +18,7 @@ from pipelines.pilot.table import render
 from pipelines.plan import Plan, make_plan, part_of
 from pipelines.run import run
 from pipelines.settings import RunSettings, WrongUse
+from pipelines.stages.said import KINDS
 from pipelines.storage import place
 
 UNITS = 20
@@ -198,7 +199,7 @@ def _notes(whole: Whole, plan: Plan, units: int, funnel: dict[str, Any], found: 
         notes.append("the number of rows is estimated from the bytes of the manifests")
     if plan.unreadable:
         notes.append(f"{len(plan.unreadable)} files could not be read and are not in the forecast")
-    duplicates = sum(kind["found"] for kind in funnel["duplicates"].values())
+    duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
         f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
         "since a sample leaves most of their partners out"
