@@ -20,6 +20,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit, example_of
 from pipelines.stages.picture_records import picture_records
+from pipelines.stages.said import UID
 from pipelines.storage import Place, each, read_table, row_count
 
 EXAMPLES = 8
@@ -205,13 +206,24 @@ def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Tab
     return pa.concat_tables(letters) if letters else None
 
 
+def shared_uids_note(funnel: dict[str, Any]) -> str | None:
+    """What to tell a person whose manifests give one uid to several different rows."""
+    found = funnel.get("duplicates", {}).get(UID, {"found": 0})["found"]
+    if not found:
+        return None
+    return (
+        f"{found:,} rows have the uid of an earlier row with another url, picture or caption; subset.npy leaves such "
+        "uids out, since each would select all of its rows"
+    )
+
+
 def duplicates_note(funnel: dict[str, Any]) -> str | None:
     """What to tell a person whose survivors hold exact duplicates that stay."""
     called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}
     stay = [
         f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
         for kind, known in funnel.get("duplicates", {}).items()
-        if known["found"] and not known["rejected"]
+        if kind in called and known["found"] and not known["rejected"]
     ]
     if not stay:
         return None

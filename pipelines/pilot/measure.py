@@ -18,9 +18,9 @@ from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import load_records
 from pipelines.storage import Place, stamps
 
-_PART_OF = {"pair_keys": "dedup", "picture_keys": "dedup", "embeddings": "dedup", "members": "dedup"}
+_PART_OF = dict.fromkeys(("pair_keys", "uid_keys", "picture_keys", "embeddings", "members"), "dedup")
 """Passes of stage dedup. The comparison itself is left out: for keys it is nothing beside the rest."""
-_WHOLE = ("pair_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
+_WHOLE = ("pair_duplicates", "uid_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
 """Passes whose units are no pieces of caption units."""
 
 

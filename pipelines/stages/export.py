@@ -110,7 +110,7 @@ class ExportStage:
                     ending, content = _member(picture)
                 except BadImage:
                     continue
-                key = f"{row['uid']}-{row['ordinal']:06d}"  # equal pairs have equal uids, keys in a shard must differ
+                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
                 _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
