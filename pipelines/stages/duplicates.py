@@ -32,7 +32,7 @@ from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
-from pipelines.storage import read_range, read_table
+from pipelines.storage import read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:
@@ -113,10 +113,12 @@ class KeyStage:
         publish_json(self.layout.commit(self.name, unit), record)
 
     def _of_pairs(self, unit: str) -> tuple[Halves, Competitors]:
-        annotations = read_table(self.layout.data("captions", unit))
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
-        verdict = judge(annotations, records, self.preset, self.stages, unit)
-        rows = annotations.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT))
+        kept = [pa.table({"ordinal": pa.array([], pa.int64()), "uid": pa.array([], pa.string())})]
+        for read in row_groups(self.layout.data("captions", unit)):
+            verdict = judge(read, records, self.preset, self.stages, unit)
+            kept.append(read.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT)))
+        rows = pa.concat_tables(kept)
         uids = halves_of_uids(rows["uid"].to_pylist())
         return uids, Competitors(np.asarray(rows["ordinal"]).astype(np.int64), uids)
 
