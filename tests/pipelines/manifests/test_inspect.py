@@ -184,6 +184,16 @@ def test_a_tar_of_pictures_alone_is_told_what_it_lacks(write: Write, tar_of: Tar
     assert "_extra" not in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_columns_without_number_are_refused(write: Write, name: str) -> None:
+    rows = (
+        f'{{"k{row}": 1, "l{row}": 2, {", ".join(f""""m{row}-{n}": 0""" for n in range(60))}}}' for row in range(200)
+    )
+    content = "caption," * 20_000 if name == "a.csv" else "\n".join(rows)
+    with pytest.raises(BadSchema, match=r"columns, more than 10000"):
+        inspect(write(name, content.encode()), CUSTOM)
+
+
 @pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, bz2.compress])
 @pytest.mark.parametrize("whole", [1, 2, 50])
 def test_a_tar_that_breaks_early_is_planned_for_its_head(
