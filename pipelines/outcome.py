@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from filters.presets import Preset
@@ -21,7 +22,7 @@ from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit, example_of
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import UID
-from pipelines.storage import Place, each, read_table, row_count
+from pipelines.storage import Place, each, read_table, row_count, row_groups
 
 EXAMPLES = 8
 """Examples of each reason in the report."""
@@ -50,7 +51,6 @@ def summarise(
     dead: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
     rows = kept = broken = 0
-
 
     def records(unit: Unit) -> tuple[Any, Any]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
@@ -166,8 +166,6 @@ def collect_examples(
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
-        rows = read_table(layout.data("captions", name))
-        place_of = {ordinal: place for place, ordinal in enumerate(rows["ordinal"].to_pylist())}
         read = read_json(layout.commit("captions", name))
         records = picture_records(layout, name, -(-read["rows"] // plan.picture_rows), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
@@ -175,6 +173,9 @@ def collect_examples(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
         )
         asked = sorted({ordinal for ordinal, _ in mine})
+        groups = row_groups(layout.data("captions", name))
+        rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
+        place_of = {ordinal: place for place, ordinal in enumerate(rows["ordinal"].to_pylist())}
         pictures = _pictures(pictures_of(layout, name, spans[name], plan.picture_rows, dataset, asked))
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)

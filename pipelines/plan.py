@@ -25,6 +25,7 @@ from pipelines.manifests import (
     Span,
     UnreadableFile,
     check_consistent,
+    check_pictures_root,
     expand_inputs,
     has_pictures,
     inspect,
@@ -82,6 +83,7 @@ def make_plan(
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
     """
+    check_pictures_root(dataset)
     paths = expand_inputs(pattern, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
@@ -93,6 +95,11 @@ def make_plan(
         for found in looked
         if isinstance(found, UnreadableFile)
     ]
+    if unreadable and not infos and dataset.format != "auto":
+        raise BadSchema(
+            f"none of the {len(unreadable)} input files can be read as {dataset.format}, as --format says; the first: "
+            f"{unreadable[0]['path']}: {unreadable[0]['message']}. Leave --format out, or name the format they have"
+        )
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
     disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]
     if disagreeing:
@@ -124,8 +131,9 @@ def make_plan(
 
 
 def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
-    folder = f"{os.path.abspath(output) if is_local(output) else str(output).rstrip('/')}/"
-    found = [path for path in paths if not path.startswith(folder)]
+    # Real paths: INPUT may lead to OUTPUT through a link.
+    folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
+    found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
     if not found:
         raise NoInput(f"all that '{pattern}' names lies in OUTPUT {output}; choose another OUTPUT, or another INPUT")
     return found

@@ -39,7 +39,7 @@ def place(text: str | Place) -> Place:
         return Path(text.removeprefix("file://"))
     protocol, remote, _ = text.partition("://")
     if not remote:
-        return Path(text)
+        return Path(os.path.expanduser(text))
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 
 
@@ -70,6 +70,31 @@ def read_table(path: Place, columns: list[str] | None = None, filters: list[Any]
         return pq.read_table(path, columns=columns, filters=filters)
     with open_parts(path) as file:
         return pq.read_table(file, columns=columns, filters=filters)
+
+
+def row_groups(
+    path: Place, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
+) -> Iterator[pa.Table]:
+    """A Parquet file of ours, one row group at a time, so that it takes no more memory than it took to write; before
+    them a table without rows, for its schema.
+
+    Args:
+        path: the file.
+        columns: those to read; None: all.
+        between: (column, first, stop): groups without a value of that column in [first, stop) are passed over.
+    """
+    with open_parts(path) as source:
+        file = pq.ParquetFile(source)
+        empty = file.schema_arrow.empty_table()
+        yield empty if columns is None else empty.select(columns)
+        for group in range(file.num_row_groups):
+            if between is None or _overlaps(file, group, *between):
+                yield file.read_row_group(group, columns=columns)
+
+
+def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: int) -> bool:
+    known = file.metadata.row_group(group).column(file.schema_arrow.names.index(column)).statistics
+    return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
 
 
 def read_bytes(path: Place) -> bytes:

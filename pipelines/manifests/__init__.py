@@ -13,6 +13,7 @@ from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, Unread
 from pipelines.manifests.info import FileInfo
 from pipelines.manifests.inputs import expand_inputs, input_items
 from pipelines.manifests.inspection import inspect
+from pipelines.manifests.picture_files import check_pictures_root
 from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
 from pipelines.manifests.reading import read, whole_file
 from pipelines.manifests.spans import Span
@@ -32,6 +33,7 @@ __all__ = [
     "Span",
     "UnreadableFile",
     "check_consistent",
+    "check_pictures_root",
     "expand_inputs",
     "has_pictures",
     "input_items",

@@ -96,9 +96,9 @@ def _from_parquet(
 ) -> Iterator[tuple[int, Picture]]:
     root = pictures_root(info.path, dataset)
     columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
-    with open_parquet(info.path) as file:
+    with open_parquet(info.path) as opened:
         for low, rows in _runs(wanted, info, span):
-            tables = parquet_tables(file, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
+            tables = parquet_tables(opened, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
             ordinal, chosen = low, iter([*rows, -1])
             following = next(chosen)
             for table in tables:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -30,10 +30,12 @@ from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
-from pipelines.storage import read_table
+from pipelines.storage import row_groups
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+EXAMPLE_CHARS = 10_000
+"""As much of a caption is shown in the report."""
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
 
 
@@ -59,6 +61,31 @@ class _Tally:
 
     def ordinals(self, reason: str) -> list[int]:
         return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
+
+
+class _Annotations:
+    """The annotated rows of a unit in order, read as they are asked for."""
+
+    def __init__(self, groups: Iterator[pa.Table]):
+        self._groups = groups
+        self._left = next(groups)
+
+    def take(self, count: int) -> pa.Table:
+        """The next rows, fewer where these are the last."""
+        parts = [self._left.slice(0, count)]
+        while more := count - sum(part.num_rows for part in parts):
+            group = next(self._groups, None)
+            if group is None:
+                break
+            self._left = group
+            parts.append(group.slice(0, more))
+        self._left = self._left.slice(parts[-1].num_rows)
+        return pa.concat_tables(parts)
+
+    def rest(self) -> Iterator[pa.Table]:
+        """All rows that are left."""
+        yield self._left
+        yield from self._groups
 
 
 @dataclass
@@ -109,33 +136,33 @@ class DecideStage:
         units, picture_rows = self._units
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
-        annotations = read_table(self.layout.data("captions", unit))
         records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
         retract(self.layout.commit(self.name, unit))
+        annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = _Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
-                broken = read_table(self.layout.dead(unit))
-                dead.write(broken)
-                tally.dead.update(broken["error"].to_pylist())
+                for broken in row_groups(self.layout.dead(unit)):
+                    dead.write(broken)
+                    tally.dead.update(broken["error"].to_pylist())
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
-                    rows = annotations.slice(done, len(batch.ordinals))
+                    rows = annotations.take(len(batch.ordinals))
                     done += len(batch.ordinals)
                     self._decide(batch, rows, records, span.path, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
                 # cannot be written out.
-                rest = annotations.slice(done)
-                why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
-                lost = _dead_letters(rest, error.path, unit, "manifest", *why)
-                dead.write(lost)
-                tally.dead.update(lost["error"].to_pylist())
+                for rest in annotations.rest():
+                    why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
+                    lost = _dead_letters(rest, error.path, unit, "manifest", *why)
+                    dead.write(lost)
+                    tally.dead.update(lost["error"].to_pylist())
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
         heartbeat.end()
@@ -300,7 +327,7 @@ def example_of(
     accepted = decided.accepted[place].as_py() if decided else []
     example = {
         "uid": row["uid"],
-        "caption": row["caption"] or "",
+        "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
         "objects": row.get("objects") or [],
         "attributes": row.get("attributes") or [],
