@@ -39,6 +39,8 @@ STAGE_OF = {reason: stage for stage, reason in CASCADE}
 
 KEPT = ""
 DEAD = "dead_letter"
+NOT_DECIDED = "not_decided"
+"""Rows of units that are set aside; like `DEAD` no reason, for the next run decides them."""
 UNREAD = "unread"
 """Status of a picture that is at hand where no stage is asked for that reads it."""
 DOWNLOAD_FAILED = "download:"

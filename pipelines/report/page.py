@@ -50,6 +50,7 @@ REASONS = {
     "kept": "Rows that passed every step asked for.",
     "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",
+    "not_decided": "Rows of units that failed and are set aside. The same command tries them again.",
 }
 _UNKNOWN = "Rejected at this step."
 
@@ -113,7 +114,7 @@ def _header(run: Funnel, notes: Sequence[str], groups: list[str]) -> str:
     if run.unaccounted:
         lines += (
             f'<p class="note wrong">The counts do not add up: {run.unaccounted:+,} rows are unaccounted for '
-            "(rows in minus kept, rejected and dead letter).</p>"
+            "(rows in minus kept, rejected, dead letter and not decided).</p>"
         )
     links = "".join(
         f'<a href="#{anchor(name)}">{show(reason_name(name))} '
@@ -139,7 +140,7 @@ def _funnel_section(run: Funnel) -> str:
 
 
 def _explanations(run: Funnel) -> str:
-    names = [*dict.fromkeys(step.reason for step in run.steps), "kept", "dead_letter"]
+    names = [*run.reasons, "kept", "dead_letter", *(["not_decided"] if run.not_decided else [])]
     entries = "".join(f"<dt>{show(reason_name(name))}</dt><dd>{REASONS.get(name, _UNKNOWN)}</dd>" for name in names)
     return f"<dl>{entries}</dl>"
 
@@ -165,7 +166,7 @@ def _legend_section() -> str:
 
 def _groups(run: Funnel) -> list[str]:
     """The groups of examples in the order of the cascade, then kept, dead letter and whatever else was given."""
-    order = [step.reason for step in run.steps] + ["kept", "dead_letter", *run.examples]
+    order = [*run.reasons, "kept", "dead_letter", *run.examples]
     return [name for name in dict.fromkeys(order) if run.examples.get(name)][:MAX_GROUPS]
 
 
