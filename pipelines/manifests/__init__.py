@@ -19,6 +19,7 @@ from pipelines.manifests.reading import read, whole_file
 from pipelines.manifests.spans import Span
 from pipelines.manifests.splitting import split
 from pipelines.manifests.uids import make_uid
+from pipelines.manifests.watching import FileChanged, stamps_of
 
 __all__ = [
     "BadRow",
@@ -26,6 +27,7 @@ __all__ = [
     "Batch",
     "Column",
     "Difference",
+    "FileChanged",
     "FileInfo",
     "ManifestError",
     "MissingPicture",
@@ -42,5 +44,6 @@ __all__ = [
     "read",
     "read_pictures",
     "split",
+    "stamps_of",
     "whole_file",
 ]

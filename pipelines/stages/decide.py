@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_json, publish_table, read_json, retract
+from pipelines.commit import TableFile, publish_table, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
-from pipelines.layout import Layout
+from pipelines.layout import KINDS, Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
@@ -45,10 +46,18 @@ class _Tally:
 
     rows: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
+    """Dead letters by error."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """The same by the stage that met them."""
     histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     kept: list[int] = field(default_factory=list)
     """Ordinals of the rows in kept/, in their order there."""
+
+    def lose(self, stage: str, letters: pa.Table) -> None:
+        """Count dead letters."""
+        self.dead.update(letters["error"].to_pylist())
+        self.lost[stage] += letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
@@ -141,12 +150,12 @@ class DecideStage:
         retract(self.layout.commit(self.name, unit))
         annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = _Tally(), 0
-        parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
+        parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
                 for broken in row_groups(self.layout.dead(unit)):
                     dead.write(broken)
-                    tally.dead.update(broken["error"].to_pylist())
+                    tally.lose("manifest", broken)
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
@@ -162,9 +171,15 @@ class DecideStage:
                     why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
                     lost = _dead_letters(rest, error.path, unit, "manifest", *why)
                     dead.write(lost)
-                    tally.dead.update(lost["error"].to_pylist())
+                    tally.lose("manifest", lost)
+            else:
+                if done != read_record["good"]:
+                    raise RuntimeError(
+                        f"{span.path}: {done:,} rows were read where {read_record['good']:,} are annotated"
+                    )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
-        publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
+        files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
+        publish_record(self.layout, self.layout.commit(self.name, unit), self._record(unit, tally, began), files)
         heartbeat.end()
 
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
@@ -175,6 +190,7 @@ class DecideStage:
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
             "dead": dict(sorted(tally.dead.items())),
+            "lost": dict(sorted(tally.lost.items())),
             "histograms": {
                 name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()
             },
@@ -209,7 +225,7 @@ class DecideStage:
             dead_rows = rows.take(pa.array(gone))
             letters = _dead_letters(dead_rows, path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(letters)
-            tally.dead.update(letters["error"].to_pylist())
+            tally.lose("spotting", letters)
         self._count(tally, rows, reasons, verdict.captions, overlaps)
 
     def _caption_column(self, path: str) -> str | None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import publish_bytes, publish_json, read_json, retract
+from pipelines.commit import publish_bytes, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates, shared
@@ -28,6 +28,7 @@ from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
+from pipelines.records import publish_record
 from pipelines.stages.captions import ROW
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
@@ -140,7 +141,8 @@ class KeyStage:
             "rows": len(records),
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [self.layout.slices(self.name, unit)]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
@@ -244,4 +246,5 @@ class RangeStage:
             "rows": count,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [self.layout.data(self.name, unit)]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
