@@ -341,12 +341,12 @@ def test_parquet_columns_are_streamed(write: Write, monkeypatch: pytest.MonkeyPa
     values = [np.random.default_rng(row).bytes(400_000) for row in range(40)]
     table = pa.table({"image": values, "caption": ["a dog"] * 40})
     path = parquet_of(write, table, use_dictionary=False, write_batch_size=2)
-    asked = []
+    asked: list[int] = []
     opened = open_file
 
     class Watching(io.FileIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            asked.append(size)
+            asked.append(size or 0)
             return super().read(size)
 
     monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Watching(opened(path).name))
