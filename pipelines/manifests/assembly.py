@@ -11,7 +11,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Roles
-from pipelines.manifests.batch import MAX_RAW_BYTES, MAX_ROW_BYTES, BadReason, BadRow, Batch
+from pipelines.manifests.batch import MAX_CELL_BYTES, MAX_RAW_BYTES, MAX_ROW_BYTES, BadReason, BadRow, Batch
 from pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
 from pipelines.manifests.errors import UnreadableFile
 from pipelines.manifests.gathering import Chunk
@@ -123,17 +123,19 @@ _Why = tuple[BadReason, str]
 
 
 def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
-    """Returns the rows with a text that is longer than a row of text formats may be. Parquet knows no such limit."""
+    """Returns the rows with a text that is longer than a row of text formats may be, or as large a value of bytes.
+    Parquet knows no such limit."""
     found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
         column, kind = table.column(name), kind_of(table.column(name).type)
-        if kind != "text" and not (kind == "bytes" and name in texts):
+        if kind not in ("text", "bytes") or name == roles.image:
             continue
-        if column.nbytes <= MAX_ROW_BYTES:
+        limit = MAX_ROW_BYTES if kind == "text" or name in texts else MAX_CELL_BYTES
+        if column.nbytes <= limit:
             continue  # nearly always
-        for row in np.flatnonzero(_lengths(column) > MAX_ROW_BYTES).tolist():
-            found[row] = ("oversized", f"column '{name}' holds a text of more than {MAX_ROW_BYTES} bytes")
+        for row in np.flatnonzero(_lengths(column) > limit).tolist():
+            found[row] = ("oversized", f"column '{name}' holds a value of more than {limit} bytes")
     return found
 
 

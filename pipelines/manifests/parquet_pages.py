@@ -71,23 +71,23 @@ def column_costs(handle: IO[bytes], metadata: pq.FileMetaData, group: int) -> di
 
 
 def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> ColumnCost:
-    pages = list(_pages(handle, chunk))
-    data = [page for page in pages if page.kind != _DICTIONARY]
-    dictionary = next((page for page in pages if page.kind == _DICTIONARY), None)
-    nested = column.max_repetition_level > 0
     byte_array = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
     width = max(column.length or 0, 0) if byte_array else _FIXED_BYTES
-    entry = dictionary.size if dictionary is not None else 0
-    if dictionary is not None and column.converted_type == "UTF8":  # what other bytes there are may be pictures
-        entry = _largest_entry(handle, chunk, dictionary)
-    sizes = [_unpacked(page, width, entry, byte_array) for page in data]
-    total, largest = sum(sizes), max((page.size for page in data), default=0)
-    held = largest + (dictionary.size if dictionary is not None else 0)
-    if not nested:
-        row = max(largest, entry, width) if byte_array else width
+    dictionary = entry = page_bytes = unpacked = total = 0
+    for page in _pages(handle, chunk):  # there may be millions, so none are kept
+        if page.kind == _DICTIONARY:
+            dictionary = entry = max(dictionary, page.size)
+            if column.converted_type == "UTF8":  # what other bytes there are may be pictures
+                entry = _largest_entry(handle, chunk, page)
+            continue
+        size = _unpacked(page, width, entry, byte_array)
+        page_bytes, unpacked, total = max(page_bytes, page.size), max(unpacked, size), total + size
+    held = page_bytes + dictionary
+    if column.max_repetition_level == 0:
+        row = max(page_bytes, entry, width) if byte_array else width
         return ColumnCost(held, row, max(total, row))
     plausible = total <= _PLAUSIBLE * max(chunk.total_compressed_size, 1)
-    return ColumnCost(held, min(2 * max(sizes, default=0), total) if plausible else total, total)
+    return ColumnCost(held, min(2 * unpacked, total) if plausible else total, total)
 
 
 def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:

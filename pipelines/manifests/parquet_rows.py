@@ -20,7 +20,8 @@ from pipelines.manifests.spans import Span
 
 MAX_OPEN_BYTES = 512 * 2**20
 """Most bytes of the pages that are held at a time, one of every column and its dictionary, and most bytes of a row. A
-row group that needs more is not read. Reading takes at most three times as much memory, whatever the file."""
+row group that needs more is not read. Reading takes at most about three times as much memory, whatever the file;
+writing rows out again takes several times the largest, which only a picture can make larger than MAX_CELL_BYTES."""
 _CHUNK_ROWS = 128
 _CHUNK_BYTES = 32 * 2**20
 _STEP_BYTES = 64 * 2**20

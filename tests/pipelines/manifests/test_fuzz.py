@@ -71,7 +71,7 @@ def text(separator: str, chance: Chance) -> bytes:
 def json_lines(chance: Chance) -> bytes:
     lines = []
     for row in range(chance.randrange(1, 200)):
-        item = {
+        item: dict[str, object] = {
             "caption": words(chance),
             "url": f"http://{row}",
             "n": chance.choice([1, 1.5, "1", None, [1], {"a": []}]),

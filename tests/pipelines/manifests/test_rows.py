@@ -327,11 +327,15 @@ def test_parquet_views_play_roles(write: Write, type: pa.DataType) -> None:
     assert Rows(parquet_of(write, table)).captions == {0: "a dog", 1: "b"}
 
 
-@pytest.mark.parametrize("carried", [False, True])
-def test_parquet_texts_longer_than_a_row_may_be_cost_their_row(write: Write, carried: bool) -> None:
-    texts = pa.array(["x", "y" * (16 * MIB + 1), "z"])
-    columns = {"caption": ["a", "b", "c"], "note": texts} if carried else {"caption": texts}
-    rows = Rows(parquet_of(write, pa.table({**columns, "url": ["1", "2", "3"]})))
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("caption", "y" * (16 * MIB + 1)), ("note", "y" * (16 * MIB + 1)), ("note", b"y" * (64 * MIB + 1))],
+    ids=["caption", "text", "bytes"],
+)
+def test_parquet_values_that_are_too_long_cost_their_row(write: Write, column: str, value: str | bytes) -> None:
+    short = "x" if isinstance(value, str) else b"x"
+    columns = {"caption": ["a", "b", "c"], "url": ["1", "2", "3"], column: [short, value, short]}
+    rows = Rows(parquet_of(write, pa.table(columns)))
     assert rows.errors == {1: "oversized"} and sorted(rows.captions) == [0, 2]
     assert len(rows.bad[0].raw) == 64 * 1024
 
@@ -341,12 +345,12 @@ def test_parquet_columns_are_streamed(write: Write, monkeypatch: pytest.MonkeyPa
     values = [np.random.default_rng(row).bytes(400_000) for row in range(40)]
     table = pa.table({"image": values, "caption": ["a dog"] * 40})
     path = parquet_of(write, table, use_dictionary=False, write_batch_size=2)
-    asked = []
+    asked: list[int] = []
     opened = open_file
 
     class Watching(io.FileIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            asked.append(size)
+            asked.append(size or 0)
             return super().read(size)
 
     monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Watching(opened(path).name))
