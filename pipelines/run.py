@@ -142,7 +142,7 @@ class _Run:
             examples=max(1, min(12, 48 // max(len(names), 1))),
             said=findings.said,
         )
-        self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
+        self.work.do(stage, todo, of=len(todo), counted="rows", noun="rows")
         for unit in self.work.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
             remove(self.layout.commit("export", unit))
@@ -161,7 +161,7 @@ class _Run:
             todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
             done_from = Fingerprints.published(self.layout, "export", fingerprints)
             stage = ExportStage(self.layout, self.settings.dataset, done_from)
-            failed = self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
+            failed = self.work.do(stage, todo, of=len(todo), counted="rows", noun="pictures")
             done = (record for unit, record in self.work.records("export", names) if unit not in failed)
             shards = [shard for record in done for shard in record["shards"]]
             content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}

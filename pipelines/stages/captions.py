@@ -67,6 +67,7 @@ class CaptionStage:
     def process(self, unit: str) -> None:
         span, began = self._units[unit].span, time.time()
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        heartbeat.expect(span.rows)
         retract(self.layout.commit(self.name, unit))
         rows, broken = 0, None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
