@@ -25,12 +25,14 @@ from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.run import run
-from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, RunSettings, WrongUse
 from pipelines.storage import Place, place
 
 OK, FAILED, WRONG_USE = 0, 1, 2
+MOST_SLOTS = 1_000_000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -156,9 +158,6 @@ def exit_status(do: Callable[[], int]) -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
-        return 130
 
 
 def say_at_once(line: str) -> None:
@@ -202,7 +201,7 @@ def settings_of(
         output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
-        workers=options.workers or backend.default_workers(),
+        workers=_workers(options.workers, backend),
         backend=backend,
         shard=_shard(options.shard),
         unit_rows=options.unit_rows,
@@ -210,6 +209,16 @@ def settings_of(
         download=_download(options),
         command=tuple(arguments),
     )
+
+
+def _workers(asked: int | None, backend: Backend) -> int:
+    if asked is None:
+        return backend.default_workers()
+    if isinstance(backend, Direct):
+        return check_workers(asked)
+    if asked > MOST_SLOTS:
+        raise WrongUse(f"{asked:,} workers are more than any cluster has; give the number of its slots")
+    return asked
 
 
 def _download(options: argparse.Namespace) -> DownloadSettings:

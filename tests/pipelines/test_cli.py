@@ -51,6 +51,8 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, not numbers": (["{good}", "--shard", "a/b"], "a/b"),
     "shard, odd digits": (["{good}", "--shard", "\u00b2/3"], "shard"),
     "workers": (["{good}", "--workers", "0"], "workers"),
+    "workers beyond all": (["{good}", "--workers", "9" * 20], "for each; give at most"),
+    "slots beyond all": (["{good}", "--runner", "flink", "--workers", "9" * 20], "slots"),
     "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
     "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
     "dead share in percent": (["{good}", "--max-dead-share", "5"], "'5' is not a share from 0 to 1"),
