@@ -194,6 +194,8 @@ def settings_of(
     )
     output = _output(options.output or f"out/{dataset.name}")
     source = options.input or _default_input(dataset)
+    if options.workers:
+        _check_workers(options.workers, backend)
     backend.check(_places(output, source, dataset))
     return RunSettings(
         dataset=dataset,
@@ -201,7 +203,7 @@ def settings_of(
         output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
-        workers=_workers(options.workers, backend),
+        workers=options.workers or backend.default_workers(),
         backend=backend,
         shard=_shard(options.shard),
         unit_rows=options.unit_rows,
@@ -211,14 +213,11 @@ def settings_of(
     )
 
 
-def _workers(asked: int | None, backend: Backend) -> int:
-    if asked is None:
-        return backend.default_workers()
+def _check_workers(asked: int, backend: Backend) -> None:
     if isinstance(backend, Direct):
-        return check_workers(asked)
-    if asked > MOST_SLOTS:
+        check_workers(asked)
+    elif asked > MOST_SLOTS:
         raise WrongUse(f"{asked:,} workers are more than any cluster has; give the number of its slots")
-    return asked
 
 
 def _download(options: argparse.Namespace) -> DownloadSettings:

@@ -124,8 +124,9 @@ def _serve(orders: socket.socket) -> NoReturn:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(signalled)
     server, connections = os.getpid(), dict[int, socket.socket]()
+    waited_for: list[socket.socket | int] = [orders, ended]
     while True:
-        ready, _, _ = select.select([orders, ended], [], [])
+        ready, _, _ = select.select(waited_for, [], [])
         if ended in ready:
             os.read(ended, 4096)
             _tell_of_the_dead(connections)
@@ -161,8 +162,8 @@ def _work(connection: socket.socket, errors: int) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
-        for stream in (1, 2):  # what libraries print is no output of the command
-            os.dup2(errors, stream)
+        for output in (1, 2):  # what libraries print is no output of the command
+            os.dup2(errors, output)
         with connection, connection.makefile("rb") as stream:
             order = Order(**json.load(stream))
         os.environ.clear()

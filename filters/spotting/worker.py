@@ -1,8 +1,9 @@
 """The OCR process: reads a picture from stdin, writes what it says to stdout, until stdin ends.
 
 Started by `child.py` as `python -m filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`, and a
-process id. Messages are frames (frames.py): in come the bytes of a picture, out goes JSON. It never outlives its parent: it ends
-when stdin ends, when its parent changes, and, should a picture hang it in native code, by the kernel's alarm clock.
+process id. Messages are frames (frames.py): in come the bytes of a picture, out goes JSON. It never outlives its
+parent: it ends when stdin ends, when its parent changes, and, should a picture hang it in native code, by the kernel's
+alarm clock.
 """
 
 from __future__ import annotations
