@@ -22,8 +22,8 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
-# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for training
-# fails on the mark (KeyError: 'fname').
+# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
+# training fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 TRAIN = [
     "torch",
