@@ -32,7 +32,7 @@ from pipelines.plan import keep_plan, make_plan
 from pipelines.runner import run_units, worker_log
 from pipelines.runners import make_backend
 from pipelines.runners.prism import BUILT
-from pipelines.stages import DoUnit
+from pipelines.stages.base import DoUnit
 from pipelines.stages.captions import CaptionStage
 
 UNIT_ROWS = 2_000

@@ -12,11 +12,11 @@ from filters.spotting.spotter import TextSpotter
 from pipelines.commit import read_json, retract
 from pipelines.downloads import STAGE, state_of
 from pipelines.settings import RunSettings
-from pipelines.stages import failure, set_aside
+from pipelines.stages.base import failure, set_aside
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.fingerprints import fingerprint_of
-from pipelines.stages.pieces import unit_of
+from pipelines.stages.pieces import Survivors, unit_of
 from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import stamps
 from pipelines.work import Work
@@ -36,6 +36,7 @@ class Annotations:
         self._with_urls = work.plan.downloadable()
         work.models["captions"] = caption_provenance() if self._captions_decide else {}
         self._fingerprint = fingerprint_of(work.models["captions"])
+        self._survivors = Survivors(settings.preset, self._captions_decide, self._fingerprint)
 
     def make(self, units: list[str]) -> None:
         """Make those of the units that are missing; what fails is set aside."""
@@ -106,7 +107,7 @@ class Annotations:
         missing = set(todo)
         spans = [unit.span for unit in self._plan.units if unit.name in missing]
         rows = sum(span.rows for span in spans) if all(span.exact for span in spans) else None
-        self._work.do(stage, todo, of=len(units), counted="rows", total=rows, noun="rows")
+        self._work.do(stage, todo, of=len(units), total=rows)
 
     def _captions_are_done(self, record: dict[str, Any] | None) -> bool:
         if record is None or "own_uids" not in record:  # of a version that did not tell pairs from uids
@@ -132,7 +133,7 @@ class Annotations:
                 f"download: {which} have urls and no pictures; those of the rows that pass the caption filters are "
                 "fetched from the web (STAGES without download leaves the web alone)"
             )
-        self._work.do(stage, todo, of=len(pieces), counted="urls", total=self._wanted(stage, todo), noun="urls")
+        self._work.do(stage, todo, of=len(pieces), total=self._wanted(stage, todo))
         if 0 < len(todo) <= _FEW_PIECES:
             self._look_for_outage(stage, todo)
 
@@ -158,11 +159,9 @@ class Annotations:
         return DownloadStage(
             self._layout,
             settings.dataset,
-            settings.preset,
-            self._captions_decide,
             fingerprint_of(settings.download.identity()),
             settings.download,
-            self._fingerprint,
+            self._survivors,
         )
 
     def _downloadable(self, units: Iterable[str]) -> list[str]:
@@ -183,7 +182,7 @@ class Annotations:
                 "run has looked at; only their pictures are read"
             )
         total = self._wanted(stage, todo)
-        self._work.do(stage, todo, of=len(pieces), counted="pictures", total=total, noun="pictures")
+        self._work.do(stage, todo, of=len(pieces), total=total)
 
     def _wanted(self, stage: DownloadStage | SpottingStage, pieces: list[str]) -> int | None:
         """How many pictures a stage will ask for. Of large data it is not counted here, where one process would read
@@ -199,11 +198,9 @@ class Annotations:
         return SpottingStage(
             self._layout,
             settings.dataset,
-            settings.preset,
-            self._captions_decide,
             fingerprint_of(known, asdict(settings.spotter)),
             settings.spotter,
-            self._fingerprint,
+            self._survivors,
         )
 
     def _spotting_is_done(

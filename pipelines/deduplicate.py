@@ -19,7 +19,7 @@ from pipelines.dedup.exact import ranges_of
 from pipelines.dedup.semantic import groups_of
 from pipelines.downloads import downloaded_state
 from pipelines.settings import RunSettings
-from pipelines.stages import Stage
+from pipelines.stages.base import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
 from pipelines.stages.pieces import unit_of
@@ -201,9 +201,7 @@ class Deduplication:
         """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
         engine = self._quick if quick else self._work.engine
         quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
-        noun, counted = ("pictures", "pictures") if stage.name == EMBEDDINGS else ("rows", "rows")
-        how = {"of": of or len(todo), "counted": counted, "noun": noun, "quiet": quiet}
-        failed = self._work.run(stage, todo, engine=engine, **how)
+        failed = self._work.run(stage, todo, engine=engine, of=of or len(todo), quiet=quiet)
         if failed and fatal:
             name, record = next(iter(failed.items()))
             last = record["tries"][-1]

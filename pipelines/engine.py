@@ -13,11 +13,10 @@ from pipelines.layout import Layout
 from pipelines.progress import Count, Progress, beats
 from pipelines.runner import run_units, worker_log
 from pipelines.runners import Backend, Direct
-from pipelines.stages import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
+from pipelines.stages.base import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
 
-_IN_GENERATIONS = ("download", "spotting", "embeddings")
 _LISTING_SHARE = 20  # looking for what is done takes at most one part in so many of the time
 
 
@@ -39,8 +38,6 @@ class Engine:
         todo: Sequence[str],
         *,
         of: int,
-        counted: str,
-        noun: str,
         total: int | None = None,
         quiet: bool = False,
     ) -> dict[str, dict[str, Any]]:
@@ -48,9 +45,7 @@ class Engine:
 
         Args:
             of: units of the stage, done ones included.
-            counted: the entry of a commit record that the progress line adds up.
-            noun: what is counted.
-            total: what it will add up to, where that is known; else it is estimated from the units begun.
+            total: what their counts will add up to, where that is known; else it is estimated from the units begun.
             quiet: a stage so quick that nobody needs to be told.
         """
         if not todo:
@@ -59,9 +54,9 @@ class Engine:
             self.say(f"{stage.name}: {of - len(todo)} of {of} units are done already")
         for unit in stamps(self.layout.work / stage.name / "failed", ".json").keys() & set(todo):
             remove(self.layout.failed(stage.name, unit))
-        count = _Counter(self.layout, stage.name, todo, counted, total)
+        count = _Counter(stage, todo, total)
         began = time.time()
-        progress = contextlib.nullcontext() if quiet else Progress(stage.name, count.look, noun)
+        progress = contextlib.nullcontext() if quiet else Progress(stage.name, count.look, stage.noun)
         with progress, worker_log(self.layout.scratch / "workers.log"):
             self._run(stage, list(todo))
         self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
@@ -107,11 +102,11 @@ def _explained(death: WorkerDied) -> str:
 class _Counter:
     """What the committed units of a stage count, what those under way have done so far, and what there is to do."""
 
-    def __init__(self, layout: Layout, stage: str, todo: Sequence[str], counted: str, total: int | None):
-        self._layout, self._stage, self._counted, self._total = layout, stage, counted, total
-        self._before = stamps(layout.commits(stage), ".json")
-        # A unit of pictures may have been begun by an earlier run: only what came is counted.
-        known = [unit for unit in todo if stage in _IN_GENERATIONS and unit in self._before]
+    def __init__(self, stage: Stage, todo: Sequence[str], total: int | None):
+        self._layout, self._stage, self._counted, self._total = stage.layout, stage.name, stage.counted, total
+        self._before = stamps(self._layout.commits(stage.name), ".json")
+        # A unit that is added to may have been begun by an earlier run: only what came is counted.
+        known = [unit for unit in todo if stage.adds and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
         self._todo, self._ended = set(todo), 0
         self._finished = 0

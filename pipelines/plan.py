@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from pipelines.commit import Garbled, publish_first, read_json
@@ -67,6 +67,22 @@ class Plan:
     """Rows in all, exact or estimated."""
     files: tuple[dict[str, Any], ...]
     """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no pictures (`urls_only`)."""
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {unit.name: place for place, unit in enumerate(self.units)}
+
+    def number(self, unit: str) -> int:
+        """The place of a unit in the plan."""
+        return self._places[unit]
+
+    def span(self, unit: str) -> Span:
+        """The rows of a unit."""
+        return self.units[self._places[unit]].span
+
+    def pieces(self, rows: int) -> int:
+        """How many picture units a caption unit of so many rows has."""
+        return -(-rows // self.picture_rows)
 
     def downloadable(self) -> set[str]:
         """The units whose pictures are only on the web."""

@@ -10,14 +10,16 @@ from pipelines.layout import Layout
 from pipelines.storage import Place, each, size_of, sizes
 
 
-def publish_record(layout: Layout, path: Place, record: Mapping[str, Any], files: Iterable[Place]) -> None:
+def publish_record(
+    layout: Layout, path: Place, record: Mapping[str, Any], files: Iterable[Place], planned: bool = True
+) -> None:
     """Write a commit record that vouches for these files, those of them that are there, and for what the record before
-    vouched for.
+    vouched for. `planned`: the output folder holds a plan, unless it was removed.
 
     Raises:
         RunFailed: the output folder was removed in the meantime.
     """
-    if not layout.plan.exists():
+    if planned and not layout.plan.exists():
         raise RunFailed(removed(layout))
     given = list(files)
     found = zip(given, each(size_of, given, layout.root), strict=True)

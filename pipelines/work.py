@@ -13,7 +13,7 @@ from pipelines.manifests import stamps_of
 from pipelines.manifests.watching import difference
 from pipelines.plan import Plan, Unit
 from pipelines.records import Vouched, removed
-from pipelines.stages import Stage, failure
+from pipelines.stages.base import Stage, failure
 from pipelines.stages.pieces import piece_name, unit_of
 from pipelines.storage import each, is_local, stamps
 
@@ -31,11 +31,9 @@ class Work:
         self.models: dict[str, Any] = {}
         """What each stage worked with, for the provenance."""
 
-    def do(
-        self, stage: Stage, todo: list[str], *, of: int, counted: str, noun: str, total: int | None = None
-    ) -> dict[str, dict[str, Any]]:
+    def do(self, stage: Stage, todo: list[str], *, of: int, total: int | None = None) -> dict[str, dict[str, Any]]:
         """Do the missing units of a stage (see `Engine.run`); what fails takes its unit out of all that follows."""
-        failed = self.run(stage, todo, of=of, counted=counted, noun=noun, total=total)
+        failed = self.run(stage, todo, of=of, total=total)
         self.give_up(failed)
         return failed
 

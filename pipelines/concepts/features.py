@@ -33,24 +33,26 @@ from pipelines.concepts.teacher import Teacher
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile
 from pipelines.progress import Heartbeat
-from pipelines.stages import failure, set_aside
+from pipelines.stages.base import TransformStage, failure, set_aside
 from pipelines.storage import Place
 
 
 @dataclass
-class FeatureStage:
-    """See `Stage`; its work is a transform instead of `process`, see `transform`."""
+class FeatureStage(TransformStage):
+    """See `TransformStage`."""
 
     layout: Layout
     shards: Place
     teacher: Teacher
-    fingerprints: dict[str, str]
+    fingerprint: dict[str, str]
     """Unit to what its features depend on: teacher and tar. (The batch size moves their last bits only: who lowers it
     for want of memory keeps what is done.)"""
     batch_size: int = 32
     device: str = "cpu"
     threads: int = 1
     name: str = field(default="features", init=False)
+    planned = False
+    noun = "pictures"
 
     def transform(self) -> beam.PTransform:
         """Unit names to committed units."""
@@ -65,22 +67,12 @@ class FeatureStage:
         return self.part(unit, 0).with_name(f"{self._prefix(unit)}.end.json")
 
     def _prefix(self, unit: str) -> str:
-        return f"{unit}.{self.fingerprints[unit]}.{self.batch_size}"  # a number means a batch of that size
+        return f"{unit}.{self.fingerprint[unit]}.{self.batch_size}"  # a number means a batch of that size
 
     def sweep(self) -> None:
         """Remove the parts of units that were closed just before their worker was killed; when all units are closed."""
         for path in (self.layout.work / self.name / "parts").glob("*"):
             remove(path)
-
-    def setup(self) -> None:
-        """Nothing: the handler loads the model."""
-
-    def teardown(self) -> None:
-        """Nothing."""
-
-    def process(self, unit: str) -> None:
-        """Not called, see `transform`."""
-        raise NotImplementedError("features are made by a transform")
 
 
 def feature_path(layout: Layout, unit: str) -> Place:
@@ -205,7 +197,7 @@ class _Write(beam.DoFn):
             np.savez(file, keys=np.frombuffer(keys, np.uint8), good=good)
         record = {
             "unit": unit,
-            "fingerprint": stage.fingerprints[unit],
+            "fingerprint": stage.fingerprint[unit],
             "rows": len(good),
             "width": width,
             "bad": [entry for part in parts for entry in json.loads(part["bad"].tobytes())],

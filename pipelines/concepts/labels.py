@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,43 +10,38 @@ from typing import Any
 import numpy as np
 
 from filters.captions.concepts import concept_names
-from pipelines.commit import publish_json, published, read_json, retract
+from pipelines.commit import published, read_json
 from pipelines.concepts.shards import annotations_of
 from pipelines.concepts.vocabulary import HEADS, annotated
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile
 from pipelines.progress import Heartbeat
+from pipelines.stages.base import Done, Stage
 from pipelines.storage import Place
 
 
 @dataclass
-class LabelStage:
+class LabelStage(Stage):
     """See `Stage`. A unit is a shard; it becomes `<unit>.npz`: `keys`, and for each head `offsets` and `ids`, where
     the ids of sample i are ids[offsets[i]:offsets[i + 1]]."""
 
     layout: Layout
     shards: Place
     vocabulary: Place
-    fingerprints: dict[str, str]
+    fingerprint: dict[str, str]
     name: str = field(default="labels", init=False)
+    planned = False
+    noun = "samples"
 
     def setup(self) -> None:
         self._names = concept_names()
-
-    def teardown(self) -> None:
-        pass
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     @cached_property
     def _ids(self) -> dict[str, dict[str, int]]:
         heads = read_json(self.vocabulary)["heads"]
         return {head: {name: place for place, name in enumerate(heads[head]["names"])} for head in HEADS}
 
-    def process(self, unit: str) -> None:
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         keys: list[str] = []
         found: dict[str, list[list[int]]] = {head: [] for head in HEADS}
         without, broken = 0, None
@@ -66,17 +60,13 @@ class LabelStage:
             broken = {"error": error.error, "message": error.message}
         with published(label_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **_arrays(keys, found))
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprints[unit],
+        said = {
             "rows": len(keys),
             "without_annotations": without,
             "broken": broken,
             **{head: sum(map(bool, found[head])) for head in HEADS},
-            "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
-        heartbeat.end()
+        return said, [label_path(self.layout, unit)]
 
     def _labels(self, row: dict[str, Any]) -> dict[str, list[int]]:
         objects, attributes = annotated(row)

@@ -19,7 +19,7 @@ from pipelines.engine import Engine
 from pipelines.layout import Layout
 from pipelines.locking import output_lock
 from pipelines.settings import WrongUse
-from pipelines.stages import Stage
+from pipelines.stages.base import Stage
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.storage import Place, is_local, stamps
 
@@ -89,7 +89,7 @@ class _Run:
         names = fingerprint_of(VERSION, model_provenance())
         fingerprints = {unit: fingerprint_of(names, kept[unit]) for unit in units}
         stage = VocabularyStage(self.layout, settings.data / "kept", fingerprints)
-        if not self._do(stage, fingerprints, noun="rows"):
+        if not self._do(stage, fingerprints):
             return None
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
@@ -112,7 +112,7 @@ class _Run:
             unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
         }
         stage = LabelStage(self.layout, self.settings.data / "shards", self._vocabulary_path, fingerprints)
-        if not self._do(stage, fingerprints, noun="samples", shards=shards):
+        if not self._do(stage, fingerprints, shards=shards):
             return False
         records = [read_json(self.layout.commit("labels", unit)) for unit in shards]
         rows = sum(record["rows"] for record in records)
@@ -146,7 +146,7 @@ class _Run:
             device=settings.device,
             threads=max(1, (os.cpu_count() or 1) // min(settings.workers, len(shards))),
         )
-        if not self._do(stage, fingerprints, noun="pictures", shards=shards):
+        if not self._do(stage, fingerprints, shards=shards):
             return False
         stage.sweep()
         return True
@@ -162,14 +162,13 @@ class _Run:
         stage: Stage,
         fingerprints: dict[str, str],
         *,
-        noun: str,
         shards: dict[str, dict[str, Any]] | None = None,
     ) -> bool:
         """Do the units of a stage that are not committed with their fingerprint, `shards` where they are those. False
         where some failed."""
         todo = list(self._todo(stage.name, fingerprints))
         total = sum(shards[unit]["samples"] for unit in todo) if shards else None
-        failed = self.engine.run(stage, todo, of=len(fingerprints), counted="rows", total=total, noun=noun)
+        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")

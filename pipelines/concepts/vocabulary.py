@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.captions.concepts import concept_names
-from pipelines.commit import publish_json, publish_table, read_json, retract
+from pipelines.commit import publish_table, read_json
 from pipelines.layout import Layout
 from pipelines.progress import Heartbeat
+from pipelines.stages.base import Done, Stage
 from pipelines.storage import Place, read_table, row_count
 
 HEADS = ("objects", "attributes")
@@ -32,26 +32,19 @@ VERSION = 1  # raise it when equal annotations may give other names
 
 
 @dataclass
-class VocabularyStage:
+class VocabularyStage(Stage):
     """See `Stage`. Counts the names in one part of kept/."""
 
     layout: Layout
     kept: Place
-    fingerprints: dict[str, str]
+    fingerprint: dict[str, str]
     name: str = field(default="vocabulary", init=False)
+    planned = False
 
     def setup(self) -> None:
         self._names = concept_names()
 
-    def teardown(self) -> None:
-        pass
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         counts: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
         rows = 0
         with (self.kept / f"{unit}.parquet").open("rb") as file:
@@ -65,14 +58,7 @@ class VocabularyStage:
                 rows += batch.num_rows
                 heartbeat.beat(rows)
         publish_table(self.layout.data(self.name, unit), _table(counts))
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprints[unit],
-            "rows": rows,
-            "seconds": round(time.time() - began, 3),
-        }
-        publish_json(self.layout.commit(self.name, unit), record)
-        heartbeat.end()
+        return {"rows": rows}, [self.layout.data(self.name, unit)]
 
 
 def annotated(row: dict[str, Any]) -> tuple[list[str], list[str]]:

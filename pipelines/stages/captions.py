@@ -3,21 +3,19 @@ aside."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from filters.captions.annotate import SCHEMA, CaptionAnnotator
-from pipelines.commit import TableFile, retract
+from pipelines.commit import TableFile
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
-from pipelines.plan import Plan, Unit, load_plan
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
+from pipelines.stages.base import Done, Stage
 
 BATCH_ROWS = 2_000
 
@@ -49,13 +47,13 @@ what was wrong, and the raw row as far as it was read."""
 
 
 @dataclass
-class CaptionStage:
+class CaptionStage(Stage):
     """See `Stage`."""
 
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of model, code and weights; part of the commit record."""
+    """Of model, code and weights."""
     annotate: bool = True
     """False where no caption filter is asked for: rows get identity, no parse."""
     name: str = field(default="captions", init=False)
@@ -66,19 +64,9 @@ class CaptionStage:
     def teardown(self) -> None:
         self._annotator = None
 
-    @cached_property
-    def _units(self) -> dict[str, Unit]:
-        plan: Plan = load_plan(self.layout.plan)
-        return {unit.name: unit for unit in plan.units}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        span, began = self._units[unit].span, time.time()
-        heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        retract(self.layout.commit(self.name, unit))
         rows, own_uids, without_url, broken = 0, 0, 0, None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
@@ -95,9 +83,7 @@ class CaptionStage:
                 broken = {"path": error.path, "error": error.error, "message": error.message}
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprint,
+        said = {
             "annotated": self.annotate,
             "rows": rows,
             "good": good.rows,
@@ -105,11 +91,8 @@ class CaptionStage:
             "own_uids": own_uids,
             "without_url": without_url,
             "broken": broken,
-            "seconds": round(time.time() - began, 3),
         }
-        files = (self.layout.data(self.name, unit), self.layout.dead(unit))
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
-        heartbeat.end()
+        return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch) -> pa.Table:
         columns = {

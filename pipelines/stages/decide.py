@@ -4,7 +4,6 @@ minute and core."""
 from __future__ import annotations
 
 import heapq
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,15 +16,14 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_table, read_json, retract
+from pipelines.commit import TableFile, publish_table, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
 from pipelines.layout import KINDS, Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
-from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
+from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
@@ -98,7 +96,7 @@ class _Annotations:
 
 
 @dataclass
-class DecideStage:
+class DecideStage(Stage):
     """See `Stage`."""
 
     layout: Layout
@@ -106,7 +104,7 @@ class DecideStage:
     preset: Preset
     stages: tuple[str, ...]
     """Those that decide."""
-    fingerprints: Fingerprints
+    fingerprint: Fingerprints
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
     """Examples a unit offers the report for each reason."""
@@ -114,41 +112,19 @@ class DecideStage:
     """What was said of duplicates; only kinds that reject matter."""
     name: str = field(default="decide", init=False)
 
-    def setup(self) -> None:
-        pass
-
-    def teardown(self) -> None:
-        pass
-
     @cached_property
     def _captions_of(self) -> dict[str, str | None]:
         return {}
 
     @cached_property
-    def _units(self) -> tuple[dict[str, Unit], int]:
-        plan = load_plan(self.layout.plan)
-        return {unit.name: unit for unit in plan.units}, plan.picture_rows
-
-    @cached_property
-    def _numbers(self) -> dict[str, int]:
-        return {name: number for number, name in enumerate(self._units[0])}
-
-    @cached_property
     def _entries(self) -> Entries:
         return Entries(self.layout)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        began = time.time()
-        units, picture_rows = self._units
-        span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
-        heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        span, read_record = self._plan.span(unit), read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
-        records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
-        duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
-        retract(self.layout.commit(self.name, unit))
+        records = picture_records(self.layout, unit, self._plan.pieces(read_record["rows"]), self.stages)
+        duplicates = Duplicates(self._entries, self.said, self._plan.number(unit))
         annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = _Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
@@ -180,13 +156,10 @@ class DecideStage:
                     )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
-        publish_record(self.layout, self.layout.commit(self.name, unit), self._record(unit, tally, began), files)
-        heartbeat.end()
+        return self._record(tally), files
 
-    def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
+    def _record(self, tally: _Tally) -> dict[str, Any]:
         return {
-            "unit": unit,
-            "fingerprint": self.fingerprints[unit],
             "rows": sum(tally.rows.values()),
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
@@ -196,7 +169,6 @@ class DecideStage:
                 name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()
             },
             "examples": {reason or "kept": tally.ordinals(reason) for reason in tally.examples},
-            "seconds": round(time.time() - began, 3),
         }
 
     def _decide(

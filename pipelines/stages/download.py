@@ -10,21 +10,18 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.presets import Preset
-from pipelines.commit import TEMPORARY, publish_table, published, read_json, retract
+from pipelines.commit import TEMPORARY, publish_table, published
 from pipelines.datasets import Dataset
 from pipelines.downloads import STAGE, shard_place
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
@@ -33,12 +30,11 @@ from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
 from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
-from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
 from pipelines.stages.fingerprints import fingerprint_of
-from pipelines.stages.pieces import Survivors, generation_name
-from pipelines.storage import Place, read_table
+from pipelines.stages.generations import GenerationStage
+from pipelines.stages.pieces import Survivors, unit_of
+from pipelines.storage import Place
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
@@ -64,20 +60,26 @@ def is_outage(nobody: int, asked: int) -> bool:
 
 
 @dataclass
-class DownloadStage:
-    """See `Stage`."""
+class DownloadStage(GenerationStage):
+    """See `GenerationStage`."""
 
     layout: Layout
     dataset: Dataset
-    preset: Preset
-    captions_decide: bool
-    """False where the captions stage is not asked for: every picture is fetched."""
     fingerprint: str
-    """Of the settings that stored pictures depend on; part of the commit record."""
+    """Of the settings that stored pictures depend on."""
     settings: DownloadSettings
-    annotations: str
-    """Fingerprint of the caption annotations: other annotations let other rows through."""
+    survivors: Survivors
+    """The rows whose pictures are fetched."""
     name: str = field(default=STAGE, init=False)
+    counted = noun = "urls"
+    nothing: ClassVar[dict[str, Any]] = {
+        "found": "",
+        "urls": 0,
+        "asked": 0,
+        "nobody": 0,
+        "statuses": {},
+        "bytes": 0,
+    }
 
     def setup(self) -> None:
         load_tool()
@@ -86,68 +88,24 @@ class DownloadStage:
     def teardown(self) -> None:
         self._fetcher.close()
 
-    @cached_property
-    def survivors(self) -> Survivors:
-        """The rows whose pictures are fetched."""
-        return Survivors(self.preset, self.captions_decide, self.annotations)
+    def candidates(self, unit: str) -> NDArray[np.int64]:
+        return self.survivors.ordinals(self.layout, unit, self._plan.picture_rows)
 
-    @cached_property
-    def _plan(self) -> tuple[dict[str, Span], int]:
-        plan = load_plan(self.layout.plan)
-        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
+    def add(
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+    ) -> list[Place]:
+        found = self._fetch(self._plan.span(unit_of(unit)), ordinals, name, heartbeat)
+        statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
+        record["found"] = _digest(record["found"], found)
+        record["urls"] += found.num_rows
+        record["asked"], record["nobody"] = _reached(found)  # of this generation alone
+        record["statuses"] = dict(sorted(statuses.items()))
+        record["bytes"] += _stored_bytes(found)
+        tars = set(found["shard"].drop_null().to_pylist())
+        return [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
 
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        parent, _, _ = unit.rpartition(".")
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        record = read_json(self.layout.commit(self.name, unit))
-        wanted = self.wanted(unit, record)
-        heartbeat.expect(len(wanted))
-        if record is None or record["fingerprint"] != self.fingerprint:
-            retract(self.layout.commit(self.name, unit))
-            record = {
-                "unit": unit,
-                "fingerprint": self.fingerprint,
-                "generations": 0,
-                "found": "",
-                "covers": [],
-                "urls": 0,
-                "asked": 0,
-                "nobody": 0,
-                "statuses": {},
-                "bytes": 0,
-                "seconds": 0.0,
-            }
-        files: list[Place] = []
-        if len(wanted):
-            name = generation_name(unit, record["generations"])
-            found = self._fetch(self._plan[0][parent], wanted, name, heartbeat)
-            tars = set(found["shard"].drop_null().to_pylist())
-            files = [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
-            statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
-            record["generations"] += 1
-            record["found"] = _digest(record["found"], found)
-            record["urls"] += found.num_rows
-            record["asked"], record["nobody"] = _reached(found)  # of this generation alone
-            record["statuses"] = dict(sorted(statuses.items()))
-            record["bytes"] += _stored_bytes(found)
+    def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
-        record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
-        heartbeat.end()
-
-    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
-        """Ordinals of the rows that are still to be asked for, given the unit's commit record."""
-        parent, piece = unit.rsplit(".", 1)
-        rows = self._plan[1]
-        wanted = self.survivors.ordinals(self.layout, parent, int(piece) * rows, (int(piece) + 1) * rows)
-        known = record["generations"] if record is not None and record["fingerprint"] == self.fingerprint else 0
-        for generation in range(known):
-            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
-            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
-        return wanted
 
     def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
         """Fetches the pictures of rows and publishes them, the table last."""

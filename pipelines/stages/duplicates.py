@@ -8,17 +8,17 @@ their uids alone.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import publish_bytes, read_json, retract
+from pipelines.commit import publish_bytes, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates, shared
@@ -27,8 +27,8 @@ from pipelines.dedup.slices import pack, read_slice
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
-from pipelines.plan import Plan, load_plan
-from pipelines.records import publish_record
+from pipelines.progress import Heartbeat
+from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import ROW
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
@@ -95,7 +95,7 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 
 @dataclass
-class KeyStage:
+class KeyStage(Stage):
     """See `Stage`. Writes the keys of a unit: of its survivors' pairs, of the bytes of their pictures, or of all its
     rows' uids."""
 
@@ -109,7 +109,7 @@ class KeyStage:
     """The kinds that were asked before, in order."""
     read_missing: bool
     """Whether pictures whose digest nobody has taken yet are read for it."""
-    fingerprints: Fingerprints
+    fingerprint: Fingerprints
     """Of each unit: changes with the survivors and with what was said before."""
 
     def __post_init__(self) -> None:
@@ -118,31 +118,11 @@ class KeyStage:
     def setup(self) -> None:
         self._entries = Entries(self.layout)
 
-    def teardown(self) -> None:
-        pass
-
-    @cached_property
-    def _plan(self) -> tuple[Plan, dict[str, int]]:
-        plan = load_plan(self.layout.plan)
-        return plan, {unit.name: number for number, unit in enumerate(plan.units)}
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        began = time.time()
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         of_kind = {PAIR: self._of_pairs, PICTURE: self._of_pictures, UID: self._of_uids}
         records = of_kind[self.kind](unit)
         publish_bytes(self.layout.slices(self.name, unit), pack(records, key_parts(records), PARTS))
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprints[unit],
-            "rows": len(records),
-            "seconds": round(time.time() - began, 3),
-        }
-        files = [self.layout.slices(self.name, unit)]
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
+        return {"rows": len(records)}, [self.layout.slices(self.name, unit)]
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
@@ -175,7 +155,7 @@ class KeyStage:
         return halves_of_digests(pairs)
 
     def _of_pictures(self, unit: str) -> NDArray[np.void]:
-        rows = competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
+        rows = competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
         digests = self._digests(unit, rows.ordinals.tolist())
         have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
         rows = Competitors(rows.ordinals[have], rows.uids[have])
@@ -184,7 +164,7 @@ class KeyStage:
 
     def _pieces(self, unit: str) -> int:
         read = read_json(self.layout.commit("captions", unit))
-        return -(-int(read["rows"]) // self._plan[0].picture_rows)
+        return self._plan.pieces(read["rows"])
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """SHA-256 of the pictures that spotting has read, whether or not it decides in this run; of the rows `ordinals`
@@ -198,10 +178,10 @@ class KeyStage:
         return digests
 
     def _read_digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
-        plan, numbers = self._plan
-        span = plan.units[numbers[unit]].span
+        plan = self._plan
+        pictures = pictures_of(self.layout, unit, plan.span(unit), plan.picture_rows, self.dataset, ordinals)
         try:
-            for ordinal, picture in pictures_of(self.layout, unit, span, plan.picture_rows, self.dataset, ordinals):
+            for ordinal, picture in pictures:
                 if not isinstance(picture, MissingPicture):
                     yield ordinal, hashlib.sha256(picture).digest()
         except UnreadableFile:  # what is left has no picture to compare; stage decide puts it into the dead letter
@@ -209,7 +189,7 @@ class KeyStage:
 
 
 @dataclass
-class RangeStage:
+class RangeStage(Stage):
     """See `Stage`. Its units are ranges of keys: each reads its slice of every unit's keys."""
 
     layout: Layout
@@ -222,17 +202,10 @@ class RangeStage:
     def __post_init__(self) -> None:
         self.name = duplicates_stage(self.kind)
 
-    def setup(self) -> None:
-        pass
-
-    def teardown(self) -> None:
-        pass
-
-    def process(self, unit: str) -> None:
-        began, width = time.time(), PARTS // self.ranges
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        width = PARTS // self.ranges
         first = int(unit) * width
-        retract(self.layout.commit(self.name, unit))
-        names = [(number, each.name) for number, each in enumerate(load_plan(self.layout.plan).units)]
+        names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]
         slices = (
             (number, _read_keys(self.layout, self.kind, name, first, first + width))
             for number, name in names
@@ -240,11 +213,4 @@ class RangeStage:
         )
         found = (shared if self.kind == UID else duplicates)(slices)
         count = write_entries(self.layout.data(self.name, unit), found)
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprint,
-            "rows": count,
-            "seconds": round(time.time() - began, 3),
-        }
-        files = [self.layout.data(self.name, unit)]
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
+        return {"rows": count}, [self.layout.data(self.name, unit)]

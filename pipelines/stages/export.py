@@ -6,9 +6,7 @@ import hashlib
 import io
 import json
 import tarfile
-import time
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,13 @@ from PIL import Image
 
 from common.images import BadImage, open_image
 from filters.spotting.pictures import PictureLimits, decode_picture
-from pipelines.commit import published, remove, retract
+from pipelines.commit import published, remove
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span
-from pipelines.plan import load_plan
+from pipelines.manifests import MissingPicture
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
+from pipelines.stages.base import Done, Stage
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.storage import Place, read_table
 
@@ -47,33 +44,18 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
 
 
 @dataclass
-class ExportStage:
+class ExportStage(Stage):
     """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
     `.json`."""
 
     layout: Layout
     dataset: Dataset
-    fingerprints: Fingerprints
+    fingerprint: Fingerprints
     """Of each unit: changes with its decisions."""
     name: str = field(default="export", init=False)
+    noun = "pictures"
 
-    def setup(self) -> None:
-        pass
-
-    def teardown(self) -> None:
-        pass
-
-    @cached_property
-    def _plan(self) -> tuple[dict[str, Span], int]:
-        plan = load_plan(self.layout.plan)
-        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    def process(self, unit: str) -> None:
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         rows = _kept_rows(self.layout, unit)
         heartbeat.expect(len(rows))
         shards: list[dict[str, Any]] = []
@@ -88,24 +70,16 @@ class ExportStage:
             heartbeat.beat(first + len(part))
         remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
         samples = sum(int(shard["samples"]) for shard in shards)
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprints[unit],
-            "rows": samples,
-            "shards": shards,
-            "seconds": round(time.time() - began, 3),
-        }
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
-        heartbeat.end()
+        return {"rows": samples, "shards": shards}, files
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
         """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
         Text-spotting keeps, have none."""
-        samples, (spans, picture_rows) = 0, self._plan
+        samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            pictures = pictures_of(self.layout, unit, spans[unit], picture_rows, self.dataset, ordinals)
+            pictures = pictures_of(self.layout, unit, plan.span(unit), plan.picture_rows, self.dataset, ordinals)
             for row, (_, picture) in zip(rows, pictures, strict=True):
                 if isinstance(picture, MissingPicture):
                     continue

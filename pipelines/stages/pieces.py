@@ -24,6 +24,12 @@ def piece_name(unit: str, piece: int) -> str:
     return f"{unit}.{piece:04d}"
 
 
+def place_of(piece: str) -> tuple[str, int]:
+    """The caption unit of a picture unit, and which of its pieces it is."""
+    unit, _, number = piece.rpartition(".")
+    return unit, int(number)
+
+
 def unit_of(name: str) -> str:
     """The caption unit that a picture unit, or a file of one, belongs to; of a caption unit itself."""
     return name.partition(".")[0]
@@ -77,8 +83,10 @@ class Survivors:
         """Whether a commit record says that a piece is done."""
         return bool(record and record["fingerprint"] == fingerprint and self.needed & set(record["covers"]))
 
-    def ordinals(self, layout: Layout, unit: str, first: int, stop: int) -> NDArray[np.int64]:
-        """Ordinals of the wanted rows of a caption unit in [first, stop)."""
+    def ordinals(self, layout: Layout, piece: str, picture_rows: int) -> NDArray[np.int64]:
+        """Ordinals of the wanted rows of a picture unit."""
+        unit, number = place_of(piece)
+        first, stop = number * picture_rows, (number + 1) * picture_rows
         columns = None if self.captions_decide else ["ordinal", "caption"]
         found = [np.empty(0, np.int64)]
         for rows in row_groups(layout.data("captions", unit), columns, between=("ordinal", first, stop)):

@@ -4,10 +4,9 @@ near copies within a group of clusters."""
 from __future__ import annotations
 
 import io
-import time
 from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
-from pipelines.commit import TableFile, publish_bytes, read_json, retract
+from pipelines.commit import TableFile, publish_bytes, read_json
 from pipelines.datasets import Dataset
 from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
@@ -26,12 +25,12 @@ from pipelines.dedup.slices import pack, read_slice
 from pipelines.downloads import downloaded_state, pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
-from pipelines.plan import Plan, load_plan
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
+from pipelines.stages.base import Done, Stage
 from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.fingerprints import Fingerprints
-from pipelines.stages.pieces import generation_name
+from pipelines.stages.generations import GenerationStage
+from pipelines.stages.pieces import generation_name, piece_name, place_of, unit_of
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
 from pipelines.storage import Place, read_range, read_table
 
@@ -68,7 +67,7 @@ class Embedded:
 
 
 @dataclass
-class _Similar:
+class _Similar(Stage):
     """What the stages share."""
 
     layout: Layout
@@ -78,26 +77,15 @@ class _Similar:
     def setup(self) -> None:
         self._entries = Entries(self.layout)
 
-    def teardown(self) -> None:
-        pass
-
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-    @cached_property
-    def _plan(self) -> tuple[Plan, dict[str, int]]:
-        plan = load_plan(self.layout.plan)
-        return plan, {unit.name: number for number, unit in enumerate(plan.units)}
-
     def _competitors(self, unit: str) -> Competitors:
-        return competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
+        return competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
 
     def _embedded(self, unit: str) -> Embedded | None:
         """The embeddings of a unit's competitors that have one; None where no picture has any."""
         rows = self._competitors(unit)
         tables = []
-        for piece in range(-(-read_json(self.layout.commit("captions", unit))["rows"] // self._plan[0].picture_rows)):
-            name = f"{unit}.{piece:04d}"
+        for piece in range(self._plan.pieces(read_json(self.layout.commit("captions", unit))["rows"])):
+            name = piece_name(unit, piece)
             record = read_json(self.layout.commit(EMBEDDINGS, name))
             for generation in range(record["generations"]):
                 tables.append(read_table(self.layout.data(EMBEDDINGS, generation_name(name, generation))))
@@ -120,9 +108,8 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 @dataclass
-class EmbeddingStage(_Similar):
-    """See `Stage`. Its units are pieces of caption units, as in stage spotting. What was embedded stays: where other
-    thresholds let more rows through, their pictures are added as another generation."""
+class EmbeddingStage(_Similar, GenerationStage):
+    """See `GenerationStage`. Its units are pieces of caption units, as in stage spotting."""
 
     dataset: Dataset
     encoder: str
@@ -131,47 +118,37 @@ class EmbeddingStage(_Similar):
     covers: Fingerprints
     """Names the rows of each caption unit that compete."""
     name: str = field(default=EMBEDDINGS, init=False)
+    counted = noun = "pictures"
+    nothing: ClassVar[dict[str, Any]] = {"pictures": 0, "bad": 0}
 
     def setup(self) -> None:
         super().setup()
         self._encoder = Encoder(parse_encoder(self.encoder))
 
-    def process(self, unit: str) -> None:
-        parent, _, piece = unit.rpartition(".")
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        record = read_json(self.layout.commit(self.name, unit))
-        depends = embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
-        if record is None or record["fingerprint"] != depends:
-            retract(self.layout.commit(self.name, unit))
-            empty = {"generations": 0, "pictures": 0, "bad": 0, "seconds": 0.0}
-            record = {"unit": unit, "fingerprint": depends, **empty}
-        rows = self._plan[0].picture_rows
-        wanted = self._missing(parent, unit, int(piece) * rows, (int(piece) + 1) * rows, record["generations"])
-        heartbeat.expect(len(wanted))
-        files: list[Place] = []
-        if len(wanted):
-            files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))
-            with TableFile(files[0]) as out:
-                record["bad"] += self._embed(parent, wanted, out, heartbeat)
-            record["generations"] += 1
-            record["pictures"] += len(wanted)
-        record["covers"] = self.covers[parent]
-        record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
-        heartbeat.end()
+    def fingerprint_of(self, unit: str) -> str:
+        return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
 
-    def _missing(self, parent: str, unit: str, first: int, stop: int, generations: int) -> NDArray[np.int64]:
-        wanted = self._competitors(parent).ordinals
-        wanted = wanted[(wanted >= first) & (wanted < stop)]
-        for generation in range(generations):
-            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
-            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
-        return wanted
+    def candidates(self, unit: str) -> NDArray[np.int64]:
+        parent, piece = place_of(unit)
+        rows, ordinals = self._plan.picture_rows, self._competitors(parent).ordinals
+        return ordinals[(ordinals >= piece * rows) & (ordinals < (piece + 1) * rows)]
+
+    def add(
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+    ) -> list[Place]:
+        path = self.layout.data(self.name, name)
+        with TableFile(path) as out:
+            record["bad"] += self._embed(unit_of(unit), ordinals, out, heartbeat)
+        record["pictures"] += len(ordinals)
+        return [path]
+
+    def cover(self, unit: str, record: dict[str, Any]) -> None:
+        record["covers"] = self.covers[unit_of(unit)]
 
     def _embed(self, parent: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> int:
         """Write a row for each picture; how many have no embedding."""
-        plan, numbers = self._plan
-        span = plan.units[numbers[parent]].span
+        plan = self._plan
+        span = plan.span(parent)
         waiting: list[tuple[int, bytes | MissingPicture]] = []
         done = bad = 0
 
@@ -226,13 +203,11 @@ class CentroidStage(_Similar):
     fingerprint: str
     name: str = field(default=CENTROIDS, init=False)
 
-    def process(self, unit: str) -> None:
-        began = time.time()
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         clusters = cluster_count(self.rows, self.rule.clusters)
         share = min(1.0, clusters * self.rule.points / max(self.rows, 1))
         parts = []
-        for name in (name for name in self._plan[1] if name not in self.skip):
+        for name in (planned.name for planned in self._plan.units if planned.name not in self.skip):
             found = self._embedded(name)
             if found is not None:
                 # Not the bits that ranges of keys are cut by, though any would do.
@@ -244,15 +219,8 @@ class CentroidStage(_Similar):
         content = io.BytesIO()
         np.save(content, centroids)
         publish_bytes(self.layout.slices(self.name, unit), content.getvalue())
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprint,
-            "rows": len(sample),
-            "clusters": len(centroids),
-            "dimension": int(sample.shape[1]),
-            "seconds": round(time.time() - began, 3),
-        }
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.slices(self.name, unit)])
+        said = {"rows": len(sample), "clusters": len(centroids), "dimension": int(sample.shape[1])}
+        return said, [self.layout.slices(self.name, unit)]
 
 
 @dataclass
@@ -270,9 +238,7 @@ class MemberStage(_Similar):
         if len(self._centroids) > 1:
             faiss().omp_set_num_threads(1)  # parallelism comes from worker processes
 
-    def process(self, unit: str) -> None:
-        began = time.time()
-        retract(self.layout.commit(self.name, unit))
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         clusters, dimension = self._centroids.shape
         found = self._embedded(unit)
         records = np.empty(0 if found is None else len(found.ordinals), member_type(dimension))
@@ -284,17 +250,11 @@ class MemberStage(_Similar):
             records["uid_high"], records["uid_low"] = found.uids[order, 0], found.uids[order, 1]
         parts = member_parts(records["cluster"], clusters, self.groups)
         publish_bytes(self.layout.slices(self.name, unit), pack(records, parts, self.groups))
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprint,
-            "rows": len(records),
-            "seconds": round(time.time() - began, 3),
-        }
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.slices(self.name, unit)])
+        return {"rows": len(records)}, [self.layout.slices(self.name, unit)]
 
 
 @dataclass
-class GroupStage:
+class GroupStage(Stage):
     """See `Stage`. Its units are groups of clusters: each reads its slice of every unit's members."""
 
     layout: Layout
@@ -305,27 +265,14 @@ class GroupStage:
     fingerprint: str
     name: str = field(default=duplicates_stage(SEMANTIC), init=False)
 
-    def setup(self) -> None:
-        pass
-
-    def teardown(self) -> None:
-        pass
-
-    def process(self, unit: str) -> None:
-        began, group = time.time(), int(unit)
-        retract(self.layout.commit(self.name, unit))
-        names = [(number, each.name) for number, each in enumerate(load_plan(self.layout.plan).units)]
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        group = int(unit)
+        names = [(number, planned.name) for number, planned in enumerate(self._plan.units)]
         slices = ((number, self._slice(name, group)) for number, name in names if name not in self.skip)
         rule = self.rule
         found = duplicates(slices, self.dimension, rule.eps, rule.keep, rule.against)  # type: ignore[arg-type]
         write_entries(self.layout.data(self.name, unit), [found])
-        record = {
-            "unit": unit,
-            "fingerprint": self.fingerprint,
-            "rows": found.num_rows,
-            "seconds": round(time.time() - began, 3),
-        }
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.data(self.name, unit)])
+        return {"rows": found.num_rows}, [self.layout.data(self.name, unit)]
 
     def _slice(self, name: str, group: int) -> NDArray[np.void]:
         path = self.layout.slices("members", name)

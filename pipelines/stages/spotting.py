@@ -7,28 +7,24 @@ said of them in a later generation holds.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.presets import Preset
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from pipelines.commit import TableFile, read_json, retract
+from pipelines.commit import TableFile, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import NOT_AT_HAND
 from pipelines.downloads import downloaded_state, original_sizes, pictures_of
 from pipelines.layout import Layout
-from pipelines.manifests import MissingPicture, Span, UnreadableFile
-from pipelines.plan import load_plan
+from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.progress import Heartbeat
-from pipelines.records import publish_record
+from pipelines.stages.generations import GenerationStage
 from pipelines.stages.pieces import Survivors, generation_name, piece_name, unit_of
 from pipelines.storage import Place, read_table
 
@@ -67,25 +63,19 @@ def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
 
 
 @dataclass
-class SpottingStage:
-    """See `Stage`."""
+class SpottingStage(GenerationStage):
+    """See `GenerationStage`."""
 
     layout: Layout
     dataset: Dataset
-    preset: Preset
-    captions_decide: bool
-    """False where the captions stage is not asked for: every picture is read."""
     fingerprint: str
-    """Of engine, models and settings; part of the commit record."""
+    """Of engine, models and settings."""
     settings: SpotterSettings
-    annotations: str
-    """Fingerprint of the caption annotations: other annotations let other rows through."""
+    survivors: Survivors
+    """The rows whose pictures are read."""
     name: str = field(default="spotting", init=False)
-
-    @cached_property
-    def survivors(self) -> Survivors:
-        """The rows whose pictures are read."""
-        return Survivors(self.preset, self.captions_decide, self.annotations)
+    counted = noun = "pictures"
+    nothing: ClassVar[dict[str, Any]] = {"downloads": None, "pictures": 0}
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -93,69 +83,37 @@ class SpottingStage:
     def teardown(self) -> None:
         self._spotter.close()
 
-    @cached_property
-    def _plan(self) -> tuple[dict[str, Span], int]:
-        plan = load_plan(self.layout.plan)
-        return {unit.name: unit.span for unit in plan.units}, plan.picture_rows
+    def candidates(self, unit: str) -> NDArray[np.int64]:
+        return self.survivors.ordinals(self.layout, unit, self._plan.picture_rows)
 
-    def __getstate__(self) -> dict[str, object]:
-        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+    def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
+        done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
+        if record["downloads"] != downloaded_state(self.layout, unit):  # those that were not at hand may be now
+            done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
+        return np.asarray(done["ordinal"])
 
-    def process(self, unit: str) -> None:
-        began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
-        record, downloads = read_json(self.layout.commit(self.name, unit)), downloaded_state(self.layout, unit)
-        wanted = self.wanted(unit, record)
-        heartbeat.expect(len(wanted))
-        if not self._goes_on(record, downloads):
-            retract(self.layout.commit(self.name, unit))
-            record = {
-                "unit": unit,
-                "fingerprint": self.fingerprint,
-                "generations": 0,
-                "covers": [],
-                "downloads": None,
-                "pictures": 0,
-                "seconds": 0.0,
-            }
-        files: list[Place] = []
-        if len(wanted):
-            files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))
-            with TableFile(files[0], SCHEMA) as out:
-                self._read_pictures(unit, wanted, out, heartbeat)
-            record["generations"] += 1
-            record["pictures"] += len(wanted)
+    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        known = super().current(unit, record)
+        replaced = known and _replaced(known["downloads"], downloaded_state(self.layout, unit))
+        return None if replaced else known
+
+    def add(
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+    ) -> list[Place]:
+        path = self.layout.data(self.name, name)
+        with TableFile(path, SCHEMA) as out:
+            self._read_pictures(unit, ordinals, out, heartbeat)
+        record["pictures"] += len(ordinals)
+        return [path]
+
+    def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
-        record["downloads"] = downloads
-        record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
-        heartbeat.end()
-
-    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
-        """Ordinals of the rows whose picture is still to be read, given the unit's commit record."""
-        parent, piece = unit.rsplit(".", 1)
-        rows = self._plan[1]
-        wanted = self.survivors.ordinals(self.layout, parent, int(piece) * rows, (int(piece) + 1) * rows)
-        downloads = downloaded_state(self.layout, unit)
-        if record is None or not self._goes_on(record, downloads):
-            return wanted
-        for generation in range(record["generations"]):
-            name = generation_name(unit, generation)
-            done = read_table(self.layout.data(self.name, name), columns=["ordinal", "status"])
-            if record["downloads"] != downloads:  # those that were not at hand may be now
-                done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
-            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
-        return wanted
-
-    def _goes_on(self, record: dict[str, Any] | None, downloads: list[Any] | None) -> bool:
-        """Whether what a commit record vouches for stays as it is."""
-        if record is None or record["fingerprint"] != self.fingerprint:
-            return False
-        return not _replaced(record["downloads"], downloads)
+        record["downloads"] = downloaded_state(self.layout, unit)
 
     def _read_pictures(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
         parent = unit_of(unit)
-        spans, picture_rows = self._plan
-        pictures = pictures_of(self.layout, parent, spans[parent], picture_rows, self.dataset, ordinals)
+        plan = self._plan
+        pictures = pictures_of(self.layout, parent, plan.span(parent), plan.picture_rows, self.dataset, ordinals)
         sizes = original_sizes(self.layout, unit)
         rows: list[dict[str, Any]] = []
         done = 0

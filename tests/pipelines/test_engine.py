@@ -17,30 +17,26 @@ from pipelines.datasets import Dataset, load_dataset
 from pipelines.engine import Engine, _Counter
 from pipelines.layout import Layout
 from pipelines.progress import Count, Heartbeat
-from pipelines.stages import TRIES
+from pipelines.stages.base import TRIES, Done, Stage
 
 
 @dataclass
-class Fussy:
+class Fussy(Stage):
     """A stage whose unit `killer` kills its worker while a file lies there, and whose unit `broken` raises."""
 
     layout: Layout
     name: str = field(default="fussy", init=False)
+    fingerprint: str = "x"
+    planned = False
 
-    def setup(self) -> None:
-        pass
-
-    def teardown(self) -> None:
-        pass
-
-    def process(self, unit: str) -> None:
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         with (self.layout.root / "calls").open("a", encoding="utf-8") as file:
             file.write(unit + "\n")
         if unit == "killer" and (self.layout.root / "deadly").exists():
             os.kill(os.getpid(), signal.SIGKILL)
         if unit == "broken":
             raise OSError("the disk is on fire")
-        publish_json(self.layout.commit(self.name, unit), {"rows": 1})
+        return {"rows": 1}, ()
 
 
 UNITS = [f"u{n}" for n in range(6)]
@@ -48,7 +44,7 @@ UNITS = [f"u{n}" for n in range(6)]
 
 def _run(folder: Path, units: list[str], workers: int, said: list[str] | None = None) -> dict[str, Any]:
     engine = Engine(Layout(folder), workers, (said if said is not None else []).append)
-    return engine.run(Fussy(Layout(folder)), units, of=len(units), counted="rows", total=len(units), noun="rows")
+    return engine.run(Fussy(Layout(folder)), units, of=len(units), total=len(units))
 
 
 def _calls(folder: Path, unit: str) -> int:
@@ -160,9 +156,18 @@ def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
     assert not list((tmp_path / "out" / "shards").glob("00000-00002-*"))
 
 
+@dataclass
+class _Pictures(Fussy):
+    """As if in generations."""
+
+    name: str = field(default="spotting", init=False)
+    adds = True
+    counted = noun = "pictures"
+
+
 def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    counter = _Counter(layout, "spotting", ["a", "b", "c", "d"], "pictures", None)
+    counter = _Counter(_Pictures(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"
     Heartbeat(layout.progress("spotting", "a")).expect(30)
     assert counter.look() == Count(0, 120, exact=False)
@@ -179,7 +184,7 @@ def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) ->
     layout = Layout(tmp_path)
     for unit in ("more", "anew"):
         publish_json(layout.commit("spotting", unit), {"pictures": 50, "generations": 1})
-    counter = _Counter(layout, "spotting", ["more", "anew"], "pictures", 100)
+    counter = _Counter(_Pictures(layout), ["more", "anew"], 100)
     publish_json(layout.commit("spotting", "more"), {"pictures": 70, "generations": 2})
     publish_json(layout.commit("spotting", "anew"), {"pictures": 80, "generations": 1})
     assert counter.look() == Count(100, 100)

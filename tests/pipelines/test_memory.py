@@ -38,9 +38,9 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 [unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units
 captions = CaptionStage(layout, dataset, "x", annotate=False)
 captions.setup()
-captions.process(unit.name)
+captions.do(unit.name)
 known = Fingerprints.published(layout, "decide", {unit.name: "x"})
-DecideStage(layout, dataset, load_preset("paper"), (), known, examples=2).process(unit.name)
+DecideStage(layout, dataset, load_preset("paper"), (), known, examples=2).do(unit.name)
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
 print(json.dumps({**read_json(layout.commit("decide", unit.name)), "peak": peak * 1024}))
 """

@@ -17,7 +17,7 @@ from pipelines.datasets import load_dataset
 from pipelines.layout import Layout
 from pipelines.runner import assemble, run_units
 from pipelines.runners import Direct, Job
-from pipelines.stages import DoUnit, Stage
+from pipelines.stages.base import DoUnit, Stage
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.duplicates import KeyStage
 from pipelines.stages.export import ExportStage

@@ -221,9 +221,9 @@ def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_
     filtered.write([9, 7])
     made = []
     for workers in (1, 2):
-        stage.fingerprints = {"00000-00000-000": "f", "00001-00000-000": "g"}
+        stage.fingerprint = {"00000-00000-000": "f", "00001-00000-000": "g"}
         stage.layout = Layout(tmp_path / f"workers-{workers}")
-        run_units("features", list(stage.fingerprints), stage.transform(), workers)
+        run_units("features", list(stage.fingerprint), stage.transform(), workers)
         folder = stage.layout.work / "features" / "data"
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(made[0]) == 4 and made[0] == made[1]

@@ -37,7 +37,7 @@ def counted(tmp_path: Path) -> Callable[[list[list[dict[str, Any]]]], tuple[Layo
         stage.setup()
         for unit in units:
             layout.progress(stage.name, unit).parent.mkdir(parents=True, exist_ok=True)
-            stage.process(unit)
+            stage.do(unit)
         return layout, units
 
     return count
