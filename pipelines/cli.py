@@ -18,6 +18,7 @@ from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
+from pipelines.annotate import stage_names
 from pipelines.commit import RunFailed
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.dedup.clusters import FaissMissing
@@ -60,7 +61,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters or stages of your own"
     )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
@@ -273,13 +274,14 @@ def _default_input(dataset: Dataset) -> str:
 
 
 def _stages(text: str | None) -> tuple[str, ...]:
+    known = stage_names()
     if text is None:
-        return STAGES
+        return known
     asked = [stage.strip() for stage in text.split(",") if stage.strip()]
-    unknown = [stage for stage in asked if stage not in STAGES]
+    unknown = [stage for stage in asked if stage not in known]
     if unknown or not asked:
-        raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(STAGES)}")
-    return tuple(stage for stage in STAGES if stage in asked)
+        raise WrongUse(f"unknown stage {', '.join(unknown) or repr(text)}; choose from {', '.join(known)}")
+    return tuple(stage for stage in known if stage in asked)
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:

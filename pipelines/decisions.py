@@ -3,6 +3,7 @@ preset."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,9 +48,9 @@ class Step:
     """Shown only where it rejected a row."""
 
 
-def cascade(preset: Preset) -> tuple[Step, ...]:
+def cascade(preset: Preset, own: Sequence[Step] = ()) -> tuple[Step, ...]:
     """The steps in the order in which they are asked; a row is rejected by the first that applies. A step whose
-    duplicates the preset leaves alone is left out."""
+    duplicates the preset leaves alone is left out. `own`: those of stages of the user's."""
     rule = preset.dedup
     duplicates = (
         (rule.pairs, DUPLICATE_PAIR, "The same url with the same caption is kept already."),
@@ -66,6 +67,7 @@ def cascade(preset: Preset) -> tuple[Step, ...]:
         *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
         Step("spotting", NOT_AT_HAND, absent),
         *(_step("spotting", one) for one in preset.image_filters),
+        *own,
         *(Step("dedup", reason, text) for rejects, reason, text in duplicates if rejects),
     )
 
@@ -74,9 +76,9 @@ def _step(stage: str, known: Filter, always: bool = False) -> Step:
     return Step(stage, known.reason, known.explanation, always=always)
 
 
-def stage_of(preset: Preset) -> dict[str, str]:
+def stage_of(preset: Preset, own: Sequence[Step] = ()) -> dict[str, str]:
     """The stage of each reason of the cascade."""
-    return {step.reason: step.stage for step in cascade(preset)}
+    return {step.reason: step.stage for step in cascade(preset, own)}
 
 
 @dataclass(frozen=True)

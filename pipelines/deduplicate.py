@@ -22,6 +22,7 @@ from pipelines.settings import RunSettings
 from pipelines.stages.base import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
+from pipelines.stages.judges import Judge
 from pipelines.stages.pieces import unit_of
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
@@ -73,9 +74,9 @@ def check_semantic(rule: DedupRule) -> None:
 class Deduplication:
     """One run's search for duplicates."""
 
-    def __init__(self, settings: RunSettings, work: Work, pictures: bool):
-        """`pictures` says whether any are at hand."""
-        self.settings, self._work, self._pictures = settings, work, pictures
+    def __init__(self, settings: RunSettings, work: Work, pictures: bool, judges: tuple[Judge, ...]):
+        """`pictures` says whether any are at hand; `judges` are of stages of the user's."""
+        self.settings, self._work, self._pictures, self._judges = settings, work, pictures, judges
         self.layout, engine = work.layout, work.engine
         few = -(-work.plan.rows // _ROWS_PER_WORKER)
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
@@ -124,6 +125,7 @@ class Deduplication:
             self._said,
             read,
             Fingerprints.published(self.layout, keys_stage(kind), known),
+            self._judges,
         )
         self._units(stage, self._undone(stage.name, self._work.alive(survivors), known), quick=quick)
         names = self._work.alive(survivors)

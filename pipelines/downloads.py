@@ -23,7 +23,7 @@ from pipelines.fetch.records import FETCHED, OK
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, read_pictures
 from pipelines.stages.pieces import generation_name, piece_name
-from pipelines.storage import Place, is_local, open_parts, read_table
+from pipelines.storage import Place, is_local, open_parts, read_table, stamps
 
 STAGE = "download"
 _MANY = 100
@@ -39,6 +39,11 @@ def downloaded_state(layout: Layout, piece: str) -> list[Any] | None:
 def state_of(record: dict[str, Any] | None) -> list[Any] | None:
     """The same of a piece's commit record."""
     return [record["fingerprint"], record["generations"], record["found"]] if record else None
+
+
+def pictures_at_hand(layout: Layout, with_manifests: bool) -> bool:
+    """Whether there are any pictures: they came with the manifests, or were downloaded, in this run or before."""
+    return with_manifests or bool(stamps(layout.commits(STAGE), ".json"))
 
 
 def load_downloads(layout: Layout, piece: str) -> pa.Table | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from filters.presets import Preset
 from pipelines.commit import read_json
 from pipelines.datasets import Dataset
-from pipelines.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, cascade, judge_captions
+from pipelines.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade, judge_captions
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import FileChanged, UnreadableFile
@@ -33,13 +33,16 @@ class NotConserved(RuntimeError):
     """Rows were lost or doubled: a bug, or an output folder that was tampered with."""
 
 
-def summarise(layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings) -> dict[str, Any]:
+def summarise(
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[Step] = ()
+) -> dict[str, Any]:
     """The content of funnel.json, without examples, seconds, and what `count_set_aside` adds.
 
     Args:
         units: those that were decided.
         plan: what there was to do; rows of other units count as not decided.
         settings: of the run.
+        own: steps of stages of the user's.
     """
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
@@ -67,7 +70,7 @@ def summarise(layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSe
         "preset": settings.preset.name,
         "stages": stages,
         "rows_in": rows,
-        "steps": _steps(settings, rows, not_decided["rows"], lost, rejected),
+        "steps": _steps(cascade(settings.preset, own), settings.stages, rows, not_decided["rows"], lost, rejected),
         "rejected": {reason: n for reason, n in sorted(rejected.items())},
         "dead_letter": {
             "rows": sum(dead.values()),
@@ -99,7 +102,12 @@ def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> dict[st
 
 
 def _steps(
-    settings: RunSettings, rows: int, not_decided: int, lost: Mapping[str, int], rejected: Mapping[str, int]
+    known: Sequence[Step],
+    stages: Sequence[str],
+    rows: int,
+    not_decided: int,
+    lost: Mapping[str, int],
+    rejected: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """What was left after each step. Rows that a step did not reject, but that went to the dead letter or were not
     decided there, are its `lost`."""
@@ -108,11 +116,11 @@ def _steps(
         ({"stage": "set aside", "reason": NOT_DECIDED}, 0, not_decided),
         ({"stage": "manifest", "reason": DEAD}, 0, lost.get("manifest", 0)),
     ]
-    for step in cascade(settings.preset):
+    for step in known:
         if step.reason == NOT_AT_HAND:
             taken.append((read, 0, lost.get("spotting", 0)))
         n = rejected.get(step.reason, 0)
-        if n or step.always or (step.stage in settings.stages and not step.rare):
+        if n or step.always or (step.stage in stages and not step.rare):
             said = {"stage": step.stage, "reason": step.reason, "explanation": step.explanation}
             taken.append((said, n, 0))
     steps: list[dict[str, Any]] = []

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pipelines.annotate import Annotations
 from pipelines.commit import RunFailed, publish_json, publish_table, remove, remove_leftovers, retract
 from pipelines.deduplicate import Deduplication, Findings, check_semantic
-from pipelines.downloads import STAGE
+from pipelines.downloads import STAGE, pictures_at_hand
 from pipelines.engine import Engine
 from pipelines.exit_status import errors_of
 from pipelines.fetch.tool import ToolMissing, check_tool
@@ -26,6 +26,7 @@ from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
+from pipelines.stages.judges import steps_of
 from pipelines.stages.said import Said
 from pipelines.storage import Place, is_local
 from pipelines.subset import write_subset
@@ -124,7 +125,7 @@ class _Run:
         self.annotations.make([unit.name for unit in self.plan.units])
         fingerprints, findings = self._decide()
         settings, units = self.settings, self.work.units()
-        funnel = summarise(self.layout, units, self.plan, settings)
+        funnel = summarise(self.layout, units, self.plan, settings, steps_of(self.annotations.judges))
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
         exported = fingerprint_of(fingerprints)
@@ -138,6 +139,9 @@ class _Run:
         results.publish(funnel, fingerprints, began, self.say)
         self.work.find_changed()
         return Outcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
+
+    def _pictures(self) -> bool:
+        return pictures_at_hand(self.layout, self.plan.pictures)
 
     def _write_letters(self) -> None:
         letters = letters_of(self.plan, self.work.set_aside)
@@ -155,11 +159,12 @@ class _Run:
             self.settings.preset.filters_fingerprint,
             DECISIONS,
             [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
+            *([judge.fingerprint for judge in self.annotations.judges] or []),
         )
         only_decide = not self.work.engine.seconds
-        sources = self.annotations.sources(unit.name for unit in self.work.units())
+        sources = self.annotations.sources([unit.name for unit in self.work.units()])
         survivors = {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
-        findings = Deduplication(self.settings, self.work, self.annotations.pictures_exist()).find(survivors)
+        findings = Deduplication(self.settings, self.work, self._pictures(), self.annotations.judges).find(survivors)
         self.work.models["dedup"] = findings.models
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
@@ -182,6 +187,7 @@ class _Run:
             Fingerprints.published(self.layout, "decide", fingerprints),
             examples=max(1, min(12, 48 // max(len(names), 1))),
             said=findings.said,
+            judges=self.annotations.judges,
         )
         self.work.do(stage, todo, of=len(todo))
         self.work.give_up_changed()
@@ -195,7 +201,7 @@ class _Run:
 
     def _export(self, fingerprints: dict[str, str], exported: str, said: tuple[Said, ...]) -> None:
         began, units = time.time(), self.work.units()
-        pictures = self.annotations.pictures_exist()
+        pictures = self._pictures()
         if pictures:
             self._write_shards([unit.name for unit in units], fingerprints)
         record = Vouched(self.layout).current(self.layout.exported)

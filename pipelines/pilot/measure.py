@@ -41,8 +41,8 @@ def _unit(
     read, decided = read_json(layout.commit("captions", unit)), read_json(layout.commit("decide", unit))
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
-        outcomes[KEPT if stages[reason] == "dedup" else reason] += rows
-    by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages[reason] == "captions")
+        outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
+    by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages.get(reason) == "captions")
     records = load_records(layout, unit, -(-read["rows"] // plan.picture_rows))
     sizes = records["bytes"].drop_null()
     export = read_json(layout.commit("export", unit)) or {"shards": []}

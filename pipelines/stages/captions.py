@@ -3,19 +3,24 @@ aside."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from filters.captions.annotate import SCHEMA, CaptionAnnotator
+from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
 from pipelines.commit import TableFile
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from pipelines.progress import Heartbeat
+from pipelines.settings import RunSettings
+from pipelines.stages.annotators import Annotator
 from pipelines.stages.base import Done, Stage
+from pipelines.stages.fingerprints import fingerprint_of
+from pipelines.stages.pieces import Survivors
 
 BATCH_ROWS = 2_000
 
@@ -107,6 +112,45 @@ class CaptionStage(Stage):
             return table
         annotations = self._annotator.annotate([caption or "" for caption in batch.captions])
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
+
+
+class CaptionAnnotation(Annotator):
+    """Captions are read in every run; without the stage, rows get identity and no parse."""
+
+    name = "captions"
+    always = True
+
+    def stage(self) -> CaptionStage:
+        asked = self.name in self.settings.stages
+        self.work.models[self.name] = provenance() if asked else {}
+        return CaptionStage(self.work.layout, self.settings.dataset, annotations_fingerprint(self.settings), asked)
+
+    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
+        if record is None or "own_uids" not in record:  # of a version that did not tell pairs from uids
+            return False
+        if self.name not in self.settings.stages:
+            return True
+        return bool(record["annotated"]) and stage.current(unit, record) is not None
+
+    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        anew = sum(bool(record["annotated"]) for record in records)
+        said = f"{anew} of {of} units were annotated by another model or version; they are annotated anew"
+        return said if anew else None
+
+    def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
+        spans = [self.work.plan.span(unit) for unit in todo]
+        return sum(span.rows for span in spans) if all(span.exact for span in spans) else None
+
+
+def annotations_fingerprint(settings: RunSettings) -> str:
+    """Of model, code and weights of a run's caption annotations."""
+    return fingerprint_of(provenance() if CaptionAnnotation.name in settings.stages else {})
+
+
+def survivors_of(settings: RunSettings) -> Survivors:
+    """The rows of a run whose pictures are wanted."""
+    asked = CaptionAnnotation.name in settings.stages
+    return Survivors(settings.preset, asked, annotations_fingerprint(settings))
 
 
 def _dead_letters(bad: list[BadRow], path: str, unit: str) -> pa.Table:

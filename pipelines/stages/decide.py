@@ -26,6 +26,7 @@ from pipelines.progress import Heartbeat
 from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.fingerprints import Fingerprints
+from pipelines.stages.judges import Judge, steps_of
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
@@ -110,11 +111,17 @@ class DecideStage(Stage):
     """Examples a unit offers the report for each reason."""
     said: tuple[Said, ...] = ()
     """What was said of duplicates; only kinds that reject matter."""
+    judges: tuple[Judge, ...] = ()
+    """Of stages of the user's."""
     name: str = field(default="decide", init=False)
 
     @cached_property
     def _captions_of(self) -> dict[str, str | None]:
         return {}
+
+    @cached_property
+    def _stage_of(self) -> dict[str, str]:
+        return stage_of(self.preset, steps_of(self.judges))
 
     @cached_property
     def _entries(self) -> Entries:
@@ -182,7 +189,7 @@ class DecideStage(Stage):
         parts: tuple[TableFile, TableFile, TableFile],
         tally: _Tally,
     ) -> None:
-        verdict = judge(rows, records, self.preset, self.stages, unit)
+        verdict = judge(rows, records, self.preset, self.stages, unit, self.judges, self.layout)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
         spotted = self._spotted(rows, records, found)
@@ -191,7 +198,7 @@ class DecideStage(Stage):
         stay = pa.array(reasons == KEPT)
         kept.write(table.filter(stay))
         tally.kept += rows["ordinal"].filter(stay).to_pylist()
-        rejected.write(_with_reasons(table, reasons, copies, stage_of(self.preset)))
+        rejected.write(_with_reasons(table, reasons, copies, self._stage_of))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))

@@ -11,8 +11,10 @@ import os
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.commit import TEMPORARY, publish_table, published
+from pipelines.commit import TEMPORARY, publish_table, published, read_json, retract
 from pipelines.datasets import Dataset
-from pipelines.downloads import STAGE, shard_place
+from pipelines.downloads import STAGE, shard_place, state_of
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
 from pipelines.fetch.records import ASKED, OK
 from pipelines.fetch.shard import fetch_shard
@@ -31,8 +33,10 @@ from pipelines.fetch.tool import load_tool
 from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
 from pipelines.progress import Heartbeat
+from pipelines.stages.base import Stage, failure, set_aside
+from pipelines.stages.captions import survivors_of
 from pipelines.stages.fingerprints import fingerprint_of
-from pipelines.stages.generations import GenerationStage
+from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.pieces import Survivors, unit_of
 from pipelines.storage import Place
 
@@ -41,6 +45,9 @@ UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.
 """Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
 """So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
+
+
+_FEW_UNITS = 1_000  # where there are more, each is large enough to see an outage by itself
 
 
 class NetworkDown(RuntimeError):
@@ -149,6 +156,62 @@ class DownloadStage(GenerationStage):
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
         return pa.Table.from_pylist(rows, ASKED)
+
+
+class DownloadAnnotation(GenerationAnnotator):
+    """Pictures are fetched of manifests that have urls and none."""
+
+    name = STAGE
+    lasting = True
+
+    def stage(self) -> DownloadStage:
+        settings = self.settings
+        self.work.models[STAGE] = {"img2dataset": version("img2dataset"), **asdict(settings.download)}
+        return DownloadStage(
+            self.work.layout,
+            settings.dataset,
+            fingerprint_of(settings.download.identity()),
+            settings.download,
+            survivors_of(settings),
+        )
+
+    def units(self, units: Sequence[str]) -> list[str]:
+        with_urls = self.work.plan.downloadable()
+        return super().units([unit for unit in units if unit in with_urls])
+
+    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
+        assert isinstance(stage, DownloadStage)
+        return stage.survivors.are_covered(record, stage.fingerprint)
+
+    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        if any(record["fingerprint"] == stage.fingerprint for record in records):
+            return f"only the pictures of rows that no run has asked for are fetched ({len(todo)} units)"
+        with_urls, units = len(self.work.plan.downloadable()), len(self.work.plan.units)
+        which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
+        return (
+            f"{which} have urls and no pictures; those of the rows that pass the caption filters are fetched from the "
+            "web (STAGES without download leaves the web alone)"
+        )
+
+    def finish(self, stage: Stage, todo: Sequence[str]) -> None:
+        """A unit of few urls cannot tell dead links from a network that is down; those of a run together may."""
+        if len(todo) > _FEW_UNITS:
+            return
+        records = {unit: record for unit, record in self.work.records(STAGE, self.work.alive(todo)) if record}
+        asked, nobody = (sum(record[name] for record in records.values()) for name in ("asked", "nobody"))
+        if is_outage(nobody, asked):
+            for unit in (unit for unit, record in records.items() if record["nobody"]):
+                retract(self.work.layout.commit(STAGE, unit))
+                set_aside(stage, unit, [failure("NetworkDown", str(NetworkDown(nobody, asked, "in all units")))])
+                self.work.give_up({unit: read_json(self.work.layout.failed(STAGE, unit))})
+        elif asked and nobody == asked:
+            self.work.say(
+                f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
+                f"{self.work.layout.work / STAGE}, and the next run asks for them anew"
+            )
+
+    def source(self, record: dict[str, Any]) -> Any:
+        return state_of(record)
 
 
 def _digest(before: str, found: pa.Table) -> str:

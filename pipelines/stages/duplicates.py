@@ -31,6 +31,7 @@ from pipelines.progress import Heartbeat
 from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import ROW
 from pipelines.stages.fingerprints import Fingerprints
+from pipelines.stages.judges import Judge
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
@@ -111,6 +112,8 @@ class KeyStage(Stage):
     """Whether pictures whose digest nobody has taken yet are read for it."""
     fingerprint: Fingerprints
     """Of each unit: changes with the survivors and with what was said before."""
+    judges: tuple[Judge, ...] = ()
+    """Of stages of the user's."""
 
     def __post_init__(self) -> None:
         self.name = keys_stage(self.kind)
@@ -128,7 +131,7 @@ class KeyStage(Stage):
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
         kept = _Pairs()
         for read in row_groups(self.layout.data("captions", unit)):
-            verdict = judge(read, records, self.preset, self.stages, unit)
+            verdict = judge(read, records, self.preset, self.stages, unit, self.judges, self.layout)
             kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
         return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))
 

@@ -10,9 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.progress import Heartbeat
+from pipelines.stages.annotators import Annotator
 from pipelines.stages.base import Done, Stage
 from pipelines.stages.pieces import generation_name
 from pipelines.storage import Place, read_table
+
+_COUNTED_ROWS = 100_000
 
 
 class GenerationStage(Stage):
@@ -61,3 +64,22 @@ class GenerationStage(Stage):
             record["generations"] += 1
         self.cover(unit, record)
         return record, files
+
+
+class GenerationAnnotator(Annotator):
+    """Of a stage over the picture units of rows that survive their captions."""
+
+    @abstractmethod
+    def stage(self) -> GenerationStage:
+        """See `Annotator`."""
+
+    def units(self, units: Sequence[str]) -> list[str]:
+        return self.work.pieces(units)
+
+    def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
+        """Of large data it is not counted here, where one process would read all annotations: units say it when they
+        are begun."""
+        assert isinstance(stage, GenerationStage)
+        if len(todo) * self.work.plan.picture_rows > _COUNTED_ROWS:
+            return None
+        return sum(len(stage.wanted(unit, record)) for unit, record in self.work.records(self.name, todo))

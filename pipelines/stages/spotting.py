@@ -7,7 +7,8 @@ said of them in a later generation holds.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,11 +21,14 @@ from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.commit import TableFile, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import NOT_AT_HAND
-from pipelines.downloads import downloaded_state, original_sizes, pictures_of
+from pipelines.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.progress import Heartbeat
-from pipelines.stages.generations import GenerationStage
+from pipelines.stages.base import Stage
+from pipelines.stages.captions import survivors_of
+from pipelines.stages.fingerprints import fingerprint_of
+from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.pieces import Survivors, generation_name, piece_name, unit_of
 from pipelines.storage import Place, read_table
 
@@ -134,6 +138,42 @@ class SpottingStage(GenerationStage):
             rest = ordinals[done:].tolist()
             rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in rest]
         out.write(pa.Table.from_pylist(rows, SCHEMA))
+
+
+class SpottingAnnotation(GenerationAnnotator):
+    """Text is read in the pictures of rows that pass their captions."""
+
+    name = "spotting"
+
+    def stage(self) -> SpottingStage:
+        settings, work = self.settings, self.work
+        at_hand = pictures_at_hand(work.layout, work.plan.pictures)
+        known = work.models[self.name] = TextSpotter(settings.spotter).provenance() if at_hand else {}
+        return SpottingStage(
+            work.layout,
+            settings.dataset,
+            fingerprint_of(known, asdict(settings.spotter)),
+            settings.spotter,
+            survivors_of(settings),
+        )
+
+    def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
+        assert isinstance(stage, SpottingStage)
+        if record is None or not stage.survivors.are_covered(record, stage.fingerprint):
+            return False
+        return bool(record["downloads"] == downloaded_state(self.work.layout, unit))
+
+    def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        known = any(record["fingerprint"] == stage.fingerprint for record in records)
+        if not known or self.work.engine.seconds.get(STAGE):
+            return None
+        return (
+            f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are "
+            "read"
+        )
+
+    def source(self, record: dict[str, Any]) -> Any:
+        return record["fingerprint"], record["generations"]
 
 
 def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:

@@ -3,7 +3,7 @@ that must agree on it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
+from pipelines.layout import Layout
+from pipelines.stages.judges import Judge
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,15 @@ class Verdict:
     """The place of each row's spotting record, -1 where its cascade ended before; None where spotting is not asked."""
 
 
-def judge(rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Collection[str], unit: str) -> Verdict:
+def judge(
+    rows: pa.Table,
+    records: pa.Table | None,
+    preset: Preset,
+    stages: Collection[str],
+    unit: str,
+    judges: Sequence[Judge] = (),
+    layout: Layout | None = None,
+) -> Verdict:
     """The verdict on rows of a unit.
 
     Args:
@@ -35,11 +45,23 @@ def judge(rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Coll
         records: what `picture_records` says of the unit, None where pictures decide nothing.
         preset: the thresholds.
         stages: those that are asked for.
-        unit: for the error.
+        unit: its name.
+        judges: of stages of the user's, who look into `layout`.
 
     Raises:
         RuntimeError: a row survives its caption, and no spotting unit has looked at it.
     """
+    verdict = _by_filters(rows, records, preset, stages, unit)
+    for one in judges:
+        assert layout is not None
+        alive = verdict.reasons == KEPT
+        verdict.reasons[alive] = one.reasons(layout, unit, rows)[alive]
+    return verdict
+
+
+def _by_filters(
+    rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Collection[str], unit: str
+) -> Verdict:
     captions = judge_captions(rows, preset, "captions" in stages)
     reasons = captions.reasons.copy()
     overlaps = np.full(len(reasons), NOT_READ, np.int64)

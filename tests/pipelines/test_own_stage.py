@@ -1,0 +1,109 @@
+"""A stage of the user's own, by the documented seam: it annotates, decides, is resumed and explained."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+MODULE = '''
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.commit import TableFile
+from pipelines.decisions import KEPT, Step
+from pipelines.layout import Layout
+from pipelines.stages.annotators import Annotator, register_annotator
+from pipelines.stages.base import Stage
+from pipelines.storage import read_table, row_groups
+
+
+@dataclass
+class AsciiStage(Stage):
+    """The proportion of a caption's characters that are ASCII."""
+
+    layout: Layout
+    fingerprint: str = "1"
+    name: str = field(default="ascii", init=False)
+
+    def process(self, unit, before, heartbeat):
+        path, rows = self.layout.data(self.name, unit), 0
+        with TableFile(path, pa.schema([("ordinal", pa.int64()), ("ascii", pa.float32())])) as out:
+            for table in row_groups(self.layout.data("captions", unit), ["ordinal", "caption"]):
+                texts = [text or "" for text in table["caption"].to_pylist()]
+                shares = [sum(map(str.isascii, text)) / max(len(text), 1) for text in texts]
+                out.write(pa.table({"ordinal": table["ordinal"], "ascii": pa.array(shares, pa.float32())}))
+                rows += table.num_rows
+        return {"rows": rows}, [path]
+
+
+@dataclass(frozen=True)
+class Judge:
+    least: float = 0.9
+    steps = (Step("ascii", "not_ascii", "Too many characters are not ASCII."),)
+
+    @property
+    def fingerprint(self):
+        return f"ascii-{self.least}"
+
+    def reasons(self, layout, unit, rows):
+        table = read_table(layout.data("ascii", unit))
+        known = np.asarray(table["ascii"])[np.searchsorted(table["ordinal"], rows["ordinal"])]
+        return np.where(known < self.least, "not_ascii", KEPT).astype(object)
+
+
+@register_annotator
+class AsciiAnnotator(Annotator):
+    name = "ascii"
+
+    def stage(self):
+        return AsciiStage(self.work.layout)
+
+    def judge(self):
+        return Judge()
+'''
+DOG = "a brown dog runs"
+CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
+
+
+def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines", "--dataset", "custom", "--input", "rows.tsv", "--output", str(output)]
+    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(folder)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    command += ["--workers", "2", "--unit-rows", "2", *arguments]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path: Path) -> None:
+    (tmp_path / "my_stage.py").write_text(MODULE, encoding="utf-8")
+    rows = "".join(f"http://127.0.0.1/{number % 4}.jpg\t{caption}\n" for number, caption in enumerate(CAPTIONS))
+    (tmp_path / "rows.tsv").write_text("url\tcaption\n" + rows, encoding="utf-8")
+    output = tmp_path / "out"
+    done = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    assert done.returncode == 0, done.stderr
+    rejected = pq.read_table(output / "rejected")
+    found = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    assert found[CAPTIONS[1]] == "not_ascii" and found["SALE NOW"] in ("complexity", "action")
+    assert found[CAPTIONS[4]] == "duplicate_pair", "its judge comes before the duplicates"
+    assert pq.read_table(output / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
+    funnel = json.loads((output / "funnel.json").read_text())
+    (step,) = [step for step in funnel["steps"] if step["reason"] == "not_ascii"]
+    assert step["rejected"] == 1 and step["stage"] == "ascii"
+    assert "Too many characters are not ASCII." in (output / "report.html").read_text(encoding="utf-8")
+    assert "ascii" in done.stderr, "it has a progress line of its own"
+
+    again = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    assert "nothing is left to do" in again.stdout
+    next((output / "work" / "ascii" / "data").glob("*.parquet")).unlink()
+    mended = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    assert mended.returncode == 0 and "these units are done again" in mended.stdout
+    assert len(list((output / "work" / "ascii" / "data").glob("*.parquet"))) == 3
+
+    without = _filter(tmp_path, output, "--stages", "captions,dedup,export")
+    assert without.returncode == 0 and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
+    unknown = _filter(tmp_path, output, "--stages", "captions,ascii")
+    assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr
