@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trainer.bounds import above, between
 from trainer.data.settings import DataSettings
+from trainer.losses import HnNce, loss_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +56,13 @@ class ModelSettings:
     def __post_init__(self) -> None:
         if self.warm_start and (self.warm_start_image or self.warm_start_text):
             raise ValueError("model.warm_start gives all weights: leave out warm_start_image and warm_start_text")
-        _between("model.patch_dropout", self.patch_dropout, 0, 0.95)
-        _above("model.temperature", self.temperature, 0)
-        _above("model.max_scale", self.max_scale, 0)
+        between("model.patch_dropout", self.patch_dropout, 0, 0.95)
+        above("model.temperature", self.temperature, 0)
+        above("model.max_scale", self.max_scale, 0)
         if 1 / self.temperature > self.max_scale * (1 + 1e-9):
             raise ValueError(
                 f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
                 f"model.max_scale {self.max_scale}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """The contrastive loss."""
-
-    name: Literal["hn_nce", "infonce"] = "hn_nce"
-    """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
-    alpha: float = 1.0
-    """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
-    beta: float = 0.25
-    """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
-    LAION, 0.5 on PMD)"""
-    detach_weights: bool = False
-    """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
-    mask_duplicates: bool = True
-    """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
-    chunk: int | None = None
-    """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
-    result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        _between("loss.alpha", self.alpha, 0, 1)
-        _between("loss.beta", self.beta, 0, 100)
-        if self.chunk is not None:
-            _between("loss.chunk", self.chunk, 0, 2**31)
-        if self.name == "hn_nce" and self.alpha == 0 and self.mask_duplicates:
-            raise ValueError(
-                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
-                "mask_duplicates to false or alpha above 0"
             )
 
 
@@ -114,10 +85,10 @@ class ConceptSettings:
     """The heads' weight decay, in units of `optimizer.weight_decay`. (unverified)"""
 
     def __post_init__(self) -> None:
-        _between("concepts.objects", self.objects, 0, 1e6)
-        _between("concepts.attributes", self.attributes, 0, 1e6)
-        _above("concepts.learning_rate_factor", self.learning_rate_factor, 0)
-        _between("concepts.weight_decay_factor", self.weight_decay_factor, 0, 1e6)
+        between("concepts.objects", self.objects, 0, 1e6)
+        between("concepts.attributes", self.attributes, 0, 1e6)
+        above("concepts.learning_rate_factor", self.learning_rate_factor, 0)
+        between("concepts.weight_decay_factor", self.weight_decay_factor, 0, 1e6)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -142,14 +113,14 @@ class OptimizerSettings:
     """Gradients are scaled down to this norm; none: they are not clipped. (convention: not clipped)"""
 
     def __post_init__(self) -> None:
-        _above("optimizer.learning_rate", self.learning_rate, 0)
-        _between("optimizer.weight_decay", self.weight_decay, 0, 1e6)
+        above("optimizer.learning_rate", self.learning_rate, 0)
+        between("optimizer.weight_decay", self.weight_decay, 0, 1e6)
         for value in self.betas:
             if not 0 <= value < 1:
                 raise ValueError(f"optimizer.betas has {value}; it must be at least 0 and below 1")
-        _above("optimizer.eps", self.eps, 0)
+        above("optimizer.eps", self.eps, 0)
         if self.max_gradient_norm is not None:
-            _above("optimizer.max_gradient_norm", self.max_gradient_norm, 0)
+            above("optimizer.max_gradient_norm", self.max_gradient_norm, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,13 +145,13 @@ class ScheduleSettings:
         if (self.samples is None) == (self.epochs is None):
             raise ValueError("set either schedule.samples or schedule.epochs, and the other one to null")
         if self.samples is not None:
-            _between("schedule.samples", self.samples, 1, 10**15)
+            between("schedule.samples", self.samples, 1, 10**15)
         if self.epochs is not None:
-            _above("schedule.epochs", self.epochs, 0)
-        _between("schedule.batch_size", self.batch_size, 1, 2**31)
-        _between("schedule.micro_batches", self.micro_batches, 1, self.batch_size)
-        _between("schedule.warmup_samples", self.warmup_samples, 0, 10**15)
-        _between("schedule.final_learning_rate", self.final_learning_rate, 0, 1)
+            above("schedule.epochs", self.epochs, 0)
+        between("schedule.batch_size", self.batch_size, 1, 2**31)
+        between("schedule.micro_batches", self.micro_batches, 1, self.batch_size)
+        between("schedule.warmup_samples", self.warmup_samples, 0, 10**15)
+        between("schedule.final_learning_rate", self.final_learning_rate, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +170,7 @@ class TransformSettings:
         if not 0 < low <= high <= 1:
             raise ValueError(f"transform.crop_scale is ({low}, {high}); it must satisfy 0 < low <= high <= 1")
         for value in self.std:
-            _above("transform.std", value, 0)
+            above("transform.std", value, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,13 +195,13 @@ class RunSettings:
     """How long ranks wait for each other, in seconds."""
 
     def __post_init__(self) -> None:
-        _between("run.seed", self.seed, 0, 2**63 - 1)
+        between("run.seed", self.seed, 0, 2**63 - 1)
         if not 0 <= self.ema < 1:
             raise ValueError(f"run.ema is {self.ema}; it must be at least 0 and below 1")
-        _between("run.max_nonfinite", self.max_nonfinite, 1, 2**31)
-        _above("run.timeout_s", self.timeout_s, 0)
+        between("run.max_nonfinite", self.max_nonfinite, 1, 2**31)
+        above("run.timeout_s", self.timeout_s, 0)
         if self.threads is not None:
-            _between("run.threads", self.threads, 1, 4096)
+            between("run.threads", self.threads, 1, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,10 +218,10 @@ class CheckpointSettings:
     """Keep the one with the best held-out retrieval as well, where there are held-out samples."""
 
     def __post_init__(self) -> None:
-        _between("checkpoint.every_samples", self.every_samples, 1, 10**15)
-        _between("checkpoint.keep_last", self.keep_last, 1, 2**31)
+        between("checkpoint.every_samples", self.every_samples, 1, 10**15)
+        between("checkpoint.keep_last", self.keep_last, 1, 2**31)
         if self.keep_every_samples is not None:
-            _between("checkpoint.keep_every_samples", self.keep_every_samples, 1, 10**15)
+            between("checkpoint.keep_every_samples", self.keep_every_samples, 1, 10**15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +236,7 @@ class LogSettings:
     """Project of Weights & Biases to report to, needs the wandb package; empty: none."""
 
     def __post_init__(self) -> None:
-        _between("log.every_steps", self.every_steps, 1, 2**31)
+        between("log.every_steps", self.every_steps, 1, 2**31)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,9 +257,9 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         if self.every_samples is not None:
-            _between("check.every_samples", self.every_samples, 1, 10**15)
-        _between("check.retrieval_samples", self.retrieval_samples, 0, 10**7)
-        _between("check.batch_size", self.batch_size, 1, 2**31)
+            between("check.every_samples", self.every_samples, 1, 10**15)
+        between("check.retrieval_samples", self.retrieval_samples, 0, 10**7)
+        between("check.batch_size", self.batch_size, 1, 2**31)
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"check.templates has {template!r}; a template holds {{}} exactly once")
@@ -306,8 +277,8 @@ class Config:
     """How long, and in which batches."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
-    loss: LossSettings = field(default_factory=LossSettings)
-    """The contrastive loss."""
+    loss: Any = field(default_factory=HnNce)
+    """The contrastive loss, a `trainer.losses.Loss`; or its `name` and settings, of which it is made."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -323,12 +294,5 @@ class Config:
     check: CheckSettings = field(default_factory=CheckSettings)
     """Quality while training."""
 
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
-
-
-def _above(name: str, value: float, bound: float) -> None:
-    if not bound < value < float("inf"):
-        raise ValueError(f"{name} is {value}; it must be above {bound}")
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", loss_of(self.loss))
