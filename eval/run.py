@@ -16,11 +16,8 @@ from eval.features import FeatureCache
 from eval.files import publish_json, read_json, sha256_of
 from eval.group import Group
 from eval.probing import Shots, evaluate_few_shot
-from eval.results import Result, TaskOutcome, cautions, missing
-from eval.retrieval import evaluate_retrieval
-from eval.tasks import Suite, Task
-from eval.vqa import evaluate_vqa
-from eval.zeroshot import evaluate_classification
+from eval.results import Result, cautions, missing
+from eval.tasks import KINDS, Suite, Task
 
 Say = Callable[[str], None]
 
@@ -102,9 +99,9 @@ def _evaluated(
     if isinstance(kept, Mapping) and kept["key"] == key:
         return [Result(**row) for row in kept["results"]]
     began = time.perf_counter()
-    outcome = _measure(task, content, cache, group, options)
+    outcome = KINDS[task.kind].measure(task, content, cache, group, options)
     results = list(outcome.results)
-    if options.shots is not None and task.kind == "classification":
+    if options.shots is not None:
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
@@ -116,16 +113,6 @@ def _evaluated(
         if not any(result.value is None for result in results):  # data that was not at hand may be there next time
             publish_json(record, {"key": key, "results": [result.row() for result in results]})
     return results
-
-
-def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
-    match task.kind:
-        case "classification":
-            return evaluate_classification(task, content, cache, group)
-        case "retrieval":
-            return evaluate_retrieval(task, content, cache, group, options.strict_ties)
-        case "vqa":
-            return evaluate_vqa(task, content, cache, group)
 
 
 def _support_hash(task: Task, data: Path, memo: Memo, options: Options) -> str | None:

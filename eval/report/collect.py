@@ -17,7 +17,7 @@ from eval.metrics.rows import BLOCK_ROWS
 from eval.report.data import Row, group_tasks
 from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.results import Items
-from eval.tasks import Task
+from eval.tasks import KINDS, Task
 from eval.templates import fill
 
 MOST = 6
@@ -45,17 +45,9 @@ def collect_examples(
         path = output / "items" / f"{task.name}.npz"
         items = group.from_leader(read_items(path) if group.leads and path.is_file() else None)
         if task.name in measured and items is not None:
-            examples[task.name] = examples_of(task, open_task(task, data, memo), items, cache)
+            found = KINDS[task.kind].examples(task, open_task(task, data, memo), items, cache)
+            examples[task.name] = list(found)
     return {name: found for name, found in examples.items() if found}
-
-
-def examples_of(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:
-    """Examples of one task: confusions, queries with what was found, or questions with their answers."""
-    if task.kind == "classification":
-        return confusions(task, data, items)
-    if task.kind == "vqa":
-        return answers(data, items)
-    return [] if data.layout == "winoground" else queries(task, data, items, cache)
 
 
 def confusions(task: Task, data: DataSet, items: Items) -> list[Example]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from eval.report.averages import Average
 from eval.report.charts import draw_curves
-from eval.report.data import KINDS, FewShotTable, Row, TaskRows
+from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.examples import Example, draw_examples
 from eval.report.style import STYLE
 from eval.report.tables import draw_few_shot_table, draw_references, draw_tasks
@@ -125,4 +125,4 @@ def _footer(rows: Sequence[Row]) -> str:
 
 
 def _kind_title(kind: str) -> str:
-    return KINDS.get(kind, attribute(kind))
+    return attribute(heading(kind))

@@ -6,16 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["classification", "retrieval", "vqa"]
+from eval.tasks.kinds import KINDS, METRICS
+
+__all__ = ["DIRECTIONS", "KINDS", "LAYOUTS", "METRICS", "Source", "Suite", "Task"]
+
 Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground"]
 
-KINDS: tuple[Kind, ...] = ("classification", "retrieval", "vqa")
 LAYOUTS: tuple[Layout, ...] = ("webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground")
-METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point"),
-    "retrieval": ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score"),
-    "vqa": ("soft_accuracy", "accuracy"),
-}
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 
@@ -39,8 +36,8 @@ class Task:
 
     name: str
     """Unique in its suite; what people type."""
-    kind: Kind
-    """classification, retrieval or vqa."""
+    kind: str
+    """classification, retrieval, vqa, or another one that is registered in `eval.tasks.kinds`."""
     title: str
     """The data set's name as its authors write it."""
     sources: tuple[Source, ...]

@@ -12,11 +12,11 @@ from eval.data import Memo, open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.group import Group
-from eval.report.collect import MOST, NEAREST, chosen, collect_examples, examples_of
+from eval.report.collect import MOST, NEAREST, chosen, collect_examples
 from eval.report.examples import Answered, Confusion, FoundPictures, FoundTexts
 from eval.results import Items
 from eval.retrieval import evaluate_retrieval
-from eval.tasks import Source, Task
+from eval.tasks import KINDS, Source, Task
 from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, picture
@@ -44,7 +44,7 @@ def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Calla
     colours = task("colours", "classification", "top1")
     data = open_task(colours, colour_set(n=24), memo)
     items = items_of(evaluate_classification(colours, data, cache).items)
-    found = examples_of(colours, data, items, cache)
+    found = KINDS[colours.kind].examples(colours, data, items, cache)
     assert data.labels is not None and found
     names, shares = list(COLOURS), []
     for one in found:
@@ -77,7 +77,7 @@ def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, 
     things = task("things", "retrieval", "recall@1", direction)
     data = open_task(things, captioned, memo)
     items = items_of(evaluate_retrieval(things, data, cache, Group()).items)
-    found = examples_of(things, data, items, cache)
+    found = KINDS[things.kind].examples(things, data, items, cache)
     assert len(found) == MOST
     for one in found:
         assert isinstance(one, FoundTexts | FoundPictures)
@@ -106,7 +106,7 @@ def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Pat
     questions = task("asked", "vqa", "soft_accuracy")
     data = open_task(questions, tmp_path / "data", memo)
     items = items_of(evaluate_vqa(questions, data, cache).items)
-    found = examples_of(questions, data, items, cache)
+    found = KINDS[questions.kind].examples(questions, data, items, cache)
     assert len(found) == 4
     for one in found:
         assert isinstance(one, Answered)
