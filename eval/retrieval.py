@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from common.statistics import chance_of_hit
 from eval import protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
@@ -80,6 +81,7 @@ def _ranked(
     for k in KS:
         right = hits(ranks, k)
         low, high = bootstrap(right, clusters, draws=DRAWS)
+        guessed = chance_of_hit(k, right_ones, others.count)
         results.append(
             Result(
                 task=task.name,
@@ -89,7 +91,7 @@ def _ranked(
                 low=low,
                 high=high,
                 n=queries.count,
-                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": chance(k, right_ones, others.count)},
+                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": guessed},
             )
         )
     wanted = int(task.metric.partition("@")[2] or 1)
@@ -104,16 +106,6 @@ def _ranked(
         label=np.zeros(queries.count, dtype=np.int64),
     )
     return results, items
-
-
-def chance(k: int, right: np.ndarray, items: int) -> float:
-    """Probability that k of `items`, drawn without replacement, hold one of the right ones, of which there are `right`
-    (q,) for each query; mean over the queries."""
-    numbers, often = np.unique(right, return_counts=True)
-    missed = np.ones(len(numbers))
-    for drawn in range(min(k, items)):
-        missed *= np.maximum(items - numbers - drawn, 0) / (items - drawn)
-    return float(np.average(1 - missed, weights=often))
 
 
 def _winoground(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.statistics import wilson
 from eval import protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
@@ -27,7 +28,7 @@ from eval.metrics.classification import (
 )
 from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome
-from eval.statistics import bootstrap_metric, wilson
+from eval.statistics import bootstrap_metric
 from eval.tasks import Task
 from eval.templates import fill
 

@@ -8,14 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.group import Group
-from eval.retrieval import chance, evaluate_retrieval
+from eval.retrieval import evaluate_retrieval
 from eval.tasks import Source, Task
 from tests.eval.conftest import picture
 from tests.eval.test_zeroshot import collapsed
@@ -72,15 +71,6 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
     outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Group(), strict)
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
-
-
-def test_chance_is_what_drawing_without_replacement_gives() -> None:
-    assert chance(10, np.ones(1, dtype=int), 120) == pytest.approx(10 / 120)
-    assert chance(1, np.array([5, 7]), 100) == pytest.approx(0.06)
-    assert chance(10, np.array([3]), 8) == 1.0
-    generator = np.random.default_rng(0)
-    drawn = [(generator.permutation(30)[:5] < 4).any() for _ in range(4000)]  # 4 right ones among 30
-    assert chance(5, np.array([4]), 30) == pytest.approx(np.mean(drawn), abs=0.02)
 
 
 @pytest.mark.slow
