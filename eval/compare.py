@@ -15,10 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
+from common.files import publish_bytes, publish_json
 from eval.comparison import compare
 from eval.comparison_table import to_markdown
 from eval.errors import EvalError, WrongUse
-from eval.files import publish_json, published
 
 OK, FAILED, WRONG_USE = 0, 1, 2
 
@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = options.output or options.b
         publish_json(output / "compare.json", asdict(comparison))
         text = to_markdown(comparison)
-        with published(output / "compare.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        publish_bytes(output / "compare.md", text.encode("utf-8"))
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE

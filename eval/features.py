@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.files import publish_json, published, read_json
 from eval.data.dataset import Pictures
 from eval.errors import DataBroken, EvalError
-from eval.files import publish_json, published, read_json, sha256_of, sha256_texts
 from eval.group import Group
+from eval.hashes import sha256_of, sha256_texts
 from eval.models.model import Model
 
 Progress = Callable[[str, int, int], None]

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import publish_json
 from eval import protocol
 from eval.data import DataSet, Memo, class_names, open_support, templates
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
-from eval.files import publish_json
 from eval.group import Group
 from eval.results import Result, missing
 from eval.tasks import Task

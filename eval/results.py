@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.files import published
+from common.files import published
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.files import publish_json, read_json
 from eval import protocol
 from eval.data import DataSet, Memo, open_support, open_task
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
-from eval.files import publish_json, read_json, sha256_of
 from eval.group import Group
+from eval.hashes import sha256_of
 from eval.probing import Shots, evaluate_few_shot
 from eval.results import Result, cautions, missing
 from eval.tasks import KINDS, Suite, Task

@@ -14,8 +14,8 @@ import numpy as np
 from eval import protocol
 from eval.data import DataSet, Question
 from eval.features import FeatureCache, Features
-from eval.files import sha256_texts
 from eval.group import Group
+from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
 from eval.results import Items, Result, TaskOutcome
 from eval.statements import statement

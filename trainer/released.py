@@ -8,7 +8,6 @@ CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the name
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import open_clip
 from torch import nn
 
+from common.files import sha256_file
 from trainer.architecture import DualEncoder, build
 from trainer.config import TransformSettings
 from trainer.export import CannotExport, export
@@ -85,8 +85,7 @@ def check_name(path: Path) -> None:
     digits = re.search(r"([0-9a-f]{64})$", path.stem)
     if digits is None:
         return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_file(path)
     if found != digits.group(1):
         raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from eval.errors import DataBroken
-from eval.files import sha256_of, sha256_texts
+from eval.hashes import sha256_of, sha256_texts
 
 
 class Pictures(Protocol):

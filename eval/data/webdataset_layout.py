@@ -28,7 +28,7 @@ from PIL import Image
 from eval.data.dataset import DataSet, Question, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
-from eval.files import sha256_of
+from eval.hashes import sha256_of
 from eval.tasks.kinds import KINDS, Annotation
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
