@@ -12,26 +12,19 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from eval.errors import EvalError, ModelError, WrongUse
+from common.command_line import FAILED, OK, Parser, WrongUse, complain, exit_status, natural, positive
+from eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
     from eval.probing import Shots
 
-OK, FAILED, WRONG_USE = 0, 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="make bench",
         description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--model",
@@ -44,41 +37,34 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
-    parser.add_argument("--batch", type=_positive, help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)")
-    parser.add_argument("--text-batch", type=_positive, help="texts encoded at once (default: 256, 1024 on a GPU)")
-    parser.add_argument("--workers", type=_natural, help="processes that read pictures (default: cores - 1, at most 8)")
+    parser.add_argument("--batch", type=positive, help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)")
+    parser.add_argument("--text-batch", type=positive, help="texts encoded at once (default: 256, 1024 on a GPU)")
+    parser.add_argument("--workers", type=natural, help="processes that read pictures (default: cores - 1, at most 8)")
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
-    parser.add_argument("--sample", type=_positive, help="evaluate so many items of each task, drawn by a seed")
+    parser.add_argument("--sample", type=positive, help="evaluate so many items of each task, drawn by a seed")
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
     )
-    parser.add_argument("--seeds", type=_positive, default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument("--seeds", type=positive, default=3, help="few-shot: draws of the shots (default 3)")
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        return _list() if options.list else _bench(options)
-    except WrongUse as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except EvalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except OSError as error:  # a full disk, a folder that may not be written, a file that went away
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; see --output, --cache and --data",
-            file=sys.stderr,
-        )
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; what was encoded is kept, the same command goes on from there", file=sys.stderr)
-        return 130
+
+    def run() -> int:
+        options = _parser().parse_args(arguments)
+        try:
+            return _list() if options.list else _bench(options)
+        except OSError as error:  # a full disk, a folder that may not be written, a file that went away
+            what = f"{error.filename or 'a file'}: {error.strerror or error}"
+            return complain(f"{what}; see --output, --cache and --data")
+
+    stopped = "stopped; what was encoded is kept, the same command goes on from there"
+    return exit_status(run, failed=(EvalError,), stopped=stopped)
 
 
 def _list() -> int:
@@ -223,15 +209,3 @@ def _plain(word: str) -> str:
     path = Path(word)
     name = path.parent.name if path.name == "export" else path.name
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "model"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.errors import WrongUse
+from common.command_line import WrongUse
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
+from common.command_line import did_you_mean
 from trainer.losses.hn_nce import HnNce
 from trainer.losses.infonce import InfoNce
 from trainer.losses.loss import Loss
@@ -38,7 +38,5 @@ def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
         raise ValueError(f"loss is {values!r}; it must be a section with keys")
     name = values.get("name", HnNce.name)
     if name not in LOSSES:
-        near = difflib.get_close_matches(str(name), LOSSES, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"loss.name is {name!r}{hint}; choose {', '.join(LOSSES)}")
+        raise ValueError(f"loss.name is {name!r}{did_you_mean(str(name), LOSSES)}; choose {', '.join(LOSSES)}")
     return build(LOSSES[name], values, "loss.")
