@@ -20,6 +20,9 @@ from eval.errors import EvalError, ModelError
 if TYPE_CHECKING:
     from eval.probing import Shots
 
+# Ranks wait for the slowest at the end of a set; with uneven pictures that can be long and is no failure.
+PATIENCE_S = 12 * 3600.0
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
@@ -83,7 +86,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
 
-    from eval import group as groups
+    from common.ranks import joined_ranks
     from eval.data import Memo, data_root
     from eval.features import FeatureCache
     from eval.models import load_model
@@ -109,22 +112,21 @@ def _bench(options: argparse.Namespace) -> int:
         )
     except ModelError as error:
         raise WrongUse(str(error)) from None
-    group = groups.join()
-    memo = Memo(folder / "hashes")
-    cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
-    progress = _Progress() if group.leads and sys.stderr.isatty() else None
-    cache = FeatureCache(
-        folder,
-        model,
-        group,
-        batch=options.batch or (64 if on_cpu else 256),
-        text_batch=options.text_batch or (256 if on_cpu else 1024),
-        workers=min(8, cores - 1) if options.workers is None else options.workers,
-        **({"progress": progress} if progress else {}),
-    )
-    say: Callable[[str], None] = (progress.say if progress else print) if group.leads else _nothing
-    say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
-    try:
+    with joined_ranks("cpu", PATIENCE_S) as group:
+        memo = Memo(folder / "hashes")
+        cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
+        progress = _Progress() if group.first and sys.stderr.isatty() else None
+        cache = FeatureCache(
+            folder,
+            model,
+            group,
+            batch=options.batch or (64 if on_cpu else 256),
+            text_batch=options.text_batch or (256 if on_cpu else 1024),
+            workers=min(8, cores - 1) if options.workers is None else options.workers,
+            **({"progress": progress} if progress else {}),
+        )
+        say: Callable[[str], None] = (progress.say if progress else print) if group.first else _nothing
+        say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
         run = run_tasks(
             suite,
             cache,
@@ -137,13 +139,12 @@ def _bench(options: argparse.Namespace) -> int:
         )
         rows = [result.row() for result in run.results]
         examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
-        if group.leads:
+        if group.first:
             write_report(rows, output, examples=examples)
-    finally:
-        groups.leave()
-    measured = {result.task for result in run.results if result.value is not None}
-    say(f"{len(measured)} of {len(suite.tasks)} tasks measured; results.json, results.md and report.html in {output}/")
-    return FAILED if run.broken else OK
+        measured = {result.task for result in run.results if result.value is not None}
+        counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
+        say(f"{counted}; results.json, results.md and report.html in {output}/")
+        return FAILED if run.broken else OK
 
 
 def _can_be_folder(path: Path, what: str) -> None:

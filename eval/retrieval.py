@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from common.ranks import Ranks
 from common.statistics import chance_of_hit
 from eval import protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
-from eval.group import Group
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
 from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome
@@ -28,7 +28,7 @@ TIES = {
 
 
 def evaluate_retrieval(
-    task: Task, data: DataSet, cache: FeatureCache, group: Group, strict: bool = False
+    task: Task, data: DataSet, cache: FeatureCache, group: Ranks, strict: bool = False
 ) -> TaskOutcome:
     """The numbers of a retrieval task; the first caption template gives the task's own, a further one adds its name to
     the metric. `strict` counts every equal score against the model."""
@@ -63,7 +63,7 @@ def _ranked(
     images: Features,
     captions: Features,
     image_of: np.ndarray,
-    group: Group,
+    group: Ranks,
     strict: bool,
     record: dict[str, Any],
     suffix: str,
@@ -72,7 +72,7 @@ def _ranked(
     queries, others = (images, captions) if to_text else (captions, images)
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
     blocks = tiles(queries.count, others.count)
-    mine = [blocks[index] for index in group.share(len(blocks))]
+    mine = [blocks[index] for index in group.part(len(blocks))]
     ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
     clusters = np.arange(queries.count) if to_text else image_of
     right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)

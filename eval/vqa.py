@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Question
 from eval.features import FeatureCache, Features
-from eval.group import Group
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
 from eval.results import Items, Result, TaskOutcome
@@ -27,11 +27,11 @@ BLOCK = 1024
 """Questions whose features are in memory at once, at most."""
 
 
-def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
+def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
     """Accuracy over all questions, and of each kind of question."""
     questions = data.questions
     assert questions is not None  # `open_task` saw to it
-    group = group or Group()
+    group = group or Ranks()
     images = cache.images(data.pictures, task.name)
     rows: dict[str, int] = {}
     choices = [
@@ -42,7 +42,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | 
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]
-    for index in group.share(len(blocks)):
+    for index in group.part(len(blocks)):
         rows_of = slice(blocks[index].start, blocks[index].stop)
         answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
     table = group.in_order(blocks, np.concatenate(answered))

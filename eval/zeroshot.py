@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.ranks import Ranks
 from common.statistics import wilson
 from eval import protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
-from eval.group import Group
 from eval.metrics.classification import (
     average_precision,
     average_precision_11point,
@@ -51,7 +51,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     return classifier
 
 
-def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
     """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
@@ -69,7 +69,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, grou
     if data.labels.ndim == 2:
         scores = [logits.numpy() for _, logits in logits_in_tiles(features, classifier, 1.0)]
         return _multi_label(task, data, np.concatenate(scores), record)
-    return _single_label(task, data, features, classifier, scale, record, group or Group())
+    return _single_label(task, data, features, classifier, scale, record, group or Ranks())
 
 
 def _single_label(
@@ -79,7 +79,7 @@ def _single_label(
     classifier: np.ndarray,
     scale: float,
     record: dict[str, Any],
-    group: Group,
+    group: Ranks,
 ) -> TaskOutcome:
     labels = data.labels
     assert labels is not None
@@ -87,7 +87,7 @@ def _single_label(
     blocks = tiles(len(labels), classes)
     # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
     found = [np.empty((0, 3))]
-    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.share(len(blocks))]):
+    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.part(len(blocks))]):
         ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
         found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
     table = group.in_order(blocks, np.concatenate(found))

@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.ranks import Ranks
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
 from trainer.losses import Loss, Statistics, concept_loss
 from trainer.losses.concepts import has_concepts
 from trainer.model import Encoded, Student

@@ -16,9 +16,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.ranks import Ranks
 from common.statistics import chance_of_hit, wilson
 from trainer.data import ShardLoader
-from trainer.distributed import Ranks
 from trainer.model import Student
 
 KS = (1, 5, 10)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from common.ranks import Ranks
 from trainer.accumulation import BatchLoss, Losses, backward
 from trainer.config import Config
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
 from trainer.ema import Average
 from trainer.model import Student
 from trainer.optim import gradient_norm, set_rate

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
+    from common.ranks import Ranks
     from eval.data import DataSet
     from eval.features import FeatureCache
-    from eval.group import Group
     from eval.report.examples import Example
     from eval.results import Items, TaskOutcome
     from eval.run import Options
@@ -34,7 +34,7 @@ class Kind(ABC):
     """The field of a `DataSet` that is filled; with labels come class names."""
 
     @abstractmethod
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """The numbers, the task's own first, and what happened to each item. Called on all ranks of `group`, of which
         the first one's outcome is written. Raises `DataBroken` where the data does not fit."""
 
@@ -51,7 +51,7 @@ class Classification(Kind):
     metrics = ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point")
     needs = "labels"
 
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.zeroshot`."""
         from eval.zeroshot import evaluate_classification
 
@@ -72,7 +72,7 @@ class Retrieval(Kind):
     metrics = ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score")
     needs = "captions"
 
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.retrieval`."""
         from eval.retrieval import evaluate_retrieval
 
@@ -93,7 +93,7 @@ class VisualQuestionAnswering(Kind):
     metrics = ("soft_accuracy", "accuracy")
     needs = "questions"
 
-    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.vqa`."""
         from eval.vqa import evaluate_vqa
 

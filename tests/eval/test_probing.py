@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from common.ranks import Ranks
 from eval.data import open_support, open_task
 from eval.errors import DataBroken
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
-from eval.group import Group
 from eval.probing import Shots, evaluate_few_shot
 from eval.tasks import Source, Task
 from tests.eval.conftest import COLOURS, picture
@@ -43,7 +43,7 @@ def root(colour_set: Any) -> Any:
 
 def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, shots: Shots) -> Any:
     return evaluate_few_shot(
-        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Group()
+        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Ranks()
     )
 
 

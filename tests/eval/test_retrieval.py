@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from common.ranks import Ranks
 from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
-from eval.group import Group
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Source, Task
 from tests.eval.conftest import picture
@@ -46,7 +46,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
     cache: Any, data: Any, direction: Any, n: Any
 ) -> None:
     task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
-    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
     bare = [f"recall@{k}" for k in (1, 5, 10)]
     assert [result.metric for result in outcome.results] == bare + [f"{name} (a photo of {{}}.)" for name in bare]
     assert {result.n for result in outcome.results} == {n}
@@ -58,7 +58,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
 
 def test_only_the_first_captions_of_a_picture_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
     task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
-    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
     assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2
 
 
@@ -68,7 +68,7 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
     tmp_path: Any, tiny: Any, data: Any, direction: Any, strict: Any, share: Any
 ) -> None:
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
-    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Group(), strict)
+    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Ranks(), strict)
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.ranks import Ranks, joined_ranks
 from trainer import checks
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks, joined_ranks
 
 
 class Told:

@@ -12,9 +12,9 @@ import pytest
 import torch
 import yaml
 
+from common.ranks import joined_ranks
 from trainer.config import Config
 from trainer.config_files import build, load_config, merged
-from trainer.distributed import joined_ranks
 from trainer.loop import train
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.ranks import Ranks
 from eval.data import Memo, open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.group import Group
 from eval.report.collect import MOST, NEAREST, chosen, collect_examples
 from eval.report.examples import Answered, Confusion, FoundPictures, FoundTexts
 from eval.results import Items
@@ -76,7 +76,7 @@ def captioned(tmp_path: Path) -> Path:
 def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, memo: Memo, direction: str) -> None:
     things = task("things", "retrieval", "recall@1", direction)
     data = open_task(things, captioned, memo)
-    items = items_of(evaluate_retrieval(things, data, cache, Group()).items)
+    items = items_of(evaluate_retrieval(things, data, cache, Ranks()).items)
     found = KINDS[things.kind].examples(things, data, items, cache)
     assert len(found) == MOST
     for one in found:
@@ -122,7 +122,7 @@ def test_only_measured_tasks_have_examples(
     items_of(outcome.items).write(tmp_path / "out" / "items" / "colours.npz")
     rows = [result.row() for result in outcome.results]
     found = collect_examples(
-        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Group()
+        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Ranks()
     )
     assert list(found) == ["colours"]
 
