@@ -14,7 +14,7 @@ from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
 from eval.metrics.rows import tiles
-from eval.results import Items, Result, TaskOutcome
+from eval.results import Items, Result, TaskOutcome, measured
 from eval.statistics import bootstrap
 from eval.tasks import Task
 from eval.templates import fill
@@ -80,20 +80,10 @@ def _ranked(
     results = []
     for k in KS:
         right = hits(ranks, k)
-        low, high = bootstrap(right, clusters, draws=DRAWS)
         guessed = chance_of_hit(k, right_ones, others.count)
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=f"recall@{k}{suffix}",
-                value=float(right.mean()),
-                low=low,
-                high=high,
-                n=queries.count,
-                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": guessed},
-            )
-        )
+        detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
+        ends = bootstrap(right, clusters, draws=DRAWS)
+        results.append(measured(task, f"recall@{k}{suffix}", float(right.mean()), ends, queries.count, detail))
     wanted = int(task.metric.partition("@")[2] or 1)
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
     keys = list(data.pictures.keys)
@@ -117,20 +107,9 @@ def _winoground(
     n = images.count // 2
     results = []
     for metric, right in scores.items():
-        low, high = bootstrap(right, None, draws=DRAWS)
+        ends = bootstrap(right, None, draws=DRAWS)
         detail = {**record, "metric": metric, "ties": "wrong", "chance": 1 / 6 if metric == "group_score" else 0.25}
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=f"{metric}{suffix}",
-                value=float(right.mean()),
-                low=low,
-                high=high,
-                n=n,
-                protocol=detail,
-            )
-        )
+        results.append(measured(task, f"{metric}{suffix}", float(right.mean()), ends, n, detail))
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
     right = scores[task.metric]
     items = Items(

@@ -17,7 +17,7 @@ from eval.data import DataSet, Question
 from eval.features import FeatureCache, Features
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
-from eval.results import Items, Result, TaskOutcome
+from eval.results import Items, TaskOutcome, measured
 from eval.statements import statement
 from eval.statistics import bootstrap
 from eval.tasks import Task
@@ -64,19 +64,9 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
     results = []
     for metric, part in parts:
-        low, high = bootstrap(values[part], clusters[part], draws=DRAWS)
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=metric,
-                value=float(values[part].mean()),
-                low=low,
-                high=high,
-                n=int(part.sum()),
-                protocol={**record, "metric": metric, "chance": float(chance[part].mean())},
-            )
-        )
+        ends = bootstrap(values[part], clusters[part], draws=DRAWS)
+        detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
+        results.append(measured(task, metric, float(values[part].mean()), ends, int(part.sum()), detail))
     items = Items(
         keys=np.array([question.key for question in questions]),
         hits=values,

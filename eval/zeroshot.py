@@ -27,7 +27,7 @@ from eval.metrics.classification import (
     roc_auc,
 )
 from eval.metrics.rows import tiles
-from eval.results import Items, Result, TaskOutcome
+from eval.results import Items, Result, TaskOutcome, measured
 from eval.statistics import bootstrap_metric
 from eval.tasks import Task
 from eval.templates import fill
@@ -97,14 +97,12 @@ def _single_label(
     record["chance"] = 1 / classes
 
     def share(metric: str, right: np.ndarray, guesses: int) -> Result:
-        low, high = wilson(int(right.sum()), n)
         detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guesses / classes}
-        return _result(task, metric, float(right.mean()), low, high, n, detail)
+        return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
 
     def drawn(metric: str, of: Callable[[np.ndarray], float]) -> Result:
-        low, high = bootstrap_metric(of, n, draws=DRAWS)
         detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        return _result(task, metric, of(np.arange(n)), low, high, n, detail)
+        return measured(task, metric, of(np.arange(n)), bootstrap_metric(of, n, draws=DRAWS), n, detail)
 
     results = [share("top1", hits, 1)]
     if classes > 5:
@@ -139,9 +137,9 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
         def mean(index: np.ndarray, precision: Any = precision) -> float:
             return float(precision(scores[index], labels[index]).mean())
 
-        low, high = bootstrap_metric(mean, len(labels), draws=DRAWS)
+        ends = bootstrap_metric(mean, len(labels), draws=DRAWS)
         detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        results.append(_result(task, metric, mean(np.arange(len(labels))), low, high, len(labels), detail))
+        results.append(measured(task, metric, mean(np.arange(len(labels))), ends, len(labels), detail))
     results.sort(key=lambda result: result.metric != task.metric)
     best = scores.argmax(axis=1)
     items = Items(
@@ -158,7 +156,3 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
 def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
     """NaN where a resample has one class only: the bootstrap then draws again."""
     return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
-
-
-def _result(task: Task, metric: str, value: float, low: float, high: float, n: int, record: dict[str, Any]) -> Result:
-    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)

@@ -16,19 +16,12 @@ from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
 from eval.probing import Shots, evaluate_few_shot
 from eval.tasks import Source, Task
-from tests.eval.conftest import COLOURS, picture
+from tests.eval.conftest import COLOURS, a_task, picture
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed
 
-TASK = Task(
-    name="colours",
-    kind="classification",
-    title="Colours",
-    metric="top1",
-    licence="CC0-1.0",
-    get="paint some",
-    sources=(Source(layout="webdataset", path="colours"),),
-    support=(Source(layout="webdataset", path="training", split="train"),),
+TASK = a_task(
+    "colours", "classification", "top1", support=(Source(layout="webdataset", path="training", split="train"),)
 )
 
 

@@ -15,20 +15,10 @@ from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.retrieval import evaluate_retrieval
-from eval.tasks import Source, Task
-from tests.eval.conftest import picture
+from tests.eval.conftest import a_task, picture
 from tests.eval.test_zeroshot import collapsed
 
-TASK = Task(
-    name="told",
-    kind="retrieval",
-    title="Told",
-    metric="recall@1",
-    direction="image_to_text",
-    licence="CC0-1.0",
-    get="tell some",
-    sources=(Source(layout="webdataset", path="told"),),
-)
+TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 
 
 @pytest.fixture
