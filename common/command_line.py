@@ -1,4 +1,4 @@
-"""Command lines: words to options, errors that people can mend to one line and an exit status.
+"""Command lines: words to values, errors that people can mend to one line and an exit status.
 
 Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C.
 """
@@ -6,16 +6,18 @@ Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by 
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable
+from typing import Any, NoReturn, get_args
+
+from common.fields import BadValue, converted
+from common.naming import nearest
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 
 
 class WrongUse(ValueError):
-    """The command, a file or a setting is wrong; nothing was written (exit status 2)."""
+    """The command, a file or a setting is wrong; nothing was written (exit status 2). The message names the remedy."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,11 +27,32 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        """As `WrongUse`, with the nearest option there is."""
-        unknown = message.partition("unrecognized arguments: ")[2].split()
-        known = [name for action in self._actions for name in action.option_strings]
-        near = did_you_mean(unknown[0].partition("=")[0], known) if unknown else ""
-        raise WrongUse(f"{message}{near} (see --help)")
+        """As `WrongUse`, with the nearest option there is, or how a value that looks like an option is given."""
+        hint = ""
+        if unknown := message.partition("unrecognized arguments: ")[2].split():
+            known = [name for action in self._actions for name in action.option_strings]
+            hint = nearest(unknown[0].partition("=")[0], known)
+        elif message.endswith("expected one argument"):  # argparse takes a value such as -1/3 for an option
+            option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
+            hint = f"; a value that begins with - follows a =, as in {option}=-1"
+        raise WrongUse(f"{message}{hint} (see --help)")
+
+
+def number(hint: Any) -> Callable[[str], Any]:
+    """For `type=` of argparse: a word as the number that the hint describes, such as `Positive` or `Share`."""
+    kind = get_args(hint)[0]
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = text
+        try:
+            return converted(hint, value, "the value")
+        except BadValue as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
 
 
 def exit_status(
@@ -37,10 +60,11 @@ def exit_status(
     *,
     wrong_use: tuple[type[Exception], ...] = (),
     failed: tuple[type[Exception], ...] = (),
-    stopped: str = "stopped; the same command goes on from there",
+    stopped: str | None = "stopped; the same command goes on from there",
 ) -> int:
     """What `do` returns; errors that people can mend become one line on stderr and their exit status. `WrongUse` and
-    those of `wrong_use` go before those of `failed`; `stopped` is said after Ctrl-C. Other errors pass."""
+    those of `wrong_use` go before those of `failed`; `stopped` is said after Ctrl-C, which passes where it is None.
+    Other errors pass."""
     mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
     try:
         return do()
@@ -49,36 +73,18 @@ def exit_status(
     except failed as error:
         return complain(error, FAILED)
     except KeyboardInterrupt:
+        if stopped is None:
+            raise
         print(f"\n{stopped}", file=sys.stderr)
         return INTERRUPTED
 
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
     """The one line; returns `status`."""
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
 
 def say(line: str) -> None:
     """A line for people; pipes see it at once."""
     print(line, flush=True)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """` (did you mean NAME?)`, or nothing where no name is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def positive(text: str) -> int:
-    """The `type` of an option that takes a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def natural(text: str) -> int:
-    """The `type` of an option that takes a whole number."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)

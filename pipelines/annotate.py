@@ -10,7 +10,7 @@ from typing import Any
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
 from pipelines.commit import read_json, retract
-from pipelines.downloads import STAGE, downloaded_state
+from pipelines.downloads import STAGE, state_of
 from pipelines.settings import RunSettings
 from pipelines.stages import failure, set_aside
 from pipelines.stages.captions import CaptionStage
@@ -18,9 +18,10 @@ from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import SpottingStage
-from pipelines.storage import each, stamps
+from pipelines.storage import stamps
 from pipelines.work import Work
 
+_COUNTED_ROWS = 100_000
 _FEW_PIECES = 1_000  # of a download; where there are more, each is large enough to see an outage by itself
 
 
@@ -43,21 +44,24 @@ class Annotations:
             self._download(self._work.alive(units))
         if self._spotting_decides:
             self._spotting(self._work.alive(units))
+        elif stamps(self._layout.commits("spotting"), ".json"):  # whose digests say which pictures are the same
+            for _ in self._work.done("spotting", self._work.pieces(self._work.alive(units))):
+                pass
 
     def undone(self, units: list[str]) -> list[str]:
         """Those of the units that still lack annotations, of themselves or of a piece."""
         if not units:
             return []
-        records = self._work.records("captions", units)
+        records = self._work.done("captions", units)
         found = {unit for unit, record in records if not self._captions_are_done(record)}
         if STAGE in self._settings.stages:
             download = self._download_stage()
-            for piece, record in self._work.records(STAGE, self._work.pieces(self._downloadable(units))):
+            for piece, record in self._work.done(STAGE, self._work.pieces(self._downloadable(units))):
                 if not download.survivors.are_covered(record, download.fingerprint):
                     found.add(unit_of(piece))
         if self._spotting_decides:
             stage, downloads = self._spotting_stage(), self._downloads(units)
-            for piece, record in self._work.records("spotting", self._work.pieces(units)):
+            for piece, record in self._work.done("spotting", self._work.pieces(units)):
                 if not self._spotting_is_done(piece, record, stage, downloads):
                     found.add(unit_of(piece))
         return [unit for unit in units if unit in found]
@@ -81,15 +85,14 @@ class Annotations:
 
     def _downloads(self, units: Iterable[str]) -> dict[str, list[Any]]:
         """What changes when pictures are downloaded (see `downloaded_state`), of the pieces that have any."""
-        pieces = self._work.pieces(self._downloadable(units))
-        states = each(lambda piece: downloaded_state(self._layout, piece), pieces, self._layout.root)
-        return {piece: state for piece, state in zip(pieces, states, strict=True) if state}
+        found = self._work.done(STAGE, self._work.pieces(self._downloadable(units)))
+        return {piece: state for piece, record in found if (state := state_of(record))}
 
     # ---- one stage after the other
 
     def _captions(self, units: list[str]) -> None:
         todo, anew = [], 0
-        for unit, record in self._work.records("captions", units):
+        for unit, record in self._work.done("captions", units):
             if self._captions_are_done(record):
                 continue
             anew += record is not None and bool(record["annotated"])
@@ -100,11 +103,13 @@ class Annotations:
                 "model or version; they are annotated anew"
             )
         stage = CaptionStage(self._layout, self._settings.dataset, self._fingerprint, self._captions_decide)
-        rows = self._plan.rows * len(todo) // max(len(units), 1)
+        missing = set(todo)
+        spans = [unit.span for unit in self._plan.units if unit.name in missing]
+        rows = sum(span.rows for span in spans) if all(span.exact for span in spans) else None
         self._work.do(stage, todo, of=len(units), counted="rows", total=rows, noun="rows")
 
     def _captions_are_done(self, record: dict[str, Any] | None) -> bool:
-        if record is None:
+        if record is None or "own_uids" not in record:  # of a version that did not tell pairs from uids
             return False
         if not self._captions_decide:
             return True
@@ -113,7 +118,7 @@ class Annotations:
     def _download(self, units: list[str]) -> None:
         stage = self._download_stage()
         todo, known, pieces = [], 0, self._work.pieces(self._downloadable(units))
-        for name, record in self._work.records(STAGE, pieces):
+        for name, record in self._work.done(STAGE, pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
             if not stage.survivors.are_covered(record, stage.fingerprint):
@@ -127,8 +132,7 @@ class Annotations:
                 f"download: {which} have urls and no pictures; those of the rows that pass the caption filters are "
                 "fetched from the web (STAGES without download leaves the web alone)"
             )
-        guess = self._plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
-        self._work.do(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
+        self._work.do(stage, todo, of=len(pieces), counted="urls", total=self._wanted(stage, todo), noun="urls")
         if 0 < len(todo) <= _FEW_PIECES:
             self._look_for_outage(stage, todo)
 
@@ -168,7 +172,7 @@ class Annotations:
         stage = self._spotting_stage()
         downloads = self._downloads(units)
         todo, known, pieces = [], 0, self._work.pieces(units)
-        for name, record in self._work.records("spotting", pieces):
+        for name, record in self._work.done("spotting", pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
             if not self._spotting_is_done(name, record, stage, downloads):
@@ -178,8 +182,15 @@ class Annotations:
                 f"spotting: preset {self._settings.preset.name} lets rows through that no "
                 "run has looked at; only their pictures are read"
             )
-        guess = self._plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
-        self._work.do(stage, todo, of=len(pieces), counted="pictures", total=guess, noun="pictures")
+        total = self._wanted(stage, todo)
+        self._work.do(stage, todo, of=len(pieces), counted="pictures", total=total, noun="pictures")
+
+    def _wanted(self, stage: DownloadStage | SpottingStage, pieces: list[str]) -> int | None:
+        """How many pictures a stage will ask for. Of large data it is not counted here, where one process would read
+        all annotations: pieces say it when they are begun."""
+        if len(pieces) * self._plan.picture_rows > _COUNTED_ROWS:
+            return None
+        return sum(len(stage.wanted(piece, record)) for piece, record in self._work.records(stage.name, pieces))
 
     def _spotting_stage(self) -> SpottingStage:
         settings = self._settings

@@ -10,12 +10,16 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated
 
+from common import command_line
+from common.command_line import OK, Parser, WrongUse, complain, number, say
+from common.fields import Positive, Range, Share
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
+from pipelines.commit import RunFailed
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.dedup.clusters import FaissMissing
 from pipelines.dedup.encoders import EncoderError
@@ -24,23 +28,41 @@ from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
+from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.run import run
-from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, RunSettings, WrongUse
+from pipelines.settings import STAGES, Outcome, RunSettings
 from pipelines.storage import Place, place
 
-OK, FAILED, WRONG_USE = 0, 1, 2
+Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
+"""Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+_WRONG_USE = (
+    RunnerError,
+    BadPreset,
+    DatasetError,
+    ManifestError,
+    PlanMismatch,
+    PluginError,
+    EncoderError,
+    FaissMissing,
+)
+_FAILED = (
+    ModelMissing,
+    WeightsMissing,
+    WeightsDamaged,
+    SpotterError,
+    NotConserved,
+    JobFailed,
+    DedupFailed,
+    RunFailed,
+)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
-
-def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def command_parser(prog: str, description: str) -> Parser:
     """The options of a run; other commands add theirs."""
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description)
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
@@ -48,13 +70,18 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+    )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument("--workers", type=_positive, help="units at a time (default: all cores, or a cluster's slots)")
+    parser.add_argument(
+        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
+    )
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
-    parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
+    parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
-        type=_share,
+        type=number(Share),
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
     )
@@ -69,7 +96,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
     portable.add_argument(
         "--start-timeout",
-        type=_positive,
+        type=number(Positive),
         default=int(START_SECONDS),
         metavar="SECONDS",
         help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
@@ -121,49 +148,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def filter_rows() -> int:
         parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
         options, of_beam = parser.parse_known_args(arguments)
-        return run(settings_of(parser, options, of_beam, arguments), say_at_once).status
+        return told(run(settings_of(parser, options, of_beam, arguments), say))
 
     return exit_status(filter_rows)
 
 
 def exit_status(do: Callable[[], int]) -> int:
     """What `do` returns; errors that people can mend become one line and their exit status."""
-    try:
-        return do()
-    except Staged as staged:
-        print(staged)
-        return OK
-    except (
-        WrongUse,
-        RunnerError,
-        BadPreset,
-        DatasetError,
-        ManifestError,
-        PlanMismatch,
-        EncoderError,
-        FaissMissing,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (
-        ModelMissing,
-        WeightsMissing,
-        WeightsDamaged,
-        SpotterError,
-        NotConserved,
-        JobFailed,
-        DedupFailed,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
-        return 130
+
+    def do_or_stage() -> int:
+        try:
+            return do()
+        except Staged as staged:
+            say(str(staged))
+            return OK
+
+    # After Ctrl-C it is `pipelines.command` that speaks.
+    return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
-def say_at_once(line: str) -> None:
-    """Print, and let pipes see it at once."""
-    print(line, flush=True)
+def told(outcome: Outcome) -> int:
+    """The exit status of a run that has ended, after its errors are told."""
+    for line in outcome.errors:
+        complain(line)
+    return outcome.status
 
 
 def settings_of(
@@ -177,6 +185,8 @@ def settings_of(
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
+    for name in options.plugin:
+        load_plugin(name)
     backend = make_backend(
         options.runner,
         of_beam,
@@ -195,6 +205,8 @@ def settings_of(
     )
     output = _output(options.output or f"out/{dataset.name}")
     source = options.input or _default_input(dataset)
+    if options.workers and isinstance(backend, Direct):
+        check_workers(options.workers)
     backend.check(_places(output, source, dataset))
     return RunSettings(
         dataset=dataset,
@@ -209,6 +221,7 @@ def settings_of(
         max_dead_share=options.max_dead_share,
         download=_download(options),
         command=tuple(arguments),
+        plugins=loaded_plugins(),
     )
 
 
@@ -259,22 +272,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, _, second = text.partition("/")
-    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+    if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
-    return share
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

@@ -16,10 +16,6 @@ from pipelines.storage import Place
 STAGES = ("captions", "download", "spotting", "dedup", "export")
 
 
-class WrongUse(ValueError):
-    """The run cannot start as asked; nothing was written. The message names the remedy."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What a run is asked to do."""
@@ -52,6 +48,8 @@ class RunSettings:
     """How pictures are read."""
     command: tuple[str, ...] = ()
     """The command line, for the provenance."""
+    plugins: tuple[str, ...] = ()
+    """Modules with filters of the user's own, for the provenance."""
 
 
 @dataclass(frozen=True)
@@ -60,5 +58,11 @@ class Outcome:
 
     funnel: dict[str, Any] | None
     """What funnel.json says; None where a shard has done its part and others have not yet."""
-    status: int
-    """0: all is well; 1: dead letters beyond the allowed share, units that could not be read or were set aside."""
+    errors: tuple[str, ...] = ()
+    """What a person must know of: dead letters beyond the allowed share, units that could not be read or were set
+    aside."""
+
+    @property
+    def status(self) -> int:
+        """0: all is well; 1: there are errors."""
+        return 1 if self.errors else 0

@@ -1,18 +1,7 @@
 """Tasks and suites: one YAML file each in `eval/suites/`. Kinds of task: one class each."""
 
 from eval.tasks.kinds import KINDS, Kind, register
-from eval.tasks.loading import choose_tasks, load_suite, parse_suite, suite_names
+from eval.tasks.loading import choose_tasks, load_suite, suite_names
 from eval.tasks.task import Source, Suite, Task
 
-__all__ = [
-    "KINDS",
-    "Kind",
-    "Source",
-    "Suite",
-    "Task",
-    "choose_tasks",
-    "load_suite",
-    "parse_suite",
-    "register",
-    "suite_names",
-]
+__all__ = ["KINDS", "Kind", "Source", "Suite", "Task", "choose_tasks", "load_suite", "register", "suite_names"]

@@ -109,15 +109,13 @@ class VisualQuestionAnswering(Kind):
 K = TypeVar("K", bound=Kind)
 KINDS: dict[str, Kind] = {}
 """Name to kind."""
-METRICS: dict[str, tuple[str, ...]] = {}
-"""Name to the metrics that a task of this kind may ask for."""
 
 
 def register(kind: K) -> K:
     """Make a kind known by its name. Raises ValueError where the name is taken."""
     if type(KINDS.get(kind.name, kind)) is not type(kind):
         raise ValueError(f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}")
-    KINDS[kind.name], METRICS[kind.name] = kind, kind.metrics
+    KINDS[kind.name] = kind
     return kind
 
 

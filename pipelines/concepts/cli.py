@@ -5,33 +5,26 @@ Exit status: 0 all is well; 1 units failed, or more pictures than allowed are ba
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from common.command_line import Parser, exit_status, number, say
+from common.fields import Positive
 from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from pipelines.locking import NotLocked
-from pipelines.settings import WrongUse
+from pipelines.runners import RunnerError
+from pipelines.runners.direct import check_workers
 from pipelines.storage import place
 
-OK, FAILED, WRONG_USE = 0, 1, 2
 _WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make concepts",
-        description="Vocabularies, labels and teacher features for concept distillation.",
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="make concepts", description="Vocabularies, labels and teacher features for concept distillation."
     )
     parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
     parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
@@ -47,14 +40,20 @@ def _parser() -> argparse.ArgumentParser:
         "CC-BY-NC-4.0",
     )
     parser.add_argument(
-        "--min-count", type=_positive, help="rows that must name a concept (default 100; rows / 50 on small corpora)"
+        "--min-count",
+        type=number(Positive),
+        help="rows that must name a concept (default 100; rows / 50 on small corpora)",
     )
-    parser.add_argument("--max-size", type=_positive, default=10_000, help="most concepts of a head (default 10,000)")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="pictures the teacher sees at a time (32)")
+    parser.add_argument(
+        "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
+    )
+    parser.add_argument(
+        "--batch-size", type=number(Positive), default=32, help="pictures the teacher sees at a time (32)"
+    )
     parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=number(Positive),
         help=f"worker processes (default: all cores; on a GPU {_WORKERS_OF_A_GPU}, each of which holds the teacher)",
     )
     parser.add_argument(
@@ -69,21 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        return run(_settings(arguments), _say)
-    except WrongUse as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (ModelMissing, NotLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
-        return 130
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    return exit_status(
+        lambda: run(_settings(arguments), say),
+        wrong_use=(RunnerError,),
+        failed=(ModelMissing, NotLocked),
+        stopped=None,
+    )
 
 
 def _settings(arguments: Sequence[str]) -> ConceptSettings:
@@ -97,7 +87,7 @@ def _settings(arguments: Sequence[str]) -> ConceptSettings:
         max_size=options.max_size,
         batch_size=options.batch_size,
         device=options.device,
-        workers=options.workers or _workers_for(options.device),
+        workers=check_workers(options.workers) if options.workers else _workers_for(options.device),
         max_bad_share=options.max_bad_share,
         command=tuple(arguments),
     )
@@ -106,9 +96,3 @@ def _settings(arguments: Sequence[str]) -> ConceptSettings:
 def _workers_for(device: str) -> int:
     cores = os.cpu_count() or 1
     return cores if device == "cpu" else min(cores, _WORKERS_OF_A_GPU)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+from common.image_formats import EXTENSIONS
 from pipelines.datasets import Dataset
 from pipelines.manifests.assembly import batches
 from pipelines.manifests.info import FileInfo
@@ -22,9 +23,9 @@ from pipelines.manifests.picture_files import (
     too_large,
     within,
 )
-from pipelines.manifests.reading import chunks, info_and_span
+from pipelines.manifests.reading import chunks, info_and_span, watched
 from pipelines.manifests.spans import Span
-from pipelines.manifests.tar_rows import PICTURES, samples
+from pipelines.manifests.tar_rows import samples
 
 __all__ = ["MAX_PICTURE_BYTES", "MissingPicture", "has_pictures", "read_pictures"]
 
@@ -60,13 +61,20 @@ def read_pictures(
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
         UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
+        FileChanged: a span's file is not what it was; what was yielded must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
     if not wanted:
         return
-    info, span = info_and_span(info_or_span, dataset)
+    with watched(info_or_span):
+        yield from _pictures(*info_and_span(info_or_span, dataset), dataset, wanted, max_bytes)
+
+
+def _pictures(
+    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+) -> Iterator[tuple[int, Picture]]:
     if not info.pictures:
         message = (
             "the manifest has only urls; download the pictures first"
@@ -95,9 +103,9 @@ def _from_parquet(
 ) -> Iterator[tuple[int, Picture]]:
     root = pictures_root(info.path, dataset)
     columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
-    with open_parquet(info.path) as file:
+    with open_parquet(info.path) as opened:
         for low, rows in _runs(wanted, info, span):
-            tables = parquet_tables(file, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
+            tables = parquet_tables(opened, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
             ordinal, chosen = low, iter([*rows, -1])
             following = next(chosen)
             for table in tables:
@@ -157,7 +165,7 @@ def _from_tar(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> 
     rest = set(wanted)
 
     def limit_of(place: int, extension: str) -> int:
-        return max_bytes + 1 if place in rest and extension in PICTURES else 0
+        return max_bytes + 1 if place in rest and extension in EXTENSIONS else 0
 
     stop = None if info.compression else span.stop
     found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=limit_of)

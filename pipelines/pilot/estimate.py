@@ -15,7 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from common.statistics import score_interval
+
 LEVEL = 0.95
+_BENT = 0.005
+"""How far what units take may lie off a line, in parts of it: files are written in batches of rows, and the last one of
+a unit, which is not full, takes a little more for each row."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: floa
     if len(m) > 1 and 0 < p < 1:
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(level, len(m) - 1)
-    return _wilson(p, sampled / effect / unseen, z)
+    low, high = score_interval(p, sampled / effect / unseen, z)
+    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
@@ -88,18 +94,40 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level:
     return Estimate(ratio, max(0.0, ratio - half), ratio + half)
 
 
+def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int, level: float = LEVEL) -> Estimate:
+    """What all rows take in seconds or bytes when they are cut into `units` units, larger ones than were measured.
+
+    A unit takes something for itself (files, footers) and something for every row; units of two sizes tell both apart:
+    a line by weighted least squares, its variance from the residuals alone (HC2, MacKinnon and White 1985: noise may
+    grow with the unit), Student's quantile for the fewer of the smaller and the larger units.
+
+    Args:
+        amounts: of each unit of the sample.
+        rows: of each; of two sizes at least, else there is no interval.
+        all_rows: rows of the whole population.
+        units: how many units these are cut into.
+    """
+    y, m = np.asarray(amounts, float), np.asarray(rows, float)
+    larger = int((m > m.mean()).sum()) if len(m) else 0
+    freedom = min(larger, len(m) - larger) - 1
+    if freedom < 1:
+        return Estimate(per_row(amounts, rows, all_rows).times(all_rows).value, None, None)
+    x, weight = np.stack([np.ones_like(m), m], axis=1), 1 / np.maximum(m, 1)
+    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)  # its two coefficients as sums over the units
+    leverage = np.einsum("ij,ji->i", x, line)
+    each = np.array([units, all_rows]) @ line  # and what all rows take as such a sum
+    residuals = y - x @ (line @ y)
+    half = _quantile(level, freedom) * math.sqrt(float((each**2 * residuals**2 / (1 - leverage)).sum()))
+    value = max(0.0, float(each @ y))
+    half += _BENT * value
+    return Estimate(value, max(0.0, value - half), value + half)
+
+
 def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
     """Of sum(y) / sum(m), of units drawn with replacement."""
     residuals = y - y.sum() / m.sum() * m
     n = len(m)
     return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)
-
-
-def _wilson(p: float, n: float, z: float) -> Estimate:
-    middle, scale = p + z * z / (2 * n), 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (middle - half) / scale, (middle + half) / scale
-    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
 
 
 def _quantile(level: float, freedom: int) -> float:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from common.html import attribute, show
 from pipelines.report.data import Funnel
-from pipelines.report.text import attribute, show
 
 _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
 _WIDE, _HIGH, _BASE = 340.0, 150.0, 18.0
@@ -30,7 +30,7 @@ def draw_funnel(funnel: Funnel) -> str:
     for step in funnel.steps:
         shown = step.stage if step.stage != stage else ""  # a stage is named once, at its first step
         stage = step.stage
-        rows.append(_bar_row(shown, step.reason, step.rejected, step.left, funnel))
+        rows.append(_bar_row(shown, step.reason, step.gone, step.left, funnel))
     rows.append(_bar_row("", "kept", None, funnel.kept, funnel))
     return (
         '<table class="funnel"><thead><tr><th scope="col">stage</th><th scope="col">step</th><th scope="col">'

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import TEMPORARY, publish_json, publish_table, published, read_json, retract
+from pipelines.commit import TEMPORARY, publish_table, published, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import STAGE, shard_place
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
@@ -34,12 +35,14 @@ from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.stages.pieces import Survivors, generation_name
-from pipelines.storage import read_table
+from pipelines.storage import Place, read_table
 
 BATCH_ROWS = 2_000
-UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
+"""Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
 """So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
 
@@ -97,11 +100,11 @@ class DownloadStage:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def process(self, unit: str) -> None:
-        parent, piece = unit.rsplit(".", 1)
-        spans, rows = self._plan
-        first = int(piece) * rows
+        parent, _, _ = unit.rpartition(".")
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record = read_json(self.layout.commit(self.name, unit))
+        wanted = self.wanted(unit, record)
+        heartbeat.expect(len(wanted))
         if record is None or record["fingerprint"] != self.fingerprint:
             retract(self.layout.commit(self.name, unit))
             record = {
@@ -117,12 +120,12 @@ class DownloadStage:
                 "bytes": 0,
                 "seconds": 0.0,
             }
-        wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
-        for generation in range(record["generations"]):
-            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
-            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
+        files: list[Place] = []
         if len(wanted):
-            found = self._fetch(spans[parent], wanted, generation_name(unit, record["generations"]), heartbeat)
+            name = generation_name(unit, record["generations"])
+            found = self._fetch(self._plan[0][parent], wanted, name, heartbeat)
+            tars = set(found["shard"].drop_null().to_pylist())
+            files = [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
             statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
             record["generations"] += 1
             record["found"] = _digest(record["found"], found)
@@ -132,8 +135,19 @@ class DownloadStage:
             record["bytes"] += _stored_bytes(found)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
+
+    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
+        """Ordinals of the rows that are still to be asked for, given the unit's commit record."""
+        parent, piece = unit.rsplit(".", 1)
+        rows = self._plan[1]
+        wanted = self.survivors.ordinals(self.layout, parent, int(piece) * rows, (int(piece) + 1) * rows)
+        known = record["generations"] if record is not None and record["fingerprint"] == self.fingerprint else 0
+        for generation in range(known):
+            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
+        return wanted
 
     def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
         """Fetches the pictures of rows and publishes them, the table last."""
@@ -155,23 +169,25 @@ class DownloadStage:
         """The rows of a unit with these ordinals, as `ASKED`."""
         info = inspect(span.path, self.dataset)
         rows: list[dict[str, Any]] = []
-        for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-            places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
-            chosen = batch.table.take(pa.array(places))
-            given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
-            hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
-            for number, place in enumerate(places.tolist()):
-                rows.append(
-                    {
-                        "ordinal": int(batch.ordinals[place]),
-                        "uid": batch.uids[place],
-                        "caption": batch.captions[place],
-                        "url": batch.urls[place],
-                        **{kind: values[number] for kind, values in hashes.items()},
-                    }
-                )
-            if len(rows) == len(ordinals):
-                break
+        # Closed, so that also where it breaks off it looks whether the file has changed.
+        with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:
+            for batch in batches:
+                places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
+                chosen = batch.table.take(pa.array(places))
+                given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
+                hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
+                for number, place in enumerate(places.tolist()):
+                    rows.append(
+                        {
+                            "ordinal": int(batch.ordinals[place]),
+                            "uid": batch.uids[place],
+                            "caption": batch.captions[place],
+                            "url": batch.urls[place],
+                            **{kind: values[number] for kind, values in hashes.items()},
+                        }
+                    )
+                if len(rows) == len(ordinals):
+                    break
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
         return pa.Table.from_pylist(rows, ASKED)

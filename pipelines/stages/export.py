@@ -15,20 +15,22 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
-from pipelines.commit import publish_json, published, remove, retract
+from common.images import BadImage, open_image
+from filters.spotting.pictures import PictureLimits, decode_picture
+from pipelines.commit import published, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
-_AS_IT_IS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
-"""What loaders of webdatasets read, by its first bytes. Members with other endings would be passed over in silence."""
+_AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
 _LIMITS = PictureLimits(decode_side=0)
 
 
@@ -73,6 +75,7 @@ class ExportStage:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         retract(self.layout.commit(self.name, unit))
         rows = _kept_rows(self.layout, unit)
+        heartbeat.expect(len(rows))
         shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
             path = shard_path(self.layout, unit, number)
@@ -92,7 +95,8 @@ class ExportStage:
             "shards": shards,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
@@ -107,9 +111,9 @@ class ExportStage:
                     continue
                 try:
                     ending, content = _member(picture)
-                except BadPicture:
+                except BadImage:
                     continue
-                key = f"{row['uid']}-{row['ordinal']:06d}"  # equal pairs have equal uids, keys in a shard must differ
+                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
                 _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
@@ -135,10 +139,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _member(picture: bytes) -> tuple[str, bytes]:
-    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it."""
-    for magic, ending in _AS_IT_IS:
-        if picture.startswith(magic):
-            return ending, picture
+    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it.
+    Raises BadImage for what no loader should open."""
+    ending = _AS_IT_IS.get(open_image(picture, _LIMITS).image.format or "")
+    if ending:
+        return ending, picture
     content = io.BytesIO()
     pixels = decode_picture(picture, _LIMITS).pixels
     Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")

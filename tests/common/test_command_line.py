@@ -1,4 +1,4 @@
-"""Errors are one line and a status."""
+"""Words become values, errors one line and a status."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import argparse
 
 import pytest
 
-from common.command_line import Parser, WrongUse, did_you_mean, exit_status, natural, positive
+from common.command_line import Parser, WrongUse, exit_status, number
+from common.fields import Count, Positive, Share
 
 
 def parser() -> Parser:
     found = Parser(prog="make it", description="Make it.")
     found.add_argument("--output")
-    found.add_argument("--count", type=positive)
-    found.add_argument("--workers", type=natural)
+    found.add_argument("--count", type=number(Positive))
+    found.add_argument("--workers", type=number(Count))
     return found
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--ouput=x"], r"unrecognized arguments: --ouput=x \(did you mean --output\?\) \(see --help\)$"),
+        (["--ouput=x"], r"unrecognized arguments: --ouput=x \(did you mean '--output'\?\) \(see --help\)$"),
         (["--out", "x"], r"unrecognized arguments: --out x"),  # not half a name
         (["--zzz"], r"unrecognized arguments: --zzz \(see --help\)$"),
-        (["--count", "0"], r"argument --count: '0' is not a whole number above 0"),
-        (["--workers", "-1"], r"argument --workers: "),
+        (["--count", "0"], r"argument --count: the value is 0; it must be at least 1"),
+        (["--workers=-1"], r"argument --workers: the value is -1; it must be at least 0"),
+        (["--output", "-1/3"], r"expected one argument; a value that begins with - follows a =, as in --output=-1 \("),
     ],
 )
 def test_wrong_words_are_wrong_use(words: list[str], message: str) -> None:
@@ -69,5 +71,33 @@ def test_what_is_done_well_has_its_own_status_and_bugs_pass() -> None:
         exit_status(lambda: 1 // 0, failed=(_Broken,))
 
 
-def test_the_nearest_word() -> None:
-    assert did_you_mean("colour", ["color", "size"]) == " (did you mean color?)" and not did_you_mean("x", ["color"])
+def test_ctrl_c_passes_where_nothing_is_said_after_it() -> None:
+    def do() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        exit_status(do, stopped=None)
+
+
+def test_words_become_numbers() -> None:
+    assert (number(Positive)("12"), number(Share)("0.25"), number(Share)("1")) == (12, 0.25, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("hint", "word", "said"),
+    [
+        (Positive, "0", "the value is 0; it must be at least 1"),
+        (Positive, "-5", "the value is -5; it must be at least 1"),
+        (Positive, "9" * 20, "at most 2147483647"),
+        (Positive, "9" * 9_999, "it must be a whole number"),
+        (Positive, "1.5", "the value is '1.5'; it must be a whole number"),
+        (Positive, "\u00b2", "it must be a whole number"),
+        (Share, "nan", "the value is nan; it must be a number"),
+        (Share, "inf", "it must be at least 0 and at most 1"),
+        (Share, "few", "the value is 'few'; it must be a number"),
+    ],
+)
+def test_what_is_no_such_number_is_refused(hint: object, word: str, said: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=said) as error:
+        number(hint)(word)
+    assert len(str(error.value)) < 200

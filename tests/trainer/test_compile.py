@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
+from common.fields import build
 from common.ranks import joined_ranks
 from trainer.config import Config
-from trainer.config_files import build, load_config, merged
+from trainer.config_files import load_config, merged
 from trainer.loop import train
 
 

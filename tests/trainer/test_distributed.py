@@ -18,10 +18,11 @@ import yaml
 from torch import nn
 
 from common.command_line import WrongUse
+from common.fields import build
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer.accumulation import Losses, backward
 from trainer.config import Config
-from trainer.config_files import build, load_config
+from trainer.config_files import load_config
 from trainer.data.batch import Batch
 from trainer.ema import Average
 from trainer.loop import train

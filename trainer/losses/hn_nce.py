@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from trainer.bounds import between
+from common.fields import Count, Range, Share, check_fields
 from trainer.losses.chunked import hn_nce_rows_chunked
 from trainer.losses.loss import Loss, Statistics
 from trainer.losses.rows import hn_nce_rows
@@ -23,24 +23,21 @@ class HnNce(Loss):
 
     name: str = "hn_nce"
     """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
-    alpha: float = 1.0
+    alpha: Share = 1.0
     """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
-    beta: float = 0.25
+    beta: Annotated[float, Range(at_least=0, at_most=100)] = 0.25
     """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
     LAION, 0.5 on PMD)"""
     detach_weights: bool = False
     """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
     mask_duplicates: bool = True
     """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
-    chunk: int | None = None
+    chunk: Count | None = None
     """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
     result does not depend on it."""
 
     def __post_init__(self) -> None:
-        between("loss.alpha", self.alpha, 0, 1)
-        between("loss.beta", self.beta, 0, 100)
-        if self.chunk is not None:
-            between("loss.chunk", self.chunk, 0, 2**31)
+        check_fields(self)
         if self.constants[0] == 0 and self.mask_duplicates:
             raise ValueError(
                 "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.command_line import did_you_mean
+from common.fields import converted, one_of
 from trainer.losses.hn_nce import HnNce
 from trainer.losses.infonce import InfoNce
 from trainer.losses.loss import Loss
@@ -28,15 +28,10 @@ def register(loss: type[Loss]) -> type[Loss]:
 def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
     """The loss that `name` asks for (hn_nce where nothing does), with the other values as its settings.
 
-    Raises ValueError for what is no section, a name that nobody registered, and unknown or ill-typed settings.
+    Raises `BadValue` for what is no section, a name that nobody registered, and settings that do not fit.
     """
-    from trainer.config_files import build  # reads `trainer.config`, which reads this
-
     if isinstance(values, Loss):
         return values
-    if not isinstance(values, Mapping):
-        raise ValueError(f"loss is {values!r}; it must be a section with keys")
-    name = values.get("name", HnNce.name)
-    if name not in LOSSES:
-        raise ValueError(f"loss.name is {name!r}{did_you_mean(str(name), LOSSES)}; choose {', '.join(LOSSES)}")
-    return build(LOSSES[name], values, "loss.")
+    name = values.get("name", HnNce.name) if isinstance(values, Mapping) else HnNce.name
+    loss: Loss = converted(LOSSES[one_of(LOSSES, name, "loss.name")], values, "loss")
+    return loss

@@ -12,8 +12,8 @@ import pytest
 
 from eval import cli
 from eval.errors import WrongUse
-from eval.tasks import KINDS, Kind, parse_suite, register
-from eval.tasks.kinds import METRICS, Classification
+from eval.tasks import KINDS, Kind, load_suite, register
+from eval.tasks.kinds import Classification
 
 PAGE = Path(__file__).parents[3] / "docs" / "extend" / "task.md"
 
@@ -45,7 +45,7 @@ def nearest_neighbour() -> Iterator[None]:
     """The kind of the page."""
     exec(snippets("python")[0], {"__name__": "outside"})
     yield
-    del KINDS["nearest_neighbour"], METRICS["nearest_neighbour"]
+    del KINDS["nearest_neighbour"]
 
 
 def test_a_task_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]]) -> None:
@@ -61,8 +61,10 @@ def test_a_kind_from_outside_is_in_the_results(run: Callable[[str], list[dict[st
     assert row["value"] == 1.0 and row["low"] < 1  # three colours with a little noise: even a random model sees that
     assert (tmp_path / "out" / "items" / "colours.npz").is_file()
     assert "Nearest neighbour" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
-    with pytest.raises(WrongUse, match="unknown metric 'top1'; choose same_class"):
-        parse_suite(text.replace("same_class", "top1"), "mine.yaml")
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(text.replace("same_class", "top1"), encoding="utf-8")
+    with pytest.raises(WrongUse, match=r"task.metric is 'top1'; choose same_class"):
+        load_suite(str(suite))
 
 
 def test_names_are_unique() -> None:

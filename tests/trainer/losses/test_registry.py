@@ -73,9 +73,9 @@ def test_the_page_trains_with_it(triplet: Any, monkeypatch: pytest.MonkeyPatch) 
 
 def test_settings_of_a_loss_are_checked(triplet: Any) -> None:
     for words, message in (
-        ({"name": "triplet", "margin": 3}, r"loss.margin is 3.0; it must lie between 0 and 2"),
+        ({"name": "triplet", "margin": 3}, r"loss.margin is 3.0; it must be above 0 and below 2"),
         ({"name": "triplet", "beta": 1}, r"unknown key loss.beta; known: name, margin"),
-        ({"name": "tripet"}, r"loss.name is 'tripet' \(did you mean triplet\?\); choose hn_nce, infonce, triplet"),
+        ({"name": "tripet"}, r"loss.name is 'tripet' \(did you mean 'triplet'\?\); choose hn_nce, infonce, triplet"),
     ):
         with pytest.raises(BadConfig, match=message):
             load_config("tiny", ["data.sources=[{path: x}]", f"loss={json.dumps(words)}"])
