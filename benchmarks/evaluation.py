@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from common.ranks import Ranks
 from eval.data import DataSet, Memo, open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import Sample, jpeg, write_webdataset
-from eval.group import Group
 from eval.models import Model, OpenClipModel, load_model
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Source, Task
@@ -125,7 +125,7 @@ def speed(options: argparse.Namespace) -> bool:
                 )["acc1"],
             },
             "retrieval": {
-                "ours": lambda repeat: evaluate_retrieval(TOLD, told, cache(repeat), Group()).results[0].value or 0.0,
+                "ours": lambda repeat: evaluate_retrieval(TOLD, told, cache(repeat), Ranks()).results[0].value or 0.0,
                 "clip-benchmark": lambda repeat: theirs("captions", zeroshot_retrieval.evaluate, recall_k_list=[1])[
                     "image_retrieval_recall@1"
                 ],
@@ -215,7 +215,7 @@ def peak_of(side: str, count: int) -> float:
             cache = FeatureCache(Path(scratch), _Told())
             before = _settle()
             values = [
-                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache, Group()).results[1].value
+                evaluate_retrieval(dataclasses.replace(TOLD, direction=way), data, cache, Ranks()).results[1].value
                 for way in ("text_to_image", "image_to_text")
             ]
     else:

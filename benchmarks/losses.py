@@ -26,7 +26,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.losses import ContrastiveLoss
+from trainer.losses import HnNce, InfoNce
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -37,9 +37,9 @@ def _clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "open_clip ClipLoss": _clip_loss,
-    "InfoNCE": lambda x, y, t: ContrastiveLoss(alpha=1, beta=0, chunk=0)(x, y, t)[0],
-    "HN-NCE eager": lambda x, y, t: ContrastiveLoss(beta=0.25, chunk=0)(x, y, t)[0],
-    "HN-NCE tiles": lambda x, y, t: ContrastiveLoss(beta=0.25, chunk=256)(x, y, t)[0],
+    "InfoNCE": lambda x, y, t: InfoNce(chunk=0)(x, y, t)[0],
+    "HN-NCE eager": lambda x, y, t: HnNce(beta=0.25, chunk=0)(x, y, t)[0],
+    "HN-NCE tiles": lambda x, y, t: HnNce(beta=0.25, chunk=256)(x, y, t)[0],
 }
 
 

@@ -27,10 +27,10 @@ from open_clip.loss import ClipLoss
 from torch import nn
 
 from common.fields import build
+from common.ranks import Ranks
 from trainer.config import Config
 from trainer.config_files import merged
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
 from trainer.model import build_student
 from trainer.optim import build_optimizer
 from trainer.step import Stepper, losses_of

@@ -1,12 +1,41 @@
-"""Words of a command line to values, for every command: what is wrong is said with the value and the remedy."""
+"""Command lines: words to values, errors that people can mend to one line and an exit status.
+
+Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by Ctrl-C.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from common.fields import BadValue, converted
+from common.naming import nearest
+
+OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+
+
+class WrongUse(ValueError):
+    """The command, a file or a setting is wrong; nothing was written (exit status 2). The message names the remedy."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are `WrongUse`, and which takes no option by half its name."""
+
+    def __init__(self, prog: str, description: str, epilog: str | None = None):
+        super().__init__(prog=prog, description=description, epilog=epilog, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """As `WrongUse`, with the nearest option there is, or how a value that looks like an option is given."""
+        hint = ""
+        if unknown := message.partition("unrecognized arguments: ")[2].split():
+            known = [name for action in self._actions for name in action.option_strings]
+            hint = nearest(unknown[0].partition("=")[0], known)
+        elif message.endswith("expected one argument"):  # argparse takes a value such as -1/3 for an option
+            option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
+            hint = f"; a value that begins with - follows a =, as in {option}=-1"
+        raise WrongUse(f"{message}{hint} (see --help)")
 
 
 def number(hint: Any) -> Callable[[str], Any]:
@@ -24,3 +53,38 @@ def number(hint: Any) -> Callable[[str], Any]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parse
+
+
+def exit_status(
+    do: Callable[[], int],
+    *,
+    wrong_use: tuple[type[Exception], ...] = (),
+    failed: tuple[type[Exception], ...] = (),
+    stopped: str | None = "stopped; the same command goes on from there",
+) -> int:
+    """What `do` returns; errors that people can mend become one line on stderr and their exit status. `WrongUse` and
+    those of `wrong_use` go before those of `failed`; `stopped` is said after Ctrl-C, which passes where it is None.
+    Other errors pass."""
+    mistakes: tuple[type[Exception], ...] = (WrongUse, *wrong_use)
+    try:
+        return do()
+    except mistakes as error:
+        return complain(error, WRONG_USE)
+    except failed as error:
+        return complain(error, FAILED)
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        print(f"\n{stopped}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def complain(error: Exception | str, status: int = FAILED) -> int:
+    """The one line; returns `status`."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    return status
+
+
+def say(line: str) -> None:
+    """A line for people; pipes see it at once."""
+    print(line, flush=True)

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import reprlib
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -99,10 +99,7 @@ def converted(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         return _of_union(inner, value, where)
     if origin is Literal:
-        if value not in inner:
-            known = [str(choice) for choice in inner]
-            raise BadValue(f"{where} is {shown(value)}{nearest(str(value), known)}; choose {', '.join(known)}")
-        return value
+        return one_of(inner, value, where)
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else _section(hint, value, where)
     if origin is tuple:
@@ -110,6 +107,14 @@ def converted(hint: Any, value: Any, where: str) -> Any:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {str(key): converted(inner[1], item, f"{where}.{key}") for key, item in _mapping(value, where).items()}
     return _scalar(hint, value, where)
+
+
+def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
+    """The value, if it is one of those, which may be the keys of a registry. Raises `BadValue`."""
+    if value not in (choices := list(known)):
+        names = [str(choice) for choice in choices]
+        raise BadValue(f"{where} is {shown(value)}{nearest(str(value), names)}; choose {', '.join(names)}")
+    return value
 
 
 def shown(value: Any) -> str:

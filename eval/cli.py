@@ -12,28 +12,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from common.command_line import number
+from common.command_line import FAILED, OK, Parser, WrongUse, complain, exit_status, number
 from common.fields import Count, Positive
-from eval.errors import EvalError, ModelError, WrongUse
+from eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
     from eval.probing import Shots
 
-OK, FAILED, WRONG_USE = 0, 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
+# Ranks wait for the slowest at the end of a set; with uneven pictures that can be long and is no failure.
+PATIENCE_S = 12 * 3600.0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="make bench",
         description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--model",
@@ -69,24 +64,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        return _list() if options.list else _bench(options)
-    except WrongUse as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except EvalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except OSError as error:  # a full disk, a folder that may not be written, a file that went away
-        print(
-            f"error: {error.filename or 'a file'}: {error.strerror or error}; see --output, --cache and --data",
-            file=sys.stderr,
-        )
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; what was encoded is kept, the same command goes on from there", file=sys.stderr)
-        return 130
+
+    def run() -> int:
+        options = _parser().parse_args(arguments)
+        try:
+            return _list() if options.list else _bench(options)
+        except OSError as error:  # a full disk, a folder that may not be written, a file that went away
+            what = f"{error.filename or 'a file'}: {error.strerror or error}"
+            return complain(f"{what}; see --output, --cache and --data")
+
+    stopped = "stopped; what was encoded is kept, the same command goes on from there"
+    return exit_status(run, failed=(EvalError,), stopped=stopped)
 
 
 def _list() -> int:
@@ -105,7 +93,7 @@ def _bench(options: argparse.Namespace) -> int:
 
     suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
 
-    from eval import group as groups
+    from common.ranks import joined_ranks
     from eval.data import Memo, data_root
     from eval.features import FeatureCache
     from eval.models import load_model
@@ -131,22 +119,21 @@ def _bench(options: argparse.Namespace) -> int:
         )
     except ModelError as error:
         raise WrongUse(str(error)) from None
-    group = groups.join()
-    memo = Memo(folder / "hashes")
-    cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
-    progress = _Progress() if group.leads and sys.stderr.isatty() else None
-    cache = FeatureCache(
-        folder,
-        model,
-        group,
-        batch=options.batch or (64 if on_cpu else 256),
-        text_batch=options.text_batch or (256 if on_cpu else 1024),
-        workers=min(8, cores - 1) if options.workers is None else options.workers,
-        **({"progress": progress} if progress else {}),
-    )
-    say: Callable[[str], None] = (progress.say if progress else print) if group.leads else _nothing
-    say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
-    try:
+    with joined_ranks("cpu", PATIENCE_S) as group:
+        memo = Memo(folder / "hashes")
+        cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
+        progress = _Progress() if group.first and sys.stderr.isatty() else None
+        cache = FeatureCache(
+            folder,
+            model,
+            group,
+            batch=options.batch or (64 if on_cpu else 256),
+            text_batch=options.text_batch or (256 if on_cpu else 1024),
+            workers=min(8, cores - 1) if options.workers is None else options.workers,
+            **({"progress": progress} if progress else {}),
+        )
+        say: Callable[[str], None] = (progress.say if progress else print) if group.first else _nothing
+        say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
         run = run_tasks(
             suite,
             cache,
@@ -159,13 +146,12 @@ def _bench(options: argparse.Namespace) -> int:
         )
         rows = [result.row() for result in run.results]
         examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
-        if group.leads:
+        if group.first:
             write_report(rows, output, examples=examples)
-    finally:
-        groups.leave()
-    measured = {result.task for result in run.results if result.value is not None}
-    say(f"{len(measured)} of {len(suite.tasks)} tasks measured; results.json, results.md and report.html in {output}/")
-    return FAILED if run.broken else OK
+        measured = {result.task for result in run.results if result.value is not None}
+        counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
+        say(f"{counted}; results.json, results.md and report.html in {output}/")
+        return FAILED if run.broken else OK
 
 
 def _can_be_folder(path: Path, what: str) -> None:

@@ -13,51 +13,38 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NoReturn
 
+from common.command_line import OK, Parser, WrongUse, complain, exit_status
+from common.files import publish_bytes, publish_json
 from eval.comparison import compare
 from eval.comparison_table import to_markdown
-from eval.errors import EvalError, WrongUse
-from eval.files import publish_json, published
-
-OK, FAILED, WRONG_USE = 0, 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
+from eval.errors import EvalError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = _Parser(prog="make compare", description=(__doc__ or "").split("\n\n")[1], allow_abbrev=False)
+    parser = Parser(prog="make compare", description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")
     parser.add_argument("b", type=Path, metavar="B", help="results of the second")
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")
-    try:
-        options = parser.parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        for name, folder in (("A", options.a), ("B", options.b)):
-            if not folder.name:
-                raise WrongUse(f"{name} is missing; say `make compare A=out/bench/one B=out/bench/other`")
-        if options.a.resolve() == options.b.resolve():
-            raise WrongUse(f"A and B are the same folder, {options.a}")
-        comparison = compare(options.a, options.b)
-        output = options.output or options.b
-        publish_json(output / "compare.json", asdict(comparison))
-        text = to_markdown(comparison)
-        with published(output / "compare.md") as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except WrongUse as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except EvalError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+    return exit_status(lambda: _compare(parser.parse_args(arguments)), failed=(EvalError,))
+
+
+def _compare(options: argparse.Namespace) -> int:
+    for name, folder in (("A", options.a), ("B", options.b)):
+        if not folder.name:
+            raise WrongUse(f"{name} is missing; say `make compare A=out/bench/one B=out/bench/other`")
+    if options.a.resolve() == options.b.resolve():
+        raise WrongUse(f"A and B are the same folder, {options.a}")
+    comparison = compare(options.a, options.b)
+    output = options.output or options.b
+    publish_json(output / "compare.json", asdict(comparison))
+    text = to_markdown(comparison)
+    publish_bytes(output / "compare.md", text.encode("utf-8"))
     print(text)
     tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
     if all(p is None for p in tested):
-        print("error: no task could be compared; the table says why", file=sys.stderr)
-        return FAILED
+        return complain("no task could be compared; the table says why")
     return OK
 
 

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from common.files import read_json
 from eval.errors import DataBroken, WrongUse
 from eval.fewshot.comparison import FewShotComparison, compare_few_shot
-from eval.files import read_json
 from eval.items import is_mean, metric_of, read_items
 from eval.results import Items, cautions
 from eval.statistics import (

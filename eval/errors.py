@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from common.command_line import WrongUse
+
+__all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError", "WrongUse"]
+
 
 class EvalError(Exception):
-    """Base of the errors that the command line prints as one line."""
-
-
-class WrongUse(EvalError):
-    """The command, a suite file or a setting is wrong; nothing was written (exit status 2)."""
+    """Base of the errors that the command line prints as one line and ends with status 1."""
 
 
 class ModelError(EvalError):

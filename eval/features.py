@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.files import publish_json, published, read_json
+from common.ranks import Ranks
 from eval.data.dataset import Pictures
 from eval.errors import DataBroken, EvalError
-from eval.files import publish_json, published, read_json, sha256_of, sha256_texts
-from eval.group import Group
+from eval.hashes import sha256_of, sha256_texts
 from eval.models.model import Model
 
 Progress = Callable[[str, int, int], None]
@@ -87,7 +88,7 @@ class FeatureCache:
         self,
         folder: Path,
         model: Model,
-        group: Group | None = None,
+        group: Ranks | None = None,
         *,
         batch: int = 64,
         text_batch: int = 256,
@@ -96,7 +97,7 @@ class FeatureCache:
     ):
         """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
         loader processes read and preprocess pictures beside the encoder, 0 does it in this process."""
-        self._folder, self.model, self._group = folder, model, group or Group()
+        self._folder, self.model, self._group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
 
@@ -133,8 +134,8 @@ class FeatureCache:
             raise DataBroken(f"{what}: nothing to encode")
         folder = self._folder / key[:32]
         # The leader says what is missing: ranks that looked themselves would see each other's work in progress.
-        missing = self._group.from_leader(_missing(folder, len(keys), batch) if self._group.leads else None)
-        mine = [missing[index] for index in self._group.share(len(missing))]
+        missing = self._group.share(_missing(folder, len(keys), batch) if self._group.first else None)
+        mine = [missing[index] for index in self._group.part(len(missing))]
         error: EvalError | None = None
         try:
             done = len(keys) - sum(len(part) for part in missing)
@@ -146,9 +147,9 @@ class FeatureCache:
         except EvalError as caught:
             error = caught
         self._group.all_or_error(error)
-        if self._group.leads:
+        if self._group.first:
             _complete(folder, key, what, len(keys), keys, count_truncated)
-        self._group.gather(None)
+        self._group.collect(None)
         meta = read_json(folder / "meta.json")
         if meta is None:
             raise EvalError(f"rank {self._group.rank} does not see {folder}: the ranks must share one cache folder")

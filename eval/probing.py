@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.files import publish_json
+from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Memo, class_names, open_support, templates
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
-from eval.files import publish_json
-from eval.group import Group
 from eval.results import Result, missing
 from eval.tasks import Task
 from eval.zeroshot import prompt_texts, zero_shot_classifier
@@ -37,7 +37,7 @@ def evaluate_few_shot(
     root: Path,
     memo: Memo,
     output: Path,
-    group: Group,
+    group: Ranks,
 ) -> list[Result]:
     """The few-shot rows of `task` on the test pictures `data`; the keys of all shots go to `output`/few_shot. A
     training split that is not at hand is a row that says so; a task that has none has no rows."""
@@ -63,7 +63,7 @@ def evaluate_few_shot(
     classifier = zero_shot_classifier(cache, names, prompts)
     truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
     rows: list[dict[str, Any]] = []
-    if group.leads:
+    if group.first:
         settings = FewShotSettings(
             shots=shots.counts,
             seeds=shots.seeds,
@@ -91,4 +91,4 @@ def evaluate_few_shot(
         rows = found.rows(task.name, record)
         publish_json(output / "few_shot" / f"{task.name}.json", found.record())
         found.predictions(list(data.pictures.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
-    return [Result(**row) for row in group.from_leader(rows)]
+    return [Result(**row) for row in group.share(rows)]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.data import DataSet
-from eval.files import sha256_texts
+from eval.hashes import sha256_texts
 from eval.models import Model
 from eval.tasks import Source, Task
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.files import published
+from common.files import published
+from common.statistics import Interval
+from eval.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,12 @@ class TaskOutcome:
 
     results: tuple[Result, ...]
     items: Items | None = None
+
+
+def measured(task: Task, metric: str, value: float, interval: Interval, n: int, record: Mapping[str, Any]) -> Result:
+    """The row of a number of a task; `record` is its protocol."""
+    low, high = interval
+    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)
 
 
 def missing(task: str, kind: str, metric: str, reason: str) -> Result:

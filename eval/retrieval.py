@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from common.ranks import Ranks
+from common.statistics import chance_of_hit
 from eval import protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
-from eval.group import Group
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
 from eval.metrics.rows import tiles
-from eval.results import Items, Result, TaskOutcome
+from eval.results import Items, Result, TaskOutcome, measured
 from eval.statistics import bootstrap
 from eval.tasks import Task
 from eval.templates import fill
@@ -27,7 +28,7 @@ TIES = {
 
 
 def evaluate_retrieval(
-    task: Task, data: DataSet, cache: FeatureCache, group: Group, strict: bool = False
+    task: Task, data: DataSet, cache: FeatureCache, group: Ranks, strict: bool = False
 ) -> TaskOutcome:
     """The numbers of a retrieval task; the first caption template gives the task's own, a further one adds its name to
     the metric. `strict` counts every equal score against the model."""
@@ -62,7 +63,7 @@ def _ranked(
     images: Features,
     captions: Features,
     image_of: np.ndarray,
-    group: Group,
+    group: Ranks,
     strict: bool,
     record: dict[str, Any],
     suffix: str,
@@ -71,7 +72,7 @@ def _ranked(
     queries, others = (images, captions) if to_text else (captions, images)
     ranks_of = image_to_text_ranks if to_text else text_to_image_ranks
     blocks = tiles(queries.count, others.count)
-    mine = [blocks[index] for index in group.share(len(blocks))]
+    mine = [blocks[index] for index in group.part(len(blocks))]
     ranks = group.in_order(blocks, ranks_of(images, captions, image_of, strict=strict, part=mine))
     clusters = np.arange(queries.count) if to_text else image_of
     right_ones = np.bincount(image_of) if to_text else np.ones(1, dtype=np.int64)
@@ -79,19 +80,10 @@ def _ranked(
     results = []
     for k in KS:
         right = hits(ranks, k)
-        low, high = bootstrap(right, clusters, draws=DRAWS)
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=f"recall@{k}{suffix}",
-                value=float(right.mean()),
-                low=low,
-                high=high,
-                n=queries.count,
-                protocol={**record, "metric": f"recall@{k}", "k": k, "chance": chance(k, right_ones, others.count)},
-            )
-        )
+        guessed = chance_of_hit(k, right_ones, others.count)
+        detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
+        ends = bootstrap(right, clusters, draws=DRAWS)
+        results.append(measured(task, f"recall@{k}{suffix}", float(right.mean()), ends, queries.count, detail))
     wanted = int(task.metric.partition("@")[2] or 1)
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
     keys = list(data.pictures.keys)
@@ -106,16 +98,6 @@ def _ranked(
     return results, items
 
 
-def chance(k: int, right: np.ndarray, items: int) -> float:
-    """Probability that k of `items`, drawn without replacement, hold one of the right ones, of which there are `right`
-    (q,) for each query; mean over the queries."""
-    numbers, often = np.unique(right, return_counts=True)
-    missed = np.ones(len(numbers))
-    for drawn in range(min(k, items)):
-        missed *= np.maximum(items - numbers - drawn, 0) / (items - drawn)
-    return float(np.average(1 - missed, weights=often))
-
-
 def _winoground(
     task: Task, data: DataSet, images: Features, captions: Features, record: dict[str, Any], suffix: str
 ) -> tuple[list[Result], Items]:
@@ -125,20 +107,9 @@ def _winoground(
     n = images.count // 2
     results = []
     for metric, right in scores.items():
-        low, high = bootstrap(right, None, draws=DRAWS)
+        ends = bootstrap(right, None, draws=DRAWS)
         detail = {**record, "metric": metric, "ties": "wrong", "chance": 1 / 6 if metric == "group_score" else 0.25}
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=f"{metric}{suffix}",
-                value=float(right.mean()),
-                low=low,
-                high=high,
-                n=n,
-                protocol=detail,
-            )
-        )
+        results.append(measured(task, f"{metric}{suffix}", float(right.mean()), ends, n, detail))
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
     right = scores[task.metric]
     items = Items(

@@ -9,18 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.files import publish_json, read_json
+from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Memo, open_support, open_task
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
-from eval.files import publish_json, read_json, sha256_of
-from eval.group import Group
+from eval.hashes import sha256_of
 from eval.probing import Shots, evaluate_few_shot
-from eval.results import Result, TaskOutcome, cautions, missing
-from eval.retrieval import evaluate_retrieval
-from eval.tasks import Suite, Task
-from eval.vqa import evaluate_vqa
-from eval.zeroshot import evaluate_classification
+from eval.results import Result, cautions, missing
+from eval.tasks import KINDS, Suite, Task
 
 Say = Callable[[str], None]
 
@@ -60,7 +58,7 @@ def run_tasks(
     data: Path,
     output: Path,
     memo: Memo,
-    group: Group,
+    group: Ranks,
     options: Options,
     say: Say,
 ) -> Run:
@@ -78,54 +76,44 @@ def run_tasks(
             broken += 1
         results += found
         say(line(found[0]))
-    if group.leads:
+    if group.first:
         publish_json(output / "results.json", [result.row() for result in results])
     return Run(results=tuple(results), broken=broken)
 
 
 def _evaluated(
-    task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Group, options: Options
+    task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Ranks, options: Options
 ) -> list[Result]:
     """The results of one task, taken from `output`/tasks where they were measured before on the same things."""
     found, shots, error = None, None, None
     try:
         # The leader first: the others then find the hashes of large files already computed.
-        found = open_task(task, data, memo) if group.leads else None
-        shots = _support_hash(task, data, memo, options) if group.leads else None
+        found = open_task(task, data, memo) if group.first else None
+        shots = _support_hash(task, data, memo, options) if group.first else None
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
     content = open_task(task, data, memo) if found is None else found
-    key = _key(task, content, group.from_leader(shots), cache, options)
+    key = _key(task, content, group.share(shots), cache, options)
     record = output / "tasks" / f"{task.name}.json"
-    kept = group.from_leader(read_json(record) if group.leads else None)
+    kept = group.share(read_json(record) if group.first else None)
     if isinstance(kept, Mapping) and kept["key"] == key:
         return [Result(**row) for row in kept["results"]]
     began = time.perf_counter()
-    outcome = _measure(task, content, cache, group, options)
+    outcome = KINDS[task.kind].measure(task, content, cache, group, options)
     results = list(outcome.results)
-    if options.shots is not None and task.kind == "classification":
+    if options.shots is not None:
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
-    if group.leads:
+    if group.first:
         if outcome.items is not None:
             outcome.items.write(output / "items" / f"{task.name}.npz")
         if not any(result.value is None for result in results):  # data that was not at hand may be there next time
             publish_json(record, {"key": key, "results": [result.row() for result in results]})
     return results
-
-
-def _measure(task: Task, content: DataSet, cache: FeatureCache, group: Group, options: Options) -> TaskOutcome:
-    match task.kind:
-        case "classification":
-            return evaluate_classification(task, content, cache, group)
-        case "retrieval":
-            return evaluate_retrieval(task, content, cache, group, options.strict_ties)
-        case "vqa":
-            return evaluate_vqa(task, content, cache, group)
 
 
 def _support_hash(task: Task, data: Path, memo: Memo, options: Options) -> str | None:

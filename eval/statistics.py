@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from common.statistics import Interval, check_level, wilson
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -28,13 +29,6 @@ PAIRED_DRAWS = 10_000
 """Enough for a p value of 0.0002, which still says something after a correction for 29 tasks."""
 _CELLS = 4_000_000
 """Counts held at a time: 32 MB."""
-
-
-class Interval(NamedTuple):
-    """Both ends of a confidence interval, in the unit of the number."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,22 +47,6 @@ class PairedComparison:
     """`mcnemar` or `paired bootstrap`."""
     draws: Floats = field(repr=False, compare=False)
     """Differences (draws,) in resamples, for an average over tasks."""
-
-
-def wilson(hits: int, n: int, level: float = 0.95) -> Interval:
-    """Wilson score interval of a share: `hits` of `n` independent items. Never empty, never outside [0, 1]."""
-    _check_level(level)
-    if n < 1 or not 0 <= hits <= n:
-        raise ValueError(f"wilson: {hits} hits of {n} items; expected n >= 1 and 0 <= hits <= n")
-    z = NormalDist().inv_cdf(0.5 + level / 2)
-    share = hits / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    # The ends at 0 and 1 are exact; rounding would leave 1e-17.
-    low = 0.0 if hits == 0 else (centre - spread) / scale
-    high = 1.0 if hits == n else (centre + spread) / scale
-    return Interval(low, high)
 
 
 def bootstrap(
@@ -163,7 +141,7 @@ def resamples(n_items: int, clusters: ArrayLike | None, seed: int) -> Iterator[I
 
 def interval(draws: ArrayLike, level: float = 0.95) -> Interval:
     """Percentile interval of bootstrap draws."""
-    _check_level(level)
+    check_level(level)
     tail = (1 - level) / 2
     low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
     return Interval(float(low), float(high))
@@ -300,11 +278,6 @@ def _paired(values_a: ArrayLike, values_b: ArrayLike) -> tuple[Floats, Floats]:
 
 def _binary(*arrays: Floats) -> bool:
     return all(bool(np.all((array == 0.0) | (array == 1.0))) for array in arrays)
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"confidence level {level}: expected a number between 0 and 1, such as 0.95")
 
 
 def _check_draws(draws: int) -> None:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Question
 from eval.features import FeatureCache, Features
-from eval.files import sha256_texts
-from eval.group import Group
+from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
-from eval.results import Items, Result, TaskOutcome
+from eval.results import Items, TaskOutcome, measured
 from eval.statements import statement
 from eval.statistics import bootstrap
 from eval.tasks import Task
@@ -27,11 +27,11 @@ BLOCK = 1024
 """Questions whose features are in memory at once, at most."""
 
 
-def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
+def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
     """Accuracy over all questions, and of each kind of question."""
     questions = data.questions
     assert questions is not None  # `open_task` saw to it
-    group = group or Group()
+    group = group or Ranks()
     images = cache.images(data.pictures, task.name)
     rows: dict[str, int] = {}
     choices = [
@@ -42,7 +42,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | 
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
     answered = [np.empty((0, 3))]
-    for index in group.share(len(blocks)):
+    for index in group.part(len(blocks)):
         rows_of = slice(blocks[index].start, blocks[index].stop)
         answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
     table = group.in_order(blocks, np.concatenate(answered))
@@ -64,19 +64,9 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Group | 
         parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
     results = []
     for metric, part in parts:
-        low, high = bootstrap(values[part], clusters[part], draws=DRAWS)
-        results.append(
-            Result(
-                task=task.name,
-                kind=task.kind,
-                metric=metric,
-                value=float(values[part].mean()),
-                low=low,
-                high=high,
-                n=int(part.sum()),
-                protocol={**record, "metric": metric, "chance": float(chance[part].mean())},
-            )
-        )
+        ends = bootstrap(values[part], clusters[part], draws=DRAWS)
+        detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
+        results.append(measured(task, metric, float(values[part].mean()), ends, int(part.sum()), detail))
     items = Items(
         keys=np.array([question.key for question in questions]),
         hits=values,

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.ranks import Ranks
+from common.statistics import wilson
 from eval import protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
 from eval.features import FeatureCache, Features
-from eval.group import Group
 from eval.metrics.classification import (
     average_precision,
     average_precision_11point,
@@ -26,8 +27,8 @@ from eval.metrics.classification import (
     roc_auc,
 )
 from eval.metrics.rows import tiles
-from eval.results import Items, Result, TaskOutcome
-from eval.statistics import bootstrap_metric, wilson
+from eval.results import Items, Result, TaskOutcome, measured
+from eval.statistics import bootstrap_metric
 from eval.tasks import Task
 from eval.templates import fill
 
@@ -50,7 +51,7 @@ def zero_shot_classifier(cache: FeatureCache, names: Sequence[str], prompts: Seq
     return classifier
 
 
-def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Group | None = None) -> TaskOutcome:
+def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | None = None) -> TaskOutcome:
     """The numbers of a classification task. Raises `DataBroken` where its metric does not fit its labels."""
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
@@ -68,7 +69,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, grou
     if data.labels.ndim == 2:
         scores = [logits.numpy() for _, logits in logits_in_tiles(features, classifier, 1.0)]
         return _multi_label(task, data, np.concatenate(scores), record)
-    return _single_label(task, data, features, classifier, scale, record, group or Group())
+    return _single_label(task, data, features, classifier, scale, record, group or Ranks())
 
 
 def _single_label(
@@ -78,7 +79,7 @@ def _single_label(
     classifier: np.ndarray,
     scale: float,
     record: dict[str, Any],
-    group: Group,
+    group: Ranks,
 ) -> TaskOutcome:
     labels = data.labels
     assert labels is not None
@@ -86,7 +87,7 @@ def _single_label(
     blocks = tiles(len(labels), classes)
     # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
     found = [np.empty((0, 3))]
-    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.share(len(blocks))]):
+    for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.part(len(blocks))]):
         ahead = logits[:, 1] - logits[:, 0] if classes == 2 else torch.zeros(len(logits))
         found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
     table = group.in_order(blocks, np.concatenate(found))
@@ -96,14 +97,12 @@ def _single_label(
     record["chance"] = 1 / classes
 
     def share(metric: str, right: np.ndarray, guesses: int) -> Result:
-        low, high = wilson(int(right.sum()), n)
         detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guesses / classes}
-        return _result(task, metric, float(right.mean()), low, high, n, detail)
+        return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
 
     def drawn(metric: str, of: Callable[[np.ndarray], float]) -> Result:
-        low, high = bootstrap_metric(of, n, draws=DRAWS)
         detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        return _result(task, metric, of(np.arange(n)), low, high, n, detail)
+        return measured(task, metric, of(np.arange(n)), bootstrap_metric(of, n, draws=DRAWS), n, detail)
 
     results = [share("top1", hits, 1)]
     if classes > 5:
@@ -138,9 +137,9 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
         def mean(index: np.ndarray, precision: Any = precision) -> float:
             return float(precision(scores[index], labels[index]).mean())
 
-        low, high = bootstrap_metric(mean, len(labels), draws=DRAWS)
+        ends = bootstrap_metric(mean, len(labels), draws=DRAWS)
         detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        results.append(_result(task, metric, mean(np.arange(len(labels))), low, high, len(labels), detail))
+        results.append(measured(task, metric, mean(np.arange(len(labels))), ends, len(labels), detail))
     results.sort(key=lambda result: result.metric != task.metric)
     best = scores.argmax(axis=1)
     items = Items(
@@ -157,7 +156,3 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
 def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
     """NaN where a resample has one class only: the bootstrap then draws again."""
     return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
-
-
-def _result(task: Task, metric: str, value: float, low: float, high: float, n: int, record: dict[str, Any]) -> Result:
-    return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)

@@ -10,9 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
-from common.command_line import number
+from common import command_line
+from common.command_line import OK, Parser, WrongUse, complain, number, say
 from common.fields import Positive, Range, Share
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
@@ -33,26 +34,36 @@ from pipelines.run import run
 from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
+from pipelines.settings import STAGES, Outcome, RunSettings
 from pipelines.storage import Place, place
 
-OK, FAILED, WRONG_USE = 0, 1, 2
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+_WRONG_USE = (
+    RunnerError,
+    BadPreset,
+    DatasetError,
+    ManifestError,
+    PlanMismatch,
+    PluginError,
+    EncoderError,
+    FaissMissing,
+)
+_FAILED = (
+    ModelMissing,
+    WeightsMissing,
+    WeightsDamaged,
+    SpotterError,
+    NotConserved,
+    JobFailed,
+    DedupFailed,
+    RunFailed,
+)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        # argparse takes a value such as -1/3 for an option.
-        hint = (
-            "; a value that begins with - follows a =, as in --shard=-1" if "expected one argument" in message else ""
-        )
-        raise WrongUse(f"{message}{hint} (see --help)")
-
-
-def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
+def command_parser(prog: str, description: str) -> Parser:
     """The options of a run; other commands add theirs."""
-    parser = _Parser(prog=prog, description=description, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description)
     parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
@@ -138,55 +149,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def filter_rows() -> int:
         parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
         options, of_beam = parser.parse_known_args(arguments)
-        return told(run(settings_of(parser, options, of_beam, arguments), say_at_once))
+        return told(run(settings_of(parser, options, of_beam, arguments), say))
 
     return exit_status(filter_rows)
 
 
 def exit_status(do: Callable[[], int]) -> int:
     """What `do` returns; errors that people can mend become one line and their exit status."""
-    try:
-        return do()
-    except Staged as staged:
-        print(staged)
-        return OK
-    except (
-        WrongUse,
-        RunnerError,
-        BadPreset,
-        DatasetError,
-        ManifestError,
-        PlanMismatch,
-        PluginError,
-        EncoderError,
-        FaissMissing,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (
-        ModelMissing,
-        WeightsMissing,
-        WeightsDamaged,
-        SpotterError,
-        NotConserved,
-        JobFailed,
-        DedupFailed,
-        RunFailed,
-    ) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
+
+    def do_or_stage() -> int:
+        try:
+            return do()
+        except Staged as staged:
+            say(str(staged))
+            return OK
+
+    # After Ctrl-C it is `pipelines.command` that speaks.
+    return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
 def told(outcome: Outcome) -> int:
     """The exit status of a run that has ended, after its errors are told."""
     for line in outcome.errors:
-        print(f"error: {line}", file=sys.stderr, flush=True)
+        complain(line)
     return outcome.status
-
-
-def say_at_once(line: str) -> None:
-    """Print, and let pipes see it at once."""
-    print(line, flush=True)
 
 
 def settings_of(

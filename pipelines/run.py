@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from common.command_line import WrongUse
 from pipelines.annotate import Annotations
 from pipelines.commit import RunFailed, publish_json, publish_table, remove, remove_leftovers, retract
 from pipelines.deduplicate import Deduplication, Findings, check_semantic
@@ -22,7 +23,7 @@ from pipelines.outcome import check_conservation, count_set_aside, letters_of, s
 from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.records import Vouched, publish_record, removed
 from pipelines.results import Results
-from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
+from pipelines.settings import STAGES, Outcome, RunSettings
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of

@@ -16,10 +16,6 @@ from pipelines.storage import Place
 STAGES = ("captions", "download", "spotting", "dedup", "export")
 
 
-class WrongUse(ValueError):
-    """The run cannot start as asked; nothing was written. The message names the remedy."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """What a run is asked to do."""

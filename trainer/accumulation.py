@@ -17,9 +17,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from common.ranks import Ranks
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
-from trainer.losses import ContrastiveLoss, ContrastiveStats, concept_loss
+from trainer.losses import Loss, Statistics, concept_loss
 from trainer.losses.concepts import has_concepts
 from trainer.model import Encoded, Student
 
@@ -28,10 +28,9 @@ from trainer.model import Encoded, Student
 class Losses:
     """What a batch is scored by."""
 
-    contrastive: ContrastiveLoss
+    contrastive: Loss
     concepts: Mapping[str, float] = field(default_factory=dict)
     """Head to the factor of its loss."""
-    mask_duplicates: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class BatchLoss:
     total: Tensor
     contrastive: Tensor
     concepts: dict[str, Tensor]
-    stats: ContrastiveStats
+    statistics: Statistics
 
 
 def backward(
@@ -66,23 +65,22 @@ def backward(
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")
     scale = scaler.scale if scaler is not None else lambda tensor: tensor
-    hashes = batch.caption_hash if losses.mask_duplicates else None
-    counts = _counts(batch, losses, ranks)
+    hashes, counts = batch.caption_hash, _counts(batch, losses, ranks)
     if parts == 1:
         seed_part(0)
         with autocast():
             encoded: Encoded = module(batch.images, batch.texts)
-        value, stats = losses.contrastive(encoded.image, encoded.text, encoded.scale, hashes=hashes, ranks=ranks)
+        value, statistics = losses.contrastive(encoded.image, encoded.text, encoded.scale, hashes=hashes, ranks=ranks)
         of_concepts = _concept_losses(encoded, batch, slice(None), losses, counts)
         total = value + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
         concepts = {head: loss.detach() for head, loss in of_concepts.items()}
-        return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, stats=stats)
+        return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
     slices = _cut(len(batch), parts)
     features = _features(student, batch, slices, seed_part, autocast)
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
-    value, stats = losses.contrastive(features[0], features[1], factor, hashes=hashes, ranks=ranks)
+    value, statistics = losses.contrastive(features[0], features[1], factor, hashes=hashes, ranks=ranks)
     scale(value).backward()
     sums: dict[str, Tensor] = {}
     for number, rows in enumerate(slices):
@@ -98,7 +96,7 @@ def backward(
         for head, loss in of_concepts.items():
             sums[head] = sums.get(head, 0) + loss.detach()
     total = value.detach() + sum(losses.concepts[head] * loss for head, loss in sums.items())
-    return BatchLoss(total=total, contrastive=value.detach(), concepts=sums, stats=stats)
+    return BatchLoss(total=total, contrastive=value.detach(), concepts=sums, statistics=statistics)
 
 
 def _cut(size: int, parts: int) -> list[slice]:

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.command_line import WrongUse
+from common.ranks import Ranks
 from trainer.architecture import image_size, tokenizer
 from trainer.checks import ZeroShotData, read_zero_shot
 from trainer.concepts import ConceptTargets
 from trainer.config import Config
 from trainer.data import ShardLoader
 from trainer.distillation import concept_targets
-from trainer.distributed import Ranks
 from trainer.ema import Average
-from trainer.errors import WrongUse
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
 from trainer.randomness import Purpose, seed_torch

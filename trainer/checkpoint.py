@@ -8,7 +8,6 @@ damaged checkpoint is set aside for the one before it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -24,12 +23,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from common.files import TEMPORARY, published_folder, sha256_file
 from trainer.config import CheckpointSettings
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)
 """What Python, torch and safetensors raise where a disk is full."""
-_PREFIX, _TEMPORARY, _DAMAGED = "step-", ".tmp-", "damaged-"
+_PREFIX, _DAMAGED = "step-", "damaged-"
 
 
 class CheckpointError(RuntimeError):
@@ -74,33 +74,23 @@ class Checkpoints:
         """Publish a checkpoint and remove those that need not be kept. Raises `CheckpointError` where it cannot be
         written; what was there before stays as it was."""
         target = self.path(checkpoint.step)
-        temporary = self.folder / f"{_TEMPORARY}{target.name}-{uuid.uuid4().hex[:8]}"
         try:
-            temporary.mkdir(parents=True)
-            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
-            save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
-            torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
-            files = {name: _describe(temporary / name) for name in (MODEL, TRAINING)}
-            manifest = {
-                "step": checkpoint.step,
-                "samples": checkpoint.samples,
-                "metric": checkpoint.metric,
-                "files": files,
-            }
-            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-            for name in (MODEL, TRAINING, MANIFEST, ""):
-                _sync(temporary / name)
-            if target.exists():
-                shutil.rmtree(target)
-            os.rename(temporary, target)
-            _sync(self.folder)
+            with published_folder(target) as temporary:
+                tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+                save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
+                torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
+                manifest = {
+                    "step": checkpoint.step,
+                    "samples": checkpoint.samples,
+                    "metric": checkpoint.metric,
+                    "files": {name: _describe(temporary / name) for name in (MODEL, TRAINING)},
+                }
+                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
         except CANNOT_WRITE as error:
             raise CheckpointError(
                 f"the checkpoint of step {checkpoint.step} could not be written to {self.folder}: {error}; make room "
                 "there, and the same command goes on from the one before"
             ) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
         self._prune()
         return target
 
@@ -173,18 +163,17 @@ class Checkpoints:
         if self._settings.keep_best and best is not None:
             kept.add(best[1])
         for step in set(steps) - kept:
-            gone = self.folder / f"{_TEMPORARY}gone-{self.path(step).name}"
+            gone = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
             os.rename(self.path(step), gone)
             shutil.rmtree(gone)
 
     def _remove_temporary(self) -> None:
-        for path in self.folder.glob(f"{_TEMPORARY}*"):
+        for path in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(path, ignore_errors=True)
 
 
 def _describe(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def _on_cpu(value: Any) -> Any:
@@ -195,11 +184,3 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(_on_cpu(item) for item in value)
     return value
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 
 from common.image_formats import EXTENSIONS
 from common.images import ImageLimits
+from common.ranks import Ranks
+from common.statistics import chance_of_hit, wilson
 from trainer.data import ShardLoader
 from trainer.data.decode import BadPicture, decode
-from trainer.distributed import Ranks
-from trainer.intervals import chance_of_hit, wilson
 from trainer.model import Student
 
 KS = (1, 5, 10)
@@ -122,14 +122,15 @@ def _places(queries: Tensor, candidates: Tensor, mine: Tensor, all_of: Tensor) -
 
 
 def _mean_chance(hashes: Tensor, k: int) -> float:
-    _, counts = hashes.unique(return_counts=True)
-    n = len(hashes)
-    return sum(count * chance_of_hit(count, n, k) for count in counts.tolist()) / n if n else 0.0
+    _, which, counts = hashes.unique(return_inverse=True, return_counts=True)
+    return chance_of_hit(k, counts[which].cpu().numpy(), len(hashes)) if len(hashes) else 0.0
 
 
 def _share(hits: float, n: int, chance: float) -> Share:
+    if not n:
+        return Share(value=0.0, low=0.0, high=1.0, n=0, chance=chance)
     low, high = wilson(hits, n)
-    return Share(value=hits / n if n else 0.0, low=low, high=high, n=n, chance=chance)
+    return Share(value=hits / n, low=low, high=high, n=n, chance=chance)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,37 +6,28 @@ Exit status: 0 trained to the end; 1 a failed run; 2 wrong use; 130 or 143 stopp
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from common.command_line import OK, Parser, exit_status, say
 from trainer.architecture import BadArchitecture
 from trainer.checkpoint import CheckpointError
 from trainer.checks import BadZeroShotFolder
 from trainer.config_files import BadConfig, config_names, load_config
 from trainer.data import BadSource, ConceptMismatch, DataError
-from trainer.errors import WrongUse
 from trainer.export import CannotExport
 from trainer.logs import MissingTracker
 from trainer.loop import train
 from trainer.step import Diverged
 from trainer.warm_start import BadWeights
 
-OK, FAILED, WRONG_USE = 0, 1, 2
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m trainer",
         description="Train a dual encoder on the shards of `make filter`.",
         epilog="On several GPUs: torchrun --nproc-per-node 8 -m trainer --data ... --workdir ...",
-        allow_abbrev=False,
     )
     parser.add_argument("--data", help="output folders of make filter, or shards; comma-separated")
     parser.add_argument("--config", default="tiny", help=f"one of {', '.join(config_names())}, or a YAML file")
@@ -47,39 +38,30 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
+
+    def run() -> int:
         options = _parser().parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
-        outcome = train(config, Path(options.workdir), _say)
-    except (
-        WrongUse,
-        BadConfig,
-        BadArchitecture,
-        BadWeights,
-        BadZeroShotFolder,
-        BadSource,
-        ConceptMismatch,
-        MissingTracker,
-    ) as error:
-        return _complain(error, WRONG_USE)
-    except (Diverged, CheckpointError, CannotExport, DataError) as error:
-        return _complain(error, FAILED)
-    except KeyboardInterrupt:
-        print("\nstopped at once; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return OK if outcome.finished else 128 + (outcome.signal or 15)
+        outcome = train(config, Path(options.workdir), say)
+        return OK if outcome.finished else 128 + (outcome.signal or 15)
 
-
-def _complain(error: Exception, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return status
+    return exit_status(
+        run,
+        wrong_use=(
+            BadConfig,
+            BadArchitecture,
+            BadWeights,
+            BadZeroShotFolder,
+            BadSource,
+            ConceptMismatch,
+            MissingTracker,
+        ),
+        failed=(Diverged, CheckpointError, CannotExport, DataError),
+        stopped="stopped at once; the same command goes on from the last checkpoint",
+    )
 
 
 def _base(data: str | None) -> dict[str, Any]:
     if data is None:
         return {}
     return {"data": {"sources": [{"path": path} for path in data.split(",") if path]}}
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from common.fields import Above0, Below1, Count, Positive, Range, Share, Total, check_fields
+from common.fields import Above0, Below1, Positive, Range, Share, Total, check_fields
 from trainer.data.settings import DataSettings
+from trainer.losses import HnNce, loss_of
 
 Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
@@ -62,34 +63,6 @@ class ModelSettings:
             raise ValueError(
                 f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
                 f"model.max_scale {self.max_scale}"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossSettings:
-    """The contrastive loss."""
-
-    name: Literal["hn_nce", "infonce"] = "hn_nce"
-    """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
-    alpha: Share = 1.0
-    """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
-    beta: Annotated[float, Range(at_least=0, at_most=100)] = 0.25
-    """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
-    LAION, 0.5 on PMD)"""
-    detach_weights: bool = False
-    """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
-    mask_duplicates: bool = True
-    """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
-    chunk: Count | None = None
-    """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
-    result does not depend on it."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.name == "hn_nce" and self.alpha == 0 and self.mask_duplicates:
-            raise ValueError(
-                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
-                "mask_duplicates to false or alpha above 0"
             )
 
 
@@ -276,8 +249,8 @@ class Config:
     """How long, and in which batches."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
-    loss: LossSettings = field(default_factory=LossSettings)
-    """The contrastive loss."""
+    loss: Any = field(default_factory=HnNce)
+    """The contrastive loss, a `trainer.losses.Loss`; or its `name` and settings, of which it is made."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -292,3 +265,6 @@ class Config:
     """What is said."""
     check: CheckSettings = field(default_factory=CheckSettings)
     """Quality while training."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loss", loss_of(self.loss))

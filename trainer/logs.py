@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.files import publish_bytes
 from trainer.config import LogSettings
 
 
@@ -76,9 +77,7 @@ def _drop_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    publish_bytes(path, "".join(kept).encode("utf-8"))
 
 
 def _tensorboard(workdir: Path, resumed_at: int) -> Any:

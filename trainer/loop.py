@@ -24,6 +24,8 @@ from pathlib import Path
 import torch
 import yaml
 
+from common.command_line import WrongUse
+from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
 from trainer.checkpoint import Checkpoint, Checkpoints
@@ -32,8 +34,6 @@ from trainer.config import Config
 from trainer.config_files import plain
 from trainer.data import Batch, DataError
 from trainer.distillation import resolved
-from trainer.distributed import Ranks, joined_ranks, same_on_all
-from trainer.errors import WrongUse
 from trainer.export import export
 from trainer.logs import RunLog
 from trainer.model_card import model_card

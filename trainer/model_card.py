@@ -21,8 +21,7 @@ def model_card(
     versions: Mapping[str, str],
 ) -> str:
     """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines."""
-    loss = config.loss
-    losses = "InfoNCE" if loss.name == "infonce" else f"HN-NCE (alpha {loss.alpha:g}, beta {loss.beta:g})"
+    losses = config.loss.describe()
     if config.concepts.path:
         losses += (
             " and concept distillation (" + ", ".join(f"{k} x{v:g}" for k, v in config.concepts.weights.items()) + ")"

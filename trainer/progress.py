@@ -47,7 +47,7 @@ def line(step: int, total: int, result: StepResult, speed: dict[str, float], rat
         f"step {step:,}/{total:,}",
         f"loss {values['loss']:.4f}",
         *([f"contrastive {values['contrastive']:.4f}", *heads] if heads else []),
-        f"accuracy {values['accuracy']:.1%}",
+        *([f"accuracy {values['accuracy']:.1%}"] if "accuracy" in values else []),
         f"scale {result.scale:.2f}",
         f"grad {result.gradient_norm:.3g}",
         f"lr {rate:.2e}",

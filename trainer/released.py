@@ -8,9 +8,7 @@ CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the name
 from __future__ import annotations
 
 import argparse
-import hashlib
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,8 @@ from typing import Any
 import open_clip
 from torch import nn
 
+from common.command_line import OK, Parser, exit_status, say
+from common.files import sha256_file
 from trainer.architecture import DualEncoder, build
 from trainer.config import TransformSettings
 from trainer.export import CannotExport, export
@@ -85,8 +85,7 @@ def check_name(path: Path) -> None:
     digits = re.search(r"([0-9a-f]{64})$", path.stem)
     if digits is None:
         return
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_file(path)
     if found != digits.group(1):
         raise BadWeights(f"{path} is damaged or incomplete: its SHA-256 is {found}; download it again")
 
@@ -103,16 +102,15 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, 1 where the folder could not be written, or 2 for wrong use."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.released", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, in open_clip's form")
-    options = parser.parse_args(arguments)
-    try:
-        clip, model = load_released(options.name, options.file)
-    except BadWeights as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _release(parser.parse_args(arguments)), wrong_use=(BadWeights,), failed=(CannotExport,))
+
+
+def _release(options: argparse.Namespace) -> int:
+    clip, model = load_released(options.name, options.file)
     size = RELEASED[options.name].image_size
     card = (
         f"# {options.name}\n\nThe authors' released checkpoint, {options.file.name}, in open_clip's form; "
@@ -120,13 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "Terms: those of the authors' repository (CC-BY-NC-4.0 for its code; the weights have no statement of "
         "their own).\n"
     )
-    try:
-        export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
-    except CannotExport as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
-    return 0
+    export(options.output, model, clip.state_dict(), preprocessing(TransformSettings(), size), card)
+    say(f"{options.output} loads with open_clip.create_model_and_transforms('local-dir:{options.output}')")
+    return OK
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.command_line import WrongUse
 from trainer.assembly import Parts
 from trainer.checkpoint import Checkpoint
 from trainer.config_files import differences, plain
-from trainer.errors import WrongUse
 from trainer.step import Skipped
 
 MAY_CHANGE = (

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from common.ranks import Ranks
 from trainer.accumulation import BatchLoss, Losses, backward
 from trainer.config import Config
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
 from trainer.ema import Average
-from trainer.losses import ContrastiveLoss
 from trainer.model import Student
 from trainer.optim import gradient_norm, set_rate
 from trainer.randomness import Purpose, seed_torch
@@ -32,8 +31,7 @@ class StepResult:
     """Means over the global batch."""
 
     values: dict[str, float]
-    """loss, contrastive, one per concept head, accuracy (share of pairs recognised within the batch), hardest (mean
-    share of the hardest negative among the weighted negatives)."""
+    """loss, contrastive, one per concept head, and the statistics of the contrastive loss."""
     gradient_norm: float
     scale: float
     """Factor of the cosine that the step used."""
@@ -51,17 +49,9 @@ class Skipped:
 
 def losses_of(config: Config) -> Losses:
     """The losses a configuration asks for; concept heads where targets are given."""
-    loss = config.loss
-    plain = loss.name == "infonce"
     return Losses(
-        contrastive=ContrastiveLoss(
-            alpha=1.0 if plain else loss.alpha,
-            beta=0.0 if plain else loss.beta,
-            detach_weights=loss.detach_weights,
-            chunk=loss.chunk,
-        ),
+        contrastive=config.loss,
         concepts=config.concepts.weights if config.concepts.path not in ("", "auto") else {},
-        mask_duplicates=loss.mask_duplicates,
     )
 
 
@@ -132,8 +122,7 @@ class Stepper:
             "loss": loss.total,
             "contrastive": loss.contrastive,
             **loss.concepts,
-            "accuracy": loss.stats.accuracy,
-            "hardest": loss.stats.hardest,
+            **loss.statistics,
         }
         means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
         return dict(zip(named, means.tolist(), strict=True))

@@ -14,6 +14,7 @@ from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
 from eval.data.torchvision_sets import read_torchvision
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing, WrongUse
+from eval.tasks.kinds import KINDS
 from eval.tasks.loading import named
 from eval.tasks.task import Source, Task
 from eval.templates import check_templates
@@ -101,10 +102,10 @@ def _read(task: Task, source: Source, root: Path, memo: Memo) -> DataSet:
 
 def _checked(task: Task, data: DataSet) -> DataSet:
     """The data, if it has what the task's kind needs and its labels fit its classes."""
-    needed = {"classification": data.labels, "retrieval": data.captions, "vqa": data.questions}[task.kind]
-    if needed is None:
+    needs = KINDS[task.kind].needs
+    if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
-    if task.kind != "classification" or data.labels is None:
+    if needs != "labels" or data.labels is None:
         return data
     names = class_names(task, data).texts
     if data.layout == "folder" and data.class_names and task.class_names != "dataset":

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
 from eval.errors import DataBroken
-from eval.files import sha256_of, sha256_texts
+from eval.hashes import sha256_of, sha256_texts
 
 _LIMITS = ImageLimits()
 _FORMATS = (*FORMATS, "PPM")  # older sets have it; it is too simple to hold a surprise

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.files import publish_json, read_json, sha256_file, sha256_of
+from common.files import publish_json, read_json, sha256_file
+from eval.hashes import sha256_of
 
 
 class Memo:

@@ -14,7 +14,7 @@ from PIL import Image
 from eval.data.dataset import DataSet
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.files import sha256_of
+from eval.hashes import sha256_of
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:

@@ -29,19 +29,19 @@ from common.image_formats import EXTENSIONS
 from eval.data.dataset import DataSet, Question, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
-from eval.files import sha256_of
-from eval.tasks.task import Kind
+from eval.hashes import sha256_of
+from eval.tasks.kinds import KINDS, Annotation
 
-# What `dataset_type.txt` says, the kind of task that may read it, and the member its labels are in.
-TYPES: dict[str, tuple[Kind, str]] = {
-    "classification": ("classification", "cls"),
-    "multilabel": ("classification", "npy"),
-    "retrieval": ("retrieval", "txt"),
-    "vqa": ("vqa", "json"),
+# What `dataset_type.txt` says, what is known of the pictures then, and the member it is in.
+TYPES: dict[str, tuple[Annotation, str]] = {
+    "classification": ("labels", "cls"),
+    "multilabel": ("labels", "npy"),
+    "retrieval": ("captions", "txt"),
+    "vqa": ("questions", "json"),
 }
 
 
-def read_webdataset(folder: Path, split: str, kind: Kind, memo: Memo, place: str) -> DataSet:
+def read_webdataset(folder: Path, split: str, kind: str, memo: Memo, place: str) -> DataSet:
     """The set in `folder`, read for a task of `kind`.
 
     Raises `DataMissing` where the split is not there, `DataBroken` where it is not what the layout promises.
@@ -51,13 +51,13 @@ def read_webdataset(folder: Path, split: str, kind: Kind, memo: Memo, place: str
     said = type_file.read_text(encoding="utf-8").strip() if type_file.is_file() else "classification"
     if said not in TYPES:
         raise DataBroken(f"{place}/dataset_type.txt says {said!r}; known are {', '.join(TYPES)}")
-    belongs, member = TYPES[said]
-    if belongs != kind:
+    annotation, member = TYPES[said]
+    if annotation != KINDS[kind].needs:
         raise DataBroken(f"{place} is a {said} set and cannot serve a task of kind {kind}")
     samples = _samples(shards, member, memo, place)
     pictures = TarPictures(shards, samples, place)
     labels = [_member(shards, sample, member, place) for sample in samples]
-    if kind == "classification":
+    if annotation == "labels":
         return DataSet(
             pictures=pictures,
             layout="webdataset",
@@ -66,7 +66,7 @@ def read_webdataset(folder: Path, split: str, kind: Kind, memo: Memo, place: str
             class_names=_lines(folder / "classnames.txt"),
             templates=_lines(folder / "zeroshot_classification_templates.txt"),
         )
-    if kind == "retrieval":
+    if annotation == "captions":
         captions = tuple(tuple(line for line in label.decode("utf-8").splitlines() if line) for label in labels)
         for sample, found in zip(samples, captions, strict=True):
             if not found:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import shutil
 import tarfile
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from common.files import published_folder
 
 Sample = tuple[str, Mapping[str, Any]]
 """Key, and by extension the content, bytes or text, of the members."""
@@ -42,9 +42,8 @@ def write_webdataset(
     per_shard: int = PER_SHARD,
 ) -> int:
     """Write samples (key, {extension: content}) to `folder` and return how many; `kind` goes to dataset_type.txt."""
-    building = folder.with_name(f".tmp-{uuid.uuid4().hex[:8]}-{folder.name}")
-    (building / split).mkdir(parents=True)
-    try:
+    with published_folder(folder) as building:
+        (building / split).mkdir()
         count = 0
         for shard, part in enumerate(_parts(samples, per_shard)):
             with tarfile.open(building / split / f"{shard}.tar", "w") as tar:
@@ -64,10 +63,6 @@ def write_webdataset(
         for name, lines in lists.items():
             if lines:
                 (building / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return count
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import read_json
 from eval.errors import DataBroken
 from eval.fewshot.predictions import Predictions, read_predictions
-from eval.files import read_json
 from eval.metrics.classification import mean_per_class
 from eval.statistics import Floats, bootstrap_p, interval
 

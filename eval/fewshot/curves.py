@@ -14,12 +14,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from common.statistics import Interval
 from eval.fewshot.methods import METHODS, Fitted
 from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
 from eval.metrics.classification import lowest_best, mean_per_class
-from eval.statistics import Interval, bootstrap, bootstrap_metric
+from eval.statistics import bootstrap, bootstrap_metric
 
 ROWS = 8192
 """Test pictures whose scores are held at a time."""

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from eval.errors import ModelError
-from eval.files import sha256_of
+from eval.hashes import sha256_of
 
 
 class Model(ABC):

@@ -11,7 +11,7 @@ import open_clip
 import torch
 
 from eval.errors import ModelError
-from eval.files import sha256_of
+from eval.hashes import sha256_of
 from eval.models.model import Model, weights_hash
 from eval.models.short_texts import can_shorten, encode_short
 from eval.models.weights import NOT_LOADED, check_folder, check_positions, reason

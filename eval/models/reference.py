@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from eval.errors import ModelError
-from eval.files import sha256_of
+from eval.hashes import sha256_of
 from eval.models.model import Model, weights_hash
 
 NAME: Final = "reference"

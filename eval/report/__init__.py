@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.files import publish_json, published
+from common.files import publish_bytes, publish_json
 from eval.report.averages import averages
 from eval.report.data import Row, checked, group_few_shot, group_tasks
 from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
@@ -32,10 +32,6 @@ def write_report(
     tables, unshot = group_few_shot(rows)
     of_kinds = averages(tasks, folder)
     publish_json(folder / "results.json", [dict(row) for row in rows])
-    _publish(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds))
-    _publish(folder / "report.html", render(rows, tasks, tables, unshot, of_kinds, examples or {}))
-
-
-def _publish(path: Path, text: str) -> None:
-    with published(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    publish_bytes(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds).encode("utf-8"))
+    page = render(rows, tasks, tables, unshot, of_kinds, examples or {})
+    publish_bytes(folder / "report.html", page.encode("utf-8"))

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.ranks import Ranks
 from eval.data import DataSet, Memo, class_names, open_task
 from eval.features import FeatureCache
-from eval.group import Group
 from eval.items import read_items
 from eval.metrics.rows import BLOCK_ROWS
 from eval.report.data import Row, group_tasks
 from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.results import Items
-from eval.tasks import Task
+from eval.tasks import KINDS, Task
 from eval.templates import fill
 
 MOST = 6
@@ -34,7 +34,7 @@ def collect_examples(
     data: Path,
     memo: Memo,
     output: Path,
-    group: Group,
+    group: Ranks,
 ) -> dict[str, list[Example]]:
     """Examples of every measured task, by its name; `tasks` are those that were measured, with their samples.
 
@@ -43,19 +43,11 @@ def collect_examples(
     examples = {}
     for task in tasks:
         path = output / "items" / f"{task.name}.npz"
-        items = group.from_leader(read_items(path) if group.leads and path.is_file() else None)
+        items = group.share(read_items(path) if group.first and path.is_file() else None)
         if task.name in measured and items is not None:
-            examples[task.name] = examples_of(task, open_task(task, data, memo), items, cache)
+            found = KINDS[task.kind].examples(task, open_task(task, data, memo), items, cache)
+            examples[task.name] = list(found)
     return {name: found for name, found in examples.items() if found}
-
-
-def examples_of(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:
-    """Examples of one task: confusions, queries with what was found, or questions with their answers."""
-    if task.kind == "classification":
-        return confusions(task, data, items)
-    if task.kind == "vqa":
-        return answers(data, items)
-    return [] if data.layout == "winoground" else queries(task, data, items, cache)
 
 
 def confusions(task: Task, data: DataSet, items: Items) -> list[Example]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.tasks.kinds import KINDS
+
 Row = Mapping[str, Any]
 COLUMNS = ("task", "kind", "metric", "value", "low", "high", "n", "protocol")
-KINDS = {"classification": "Zero-shot classification", "retrieval": "Retrieval", "vqa": "Visual question answering"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class FewShotTable:
     def of(self, method: str, shots: int) -> Row | None:
         """The row of a method at k, None where it was not measured."""
         return self.points.get((method, shots))
+
+
+def heading(kind: str) -> str:
+    """Of the section of a kind of task; rows may be older than what is registered."""
+    return KINDS[kind].heading if kind in KINDS else kind
 
 
 def checked(results: Sequence[Row]) -> list[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from eval.report.averages import Average
-from eval.report.data import KINDS, FewShotTable, Row, TaskRows
+from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.references import few_shot_references, references
 from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent
 from eval.results import cautions
@@ -19,7 +19,7 @@ def render_markdown(
     for kind in dict.fromkeys(task.kind for task in tasks):
         of_kind = [task for task in tasks if task.kind == kind]
         average = next((found for found in of_kinds if found.kind == kind), None)
-        lines += [f"## {KINDS.get(kind, cell(kind))}", "", *_kind_table(of_kind, average), ""]
+        lines += [f"## {cell(heading(kind))}", "", *_kind_table(of_kind, average), ""]
         if average is not None:
             lines += [AVERAGES, ""]
     if tables or unshot:

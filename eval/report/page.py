@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from common.html import render_page
 from eval.report.averages import Average
 from eval.report.charts import draw_curves
-from eval.report.data import KINDS, FewShotTable, Row, TaskRows
+from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.examples import Example, draw_examples
 from eval.report.tables import draw_few_shot_table, draw_references, draw_tasks
 from eval.report.text import AVERAGES, CAUTION, FEW_SHOT
@@ -49,7 +49,7 @@ def render(
 def _kind(kind: str, tasks: Sequence[TaskRows], of_kinds: Sequence[Average]) -> dict[str, object]:
     average = next((found for found in of_kinds if found.kind == kind), None)
     table = draw_tasks([task for task in tasks if task.kind == kind], average)
-    return {"name": kind, "title": KINDS.get(kind, kind), "table": table, "averaged": average is not None}
+    return {"name": kind, "title": heading(kind), "table": table, "averaged": average is not None}
 
 
 def _summary(tasks: Sequence[TaskRows]) -> str:

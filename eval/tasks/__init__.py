@@ -1,6 +1,7 @@
-"""Tasks and suites: one YAML file each in `eval/suites/`."""
+"""Tasks and suites: one YAML file each in `eval/suites/`. Kinds of task: one class each."""
 
+from eval.tasks.kinds import KINDS, Kind, register
 from eval.tasks.loading import choose_tasks, load_suite, suite_names
-from eval.tasks.task import Kind, Source, Suite, Task
+from eval.tasks.task import Source, Suite, Task
 
-__all__ = ["Kind", "Source", "Suite", "Task", "choose_tasks", "load_suite", "suite_names"]
+__all__ = ["KINDS", "Kind", "Source", "Suite", "Task", "choose_tasks", "load_suite", "register", "suite_names"]

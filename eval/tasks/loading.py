@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, build, converted
+from common.fields import BadValue, build, converted, one_of
 from common.yaml_files import BadYaml, read_yaml
 from eval.errors import WrongUse
-from eval.tasks.task import DIRECTIONS, METRICS, Suite, Task
+from eval.tasks.kinds import KINDS
+from eval.tasks.task import DIRECTIONS, Suite, Task
 from eval.templates import check_templates, look_up
 
 _FOLDER = Path(__file__).parents[1] / "suites"
@@ -82,6 +83,8 @@ def _task(entry: Any, place: str) -> Task:
     place = f"{place}, task {name}"
     try:
         task: Task = converted(Task, entry, "task")
+        one_of(KINDS, task.kind, "task.kind")
+        one_of(KINDS[task.kind].metrics, task.metric, "task.metric")
     except BadValue as error:
         raise WrongUse(f"{place}: {error}") from None
     _check(task, place)
@@ -89,7 +92,6 @@ def _task(entry: Any, place: str) -> Task:
 
 
 def _check(task: Task, place: str) -> None:
-    _one_of(task.metric, METRICS[task.kind], "metric", place)
     if not task.sources:
         raise WrongUse(f"{place}: no sources")
     for source in (*task.sources, *task.support):
@@ -122,11 +124,3 @@ def _looked_up(kind: str, value: str | Iterable[str], place: str) -> list[str]:
         return named(kind, value)
     except WrongUse as error:
         raise WrongUse(f"{place}: {error}") from None
-
-
-def _one_of(value: Any, allowed: Iterable[str], what: str, place: str) -> None:
-    allowed = tuple(allowed)
-    if value not in allowed:
-        near = difflib.get_close_matches(str(value), allowed, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose {', '.join(allowed)}"
-        raise WrongUse(f"{place}: unknown {what} {value!r}; {hint}")

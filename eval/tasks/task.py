@@ -8,15 +8,9 @@ from typing import Any, Literal, get_args
 
 from common.fields import Positive
 
-Kind = Literal["classification", "retrieval", "vqa"]
 Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground"]
 Direction = Literal["image_to_text", "text_to_image"]
 
-METRICS: dict[Kind, tuple[str, ...]] = {
-    "classification": ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point"),
-    "retrieval": ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score"),
-    "vqa": ("soft_accuracy", "accuracy"),
-}
 DIRECTIONS = get_args(Direction)
 
 
@@ -40,8 +34,8 @@ class Task:
 
     name: str
     """Unique in its suite; what people type."""
-    kind: Kind
-    """classification, retrieval or vqa."""
+    kind: str
+    """classification, retrieval, vqa, or another one that is registered in `eval.tasks.kinds`."""
     title: str
     """The data set's name as its authors write it."""
     sources: tuple[Source, ...]

@@ -5,13 +5,11 @@ Exit status: 0 all is well; 1 units failed, or more pictures than allowed are ba
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from common.command_line import number
+from common.command_line import Parser, exit_status, number, say
 from common.fields import Positive
 from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
@@ -19,23 +17,14 @@ from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from pipelines.locking import NotLocked
 from pipelines.runners import RunnerError
 from pipelines.runners.direct import check_workers
-from pipelines.settings import WrongUse
 from pipelines.storage import place
 
-OK, FAILED, WRONG_USE = 0, 1, 2
 _WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make concepts",
-        description="Vocabularies, labels and teacher features for concept distillation.",
-        allow_abbrev=False,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="make concepts", description="Vocabularies, labels and teacher features for concept distillation."
     )
     parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
     parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
@@ -79,18 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        return run(_settings(arguments), _say)
-    except (WrongUse, RunnerError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    except (ModelMissing, NotLocked) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
+    return exit_status(
+        lambda: run(_settings(arguments), say),
+        wrong_use=(RunnerError,),
+        failed=(ModelMissing, NotLocked),
+        stopped=None,
+    )
 
 
 def _settings(arguments: Sequence[str]) -> ConceptSettings:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.command_line import WrongUse
 from filters.captions.parse import model_provenance
 from pipelines.commit import publish_json, read_json, remove_leftovers
 from pipelines.concepts.features import FeatureStage
@@ -18,7 +19,6 @@ from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count
 from pipelines.engine import Engine
 from pipelines.layout import Layout
 from pipelines.locking import output_lock
-from pipelines.settings import WrongUse
 from pipelines.stages.base import Stage
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.storage import Place, is_local, stamps

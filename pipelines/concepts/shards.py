@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from common.command_line import WrongUse
 from common.image_formats import EXTENSIONS
 from pipelines.commit import read_json
 from pipelines.manifests.tar_rows import Sample, samples
-from pipelines.settings import WrongUse
 from pipelines.storage import Place
 
 MAX_PICTURE_BYTES = 64 * 2**20

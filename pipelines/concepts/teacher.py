@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from common.command_line import WrongUse
 from common.yaml_files import read_yaml
-from pipelines.settings import WrongUse
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipelines.cli import command_parser, exit_status, say_at_once, settings_of, told
+from common.command_line import Parser, WrongUse, say
+from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.commit import RunFailed, publish_json
 from pipelines.layout import Layout
 from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
@@ -17,7 +18,7 @@ from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
 from pipelines.plan import known_plan
 from pipelines.run import run
-from pipelines.settings import RunSettings, WrongUse
+from pipelines.settings import RunSettings
 from pipelines.stages.said import KINDS
 from pipelines.storage import place
 
@@ -32,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.shard:
             raise WrongUse("a pilot is one run; leave out SHARD")
         settings = settings_of(parser, options, of_beam, arguments)
-        return _pilot(options, _elsewhere(settings, options.output), arguments, say_at_once)
+        return _pilot(options, _elsewhere(settings, options.output), arguments, say)
 
     return exit_status(pilot)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = command_parser("make pilot", "Filter a random sample of units, and say what the whole data set will take.")
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from common.statistics import score_interval
+
 LEVEL = 0.95
 _BENT = 0.005
 """How far what units take may lie off a line, in parts of it: files are written in batches of rows, and the last one of
@@ -74,7 +76,8 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: floa
     if len(m) > 1 and 0 < p < 1:
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
     z = _quantile(level, len(m) - 1)
-    return _wilson(p, sampled / effect / unseen, z)
+    low, high = score_interval(p, sampled / effect / unseen, z)
+    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
 
 
 def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
@@ -125,13 +128,6 @@ def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
     residuals = y - y.sum() / m.sum() * m
     n = len(m)
     return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)
-
-
-def _wilson(p: float, n: float, z: float) -> Estimate:
-    middle, scale = p + z * z / (2 * n), 1 + z * z / n
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (middle - half) / scale, (middle + half) / scale
-    return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
 
 
 def _quantile(level: float, freedom: int) -> float:

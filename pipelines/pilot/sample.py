@@ -11,8 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from common.command_line import WrongUse
 from pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
-from pipelines.settings import RunSettings, WrongUse
+from pipelines.settings import RunSettings
 
 UNITS = 20
 LONG = 4

@@ -43,6 +43,7 @@ from eval.features import FeatureCache  # noqa: E402
 from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
 from eval.models import load_model  # noqa: E402
 from eval.models.model import Model  # noqa: E402
+from eval.tasks import Source, Task  # noqa: E402
 
 TINY = {
     "embed_dim": 32,
@@ -90,6 +91,17 @@ def memo(tmp_path: Path) -> Memo:
 @pytest.fixture
 def cache(tmp_path: Path, tiny: Model) -> FeatureCache:
     return FeatureCache(tmp_path / "features", tiny, batch=4, text_batch=8)
+
+
+def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
+    """A task on the set of that name, in the webdataset layout."""
+    given = {"title": name.capitalize(), "licence": "CC0-1.0", "get": "paint some"}
+    return Task(
+        name=name,
+        kind=kind,
+        metric=metric,
+        **{**given, "sources": (Source(layout="webdataset", path=name),), **more},
+    )
 
 
 def picture(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:

@@ -8,27 +8,20 @@ from typing import Any
 
 import pytest
 
+from common.ranks import Ranks
 from eval.data import open_support, open_task
 from eval.errors import DataBroken
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
-from eval.group import Group
 from eval.probing import Shots, evaluate_few_shot
 from eval.tasks import Source, Task
-from tests.eval.conftest import COLOURS, picture
+from tests.eval.conftest import COLOURS, a_task, picture
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed
 
-TASK = Task(
-    name="colours",
-    kind="classification",
-    title="Colours",
-    metric="top1",
-    licence="CC0-1.0",
-    get="paint some",
-    sources=(Source(layout="webdataset", path="colours"),),
-    support=(Source(layout="webdataset", path="training", split="train"),),
+TASK = a_task(
+    "colours", "classification", "top1", support=(Source(layout="webdataset", path="training", split="train"),)
 )
 
 
@@ -43,7 +36,7 @@ def root(colour_set: Any) -> Any:
 
 def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, shots: Shots) -> Any:
     return evaluate_few_shot(
-        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Group()
+        task, open_task(task, root, memo), cache, shots, root=root, memo=memo, output=tmp_path / "out", group=Ranks()
     )
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from common.ranks import Ranks
 from eval.data import data_root, open_task
 from eval.errors import DataMissing, ModelError
 from eval.features import FeatureCache
-from eval.group import Group
 from eval.models import load_model
 from eval.probing import Shots, evaluate_few_shot
 from eval.retrieval import evaluate_retrieval
@@ -61,7 +61,7 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
 def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(tmp_path: Any, memo: Any, reference: Any) -> None:
     cache = FeatureCache(tmp_path / "f", reference)
     task, data = sampled("stamps_t2i", memo)
-    recall = {one.metric: one for one in evaluate_retrieval(task, data, cache, Group()).results}
+    recall = {one.metric: one for one in evaluate_retrieval(task, data, cache, Ranks()).results}
     assert recall["recall@10"].low > recall["recall@10"].protocol["chance"] == pytest.approx(10 / ITEMS)
     task, data = sampled("stamps_questions", memo, 60)
     answers = evaluate_vqa(task, data, cache).results[0]
@@ -74,7 +74,7 @@ def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: A
     cache = FeatureCache(tmp_path / "f", reference)
     shots = Shots(counts=(1, 4), seeds=(0,))
     found = evaluate_few_shot(
-        task, data, cache, shots, root=data_root(), memo=memo, output=tmp_path / "out", group=Group()
+        task, data, cache, shots, root=data_root(), memo=memo, output=tmp_path / "out", group=Ranks()
     )
     value = {row.metric: row.value or 0.0 for row in found}
     assert value["top1, probe, 4 shots"] > value["top1, zero-shot, 4 shots"]

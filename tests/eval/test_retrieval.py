@@ -8,28 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+from common.ranks import Ranks
 from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
-from eval.group import Group
-from eval.retrieval import chance, evaluate_retrieval
-from eval.tasks import Source, Task
-from tests.eval.conftest import picture
+from eval.retrieval import evaluate_retrieval
+from tests.eval.conftest import a_task, picture
 from tests.eval.test_zeroshot import collapsed
 
-TASK = Task(
-    name="told",
-    kind="retrieval",
-    title="Told",
-    metric="recall@1",
-    direction="image_to_text",
-    licence="CC0-1.0",
-    get="tell some",
-    sources=(Source(layout="webdataset", path="told"),),
-)
+TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 
 
 @pytest.fixture
@@ -47,7 +36,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
     cache: Any, data: Any, direction: Any, n: Any
 ) -> None:
     task = dataclasses.replace(TASK, direction=direction, caption_templates=("{}", "a photo of {}."))
-    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
     bare = [f"recall@{k}" for k in (1, 5, 10)]
     assert [result.metric for result in outcome.results] == bare + [f"{name} (a photo of {{}}.)" for name in bare]
     assert {result.n for result in outcome.results} == {n}
@@ -59,7 +48,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
 
 def test_only_the_first_captions_of_a_picture_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
     task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
-    outcome: Any = evaluate_retrieval(task, data, cache, Group())
+    outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
     assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2
 
 
@@ -69,18 +58,9 @@ def test_a_collapsed_model_scores_chance_and_strictly_nothing(
     tmp_path: Any, tiny: Any, data: Any, direction: Any, strict: Any, share: Any
 ) -> None:
     cache = FeatureCache(tmp_path / "f", collapsed(tiny, texts=True))
-    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Group(), strict)
+    outcome: Any = evaluate_retrieval(dataclasses.replace(TASK, direction=direction), data, cache, Ranks(), strict)
     assert outcome.results[0].value == pytest.approx(share)
     assert outcome.results[0].protocol["chance"] == pytest.approx(1 / 20)
-
-
-def test_chance_is_what_drawing_without_replacement_gives() -> None:
-    assert chance(10, np.ones(1, dtype=int), 120) == pytest.approx(10 / 120)
-    assert chance(1, np.array([5, 7]), 100) == pytest.approx(0.06)
-    assert chance(10, np.array([3]), 8) == 1.0
-    generator = np.random.default_rng(0)
-    drawn = [(generator.permutation(30)[:5] < 4).any() for _ in range(4000)]  # 4 right ones among 30
-    assert chance(5, np.array([4]), 30) == pytest.approx(np.mean(drawn), abs=0.02)
 
 
 @pytest.mark.slow

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy.stats import binom, binomtest, rankdata
+from scipy.stats import binomtest, rankdata
 from sklearn.metrics import roc_auc_score
 
+from common.statistics import wilson
 from eval.statistics import (
     average_draws,
     bootstrap,
@@ -23,7 +24,6 @@ from eval.statistics import (
     mcnemar,
     metric_draws,
     resamples,
-    wilson,
 )
 
 
@@ -33,55 +33,6 @@ def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
     n = int(positive.sum())
     rank_sum = rankdata(scores)[positive].sum()
     return float((rank_sum - n * (n + 1) / 2) / (n * (len(labels) - n)))
-
-
-class TestWilson:
-    @pytest.mark.parametrize(
-        ("hits", "n", "low", "high"),
-        [(0, 10, 0.0, 0.27753), (1, 10, 0.01788, 0.40415), (15, 148, 0.06239, 0.16053), (10, 10, 0.72247, 1.0)],
-    )
-    def test_reference_values(self, hits: int, n: int, low: float, high: float) -> None:
-        # 15 of 148: Newcombe 1998, table I; the others by hand from z = 1.959964.
-        assert wilson(hits, n) == pytest.approx((low, high), abs=2e-4)
-
-    def test_widths_that_people_quote(self) -> None:
-        low, high = wilson(35_000, 50_000)
-        assert (high - low) / 2 == pytest.approx(0.0040, abs=5e-5)
-        low, high = wilson(833, 3_333)
-        assert (high - low) / 2 == pytest.approx(0.0147, abs=5e-4)
-
-    @given(st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
-    def test_equals_scipy(self, counts: tuple[int, int], level: float) -> None:
-        hits, n = counts
-        theirs = binomtest(hits, n).proportion_ci(level, method="wilson")
-        assert wilson(hits, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-    @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-    def test_lies_around_the_share_and_mirrors(self, counts: tuple[int, int]) -> None:
-        hits, n = counts
-        low, high = wilson(hits, n)
-        assert 0 <= low <= hits / n <= high <= 1 and low < high
-        assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
-
-    def test_covers(self) -> None:
-        # Exact coverage: the probability of the hit counts whose interval contains the true share.
-        n, shares = 50, np.linspace(0.05, 0.95, 91)
-        ends = np.array([wilson(hits, n) for hits in range(n + 1)])
-        covered = [
-            binom.pmf(np.arange(n + 1), n, share)[(ends[:, 0] <= share) & (share <= ends[:, 1])].sum()
-            for share in shares
-        ]
-        assert np.mean(covered) == pytest.approx(0.95, abs=0.01)
-        assert min(covered) > 0.90
-
-    @pytest.mark.parametrize(("hits", "n"), [(1, 0), (-1, 5), (6, 5)])
-    def test_refuses_impossible_counts(self, hits: int, n: int) -> None:
-        with pytest.raises(ValueError, match=f"{hits} hits of {n}"):
-            wilson(hits, n)
-
-    def test_refuses_levels_in_percent(self) -> None:
-        with pytest.raises(ValueError, match=r"0\.95"):
-            wilson(1, 2, level=95)
 
 
 class TestBootstrap:

@@ -10,9 +10,8 @@ from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.statements import statement
-from eval.tasks import Source, Task
 from eval.vqa import evaluate_vqa
-from tests.eval.conftest import picture
+from tests.eval.conftest import a_task, picture
 from tests.eval.test_zeroshot import collapsed
 
 
@@ -44,15 +43,7 @@ def test_the_two_answers_to_a_question_never_make_the_same_statement() -> None:
         assert statement("yes/no", question, "yes") != statement("yes/no", question, "no")
 
 
-TASK = Task(
-    name="asked",
-    kind="vqa",
-    title="Asked",
-    metric="soft_accuracy",
-    licence="CC0-1.0",
-    get="ask some",
-    sources=(Source(layout="webdataset", path="asked"),),
-)
+TASK = a_task("asked", "vqa", "soft_accuracy")
 
 
 @pytest.fixture

@@ -13,19 +13,11 @@ import torch
 from eval.data import open_task
 from eval.errors import DataBroken
 from eval.features import FeatureCache
-from eval.tasks import Source, Task
 from eval.templates import look_up
 from eval.zeroshot import evaluate_classification, zero_shot_classifier
+from tests.eval.conftest import a_task
 
-TASK = Task(
-    name="colours",
-    kind="classification",
-    title="Colours",
-    metric="top1",
-    licence="CC0-1.0",
-    get="paint some",
-    sources=(Source(layout="webdataset", path="colours"),),
-)
+TASK = a_task("colours", "classification", "top1")
 
 
 class Collapsed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.ranks import Ranks, joined_ranks
 from trainer import checks
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks, joined_ranks
-from trainer.intervals import chance_of_hit, wilson
 
 
 class Told:
@@ -86,26 +84,11 @@ def test_pairs_with_the_same_caption_are_all_right() -> None:
 
 
 def test_chance() -> None:
-    assert chance_of_hit(1, 40, 1) == pytest.approx(1 / 40) and chance_of_hit(1, 40, 5) == pytest.approx(5 / 40)
-    assert chance_of_hit(2, 10, 3) == pytest.approx(1 - math.comb(8, 3) / math.comb(10, 3))
-    assert chance_of_hit(1, 4, 10) == 1.0
     loader: Any = Pairs(20)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 20, 6, generator=generator)
     found = checks.retrieval(Told(x, y), loader, Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
     assert found["image_to_text_r5"].chance == pytest.approx(0.25) and found["image_to_text_r5"].n == 20
-
-
-def test_wilson() -> None:
-    """Reference values of the score interval without continuity correction (Newcombe 1998, table I)."""
-    for hits, n, low, high in (
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ):
-        assert wilson(hits, n) == (pytest.approx(low, abs=1e-4), pytest.approx(high, abs=1e-4))
-    assert wilson(0, 0) == (0.0, 1.0)
 
 
 def ranks_agree(folder: Path) -> None:

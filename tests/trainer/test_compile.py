@@ -13,9 +13,9 @@ import torch
 import yaml
 
 from common.fields import build
+from common.ranks import joined_ranks
 from trainer.config import Config
 from trainer.config_files import load_config, merged
-from trainer.distributed import joined_ranks
 from trainer.loop import train
 
 

@@ -14,8 +14,9 @@ import yaml
 
 from common.fields import build
 from trainer import config as module
-from trainer.config import Config, LossSettings
+from trainer.config import Config
 from trainer.config_files import BadConfig, config_names, differences, load_config, merged, plain
+from trainer.losses import HnNce
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 
@@ -133,7 +134,7 @@ def test_files_extend_files(tmp_path: Path) -> None:
 
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        LossSettings().beta = 1.0  # type: ignore[misc]
+        HnNce().beta = 1.0  # type: ignore[misc]
 
 
 def test_differences_name_what_differs(tiny_values: Callable[..., dict[str, Any]]) -> None:

@@ -17,16 +17,16 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
+from common.command_line import WrongUse
 from common.fields import build
+from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer.accumulation import Losses, backward
 from trainer.config import Config
 from trainer.config_files import load_config
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks, joined_ranks, same_on_all
 from trainer.ema import Average
-from trainer.errors import WrongUse
 from trainer.loop import train
-from trainer.losses import ContrastiveLoss
+from trainer.losses import HnNce
 from trainer.model import Encoded, build_student
 from trainer.optim import build_optimizer
 from trainer.step import Stepper, StepResult, losses_of
@@ -109,16 +109,15 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
     """Loss, gradients, and weights after a step."""
     losses = Losses(
-        contrastive=ContrastiveLoss(**case["loss"]),
+        contrastive=HnNce(**case["loss"], mask_duplicates=bool(case.get("duplicates"))),
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
-        mask_duplicates=bool(case.get("duplicates")),
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.2)
     found = backward(module, student, batch, losses, parts=parts, ranks=ranks)
     gradients = {name: p.grad.clone() for name, p in student.named_parameters()}
     optimizer.step()
     mean = (
-        ranks.sum(torch.stack([found.total, found.contrastive, found.stats.accuracy, *found.concepts.values()]))
+        ranks.sum(torch.stack([found.total, found.contrastive, found.statistics["accuracy"], *found.concepts.values()]))
         / ranks.world
     )
     return {
@@ -362,7 +361,7 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
     torch.manual_seed(0)
     student: Any = Dropped()
     student.heads = nn.ModuleDict()
-    losses = Losses(contrastive=ContrastiveLoss(beta=0.5), mask_duplicates=False)
+    losses = Losses(contrastive=HnNce(beta=0.5, mask_duplicates=False))
 
     def seed(part: int) -> None:
         torch.manual_seed(100 + part)
@@ -385,11 +384,11 @@ def test_more_parts_than_pairs() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
     with pytest.raises(ValueError, match=r"16 pairs on this rank cannot be computed in 17 parts"):
-        backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss()), parts=17)
+        backward(student, student, whole_batch(case), Losses(contrastive=HnNce()), parts=17)
 
 
 def test_missing_targets() -> None:
     case = CASES["hn_nce"]
     student = toy(case)
     with pytest.raises(ValueError, match=r"no targets for colours"):
-        backward(student, student, whole_batch(case), Losses(contrastive=ContrastiveLoss(), concepts={"colours": 1.0}))
+        backward(student, student, whole_batch(case), Losses(contrastive=HnNce(), concepts={"colours": 1.0}))

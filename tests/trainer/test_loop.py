@@ -16,10 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.command_line import WrongUse
 from common.fields import build
 from trainer.cli import main
 from trainer.config_files import merged, plain
-from trainer.errors import WrongUse
 from trainer.loop import train
 
 Values = Callable[..., dict[str, Any]]
@@ -270,13 +270,13 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
         if text.startswith("step 3/"):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(cli, "_say", say)
+    monkeypatch.setattr(cli, "say", say)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
     assert main(words) == status
     assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
-    monkeypatch.setattr(cli, "_say", print)
+    monkeypatch.setattr(cli, "say", print)
     assert main(words) == 0
     assert "going on after step 3 of 10" in capsys.readouterr().out
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from common.ranks import Ranks
 from trainer.architecture import tokenizer
 from trainer.config import ConceptSettings, ModelSettings
 from trainer.data.batch import Batch
-from trainer.distributed import Ranks
 from trainer.ema import Average
 from trainer.model import build_student
 from trainer.optim import build_optimizer

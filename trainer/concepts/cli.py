@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from common.command_line import OK, Parser, WrongUse, exit_status, say
 from trainer.concepts.folder import Folder
 from trainer.concepts.heads import SAY_S, Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
@@ -26,25 +26,13 @@ from trainer.concepts.progress import Progress
 from trainer.concepts.store import ConceptStore
 from trainer.data import DataError
 
-OK, FAILED, WRONG_USE = 0, 1, 2
 HEADS = "heads.safetensors"
 VERSION = 2  # raise it when equal data and settings give other heads, or other figures of them
 FEW = 100  # tested samples below which figures are called rough
 
 
-class WrongUse(ValueError):
-    """The command cannot be done as asked."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="make concepts", description="Teacher heads and concept targets from stored features.", allow_abbrev=False
-    )
+    parser = Parser(prog="make concepts", description="Teacher heads and concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
     parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
     for field in fields(HeadSettings):
@@ -54,23 +42,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+
+    def make() -> int:
+        options = _parser().parse_args(arguments)
         if options.k < 1:
             raise WrongUse(f"--k {options.k}: it must be at least 1")
-        settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return WRONG_USE
-    try:
+        try:
+            settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
+        except ValueError as error:
+            raise WrongUse(str(error)) from error
         make_targets(options.concepts, settings, options.k)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from there", file=sys.stderr)
-        return 130
-    return OK
+        return OK
+
+    return exit_status(make, failed=(DataError,))
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
@@ -96,23 +80,19 @@ def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[s
     heads = _kept(store.folder, fingerprint)
     if heads is None:
         progress = Progress(store.folder, fingerprint)
-        heads = HeadTrainer(store, settings, _say, progress).train()
+        heads = HeadTrainer(store, settings, say, progress).train()
         _keep(store.folder, fingerprint, made_from, heads)
         progress.forget()
     for line in table(heads):
-        _say(line)
+        say(line)
     manifest = write_targets(
-        store, heads, heads_hash=fingerprint, k=k, device=settings.device, say=_Shards(_say, time.monotonic)
+        store, heads, heads_hash=fingerprint, k=k, device=settings.device, say=_Shards(say, time.monotonic)
     )
-    _say(
+    say(
         f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
         f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
     )
     return manifest
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 class _Shards:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +11,9 @@ from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
+from common.files import TEMPORARY, publish_bytes
 from trainer.data.errors import DataError, ShardUnavailable
 from trainer.data.store import TRIES, is_remote
-
-_TEMPORARY = ".tmp-"
 
 
 @dataclass(frozen=True)
@@ -79,16 +76,7 @@ class Folder:
             fs, inside = fsspec.core.url_to_fs(self.url(*names))
             fs.pipe_file(inside, content)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{_TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        publish_bytes(path, content)
 
     @contextmanager
     def alone(self, *names: str) -> Iterator[None]:
@@ -112,7 +100,7 @@ class Folder:
     def sweep(self, *names: str) -> None:
         """Remove what killed runs left directly in a folder; a remote one keeps nothing. Only under `alone`."""
         path = self.local(*names)
-        for left in path.glob(f"{_TEMPORARY}*") if path is not None else ():
+        for left in path.glob(f"{TEMPORARY}*") if path is not None else ():
             left.unlink(missing_ok=True)
 
     def names(self, *names: str, ending: str) -> list[str]:

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from common.statistics import wilson
 from trainer.concepts.samples import Samples
-from trainer.intervals import wilson
 
 TOP = 10
 _ROWS_AT_ONCE = 1024

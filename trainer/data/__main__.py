@@ -1,19 +1,19 @@
 """Looks at shards before a training does: `python -m trainer.data FOLDER [...]`.
 
 Indexes them, decodes every picture unless told not to, and prints what was found by kind. Exit status 0: at most
---max-bad-share is bad; 1: more is, or the shards cannot be used.
+--max-bad-share is bad; 1: more is, or the shards cannot be used; 2: wrong use.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
+from common.command_line import OK, Parser, complain, exit_status
 from trainer.data.decode import BadPicture, decode
 from trainer.data.errors import DataError, Kind
 from trainer.data.index import load
@@ -46,20 +46,22 @@ def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m trainer.data", description="Look for what is wrong with shards.")
+    parser = Parser(prog="python -m trainer.data", description="Look for what is wrong with shards.")
     parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
     parser.add_argument("--index-only", action="store_true", help="do not decode pictures")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")
     parser.add_argument("--max-bad-share", type=float, default=0.01, help="share of bad samples that is allowed (0.01)")
-    options = parser.parse_args(arguments)
-    status = 0
+    return exit_status(lambda: _look(parser.parse_args(arguments)))
+
+
+def _look(options: argparse.Namespace) -> int:
+    status = OK
     for path in options.paths:
         settings = DataSettings(sources=(Source(path=path),), workers=options.workers, max_bad_share=1.0)
         try:
             source = open_source(settings.sources[0], settings)
         except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 1
+            status = complain(error)
             continue
         counts, problems = Counter(source.bad), list(source.problems)
         good = sum(shard.samples for shard in source.shards)
@@ -76,8 +78,7 @@ def main(arguments: list[str] | None = None) -> int:
         if len(problems) > _NAMED:
             print(f"  and {len(problems) - _NAMED:,} more")
         if bad > options.max_bad_share * (bad + good):
-            print(f"error: {path}: more than {options.max_bad_share:.1%} of the samples is bad", file=sys.stderr)
-            status = 1
+            status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples is bad")
     return status
 
 

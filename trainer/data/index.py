@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tarfile
-import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +20,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from common.files import published
 from common.image_formats import EXTENSIONS
 from trainer.data.errors import Kind, ShardMismatch
 
@@ -195,23 +194,15 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 
 def save(index: ShardIndex, path: Path) -> None:
     """Publish an index: complete, or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".tmp-{path.name}-{uuid.uuid4().hex[:8]}")
     about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys")}
     about["version"] = VERSION
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(
-                file,
-                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
-                rows=index.rows,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with published(path) as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
+            rows=index.rows,
+        )
 
 
 def load(path: Path) -> ShardIndex:

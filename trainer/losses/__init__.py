@@ -1,7 +1,9 @@
-"""What the model learns from: the contrastive loss with hard negatives, and the concept loss."""
+"""What the model learns from: losses over pairs, by name, and the concept loss."""
 
 from trainer.losses.concepts import concept_loss
-from trainer.losses.contrastive import ContrastiveLoss, ContrastiveStats
-from trainer.losses.hn_nce import RowLosses, hn_nce_rows, infonce_rows
+from trainer.losses.hn_nce import HnNce
+from trainer.losses.infonce import InfoNce
+from trainer.losses.loss import Loss, Statistics
+from trainer.losses.registry import LOSSES, loss_of, register
 
-__all__ = ["ContrastiveLoss", "ContrastiveStats", "RowLosses", "concept_loss", "hn_nce_rows", "infonce_rows"]
+__all__ = ["LOSSES", "HnNce", "InfoNce", "Loss", "Statistics", "concept_loss", "loss_of", "register"]

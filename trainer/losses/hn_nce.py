@@ -1,124 +1,75 @@
-"""HN-NCE for the rows of a similarity matrix: InfoNCE in which hard negatives weigh more (paper, section 3.3).
-
-For row i with logits s_ij, positive s_ii and n-1 negatives
-
-    L_i = -log[ e^{s_ii} / (alpha e^{s_ii} + sum_{j != i} w_ij e^{s_ij}) ],   w_ij = (n-1) e^{beta s_ij} / sum_{k != i}
-    e^{beta s_ik}
-
-With S_i(c) = log sum_{j != i} e^{c s_ij} the weighted sum is N_i = log(n-1) + S_i(1+beta) - S_i(beta), and
-
-    L_i = log alpha + softplus(N_i - s_ii - log alpha)        (alpha = 0: L_i = N_i - s_ii)
-
-Two masked log-sum-exps and one softplus: nothing overflows at any temperature, and easy pairs keep their precision,
-where logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, cancels to 0. alpha = 1, beta = 0 is InfoNCE.
-"""
+"""HN-NCE: hard negatives weigh more (paper, section 3.3). The formula is in `rows`."""
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+
+from common.fields import Count, Range, Share, check_fields
+from trainer.losses.chunked import hn_nce_rows_chunked
+from trainer.losses.loss import Loss, Statistics
+from trainer.losses.rows import hn_nce_rows
+
+EAGER_BYTES = 256 * 2**20
+"""Logits above this many bytes are not held at once where `chunk` is None."""
 
 
-class RowLosses(NamedTuple):
-    """One direction of the contrastive loss, for the b rows of this rank."""
+@dataclass(frozen=True, kw_only=True)
+class HnNce(Loss):
+    """Hard negatives weigh more. Statistics: `accuracy`, the share of rows whose positive is more similar than every
+    negative; `hardest`, the share of the hardest negative in the weighted sum over negatives."""
 
-    loss: Tensor
-    """(b,) loss of each row, differentiable."""
-    hit: Tensor
-    """(b,) bool: the positive is more similar than every negative; ties are misses."""
-    hardest: Tensor
-    """(b,) share of the hardest negative in the weighted sum over negatives, 0 to 1; 0 for a row without negatives."""
+    name: str = "hn_nce"
+    """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
+    alpha: Share = 1.0
+    """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
+    beta: Annotated[float, Range(at_least=0, at_most=100)] = 0.25
+    """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
+    LAION, 0.5 on PMD)"""
+    detach_weights: bool = False
+    """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
+    mask_duplicates: bool = True
+    """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
+    chunk: Count | None = None
+    """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
+    result does not depend on it."""
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.constants[0] == 0 and self.mask_duplicates:
+            raise ValueError(
+                "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
+                "mask_duplicates to false or alpha above 0"
+            )
 
-def check_constants(alpha: float, beta: float) -> None:
-    """Raise ValueError unless 0 <= alpha <= 1 and beta >= 0."""
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}; it must lie between 0 and 1")
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"beta is {beta}; it must be at least 0")
+    @property
+    def constants(self) -> tuple[float, float]:
+        """alpha and beta of the formula."""
+        return self.alpha, self.beta
 
+    @property
+    def tells_duplicates(self) -> bool:
+        """Where they are masked."""
+        return self.mask_duplicates
 
-def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """(b,) number of negatives: n - 1, less the duplicates of the row's own sample."""
-    if mine is None or all_of is None:
-        return torch.full((b,), n - 1, device=device)
-    ordered = all_of.sort().values
-    equal = torch.searchsorted(ordered, mine, right=True) - torch.searchsorted(ordered, mine)
-    return n - equal
+    def describe(self) -> str:
+        """With its constants."""
+        return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
-
-def require_negatives(count: Tensor, alpha: float) -> None:
-    """A row without negatives has loss log(alpha): raise ValueError for alpha = 0, where that does not exist."""
-    if alpha == 0 and bool((count == 0).any()):
-        raise ValueError(
-            "alpha is 0 and a row of the batch has no negatives, so that its loss is undefined: use a batch of at "
-            "least two different samples, or alpha above 0"
-        )
-
-
-def row_losses(positive: Tensor, negatives: Tensor, alpha: float) -> Tensor:
-    """(b,) losses from s_ii and N_i. N_i = -inf (no negatives) gives log(alpha)."""
-    if alpha == 0:
-        return negatives - positive
-    return math.log(alpha) - logsigmoid(positive + math.log(alpha) - negatives)
-
-
-def hn_nce_rows(
-    x_bd: Tensor,
-    y_nd: Tensor,
-    scale: Tensor,
-    *,
-    alpha: float = 1.0,
-    beta: float = 0.25,
-    detach_weights: bool = False,
-    offset: int = 0,
-    mine: Tensor | None = None,
-    all_of: Tensor | None = None,
-) -> RowLosses:
-    """HN-NCE of rows x against columns y, in memory O(b n); the oracle of the chunked form.
-
-    `x_bd` and `y_nd` are L2-normalised float32 or float64 features, row i belongs to column `offset` + i, `scale` is
-    the factor of the cosine (exp of the learned temperature). `detach_weights` keeps the gradient out of w. `mine`
-    (b,) and `all_of` (n,) are hashes: columns with the row's own hash are no negatives, and n-1 becomes the number of
-    negatives left. Raises ValueError for constants out of range and, with alpha = 0, for a row without negatives.
-    """
-    check_constants(alpha, beta)
-    b, n = len(x_bd), len(y_nd)
-    count = negatives_per_row(b, n, mine, all_of, x_bd.device)
-    require_negatives(count, alpha)
-    s_bn = (scale * x_bd) @ y_nd.T
-    positive = s_bn.diagonal(offset)[:b]
-    if mine is None or all_of is None:
-        excluded = torch.zeros(b, n, dtype=torch.bool, device=x_bd.device)
-        excluded.diagonal(offset)[:b] = True
-    else:
-        excluded = mine[:, None] == all_of[None, :]  # holds the diagonal
-    empty = count == 0
-    # A row of nothing but -inf has no gradient: it computes with zeros, and is replaced at the end.
-    masked = s_bn.masked_fill(excluded, -math.inf).masked_fill(empty[:, None], 0.0)
-    log_count = count.clamp(min=1).to(s_bn.dtype).log()
-    if beta == 0:
-        hard, negatives = masked, torch.logsumexp(masked, dim=1)
-        top_sum = negatives
-    else:
-        hard = (1 + beta) * masked
-        top_sum = torch.logsumexp(hard, dim=1)
-        weights = torch.logsumexp(beta * masked, dim=1)
-        if detach_weights:  # the same value; only e^{s_ij} of e^{(1 + beta) s_ij} has a gradient
-            top_sum, weights = torch.logsumexp(masked + (beta * masked).detach(), dim=1), weights.detach()
-        negatives = log_count + top_sum - weights
-    negatives = negatives.masked_fill(empty, -math.inf)
-    loss = row_losses(positive, negatives, alpha)
-    with torch.no_grad():
-        hardest = (hard.amax(dim=1) - top_sum).exp().masked_fill(empty, 0.0)
-        hit = (positive > masked.amax(dim=1)) | empty
-    return RowLosses(loss, hit, hardest)
-
-
-def infonce_rows(x_bd: Tensor, y_nd: Tensor, scale: Tensor, **options: object) -> RowLosses:
-    """InfoNCE: `hn_nce_rows` with alpha = 1, beta = 0."""
-    return hn_nce_rows(x_bd, y_nd, scale, alpha=1.0, beta=0.0, **options)  # type: ignore[arg-type]
+    def rows(
+        self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
+    ) -> tuple[Tensor, Statistics]:
+        """At once, or in tiles."""
+        chunk = self.chunk
+        if chunk is None and len(x_bd) * len(y_nd) * x_bd.element_size() <= EAGER_BYTES:
+            chunk = 0
+        alpha, beta = self.constants
+        options: dict[str, Any] = {"alpha": alpha, "beta": beta, "detach_weights": self.detach_weights}
+        options |= {"offset": offset, "mine": mine, "all_of": all_of}
+        if chunk == 0:
+            found = hn_nce_rows(x_bd, y_nd, scale, **options)
+        else:
+            found = hn_nce_rows_chunked(x_bd, y_nd, scale, **options, chunk=chunk)
+        return found.loss, {"accuracy": found.hit, "hardest": found.hardest}

@@ -14,17 +14,12 @@ import pytest
 from eval.data import class_names, open_support, open_task, sample_indices, templates
 from eval.errors import DataBroken, DataMissing
 from eval.tasks import Source, Task
-from tests.eval.conftest import picture
+from tests.eval.conftest import a_task, picture
 
-TASK = Task(
-    name="colours",
-    kind="classification",
-    title="Colours",
-    metric="top1",
-    licence="CC0-1.0",
-    get="paint some",
+TASK = a_task(
+    "colours", "classification", "top1",
     sources=(Source(layout="webdataset", path="nowhere"), Source(layout="webdataset", path="colours")),
-)
+)  # fmt: skip
 
 
 def task(**changes: Any) -> Task:

@@ -8,31 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.ranks import Ranks
 from eval.data import Memo, open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.group import Group
-from eval.report.collect import MOST, NEAREST, chosen, collect_examples, examples_of
+from eval.report.collect import MOST, NEAREST, chosen, collect_examples
 from eval.report.examples import Answered, Confusion, FoundPictures, FoundTexts
 from eval.results import Items
 from eval.retrieval import evaluate_retrieval
-from eval.tasks import Source, Task
+from eval.tasks import KINDS
 from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
-from tests.eval.conftest import COLOURS, picture
-
-
-def task(name: str, kind: str, metric: str, direction: str | None = None) -> Task:
-    return Task(
-        name=name,
-        kind=kind,  # type: ignore[arg-type]
-        title=name,
-        metric=metric,
-        licence="CC0-1.0",
-        get="paint some",
-        direction=direction,  # type: ignore[arg-type]
-        sources=(Source(layout="webdataset", path=name),),
-    )
+from tests.eval.conftest import COLOURS, a_task, picture
 
 
 def items_of(kept: Items | None) -> Items:
@@ -41,10 +28,10 @@ def items_of(kept: Items | None) -> Items:
 
 
 def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo) -> None:
-    colours = task("colours", "classification", "top1")
+    colours = a_task("colours", "classification", "top1")
     data = open_task(colours, colour_set(n=24), memo)
     items = items_of(evaluate_classification(colours, data, cache).items)
-    found = examples_of(colours, data, items, cache)
+    found = KINDS[colours.kind].examples(colours, data, items, cache)
     assert data.labels is not None and found
     names, shares = list(COLOURS), []
     for one in found:
@@ -74,10 +61,10 @@ def captioned(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("direction", ["image_to_text", "text_to_image"])
 def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, memo: Memo, direction: str) -> None:
-    things = task("things", "retrieval", "recall@1", direction)
+    things = a_task("things", "retrieval", "recall@1", direction=direction)
     data = open_task(things, captioned, memo)
-    items = items_of(evaluate_retrieval(things, data, cache, Group()).items)
-    found = examples_of(things, data, items, cache)
+    items = items_of(evaluate_retrieval(things, data, cache, Ranks()).items)
+    found = KINDS[things.kind].examples(things, data, items, cache)
     assert len(found) == MOST
     for one in found:
         assert isinstance(one, FoundTexts | FoundPictures)
@@ -103,10 +90,10 @@ def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Pat
     ]
     samples = ((f"s{n}", {"jpg": jpeg(picture("red", n)), "json": questions_member([asked[n]])}) for n in range(4))
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
-    questions = task("asked", "vqa", "soft_accuracy")
+    questions = a_task("asked", "vqa", "soft_accuracy")
     data = open_task(questions, tmp_path / "data", memo)
     items = items_of(evaluate_vqa(questions, data, cache).items)
-    found = examples_of(questions, data, items, cache)
+    found = KINDS[questions.kind].examples(questions, data, items, cache)
     assert len(found) == 4
     for one in found:
         assert isinstance(one, Answered)
@@ -116,13 +103,13 @@ def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Pat
 def test_only_measured_tasks_have_examples(
     cache: FeatureCache, colour_set: Callable[..., Path], memo: Memo, tmp_path: Path
 ) -> None:
-    colours, other = task("colours", "classification", "top1"), task("other", "classification", "top1")
+    colours, other = a_task("colours", "classification", "top1"), a_task("other", "classification", "top1")
     root = colour_set(n=24)
     outcome = evaluate_classification(colours, open_task(colours, root, memo), cache)
     items_of(outcome.items).write(tmp_path / "out" / "items" / "colours.npz")
     rows = [result.row() for result in outcome.results]
     found = collect_examples(
-        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Group()
+        [colours, other], rows, cache, data=root, memo=memo, output=tmp_path / "out", group=Ranks()
     )
     assert list(found) == ["colours"]
 

@@ -107,7 +107,7 @@ def test_a_class_name_is_taken_literally() -> None:
     ("change", "message"),
     [
         (("metric: top1", "metrc: top1"), r"unknown key task.metrc \(did you mean 'metric'\?\)"),
-        (("metric: top1", "metric: recall@1"), "unknown metric 'recall@1'"),
+        (("metric: top1", "metric: recall@1"), "task.metric is 'recall@1'; choose top1"),
         (("kind: classification", "kind: classify"), r"task.kind is 'classify' \(did you mean 'classification'"),
         (("layout: webdataset", "layout: webdatset"), "did you mean 'webdataset'"),
         (("path: one", "path: /etc"), "below the data root"),

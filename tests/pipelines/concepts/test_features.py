@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from common.command_line import WrongUse
 from pipelines.concepts.features import FeatureStage, _Read, _Write
 from pipelines.concepts.handler import Features, Pictures, TeacherHandler
 from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from pipelines.layout import Layout
 from pipelines.runner import run_units
-from pipelines.settings import WrongUse
 
 
 def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

@@ -16,8 +16,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data.imagenet_info import ImageNetInfo
 
+from common.command_line import WrongUse
 from pipelines.concepts.teacher import _fill, find_teacher
-from pipelines.settings import WrongUse
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from common.command_line import WrongUse
 from pipelines.fetch import DownloadSettings
-from pipelines.settings import WrongUse
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 

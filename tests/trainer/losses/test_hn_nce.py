@@ -1,226 +1,101 @@
-"""HN-NCE of rows: equal to the textbook, finite everywhere, the identities of the method; eager and by tiles."""
+"""The contrastive loss of a batch: open_clip's as a special case, precision, memory."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch.nn.functional import cross_entropy
+from open_clip.loss import ClipLoss
 
-from trainer.losses.chunked import hn_nce_rows_chunked
-from trainer.losses.hn_nce import hn_nce_rows, infonce_rows
-
-FORMS = {
-    "eager": hn_nce_rows,
-    **{f"tiles of {c}": lambda *a, c=c, **k: hn_nce_rows_chunked(*a, chunk=c, **k) for c in (1, 3, 17, 18)},
-}
-Rows = Callable[..., Any]
+from trainer.losses import HnNce, InfoNce
 
 
-@pytest.fixture(params=FORMS, scope="module")
-def rows(request: pytest.FixtureRequest) -> Rows:
-    return FORMS[request.param]
+def test_infonce_equals_open_clip(features: Any) -> None:
+    x, y = features(33, 16)
+    scale = torch.tensor(30.0, dtype=torch.float64)
+    loss, _ = InfoNce()(x, y, scale)
+    torch.testing.assert_close(loss, ClipLoss()(x, y, scale))
 
 
-def evaluated(rows: Rows, x: Any, y: Any, scale: float, dtype: Any, **options: Any) -> list[Any]:
-    """Loss of each row, and the gradients of their mean with respect to x, y and scale."""
-    x, y = (values.to(dtype).clone().requires_grad_() for values in (x, y))
-    t = torch.tensor(scale, dtype=dtype, requires_grad=True)
-    loss = rows(x, y, t, **options)
-    loss = loss.loss if hasattr(loss, "loss") else loss
-    loss.mean().backward()
-    return [loss.detach(), x.grad, y.grad, t.grad]
-
-
-@pytest.mark.parametrize("detach", [False, True])
-def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features: Any, relative_error: Any) -> None:
-    for n, alpha, beta, scale in itertools.product((2, 3, 17), (0, 0.5, 0.999, 1), (0, 0.25, 1, 4), (1, 14.3, 50, 100)):
-        x, y = features(n, seed=n)
-        expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta, detach=detach)
-        for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-4)):
-            found = evaluated(rows, x, y, scale, dtype, alpha=alpha, beta=beta, detach_weights=detach)
-            errors = [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
-            # Where the scale's gradient is a small difference of large terms, its error is that of the terms.
-            small = abs(float(expected[3])) < 1e-3 * float(expected[1].norm())
-            assert max(errors[:3]) < tolerance, (n, alpha, beta, scale, dtype, errors)
-            assert small or errors[3] < 5 * tolerance, (n, alpha, beta, scale, dtype, errors)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    n=st.integers(2, 24),
-    d=st.integers(2, 16),
-    alpha=st.sampled_from([0.0, 0.3, 0.999, 1.0]),
-    beta=st.sampled_from([0.0, 0.1, 0.25, 0.5, 2.0]),
-    scale=st.floats(0.5, 100),
-    noise=st.floats(0, 3),
-    seed=st.integers(0, 999),
-    chunk=st.integers(1, 30),
-)
-def test_any_setting_equals_the_textbook(
-    n: int,
-    d: int,
-    alpha: float,
-    beta: float,
-    scale: float,
-    noise: float,
-    seed: int,
-    chunk: int,
-    textbook: Rows,
-    features: Any,
-) -> None:
-    x, y = features(n, d, noise, seed)
-    expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta)
-    for form in (hn_nce_rows, lambda *a, **k: hn_nce_rows_chunked(*a, chunk=chunk, **k)):
-        found = evaluated(form, x, y, scale, torch.float64, alpha=alpha, beta=beta)
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
-
-
-def test_gradcheck(rows: Rows, features: Any) -> None:
-    x, y = features(5)
-    scale = torch.tensor(3.0, dtype=torch.float64)
-    for alpha, beta in ((1, 0), (0.5, 0.25), (0, 1)):
-        inputs = tuple(values.clone().requires_grad_() for values in (x, y, scale))
-        assert torch.autograd.gradcheck(lambda x, y, t: rows(x, y, t, alpha=alpha, beta=beta).loss, inputs)  # noqa: B023
-
-
-def test_finite_and_precise_at_large_scales(rows: Rows, features: Any, relative_error: Any) -> None:
-    """The naive form overflows float32 above scale 88."""
-    for scale, beta, noise in itertools.product((100, 1e4), (0.25, 1), (0.1, 3)):
-        x, y = features(17, 16, noise)
-        x, y = x.float().double(), y.float().double()
-        exact = evaluated(rows, x, y, scale, torch.float64, beta=beta)
-        found = evaluated(rows, x, y, scale, torch.float32, beta=beta)
-        assert all(bool(values.isfinite().all()) for values in found)
-        if float(exact[0].mean()) > 1e-30:
-            assert relative_error(found[0].mean(), exact[0].mean()) < (1e-5 if scale == 100 else 1e-2)
-
-
-def test_easy_pairs_keep_their_gradient(rows: Rows, relative_error: Any) -> None:
-    """cross_entropy in float32 gives loss 0 and no gradient here."""
-    x = torch.eye(8, dtype=torch.float64)
-    y = torch.nn.functional.normalize(x + 0.01 * torch.arange(64.0, dtype=torch.float64).reshape(8, 8) / 64, dim=1)
-    exact, found = (evaluated(rows, x, y, 60, dtype, beta=0.25) for dtype in (torch.float64, torch.float32))
-    assert 0 < float(exact[0].max()) < 1e-20
-    assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[:3], exact[:3], strict=True))
-
-
-def test_alpha_one_beta_zero_is_cross_entropy(rows: Rows, features: Any) -> None:
-    x, y = features(17)
-    scale = torch.tensor(14.3, dtype=torch.float64)
-    expected = cross_entropy(scale * x @ y.T, torch.arange(17), reduction="none")
-    torch.testing.assert_close(rows(x, y, scale, alpha=1, beta=0).loss, expected)
-    torch.testing.assert_close(infonce_rows(x, y, scale).loss, expected)
-
-
-def test_identities(rows: Rows, features: Any) -> None:
-    x, y = features(6)
-    scale = torch.tensor(5.0, dtype=torch.float64)
-    s = scale * x @ y.T
-    off = ~torch.eye(6, dtype=torch.bool)
-    decoupled = torch.logsumexp(s.masked_fill(~off, -math.inf), dim=1) - s.diagonal()
-    torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=0).loss, decoupled)
-    hardest = math.log(5) + s.masked_fill(~off, -math.inf).amax(dim=1)
-    torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=5000).loss, hardest - s.diagonal(), rtol=1e-3, atol=1e-3)
-    two = rows(x[:2], y[:2], scale, beta=0).loss
-    torch.testing.assert_close(rows(x[:2], y[:2], scale, beta=3).loss, two)  # one negative: its weight is 1
-    equal = torch.ones(6, 3, dtype=torch.float64) / math.sqrt(3)
-    for alpha, beta in ((1, 0.25), (0.5, 2), (0, 1)):
-        expected = torch.full((6,), math.log(alpha + 5), dtype=torch.float64)
-        torch.testing.assert_close(rows(equal, equal, scale, alpha=alpha, beta=beta).loss, expected)
-
-
-def test_one_pair(rows: Rows, features: Any) -> None:
-    x, y = features(1)
-    for alpha, beta in ((1, 0), (0.5, 0.25)):
-        loss, *gradients = evaluated(rows, x, y, 14.3, torch.float32, alpha=alpha, beta=beta)
-        assert loss.tolist() == pytest.approx([math.log(alpha)])
-        assert all(not gradient.any() for gradient in gradients)
-    with pytest.raises(ValueError, match="alpha is 0 and a row of the batch has no negatives"):
-        rows(x, y, torch.tensor(1.0), alpha=0)
-
-
-def test_duplicates_are_no_negatives(rows: Rows, textbook: Rows, features: Any) -> None:
-    x, y = features(6)
-    hashes = torch.tensor([7, 8, 7, 9, 7, 10])
-    same = hashes[:, None] == hashes[None, :]
-    for alpha, beta in ((1, 0), (1, 0.25), (0.5, 2), (0, 0.5)):
-        expected = evaluated(textbook, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, same=same)
-        found = evaluated(rows, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, mine=hashes, all_of=hashes)
-        for a, b in zip(found, expected, strict=True):
-            torch.testing.assert_close(a, b)
-
-
-def test_a_row_of_nothing_but_duplicates(rows: Rows, features: Any) -> None:
-    x, y = features(3)
-    hashes = torch.tensor([5, 5, 5])
-    loss, *gradients = evaluated(rows, x, y, 20.0, torch.float64, alpha=0.5, beta=0.25, mine=hashes, all_of=hashes)
-    assert loss.tolist() == pytest.approx([math.log(0.5)] * 3)
-    assert all(bool((gradient == 0).all()) for gradient in gradients)
-    with pytest.raises(ValueError, match="at least two different samples"):
-        rows(x, y, torch.tensor(1.0), alpha=0, mine=hashes, all_of=hashes)
-
-
-def test_offset_rows(rows: Rows, features: Any) -> None:
-    """The rows of one rank among the columns of all."""
+def test_features_are_normalised_here(features: Any) -> None:
     x, y = features(9)
-    scale = torch.tensor(14.3, dtype=torch.float64)
-    hashes = torch.tensor([1, 2, 3, 1, 4, 5, 3, 6, 7])
-    whole = rows(x, y, scale, mine=hashes, all_of=hashes)
-    part = rows(x[3:6], y, scale, offset=3, mine=hashes[3:6], all_of=hashes)
-    for a, b in zip(part, whole, strict=True):
-        torch.testing.assert_close(a, b[3:6])
-
-
-def test_statistics(rows: Rows) -> None:
-    x = torch.eye(3)
-    y = torch.stack([x[0], x[2], x[2] * 0.5])  # the second is nearer to the third picture, the third ties with it
-    found = rows(x, torch.nn.functional.normalize(y, dim=1), torch.tensor(10.0), beta=0.0)
-    assert found.hit.tolist() == [True, False, False]
-    s = 10.0 * torch.tensor([0.0, 1.0])
-    assert found.hardest[2].item() == pytest.approx(float(s.softmax(0)[1]), rel=1e-5)
-
-
-def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, features: Any) -> None:
-    _, y = features(17, 17, noise=2.0)
-    x = torch.eye(17, dtype=torch.float64)  # so that the gradient of y[j, i] is that of s[i, j], times the scale
     scale = torch.tensor(10.0, dtype=torch.float64)
-    off = ~torch.eye(17, dtype=torch.bool)
-    shares = []
-    for beta in (0.0, 0.25, 0.5, 1.0, 2.0):
-        leaf = y.clone().requires_grad_()
-        found = rows(x, leaf, scale, beta=beta, detach_weights=True)
-        found.loss.sum().backward()
-        mass = leaf.grad.T * off
-        share = mass.amax(dim=1) / mass.sum(dim=1)
-        torch.testing.assert_close(found.hardest, share)
-        shares.append(float(share.mean()))
-    assert shares == sorted(shares) and shares[-1] > shares[0] + 0.1
+    loss = HnNce()
+    torch.testing.assert_close(loss(3 * x, y * torch.arange(1.0, 10).double()[:, None], scale)[0], loss(x, y, scale)[0])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"alpha": -0.1}, "alpha is -0.1"),
-        ({"alpha": 1.1}, "alpha is 1.1"),
-        ({"beta": -1}, "beta is -1"),
-        ({"beta": math.nan}, "beta is nan"),
-    ],
-)
-def test_constants_out_of_range(rows: Rows, options: dict[str, float], message: str, features: Any) -> None:
-    x, y = features(3)
-    with pytest.raises(ValueError, match=message):
-        rows(x, y, torch.tensor(1.0), **options)
+@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize("scale", [14.3, 100.0])
+def test_half_precision_features_are_computed_in_float32(
+    chunk: int, scale: float, features: Any, relative_error: Any
+) -> None:
+    """What enters as bfloat16, under autocast, gives the loss and gradient of its float64 value."""
+    x, y = (values.bfloat16() for values in features(33, 16))
+    loss = HnNce(beta=0.25, chunk=chunk)
+    results = []
+    for dtype in (torch.bfloat16, torch.float64):
+        a, b = (values.to(dtype).detach().requires_grad_() for values in (x, y))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            value, _ = loss(a, b, torch.tensor(scale))
+        value.backward()
+        results.append((value, a.grad, b.grad))
+    assert results[0][0].dtype == torch.float32
+    assert relative_error(results[0][0].detach(), results[1][0].detach()) < 1e-5
+    assert max(relative_error(a, b) for a, b in zip(results[0][1:], results[1][1:], strict=True)) < 5e-3  # rounded once
 
 
-def test_tiles_need_a_row(features: Any) -> None:
-    x, y = features(3)
-    with pytest.raises(ValueError, match="chunk is 0"):
-        hn_nce_rows_chunked(x, y, torch.tensor(1.0), chunk=0)
+def test_statistics_count_both_directions() -> None:
+    image = torch.eye(2)
+    text = torch.tensor(
+        [[1.0, 0.0], [0.9, 0.1]]
+    )  # image to text: 1 of 2 (the second is sure of text 2), text to image: 1
+    _, stats = HnNce(beta=0)(image, text, torch.tensor(10.0))
+    assert stats["accuracy"].item() == pytest.approx(0.75)
+    assert 0 < stats["hardest"].item() <= 1
+
+
+def test_a_collapsed_model_recognises_nothing() -> None:
+    same = torch.ones(8, 4)
+    assert HnNce()(same, same, torch.tensor(10.0))[1]["accuracy"].item() == 0
+
+
+@pytest.mark.parametrize("options", [{"alpha": 2}, {"beta": -1}, {"chunk": -1}])
+def test_wrong_constants(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        HnNce(**options)
+
+
+_MEASURE = """
+import torch
+from pathlib import Path
+from trainer.losses import HnNce
+torch.set_num_threads(1)
+def highest():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
+def growth(n, chunk):
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports: begin anew
+    before = highest()
+    x, y = (torch.randn(n, 32, requires_grad=True) for _ in range(2))
+    HnNce(beta=0.25, chunk=chunk)(x, y, torch.tensor(14.3))[0].backward()
+    return highest() - before
+print(*(growth(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096, 0))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
+def test_tiles_hold_no_matrix() -> None:
+    """Peak memory in a process of its own: of the whole n x n matrix in float32, tiles need a small part."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=300
+    )
+    *_, tiled, whole = map(int, done.stdout.split())
+    matrix = 4096 * 4096 * 4
+    assert tiled < 0.5 * matrix, f"{tiled / 2**20:.0f} MiB"
+    assert whole > 2 * matrix  # what is measured is the matrix

@@ -1,4 +1,4 @@
-"""The processes of a training run: started by torchrun, or one alone."""
+"""The processes that work together: started by torchrun, or one alone."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.errors import WrongUse
+from common.command_line import WrongUse
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of the run. With one process nothing is communicated."""
+    """This process among those of the run. With one process nothing is communicated, and every method is immediate."""
 
     rank: int = 0
     world: int = 1
@@ -75,6 +76,29 @@ class Ranks:
         """Wait for all ranks."""
         if self.world > 1:
             dist.barrier(group=self.control)
+
+    def part(self, count: int) -> range:
+        """The indices of `count` equal pieces of work that are this rank's."""
+        return range(self.rank, count, self.world)
+
+    def in_order(self, blocks: Sequence[range], mine: np.ndarray) -> np.ndarray:
+        """(n, ...) of all ranks, on all ranks, where `mine` are the rows that this one has for its `part` of `blocks`,
+        which together are the rows 0 to n - 1."""
+        parts = self.collect(mine)
+        found = np.empty((sum(map(len, blocks)), *mine.shape[1:]), dtype=mine.dtype)
+        for rank, rows in enumerate(parts):
+            reached = 0
+            for index in range(rank, len(blocks), self.world):
+                block = blocks[index]
+                found[block.start : block.stop] = rows[reached : reached + len(block)]
+                reached += len(block)
+        return found
+
+    def all_or_error(self, error: Exception | None) -> None:
+        """A barrier at which an error of one rank is raised by all, so that none waits for one that is gone."""
+        for found in self.collect(error):
+            if found is not None:
+                raise found
 
 
 def _all_gather(tensor: Tensor, world: int) -> Tensor:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common.ranks import Ranks
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.group import Group
 from tests.eval.conftest import COLOURS, picture
 
 SUITE = """
@@ -32,22 +32,22 @@ tasks:
 """
 
 
-def test_one_process_is_a_group_of_its_own() -> None:
-    alone = Group()
-    assert alone.leads and list(alone.share(3)) == [0, 1, 2]
-    assert alone.from_leader("x") == "x" and alone.gather(5) == [5]
+def test_one_process_is_all_there_is() -> None:
+    alone = Ranks()
+    assert alone.first and list(alone.part(3)) == [0, 1, 2]
+    assert alone.share("x") == "x" and alone.collect(5) == [5]
     with pytest.raises(ValueError, match="told"):
         alone.all_or_error(ValueError("told"))
 
 
 def test_shares_cover_everything_once() -> None:
-    assert sorted(index for rank in range(3) for index in Group(rank, 3).share(8)) == list(range(8))
+    assert sorted(index for rank in range(3) for index in Ranks(rank, 3).part(8)) == list(range(8))
 
 
-class Three(Group):
+class Three(Ranks):
     """Rank 0 of three, whose colleagues have done their share."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def collect(self, value: Any) -> list[Any]:
         return [value, *([] if self.world == 1 else self.others)]
 
     others: list[Any]
@@ -60,13 +60,13 @@ def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> No
 
     def share(rank: int) -> np.ndarray:
         return np.concatenate(
-            [rows[:0], *(rows[blocks[i].start : blocks[i].stop] for i in Group(rank, 3).share(len(blocks)))]
+            [rows[:0], *(rows[blocks[i].start : blocks[i].stop] for i in Ranks(rank, 3).part(len(blocks)))]
         )
 
     three = Three(0, 3)
     object.__setattr__(three, "others", [share(1), share(2)])
     assert (three.in_order(blocks, share(0)) == rows).all()
-    assert (Group().in_order(blocks, rows) == rows).all()
+    assert (Ranks().in_order(blocks, rows) == rows).all()
 
 
 @pytest.mark.slow

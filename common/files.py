@@ -1,0 +1,93 @@
+"""Publishing local files so that a kill at any moment leaves them complete or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+TEMPORARY = ".tmp-"
+"""What names of files and folders that are being written begin with."""
+
+
+def temporary_beside(path: Path) -> Path:
+    """A fresh name in the folder of `path`. The suffix stays last: numpy appends one of its own to names without."""
+    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write to; on leaving, the file is flushed to disk and appears under `path` at once.
+    On an error nothing appears."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder, which is made empty; one that is there is replaced as a whole."""
+    temporary = temporary_beside(path)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for written in (*temporary.rglob("*"), temporary):
+            sync(written)
+        if path.exists():
+            old = temporary_beside(path)
+            os.rename(path, old)
+            os.rename(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.rename(temporary, path)
+        sync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def publish_bytes(path: Path, content: bytes) -> None:
+    """Write a file of bytes."""
+    with published(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def publish_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON; not-a-number is an error, since other programs could not read it."""
+    text = json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    # Lone surrogates, which file names can hold, become escapes that JSON knows.
+    publish_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, None where there is no file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def sha256_file(path: Path) -> str:
+    """sha256 of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

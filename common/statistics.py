@@ -1,0 +1,51 @@
+"""How sure a share is, and what guessing would give."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+class Interval(NamedTuple):
+    """Both ends of a confidence interval, in the unit of the number."""
+
+    low: float
+    high: float
+
+
+def check_level(level: float) -> None:
+    """Raise ValueError for a confidence level that is no share."""
+    if not 0 < level < 1:
+        raise ValueError(f"confidence level {level}: expected a number between 0 and 1, such as 0.95")
+
+
+def wilson(hits: float, n: int, level: float = 0.95) -> Interval:
+    """Wilson score interval of a share: `hits` of `n` independent items. Never empty, never outside [0, 1]."""
+    check_level(level)
+    if n < 1 or not 0 <= hits <= n:
+        raise ValueError(f"wilson: {hits} hits of {n} items; expected n >= 1 and 0 <= hits <= n")
+    low, high = score_interval(hits / n, n, NormalDist().inv_cdf(0.5 + level / 2))
+    # The ends at 0 and 1 are exact; rounding would leave 1e-17.
+    return Interval(0.0 if hits == 0 else low, 1.0 if hits == n else high)
+
+
+def score_interval(share: float, n: float, z: float) -> Interval:
+    """The same from a share, a number of items that need not be whole (an effective one), and a quantile."""
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return Interval((centre - spread) / scale, (centre + spread) / scale)
+
+
+def chance_of_hit(k: int, right: ArrayLike, among: int) -> float:
+    """Probability that k of `among` candidates, drawn without replacement, hold one of the right ones, of which there
+    are `right` (q,) for each query; mean over the queries."""
+    numbers, often = np.unique(np.asarray(right), return_counts=True)
+    missed = np.ones(len(numbers))
+    for drawn in range(min(k, among)):
+        missed *= np.maximum(among - numbers - drawn, 0) / (among - drawn)
+    return float(np.average(1 - missed, weights=often))

@@ -1,0 +1,123 @@
+"""Kinds of task by name: what of the data each needs, how it is measured, what the report shows of it.
+
+One of your own: a subclass of `Kind`, and `register(YourKind())` before the tasks are read.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+
+if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
+    from common.ranks import Ranks
+    from eval.data import DataSet
+    from eval.features import FeatureCache
+    from eval.report.examples import Example
+    from eval.results import Items, TaskOutcome
+    from eval.run import Options
+    from eval.tasks.task import Task
+
+Annotation = Literal["labels", "captions", "questions"]
+
+
+class Kind(ABC):
+    """A kind of task."""
+
+    name: ClassVar[str]
+    """What `kind` of a task selects it by."""
+    heading: ClassVar[str]
+    """Of its section in the report."""
+    metrics: ClassVar[tuple[str, ...]]
+    """What may be the metric of a task."""
+    needs: ClassVar[Annotation]
+    """The field of a `DataSet` that is filled; with labels come class names."""
+
+    @abstractmethod
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """The numbers, the task's own first, and what happened to each item. Called on all ranks of `group`, of which
+        the first one's outcome is written. Raises `DataBroken` where the data does not fit."""
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """What the report shows of single items; none where a kind has nothing to show."""
+        return ()
+
+
+class Classification(Kind):
+    """Zero-shot classification by prompts."""
+
+    name = "classification"
+    heading = "Zero-shot classification"
+    metrics = ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point")
+    needs = "labels"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.zeroshot`."""
+        from eval.zeroshot import evaluate_classification
+
+        return evaluate_classification(task, data, cache, group)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Classes that are confused."""
+        from eval.report.collect import confusions
+
+        return confusions(task, data, items)
+
+
+class Retrieval(Kind):
+    """Cross-modal retrieval in one direction."""
+
+    name = "retrieval"
+    heading = "Retrieval"
+    metrics = ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score")
+    needs = "captions"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.retrieval`."""
+        from eval.retrieval import evaluate_retrieval
+
+        return evaluate_retrieval(task, data, cache, group, options.strict_ties)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Queries and what was found."""
+        from eval.report.collect import queries
+
+        return [] if data.layout == "winoground" else queries(task, data, items, cache)
+
+
+class VisualQuestionAnswering(Kind):
+    """The statement nearest to the picture is the answer."""
+
+    name = "vqa"
+    heading = "Visual question answering"
+    metrics = ("soft_accuracy", "accuracy")
+    needs = "questions"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.vqa`."""
+        from eval.vqa import evaluate_vqa
+
+        return evaluate_vqa(task, data, cache, group)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Questions and their answers."""
+        from eval.report.collect import answers
+
+        return answers(data, items)
+
+
+K = TypeVar("K", bound=Kind)
+KINDS: dict[str, Kind] = {}
+"""Name to kind."""
+
+
+def register(kind: K) -> K:
+    """Make a kind known by its name. Raises ValueError where the name is taken."""
+    if type(KINDS.get(kind.name, kind)) is not type(kind):
+        raise ValueError(f"there is a kind of task called {kind.name} already, {type(KINDS[kind.name]).__name__}")
+    KINDS[kind.name] = kind
+    return kind
+
+
+for _kind in (Classification(), Retrieval(), VisualQuestionAnswering()):
+    register(_kind)

@@ -1,0 +1,76 @@
+"""The seam for tasks: what `docs/extend/task.md` says, done from outside the package."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import cli
+from eval.errors import WrongUse
+from eval.tasks import KINDS, Kind, load_suite, register
+from eval.tasks.kinds import Classification
+
+PAGE = Path(__file__).parents[3] / "docs" / "extend" / "task.md"
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[str], list[dict[str, Any]]]:
+    """Runs a suite on coloured pictures; rows of results.json."""
+    root = colour_set()
+
+    def evaluate(text: str) -> list[dict[str, Any]]:
+        suite, output = tmp_path / "mine.yaml", tmp_path / "out"
+        suite.write_text(text, encoding="utf-8")
+        words = {"--model": tiny_folder, "--tasks": suite, "--data": root, "--output": output, "--device": "cpu"}
+        words |= {"--cache": tmp_path / "cache", "--workers": 0}
+        assert cli.main([str(word) for pair in words.items() for word in pair]) == 0
+        assert "Colours" in (output / "report.html").read_text(encoding="utf-8")
+        rows: list[dict[str, Any]] = json.loads((output / "results.json").read_text(encoding="utf-8"))
+        return rows
+
+    return evaluate
+
+
+@pytest.fixture
+def nearest_neighbour() -> Iterator[None]:
+    """The kind of the page."""
+    exec(snippets("python")[0], {"__name__": "outside"})
+    yield
+    del KINDS["nearest_neighbour"]
+
+
+def test_a_task_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]]) -> None:
+    row = run(snippets("yaml")[0])[0]
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colours", "classification", "top1", 12)
+
+
+@pytest.mark.usefixtures("nearest_neighbour")
+def test_a_kind_from_outside_is_in_the_results(run: Callable[[str], list[dict[str, Any]]], tmp_path: Path) -> None:
+    text = snippets("yaml")[0].replace("classification", "nearest_neighbour").replace("top1", "same_class")
+    (row,) = run(text)
+    assert (row["task"], row["kind"], row["metric"], row["n"]) == ("colours", "nearest_neighbour", "same_class", 12)
+    assert row["value"] == 1.0 and row["low"] < 1  # three colours with a little noise: even a random model sees that
+    assert (tmp_path / "out" / "items" / "colours.npz").is_file()
+    assert "Nearest neighbour" in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    suite = tmp_path / "mine.yaml"
+    suite.write_text(text.replace("same_class", "top1"), encoding="utf-8")
+    with pytest.raises(WrongUse, match=r"task.metric is 'top1'; choose same_class"):
+        load_suite(str(suite))
+
+
+def test_names_are_unique() -> None:
+    class Other(Classification):
+        pass
+
+    assert isinstance(register(Classification()), Kind)
+    with pytest.raises(ValueError, match="a kind of task called classification already, Classification"):
+        register(Other())

@@ -1,0 +1,226 @@
+"""HN-NCE of rows: equal to the textbook, finite everywhere, the identities of the method; eager and by tiles."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+
+from trainer.losses.chunked import hn_nce_rows_chunked
+from trainer.losses.rows import hn_nce_rows
+
+FORMS = {
+    "eager": hn_nce_rows,
+    **{f"tiles of {c}": lambda *a, c=c, **k: hn_nce_rows_chunked(*a, chunk=c, **k) for c in (1, 3, 17, 18)},
+}
+Rows = Callable[..., Any]
+
+
+@pytest.fixture(params=FORMS, scope="module")
+def rows(request: pytest.FixtureRequest) -> Rows:
+    return FORMS[request.param]
+
+
+def evaluated(rows: Rows, x: Any, y: Any, scale: float, dtype: Any, **options: Any) -> list[Any]:
+    """Loss of each row, and the gradients of their mean with respect to x, y and scale."""
+    x, y = (values.to(dtype).clone().requires_grad_() for values in (x, y))
+    t = torch.tensor(scale, dtype=dtype, requires_grad=True)
+    loss = rows(x, y, t, **options)
+    loss = loss.loss if hasattr(loss, "loss") else loss
+    loss.mean().backward()
+    return [loss.detach(), x.grad, y.grad, t.grad]
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features: Any, relative_error: Any) -> None:
+    for n, alpha, beta, scale in itertools.product((2, 3, 17), (0, 0.5, 0.999, 1), (0, 0.25, 1, 4), (1, 14.3, 50, 100)):
+        x, y = features(n, seed=n)
+        expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta, detach=detach)
+        for dtype, tolerance in ((torch.float64, 1e-11), (torch.float32, 2e-4)):
+            found = evaluated(rows, x, y, scale, dtype, alpha=alpha, beta=beta, detach_weights=detach)
+            errors = [relative_error(a, b) for a, b in zip(found, expected, strict=True)]
+            # Where the scale's gradient is a small difference of large terms, its error is that of the terms.
+            small = abs(float(expected[3])) < 1e-3 * float(expected[1].norm())
+            assert max(errors[:3]) < tolerance, (n, alpha, beta, scale, dtype, errors)
+            assert small or errors[3] < 5 * tolerance, (n, alpha, beta, scale, dtype, errors)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(2, 24),
+    d=st.integers(2, 16),
+    alpha=st.sampled_from([0.0, 0.3, 0.999, 1.0]),
+    beta=st.sampled_from([0.0, 0.1, 0.25, 0.5, 2.0]),
+    scale=st.floats(0.5, 100),
+    noise=st.floats(0, 3),
+    seed=st.integers(0, 999),
+    chunk=st.integers(1, 30),
+)
+def test_any_setting_equals_the_textbook(
+    n: int,
+    d: int,
+    alpha: float,
+    beta: float,
+    scale: float,
+    noise: float,
+    seed: int,
+    chunk: int,
+    textbook: Rows,
+    features: Any,
+) -> None:
+    x, y = features(n, d, noise, seed)
+    expected = evaluated(textbook, x, y, scale, torch.float64, alpha=alpha, beta=beta)
+    for form in (hn_nce_rows, lambda *a, **k: hn_nce_rows_chunked(*a, chunk=chunk, **k)):
+        found = evaluated(form, x, y, scale, torch.float64, alpha=alpha, beta=beta)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_gradcheck(rows: Rows, features: Any) -> None:
+    x, y = features(5)
+    scale = torch.tensor(3.0, dtype=torch.float64)
+    for alpha, beta in ((1, 0), (0.5, 0.25), (0, 1)):
+        inputs = tuple(values.clone().requires_grad_() for values in (x, y, scale))
+        assert torch.autograd.gradcheck(lambda x, y, t: rows(x, y, t, alpha=alpha, beta=beta).loss, inputs)  # noqa: B023
+
+
+def test_finite_and_precise_at_large_scales(rows: Rows, features: Any, relative_error: Any) -> None:
+    """The naive form overflows float32 above scale 88."""
+    for scale, beta, noise in itertools.product((100, 1e4), (0.25, 1), (0.1, 3)):
+        x, y = features(17, 16, noise)
+        x, y = x.float().double(), y.float().double()
+        exact = evaluated(rows, x, y, scale, torch.float64, beta=beta)
+        found = evaluated(rows, x, y, scale, torch.float32, beta=beta)
+        assert all(bool(values.isfinite().all()) for values in found)
+        if float(exact[0].mean()) > 1e-30:
+            assert relative_error(found[0].mean(), exact[0].mean()) < (1e-5 if scale == 100 else 1e-2)
+
+
+def test_easy_pairs_keep_their_gradient(rows: Rows, relative_error: Any) -> None:
+    """cross_entropy in float32 gives loss 0 and no gradient here."""
+    x = torch.eye(8, dtype=torch.float64)
+    y = torch.nn.functional.normalize(x + 0.01 * torch.arange(64.0, dtype=torch.float64).reshape(8, 8) / 64, dim=1)
+    exact, found = (evaluated(rows, x, y, 60, dtype, beta=0.25) for dtype in (torch.float64, torch.float32))
+    assert 0 < float(exact[0].max()) < 1e-20
+    assert all(relative_error(a, b) < 1e-3 for a, b in zip(found[:3], exact[:3], strict=True))
+
+
+def test_alpha_one_beta_zero_is_cross_entropy(rows: Rows, features: Any) -> None:
+    x, y = features(17)
+    scale = torch.tensor(14.3, dtype=torch.float64)
+    expected = cross_entropy(scale * x @ y.T, torch.arange(17), reduction="none")
+    torch.testing.assert_close(rows(x, y, scale, alpha=1, beta=0).loss, expected)
+    torch.testing.assert_close(hn_nce_rows(x, y, scale, alpha=1, beta=0).loss, expected)
+
+
+def test_identities(rows: Rows, features: Any) -> None:
+    x, y = features(6)
+    scale = torch.tensor(5.0, dtype=torch.float64)
+    s = scale * x @ y.T
+    off = ~torch.eye(6, dtype=torch.bool)
+    decoupled = torch.logsumexp(s.masked_fill(~off, -math.inf), dim=1) - s.diagonal()
+    torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=0).loss, decoupled)
+    hardest = math.log(5) + s.masked_fill(~off, -math.inf).amax(dim=1)
+    torch.testing.assert_close(rows(x, y, scale, alpha=0, beta=5000).loss, hardest - s.diagonal(), rtol=1e-3, atol=1e-3)
+    two = rows(x[:2], y[:2], scale, beta=0).loss
+    torch.testing.assert_close(rows(x[:2], y[:2], scale, beta=3).loss, two)  # one negative: its weight is 1
+    equal = torch.ones(6, 3, dtype=torch.float64) / math.sqrt(3)
+    for alpha, beta in ((1, 0.25), (0.5, 2), (0, 1)):
+        expected = torch.full((6,), math.log(alpha + 5), dtype=torch.float64)
+        torch.testing.assert_close(rows(equal, equal, scale, alpha=alpha, beta=beta).loss, expected)
+
+
+def test_one_pair(rows: Rows, features: Any) -> None:
+    x, y = features(1)
+    for alpha, beta in ((1, 0), (0.5, 0.25)):
+        loss, *gradients = evaluated(rows, x, y, 14.3, torch.float32, alpha=alpha, beta=beta)
+        assert loss.tolist() == pytest.approx([math.log(alpha)])
+        assert all(not gradient.any() for gradient in gradients)
+    with pytest.raises(ValueError, match="alpha is 0 and a row of the batch has no negatives"):
+        rows(x, y, torch.tensor(1.0), alpha=0)
+
+
+def test_duplicates_are_no_negatives(rows: Rows, textbook: Rows, features: Any) -> None:
+    x, y = features(6)
+    hashes = torch.tensor([7, 8, 7, 9, 7, 10])
+    same = hashes[:, None] == hashes[None, :]
+    for alpha, beta in ((1, 0), (1, 0.25), (0.5, 2), (0, 0.5)):
+        expected = evaluated(textbook, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, same=same)
+        found = evaluated(rows, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, mine=hashes, all_of=hashes)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_a_row_of_nothing_but_duplicates(rows: Rows, features: Any) -> None:
+    x, y = features(3)
+    hashes = torch.tensor([5, 5, 5])
+    loss, *gradients = evaluated(rows, x, y, 20.0, torch.float64, alpha=0.5, beta=0.25, mine=hashes, all_of=hashes)
+    assert loss.tolist() == pytest.approx([math.log(0.5)] * 3)
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
+    with pytest.raises(ValueError, match="at least two different samples"):
+        rows(x, y, torch.tensor(1.0), alpha=0, mine=hashes, all_of=hashes)
+
+
+def test_offset_rows(rows: Rows, features: Any) -> None:
+    """The rows of one rank among the columns of all."""
+    x, y = features(9)
+    scale = torch.tensor(14.3, dtype=torch.float64)
+    hashes = torch.tensor([1, 2, 3, 1, 4, 5, 3, 6, 7])
+    whole = rows(x, y, scale, mine=hashes, all_of=hashes)
+    part = rows(x[3:6], y, scale, offset=3, mine=hashes[3:6], all_of=hashes)
+    for a, b in zip(part, whole, strict=True):
+        torch.testing.assert_close(a, b[3:6])
+
+
+def test_statistics(rows: Rows) -> None:
+    x = torch.eye(3)
+    y = torch.stack([x[0], x[2], x[2] * 0.5])  # the second is nearer to the third picture, the third ties with it
+    found = rows(x, torch.nn.functional.normalize(y, dim=1), torch.tensor(10.0), beta=0.0)
+    assert found.hit.tolist() == [True, False, False]
+    s = 10.0 * torch.tensor([0.0, 1.0])
+    assert found.hardest[2].item() == pytest.approx(float(s.softmax(0)[1]), rel=1e-5)
+
+
+def test_gradient_moves_to_the_hardest_negative_as_beta_grows(rows: Rows, features: Any) -> None:
+    _, y = features(17, 17, noise=2.0)
+    x = torch.eye(17, dtype=torch.float64)  # so that the gradient of y[j, i] is that of s[i, j], times the scale
+    scale = torch.tensor(10.0, dtype=torch.float64)
+    off = ~torch.eye(17, dtype=torch.bool)
+    shares = []
+    for beta in (0.0, 0.25, 0.5, 1.0, 2.0):
+        leaf = y.clone().requires_grad_()
+        found = rows(x, leaf, scale, beta=beta, detach_weights=True)
+        found.loss.sum().backward()
+        mass = leaf.grad.T * off
+        share = mass.amax(dim=1) / mass.sum(dim=1)
+        torch.testing.assert_close(found.hardest, share)
+        shares.append(float(share.mean()))
+    assert shares == sorted(shares) and shares[-1] > shares[0] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alpha": -0.1}, "alpha is -0.1"),
+        ({"alpha": 1.1}, "alpha is 1.1"),
+        ({"beta": -1}, "beta is -1"),
+        ({"beta": math.nan}, "beta is nan"),
+    ],
+)
+def test_constants_out_of_range(rows: Rows, options: dict[str, float], message: str, features: Any) -> None:
+    x, y = features(3)
+    with pytest.raises(ValueError, match=message):
+        rows(x, y, torch.tensor(1.0), **options)
+
+
+def test_tiles_need_a_row(features: Any) -> None:
+    x, y = features(3)
+    with pytest.raises(ValueError, match="chunk is 0"):
+        hn_nce_rows_chunked(x, y, torch.tensor(1.0), chunk=0)

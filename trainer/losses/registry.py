@@ -1,0 +1,37 @@
+"""Losses by name. One of your own: a subclass of `Loss`, and `register(YourLoss)` before the configuration is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from common.fields import converted, one_of
+from trainer.losses.hn_nce import HnNce
+from trainer.losses.infonce import InfoNce
+from trainer.losses.loss import Loss
+
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce)}
+"""Name to class."""
+
+
+def register(loss: type[Loss]) -> type[Loss]:
+    """Make a loss known by its name; also as a decorator. Raises ValueError where the name is missing or taken."""
+    name = getattr(loss, "name", None)
+    if not name:
+        raise ValueError(f"the loss {loss.__name__} has no name: give it a field `name` with a default")
+    if LOSSES.get(name, loss) is not loss:
+        raise ValueError(f"there is a loss called {name} already, {LOSSES[name].__name__}; take another name")
+    LOSSES[name] = loss
+    return loss
+
+
+def loss_of(values: Loss | Mapping[str, Any]) -> Loss:
+    """The loss that `name` asks for (hn_nce where nothing does), with the other values as its settings.
+
+    Raises `BadValue` for what is no section, a name that nobody registered, and settings that do not fit.
+    """
+    if isinstance(values, Loss):
+        return values
+    name = values.get("name", HnNce.name) if isinstance(values, Mapping) else HnNce.name
+    loss: Loss = converted(LOSSES[one_of(LOSSES, name, "loss.name")], values, "loss")
+    return loss
