@@ -27,9 +27,9 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="make bench",
+        prog=prog,
         description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
         allow_abbrev=False,
     )
@@ -59,10 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        options = _parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
         return _list() if options.list else _bench(options)
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from filters.captions.parse import ModelMissing
@@ -27,13 +27,13 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="make concepts",
+        prog=prog,
         description="Vocabularies, labels and teacher features for concept distillation.",
         allow_abbrev=False,
     )
-    parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
     parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
@@ -63,14 +63,18 @@ def _parser() -> argparse.ArgumentParser:
         default=0.05,
         help="share of bad pictures above which the exit status is 1 (0.05)",
     )
+    parser.set_defaults(**defaults)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str
+) -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
+    options that need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return run(_settings(arguments), _say)
+        return run(_settings(_parser(prog, defaults), arguments), _say)
     except WrongUse as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
@@ -86,8 +90,8 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _settings(arguments: Sequence[str]) -> ConceptSettings:
-    options = _parser().parse_args(arguments)
+def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> ConceptSettings:
+    options = parser.parse_args(arguments)
     data = place(options.data)
     return ConceptSettings(
         data=data,

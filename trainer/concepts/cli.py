@@ -41,9 +41,9 @@ class _Parser(argparse.ArgumentParser):
         raise WrongUse(f"{message} (see --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="make concepts", description="Teacher heads and concept targets from stored features.", allow_abbrev=False
+        prog=prog, description="Teacher heads and concept targets from stored features.", allow_abbrev=False
     )
     parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
     parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
@@ -52,10 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer.concepts") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     try:
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        options = _parser(prog).parse_args(sys.argv[1:] if arguments is None else list(arguments))
         if options.k < 1:
             raise WrongUse(f"--k {options.k}: it must be at least 1")
         settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
