@@ -19,7 +19,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
-_OURS = ("filters", "pipelines", "trainer", "eval")
+_OURS = ("common", "filters", "pipelines", "trainer", "eval")
 
 
 @dataclass(frozen=True)

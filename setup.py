@@ -1,5 +1,5 @@
-"""One distribution, `open-diht`; the name `diht` is that of the authors' own. Extras choose what a machine gets; `filter`
-(= `text` + `ocr`) comes without torch."""
+"""One distribution, `open-diht` (`diht` is the authors' own). Extras choose what a machine gets; `filter` (= `text` +
+`ocr`) comes without torch."""
 
 from pathlib import Path
 
