@@ -3,9 +3,10 @@
 The word behind the three marks of a code block says what becomes of it here:
 
 - `bash`, `sh` or nothing: commands. Ours go through the real parsers, those of others are known by name.
-- `python` and `{.python .run}`: executed; what it prints is what the next `text` block or its own comments show.
-- `{.python .compile}`: compiled; what it needs is not at hand.
-- `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files.
+- `{.python .run}`, and `python` in the README: executed; what it prints is what the next `text` block or its own comments
+  show.
+- `{.python .compile}`, and `python` elsewhere: compiled, and its imports executed; what else it needs is not at hand.
+- `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files. `yaml`: it is YAML.
 - `text`, `bibtex`: shown.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import open_diht
 from eval.tasks import load_suite
@@ -64,9 +66,9 @@ def blocks() -> Iterator[Block]:
 
 BLOCKS = list(blocks())
 COMMANDS = [block for block in BLOCKS if block.kind in ("", "sh", "bash")]
-RUN = [block for block in BLOCKS if block.kind in ("python", "{.python .run}")]
-COMPILED = [block for block in BLOCKS if block.kind == "{.python .compile}"]
-READ = [block for block in BLOCKS if block.kind.startswith("{.yaml")]
+RUN = [block for block in BLOCKS if block.kind == ("python" if block.page == "README.md" else "{.python .run}")]
+COMPILED = [block for block in BLOCKS if block.kind in ("python", "{.python .compile}") and block not in RUN]
+READ = [block for block in BLOCKS if "yaml" in block.kind]
 
 
 def ids(chosen: Sequence[Block]) -> list[str]:
@@ -124,8 +126,7 @@ def of_make(command: str) -> list[list[str]]:
 
 
 def test_blocks_say_what_they_are() -> None:
-    known = {"", "sh", "bash", "text", "bibtex", "python", "{.python .run}", "{.python .compile}"}
-    known |= {f"{{.yaml .{kind}}}" for kind in READERS}
+    known = {"", "sh", "bash", "text", "bibtex", "python", "{.python .run}", "{.python .compile}", *READERS}
     assert [(block.page, block.kind) for block in BLOCKS if block.kind not in known] == []
     assert len(COMMANDS) > 20 and len(RUN) > 4 and COMPILED and READ, "the pages are read as meant"
 
@@ -182,17 +183,18 @@ def test_extras_that_are_to_be_installed_exist() -> None:
             assert all(f'    "{extra}": ' in setup for extra in extras.split(",")), (page, extras)
 
 
-def _config(path: str) -> None:
+def _config(path: str) -> Any:
     from trainer.config_files import load_config
 
-    load_config(path, base={"data": {"sources": [{"path": "/data/cat"}]}})
+    return load_config(path, base={"data": {"sources": [{"path": "/data/cat"}]}})
 
 
 READERS: dict[str, Callable[[str], Any]] = {
-    "preset": load_preset,
-    "config": _config,
-    "dataset": load_dataset,
-    "suite": load_suite,
+    "yaml": lambda path: yaml.safe_load(Path(path).read_text(encoding="utf-8")),
+    "{.yaml .preset}": load_preset,
+    "{.yaml .config}": _config,
+    "{.yaml .dataset}": load_dataset,
+    "{.yaml .suite}": load_suite,
 }
 
 
@@ -200,7 +202,7 @@ READERS: dict[str, Callable[[str], Any]] = {
 def test_files_are_read_by_what_reads_such_files(block: Block, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(block.text, encoding="utf-8")
-    READERS[block.kind.removeprefix("{.yaml .").removesuffix("}")](str(path))
+    assert READERS[block.kind](str(path)) is not None
 
 
 @pytest.mark.parametrize("block", COMPILED, ids=ids(COMPILED))
