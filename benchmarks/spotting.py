@@ -33,12 +33,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
+from common.image_formats import EXTENSIONS  # noqa: E402
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
 from filters.spotting.weights import ModelSize, find_models  # noqa: E402
 
 SAMPLE = ROOT / "data" / "sample" / "pictures"
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 WORDS = "Carlsberg brewery, Wivenhoe Park, no parking at any time, Las Vegas 1998, keep calm, summer sale, Wartburg 353"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Strings = list[list[SpottedText]]
@@ -136,7 +136,7 @@ def readable(folder: Path) -> list[Path]:
     """The picture files that OpenCV, and so PaddleOCR by itself, can read."""
     import cv2
 
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower().removeprefix(".") in EXTENSIONS)
     return [path for path in files if path.stat().st_size and cv2.imread(str(path)) is not None]
 
 

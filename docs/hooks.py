@@ -45,7 +45,7 @@ BESIDE = (
     "trainer/README.md",
 )
 """Pages that live outside `docs/`; in the site they are below `project/`."""
-LATER = {"Extend": ("extend/filter.md", "extend/dataset.md", "extend/loss.md", "extend/task.md")}
+LATER = {"Extend": ("extend/dataset.md", "extend/filter.md", "extend/stage.md", "extend/loss.md", "extend/task.md")}
 """Pages that are in the navigation where they are there."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
@@ -199,12 +199,13 @@ def datasets() -> Iterator[str]:
 
 
 def reasons() -> Iterator[str]:
-    """Why a row can be rejected, in the order in which it is asked."""
-    from pipelines.decisions import CASCADE
-    from pipelines.report.page import REASONS
+    """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
+    from filters.presets import load_preset
+    from pipelines.decisions import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
-    yield from (f"| {stage} | `{reason}` | {_cell(REASONS[reason])} |" for stage, reason in CASCADE)
+    steps = cascade(load_preset("paper-dedup"))
+    yield from (f"| {step.stage} | `{step.reason}` | {_cell(step.explanation)} |" for step in steps)
     yield ""
 
 

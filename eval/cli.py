@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from common.command_line import number
+from common.fields import Count, Positive
 from eval.errors import EvalError, ModelError, WrongUse
 
 if TYPE_CHECKING:
@@ -44,17 +46,23 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for the results (default: out/bench/<model>)")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
-    parser.add_argument("--batch", type=_positive, help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)")
-    parser.add_argument("--text-batch", type=_positive, help="texts encoded at once (default: 256, 1024 on a GPU)")
-    parser.add_argument("--workers", type=_natural, help="processes that read pictures (default: cores - 1, at most 8)")
+    parser.add_argument(
+        "--batch", type=number(Positive), help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)"
+    )
+    parser.add_argument(
+        "--text-batch", type=number(Positive), help="texts encoded at once (default: 256, 1024 on a GPU)"
+    )
+    parser.add_argument(
+        "--workers", type=number(Count), help="processes that read pictures (default: cores - 1, at most 8)"
+    )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
-    parser.add_argument("--sample", type=_positive, help="evaluate so many items of each task, drawn by a seed")
+    parser.add_argument("--sample", type=number(Positive), help="evaluate so many items of each task, drawn by a seed")
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
     )
-    parser.add_argument("--seeds", type=_positive, default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument("--seeds", type=number(Positive), default=3, help="few-shot: draws of the shots (default 3)")
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
 
@@ -223,15 +231,3 @@ def _plain(word: str) -> str:
     path = Path(word)
     name = path.parent.name if path.name == "export" else path.name
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name) or "model"
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
-    return int(text)

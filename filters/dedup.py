@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
-KEEP = ("first", "far", "near")
-AGAINST = ("kept", "all")
+from common.fields import Count, Positive, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,28 +22,21 @@ class DedupRule:
     encoder: str = "efficientnet-lite0"
     """What embeds pictures: efficientnet-lite0, open_clip:<model>:<weights>, local-dir:<folder>,
     timm:<model>:<weights>."""
-    eps: float = 0.03
+    eps: Annotated[float, Range(above=0, below=1)] = 0.03
     """Pictures are the same when the cosine of their embeddings is above 1 - eps."""
-    keep: str = "first"
+    keep: Literal["first", "far", "near"] = "first"
     """Which of them stays: `first` by place in the input; `far`, the one farthest from its cluster's centre, as in
     SemDeDup; `near`, the nearest."""
-    against: str = "kept"
+    against: Literal["kept", "all"] = "kept"
     """A picture is compared with those that stay (`kept`), or with all before it (`all`, as in SemDeDup: more are
     rejected, and what a pair is a duplicate of may be farther than eps)."""
-    clusters: int = 0
+    clusters: Count = 0
     """Clusters of k-means; pictures of different clusters are not compared. 0: one for every 8,000 pictures, at most
     50,000."""
-    points: int = 64
+    points: Positive = 64
     """Pictures for each cluster that k-means is trained on; they are held in memory at once."""
-    seed: int = 0
+    seed: Count = 0
     """Of k-means."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.eps < 1:
-            raise ValueError(f"eps is {self.eps}; it must lie between 0 and 1")
-        for name, known in (("keep", KEEP), ("against", AGAINST)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {', '.join(known)}")
-        for name, least in (("clusters", 0), ("points", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        check_fields(self)

@@ -104,7 +104,7 @@ class Annotations:
         self._work.do(stage, todo, of=len(units), counted="rows", total=rows, noun="rows")
 
     def _captions_are_done(self, record: dict[str, Any] | None) -> bool:
-        if record is None:
+        if record is None or "own_uids" not in record:  # of a version that did not tell pairs from uids
             return False
         if not self._captions_decide:
             return True

@@ -10,8 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
+from common.command_line import number
+from common.fields import Positive, Range, Share
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
@@ -24,6 +26,7 @@ from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
 from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
+from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.run import run
 from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.portable import START_SECONDS
@@ -31,11 +34,17 @@ from pipelines.settings import STAGES, RunSettings, WrongUse
 from pipelines.storage import Place, place
 
 OK, FAILED, WRONG_USE = 0, 1, 2
+Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
+"""Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise WrongUse(f"{message} (see --help)")
+        # argparse takes a value such as -1/3 for an option.
+        hint = (
+            "; a value that begins with - follows a =, as in --shard=-1" if "expected one argument" in message else ""
+        )
+        raise WrongUse(f"{message}{hint} (see --help)")
 
 
 def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
@@ -48,13 +57,18 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+    )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument("--workers", type=_positive, help="units at a time (default: all cores, or a cluster's slots)")
+    parser.add_argument(
+        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
+    )
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
-    parser.add_argument("--unit-rows", type=_positive, help="rows of a unit (default: by size and cores)")
+    parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
-        type=_share,
+        type=number(Share),
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
     )
@@ -69,7 +83,7 @@ def command_parser(prog: str, description: str) -> argparse.ArgumentParser:
     )
     portable.add_argument(
         "--start-timeout",
-        type=_positive,
+        type=number(Positive),
         default=int(START_SECONDS),
         metavar="SECONDS",
         help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
@@ -140,6 +154,7 @@ def exit_status(do: Callable[[], int]) -> int:
         DatasetError,
         ManifestError,
         PlanMismatch,
+        PluginError,
         EncoderError,
         FaissMissing,
     ) as error:
@@ -177,6 +192,8 @@ def settings_of(
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
+    for name in options.plugin:
+        load_plugin(name)
     backend = make_backend(
         options.runner,
         of_beam,
@@ -209,6 +226,7 @@ def settings_of(
         max_dead_share=options.max_dead_share,
         download=_download(options),
         command=tuple(arguments),
+        plugins=loaded_plugins(),
     )
 
 
@@ -264,22 +282,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, _, second = text.partition("/")
-    if first.isdecimal() and second.isdecimal() and int(first) < int(second):
+    if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
-    return share
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

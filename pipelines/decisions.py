@@ -10,32 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from filters.base import CaptionEvidence, Filter, ImageEvidence
 from filters.captions.rules import CaptionDecisions, decide_captions
 from filters.presets import Preset
 from filters.spotting.overlap import overlap_lengths
-from pipelines.fetch.reasons import Reason
+from pipelines.fetch.reasons import EXPLANATIONS
 
-NO_CAPTION, CAPTION_LENGTH, COMPLEXITY, ACTION = "no_caption", "caption_length", "complexity", "action"
-DOWNLOADS = tuple(str(reason) for reason in Reason)
-"""Why a picture was not fetched: each is a reason of its own."""
-NOT_AT_HAND, TOO_SMALL, TEXT_SPOTTING = "picture_not_at_hand", "picture_too_small", "text_spotting"
+NOT_AT_HAND = "picture_not_at_hand"
 DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_picture", "duplicate_semantic"
-
-CASCADE = (
-    ("captions", NO_CAPTION),
-    ("captions", CAPTION_LENGTH),
-    ("captions", COMPLEXITY),
-    ("captions", ACTION),
-    *(("download", reason) for reason in DOWNLOADS),
-    ("spotting", NOT_AT_HAND),
-    ("spotting", TOO_SMALL),
-    ("spotting", TEXT_SPOTTING),
-    ("dedup", DUPLICATE_PAIR),
-    ("dedup", DUPLICATE_PICTURE),
-    ("dedup", DUPLICATE_SEMANTIC),
-)
-"""(stage, reason) in the order in which they are asked; a row is rejected by the first that applies."""
-STAGE_OF = {reason: stage for stage, reason in CASCADE}
 
 KEPT = ""
 DEAD = "dead_letter"
@@ -50,8 +32,54 @@ Reasons = NDArray[np.object_]
 
 
 @dataclass(frozen=True)
+class Step:
+    """One reason of the cascade."""
+
+    stage: str
+    """The stage without which it is not asked."""
+    reason: str
+    explanation: str
+    always: bool = False
+    """Asked in every run, whatever its stages."""
+    rare: bool = False
+    """Shown only where it rejected a row."""
+
+
+def cascade(preset: Preset) -> tuple[Step, ...]:
+    """The steps in the order in which they are asked; a row is rejected by the first that applies. A step whose
+    duplicates the preset leaves alone is left out."""
+    rule = preset.dedup
+    duplicates = (
+        (rule.pairs, DUPLICATE_PAIR, "The same url with the same caption is kept already."),
+        (
+            rule.pictures,
+            DUPLICATE_PICTURE,
+            "The very same picture is kept already, with another caption or from another url.",
+        ),
+        (rule.semantic, DUPLICATE_SEMANTIC, "A picture whose embedding is almost the same is kept already."),
+    )
+    absent = "There is no picture for the row, so it cannot be checked for text."
+    return (
+        *(_step("captions", one, always=not one.needs_annotations) for one in preset.caption_filters),
+        *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
+        Step("spotting", NOT_AT_HAND, absent),
+        *(_step("spotting", one) for one in preset.image_filters),
+        *(Step("dedup", reason, text) for rejects, reason, text in duplicates if rejects),
+    )
+
+
+def _step(stage: str, known: Filter, always: bool = False) -> Step:
+    return Step(stage, known.reason, known.explanation, always=always)
+
+
+def stage_of(preset: Preset) -> dict[str, str]:
+    """The stage of each reason of the cascade."""
+    return {step.reason: step.stage for step in cascade(preset)}
+
+
+@dataclass(frozen=True)
 class CaptionVerdict:
-    """What the caption rules say of a table of annotated rows."""
+    """What the caption filters say of a table of annotated rows."""
 
     reasons: Reasons
     """The reason of each row, `KEPT` where it survives."""
@@ -61,21 +89,17 @@ class CaptionVerdict:
 
 def judge_captions(rows: pa.Table, preset: Preset, asked: bool) -> CaptionVerdict:
     """`rows` has `caption` and, where `asked`, the annotation columns. Rows without a caption never survive."""
-    lengths = pc.utf8_length(rows["caption"])
-    missing = np.asarray(pc.is_null(rows["caption"]))
+    evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if asked else None)
     reasons: Reasons = np.full(rows.num_rows, KEPT, object)
-    decisions = decide_captions(rows, preset.captions) if asked else None
-    if decisions is not None:  # later reasons first: the first of the cascade is written last
-        reasons[decisions.n_actions < preset.captions.min_actions] = ACTION
-        reasons[decisions.complexity < preset.captions.min_complexity] = COMPLEXITY
-    reasons[np.asarray(pc.fill_null(lengths, 0)) > preset.captions.max_chars] = CAPTION_LENGTH
-    reasons[missing] = NO_CAPTION
-    return CaptionVerdict(reasons, decisions)
+    for one in reversed(preset.caption_filters):  # the first of the cascade is written last
+        if asked or not one.needs_annotations:
+            reasons[one.rejects(evidence)] = one.reason
+    return CaptionVerdict(reasons, evidence.decided)
 
 
 @dataclass(frozen=True)
 class PictureVerdict:
-    """What the picture rules say of rows with a spotting record."""
+    """What the picture filters say of rows with a spotting record."""
 
     reasons: Reasons
     """`KEPT`, a reason of the cascade, or `DEAD` (see the record's own status)."""
@@ -86,24 +110,25 @@ class PictureVerdict:
 def judge_pictures(captions: list[str], records: pa.Table, preset: Preset) -> PictureVerdict:
     """`records` are rows of `stages.spotting.SCHEMA`, one per caption."""
     statuses = records["status"].to_pylist()
-    spotted = [[(line["text"], line["score"]) for line in lines or []] for lines in records["spotted"].to_pylist()]
-    overlaps = np.array(overlap_lengths(captions, spotted, preset.text_spotting), np.int64).reshape(-1)
-    sides = zip(records["width"].to_pylist(), records["height"].to_pylist(), strict=True)
-    small = np.array(
-        [status == "ok" and min(size) < preset.pictures.min_side for status, size in zip(statuses, sides, strict=True)],
-        bool,
-    )
-    reasons: Reasons = np.full(len(captions), KEPT, object)
-    reasons[overlaps >= preset.text_spotting.min_chars] = TEXT_SPOTTING
-    reasons[small] = TOO_SMALL
+    reasons: Reasons = np.full(len(captions), DEAD, object)
+    overlaps = np.zeros(len(captions), np.int64)
     for place, status in enumerate(statuses):
-        if status == UNREAD:
-            overlaps[place] = NOT_READ
-        elif status.startswith(DOWNLOAD_FAILED):
-            reasons[place] = status.removeprefix(DOWNLOAD_FAILED)
-            overlaps[place] = NOT_READ
-        elif status == NOT_AT_HAND:
+        if status == NOT_AT_HAND:
             reasons[place] = NOT_AT_HAND
-        elif status != "ok":
-            reasons[place] = DEAD
+        elif status == UNREAD:
+            reasons[place], overlaps[place] = KEPT, NOT_READ
+        elif status.startswith(DOWNLOAD_FAILED):
+            reasons[place], overlaps[place] = status.removeprefix(DOWNLOAD_FAILED), NOT_READ
+    read = np.flatnonzero(np.asarray(pc.equal(records["status"], "ok")))
+    evidence = _read(captions, records.take(pa.array(read)), read, preset)
+    overlaps[read], reasons[read] = evidence.overlaps, KEPT
+    for one in reversed(preset.image_filters):
+        reasons[read[one.rejects(evidence)]] = one.reason
     return PictureVerdict(reasons, overlaps)
+
+
+def _read(captions: list[str], records: pa.Table, places: NDArray[np.int64], preset: Preset) -> ImageEvidence:
+    mine = [captions[place] for place in places]
+    spotted = [[(line["text"], line["score"]) for line in lines or []] for lines in records["spotted"].to_pylist()]
+    overlaps = np.array(overlap_lengths(mine, spotted, preset.text_spotting), np.int64).reshape(-1)
+    return ImageEvidence(mine, records, overlaps)

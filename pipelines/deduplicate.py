@@ -3,8 +3,8 @@
 Rows that turn out to be unreadable only when they are written out (picture pages of a Parquet file that break where its
 captions did not, and spotting was not asked for) have taken part; they are dead letters.
 
-Exact duplicates are always found. What is found of a kind rejects rows where stage `dedup` is asked for and the preset
-says so.
+Exact duplicates are always found, and so are uids that several different rows have. What is found of a kind of
+duplicates rejects rows where stage `dedup` is asked for and the preset says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.stages import Stage
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
 from pipelines.stages.pieces import unit_of
-from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, Said, duplicates_stage, file_name
+from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,
     EMBEDDINGS,
@@ -35,7 +35,7 @@ from pipelines.stages.similar import (
 )
 from pipelines.work import Work
 
-VERSION = 1  # raise it when equal survivors may be compared otherwise
+VERSION = 2  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
 """Bytes that a range of keys or an average group of clusters may take."""
 _ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys
@@ -53,7 +53,8 @@ class Findings:
     fingerprint: str
     """Changes with everything that rejects."""
     counts: dict[str, dict[str, Any]]
-    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected."""
+    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected. Of kind
+    `uid` those whose uid an earlier, different row has."""
     models: dict[str, Any]
     """For the provenance."""
 
@@ -94,18 +95,23 @@ class Deduplication:
         Raises:
             DedupFailed: a range or group failed again and again.
         """
-        self._exact(PAIR, survivors, rejects=self.asked and self.rule.pairs)
+        names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
+        own, without_url = (self._sum("captions", names, of) for of in ("own_uids", "without_url"))
+        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._pictures and without_url > 0)
+        if own or without_url:  # every other uid is made of the pair
+            self._exact(UID, survivors, rejects=False, read=False)
         if self._pictures:
-            self._exact(PICTURE, survivors, rejects=self.asked and self.rule.pictures)
+            pictures = self.asked and self.rule.pictures
+            self._exact(PICTURE, survivors, rejects=pictures, read=pictures)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
         return Findings(self._said, fingerprint_of(self._rejecting), self._counts, self._models)
 
     # ---- exact
 
-    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool) -> None:
+    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
+        """Find those of a kind. `read` says whether pictures that nobody has read are read for it."""
         settings = self.settings
-        read = kind == PICTURE and rejects
         quick = not read or "spotting" in settings.stages  # whose records have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
         known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()}
@@ -207,5 +213,5 @@ class Deduplication:
             )
         self._work.give_up(failed)
 
-    def _sum(self, stage: str, units: list[str]) -> int:
-        return sum(int(record["rows"]) for _, record in self._work.records(stage, units))
+    def _sum(self, stage: str, units: list[str], of: str = "rows") -> int:
+        return sum(int(record[of]) for _, record in self._work.records(stage, units))

@@ -12,16 +12,7 @@ import pyarrow as pa
 from filters.presets import Preset
 from pipelines.commit import read_json
 from pipelines.datasets import Dataset
-from pipelines.decisions import (
-    CASCADE,
-    DEAD,
-    DOWNLOADS,
-    DUPLICATE_PAIR,
-    DUPLICATE_PICTURE,
-    DUPLICATE_SEMANTIC,
-    NOT_AT_HAND,
-    judge_captions,
-)
+from pipelines.decisions import DEAD, NOT_AT_HAND, cascade, judge_captions
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import UnreadableFile
@@ -29,6 +20,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit, example_of
 from pipelines.stages.picture_records import picture_records
+from pipelines.stages.said import UID
 from pipelines.storage import Place, each, read_table, row_count
 
 EXAMPLES = 8
@@ -73,14 +65,19 @@ def summarise(
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
     stages = list(settings.stages)
     steps, left = [], rows - sum(dead.values())
-    rule = settings.preset.dedup
-    off = {DUPLICATE_PAIR: not rule.pairs, DUPLICATE_PICTURE: not rule.pictures, DUPLICATE_SEMANTIC: not rule.semantic}
-    for stage, reason in CASCADE:
-        if reason in DOWNLOADS and not rejected[reason]:
-            continue  # the list is long, and most of it is empty
-        if (stage in stages and not off.get(reason)) or reason in ("no_caption", "caption_length"):
-            left -= rejected[reason]
-            steps.append({"stage": stage, "reason": reason, "rejected": rejected[reason], "left": left})
+    for step in cascade(settings.preset):
+        n = rejected[step.reason]
+        if (step.always or step.stage in stages) and (n or not step.rare):
+            left -= n
+            steps.append(
+                {
+                    "stage": step.stage,
+                    "reason": step.reason,
+                    "explanation": step.explanation,
+                    "rejected": n,
+                    "left": left,
+                }
+            )
     return {
         "dataset": settings.dataset.name,
         "preset": settings.preset.name,
@@ -164,7 +161,7 @@ def collect_examples(
         for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
             room = EXAMPLES - len(wanted.setdefault(reason, []))
             wanted[reason] += [(unit.name, ordinal) for ordinal in ordinals[:room]]
-        if len(wanted) > len(CASCADE) and all(len(rows) >= EXAMPLES for rows in wanted.values()):
+        if len(wanted) > len(cascade(preset)) and all(len(rows) >= EXAMPLES for rows in wanted.values()):
             break
     examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
     spans = {unit.name: unit.span for unit in units}
@@ -209,13 +206,24 @@ def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Tab
     return pa.concat_tables(letters) if letters else None
 
 
+def shared_uids_note(funnel: dict[str, Any]) -> str | None:
+    """What to tell a person whose manifests give one uid to several different rows."""
+    found = funnel.get("duplicates", {}).get(UID, {"found": 0})["found"]
+    if not found:
+        return None
+    return (
+        f"{found:,} rows have the uid of an earlier row with another url, picture or caption; subset.npy leaves such "
+        "uids out, since each would select all of its rows"
+    )
+
+
 def duplicates_note(funnel: dict[str, Any]) -> str | None:
     """What to tell a person whose survivors hold exact duplicates that stay."""
     called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}
     stay = [
         f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
         for kind, known in funnel.get("duplicates", {}).items()
-        if known["found"] and not known["rejected"]
+        if kind in called and known["found"] and not known["rejected"]
     ]
     if not stay:
         return None

@@ -142,14 +142,13 @@ def _size(rows: int, cores: int, bounds: tuple[int, int]) -> int:
     return max(bounds[0], min(bounds[1], -(-rows // (UNITS_PER_CORE * cores))))
 
 
-def part_of(plan: Plan, places: Sequence[int]) -> Plan:
-    """The plan of some units, by their places; another plan to `keep_plan`, since totals are of these units alone."""
-    units = tuple(plan.units[place] for place in places)
+def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
+    """The plan of some of its units; another plan to `keep_plan`, since totals are of these units alone."""
     identity = json.dumps([plan.fingerprint, [unit.name for unit in units]])
     return dataclasses.replace(
         plan,
         fingerprint=hashlib.sha256(identity.encode()).hexdigest()[:16],
-        units=units,
+        units=tuple(units),
         unreadable=(),
         rows=sum(unit.span.rows for unit in units),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from pipelines.commit import publish_json, read_json
 from pipelines.funnel_table import render_funnel
 from pipelines.layout import Layout
-from pipelines.outcome import collect_examples, duplicates_note, not_at_hand_note
+from pipelines.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
 from pipelines.settings import RunSettings
@@ -62,7 +62,8 @@ class Results:
             self.settings.preset,
             stages,
         )
-        notes = [note for note in (not_at_hand_note(funnel), duplicates_note(funnel)) if note]
+        found = (not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
+        notes = [note for note in found if note]
         publish_json(root / "run.json", self._provenance(began))
         if "export" in stages:
             write_report({**funnel, "examples": _embedded(examples)}, root / "report.html", notes=notes)
@@ -88,6 +89,7 @@ class Results:
             "stages": list(settings.stages),
             "workers": settings.workers,
             "runner": settings.backend.name,
+            "plugins": list(settings.plugins),
             "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
             | {"python": platform.python_version()},
             "models": self.models,

@@ -23,6 +23,7 @@ from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
+from pipelines.stages.said import Said
 from pipelines.storage import is_local
 from pipelines.subset import write_subset
 from pipelines.work import Work
@@ -99,7 +100,7 @@ class _Run:
         check_conservation(self.layout, units, funnel)
         exported = fingerprint_of(fingerprints)
         if "export" in settings.stages:
-            self._export(fingerprints, exported)
+            self._export(fingerprints, exported, findings.said)
         else:
             self._withdraw_outdated(exported)
         results = Results(settings, self.layout, self.plan, units, self.work.models, self.work.engine.seconds)
@@ -151,10 +152,10 @@ class _Run:
                 remove(self.layout.part(kind, unit))
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}, findings
 
-    def _export(self, fingerprints: dict[str, str], exported: str) -> None:
+    def _export(self, fingerprints: dict[str, str], exported: str, said: tuple[Said, ...]) -> None:
         began = time.time()
         units = self.work.units()
-        self.work.models["subset"] = {"uids": write_subset(self.layout, units)}
+        self.work.models["subset"] = {"uids": write_subset(self.layout, units, said)}
         if self.annotations.pictures_exist():
             names = [unit.name for unit in units]
             records = self.work.records("export", names)

@@ -52,6 +52,8 @@ class RunSettings:
     """How pictures are read."""
     command: tuple[str, ...] = ()
     """The command line, for the provenance."""
+    plugins: tuple[str, ...] = ()
+    """Modules with filters of the user's own, for the provenance."""
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 The word behind the three marks of a code block says what becomes of it here:
 
 - `bash`, `sh` or nothing: commands. Ours go through the real parsers, those of others are known by name.
-- `{.python .run}`, and `python` in the README: executed; what it prints is what the next `text` block or its own comments
+- `{.python .run}`, and `python` in the README: executed; it prints what the next `text` block or its own comments
   show.
 - `{.python .compile}`, and `python` elsewhere: compiled, and its imports executed; what else it needs is not at hand.
 - `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files. `yaml`: it is YAML.

@@ -16,7 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from common.image_formats import EXTENSIONS
+from common.images import ImageLimits
 from trainer.data import ShardLoader
+from trainer.data.decode import BadPicture, decode
 from trainer.distributed import Ranks
 from trainer.intervals import chance_of_hit, wilson
 from trainer.model import Student
@@ -152,15 +155,14 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
         names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
         if len(names) != len(classes):
             raise BadZeroShotFolder(f"{listed} names {len(names)} classes; there are {len(classes)} folders")
-    endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
     pictures = tuple(
         (file, number)
         for number, path in enumerate(classes)
         for file in sorted(path.iterdir())
-        if file.suffix.lower() in endings
+        if file.suffix.lower().removeprefix(".") in EXTENSIONS
     )
     if not pictures:
-        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no pictures ({', '.join(endings)})")
+        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no pictures ({', '.join(EXTENSIONS)})")
     return ZeroShotData(names=names, pictures=pictures)
 
 
@@ -214,7 +216,6 @@ def _classifier(
 
 def _open(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except OSError as error:
+        return decode(path.read_bytes(), ImageLimits.max_pixels)
+    except (OSError, BadPicture) as error:
         raise BadZeroShotFolder(f"{path} of check.zero_shot is not a picture: {error}") from error

@@ -9,9 +9,12 @@ CLIP training code agrees on. (ours): a choice of this project. None but (paper)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from common.fields import Above0, Below1, Count, Positive, Range, Share, Total, check_fields
 from trainer.data.settings import DataSettings
+
+Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class ModelSettings:
     image_size: int | None = None
     """Side of the square picture, in pixels; None: the architecture's. Position embeddings are resized on a warm
     start."""
-    patch_dropout: float = 0.0
+    patch_dropout: Annotated[float, Range(at_least=0, at_most=0.95)] = 0.0
     """Share of the patches of a picture that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP).
     (ours)"""
     gradient_checkpointing: bool = False
@@ -46,17 +49,15 @@ class ModelSettings:
     projection."""
     freeze_text: bool = False
     """Do not train the text tower; a text projection of its own stays trained where open_clip leaves it so."""
-    temperature: float = 0.07
+    temperature: Above0 = 0.07
     """Initial temperature; logits are cosines divided by it. (paper)"""
-    max_scale: float = 100.0
+    max_scale: Above0 = 100.0
     """The factor of the cosine, 1 / temperature, is clamped to this after each step. (convention)"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.warm_start and (self.warm_start_image or self.warm_start_text):
             raise ValueError("model.warm_start gives all weights: leave out warm_start_image and warm_start_text")
-        _between("model.patch_dropout", self.patch_dropout, 0, 0.95)
-        _above("model.temperature", self.temperature, 0)
-        _above("model.max_scale", self.max_scale, 0)
         if 1 / self.temperature > self.max_scale * (1 + 1e-9):
             raise ValueError(
                 f"model.temperature {self.temperature} means a scale of {1 / self.temperature:.4g}, above "
@@ -70,24 +71,21 @@ class LossSettings:
 
     name: Literal["hn_nce", "infonce"] = "hn_nce"
     """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
-    alpha: float = 1.0
+    alpha: Share = 1.0
     """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
-    beta: float = 0.25
+    beta: Annotated[float, Range(at_least=0, at_most=100)] = 0.25
     """Hardness: weights are proportional to e^(beta s / temperature); 0: all negatives alike. (unverified: 0.25 on
     LAION, 0.5 on PMD)"""
     detach_weights: bool = False
     """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
     mask_duplicates: bool = True
     """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
-    chunk: int | None = None
+    chunk: Count | None = None
     """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
     result does not depend on it."""
 
     def __post_init__(self) -> None:
-        _between("loss.alpha", self.alpha, 0, 1)
-        _between("loss.beta", self.beta, 0, 100)
-        if self.chunk is not None:
-            _between("loss.chunk", self.chunk, 0, 2**31)
+        check_fields(self)
         if self.name == "hn_nce" and self.alpha == 0 and self.mask_duplicates:
             raise ValueError(
                 "loss.alpha 0 with mask_duplicates: a batch of equal captions would have no loss; set "
@@ -102,22 +100,19 @@ class ConceptSettings:
     path: str = "auto"
     """Output folder of `make concepts`; several, one per data source, separated by commas. auto: `concepts` in the
     folder of each data source, if all have one. Empty: no distillation."""
-    objects: float = 1.0
+    objects: Factor = 1.0
     """Factor of the loss on objects; 0: no such head. (unverified)"""
-    attributes: float = 1.0
+    attributes: Factor = 1.0
     """Factor of the loss on attributes; 0: no such head. (unverified)"""
     features: Literal["projected", "normalized", "pre_projection"] = "projected"
     """What the heads see: the image embedding before normalisation, after it, or what enters the projection. (ours)"""
-    learning_rate_factor: float = 10.0
+    learning_rate_factor: Above0 = 10.0
     """The heads' learning rate, in units of `optimizer.learning_rate`. (unverified)"""
-    weight_decay_factor: float = 0.01
+    weight_decay_factor: Factor = 0.01
     """The heads' weight decay, in units of `optimizer.weight_decay`. (unverified)"""
 
     def __post_init__(self) -> None:
-        _between("concepts.objects", self.objects, 0, 1e6)
-        _between("concepts.attributes", self.attributes, 0, 1e6)
-        _above("concepts.learning_rate_factor", self.learning_rate_factor, 0)
-        _between("concepts.weight_decay_factor", self.weight_decay_factor, 0, 1e6)
+        check_fields(self)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -130,57 +125,45 @@ class ConceptSettings:
 class OptimizerSettings:
     """AdamW. Biases, norms and the temperature are not decayed. (convention)"""
 
-    learning_rate: float = 5e-4
+    learning_rate: Above0 = 5e-4
     """Peak learning rate. (recipe)"""
-    weight_decay: float = 0.2
+    weight_decay: Factor = 0.2
     """Decoupled weight decay. (recipe)"""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Below1, Below1] = (0.9, 0.98)
     """Decay of the moments. (recipe)"""
-    eps: float = 1e-6
+    eps: Above0 = 1e-6
     """Added to the root of the second moment. (recipe)"""
-    max_gradient_norm: float | None = None
+    max_gradient_norm: Above0 | None = None
     """Gradients are scaled down to this norm; none: they are not clipped. (convention: not clipped)"""
 
     def __post_init__(self) -> None:
-        _above("optimizer.learning_rate", self.learning_rate, 0)
-        _between("optimizer.weight_decay", self.weight_decay, 0, 1e6)
-        for value in self.betas:
-            if not 0 <= value < 1:
-                raise ValueError(f"optimizer.betas has {value}; it must be at least 0 and below 1")
-        _above("optimizer.eps", self.eps, 0)
-        if self.max_gradient_norm is not None:
-            _above("optimizer.max_gradient_norm", self.max_gradient_norm, 0)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
     """How long, in samples seen: the only clock. Batch size and number of ranks do not change what a number means."""
 
-    samples: int | None = None
+    samples: Total | None = None
     """Samples to see over the whole run. Give this or `epochs`. (paper: 16 and 32 billion; recipe: 14.08 billion)"""
-    epochs: float | None = None
+    epochs: Above0 | None = None
     """Samples to see, in units of the samples of an epoch of the data."""
-    batch_size: int = 33_792
+    batch_size: Positive = 33_792
     """Pairs of a step over all ranks and micro-batches, all of them each other's negatives. (recipe)"""
-    micro_batches: int = 1
+    micro_batches: Positive = 1
     """Each rank computes its share of a batch in that many parts, with the gradient of one batch (GradCache): memory
     divided by this, one more forward pass."""
-    warmup_samples: int = 2_000 * 33_792
+    warmup_samples: Annotated[int, Range(at_least=0, at_most=10**15)] = 2_000 * 33_792
     """The learning rate rises linearly over these samples. (recipe: 2,000 steps)"""
-    final_learning_rate: float = 0.0
+    final_learning_rate: Share = 0.0
     """The cosine ends here, as a share of the peak. (convention)"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if (self.samples is None) == (self.epochs is None):
             raise ValueError("set either schedule.samples or schedule.epochs, and the other one to null")
-        if self.samples is not None:
-            _between("schedule.samples", self.samples, 1, 10**15)
-        if self.epochs is not None:
-            _above("schedule.epochs", self.epochs, 0)
-        _between("schedule.batch_size", self.batch_size, 1, 2**31)
-        _between("schedule.micro_batches", self.micro_batches, 1, self.batch_size)
-        _between("schedule.warmup_samples", self.warmup_samples, 0, 10**15)
-        _between("schedule.final_learning_rate", self.final_learning_rate, 0, 1)
+        if self.micro_batches > self.batch_size:
+            raise ValueError(f"schedule.micro_batches is {self.micro_batches}; it must be at most schedule.batch_size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,73 +174,63 @@ class TransformSettings:
     """Share of the area that a random crop keeps while training; no flip, no colour change. (paper)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     """Subtracted from red, green, blue in 0 to 1. (paper)"""
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    std: tuple[Above0, Above0, Above0] = (0.26862954, 0.26130258, 0.27577711)
     """Divides them after that. (paper)"""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             raise ValueError(f"transform.crop_scale is ({low}, {high}); it must satisfy 0 < low <= high <= 1")
-        for value in self.std:
-            _above("transform.std", value, 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """How the run is carried out."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
     """Fixes initial weights, order of the data, augmentation and dropout."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: CUDA where there is a GPU."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast of the encoders; loss, heads and weights are float32 always. bf16 or fp16 on a CPU is slow. (ours)"""
-    ema: float = 0.0
+    ema: Below1 = 0.0
     """Decay per step of an average of the weights, which checks and export then use; 0: none."""
     deterministic: bool = False
     """Refuse kernels whose result differs from run to run on CUDA. On a CPU runs are repeatable anyway."""
-    threads: int | None = None
+    threads: Annotated[int, Range(at_least=1, at_most=4096)] | None = None
     """CPU threads of torch in each rank; none: torch's own choice. A resumed run is bit-equal with the same number."""
-    max_nonfinite: int = 20
+    max_nonfinite: Positive = 20
     """So many steps in a row with a loss or gradient that is not finite end the run; fewer are skipped and counted."""
-    timeout_s: float = 1800.0
+    timeout_s: Above0 = 1800.0
     """How long ranks wait for each other, in seconds."""
 
     def __post_init__(self) -> None:
-        _between("run.seed", self.seed, 0, 2**63 - 1)
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"run.ema is {self.ema}; it must be at least 0 and below 1")
-        _between("run.max_nonfinite", self.max_nonfinite, 1, 2**31)
-        _above("run.timeout_s", self.timeout_s, 0)
-        if self.threads is not None:
-            _between("run.threads", self.threads, 1, 4096)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
     """What is kept to go on from."""
 
-    every_samples: int = 20_000_000
+    every_samples: Total = 20_000_000
     """A checkpoint is written each time that many samples were seen, and at the end. (ours)"""
-    keep_last: int = 3
+    keep_last: Positive = 3
     """Newest checkpoints kept; what is damaged falls back to the one before."""
-    keep_every_samples: int | None = None
+    keep_every_samples: Total | None = None
     """Checkpoints that pass a multiple of this are kept for good; none: none is."""
     keep_best: bool = True
     """Keep the one with the best held-out retrieval as well, where there are held-out samples."""
 
     def __post_init__(self) -> None:
-        _between("checkpoint.every_samples", self.every_samples, 1, 10**15)
-        _between("checkpoint.keep_last", self.keep_last, 1, 2**31)
-        if self.keep_every_samples is not None:
-            _between("checkpoint.keep_every_samples", self.keep_every_samples, 1, 10**15)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSettings:
     """What is said and written while training."""
 
-    every_steps: int = 50
+    every_steps: Positive = 50
     """A progress line, and its values in `log.jsonl`, each so many steps and at the last one."""
     tensorboard: bool = True
     """Write `tensorboard/` where the tensorboard package is installed."""
@@ -265,30 +238,27 @@ class LogSettings:
     """Project of Weights & Biases to report to, needs the wandb package; empty: none."""
 
     def __post_init__(self) -> None:
-        _between("log.every_steps", self.every_steps, 1, 2**31)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckSettings:
     """Quality measured while training, on all ranks. It guides; numbers to publish come from the evaluation."""
 
-    every_samples: int | None = None
+    every_samples: Total | None = None
     """Measured each time that many samples were seen, and at the end; none: at the end only."""
-    retrieval_samples: int = 5_000
+    retrieval_samples: Annotated[int, Range(at_least=0, at_most=10**7)] = 5_000
     """Retrieval among at most so many held-out pairs (`data.split.holdout`); 0: no retrieval."""
     zero_shot: str = ""
     """Folder with one folder of pictures per class, named like the class, or `classnames.txt` with the names in the
     order of the sorted folders: zero-shot accuracy on it. Empty: none."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Prompts; a class is the normalised mean of its normalised prompts."""
-    batch_size: int = 256
+    batch_size: Positive = 256
     """Pictures, or prompts, encoded at once by a rank."""
 
     def __post_init__(self) -> None:
-        if self.every_samples is not None:
-            _between("check.every_samples", self.every_samples, 1, 10**15)
-        _between("check.retrieval_samples", self.retrieval_samples, 0, 10**7)
-        _between("check.batch_size", self.batch_size, 1, 2**31)
+        check_fields(self)
         for template in self.templates:
             if template.count("{}") != 1:
                 raise ValueError(f"check.templates has {template!r}; a template holds {{}} exactly once")
@@ -322,13 +292,3 @@ class Config:
     """What is said."""
     check: CheckSettings = field(default_factory=CheckSettings)
     """Quality while training."""
-
-
-def _between(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must lie between {low} and {high}")
-
-
-def _above(name: str, value: float, bound: float) -> None:
-    if not bound < value < float("inf"):
-        raise ValueError(f"{name} is {value}; it must be above {bound}")

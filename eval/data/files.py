@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.image_formats import EXTENSIONS
 from eval.data.dataset import DataSet, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 csv.field_size_limit(1 << 24)
 
 
@@ -49,7 +49,7 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
     names, labels = [], []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        found = sorted(path for path in (root / name).rglob("*") if path.suffix.lower().removeprefix(".") in EXTENSIONS)
         names += [str(path.relative_to(root)) for path in found]
         labels += [label] * len(found)
     if not names:

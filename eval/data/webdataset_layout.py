@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.image_formats import EXTENSIONS
 from eval.data.dataset import DataSet, Question, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
 from eval.files import sha256_of
 from eval.tasks.task import Kind
 
-PICTURES = ("webp", "png", "jpg", "jpeg")
 # What `dataset_type.txt` says, the kind of task that may read it, and the member its labels are in.
 TYPES: dict[str, tuple[Kind, str]] = {
     "classification": ("classification", "cls"),
@@ -135,7 +135,7 @@ def _index(shard: Path) -> list[list[Any]]:
                 if member.offset_data + member.size > length:
                     raise DataBroken(f"{shard.name} is cut off at {member.name}")
                 digest = ""
-                if member.name.lower().rpartition(".")[2] in PICTURES:
+                if member.name.lower().rpartition(".")[2] in EXTENSIONS:
                     digest = hashlib.sha256(_read(shard, member.offset_data, member.size)).hexdigest()
                 members.append([member.name, member.offset_data, member.size, digest])
     except (tarfile.TarError, EOFError) as error:
@@ -148,12 +148,12 @@ def _samples(shards: Sequence[Path], label: str, memo: Memo, place: str) -> list
     label."""
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
-        for name, offset, size, digest in memo.of(shard, "members", _index):
+        for name, offset, size, digest in memo.of(shard, "members with images", _index):
             folder, _, base = name.rpartition("/")
             stem, _, extension = base.partition(".")
             key = f"{folder}/{stem}" if folder else stem
             sample = samples.setdefault(key, {"key": key, "shard": number})
-            what = "picture" if extension.lower() in PICTURES else "label" if extension.lower() == label else None
+            what = "picture" if extension.lower() in EXTENSIONS else "label" if extension.lower() == label else None
             if what is None:
                 continue
             if what in sample or sample["shard"] != number:

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from common.html import attribute
 from eval.report.data import FewShotTable
-from eval.report.text import attribute, percent
+from eval.report.text import percent
 
 WIDE, HIGH = 720.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 150.0, 14.0, 40.0

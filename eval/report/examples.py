@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from eval.report.text import attribute, percent, show
+from common.html import attribute, show
+from eval.report.text import percent
 
 SIDE = 168
 """Longest side of a thumbnail in pixels."""

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from eval.report.averages import Average
 from eval.report.data import KINDS, FewShotTable, Row, TaskRows
-from eval.report.page import AVERAGES, CAUTION, FEW_SHOT
 from eval.report.references import few_shot_references, references
-from eval.report.text import cell, percent
+from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent
 from eval.results import cautions
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-import yaml
+from common.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +80,4 @@ def _title(source: Mapping[str, Any]) -> str:
 
 @functools.cache
 def _raw() -> Mapping[str, Any]:
-    text = resources.files("eval").joinpath("references.yaml").read_text(encoding="utf-8")
-    return yaml.safe_load(text)
+    return read_yaml(Path(__file__).parents[1] / "references.yaml")

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from common.html import attribute, show
 from eval.report.averages import Average
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
-from eval.report.text import attribute, percent, show
+from eval.report.text import percent
 from eval.results import cautions
 
 _HEAD = (

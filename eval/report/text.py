@@ -1,29 +1,24 @@
-"""Text of strangers made safe to show, and numbers as people read them."""
+"""What page and Markdown say in the same words."""
 
 from __future__ import annotations
 
-import html
-import unicodedata
+from common.html import plain
 
-_ACTING = frozenset(
-    "\u061c\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+CAUTION = (
+    "An interval says how far the number could be off because these test items were drawn and not others. It does not "
+    "hold what training again with another seed would change (about 0.2 points on ImageNet, according to DataComp), "
+    "nor what another prompt, split or preprocessing would: these are in the protocol of each number."
 )
-
-
-def plain(text: str, limit: int = 300) -> str:
-    """`text` on one line, cut to `limit`, with characters spelled out that act without being seen; not yet escaped."""
-    cut = text if len(text) <= limit else text[: max(1, limit - 1)].rstrip() + "\u2026"
-    return "".join(_plain(char) for char in cut)
-
-
-def attribute(text: str, limit: int = 300) -> str:
-    """`text` for use between double quotes or as the content of an SVG text."""
-    return html.escape(plain(text, limit))
-
-
-def show(text: str, limit: int = 300) -> str:
-    """`text` as HTML in an element of its own, so that its writing direction does not leak into the page."""
-    return f'<bdi dir="auto">{attribute(text, limit)}</bdi>'
+AVERAGES = (
+    "Averages are plain, over the measured tasks of a kind; tasks whose data is not at hand are not counted. They "
+    "depend on the selection of tasks: compare single data sets with published ones, averages over the same tasks only."
+)
+FEW_SHOT = (
+    "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
+    "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels have no "
+    "say. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval over test "
+    "pictures."
+)
 
 
 def cell(text: str) -> str:
@@ -32,13 +27,5 @@ def cell(text: str) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent: "68.0"; a dash where there is none."""
+    """A proportion in percent: "68.0"; a dash where there is none."""
     return "\u2013" if value is None else f"{100 * value:.{digits}f}"
-
-
-def _plain(char: str) -> str:
-    if char in "\t\n\r":
-        return " "
-    if char in _ACTING or unicodedata.category(char) in ("Cc", "Cs"):
-        return f"[U+{ord(char):04X}]"
-    return char

@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping
-from importlib import resources
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from common.fields import BadValue, build, converted
+from common.yaml_files import BadYaml, read_yaml
 from eval.errors import WrongUse
-from eval.tasks.task import DIRECTIONS, KINDS, LAYOUTS, METRICS, Source, Suite, Task
+from eval.tasks.task import DIRECTIONS, METRICS, Suite, Task
 from eval.templates import check_templates, look_up
+
+_FOLDER = Path(__file__).parents[1] / "suites"
 
 
 def suite_names() -> list[str]:
     """Names of the suites that come with the program."""
-    folder = resources.files("eval").joinpath("suites")
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def load_suite(name: str) -> Suite:
     """The suite of that name, or of that YAML file. Raises `WrongUse`."""
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
-        if not path.is_file():
-            raise WrongUse(f"suite file {name} is not there")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise WrongUse(f"suite file {name} is no text in UTF-8 ({error.reason} at byte {error.start})") from None
-        return parse_suite(text, str(path))
+        return _suite(Path(name))
     if name not in suite_names():
         raise WrongUse(f"unknown suite {name!r}; there are {', '.join(suite_names())}, or a YAML file")
-    text = resources.files("eval").joinpath("suites", f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_suite(text, f"eval/suites/{name}.yaml")
+    return _suite(_FOLDER / f"{name}.yaml")
 
 
 def choose_tasks(words: str) -> Suite:
@@ -65,81 +56,52 @@ def choose_tasks(words: str) -> Suite:
     return Suite(name=",".join(asked), about=" ".join(about), tasks=tuple(chosen.values()))
 
 
-def parse_suite(text: str, place: str) -> Suite:
-    """The suite of a YAML text; `place` names it in errors. Raises `WrongUse` for anything it does not understand."""
+def _suite(path: Path) -> Suite:
+    """The suite of a YAML file. Raises `WrongUse` for anything it does not understand."""
+    place = f"suite file {path}"
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise WrongUse(f"{place} is no YAML: {' '.join(str(error).split())}") from None
-    fields = _fields(Suite, raw, place)
-    if not isinstance(fields["tasks"], list) or not fields["tasks"]:
-        raise WrongUse(f"{place}: tasks must be a list of tasks")
-    tasks = tuple(_task(entry, place) for entry in fields["tasks"])
-    names = [task.name for task in tasks]
+        raw = read_yaml(path)
+        entries = raw.get("tasks") if isinstance(raw, dict) else None
+        if not isinstance(entries, list) or not entries:
+            raise BadValue("a suite file must have keys and values, and under `tasks` a list of tasks")
+        suite = build(Suite, {**raw, "tasks": [_task(entry, place) for entry in entries]})
+    except BadYaml as error:
+        raise WrongUse(f"suite file {error}") from None
+    except BadValue as error:
+        raise WrongUse(f"{place}: {error}") from None
+    names = [task.name for task in suite.tasks]
     for name in names:
         if names.count(name) > 1:
             raise WrongUse(f"{place}: two tasks are named {name!r}")
-    return Suite(name=str(fields["name"]), about=str(fields["about"]).strip(), tasks=tasks)
+    return suite
 
 
-def _fields(kind: type, raw: Any, place: str) -> dict[str, Any]:
-    """The mapping `raw`, whose keys are fields of the dataclass `kind` and hold all that have no default."""
-    if not isinstance(raw, Mapping):
-        raise WrongUse(f"{place}: expected keys and values, found {raw!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    for key in raw:
-        if key not in fields:
-            near = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(fields)}"
-            raise WrongUse(f"{place}: unknown key {key!r}{hint}")
-    for name, field in fields.items():
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if needed and name not in raw:
-            raise WrongUse(f"{place}: {name!r} is missing")
-    return dict(raw)
-
-
-def _task(raw: Any, place: str) -> Task:
-    name = raw.get("name", "?") if isinstance(raw, Mapping) else "?"
+def _task(entry: Any, place: str) -> Task:
+    """The checked task of an entry of `tasks`."""
+    name = entry.get("name", "?") if isinstance(entry, dict) else "?"
     place = f"{place}, task {name}"
-    values = _fields(Task, raw, place)
-    for key in ("sources", "support"):
-        if key in values:
-            values[key] = tuple(_source(entry, f"{place}, {key}") for entry in values[key])
-    for key in ("class_names", "templates", "caption_templates"):
-        if isinstance(values.get(key), list):
-            values[key] = tuple(str(entry) for entry in values[key])
-    task = Task(**values)
+    try:
+        task: Task = converted(Task, entry, "task")
+    except BadValue as error:
+        raise WrongUse(f"{place}: {error}") from None
     _check(task, place)
     return task
 
 
-def _source(raw: Any, place: str) -> Source:
-    source = Source(**_fields(Source, raw, place))
-    _one_of(source.layout, LAYOUTS, "layout", place)
-    if source.path.startswith(("/", "~")) or ".." in Path(source.path).parts:
-        raise WrongUse(f"{place}: path {source.path!r} must lie below the data root")
-    return source
-
-
 def _check(task: Task, place: str) -> None:
-    _one_of(task.kind, KINDS, "kind", place)
     _one_of(task.metric, METRICS[task.kind], "metric", place)
     if not task.sources:
         raise WrongUse(f"{place}: no sources")
+    for source in (*task.sources, *task.support):
+        if source.path.startswith(("/", "~")) or ".." in Path(source.path).parts:
+            raise WrongUse(f"{place}: path {source.path!r} must lie below the data root")
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
             raise WrongUse(f"{place}: two sources have the same layout and path")
     if task.name != task.name.strip() or any(mark in task.name for mark in ",/ "):
         raise WrongUse(f"{place}: a task's name has no blanks, commas or slashes")
-    for key in ("items", "classes", "captions_per_image", "candidates", "sample"):
-        value = getattr(task, key)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise WrongUse(f"{place}: {key} is {value!r}, not a whole number above 0")
     if (task.kind == "retrieval") != (task.direction is not None):
         raise WrongUse(f"{place}: direction ({' or '.join(DIRECTIONS)}) belongs to retrieval, and to it alone")
-    if task.direction is not None:
-        _one_of(task.direction, DIRECTIONS, "direction", place)
     check_templates(task.caption_templates, f"{place}, caption_templates")
     if task.kind == "classification":
         if task.templates != "dataset":

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
+
+from common.fields import Positive
 
 Kind = Literal["classification", "retrieval", "vqa"]
 Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground"]
+Direction = Literal["image_to_text", "text_to_image"]
 
-KINDS: tuple[Kind, ...] = ("classification", "retrieval", "vqa")
-LAYOUTS: tuple[Layout, ...] = ("webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground")
 METRICS: dict[Kind, tuple[str, ...]] = {
     "classification": ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point"),
     "retrieval": ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score"),
     "vqa": ("soft_accuracy", "accuracy"),
 }
-DIRECTIONS = ("image_to_text", "text_to_image")
+DIRECTIONS = get_args(Direction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,23 +52,23 @@ class Task:
     """Under which terms the data may be used, or that this is unclear."""
     get: str
     """How to get the data, in one sentence, for the row of a set that is not at hand."""
-    items: int | None = None
+    items: Positive | None = None
     """Number of items of the split as published; a difference is written beside the result."""
-    classes: int | None = None
+    classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"
     """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
     templates: str | tuple[str, ...] = "dataset"
     """`dataset` (the data's own), `source:set` of `eval/templates`, or the list itself."""
-    direction: str | None = None
+    direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)
     """What captions are wrapped in; each gives its own numbers, the first one the task's (retrieval)."""
-    captions_per_image: int | None = None
+    captions_per_image: Positive | None = None
     """Keep the first so many captions of a picture; None keeps all (retrieval)."""
-    candidates: int | None = None
+    candidates: Positive | None = None
     """Answers offered per question where the data has no list of its own (vqa)."""
-    sample: int | None = None
+    sample: Positive | None = None
     """Evaluate a seeded sample of so many items instead of all; written beside the result."""
     support: tuple[Source, ...] = ()
     """Where few-shot draws its shots from (classification); without it the task has no few-shot rows."""

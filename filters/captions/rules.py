@@ -8,35 +8,41 @@ above the verifier scores that the rule names; of a caption = the maximum over i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from common.fields import Count, Positive, Share, check_fields
+
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
-ATTRIBUTE_KINDS = ("adjective", "predicate", "participle", "number", "colour", "material", "size", "state", "pattern")
+AttributeKind = Literal[
+    "adjective", "predicate", "participle", "number", "colour", "material", "size", "state", "pattern"
+]
+ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = get_args(AttributeKind)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRule:
     """What counts, and how much of it a caption needs. Scores are the verifier's; 0 takes every candidate."""
 
-    min_complexity: int = 1
+    min_complexity: Count = 1
     """Captions below are rejected (`complexity`)."""
-    min_actions: int = 1
+    min_actions: Count = 1
     """Captions with fewer distinct actions are rejected (`action`)."""
-    max_chars: int = 4_096
+    max_chars: Positive = 4_096
     """Longer captions are rejected unread (`caption_length`): shifted columns and page text."""
-    attribute_kinds: tuple[str, ...] = ATTRIBUTE_KINDS
+    attribute_kinds: tuple[AttributeKind, ...] = ATTRIBUTE_KINDS
     """Kinds of attributes that count for complexity."""
-    min_attribute_score: float = 0.0
+    min_attribute_score: Share = 0.0
     """Attributes with a lower score do not count."""
     count_relations: bool = True
     """Whether prepositional and possessive relations count for complexity."""
-    min_relation_score: float = 0.0
+    min_relation_score: Share = 0.0
     """Relations with a lower score do not count."""
     count_actions: bool = True
     """Whether actions count for the complexity of their participants."""
@@ -44,19 +50,11 @@ class CaptionRule:
     """Only what the tagger calls a verb can be an action; False admits -ing forms tagged as nouns or adjectives."""
     need_participant: bool = False
     """An action must have an object that takes part in it."""
-    min_action_score: float = 0.0
+    min_action_score: Share = 0.0
     """Action candidates with a lower score do not count."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.attribute_kinds) - set(ATTRIBUTE_KINDS))
-        if unknown:
-            raise ValueError(f"captions.attribute_kinds: unknown {unknown}; choose from {', '.join(ATTRIBUTE_KINDS)}")
-        for name, least in (("min_complexity", 0), ("min_actions", 0), ("max_chars", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"captions.{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("min_attribute_score", "min_relation_score", "min_action_score"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"captions.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        check_fields(self)
 
 
 @dataclass(frozen=True)

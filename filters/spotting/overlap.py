@@ -33,6 +33,7 @@ from functools import lru_cache
 from math import prod
 from typing import Final, Literal
 
+from common.fields import Count, Positive, Share, check_fields
 from filters.spotting.common_run import longest_common_run, within_edits
 from filters.spotting.common_words import LEAST_CHANCE, word_chances
 from filters.spotting.folding import Folded, fold, is_ideograph
@@ -46,45 +47,38 @@ class OverlapRule:
     """What counts as text of the caption found in the picture. The defaults are `TOLERANT`; `PAPER` is the plain
     rule."""
 
-    min_score: float = 0.8
+    min_score: Share = 0.8
     """Strings recognised with a lower score, 0 to 1, are ignored."""
-    min_chars: int = 5
+    min_chars: Positive = 5
     """A pair is dropped from this many matching characters on."""
     unit: Unit = "line"
     """What is compared: each OCR line, each word of it, or all lines joined in reading order."""
     whole_words: bool = True
     """False: any common run of characters counts (the plain rule), and all fields below but `ideograph_weight` are
     unused."""
-    inside_chars: int = 7
+    inside_chars: Positive = 7
     """An equal run of whole words of one side may lie inside a word of the other side from this many characters on."""
-    edits: tuple[tuple[int, int], ...] = ((6, 1), (8, 2))
+    edits: tuple[tuple[Positive, Count], ...] = ((6, 1), (8, 2))
     """(letters, edits) in rising order: a run of whole words with that many letters may have that many wrong, lost or
     extra letters."""
     look_alikes: tuple[str, ...] = ("0o", "1il", "5s")
     """Groups of characters that OCR takes for one another; within a group they are the same character."""
-    common_chance: float = 0.004
+    common_chance: Share = 0.004
     """A run is ignored if the product of its words' chances to stand in any caption is this or more; 0 switches the
     guard off."""
-    filler_chance: float = 0.02
+    filler_chance: Share = 0.02
     """Words with at least this chance (`the`, `with`, `white`) say nothing and are left out of the product."""
-    caption_share: float = 0.4
+    caption_share: Share = 0.4
     """A run of common words counts nevertheless where it makes up this share of the caption's characters."""
-    common_chars: int = 12
+    common_chars: Positive = 12
     """A run of common words counts nevertheless from this many characters on."""
-    ideograph_weight: int = 2
+    ideograph_weight: Positive = 2
     """Han ideographs and Hangul syllables count as this many characters, in `min_chars` and everywhere else."""
 
     def __post_init__(self) -> None:
-        if self.min_chars < 1:
-            raise ValueError(f"OverlapRule.min_chars is {self.min_chars}; it must be at least 1")
-        if self.ideograph_weight < 1:
-            raise ValueError(f"OverlapRule.ideograph_weight is {self.ideograph_weight}; it must be at least 1")
-        if self.unit not in ("line", "word", "joined"):
-            raise ValueError(f"OverlapRule.unit is {self.unit!r}; choose line, word or joined")
+        check_fields(self)
         if 0 < self.common_chance < LEAST_CHANCE:
-            raise ValueError(
-                f"OverlapRule.common_chance is {self.common_chance}; it must be 0 (off) or at least {LEAST_CHANCE}"
-            )
+            raise ValueError(f"common_chance is {self.common_chance}; it must be 0 (off) or at least {LEAST_CHANCE}")
 
 
 PAPER: Final = OverlapRule(whole_words=False, ideograph_weight=1)

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
+from common.command_line import number
+from common.fields import Positive
 from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
@@ -47,14 +49,20 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
         "CC-BY-NC-4.0",
     )
     parser.add_argument(
-        "--min-count", type=_positive, help="rows that must name a concept (default 100; rows / 50 on small corpora)"
+        "--min-count",
+        type=number(Positive),
+        help="rows that must name a concept (default 100; rows / 50 on small corpora)",
     )
-    parser.add_argument("--max-size", type=_positive, default=10_000, help="most concepts of a head (default 10,000)")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="pictures the teacher sees at a time (32)")
+    parser.add_argument(
+        "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
+    )
+    parser.add_argument(
+        "--batch-size", type=number(Positive), default=32, help="pictures the teacher sees at a time (32)"
+    )
     parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
     parser.add_argument(
         "--workers",
-        type=_positive,
+        type=number(Positive),
         help=f"worker processes (default: all cores; on a GPU {_WORKERS_OF_A_GPU}, each of which holds the teacher)",
     )
     parser.add_argument(
@@ -110,9 +118,3 @@ def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Conc
 def _workers_for(device: str) -> int:
     cores = os.cpu_count() or 1
     return cores if device == "cpu" else min(cores, _WORKERS_OF_A_GPU)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

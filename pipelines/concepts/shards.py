@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from common.image_formats import EXTENSIONS
 from pipelines.commit import read_json
 from pipelines.manifests.tar_rows import Sample, samples
 from pipelines.settings import WrongUse
@@ -13,8 +14,8 @@ from pipelines.storage import Place
 
 MAX_PICTURE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "bin")
-"""Endings of pictures in the shards of `make filter`; `bin` is a format it has no ending for."""
+PICTURES = (*EXTENSIONS, "bin")
+"""Endings of pictures in the shards of `make filter`; `bin` is what early ones call a format without an ending."""
 
 
 def shard_entries(data: Place) -> dict[str, dict[str, Any]]:

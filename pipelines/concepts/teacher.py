@@ -15,16 +15,15 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from common.yaml_files import read_yaml
 from pipelines.settings import WrongUse
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"
+_FOLDER = Path(__file__).with_name("teachers")
 _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "open_clip_torch"}
 
 
@@ -93,8 +92,7 @@ class LoadedTeacher:
 
 def teacher_names() -> list[str]:
     """Teachers with a YAML file."""
-    found = (entry.name for entry in files(__package__).joinpath("teachers").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def find_teacher(name: str, weights: str | None = None) -> Teacher:
@@ -117,7 +115,7 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
             f"unknown teacher {name!r}; choose {', '.join(teacher_names())}, or a model as in timm:resnet50, "
             "torchvision:vit_b_16, open_clip:ViT-B-32 with --weights"
         )
-    entry = yaml.safe_load(files(__package__).joinpath("teachers", f"{name}.yaml").read_text(encoding="utf-8"))
+    entry = read_yaml(_FOLDER / f"{name}.yaml")
     _check_installed(entry["library"])
     path = _weights_of(entry, weights)
     sha256 = _sha256(path)

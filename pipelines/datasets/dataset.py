@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
+from common.naming import nearest
 from pipelines.datasets.errors import DatasetError
-from pipelines.datasets.naming import nearest
 from pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
 Format = Literal["auto", "parquet", "tsv", "csv", "jsonl", "webdataset"]

@@ -8,8 +8,9 @@ from pipelines.datasets.dataset import Dataset
 def missing_data_message(dataset: Dataset, looked_in: str) -> str:
     """Returns what a user sees when no manifest of `dataset` was found in `looked_in` (a folder or glob)."""
     lines = [
-        f"No manifest of {dataset.title} in {looked_in}: nothing there matches {dataset.default_glob}.",
+        f"There is no manifest in {looked_in}: nothing there matches {dataset.default_glob}.",
         "",
+        f"  data set  {dataset.title}",
         f"  where     {dataset.where}",
         f"  size      {dataset.size}",
         f"  licence   {dataset.licence}",

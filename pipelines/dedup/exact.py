@@ -1,4 +1,5 @@
-"""Exact duplicates of a range of keys: the first row of each key stays, whatever the order of work.
+"""Exact duplicates of a range of keys: the first row of each key stays, whatever the order of work. And rows that share
+a key though they differ.
 
 A range is read unit by unit, in the order of the plan. Kept in memory are the distinct keys seen so far and a batch of
 waiting ones, never the duplicates: a picture that occurs a million times takes the room of one.
@@ -13,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.dedup.entries import ENTRIES
-from pipelines.dedup.keys import KEY, PARTS, uid_of
+from pipelines.dedup.keys import KEY, PARTS, uid_of, unspread
 
 BATCH = 1 << 18
 KEY_BYTES = 300
@@ -40,6 +41,29 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
     Raises:
         ValueError: units do not ascend.
     """
+    for later, first in _repeated(slices, batch):
+        yield _entries(later, first, _uids(first["cited_high"], first["cited_low"]))
+
+
+def shared(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATCH) -> Iterator[pa.Table]:
+    """Yields the rows whose uid an earlier row has that is another pair, as `duplicates` does.
+
+    Args:
+        slices: as for `duplicates`; the keys are uids, and what they cite is equal for equal pairs.
+        batch: see `duplicates`.
+    """
+    for later, first in _repeated(slices, batch):
+        differ = (later["cited_high"] != first["cited_high"]) | (later["cited_low"] != first["cited_low"])
+        if differ.any():
+            later, first = later[differ], first[differ]
+            keys = unspread(np.stack([first["high"], first["low"]], axis=1))
+            yield _entries(later, first, _uids(keys[:, 0], keys[:, 1]))
+
+
+def _repeated(
+    slices: Iterable[tuple[int, NDArray[np.void]]], batch: int
+) -> Iterator[tuple[NDArray[np.void], NDArray[np.void]]]:
+    """Yields the rows whose key has occurred before, by (unit, ordinal), and for each the first row of that key."""
     seen, waiting, count, last = np.empty(0, _SEEN), [], 0, -1
     for unit, records in slices:
         if unit <= last:
@@ -54,19 +78,22 @@ def duplicates(slices: Iterable[tuple[int, NDArray[np.void]]], batch: int = BATC
         waiting.append(placed)
         count += len(placed)
         if count >= max(batch, len(seen) // 2):  # in proportion to what was seen, so that each key is sorted rarely
-            seen, found = _compare(seen, waiting)
+            seen, later, first = _compare(seen, waiting)
             waiting, count = [], 0
-            if found.num_rows:
-                yield found
+            if len(later):
+                yield later, first
     if waiting:
-        _, found = _compare(seen, waiting)
-        if found.num_rows:
-            yield found
+        _, later, first = _compare(seen, waiting)
+        if len(later):
+            yield later, first
 
 
-def _compare(seen: NDArray[np.void], waiting: list[NDArray[np.void]]) -> tuple[NDArray[np.void], pa.Table]:
-    """The distinct keys of both, and what of the waiting is a duplicate. Within equal keys the earlier row stands
-    first: the seen before the waiting, these in order of units, and each unit's in order of ordinals."""
+def _compare(
+    seen: NDArray[np.void], waiting: list[NDArray[np.void]]
+) -> tuple[NDArray[np.void], NDArray[np.void], NDArray[np.void]]:
+    """The distinct keys of both, what of the waiting repeats one, and the first row of each of these keys. Within equal
+    keys the earlier row stands first: the seen before the waiting, these in order of units, and each unit's in order of
+    ordinals."""
     rows = np.concatenate([seen, *waiting])
     high, low = np.ascontiguousarray(rows["high"]), np.ascontiguousarray(rows["low"])
     order = np.argsort(high, kind="stable")  # sorted runs are merged
@@ -81,11 +108,14 @@ def _compare(seen: NDArray[np.void], waiting: list[NDArray[np.void]]) -> tuple[N
     again = np.flatnonzero(~new)
     later, first = rows[order[again]], rows[order[place_of_first[again]]]
     sequence = np.lexsort((later["ordinal"], later["unit"]))
-    return rows[order[new]], _entries(later[sequence], first[sequence])
+    return rows[order[new]], later[sequence], first[sequence]
 
 
-def _entries(later: NDArray[np.void], first: NDArray[np.void]) -> pa.Table:
-    uids = [uid_of(*halves) for halves in zip(first["uid_high"].tolist(), first["uid_low"].tolist(), strict=True)]
+def _uids(high: NDArray[np.uint64], low: NDArray[np.uint64]) -> list[str]:
+    return [uid_of(*halves) for halves in zip(high.tolist(), low.tolist(), strict=True)]
+
+
+def _entries(later: NDArray[np.void], first: NDArray[np.void], uids: list[str]) -> pa.Table:
     columns = [
         pa.array(later["unit"].astype(np.int32)),
         pa.array(later["ordinal"].astype(np.int64)),

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("uid_high", "<u8"), ("uid_low", "<u8")])
-"""A row: its key in two halves, its place in the unit, its uid in two halves. 36 bytes."""
+KEY = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("cited_high", "<u8"), ("cited_low", "<u8")])
+"""A row: its key in two halves, its place in the unit, and in two halves what is said of rows with its key: the uid; of
+rows whose key is the uid, the pair. 36 bytes."""
 PARTS = 256
 """A unit's records are sorted by key and can be read by the first byte of it."""
 
@@ -51,6 +52,13 @@ def spread(keys: Halves) -> Halves:
     return np.stack([high, low], axis=1)
 
 
+def unspread(keys: Halves) -> Halves:
+    """The inverse of `spread`."""
+    high = keys[:, 0] ^ _mixed(keys[:, 1])
+    low = keys[:, 1] ^ _mixed(high)
+    return np.stack([high, low], axis=1)
+
+
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         x = x + np.uint64(0x9E3779B97F4A7C15)
@@ -59,18 +67,18 @@ def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
         return x ^ (x >> np.uint64(31))
 
 
-def key_records(keys: Halves, ordinals: NDArray[np.int64], uids: Halves) -> NDArray[np.void]:
+def key_records(keys: Halves, ordinals: NDArray[np.int64], cited: Halves) -> NDArray[np.void]:
     """The records of a unit, sorted by spread key and ordinal.
 
     Args:
-        keys: what is compared, shape (n, 2): the uid of a pair, the digest of a picture.
+        keys: what is compared, shape (n, 2).
         ordinals: places of the rows in the unit, ascending; shape (n,).
-        uids: what duplicates of the rows will cite; shape (n, 2).
+        cited: see `KEY`; shape (n, 2).
     """
     even = spread(keys)
     records = np.empty(len(keys), KEY)
     records["high"], records["low"], records["ordinal"] = even[:, 0], even[:, 1], ordinals
-    records["uid_high"], records["uid_low"] = uids[:, 0], uids[:, 1]
+    records["cited_high"], records["cited_low"] = cited[:, 0], cited[:, 1]
     return records[np.lexsort((even[:, 1], even[:, 0]))]  # a stable sort: equal keys stay in the order of ordinals
 
 

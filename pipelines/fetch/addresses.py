@@ -42,20 +42,23 @@ _NOT_PUBLIC_6 = tuple(
     )
 )
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+"""The upper half of an interface identifier whose lower half is an IPv4 address, under any prefix; the second says that
+the address is unique."""
 
 
 def is_public(address: Address) -> bool:
     """Whether an address belongs to the public internet.
 
     An address of the well-known NAT64 prefix is judged by the IPv4 address in it, for in networks without IPv4 the
-    resolver turns every public IPv4 address into one. IPv4-mapped, 6to4 and Teredo addresses are never public: no
-    honest name has one.
+    resolver turns every public IPv4 address into one. Other addresses with an IPv4 address in them (mapped, compatible,
+    6to4, Teredo, ISATAP, a NAT64 of one's own) are never public: no honest name has one.
     """
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _NOT_PUBLIC_4)
     if address in _NAT64:
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-    if address.scope_id is not None or address not in _GLOBAL_6:
+    if address.scope_id is not None or address not in _GLOBAL_6 or int(address) >> 32 & 0xFFFF_FFFF in _ISATAP:
         return False
     return not any(address in network for network in _NOT_PUBLIC_6)
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from common.image_formats import FORMATS
 from pipelines.fetch.addresses import Address
 from pipelines.fetch.reasons import FetchError, Reason
 from pipelines.fetch.urls import Target
@@ -23,6 +24,10 @@ Dial = Callable[[Address, int, float], socket.socket]
 
 MAX_ADDRESSES = 4
 """Addresses of one host that are tried."""
+
+
+_ACCEPT = ",".join([*(f"image/{form.lower()}" for form in FORMATS), "*/*;q=0.1"])
+"""No image/*: servers that have a picture in several formats would send AVIF, which is not read."""
 
 
 class _Bounded:
@@ -142,14 +147,15 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
     """Asks for a target and yields the response, its headers read, its body not yet.
 
     Raises:
-        FetchError: for everything that goes wrong here or while the caller reads.
+        FetchError: for everything that goes wrong here or while the caller reads: whatever an answer holds, it costs
+            the row that asked, never the rows beside it.
     """
     try:
         connection.connect()
         connection.putrequest("GET", target.path, skip_host=True, skip_accept_encoding=True)
         connection.putheader("Host", target.authority)
         connection.putheader("User-Agent", user_agent)
-        connection.putheader("Accept", "image/*,*/*;q=0.1")
+        connection.putheader("Accept", _ACCEPT)
         connection.putheader("Accept-Encoding", "identity")
         connection.putheader("Connection", "close")
         connection.endheaders()
@@ -169,5 +175,9 @@ def response(connection: GuardedConnection, target: Target, user_agent: str) -> 
         raise FetchError(Reason.BAD_RESPONSE, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error
     except OSError as error:
         raise FetchError(Reason.CONNECT_FAILED, f"{target.host}: {error.strerror or error}", temporary=True) from error
+    except (FetchError, MemoryError):  # too little memory says nothing of the answer
+        raise
+    except Exception as error:
+        raise FetchError(Reason.UNEXPECTED_ERROR, f"{target.host}: {type(error).__name__}: {error}"[:300]) from error
     finally:
         connection.close()

@@ -119,10 +119,7 @@ class Fetcher:
                 dial=self._dial,
             )
             with response(connection, target, settings.user_agent) as answer:
-                if answer.status in _REDIRECTS:
-                    target = _redirected(answer.getheader("Location"), target)
-                    continue
-                if answer.status != 200:
+                if answer.status not in (200, *_REDIRECTS):
                     raise FetchError(
                         Reason.HTTP_STATUS,
                         f"{answer.status} {answer.reason}"[:200],
@@ -131,6 +128,9 @@ class Fetcher:
                     )
                 if settings.respect_opt_out and (header := opts_out(answer.getheaders(), self._names)):
                     raise FetchError(Reason.OPT_OUT, header[:200])
+                if answer.status in _REDIRECTS:  # only now: who sends us on may say no as well
+                    target = _redirected(answer.getheader("Location"), target)
+                    continue
                 # Chunks come with lengths, and TLS with frames: twice the size is room enough.
                 connection.allow_body(2 * settings.max_bytes + settings.max_header_bytes)
                 return Fetched(read_body(answer, settings.max_bytes), answer.headers, str(target), attempt)
@@ -144,13 +144,13 @@ def _redirected(location: str | None, target: Target) -> Target:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Reads Retry-After: seconds or a date; None where it is neither, or absent."""
+    """Reads Retry-After: seconds or a date; None where it is neither, or absent. Raises nothing, whatever it says."""
     text = (retry_after or "").strip()
-    if text.isascii() and text.isdecimal() and len(text) < 10:
-        return float(text)
+    if text.isascii() and text.isdecimal():
+        return float(text)  # infinite where there are hundreds of digits
     try:
         when = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError):  # no date, or one that no calendar has
         return None
-    when = when if when.tzinfo else when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())

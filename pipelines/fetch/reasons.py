@@ -22,6 +22,28 @@ class Reason(StrEnum):
     HASH_MISMATCH = "hash_mismatch"  # other bytes than the manifest's sha256 or md5 was taken of
     NOT_A_PICTURE = "not_a_picture"  # HTML, a truncated or broken picture, or a format that is not accepted
     TOO_MANY_PIXELS = "too_many_pixels"  # by its header, before any pixel is decoded
+    UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the answer; the message has the error
+
+
+EXPLANATIONS = {
+    Reason.BAD_URL: "The row's address is no usable address of the web.",
+    Reason.BLOCKED_PORT: "The address names a port that is not asked.",
+    Reason.BLOCKED_ADDRESS: "The address leads to a machine that is not on the public internet. Such are never asked.",
+    Reason.DNS_FAILED: "The server's name is not known (any more).",
+    Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
+    Reason.TIMEOUT: "The server took too long.",
+    Reason.HTTP_STATUS: "The server answered that there is no such picture, or that it may not be had.",
+    Reason.BAD_RESPONSE: "The server's answer was broken off or is not what the web speaks.",
+    Reason.TOO_MANY_REDIRECTS: "The server sent the request from one address to the next.",
+    Reason.TOO_LARGE: "The file is larger than allowed.",
+    Reason.OPT_OUT: "The server asks that its pictures are not used for training.",
+    Reason.HASH_MISMATCH: "The picture is another one than when the manifest was made.",
+    Reason.NOT_A_PICTURE: "What the server sent is no picture, or a broken one.",
+    Reason.TOO_MANY_PIXELS: "The picture has more pixels than allowed.",
+    Reason.UNEXPECTED_ERROR: "The server's answer met a fault of this program; the message in the records of the "
+    "download names it.",
+}
+"""For the reader of a report, a sentence each."""
 
 
 class FetchError(Exception):
@@ -29,7 +51,7 @@ class FetchError(Exception):
 
     Args:
         reason: as a code.
-        message: for people; what was found.
+        message: for people; what was found. What does not print, such as codes for terminals, becomes blanks.
         temporary: whether asking again later may help.
         retry_after: seconds the server asks to wait, where it said so.
     """
@@ -37,7 +59,7 @@ class FetchError(Exception):
     def __init__(self, reason: Reason, message: str, *, temporary: bool = False, retry_after: float | None = None):
         super().__init__(reason, message)
         self.reason = reason
-        self.message = message
+        self.message = "".join(sign if sign.isprintable() else " " for sign in message)
         self.temporary = temporary
         self.retry_after = retry_after
         self.attempts = 1  # how often was asked before giving up; the fetcher counts

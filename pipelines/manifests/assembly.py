@@ -13,7 +13,7 @@ from pipelines.manifests.batch import MAX_RAW_BYTES, BadRow, Batch
 from pipelines.manifests.columns import is_bytes, kind_of
 from pipelines.manifests.errors import UnreadableFile
 from pipelines.manifests.gathering import Chunk
-from pipelines.manifests.uids import make_uid
+from pipelines.manifests.uids import is_uid, make_pair, make_uid
 
 _FLUSH_BYTES = 64 * 2**20
 
@@ -65,36 +65,29 @@ def _to_batch(chunk: Chunk, roles: Roles) -> Batch:
     if captions is None:
         captions = _texts(table, roles.caption)
     urls = [None if _is_blank(url) else url for url in _texts(table, roles.url)]
+    own, names = _texts(table, roles.uid), _stand_ins(table, roles, stand_ins)
+    named = list(zip(urls, captions, names, strict=True))
     return Batch(
         ordinals=np.asarray(ordinals, dtype=np.int64),
         table=table,
         captions=[None if _is_blank(caption) or _is_no_text(caption) else caption for caption in captions],
         urls=urls,
-        uids=_uids(table, roles, captions, urls, stand_ins),
+        uids=[
+            make_uid(url=url, caption=caption, own=mine, stand_in=name)
+            for (url, caption, name), mine in zip(named, own, strict=True)
+        ],
+        own_uids=[mine is not None and is_uid(mine) for mine in own],
+        pairs=[make_pair(url=url, caption=caption, stand_in=name) for url, caption, name in named],
         bad=bad,
     )
 
 
-def _uids(
-    table: pa.Table,
-    roles: Roles,
-    captions: list[str | None],
-    urls: list[str | None],
-    stand_ins: list[str | None] | None,
-) -> list[str]:
-    own = _texts(table, roles.uid)
-    # Best first: what names the picture, then what its bytes hash to.
+def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
+    """Returns what tells pictures apart without their urls. Best first: what names the picture, then what its bytes
+    hash to."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
-    return [
-        make_uid(
-            url=urls[row],
-            caption=captions[row],
-            own=own[row],
-            stand_in=next((source[row] for source in given if source[row]), None),
-        )
-        for row in range(table.num_rows)
-    ]
+    return [next((source[row] for source in given if source[row]), None) for row in range(table.num_rows)]
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
@@ -191,6 +184,8 @@ def _join(parts: list[Batch]) -> Batch:
         captions=[caption for part in parts for caption in part.captions],
         urls=[url for part in parts for url in part.urls],
         uids=[uid for part in parts for uid in part.uids],
+        own_uids=[own for part in parts for own in part.own_uids],
+        pairs=[pair for part in parts for pair in part.pairs],
         bad=[row for part in parts for row in part.bad],
     )
 
@@ -212,6 +207,8 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
                 captions=batch.captions[good],
                 urls=batch.urls[good],
                 uids=batch.uids[good],
+                own_uids=batch.own_uids[good],
+                pairs=batch.pairs[good],
                 bad=batch.bad[bad],
             )
         )

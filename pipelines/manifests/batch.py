@@ -67,7 +67,12 @@ class Batch:
     urls: list[str | None]
     """Urls of the good rows; None where null or blank, or where the file has none; length n."""
     uids: list[str]
-    """Identities of the good rows, 32 lower-case hex digits; length n. Equal uids are equal pairs (see uids.py)."""
+    """Identities of the good rows, 32 lower-case hex digits; length n (see uids.py)."""
+    own_uids: list[bool]
+    """Whether a uid is the manifest's own, which may give one to several rows; length n."""
+    pairs: list[str | None]
+    """What is equal for equal pairs, 32 lower-case hex digits: made of url and caption, or of what else names the
+    picture and caption; None where nothing does; length n (see uids.py)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
 

@@ -7,8 +7,9 @@ import posixpath
 import re
 from typing import Any
 
+from common.naming import nearest
 from pipelines.datasets import Dataset
-from pipelines.datasets.naming import listing, nearest
+from pipelines.datasets.naming import listing
 from pipelines.manifests.errors import NoInput, UnreadableFile, reading
 from pipelines.manifests.files import file_system, is_url, local_path
 from pipelines.manifests.formats import ENDINGS, format_of_name

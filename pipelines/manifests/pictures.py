@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+from common.image_formats import EXTENSIONS
 from pipelines.datasets import Dataset
 from pipelines.manifests.assembly import batches
 from pipelines.manifests.info import FileInfo
@@ -24,7 +25,7 @@ from pipelines.manifests.picture_files import (
 )
 from pipelines.manifests.reading import chunks, info_and_span
 from pipelines.manifests.spans import Span
-from pipelines.manifests.tar_rows import PICTURES, samples
+from pipelines.manifests.tar_rows import samples
 
 __all__ = ["MAX_PICTURE_BYTES", "MissingPicture", "has_pictures", "read_pictures"]
 
@@ -157,7 +158,7 @@ def _from_tar(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> 
     rest = set(wanted)
 
     def limit_of(place: int, extension: str) -> int:
-        return max_bytes + 1 if place in rest and extension in PICTURES else 0
+        return max_bytes + 1 if place in rest and extension in EXTENSIONS else 0
 
     stop = None if info.compression else span.stop
     found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=limit_of)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.naming import nearest
 from pipelines.datasets import Dataset, Roles
-from pipelines.datasets.naming import listing, nearest
+from pipelines.datasets.naming import listing
 from pipelines.datasets.roles import SIZE_FAMILIES
 from pipelines.manifests.columns import Column, Kind
 from pipelines.manifests.errors import BadSchema

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.image_formats import EXTENSIONS
 from pipelines.manifests.batch import MAX_ROW_BYTES
 from pipelines.manifests.columns import Column
 from pipelines.manifests.errors import guarded, reading
@@ -21,8 +22,6 @@ from pipelines.manifests.tar_stream import TarStream
 
 KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member of its other columns."""
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif", "jp2", "ppm")
-"""Extensions of picture members; a sample with several gives the first in this order."""
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _TEXTS = (TEXT, JSON)
 
@@ -44,7 +43,7 @@ class Sample:
 
     def picture(self) -> str | None:
         """Returns the extension of its picture member, None where it has none."""
-        return next((extension for extension in PICTURES if extension in self.sizes), None)
+        return next((extension for extension in EXTENSIONS if extension in self.sizes), None)
 
 
 def samples(

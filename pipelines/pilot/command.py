@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import random
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -14,15 +13,12 @@ from pipelines.commit import publish_json, read_json
 from pipelines.layout import Layout
 from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
+from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
-from pipelines.plan import Plan, make_plan, part_of
 from pipelines.run import run
 from pipelines.settings import RunSettings, WrongUse
+from pipelines.stages.said import KINDS
 from pipelines.storage import place
-
-UNITS = 20
-UNIT_ROWS = (500, 100_000)
-MOST_UNITS = 20_000
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.pilot") -> int:
@@ -59,19 +55,19 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     assumed.add_argument(
         "--seconds-per-picture", type=_from_0(float), help="core-seconds to look for text in a picture"
     )
-    assumed.add_argument("--picture-keep-rate", type=_from_0(float), help="share kept of the pictures asked for")
+    assumed.add_argument("--picture-keep-rate", type=_from_0(float, 1), help="share kept of the pictures asked for")
     return parser
 
 
-def _from_0(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _from_0(kind: Callable[[str], Any], most: float = 1e18) -> Callable[[str], Any]:
     def number(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = -1
-        if not 0 <= value < 1e18:
+        if not 0 <= value <= most:
             what = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from 0 on")
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from 0 {'on' if most > 1 else 'to 1'}")
         return value
 
     return number
@@ -81,18 +77,17 @@ def _pilot(
     options: argparse.Namespace, settings: RunSettings, arguments: Sequence[str], say: Callable[[str], None]
 ) -> int:
     workers = _workers(options.forecast_workers, settings.workers)
-    whole_plan = _plan(settings)
-    drawn = _draw(len(whole_plan.units), options.units, options.share, options.seed)
-    plan = part_of(whole_plan, drawn)
+    chosen = sampling(settings, options.units, options.share, options.seed)
+    whole_plan, plan = chosen.whole, chosen.plan
     layout = Layout(settings.output)
     before = read_json(layout.plan)
     if before is not None and before["fingerprint"] != plan.fingerprint:
         raise WrongUse(
             f"{layout.root} holds a pilot of other units or of another input; choose another OUTPUT, or remove it"
         )
-    say(f"pilot: {len(drawn):,} of {len(whole_plan.units):,} units, drawn with seed {options.seed}, in {layout.root}")
+    say(f"pilot: {chosen.said}, drawn with seed {options.seed}, in {layout.root}")
     outcome = run(settings, say, plan)
-    sample = measure(layout, plan)
+    sample = measure(layout, plan, settings.preset)
     if not sample or outcome.funnel is None:
         say("error: no unit of the sample could be finished; there is nothing to forecast from")
         return 1
@@ -100,6 +95,7 @@ def _pilot(
     planned = sum(unit.span.rows for unit in plan.units if unit.name in known)
     whole = Whole(
         units=len(whole_plan.units),
+        recut=chosen.recut,
         rows=rows_of(sample, planned, whole_plan.rows),
         exact_rows=all(unit.span.exact for unit in whole_plan.units),
         stages=settings.stages,
@@ -117,7 +113,7 @@ def _pilot(
         months=options.months,
     )
     found = forecast(sample, whole, assumed, prices, workers)
-    notes = _notes(whole, whole_plan, len(sample), outcome.funnel, found)
+    notes = _notes(whole, chosen, len(sample), outcome.funnel, found)
     content = {
         "command": list(arguments),
         "dataset": settings.dataset.name,
@@ -151,32 +147,6 @@ def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
     return replace(settings, output=output)
 
 
-def _plan(settings: RunSettings) -> Plan:
-    """The plan that units are drawn from. Small units make a better sample than a few large ones, within reason."""
-    if settings.unit_rows:
-        plan = make_plan(settings.input, settings.dataset, 1, settings.unit_rows, settings.output)
-    else:
-        rows = make_plan(settings.input, settings.dataset, settings.workers, UNIT_ROWS[1], settings.output).rows
-        size = max(UNIT_ROWS[0], min(UNIT_ROWS[1], -(-rows // MOST_UNITS)))
-        plan = make_plan(settings.input, settings.dataset, 1, size, settings.output)
-    if not plan.units:
-        raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read")
-    return plan
-
-
-def _draw(units: int, count: int | None, share: float | None, seed: int) -> list[int]:
-    if count is not None and share is not None:
-        raise WrongUse("UNITS and SHARE both say how much to draw; give one of them")
-    if share is not None:
-        if not 0 < share <= 1:
-            raise WrongUse(f"SHARE is {share}; it must lie above 0 and at most 1")
-        count = max(1, round(share * units))
-    count = min(UNITS if count is None else count, units)
-    if count < 1:
-        raise WrongUse("UNITS is 0; a sample has at least 1 unit")
-    return sorted(random.Random(seed).sample(range(units), count))
-
-
 def _workers(text: str | None, here: int) -> list[int]:
     if text is None:
         return sorted({here, 16, 160, 1600})
@@ -186,7 +156,7 @@ def _workers(text: str | None, here: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _notes(whole: Whole, plan: Plan, units: int, funnel: dict[str, Any], found: Forecast) -> list[str]:
+def _notes(whole: Whole, chosen: Sampling, units: int, funnel: dict[str, Any], found: Forecast) -> list[str]:
     notes = ["intervals are of 95 %, each by itself; they see what differs between units, not what changes over time"]
     if units < 2:
         notes.append(
@@ -196,9 +166,15 @@ def _notes(whole: Whole, plan: Plan, units: int, funnel: dict[str, Any], found: 
         notes.append(f"{units} units make wide intervals; draw more with UNITS")
     if not whole.exact_rows:
         notes.append("the number of rows is estimated from the bytes of the manifests")
-    if plan.unreadable:
-        notes.append(f"{len(plan.unreadable)} files could not be read and are not in the forecast")
-    duplicates = sum(kind["found"] for kind in funnel["duplicates"].values())
+    if chosen.recut:
+        notes.append(
+            f"a run cuts the data into {whole.units:,} units, larger ones than the sample's; what a unit takes for "
+            "itself and what a row takes is told from the sample's two sizes"
+        )
+    unreadable = chosen.whole.unreadable
+    if unreadable:
+        notes.append(f"{len(unreadable)} files could not be read and are not in the forecast")
+    duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
         f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
         "since a sample leaves most of their partners out"

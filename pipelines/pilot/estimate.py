@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 
 LEVEL = 0.95
+_BENT = 0.005
+"""How far what units take may lie off a line, in parts of it: files are written in batches of rows, and the last one of
+a unit, which is not full, takes a little more for each row."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,35 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level:
     unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
     half = _quantile(level, len(m) - 1) * math.sqrt(unseen * _ratio_variance(y, m))
     return Estimate(ratio, max(0.0, ratio - half), ratio + half)
+
+
+def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int, level: float = LEVEL) -> Estimate:
+    """What all rows take in seconds or bytes when they are cut into `units` units, larger ones than were measured.
+
+    A unit takes something for itself (files, footers) and something for every row; units of two sizes tell both apart:
+    a line by weighted least squares, its variance from the residuals alone (HC2, MacKinnon and White 1985: noise may
+    grow with the unit), Student's quantile for the fewer of the smaller and the larger units.
+
+    Args:
+        amounts: of each unit of the sample.
+        rows: of each; of two sizes at least, else there is no interval.
+        all_rows: rows of the whole population.
+        units: how many units these are cut into.
+    """
+    y, m = np.asarray(amounts, float), np.asarray(rows, float)
+    larger = int((m > m.mean()).sum()) if len(m) else 0
+    freedom = min(larger, len(m) - larger) - 1
+    if freedom < 1:
+        return Estimate(per_row(amounts, rows, all_rows).times(all_rows).value, None, None)
+    x, weight = np.stack([np.ones_like(m), m], axis=1), 1 / np.maximum(m, 1)
+    line = np.linalg.inv((x.T * weight) @ x) @ (x.T * weight)  # its two coefficients as sums over the units
+    leverage = np.einsum("ij,ji->i", x, line)
+    each = np.array([units, all_rows]) @ line  # and what all rows take as such a sum
+    residuals = y - x @ (line @ y)
+    half = _quantile(level, freedom) * math.sqrt(float((each**2 * residuals**2 / (1 - leverage)).sum()))
+    value = max(0.0, float(each @ y))
+    half += _BENT * value
+    return Estimate(value, max(0.0, value - half), value + half)
 
 
 def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:

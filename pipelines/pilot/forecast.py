@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipelines.pilot.estimate import Estimate, per_row, share, total
+from pipelines.pilot.estimate import Estimate, per_row, recut, share, total
 
 Basis = Literal["measured", "assumed", "unknown"]
 KEPT, DEAD = "kept", "dead_letter"
@@ -40,6 +40,9 @@ class Whole:
     """The data set that the forecast is for."""
 
     units: int
+    """Units that a run will make of it."""
+    recut: bool
+    """Whether these are larger than those of the sample."""
     rows: int
     exact_rows: bool
     """False where rows were estimated from bytes, as in text files."""
@@ -180,12 +183,11 @@ def _pictures(
 def _core_hours(
     result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate
 ) -> None:
-    rows = [unit.rows for unit in sample]
     for stage in sorted({stage for unit in sample for stage in unit.seconds}, key=_order):
         if stage == "spotting" and not any(unit.pictures for unit in sample):
             continue
-        cost = per_row([unit.seconds.get(stage, 0.0) for unit in sample], rows, whole.rows)
-        result.core_hours[stage] = Line(cost.times(whole.rows / 3600), "measured")
+        seconds = _of_whole([unit.seconds.get(stage, 0.0) for unit in sample], sample, whole)
+        result.core_hours[stage] = Line(seconds.times(1 / 3600), "measured")
     if "spotting" in whole.stages and "spotting" not in result.core_hours:
         if assumed.seconds_per_picture is not None:
             hours = fetch.times(assumed.seconds_per_picture / 3600)
@@ -196,11 +198,18 @@ def _core_hours(
     result.core_hours["all"] = _sum(list(result.core_hours.values()))
 
 
-def _stored(result: Forecast, sample: Sequence[Measured], whole: Whole, kept: Line) -> None:
+def _of_whole(amounts: Sequence[float], sample: Sequence[Measured], whole: Whole) -> Estimate:
+    """What the whole takes of what the units of the sample took."""
     rows = [unit.rows for unit in sample]
+    if whole.recut:
+        return recut(amounts, rows, whole.rows, whole.units)
+    return per_row(amounts, rows, whole.rows).times(whole.rows)
+
+
+def _stored(result: Forecast, sample: Sequence[Measured], whole: Whole, kept: Line) -> None:
     for place in sorted({place for unit in sample for place in unit.stored}):
-        size = per_row([unit.stored.get(place, 0) for unit in sample], rows, whole.rows)
-        result.stored[place] = Line(size.times(whole.rows), "measured")
+        size = _of_whole([unit.stored.get(place, 0) for unit in sample], sample, whole)
+        result.stored[place] = Line(size, "measured")
     if "export" in whole.stages and not any(unit.stored.get("shards") for unit in sample):
         size_line, fetched = result.pictures.get("bytes"), result.pictures.get("fetched")
         if kept.basis == "assumed" and kept.estimate and size_line and size_line.estimate and fetched:

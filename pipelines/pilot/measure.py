@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow.compute as pc
 
+from filters.presets import Preset
 from pipelines.commit import read_json
-from pipelines.decisions import STAGE_OF
+from pipelines.decisions import stage_of
 from pipelines.layout import Layout
 from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
@@ -16,29 +18,31 @@ from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import load_records
 from pipelines.storage import Place, stamps
 
-_PART_OF = {"pair_keys": "dedup", "picture_keys": "dedup", "embeddings": "dedup", "members": "dedup"}
+_PART_OF = dict.fromkeys(("pair_keys", "uid_keys", "picture_keys", "embeddings", "members"), "dedup")
 """Passes of stage dedup. The comparison itself is left out: for keys it is nothing beside the rest."""
-_WHOLE = ("pair_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
+_WHOLE = ("pair_duplicates", "uid_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
 """Passes whose units are no pieces of caption units."""
 
 
-def measure(layout: Layout, plan: Plan) -> list[Measured]:
+def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
     """The units of a finished run; units that were set aside are left out."""
     seconds = _seconds(layout)
-    work = _sizes_of_work(layout)
+    work, stages = _sizes_of_work(layout), stage_of(preset)
     return [
-        _unit(layout, plan, unit.name, dict(seconds[unit.name]), work[unit.name])
+        _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), work[unit.name])
         for unit in plan.units
         if read_json(layout.commit("decide", unit.name)) is not None
     ]
 
 
-def _unit(layout: Layout, plan: Plan, unit: str, seconds: dict[str, float], work: int) -> Measured:
+def _unit(
+    layout: Layout, plan: Plan, stages: Mapping[str, str], unit: str, seconds: dict[str, float], work: int
+) -> Measured:
     read, decided = read_json(layout.commit("captions", unit)), read_json(layout.commit("decide", unit))
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
-        outcomes[KEPT if STAGE_OF[reason] == "dedup" else reason] += rows
-    by_captions = sum(rows for reason, rows in decided["rejected"].items() if STAGE_OF[reason] == "captions")
+        outcomes[KEPT if stages[reason] == "dedup" else reason] += rows
+    by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages[reason] == "captions")
     records = load_records(layout, unit, -(-read["rows"] // plan.picture_rows))
     sizes = records["bytes"].drop_null()
     export = read_json(layout.commit("export", unit)) or {"shards": []}

@@ -44,7 +44,7 @@ def _row(name: str, value: str, interval: str, basis: str) -> str:
 
 def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
     if estimate.low is None or estimate.high is None:
-        return "(one unit: none)"
+        return "(too few units)"
     return f"{shown(estimate.low)} to {shown(estimate.high)}"
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from common.html import attribute, show
 from pipelines.report.data import Funnel
-from pipelines.report.text import attribute, show
 
 _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
 _WIDE, _HIGH, _BASE = 340.0, 150.0, 18.0

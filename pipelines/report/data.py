@@ -20,6 +20,8 @@ class Step:
     reason: str
     rejected: int
     left: int
+    explanation: str = ""
+    """Of the reason, for a reader who meets it for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,13 @@ class Funnel:
 def read_funnel(raw: Json) -> Funnel:
     """The content of `funnel.json`."""
     steps = tuple(
-        Step(_text(step, "stage"), _text(step, "reason"), _whole(step, "rejected") or 0, _whole(step, "left") or 0)
+        Step(
+            _text(step, "stage"),
+            _text(step, "reason"),
+            _whole(step, "rejected") or 0,
+            _whole(step, "left") or 0,
+            _text(step, "explanation"),
+        )
         for step in _list(raw, "steps")
     )
     # The totals by reason are the fuller account where both are there: a reason without a step still took rows.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from common.html import attribute, show
 from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
 from pipelines.report.data import Example, Spotted
-from pipelines.report.text import attribute, show
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""

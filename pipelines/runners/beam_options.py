@@ -59,7 +59,7 @@ def check_beam_options(arguments: Sequence[str], runner: str, ours: Sequence[str
     _, unknown = parser.parse_known_args(list(flags))
     if unknown:
         name = unknown[0].split("=", 1)[0]
-        spelled = {option: option for option in known} | {option.replace("-", "_"): option for option in ours}
+        spelled = {option: option for option in known} | {_underscored(option): option for option in ours}
         near = difflib.get_close_matches(name, spelled, 1)
         hint = f"; did you mean {spelled[near[0]]}?" if near else " (see --help)"
         typed = next(argument for argument, flag in zip(arguments, flags, strict=True) if flag == unknown[0])

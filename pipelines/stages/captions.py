@@ -20,7 +20,16 @@ from pipelines.progress import Heartbeat
 
 BATCH_ROWS = 2_000
 
-ROW = pa.schema([("ordinal", pa.int64()), ("uid", pa.string()), ("caption", pa.string())])
+ROW = pa.schema(
+    [
+        ("ordinal", pa.int64()),
+        ("uid", pa.string()),
+        ("pair", pa.binary(16)),
+        ("has_url", pa.bool_()),
+        ("caption", pa.string()),
+    ]
+)
+"""`pair` is equal for equal pairs, see `Batch.pairs`."""
 DEAD = pa.schema(
     [
         ("file", pa.string()),
@@ -68,7 +77,7 @@ class CaptionStage:
         span, began = self._units[unit].span, time.time()
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
         retract(self.layout.commit(self.name, unit))
-        rows, broken = 0, None
+        rows, own_uids, without_url, broken = 0, 0, 0, None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
@@ -77,6 +86,8 @@ class CaptionStage:
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
+                    own_uids += sum(batch.own_uids)
+                    without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
             except UnreadableFile as error:  # the rest of the unit is lost; what was read before stays
                 broken = {"path": error.path, "error": error.error, "message": error.message}
@@ -87,6 +98,8 @@ class CaptionStage:
             "rows": rows,
             "good": good.rows,
             "dead": dead.rows,
+            "own_uids": own_uids,
+            "without_url": without_url,
             "broken": broken,
             "seconds": round(time.time() - began, 3),
         }
@@ -94,7 +107,13 @@ class CaptionStage:
         heartbeat.end()
 
     def _rows(self, batch: Batch) -> pa.Table:
-        columns = {"ordinal": batch.ordinals, "uid": batch.uids, "caption": batch.captions}
+        columns = {
+            "ordinal": batch.ordinals,
+            "uid": batch.uids,
+            "pair": [None if pair is None else bytes.fromhex(pair) for pair in batch.pairs],
+            "has_url": [url is not None for url in batch.urls],
+            "caption": batch.captions,
+        }
         table = pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
         if self._annotator is None:
             return table

@@ -6,6 +6,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,7 +20,7 @@ from filters.spotting.overlap import overlap
 from pipelines.commit import TableFile, publish_json, publish_table, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
-from pipelines.decisions import KEPT, NOT_READ, STAGE_OF, CaptionVerdict, Reasons
+from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
 from pipelines.layout import Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
@@ -174,7 +175,7 @@ class DecideStage:
         stay = pa.array(reasons == KEPT)
         kept.write(table.filter(stay))
         tally.kept += rows["ordinal"].filter(stay).to_pylist()
-        rejected.write(_with_reasons(table, reasons, copies))
+        rejected.write(_with_reasons(table, reasons, copies, stage_of(self.preset)))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))
@@ -246,11 +247,11 @@ def _output(
     return pa.table(columns)
 
 
-def _with_reasons(table: pa.Table, reasons: Reasons, copies: pa.Table) -> pa.Table:
+def _with_reasons(table: pa.Table, reasons: Reasons, copies: pa.Table, stages: Mapping[str, str]) -> pa.Table:
     gone = (reasons != KEPT) & (reasons != DEAD_REASON)
     table, copies = (part.filter(pa.array(gone.astype(bool))) for part in (table, copies))
     reasons = reasons[gone.astype(bool)]
-    table = table.append_column("stage", pa.array([STAGE_OF[reason] for reason in reasons], pa.string()))
+    table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))
     table = table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
     for name in copies.column_names:
         table = table.append_column(name, copies[name])

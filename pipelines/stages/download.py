@@ -39,7 +39,8 @@ from pipelines.stages.pieces import Survivors, generation_name
 from pipelines.storage import read_table
 
 BATCH_ROWS = 2_000
-UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
+"""Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
 """So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
 

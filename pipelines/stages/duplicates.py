@@ -1,7 +1,8 @@
 """Stages that find exact duplicates: the keys of each unit's survivors, then the duplicates in a range of all keys.
 
 First the pairs, then the pictures: each kind is asked only of rows that nothing before has rejected, so no rejected row
-takes the place of one that stays.
+takes the place of one that stays. Whether a uid stands for one pair is asked of all rows, since a subset names rows by
+their uids alone.
 """
 
 from __future__ import annotations
@@ -14,22 +15,24 @@ from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.presets import Preset
 from pipelines.commit import publish_bytes, publish_json, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT
-from pipelines.dedup.exact import duplicates
-from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records
+from pipelines.dedup.exact import duplicates, shared
+from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records, spread
 from pipelines.dedup.slices import pack, read_slice
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
+from pipelines.stages.captions import ROW
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
-from pipelines.stages.said import PAIR, Entries, Said, duplicates_stage, write_entries
+from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
 from pipelines.storage import read_range, read_table
@@ -55,8 +58,12 @@ def competitors(layout: Layout, unit: str, number: int, before: tuple[Said, ...]
     for said in before:
         if said.rejects:
             records = records[~np.isin(records["ordinal"], np.asarray(entries.of(said, number)["ordinal"]))]
-    uids = np.stack([records["uid_high"], records["uid_low"]], axis=1)
+    uids = np.stack([records["cited_high"], records["cited_low"]], axis=1)
     return Competitors(records["ordinal"].astype(np.int64), uids)
+
+
+def _ordinals(rows: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(rows["ordinal"]).astype(np.int64)
 
 
 def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
@@ -66,7 +73,8 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 @dataclass
 class KeyStage:
-    """See `Stage`. Writes the keys of a unit: of its survivors' uids, or of the bytes of their pictures."""
+    """See `Stage`. Writes the keys of a unit: of its survivors' pairs, of the bytes of their pictures, or of all its
+    rows' uids."""
 
     layout: Layout
     dataset: Dataset
@@ -101,8 +109,8 @@ class KeyStage:
     def process(self, unit: str) -> None:
         began = time.time()
         retract(self.layout.commit(self.name, unit))
-        keys, rows = self._of_pairs(unit) if self.kind == PAIR else self._of_pictures(unit)
-        records = key_records(keys, rows.ordinals, rows.uids)
+        of_kind = {PAIR: self._of_pairs, PICTURE: self._of_pictures, UID: self._of_uids}
+        records = of_kind[self.kind](unit)
         publish_bytes(self.layout.slices(self.name, unit), pack(records, key_parts(records), PARTS))
         record = {
             "unit": unit,
@@ -112,35 +120,58 @@ class KeyStage:
         }
         publish_json(self.layout.commit(self.name, unit), record)
 
-    def _of_pairs(self, unit: str) -> tuple[Halves, Competitors]:
+    def _of_pairs(self, unit: str) -> NDArray[np.void]:
         annotations = read_table(self.layout.data("captions", unit))
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
         verdict = judge(annotations, records, self.preset, self.stages, unit)
-        rows = annotations.select(["ordinal", "uid"]).filter(pa.array(verdict.reasons == KEPT))
-        uids = halves_of_uids(rows["uid"].to_pylist())
-        return uids, Competitors(np.asarray(rows["ordinal"]).astype(np.int64), uids)
+        rows = annotations.select(ROW.names).filter(pa.array(verdict.reasons == KEPT))
+        return key_records(self._pairs(unit, rows), _ordinals(rows), halves_of_uids(rows["uid"].to_pylist()))
 
-    def _of_pictures(self, unit: str) -> tuple[Halves, Competitors]:
+    def _of_uids(self, unit: str) -> NDArray[np.void]:
+        rows = read_table(self.layout.data("captions", unit), columns=ROW.names)
+        pairs, ordinals = spread(self._pairs(unit, rows)), _ordinals(rows)
+        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose pictures were read where needed
+        pairs[np.searchsorted(ordinals, known["ordinal"])] = np.stack([known["high"], known["low"]], axis=1)
+        return key_records(halves_of_uids(rows["uid"].to_pylist()), ordinals, pairs)
+
+    def _pairs(self, unit: str, rows: pa.Table) -> Halves:
+        """What is equal for equal pairs, of rows of `ROW`. A row without url is told by the bytes of its picture; where
+        nobody has read them by what names it; and where nothing does it is like no other row."""
+        pairs: list[bytes] = rows["pair"].to_pylist()
+        bare = rows.append_column("place", pa.array(range(len(pairs)), pa.int64())).filter(pc.invert(rows["has_url"]))
+        digests = self._digests(unit, bare["ordinal"].to_pylist()) if bare.num_rows else {}
+        for row in bare.select(["place", "ordinal", "caption"]).to_pylist():
+            digest, place = digests.get(row["ordinal"]), row["place"]
+            if digest is not None:
+                pairs[place] = hashlib.sha256(digest + (row["caption"] or "").encode()).digest()
+            elif pairs[place] is None:
+                pairs[place] = hashlib.sha256(f"{unit} {row['ordinal']}".encode()).digest()
+        return halves_of_digests(pairs)
+
+    def _of_pictures(self, unit: str) -> NDArray[np.void]:
         rows = competitors(self.layout, unit, self._plan[1][unit], self.before, self._entries)
-        digests = self._known_digests(unit)
-        missing = [ordinal for ordinal in rows.ordinals.tolist() if ordinal not in digests]
-        if missing and self.read_missing:
-            digests |= dict(self._digests(unit, missing))
+        digests = self._digests(unit, rows.ordinals.tolist())
         have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
         rows = Competitors(rows.ordinals[have], rows.uids[have])
-        return halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()]), rows
+        keys = halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()])
+        return key_records(keys, rows.ordinals, rows.uids)
 
     def _pieces(self, unit: str) -> int:
         read = read_json(self.layout.commit("captions", unit))
         return -(-int(read["rows"]) // self._plan[0].picture_rows)
 
-    def _known_digests(self, unit: str) -> dict[int, bytes]:
-        """SHA-256 of the pictures that spotting has read, whether or not it decides in this run."""
+    def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
+        """SHA-256 of the pictures that spotting has read, whether or not it decides in this run; of the rows `ordinals`
+        also of those that are to be read for it."""
         records = load_records(self.layout, unit, self._pieces(unit))
         pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
-        return {ordinal: digest for ordinal, digest in pairs if digest is not None}
+        digests = {ordinal: digest for ordinal, digest in pairs if digest is not None}
+        missing = [ordinal for ordinal in ordinals if ordinal not in digests]
+        if missing and self.read_missing:
+            digests |= dict(self._read_digests(unit, missing))
+        return digests
 
-    def _digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
+    def _read_digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
         plan, numbers = self._plan
         span = plan.units[numbers[unit]].span
         try:
@@ -181,11 +212,12 @@ class RangeStage:
             for number, name in names
             if name not in self.skip
         )
-        found = write_entries(self.layout.data(self.name, unit), duplicates(slices))
+        found = (shared if self.kind == UID else duplicates)(slices)
+        count = write_entries(self.layout.data(self.name, unit), found)
         record = {
             "unit": unit,
             "fingerprint": self.fingerprint,
-            "rows": found,
+            "rows": count,
             "seconds": round(time.time() - began, 3),
         }
         publish_json(self.layout.commit(self.name, unit), record)

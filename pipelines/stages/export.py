@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
+from common.images import BadImage, open_image
+from filters.spotting.pictures import PictureLimits, decode_picture
 from pipelines.commit import publish_json, published, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
@@ -27,8 +28,8 @@ from pipelines.stages.fingerprints import Fingerprints
 from pipelines.storage import Place, read_table
 
 PER_SHARD = 10_000
-_AS_IT_IS = ((b"\xff\xd8", "jpg"), (b"\x89PNG", "png"), (b"RIFF", "webp"))
-"""What loaders of webdatasets read, by its first bytes. Members with other endings would be passed over in silence."""
+_AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
 _LIMITS = PictureLimits(decode_side=0)
 
 
@@ -107,9 +108,9 @@ class ExportStage:
                     continue
                 try:
                     ending, content = _member(picture)
-                except BadPicture:
+                except BadImage:
                     continue
-                key = f"{row['uid']}-{row['ordinal']:06d}"  # equal pairs have equal uids, keys in a shard must differ
+                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
                 _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
                 _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
@@ -135,10 +136,11 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _member(picture: bytes) -> tuple[str, bytes]:
-    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it."""
-    for magic, ending in _AS_IT_IS:
-        if picture.startswith(magic):
-            return ending, picture
+    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it.
+    Raises BadImage for what no loader should open."""
+    ending = _AS_IT_IS.get(open_image(picture, _LIMITS).image.format or "")
+    if ending:
+        return ending, picture
     content = io.BytesIO()
     pixels = decode_picture(picture, _LIMITS).pixels
     Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")

@@ -17,6 +17,8 @@ from pipelines.layout import Layout
 from pipelines.storage import Place, open_parts
 
 PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
+UID = "uid"
+"""No kind of duplicates: rows that have the uid of an earlier row and are another pair. It never rejects."""
 KINDS = (PAIR, PICTURE, SEMANTIC)
 """In the order in which they are asked; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])

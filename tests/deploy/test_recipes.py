@@ -78,6 +78,8 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
     assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
     assert "load_tool()" in text, "and it loads"
+    copied = set(re.findall(r"^COPY (\w+) /src/\1$", text, re.MULTILINE))
+    assert copied == imported_from("pipelines", "filters"), "the packages that a run imports, and no more"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
     assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))
@@ -87,6 +89,20 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
 def test_versions_in_recipes_are_those_of_the_code(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert set(re.findall(r"job-server[-:](\d+\.\d+\.\d+)", text)) <= {BEAM}
+
+
+def imported_from(*starts: str) -> set[str]:
+    """Those packages of the checkout, and the ones that they import."""
+    found, left = set(), set(starts)
+    while left:
+        found.add(top := left.pop())
+        for path in (REPOSITORY / top).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                tops = {name.partition(".")[0] for name in names}
+                left |= {top for top in tops if (REPOSITORY / top / "__init__.py").is_file()} - found
+    return found
 
 
 def check_arguments(arguments: list[str], runner: str) -> None:

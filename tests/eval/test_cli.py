@@ -245,7 +245,7 @@ def test_cautions_and_another_size_than_the_published_one_stand_beside_the_numbe
         (["--model", "."], "holds no exported model"),
         (["--precision", "fp8"], "precision 'fp8' is unknown"),
         (["--device", "tpu"], "device 'tpu' is unknown"),
-        (["--batch", "0"], "not a whole number above 0"),
+        (["--batch", "0"], "the value is 0; it must be at least 1"),
         (["--shots", "one"], "shots 'one'"),
         (["--taks", "demo"], "--taks"),
         (["--data", "/no/such/folder"], "data /no/such/folder is no folder"),

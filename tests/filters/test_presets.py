@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from common.fields import BadValue, Range
 from filters.captions.rules import CaptionRule
 from filters.dedup import DedupRule
 from filters.presets import BadPreset, PictureRule, Preset, load_preset, preset_names
@@ -70,42 +71,51 @@ def test_lists_and_whole_numbers(write: Write) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("captions: {min_complexty: 2}", "captions: unknown setting 'min_complexty' (did you mean 'min_complexity'?)"),
-        ("captions: {1: 2}", "captions: unknown setting 1; choose from min_complexity, min_actions"),
-        ("caption: {}", "unknown section 'caption' (did you mean 'captions'?); choose from captions, pictures"),
-        ("3: {}", "unknown section 3; choose from captions"),
-        ("captions: [1]", "captions is [1]; expected settings, each `name: value`"),
-        ("captions: 3", "captions is 3; expected settings"),
-        ("captions: {min_complexity: 1.5}", "captions: min_complexity is 1.5; expected int"),
-        ("captions: {min_complexity: true}", "captions: min_complexity is True; expected int"),
-        ("captions: {max_chars: }", "captions: max_chars is None; expected int"),
-        ("captions: {count_actions: 1}", "captions: count_actions is 1; expected bool"),
-        ("captions: {min_action_score: high}", "captions: min_action_score is 'high'; expected float"),
-        ("captions: {attribute_kinds: colour}", "attribute_kinds is 'colour'; expected a list such as ["),
-        ("captions: {attribute_kinds: [1, x]}", "attribute_kinds is [1, 'x']; expected a list such as ["),
-        ("captions: {attribute_kinds: [{a: 1}]}", "attribute_kinds is [{'a': 1}]; expected a list such as ["),
-        ("captions: {attribute_kinds: [smell]}", "attribute_kinds: unknown ['smell']; choose from adjective"),
-        ("captions: {min_action_score: 2}", "min_action_score is 2.0; it must lie between 0 and 1"),
-        ("captions: {min_action_score: .nan}", "min_action_score is nan; it must lie between 0 and 1"),
-        ("captions: {min_actions: -1}", "min_actions is -1; it must be at least 0"),
+        ("captions: {min_complexty: 2}", "unknown key captions.min_complexty (did you mean 'min_complexity'?); k"),
+        ("captions: {1: 2}", "unknown key captions.1; known: min_complexity, min_actions"),
+        ("caption: {}", "unknown key caption (did you mean 'captions'?); known: captions, pictures, text"),
+        ("3: {}", "unknown key 3; known: captions"),
+        ("name: mine", "unknown key name; known: captions"),
+        ("captions: [1]", "captions is [1]; it must be a section of keys with values"),
+        ("captions: 0", "captions is 0; it must be a section of keys with values"),
+        ("captions: {min_complexity: 1.5}", "captions.min_complexity is 1.5; it must be a whole number"),
+        ("captions: {min_complexity: true}", "captions.min_complexity is True; it must be a whole number"),
+        ("captions: {max_chars: }", "captions.max_chars is None; it must be a whole number"),
+        ("captions: {count_actions: 1}", "captions.count_actions is 1; it must be true or false"),
+        ("captions: {min_action_score: high}", "captions.min_action_score is 'high'; it must be a number"),
+        ("captions: {attribute_kinds: colour}", "captions.attribute_kinds is 'colour'; it must be a list"),
+        ("captions: {attribute_kinds: [1, x]}", "captions.attribute_kinds[0] is 1; choose adjective, predicate"),
+        ("captions: {attribute_kinds: [{a: 1}]}", "captions.attribute_kinds[0] is {'a': 1}; choose adjective"),
+        ("captions: {attribute_kinds: [smell]}", "captions.attribute_kinds[0] is 'smell'; choose adjective"),
+        ("captions: {min_action_score: 2}", "min_action_score is 2.0; it must be at least 0 and at most 1"),
+        ("captions: {min_actions: -1}", "min_actions is -1; it must be at least 0 and at most 2147483647"),
         ("captions: {max_chars: 0}", "max_chars is 0; it must be at least 1"),
-        ("pictures: {min_side: -3}", "min_side is -3; it must be at least 0"),
-        ("text_spotting: {unit: page}", "unit is 'page'; choose line, word or joined"),
-        ("text_spotting: {min_chars: 0}", "min_chars is 0; it must be at least 1"),
-        ("text_spotting: {edits: [[6]]}", "edits is [[6]]; expected a list such as [[6, 1], [8, 2]]"),
-        ("text_spotting: {edits: [6, 1]}", "edits is [6, 1]; expected a list such as [[6, 1], [8, 2]]"),
-        ("text_spotting: {look_alikes: [1]}", "look_alikes is [1]; expected a list such as"),
-        ("dedup: {eps: 0}", "eps is 0.0; it must lie between 0 and 1"),
-        ("dedup: {keep: last}", "keep is 'last'; choose first, far, near"),
-        ("dedup: {points: 0}", "points is 0; it must be at least 1"),
-        ("dedup: {picture: true}", "unknown setting 'picture' (did you mean 'pictures'?)"),
-        ("foresee: strict", "foresee is 'strict'; expected a list of paper, paper-dedup, strict"),
-        ("foresee: [stict]", "foresee is ['stict']; expected a list of paper, paper-dedup, strict"),
-        ("foresee: [{a: 1}]", "foresee is [{'a': 1}]; expected a list of paper, paper-dedup, strict"),
+        ("pictures: {min_side: -3}", "pictures.min_side is -3; it must be at least 0"),
+        ("text_spotting: {unit: page}", "unit is 'page'; choose line, word, joined"),
+        ("text_spotting: {min_chars: 0}", "text_spotting.min_chars is 0; it must be at least 1"),
+        ("text_spotting: {min_score: .nan}", "text_spotting.min_score is nan; it must be a number"),
+        ("text_spotting: {min_score: -1}", "text_spotting.min_score is -1.0; it must be at least 0 and at most 1"),
+        ("text_spotting: {min_score: 1.5}", "text_spotting.min_score is 1.5; it must be at least 0 and at most 1"),
+        ("text_spotting: {min_score: .inf}", "text_spotting.min_score is inf; it must be at least 0 and at most 1"),
+        ("text_spotting: {common_chance: 1.0e-9}", "common_chance is 1e-09; it must be 0 (off) or at least"),
+        ("text_spotting: {edits: [[6]]}", "text_spotting.edits[0] has 1 values; it must have 2"),
+        ("text_spotting: {edits: [6, 1]}", "text_spotting.edits[0] is 6; it must be a list"),
+        ("text_spotting: {edits: [[6, -1]]}", "text_spotting.edits[0][1] is -1; it must be at least 0"),
+        ("text_spotting: {look_alikes: [1]}", "text_spotting.look_alikes[0] is 1; it must be a text"),
+        ("dedup: {eps: 0}", "dedup.eps is 0.0; it must be above 0 and below 1"),
+        ("dedup: {keep: last}", "dedup.keep is 'last'; choose first, far, near"),
+        ("dedup: {points: 0}", "dedup.points is 0; it must be at least 1"),
+        ("dedup: {seed: 99999999999999999999}", "dedup.seed is 99999999999999999999; it must be at least 0 and"),
+        ("dedup: {picture: true}", "unknown key dedup.picture (did you mean 'pictures'?)"),
+        ("dedup: {pairs: true, pairs: false}", "line 1, column 22: key 'pairs' is given twice; remove one of them"),
+        ("dedup: {}\ncaptions: {}\ndedup: {}", "line 3, column 1: key 'dedup' is given twice; remove one of them"),
+        ("foresee: strict", "foresee is 'strict'; it must be a list"),
+        ("foresee: [stict]", "foresee names stict; choose from paper, paper-dedup, strict"),
+        ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
         ("", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
         ("- captions", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
-        ("captions: {", "is not YAML"),
-        ("captions: \x00", "is not YAML"),
+        ("captions: {", "line 1, column 12: not YAML, "),
+        ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],
 )
 def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, message: str) -> None:
@@ -113,7 +123,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     with pytest.raises(BadPreset) as error:
         load_preset(name)
     assert message in str(error.value)
-    assert name in str(error.value)
+    assert name in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +131,8 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     [
         ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or paper-dedup or strict, or a .yaml"),
         ("", "unknown preset ''; choose paper or paper-dedup or strict, or a .yaml file"),
-        ("nowhere.yaml", "preset file 'nowhere.yaml': No such file or directory; give the path of a readable file"),
-        ("nowhere/mine.yml", "preset file 'nowhere/mine.yml': No such file or directory"),
+        ("nowhere.yaml", "preset nowhere.yaml: No such file or directory; give the path of a readable file"),
+        ("nowhere/mine.yml", "preset nowhere/mine.yml: No such file or directory"),
     ],
 )
 def test_an_unknown_name_is_said_with_its_remedy(name: str, message: str) -> None:
@@ -134,10 +144,30 @@ def test_an_unknown_name_is_said_with_its_remedy(name: str, message: str) -> Non
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00captions")
-    with pytest.raises(BadPreset, match=r"folder\.yaml.*choose"):
+    with pytest.raises(BadPreset, match=r"folder\.yaml.*give the path of a readable file"):
         load_preset(str(tmp_path / "folder.yaml"))
-    with pytest.raises(BadPreset, match=r"bytes\.yaml.*not UTF-8 text; save it as such"):
+    with pytest.raises(BadPreset, match=r"bytes\.yaml is not UTF-8 text .*; save it as such"):
         load_preset(str(tmp_path / "bytes.yaml"))
+
+
+def leaves(hint: Any) -> list[Any]:
+    """The types of what a field holds, with their ranges."""
+    inner = [kind for kind in get_args(hint) if isinstance(kind, type) or get_args(kind)]
+    return [hint] if get_origin(hint) is Annotated or not inner else [leaf for kind in inner for leaf in leaves(kind)]
+
+
+@pytest.mark.parametrize("rule", [CaptionRule, PictureRule, OverlapRule, DedupRule])
+def test_every_number_of_a_preset_has_a_range(rule: type[Any]) -> None:
+    hints = get_type_hints(rule, include_extras=True)
+    found = [(name, leaf) for name, hint in hints.items() for leaf in leaves(hint)]
+    assert found and not [name for name, leaf in found if leaf in (int, float)]
+    assert all(isinstance(leaf.__metadata__[0], Range) for _, leaf in found if get_origin(leaf) is Annotated)
+
+
+@pytest.mark.parametrize("score", [-1.0, 1.5, float("nan"), float("inf")])
+def test_a_program_is_refused_what_a_file_is(score: float) -> None:
+    with pytest.raises(BadValue, match="min_score is"):
+        OverlapRule(min_score=score)
 
 
 def another(value: Any) -> Any:

@@ -51,10 +51,22 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, not numbers": (["{good}", "--shard", "a/b"], "a/b"),
     "shard, odd digits": (["{good}", "--shard", "\u00b2/3"], "shard"),
     "workers": (["{good}", "--workers", "0"], "workers"),
+    "workers, too many": (["{good}", "--workers", "9" * 20], "it must be at least 1 and at most 10000"),
+    "workers, beyond all numbers": (["{good}", "--workers", "9" * 9_999], "it must be a whole number"),
+    "workers, mistyped": (["{good}", "--worker", "2"], "did you mean --workers?"),
+    "shard, negative": (["{good}", "--shard=-1/3"], "shard '-1/3' is not i/n with 0 <= i < n, for example 0/4"),
+    "shard, negative, without =": (["{good}", "--shard", "-1/3"], "a value that begins with - follows a ="),
+    "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
+    "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
+    "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
+    "preset, no number": (["{good}", "--preset", "{tmp}/nan.yaml"], "text_spotting.min_score is nan"),
     "unit rows": (["{good}", "--unit-rows", "-5"], "unit-rows"),
     "dead share": (["{good}", "--max-dead-share", "few"], "max-dead-share"),
-    "dead share in percent": (["{good}", "--max-dead-share", "5"], "'5' is not a share from 0 to 1"),
-    "dead share, not a number": (["{good}", "--max-dead-share", "nan"], "'nan' is not a share from 0 to 1"),
+    "dead share in percent": (
+        ["{good}", "--max-dead-share", "5"],
+        "the value is 5.0; it must be at least 0 and at most 1",
+    ),
+    "dead share, not a number": (["{good}", "--max-dead-share", "nan"], "the value is nan; it must be a number"),
     "format": (["{good}", "--format", "xml"], "xml"),
     "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
 }
@@ -66,6 +78,9 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
     (tmp_path / "none.tsv").write_text("a\tb\n1\t2\n")
     (tmp_path / "empty.tsv").write_text("n\tcaption\n")
     (tmp_path / "wrong.yaml").write_text("captions: {min_complexty: 1}\n")
+    (tmp_path / "twice.yaml").write_text("dedup: {pairs: true, pairs: false}\n")
+    (tmp_path / "broken.yaml").write_text("dedup: {pairs: true\n")
+    (tmp_path / "nan.yaml").write_text("text_spotting: {min_score: .nan}\n")
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     typed: list[str] = []
     for word in arguments:

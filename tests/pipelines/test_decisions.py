@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
+from filters.base import Bools, ImageEvidence, ImageFilter
 from filters.captions.annotate import SCHEMA as ANNOTATIONS
-from filters.presets import load_preset
+from filters.presets import load_preset, preset_names
 from pipelines.datasets import load_dataset
-from pipelines.decisions import CASCADE, KEPT, STAGE_OF, judge_captions, judge_pictures
+from pipelines.decisions import KEPT, cascade, judge_captions, judge_pictures, stage_of
 from pipelines.stages.spotting import SCHEMA as RECORDS
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
@@ -95,13 +99,35 @@ def test_pictures() -> None:
     assert found.overlaps[7:].tolist() == [-1, -1, -1], "nobody looked"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wide(ImageFilter):
+    reason, explanation = "wide", "The image is a banner."
+    max_ratio: float = 4.0
+
+    def rejects(self, images: ImageEvidence) -> Bools:
+        return np.asarray(images.records["width"]) > self.max_ratio * np.asarray(images.records["height"])
+
+
+def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
+    preset = dataclasses.replace(PAPER, filters=(_Wide(),))
+    banner = {**_record(), "width": 500}
+    records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
+    records.append(_record("truncated"))
+    found = judge_pictures(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
+    assert found.reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
+    assert preset.filters_fingerprint != PAPER.filters_fingerprint
+    assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
+
+
 def test_no_rows() -> None:
     assert judge_captions(_rows(), PAPER, True).reasons.tolist() == []
     assert judge_pictures([], RECORDS.empty_table(), PAPER).reasons.tolist() == []
 
 
 def test_cascade_names_each_reason_once() -> None:
-    assert [reason for _, reason in CASCADE] == list(STAGE_OF)
+    for preset in map(load_preset, preset_names()):
+        assert [step.reason for step in cascade(preset)] == list(stage_of(preset))
+        assert all(step.explanation for step in cascade(preset))
 
 
 # ---- the sample

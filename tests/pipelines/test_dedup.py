@@ -4,12 +4,14 @@ rows alone."""
 from __future__ import annotations
 
 import io
+import json
 import random
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -109,6 +111,89 @@ def test_of_equal_pairs_the_first_stays_whatever_the_units(tmp_path: Path, filte
     assert {row["stage"] for row in rows} == {"dedup"} and all(row["complexity"] is not None for row in rows)
     many = filtering(source, tmp_path / "many", stages=TEXT, unit_rows=20)
     assert many.tables() == one.tables()
+
+
+def _urls(path: Path, rows: list[tuple[str, str, Any]], name: str = "uid") -> Path:
+    """A manifest of (url, caption, own id)."""
+    urls, captions, own = zip(*rows, strict=True)
+    table = {"n": list(range(len(rows))), "url": urls, "caption": captions, name: own}
+    pq.write_table(pa.table({key: list(values) for key, values in table.items()}), path, row_group_size=2)
+    return path
+
+
+def _subset(output: Path) -> list[str]:
+    return [f"{high:016x}{low:016x}" for high, low in np.load(output / "subset.npy").tolist()]
+
+
+@pytest.mark.parametrize("own", [list(range(6)), [f"{n:032x}" for n in range(6)], [f"row {n}" for n in range(6)]])
+def test_equal_pairs_are_duplicates_whatever_ids_they_have(
+    own: list[Any], tmp_path: Path, filtering: Filtering
+) -> None:
+    pair = ("https://example.org/x.jpg", GOOD.format(0))
+    source = _urls(tmp_path / "a.parquet", [(*pair, one) for one in own], "id")
+    result = filtering(source, tmp_path / "out", stages=(*TEXT, "export"), unit_rows=2)
+    (kept,) = result.rows("kept")
+    assert kept["n"] == 0 and _copies(result) == dict.fromkeys(range(1, 6), kept["uid"])
+    assert result.funnel["duplicates"]["pair"] == {"compared": 6, "found": 5, "rejected": True}
+    assert result.funnel["duplicates"].get("uid", {"found": 0})["found"] == 0
+    assert _subset(tmp_path / "out") == [kept["uid"]]
+
+
+def test_different_pairs_of_one_uid_stay_and_it_is_said(tmp_path: Path, filtering: Filtering) -> None:
+    """Whoever reads subset.npy takes all rows of a uid, so one that different rows have is not in it."""
+    one, two, three = (f"{n:032x}" for n in (7, 2**127, 9))
+    rows = [(f"https://example.org/{n}.jpg", GOOD.format(n), one) for n in range(6)]
+    rows += [("https://example.org/0.jpg", GOOD.format(0), one)]  # the first row again
+    rows += [("https://example.org/x.jpg", GOOD.format(7), two), ("https://example.org/x.jpg", BAD.format(8), two)]
+    rows += [("https://example.org/y.jpg", GOOD.format(9), three), ("https://example.org/y.jpg", GOOD.format(9), three)]
+    source = _urls(tmp_path / "a.parquet", rows)
+    result = filtering(source, tmp_path / "out", stages=(*TEXT, "export"), unit_rows=3)
+    assert {row["n"] for row in result.rows("kept")} == {0, 1, 2, 3, 4, 5, 7, 9}
+    assert _copies(result) == {6: one, 10: three}
+    assert result.funnel["duplicates"]["uid"] == {"compared": 11, "found": 6, "rejected": False}
+    assert any(line.startswith("6 rows have the uid of an earlier row") for line in result.said)
+    assert _subset(tmp_path / "out") == [three]
+    tables = result.tables()
+    for record in (tmp_path / "out" / "work").glob("uid_*/commits/*.json"):
+        record.unlink()
+    again = filtering(source, tmp_path / "out", stages=(*TEXT, "export"), unit_rows=3)
+    assert again.tables() == tables and again.funnel["duplicates"] == result.funnel["duplicates"]
+    assert _subset(tmp_path / "out") == [three]
+
+
+def test_without_url_the_same_pair_is_the_same_bytes_and_caption(tmp_path: Path, filtering: Filtering) -> None:
+    pictures = [_picture(1), _picture(2), _picture(1), None, None, _picture(3)]
+    captions = [GOOD.format(0)] * 5 + [GOOD.format(5)]
+    table = pa.table({"n": range(6), "caption": captions, "image": pa.array(pictures, pa.binary())})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=(*TEXT, "export"), unit_rows=1)
+    assert {n for n, reason in result.verdicts().items() if reason == "duplicate_pair"} == {2}
+    kept = {row["n"]: row["uid"] for row in result.rows("kept")}
+    assert kept[0] == kept[1] == kept[3] != kept[5]  # a uid made of a caption alone is no name of one row
+    assert result.funnel["duplicates"]["uid"]["found"] == 3
+    assert _subset(tmp_path / "out") == [kept[5]]
+
+
+def test_pictures_of_one_name_in_two_folders_are_two_pairs(tmp_path: Path, filtering: Filtering) -> None:
+    for place, (folder, seed) in enumerate([("a", 1), ("b", 2), ("c", 1)]):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        (tmp_path / "in" / folder / "0.png").write_bytes(_picture(seed))
+        row = f'{{"n": {place}, "caption": "{GOOD.format(0)}", "image_path": "0.png"}}\n'
+        (tmp_path / "in" / folder / "pairs.jsonl").write_text(row)
+    result = filtering(tmp_path / "in" / "*" / "*.jsonl", tmp_path / "out", stages=TEXT)
+    assert result.verdicts() == {0: "kept", 1: "kept", 2: "duplicate_pair"}
+
+
+def test_annotations_of_a_version_without_pairs_are_made_again(tmp_path: Path, filtering: Filtering) -> None:
+    source, output = _urls(tmp_path / "a.parquet", [("u", GOOD.format(0), n) for n in range(3)], "id"), tmp_path / "out"
+    tables = filtering(source, output, stages=TEXT).tables()
+    (data,), (commit,) = (output.glob(f"work/captions/{part}/*") for part in ("data", "commits"))
+    pq.write_table(pq.read_table(data).drop_columns(["pair", "has_url"]), data)
+    record = json.loads(commit.read_text())
+    commit.write_text(json.dumps({name: record[name] for name in record if name not in ("own_uids", "without_url")}))
+    again = filtering(source, output, stages=TEXT)
+    assert again.tables() == tables and len(_copies(again)) == 2
+    assert any("they are annotated anew" in line for line in again.said)
 
 
 def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: Filtering) -> None:

@@ -14,13 +14,13 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
+from common.html import Span, attribute, marked, plain
 from pipelines.report import render_report, write_report
 from pipelines.report.charts import anchor, bin_counts, percent
 from pipelines.report.data import read_example, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.page import MAX_EXAMPLES
 from pipelines.report.picture import SIDE, PictureNotShown, draw_picture, make_thumbnail
-from pipelines.report.text import Span, attribute, marked, plain
 
 HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800"
 VOID = {"meta", "img", "br", "hr", "link", "input"}

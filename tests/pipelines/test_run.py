@@ -157,7 +157,8 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
     assert seen == manifest["samples"] == len(paper.rows("kept"))
 
 
-def test_shards_feed_the_loader_of_open_clip(paper: Any) -> None:
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+def test_shards_feed_the_loaders_of_open_clip(paper: Any, training: bool) -> None:
     """Its own data set class, its own count of samples, its own preprocessing."""
     data = pytest.importorskip("open_clip_train.data", reason="open_clip_torch is not installed: make test")
     import open_clip
@@ -166,13 +167,14 @@ def test_shards_feed_the_loader_of_open_clip(paper: Any) -> None:
     pattern = f"{paper.output}/shards/{{{','.join(Path(shard).stem for shard in shards)}}}.tar"
     kept = paper.rows("kept")
     assert data.get_dataset_size(pattern) == (len(kept), len(shards))
-    arguments = argparse.Namespace(
-        val_data=pattern, val_num_samples=len(kept), batch_size=8, workers=1, world_size=1, seed=0
-    )
+    # While training only whole batches count, and what is missing of a last one is drawn again: so batches of one.
+    arguments = argparse.Namespace(batch_size=1 if training else 8, workers=1, world_size=1, seed=0)
+    arguments.train_data = arguments.val_data = pattern
+    arguments.train_num_samples, arguments.val_num_samples = None, len(kept)
     arguments.train_data_upsampling_factors = None
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
-    preprocess = open_clip.image_transform(64, is_train=False)
-    loader = data.get_wds_dataset(arguments, preprocess, is_train=False, tokenizer=tokenizer).dataloader
+    preprocess = open_clip.image_transform(64, is_train=training)
+    loader = data.get_wds_dataset(arguments, preprocess, is_train=training, tokenizer=tokenizer).dataloader
     images, texts = zip(*loader, strict=True)
     assert sum(len(batch) for batch in images) == len(kept) and images[0].shape[1:] == (3, 64, 64)
     found = sorted(tuple(row) for batch in texts for row in batch.tolist())
@@ -193,7 +195,7 @@ def test_a_shard_has_the_picture_of_the_row_that_was_kept(
         assert stored is not None and stored.read() == clean
 
 
-@pytest.mark.parametrize("form", ["GIF", "BMP", "TIFF"])
+@pytest.mark.parametrize("form", ["GIF", "BMP"])
 def test_pictures_that_loaders_do_not_know_become_png(
     form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
 ) -> None:

@@ -143,8 +143,8 @@ def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
     """A configuration that takes milliseconds per step."""
+    from common.fields import build
     from trainer.config import Config
-    from trainer.config_files import build
 
     return lambda **sections: build(Config, tiny_values(**sections))
 

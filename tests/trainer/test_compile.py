@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
+from common.fields import build
 from trainer.config import Config
-from trainer.config_files import build, load_config, merged
+from trainer.config_files import load_config, merged
 from trainer.distributed import joined_ranks
 from trainer.loop import train
 

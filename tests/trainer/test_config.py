@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
+from common.fields import build
 from trainer import config as module
 from trainer.config import Config, LossSettings
-from trainer.config_files import BadConfig, build, config_names, differences, load_config, merged, plain
+from trainer.config_files import BadConfig, config_names, differences, load_config, merged, plain
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 
@@ -59,23 +60,28 @@ def test_every_field_has_a_docstring() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["loss.bta=0.5"], r"unknown key loss.bta \(did you mean beta\?\); known: name, alpha, beta"),
-        (["optimiser.lr=1"], r"unknown key optimiser \(did you mean optimizer\?\)"),
+        (["loss.bta=0.5"], r"unknown key loss.bta \(did you mean 'beta'\?\); known: name, alpha, beta"),
+        (["optimiser.lr=1"], r"unknown key optimiser \(did you mean 'optimizer'\?\)"),
         (["loss.beta=high"], "loss.beta is 'high'; it must be a number"),
-        (["loss.beta=-1"], "loss.beta is -1.0; it must lie between 0 and 100"),
-        (["loss.name=hn-nce"], r"loss.name is 'hn-nce' \(did you mean hn_nce\?\); choose hn_nce, infonce"),
+        (["loss.beta=-1"], "loss.beta is -1.0; it must be at least 0 and at most 100"),
+        (["data.cache_gib=.nan"], "data.cache_gib is nan; it must be a number"),
+        (["optimizer.betas=[0.9, 1]"], r"optimizer.betas\[1\] is 1.0; it must be at least 0 and below 1"),
+        (["schedule.micro_batches=99999"], "micro_batches is 99999; it must be at most schedule.batch_size"),
+        (["run.timeout_s=.inf"], "run.timeout_s is inf; it must be above 0"),
+        (["transform.mean=[0, 0, .nan]"], r"transform.mean\[2\] is nan; it must be a number"),
+        (["loss.name=hn-nce"], r"loss.name is 'hn-nce' \(did you mean 'hn_nce'\?\); choose hn_nce, infonce"),
         (["schedule.batch_size=1.5"], "schedule.batch_size is 1.5; it must be a whole number"),
         (["run.deterministic=1"], "run.deterministic is 1; it must be true or false"),
         (["run.seed=true"], "run.seed is True; it must be a whole number"),
         (["optimizer.betas=[0.9]"], "optimizer.betas has 1 values; it must have 2"),
-        (["loss=3"], "loss is 3; it must be a section with keys"),
+        (["loss=3"], "loss is 3; it must be a section of keys with values"),
         (["loss.beta"], "'loss.beta' is not key=value"),
         (["check.templates=[a photo]"], "a template holds {} exactly once"),
         (["schedule.samples=1000"], "either schedule.samples or schedule.epochs"),
         (["loss.alpha=0"], "set mask_duplicates to false"),
         (["model.max_scale=5"], "means a scale of 14.29, above model.max_scale"),
         (["data.sources=[]"], "data.sources is empty"),
-        (["check.templates={"], "not a YAML value"),
+        (["check.templates={"], r"check\.templates=\{, line 1, column 2: not YAML"),
     ],
 )
 def test_wrong_words(words: list[str], message: str) -> None:
@@ -92,13 +98,16 @@ def test_words_keep_their_types() -> None:
 
 
 def test_unknown_names(tmp_path: Path) -> None:
-    with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean tiny\?\)"):
+    with pytest.raises(BadConfig, match=r"unknown configuration 'tinny' \(did you mean 'tiny'\?\)"):
         load_config("tinny")
     with pytest.raises(BadConfig, match=r"there is no configuration file nowhere.yaml"):
         load_config("nowhere.yaml")
     bad = tmp_path / "bad.yaml"
     bad.write_text("loss: [")
-    with pytest.raises(BadConfig, match=r"bad.yaml is not YAML"):
+    with pytest.raises(BadConfig, match=r"bad.yaml, line 1, column 8: not YAML, [^\n]*$"):
+        load_config(str(bad))
+    bad.write_text("loss: {beta: 1}\nloss: {alpha: 1}\n")
+    with pytest.raises(BadConfig, match=r"bad.yaml, line 2, column 1: key 'loss' is given twice; remove one of them"):
         load_config(str(bad))
     bad.write_text("- 1")
     with pytest.raises(BadConfig, match=r"holds list, not sections"):

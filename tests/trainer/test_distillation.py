@@ -12,8 +12,9 @@ import fsspec
 import open_clip
 import pytest
 
+from common.fields import build
 from trainer.config import Config
-from trainer.config_files import build, load_config
+from trainer.config_files import load_config
 from trainer.data import ConceptMismatch
 from trainer.distillation import concept_targets, resolved
 from trainer.loop import train

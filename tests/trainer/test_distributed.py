@@ -17,9 +17,10 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
+from common.fields import build
 from trainer.accumulation import Losses, backward
 from trainer.config import Config
-from trainer.config_files import build, load_config
+from trainer.config_files import load_config
 from trainer.data.batch import Batch
 from trainer.distributed import Ranks, joined_ranks, same_on_all
 from trainer.ema import Average

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common.fields import build
 from trainer.cli import main
-from trainer.config_files import build, merged, plain
+from trainer.config_files import merged, plain
 from trainer.errors import WrongUse
 from trainer.loop import train
 
@@ -284,10 +285,10 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
     ("words", "message"),
     [
         (["--data", "x"], "the following arguments are required: --workdir"),
-        (["--workdir", "w", "--config", "tinny"], "did you mean tiny"),
+        (["--workdir", "w", "--config", "tinny"], "did you mean 'tiny'"),
         (["--workdir", "w", "--data", "nowhere"], "nowhere"),
         (["--workdir", "w", "--dat", "x"], "unrecognized arguments"),
-        (["--workdir", "w", "--data", "x", "los.beta=1"], r"unknown key los \(did you mean loss\?\)"),
+        (["--workdir", "w", "--data", "x", "los.beta=1"], r"unknown key los \(did you mean 'loss'\?\)"),
     ],
 )
 def test_wrong_words_are_one_line_and_status_2(

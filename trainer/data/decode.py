@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import warnings
+from PIL import Image
 
-from PIL import Image, ImageOps
-
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Formats that Pillow may try: a closed list, because it also knows some that start other programs."""
-_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError)
-"""What Pillow's format parsers raise on bytes that lie about themselves."""
-
+from common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 
 MAX_ASPECT = 20
 """Longer pictures lose their ends: transforms that resize the shorter side would blow up a line of pixels."""
@@ -32,23 +25,14 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
     Raises:
         BadPicture: they are no picture, too large a one, or end too early.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs, odd EXIF and odd palettes; the limit is ours
-        try:
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadPicture(f"{width} x {height} pixels, more than data.max_pixels {max_pixels:,}")
-            if decode_side is not None and image.format == "JPEG":
-                image.draft("RGB", (decode_side, decode_side))
-            image.load()
-            return _middle(ImageOps.exif_transpose(image).convert("RGB"))
-        except BadPicture:
-            raise
-        except Image.DecompressionBombError as error:
-            raise BadPicture(str(error)) from error
-        except _ERRORS as error:
-            raise BadPicture(f"{type(error).__name__}: {error}") from error
+    try:
+        opened = open_image(content, ImageLimits(max_pixels=max_pixels))
+        image = opened.decode(at_least=None if decode_side is None else (decode_side, decode_side))
+        with decoding(f"pixels of mode {image.mode}"):
+            return _middle(opened.upright(image.convert("RGB")))
+    except BadImage as error:
+        setting = "; data.max_pixels sets the limit" if error.reason is BadImageReason.TOO_MANY_PIXELS else ""
+        raise BadPicture(f"{error}{setting}") from error
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -22,11 +22,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from common.image_formats import EXTENSIONS
 from trainer.data.errors import Kind, ShardMismatch
 
 VERSION = 1
-PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "bin")
-"""Endings of pictures; `bin` is what `make filter` calls a format it has no ending for."""
+PICTURES = (*EXTENSIONS, "bin")
+"""Endings of pictures; `bin` is what early shards of `make filter` call a format without an ending."""
 CAPTION = "txt"
 _FIELDS = [
     ("picture_at", "<i8"),

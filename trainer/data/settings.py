@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
+
+from common.fields import Above0, Below1, Count, Positive, Share, Total, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,36 +15,30 @@ class Source:
     path: str
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
-    weight: float | None = None
+    weight: Above0 | None = None
     """Expected share of the samples of an epoch, relative to the other sources' weights. None for all sources: every
     sample once per epoch. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.path:
             raise ValueError("a data source needs a path")
-        if self.weight is not None and not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight {self.weight} of {self.path}: it must be above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """Which samples are held out, by a hash: the same on every machine, whatever else is in the data."""
 
-    holdout: float = 0.0
+    holdout: Below1 = 0.0
     """Share of the samples that are held out."""
-    by: str = "picture"
+    by: Literal["picture", "key"] = "picture"
     """picture: equal pictures (bytes) fall on one side, so that no held-out picture was trained on with another
     caption; key: by the sample's key alone."""
-    part: str = "train"
+    part: Literal["train", "holdout", "all"] = "train"
     """train, holdout or all."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.holdout < 1:
-            raise ValueError(f"holdout {self.holdout} is not in [0, 1)")
-        if self.by not in ("picture", "key"):
-            raise ValueError(f"split by {self.by!r}: choose picture or key")
-        if self.part not in ("train", "holdout", "all"):
-            raise ValueError(f"part {self.part!r}: choose train, holdout or all")
+        check_fields(self)
         if self.part == "holdout" and self.holdout == 0:
             raise ValueError("part holdout with holdout 0 is empty: set holdout, for example to 0.1")
 
@@ -54,53 +51,43 @@ class DataSettings:
     """The data sets."""
     split: Split = field(default_factory=Split)
     """Training and held-out samples."""
-    shuffle: int = 20_000
+    shuffle: Count = 20_000
     """Window of the bounded shuffle in samples: shards are permuted, then each window of that many consecutive samples
     is. A window touches about shuffle / (samples of a shard) shards. 0: no shuffle at all, the order of the shards."""
-    streams: int = 1
+    streams: Positive = 1
     """An epoch's shards are dealt to that many streams, read side by side. With streams a multiple of the number of
     ranks each rank reads mostly shards of its own: set it so for remote shards. The order depends on it, not on the
     number of ranks."""
-    samples_per_epoch: int | None = None
+    samples_per_epoch: Total | None = None
     """Samples of an epoch over all ranks; None: as many as the sources hold. With weights, or if given, sources are
     cut off or repeated: each goes on in the next epoch where it stopped."""
     drop_last: bool = True
     """True: what does not fill a last global batch is left out (of a shuffled epoch: other samples each time). False:
     the last batch is smaller, split over ranks as evenly as possible; a rank's share may be empty."""
-    workers: int = 2
+    workers: Count = 2
     """Processes that decode; 0: this process does. The samples do not depend on it."""
-    prefetch: int = 2
+    prefetch: Positive = 2
     """Batches that each worker prepares ahead."""
-    stall_s: float = 300.0
+    stall_s: Above0 = 300.0
     """A batch that takes longer than this ends the run, with the state of the workers."""
-    max_bad_share: float = 0.01
+    max_bad_share: Share = 0.01
     """Above this share of bad samples the run ends: of a source when it is indexed, of an epoch while it is read."""
-    decode_side: int | None = None
+    decode_side: Positive | None = None
     """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides stay at or above this,
     which saves most of the time; None: at full size."""
-    max_pixels: int = 100_000_000
+    max_pixels: Positive = 100_000_000
     """Largest accepted picture, width x height by its header."""
     index_folder: str | None = None
     """Where the indices of shards are kept; None: beside local shards, else in the cache folder."""
     cache_folder: str | None = None
     """Where remote shards are kept while they are read; None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
-    cache_gib: float = 50.0
+    cache_gib: Above0 = 50.0
     """Bound on the remote shards kept there, in GiB; the longest unused go first. Shared by all ranks of a machine.
     One window of the shuffle must fit."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sources:
             raise ValueError("data.sources is empty: name at least one folder of shards")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some data sources have a weight and some have none: give all of them one, or none")
-        for name, least in (("shuffle", 0), ("streams", 1), ("workers", 0), ("prefetch", 1), ("max_pixels", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least {least}")
-        for name in ("samples_per_epoch", "decode_side"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
-        if not 0 <= self.max_bad_share <= 1:
-            raise ValueError(f"data.max_bad_share is {self.max_bad_share}; it must be in [0, 1]")
-        for name in ("stall_s", "cache_gib"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be above 0")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.html import attribute, plain
 from eval.report import Answered, Confusion, FoundPictures, FoundTexts, write_report
 from eval.report.charts import MARKS, draw_curves, interval_bar
 from eval.report.data import group_few_shot, group_tasks
 from eval.report.references import few_shot_references, references
-from eval.report.text import attribute, cell, percent, plain
+from eval.report.text import cell, percent
 from eval.results import Items
 from eval.tasks import load_suite
 

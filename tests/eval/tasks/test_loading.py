@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from eval.errors import WrongUse
-from eval.tasks import choose_tasks, load_suite, parse_suite, suite_names
+from eval.tasks import choose_tasks, load_suite, suite_names
 from eval.tasks.loading import named
 from eval.templates import fill, known, look_up, slot_of
 
@@ -106,27 +106,33 @@ def test_a_class_name_is_taken_literally() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("metric: top1", "metrc: top1"), "unknown key 'metrc'; did you mean 'metric'"),
+        (("metric: top1", "metrc: top1"), r"unknown key task.metrc \(did you mean 'metric'\?\)"),
         (("metric: top1", "metric: recall@1"), "unknown metric 'recall@1'"),
-        (("kind: classification", "kind: classify"), "did you mean 'classification'"),
+        (("kind: classification", "kind: classify"), r"task.kind is 'classify' \(did you mean 'classification'"),
         (("layout: webdataset", "layout: webdatset"), "did you mean 'webdataset'"),
         (("path: one", "path: /etc"), "below the data root"),
         (("path: one", "path: a/../../b"), "below the data root"),
-        (("    licence: MIT\n", ""), "'licence' is missing"),
+        (("    licence: MIT\n", ""), "task.licence is missing"),
         (("get: look here", "get: look here\n    direction: image_to_text"), "belongs to retrieval"),
         (("get: look here", "get: look here\n    templates: ['no slot']"), "exactly one slot"),
         (("get: look here", "get: look here\n    templates: clip_benchmark:cifar11"), "did you mean"),
         (("get: look here", "get: look here\n    classes: 3\n    class_names: [a, b]"), "2 class names for 3 classes"),
-        (("get: look here", "get: look here\n    sample: 0"), "sample is 0"),
+        (("get: look here", "get: look here\n    sample: 0"), "task.sample is 0; it must be at least 1"),
         (("name: one", "name: one two"), "no blanks"),
         (("path: one}", "path: one}, {layout: webdataset, path: one, split: val}"), "the same layout and path"),
-        (("tasks:", "tasks: {"), "no YAML"),
+        (("tasks:", "tasks: {"), r"mine\.yaml, line 5, column 3: not YAML, [^\n]*$"),
+        (("metric: top1", "metric: top1\n    metric: top5"), "line 9, column 5: key 'metric' is given twice"),
+        (("about: for a test", "about: 3"), "about is 3; it must be a text"),
+        (("get: look here", "get: look here\n    class_names: [1, 2]"), r"class_names\[0\] is 1; it must be a text"),
     ],
 )
-def test_what_a_suite_file_may_not_say_is_named_with_its_place(change: Any, message: Any) -> None:
-    assert parse_suite(GOOD, "mine.yaml").tasks[0].name == "one"
+def test_what_a_suite_file_may_not_say_is_named_with_its_place(change: Any, message: Any, tmp_path: Any) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD, encoding="utf-8")
+    assert load_suite(str(file)).tasks[0].name == "one"
+    file.write_text(GOOD.replace(*change), encoding="utf-8")
     with pytest.raises(WrongUse, match=message) as caught:
-        parse_suite(GOOD.replace(*change), "mine.yaml")
+        load_suite(str(file))
     assert "mine.yaml" in str(caught.value)
 
 
@@ -145,7 +151,7 @@ def test_the_sample_is_no_test_of_who_was_trained_on_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [("cifar1O", "did you mean 'cifar10'"), (" , ", "no tasks"), ("no.yaml", "not there")]
+    ("words", "message"), [("cifar1O", "did you mean 'cifar10'"), (" , ", "no tasks"), ("no.yaml", "No such file")]
 )
 def test_an_unknown_task_is_wrong_use(words: Any, message: Any) -> None:
     with pytest.raises(WrongUse, match=message):

@@ -187,13 +187,13 @@ def test_the_same_verb_twice_is_one_action_of_each_who_does_it() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"attribute_kinds": ("colour", "smell")}, r"captions.attribute_kinds: unknown \['smell'\]; choose from adj"),
-        ({"min_action_score": 1.5}, r"captions.min_action_score is 1.5; it must lie between 0 and 1"),
-        ({"min_attribute_score": -0.1}, r"captions.min_attribute_score is -0.1"),
-        ({"min_relation_score": float("nan")}, r"captions.min_relation_score is nan"),
-        ({"min_complexity": -1}, r"captions.min_complexity is -1; it must be at least 0"),
-        ({"min_actions": -1}, r"captions.min_actions is -1"),
-        ({"max_chars": 0}, r"captions.max_chars is 0; it must be at least 1"),
+        ({"attribute_kinds": ("colour", "smell")}, r"attribute_kinds\[1\] is 'smell'; choose adjective"),
+        ({"min_action_score": 1.5}, r"min_action_score is 1.5; it must be at least 0 and at most 1"),
+        ({"min_attribute_score": -0.1}, r"min_attribute_score is -0.1"),
+        ({"min_relation_score": float("nan")}, r"min_relation_score is nan"),
+        ({"min_complexity": -1}, r"min_complexity is -1; it must be at least 0"),
+        ({"min_actions": -1}, r"min_actions is -1"),
+        ({"max_chars": 0}, r"max_chars is 0; it must be at least 1"),
     ],
 )
 def test_values_out_of_range_are_named(setting: dict[str, Any], message: str) -> None:

@@ -40,7 +40,7 @@ def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.Captu
     ("words", "says"),
     [
         (["--data", "/nowhere", "--teacher", "nobody"], "unknown teacher 'nobody'"),
-        (["--data", "/nowhere", "--min-count", "0"], "'0' is not a whole number above 0"),
+        (["--data", "/nowhere", "--min-count", "0"], "the value is 0; it must be at least 1"),
         (["--data", "/nowhere", "--colour", "red"], "unrecognized arguments: --colour red"),
         ([], "the following arguments are required: --data"),
     ],

@@ -59,22 +59,22 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("headr: true", r"unknown key 'headr' \(did you mean 'header'\?\)"),
-        ("roles: {captoin: x}", r"unknown role 'captoin' \(did you mean 'caption'\?\)"),
+        ("headr: true", r"unknown key headr \(did you mean 'header'\?\)"),
+        ("roles: {captoin: x}", r"unknown key roles.captoin \(did you mean 'caption'\?\)"),
         ("aliases: {ulr: [x]}", r"unknown role 'ulr' \(did you mean 'url'\?\)"),
         ("needs: [caption, picture]", "unknown role 'picture'"),
-        ("format: parket", r"unknown format 'parket' \(did you mean 'parquet'\?\)"),
-        ("header: 'no'", "write true or false"),
-        ("columns: url", "write a list of names"),
-        ("notes: 3", "write a text"),
-        ("name: again", "given twice"),
+        ("format: parket", r"format is 'parket' \(did you mean 'parquet'\?\); choose auto"),
+        ("header: 'no'", "header is 'no'; it must be true or false"),
+        ("columns: url", "columns is 'url'; it must be a list"),
+        ("notes: 3", "notes is 3; it must be a text"),
+        ("name: again", r"mine\.yaml, line 9, column 1: key 'name' is given twice; remove one of them$"),
         ("header: false", "name the columns in order"),
         ("columns: [a, b]", "for files without header"),
         ("header: false\ncolumns: [a, a]", "names a more than once"),
         ("delimiter: ab", "must be one character"),
         ("roles: {width: w}", "width and height go together"),
-        ("roles: [caption]", "not a mapping"),
-        ("a: [", "not valid YAML"),
+        ("roles: [caption]", "roles is .* it must be a section"),
+        ("a: [", r"mine\.yaml, line 10, column 1: not YAML, .*; write `key: value`, [^\n]*$"),
     ],
 )
 def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, line: str, complaint: str) -> None:
@@ -83,12 +83,18 @@ def test_a_mistake_is_an_error_that_names_it(tmp_path: Path, line: str, complain
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="missing licence"):
+    with pytest.raises(DatasetError, match="licence is missing"):
         load_text(tmp_path, MINIMAL.replace("licence: mine\n", ""))
 
 
+def test_data_that_is_not_there_is_said_in_english() -> None:
+    message = missing_data_message(load_dataset("custom"), "data/custom")
+    assert message.startswith("There is no manifest in data/custom: nothing there matches *.\n")
+    assert "data set  a manifest of your own\n" in message
+
+
 def test_an_absent_file_is_named() -> None:
-    with pytest.raises(DatasetError, match=r"cannot read the data set file /no/such\.yaml"):
+    with pytest.raises(DatasetError, match=r"data set file /no/such\.yaml: No such file or directory; give the path"):
         load_dataset("/no/such.yaml")
 
 

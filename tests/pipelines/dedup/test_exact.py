@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.dedup.exact import duplicates, ranges_of
+from pipelines.dedup.exact import duplicates, ranges_of, shared
 from pipelines.dedup.keys import (
     KEY,
     PARTS,
@@ -20,6 +20,7 @@ from pipelines.dedup.keys import (
     key_records,
     spread,
     uid_of,
+    unspread,
 )
 from pipelines.dedup.slices import BadSlices, pack, read_slice
 
@@ -92,6 +93,26 @@ def test_one_key_a_million_times_is_one_first() -> None:
     assert set(found["first_unit"].to_pylist()) == set(found["first_ordinal"].to_pylist()) == {0}
 
 
+@given(
+    units=st.lists(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2)), max_size=8), max_size=6),
+    batch=st.integers(1, 20),
+)
+def test_rows_that_share_a_uid_and_differ(units: list[list[tuple[int, int]]], batch: int) -> None:
+    """Of each uid the rows that are another pair than the first row of it, and the uid itself."""
+    slices = []
+    for unit, rows in enumerate(units):
+        uids, pairs = (np.array([[7, row[half]] for row in rows], np.uint64).reshape(-1, 2) for half in (0, 1))
+        slices.append((unit, key_records(uids, np.arange(len(rows)), pairs)))
+    found = [row for table in shared(slices, batch) for row in table.to_pylist()]
+    first: dict[int, tuple[int, int, int]] = {}
+    expected = []
+    for unit, rows in enumerate(units):
+        for ordinal, (uid, pair) in enumerate(rows):
+            if pair != first.setdefault(uid, (pair, unit, ordinal))[0]:
+                expected.append((unit, ordinal, *first[uid][1:], uid_of(7, uid)))
+    assert [tuple(row.values())[:5] for row in found] == expected
+
+
 def test_units_must_ascend() -> None:
     none = np.empty(0, KEY)
     with pytest.raises(ValueError, match="unit 1 comes after unit 1"):
@@ -102,6 +123,7 @@ def test_units_must_ascend() -> None:
 def test_spreading_keeps_keys_apart(keys: list[tuple[int, int]]) -> None:
     even = spread(np.array(keys, np.uint64))
     assert len({tuple(key) for key in even.tolist()}) == len(keys)
+    assert unspread(even).tolist() == [list(key) for key in keys]
 
 
 @pytest.mark.parametrize("half", [0, 1])

@@ -26,10 +26,21 @@ def test_no_private_address_is_public(address: ipaddress.IPv4Address) -> None:
 
 @given(st.ip_addresses(v=4))
 def test_a_disguise_makes_no_address_public(address: ipaddress.IPv4Address) -> None:
-    """Mapped, compatible and 6to4 forms are never public; NAT64 is as public as what is in it."""
-    number = int(address)
-    for disguised in (number, 0xFFFF << 32 | number, 0x2002 << 112 | number << 80):
-        assert not is_public(ipaddress.IPv6Address(disguised))
+    """Of all forms that hold an IPv4 address, NAT64 alone is public, and as public as what is in it."""
+    number, site = int(address), int(ipaddress.IPv6Address("2606:2800:21f:cb07::"))
+    forms = {
+        "compatible": number,
+        "mapped": 0xFFFF << 32 | number,
+        "translated": 0xFFFF << 48 | number,
+        "6to4": 0x2002 << 112 | number << 80 | 1,
+        "Teredo server": 0x2001 << 112 | number << 64,
+        "Teredo client": 0x2001 << 112 | (number ^ 0xFFFF_FFFF),
+        "NAT64 of one's own": 0x64FF9B0001 << 80 | number,
+        "ISATAP": site | 0x5EFE << 32 | number,
+        "ISATAP, unique": site | 0x0200_5EFE << 32 | number,
+    }
+    for form, disguised in forms.items():
+        assert not is_public(ipaddress.IPv6Address(disguised)), form
     assert is_public(ipaddress.IPv6Address(0x64FF9B << 96 | number)) == is_public(address)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
+from tests.common.hostile_images import BOMBS
 
 # ---- addresses: nobody is asked, whatever listens there
 
@@ -59,6 +60,8 @@ URLS: list[tuple[str | None, Reason]] = [
     ("http://[64:ff9b::7f00:1]/a.jpg", BLOCKED),
     ("http://[64:ff9b:1::1]/a.jpg", BLOCKED),
     ("http://[2001:0:7f00:1::]/a.jpg", BLOCKED),
+    ("http://[2606:2800:21f:cb07:0:5efe:10.0.0.1]/a.jpg", BLOCKED),
+    ("http://[2606:2800:21f:cb07:200:5efe:a9fe:a9fe]/a.jpg", BLOCKED),
     ("http://[2001:db8::1]/a.jpg", BLOCKED),
     ("http://[fec0::1]/a.jpg", BLOCKED),
     ("http://127.0.0.1:22/", Reason.BLOCKED_PORT),
@@ -287,6 +290,12 @@ RESPONSES: list[tuple[str, Page, Reason]] = [
         Reason.OPT_OUT,
     ),
     ("mining reserved", _reply(GOOD, ("TDM-Reservation", "1")), Reason.OPT_OUT),
+    ("noai on a redirect", _reply(b"", ("Location", "/y"), ("X-Robots-Tag", "noai"), status=301), Reason.OPT_OUT),
+    (
+        "mining reserved on a redirect",
+        _reply(b"", ("Location", "/y"), ("TDM-Reservation", "1"), status=302),
+        Reason.OPT_OUT,
+    ),
 ]
 
 
@@ -301,6 +310,59 @@ def test_responses(page: Page, reason: Reason, web: Any, settings: DownloadSetti
     assert error.value.reason is reason, str(error.value)
     assert error.value.message
     assert time.monotonic() - began < 10 * settings.timeout, "an end in time, however slow this machine"
+
+
+def test_nobody_is_sent_on_by_who_says_no(web: Any, fetcher: Fetcher) -> None:
+    web.page("/x", b"", ("Location", "/y"), ("X-Robots-Tag", "diht: noindex"), status=307)
+    web.page("/y", GOOD)
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(web.url("/x"))
+    assert error.value.reason is Reason.OPT_OUT and web.asked == ["/x"]
+
+
+RETRY_AFTER = [
+    "+99999999999999",
+    "9" * 30,
+    "9" * 5_000,
+    "Fri, 31 Dec 999999999999999999999999999999 23:59:59 GMT",
+    "Fri, 31 Dec 9999 23:59:59 -2359",
+    "Mon, 01 Jan 0001 00:00:00 +2359",
+    "Wed, 21 Oct 2026 99:99:99 +99999999999999999999",
+    "Wed, 21 Oct 2026 07:28:00 +99999999",
+    "-1",
+    "nan",
+    "²",
+    ",,,",
+    "\x1b[31m",
+]
+
+
+@pytest.mark.parametrize("value", RETRY_AFTER, ids=lambda value: repr(value)[:30])
+def test_retry_after_that_no_calendar_has(web: Any, settings: DownloadSettings, value: str) -> None:
+    web.page("/x", b"", ("Retry-After", value), status=503)
+    fetcher = Fetcher(dataclasses.replace(settings, retries=1), sleep=lambda seconds: None)
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(web.url("/x"))
+    assert error.value.reason is Reason.HTTP_STATUS
+
+
+def test_an_error_of_ours_costs_its_row(web: Any, settings: DownloadSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is that we have not thought of."""
+
+    def broken(*args: Any) -> Any:
+        raise OverflowError("date value out of range")
+
+    monkeypatch.setattr("pipelines.fetch.fetcher.read_body", broken)
+    with pytest.raises(FetchError, match="OverflowError: date value out of range") as error:
+        Fetcher(settings).fetch(web.page("/x", GOOD))
+    assert error.value.reason is Reason.UNEXPECTED_ERROR and not error.value.temporary
+
+
+def test_a_server_writes_no_codes_to_the_terminal(web: Any, fetcher: Fetcher) -> None:
+    web.pages["/x"] = lambda handler: handler.raw(b"HTTP/1.1 404 \x1b[2J\x9b31mgone\r\n\r\n")
+    with pytest.raises(FetchError) as error:
+        fetcher.fetch(web.url("/x"))
+    assert error.value.message.isprintable() and "gone" in error.value.message
 
 
 def test_a_server_without_a_word(silent_port: int, settings: DownloadSettings) -> None:
@@ -368,6 +430,9 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
         ("half.jpg", good[: len(good) // 2], {}, "not_a_picture"),
         ("bomb.png", _png_bomb(), {}, "too_many_pixels"),
         ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not_a_picture"),
+        ("scans.jpg", BOMBS["a JPEG of 1,000 scans"][0](), {}, "not_a_picture"),
+        ("tile.tiff", BOMBS["a TIFF of one tile"][0](), {}, "not_a_picture"),
+        ("comments.gif", BOMBS["a GIF of 400,000 comments"][0](), {}, "not_a_picture"),
         ("other.jpg", good, {"sha256": "0" * 64}, "hash_mismatch"),
         ("other5.jpg", good, {"md5": "f" * 32}, "hash_mismatch"),
     ]
@@ -383,6 +448,7 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
         url = web.page(f"/{name}", body, ("Content-Type", "image/jpeg"))
         rows.append({"ordinal": place, "uid": f"{place:032x}", "caption": name, "url": url, **hashes})
         expected.append((name, status))
+    settings = dataclasses.replace(settings, max_bytes=3_000_000)
     fetcher = Fetcher(settings)
     records, _ = fetch_shard(pa.Table.from_pylist(rows, ASKED), tmp_path, "s", settings, fetcher)
     fetcher.close()

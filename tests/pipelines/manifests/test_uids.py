@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.manifests import make_uid
+from pipelines.manifests.uids import make_pair
 
 HEX = "0123456789abcdef0123456789ABCDEF"
 
@@ -39,3 +40,9 @@ def test_it_is_32_hex_digits_and_stable(url: str, caption: str) -> None:
     uid = make_uid(url=url, caption=caption)
     assert len(uid) == 32 and int(uid, 16) >= 0
     assert make_uid(url=None, caption=None, own=uid) == uid == make_uid(url=url, caption=caption)
+
+
+def test_a_pair_is_url_and_caption_or_what_stands_in_for_the_url() -> None:
+    assert make_pair(url="u", caption="c", stand_in="p") == make_uid(url="u", caption="c") == sha("u\0c")
+    assert make_pair(url=None, caption="c", stand_in="p") == sha("p\0c")
+    assert make_pair(url=None, caption="c") is None  # equal captions of unnamed pictures are no equal pairs

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.pilot.estimate import Estimate, _quantile, per_row, share, total
+from pipelines.pilot.estimate import Estimate, _quantile, per_row, recut, share, total
 
 _UNITS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12)
 
@@ -40,6 +40,21 @@ def test_one_unit_gives_wilsons_interval_for_shares_and_none_for_costs() -> None
 def test_no_rows() -> None:
     assert share([], [], 10) == share([0], [0], 10) == Estimate(0.0, 0.0, 1.0)
     assert per_row([], [], 10) == Estimate(0.0, None, None)
+
+
+def test_what_units_and_rows_take_is_told_apart_by_two_sizes() -> None:
+    rows = [1_000] * 5 + [4_000] * 3
+    found = recut([7 + 0.5 * m for m in rows], rows, 100_000, 4)
+    assert found.value == pytest.approx(4 * 7 + 0.5 * 100_000)
+    assert [found.low, found.high] == [pytest.approx(found.value, rel=0.01)] * 2
+    wild = recut([7 + 0.5 * m * (1.1 if n % 2 else 0.9) for n, m in enumerate(rows)], rows, 100_000, 4)
+    assert wild.low is not None and wild.high is not None and wild.low < found.value < wild.high
+
+
+@pytest.mark.parametrize("rows", [[1_000] * 5, [1_000] * 5 + [4_000], [1_000], []])
+def test_units_of_one_size_give_no_interval_for_others(rows: list[int]) -> None:
+    found = recut([2.0 * m for m in rows], rows, 100_000, 4)
+    assert (found.value, found.low, found.high) == (200_000.0 if rows else 0.0, None, None)
 
 
 def test_alike_rows_within_units_widen_the_interval() -> None:

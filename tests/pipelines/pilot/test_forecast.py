@@ -10,7 +10,12 @@ from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Wh
 from pipelines.pilot.table import render
 
 WHOLE = Whole(
-    units=100, rows=100_000, exact_rows=True, stages=("captions", "spotting", "export"), pictures_at_hand=True
+    units=100,
+    recut=False,
+    rows=100_000,
+    exact_rows=True,
+    stages=("captions", "spotting", "export"),
+    pictures_at_hand=True,
 )
 
 
@@ -97,7 +102,7 @@ def test_assumptions_fill_the_gaps_and_are_named() -> None:
 def test_one_unit_gives_no_interval_of_costs() -> None:
     found = _forecast(_unit(0))
     assert found.core_hours["all"].estimate == replace(found.core_hours["all"].estimate, low=None, high=None)  # type: ignore[type-var]
-    assert "(one unit: none)" in render(found)
+    assert "(too few units)" in render(found)
 
 
 def test_an_empty_sample_is_refused() -> None:

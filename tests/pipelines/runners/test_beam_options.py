@@ -25,6 +25,8 @@ def test_options_go_through_in_both_spellings_and_with_their_values() -> None:
     [
         (["--flink-mastr", "host:1"], "flink", "unknown argument '--flink-mastr'; did you mean --flink_master?"),
         (["--max-dead-shar", "0.1"], "direct", "unknown argument '--max-dead-shar'; did you mean --max-dead-share?"),
+        (["--worker", "2"], "direct", "unknown argument '--worker'; did you mean --workers?"),
+        (["--worker-zon=a"], "direct", "unknown argument '--worker-zon=a'; did you mean --worker_zone?"),
         (["--utterly-unheard-of"], "direct", "unknown argument '--utterly-unheard-of' (see --help)"),
         (["stray"], "direct", "unknown argument 'stray' (see --help)"),
         (["--parallelism=many"], "flink", "invalid int value: 'many'"),

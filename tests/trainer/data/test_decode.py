@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.common.hostile_images import BOMBS
 from trainer.data.decode import BadPicture, decode
 
 
@@ -53,8 +54,14 @@ def test_cut_pictures_bombs_and_pages_are_bad() -> None:
     for content in (whole[: len(whole) // 2], b"", b"<html>", b"\x89PNG\r\n\x1a\n" + chunk, b"%!PS-Adobe"):
         with pytest.raises(BadPicture):
             decode(content, 100_000_000)
-    with pytest.raises(BadPicture, match=r"64 x 64 pixels, more than data\.max_pixels 4,000"):
+    with pytest.raises(BadPicture, match=r"64 x 64 pixels; at most 4,000 .*; data\.max_pixels sets the limit"):
         decode(whole, 4_000)
+
+
+@pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"])
+def test_images_that_cost_too_much_are_bad(name: str) -> None:
+    with pytest.raises(BadPicture, match=BOMBS[name][1]):
+        decode(BOMBS[name][0](), 100_000_000)
 
 
 @given(

@@ -1,0 +1,171 @@
+"""Plain values to frozen dataclasses: typed, in range, nothing unknown. Errors name the key, the value and the remedy.
+
+The range of a number stands beside its field and nowhere else: `share: Share = 0.05`, or
+`side: Annotated[int, Range(at_least=10)] = 64`. `build` checks what a file says; a dataclass that also checks what a
+program says calls `check_fields` in its `__post_init__`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import reprlib
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from common.naming import nearest
+
+T = TypeVar("T")
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text, between quotes"}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
+
+
+class BadValue(ValueError):
+    """A value cannot be used; the message names key, value and remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """The numbers that a field may hold, all of them finite."""
+
+    at_least: float = -math.inf
+    above: float = -math.inf
+    at_most: float = math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        bounds = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        said = [f"{name.replace('_', ' ')} {bound}" for name, bound in bounds.items() if not math.isinf(bound)]
+        return " and ".join(said) or "finite"
+
+
+LARGEST = 2**31 - 1
+Share = Annotated[float, Range(at_least=0, at_most=1)]
+Count = Annotated[int, Range(at_least=0, at_most=LARGEST)]
+Positive = Annotated[int, Range(at_least=1, at_most=LARGEST)]
+Above0 = Annotated[float, Range(above=0)]
+Below1 = Annotated[float, Range(at_least=0, below=1)]
+Total = Annotated[int, Range(at_least=1, at_most=10**15)]
+"""Of things that are never held at once, such as the samples of a run."""
+
+
+def build(kind: type[T], values: Mapping[str, Any], where: str = "", **given: Any) -> T:
+    """A dataclass from plain values.
+
+    Args:
+        kind: the dataclass.
+        values: what a file says of its fields.
+        where: what stands before a key in errors, such as "loss.".
+        given: fields that the program sets, and a file may not.
+
+    Raises:
+        BadValue: a key is unknown or missing, a value of another type, out of range or refused by the dataclass.
+    """
+    hints = {name: hint for name, hint in _hints(kind).items() if name not in given}
+    for key in values:
+        if key not in hints:
+            raise BadValue(f"unknown key {where}{key}{nearest(str(key), hints)}; known: {', '.join(hints)}")
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        needed = field.default is MISSING and field.default_factory is MISSING
+        if needed and field.name in hints and field.name not in values:
+            raise BadValue(f"{where}{field.name} is missing")
+    arguments = {key: converted(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    try:
+        return kind(**arguments, **given)
+    except ValueError as error:
+        raise BadValue(str(error)) from error
+
+
+def check_fields(instance: Any) -> None:
+    """Refuse a dataclass whose fields hold values of another type or out of range. Raises `BadValue`."""
+    for name, hint in _hints(type(instance)).items():
+        converted(hint, getattr(instance, name), name)
+
+
+def converted(hint: Any, value: Any, where: str) -> Any:
+    """The value as the type `hint` wants it: integers as floats, lists as tuples, mappings as dataclasses; nothing else
+    is converted. Raises `BadValue`, which calls the value `where`."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Annotated:
+        return _in_range(converted(inner[0], value, where), inner[1:], where)
+    if origin in (Union, types.UnionType):
+        return _of_union(inner, value, where)
+    if origin is Literal:
+        if value not in inner:
+            known = [str(choice) for choice in inner]
+            raise BadValue(f"{where} is {shown(value)}{nearest(str(value), known)}; choose {', '.join(known)}")
+        return value
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return value if isinstance(value, hint) else _section(hint, value, where)
+    if origin is tuple:
+        return _of_tuple(inner, value, where)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return {str(key): converted(inner[1], item, f"{where}.{key}") for key, item in _mapping(value, where).items()}
+    return _scalar(hint, value, where)
+
+
+def shown(value: Any) -> str:
+    """The value as errors show it: of bounded length, whatever it is."""
+    return _SHORT.repr(value)
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _in_range(value: Any, marks: tuple[Any, ...], where: str) -> Any:
+    for mark in marks:
+        if isinstance(mark, Range) and value not in mark:
+            raise BadValue(f"{where} is {shown(value)}; it must be {mark}")
+    return value
+
+
+def _of_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        try:
+            return converted(kind, value, where)
+        except BadValue:
+            continue
+    return converted(last, value, where)
+
+
+def _section(kind: type[Any], value: Any, where: str) -> Any:
+    return build(kind, {} if value is None else _mapping(value, where), f"{where}.")
+
+
+def _mapping(value: Any, where: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise BadValue(f"{where} is {shown(value)}; it must be a section of keys with values")
+    return value
+
+
+def _of_tuple(inner: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise BadValue(f"{where} is {shown(value)}; it must be a list")
+    if len(inner) == 2 and inner[1] is Ellipsis:
+        inner = (inner[0],) * len(value)
+    if len(value) != len(inner):
+        raise BadValue(f"{where} has {len(value)} values; it must have {len(inner)}")
+    pairs = enumerate(zip(inner, value, strict=True))
+    return tuple(converted(kind, item, f"{where}[{place}]") for place, (kind, item) in pairs)
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
+        return float(value)
+    fits = isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    if not fits or (hint is float and math.isnan(value)):
+        raise BadValue(f"{where} is {shown(value)}; it must be {_KINDS.get(hint, hint.__name__)}")
+    return value

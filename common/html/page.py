@@ -1,0 +1,47 @@
+"""A report as one file: a Jinja template of the report's own inside the page that all share."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.html.text import attribute, show
+
+
+def render_page(package: str, template: str, **content: Any) -> str:
+    """A page as HTML.
+
+    Args:
+        package: where the template lies, beside a style sheet `report.css` of its own.
+        template: its name. It extends `page.html.j2` and fills the blocks `title` and `body`. Values are escaped; what
+            is HTML already goes through `|safe`, text of strangers through `|show`.
+        content: what the template names.
+    """
+    return _environment(package).get_template(template).render(**content)
+
+
+@cache
+def _environment(package: str) -> Environment:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, ""), PackageLoader(__package__, "")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["show"] = lambda text, limit=400: Markup(show(text, limit))
+    environment.filters["attribute"] = lambda text, limit=400: Markup(attribute(text, limit))
+    environment.filters["thousands"] = lambda number: f"{number:,}"
+    environment.globals["style"] = Markup(
+        "".join(files(where).joinpath(name).read_text("utf-8") for where, name in _sheets(package))
+    )
+    return environment
+
+
+def _sheets(package: str) -> tuple[tuple[str, str], ...]:
+    return (__package__, "base.css"), (package, "report.css")

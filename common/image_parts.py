@@ -1,0 +1,256 @@
+"""What a decoder gets to see of an image file: the parts that its pixels are made of, counted and measured.
+
+Image libraries read everything a file holds, and trust what it says. A comment in many blocks takes Pillow minutes;
+EXIF whose entries all point at the same bytes takes gigabytes; a JPEG of 500 kB may be decoded a thousand times over,
+scan by scan. Here a file is walked from part to part in one pass, nothing is decoded, and what is no use for pixels is
+left out.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from common.image_errors import BadImage, BadImageReason
+
+MAX_PARTS: Final = 100_000
+"""Most segments, chunks or blocks of a file. Encoders write pixels in chunks of 8 KiB or more: these are 800 MB."""
+MAX_SCANS: Final = 100
+"""Most scans of a JPEG. A baseline JPEG has 1 to 4, a progressive one 10 by libjpeg's script for colour and not many
+more by MozJPEG's search; scripts made by hand for jpegtran have a few dozen. libjpeg itself has no limit."""
+MAX_SCANNED: Final = 2_000_000_000
+"""Most scans x pixels of a JPEG, since each scan passes over all pixels: 20 scans of an image of 100 million."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A file, reduced to its first image."""
+
+    data: bytes
+    """What the decoder is given."""
+    size: tuple[int, int] | None
+    """Width and height by the file's own header; None where opening it allocates nothing, so that may tell."""
+    orientation: int = 1
+    """Of EXIF, 1 to 8."""
+    scans: int = 1
+    """How often all pixels are passed over."""
+
+
+class _Count:
+    """Counts parts; raises BadImage where there are too many."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def one(self) -> None:
+        self._count += 1
+        if self._count > MAX_PARTS:
+            raise BadImage(BadImageReason.TOO_COMPLEX, f"more than {MAX_PARTS:,} parts")
+
+
+def _ended(what: str) -> BadImage:
+    return BadImage(BadImageReason.TRUNCATED, f"{what} ends before its image")
+
+
+# ---- JPEG
+
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")
+_AFTER_SCAN = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")  # not a stuffed zero, nor a restart inside a scan
+_ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))  # markers without a segment
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_OF_PIXELS: Final = _FRAMES | {0xC4, 0xCC, 0xDB, 0xDD, 0xE0, 0xEE}
+"""Frames, tables, and the two that tell colours: JFIF's and Adobe's. Others hold profiles, previews, texts."""
+
+
+def jpeg_parts(data: bytes) -> Parts:
+    """A JPEG without metadata and without what follows its first image."""
+    kept, count = [b"\xff\xd8"], _Count()
+    size, orientation, place = None, 1, 2
+    while marker := _MARKER.search(data, place):
+        count.one()
+        code, place = marker[1][0], marker.end()
+        if code in _ALONE:
+            continue
+        if code == _EOI:
+            break
+        if code == _SOS:
+            scans, end = _scans(data, marker.start(), count)
+            kept.append(data[marker.start() : end])
+            return Parts(b"".join(kept), size, orientation, scans)
+        segment = data[place : place + _length(data, place)]
+        if code in _OF_PIXELS:
+            kept.append(b"\xff" + marker[1] + segment)
+        if code in _FRAMES and len(segment) >= 7:
+            height, width = struct.unpack_from(">HH", segment, 3)
+            size = width, height
+        if code == _APP1 and orientation == 1 and segment[2:8] == b"Exif\0\0":
+            orientation = exif_orientation(segment[8:])
+        place += len(segment)
+    raise _ended("a JPEG")
+
+
+def _scans(data: bytes, place: int, count: _Count) -> tuple[int, int]:
+    """How many scans follow, and where they end. Markers are found as libjpeg finds them."""
+    scans = 0
+    while marker := _AFTER_SCAN.search(data, place):
+        count.one()
+        code, place = marker[1][0], marker.end()
+        if code == _EOI:
+            return scans, place
+        scans += code == _SOS
+        if scans > MAX_SCANS:
+            raise BadImage(BadImageReason.TOO_COMPLEX, f"a JPEG of more than {MAX_SCANS} scans")
+        if code not in _ALONE:
+            place += _length(data, place)
+    return scans, len(data)
+
+
+def _length(data: bytes, place: int) -> int:
+    if place + 2 > len(data):
+        raise _ended("a JPEG")
+    return max(2, int.from_bytes(data[place : place + 2]))
+
+
+# ---- PNG
+
+_PNG_OF_PIXELS: Final = frozenset((b"PLTE", b"tRNS", b"IDAT", b"IEND"))
+
+
+def png_parts(data: bytes) -> Parts:
+    """A PNG of its pixels alone; of an animated one the still image."""
+    if len(data) < 33:
+        raise _ended("a PNG")
+    if data[8:16] != b"\0\0\0\rIHDR":
+        raise BadImage(BadImageReason.CORRUPT, f"a PNG that does not start with its header, but with {data[8:16]!r}")
+    view, kept, count = memoryview(data), [memoryview(data)[:33]], _Count()
+    orientation, place = 1, 33
+    while place < len(data):
+        count.one()
+        kind, end = data[place + 4 : place + 8], place + 12 + int.from_bytes(data[place : place + 4])
+        if kind in _PNG_OF_PIXELS:
+            kept.append(view[place:end])
+        elif kind == b"eXIf":
+            orientation = exif_orientation(data[place + 8 : end - 4])
+        place = len(data) if kind == b"IEND" else end
+    width, height = struct.unpack_from(">II", data, 16)
+    return Parts(b"".join(kept), (width, height), orientation)
+
+
+# ---- GIF
+
+_CONTROL = 0xF9
+
+
+def gif_parts(data: bytes) -> Parts:
+    """A GIF from its first frame on, without what comes before: comments, programs' own blocks, repetitions."""
+    try:
+        return _gif_parts(data, _Count())
+    except (IndexError, struct.error) as error:
+        raise _ended("a GIF") from error
+
+
+def _gif_parts(data: bytes, count: _Count) -> Parts:
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    place = 13 + _colours(flags)
+    head, control = data[:place], b""
+    while data[place] != ord(";"):
+        count.one()
+        if data[place] == ord(","):
+            left, top, across, down = struct.unpack_from("<HHHH", data, place + 1)
+            size = max(width, left + across), max(height, top + down)  # as Pillow has it, and some browsers
+            return Parts(head + control + data[place:], size)
+        if data[place] != ord("!"):
+            place += 1
+            continue
+        label, place = data[place + 1], place + 2
+        if label == _CONTROL and data[place] == 4:  # of its flags transparency alone: how to go on does not matter
+            control = b"!\xf9\x04" + bytes([data[place + 1] & 1]) + data[place + 2 : place + 5] + b"\0"
+        while data[place]:
+            count.one()
+            place += 1 + data[place]
+        place += 1
+    raise _ended("a GIF")
+
+
+def _colours(flags: int) -> int:
+    """Bytes of a table of colours."""
+    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
+
+
+# ---- WebP
+
+
+def webp_parts(data: bytes) -> Parts:
+    """A WebP as it is: its library allocates the whole canvas when it opens one, so the size is read here."""
+    if len(data) < 30:
+        raise _ended("a WebP")
+    kind, first = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        size = int.from_bytes(first[4:7], "little") + 1, int.from_bytes(first[7:10], "little") + 1
+    elif kind == b"VP8L":
+        bits = int.from_bytes(first[1:5], "little")
+        size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        across, down = struct.unpack_from("<HH", first, 6)
+        size = across & 0x3FFF, down & 0x3FFF
+    else:
+        raise BadImage(BadImageReason.CORRUPT, f"a WebP that starts with {kind!r}")
+    count, place, orientation = _Count(), 12, 1
+    while place + 8 <= len(data):
+        count.one()
+        end = place + 8 + int.from_bytes(data[place + 4 : place + 8], "little")
+        if data[place : place + 4] == b"EXIF":
+            orientation = exif_orientation(data[place + 8 : end].removeprefix(b"Exif\0\0"))
+        place = end + end % 2
+    return Parts(data, size, orientation)
+
+
+# ---- BMP
+
+
+def bmp_parts(data: bytes) -> Parts:
+    """A BMP as it is. Run-length coding is not accepted: nobody uses it, and Pillow unpacks it byte by byte in
+    Python."""
+    if len(data) < 26:
+        raise _ended("a BMP")
+    if int.from_bytes(data[14:18], "little") >= 40 and int.from_bytes(data[30:34], "little") in (1, 2):
+        raise BadImage(BadImageReason.NOT_AN_IMAGE, "a BMP in run-length coding, which is not accepted; save it as PNG")
+    return Parts(data, None)
+
+
+# ---- EXIF
+
+_ORIENTATION, _NUMBERS = 0x0112, {3: "H", 4: "I"}
+
+
+def exif_orientation(exif: bytes) -> int:
+    """How the camera was held, 1 to 8; 1 where nothing sensible is said, for a broken note is no reason to lose an
+    image. No other entry is read."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (place,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, place)
+        for entry in range(place + 2, place + 2 + 12 * entries, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
+            if tag == _ORIENTATION and kind in _NUMBERS:
+                (value,) = struct.unpack_from(order + _NUMBERS[kind], exif, entry + 8)
+                return value if 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+WALKS: Final[dict[str, Callable[[bytes], Parts]]] = {
+    "JPEG": jpeg_parts,
+    "PNG": png_parts,
+    "GIF": gif_parts,
+    "WEBP": webp_parts,
+    "BMP": bmp_parts,
+}
+"""By Pillow's name of a format."""

@@ -1,0 +1,192 @@
+"""Images out of bytes that nobody vouches for, in bounded time and memory.
+
+The web's images are bombs, truncated downloads, HTML error pages, animations. `open_image` looks at the content only:
+file names and declared types are ignored. What it returns is decoded, and composed on white, within 36 bytes a pixel
+and in a time in proportion to pixels x scans, both of which are limited; everything else is a BadImage with a reason.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image, UnidentifiedImageError
+
+from common.image_errors import BadImage, BadImageReason
+from common.image_formats import FORMATS
+from common.image_parts import MAX_SCANNED, WALKS, Parts
+
+__all__ = ["FORMATS", "BadImage", "BadImageReason", "ImageLimits", "OpenedImage", "decoding", "open_image"]
+
+_SIGNATURES: Final = {
+    "JPEG": (b"\xff\xd8\xff",),
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "WEBP": (b"RIFF",),
+    "BMP": (b"BM",),
+    "PPM": (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"),
+}
+_OTHERS: Final = {
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "BigTIFF",
+    b"MM\0+": "BigTIFF",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"8BPS": "PSD",
+    b"DDS ": "DDS",
+    b"icns": "ICNS",
+    b"%!PS": "EPS",
+}
+"""What is an image and not accepted, for the message."""
+_TRANSPOSITIONS: Final = {  # EXIF orientation -> what makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLimits:
+    """How large an image may be."""
+
+    max_bytes: int = 64 * 2**20
+    """Longest accepted file, in bytes."""
+    max_pixels: int = 100_000_000
+    """Largest accepted width x height by the header, before any pixel is decoded; 100 million are 300 MB as RGB."""
+    max_side: int = 30_000
+    """Longest accepted side in pixels by the header."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_pixels", "max_side"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{type(self).__name__}.{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class OpenedImage:
+    """An image whose header is read and within the limits, its pixels not decoded yet."""
+
+    image: Image.Image
+    """As Pillow opened it; of an animation the first frame."""
+    orientation: int
+    """Of EXIF, 1 to 8."""
+
+    def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
+        """Decodes the pixels, in whatever mode the file has them.
+
+        Args:
+            at_least: where given, a JPEG is decoded at a half, a quarter or an eighth while its sides stay at or above
+                these, which saves most of the time.
+
+        Raises:
+            BadImage: they are cut off, or contradict the format.
+        """
+        with decoding(f"{self.image.format} of {self.image.width} x {self.image.height}"):
+            if at_least is not None and self.image.format == "JPEG":
+                self.image.draft(None, at_least)
+            self.image.load()
+        return self.image
+
+    def upright(self, decoded: Image.Image) -> Image.Image:
+        """What was made of `decode`'s answer, turned as the camera was held."""
+        turn = _TRANSPOSITIONS.get(self.orientation)
+        return decoded if turn is None else decoded.transpose(turn)
+
+
+def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORMATS) -> OpenedImage:
+    """Opens a whole file.
+
+    Args:
+        data: the file.
+        limits: how large it may be.
+        formats: those that are accepted; PPM may be added where the bytes are the user's own.
+
+    Raises:
+        BadImage: and nothing else, whatever the bytes are; MemoryError is not caught, for it says nothing of them.
+    """
+    if not data:
+        raise BadImage(BadImageReason.EMPTY, "0 bytes; the download has stored nothing")
+    if len(data) > limits.max_bytes:
+        raise BadImage(BadImageReason.TOO_MANY_BYTES, f"{len(data):,} bytes; at most {limits.max_bytes:,} are taken")
+    form = _format(data, formats)
+    parts = WALKS[form](data) if form in WALKS else Parts(data, None)
+    if parts.size is not None:
+        _check(parts.size, parts.scans, limits)
+    with decoding(f"{len(data):,} bytes that start like {form}"):
+        image = Image.open(io.BytesIO(parts.data), formats=(form,))
+    _check(image.size, parts.scans, limits)
+    return OpenedImage(image, parts.orientation)
+
+
+def _format(data: bytes, formats: Collection[str]) -> str:
+    """Pillow's name of the format. Raises BadImage for one that is not accepted."""
+    for form in formats:
+        if data.startswith(_SIGNATURES[form]) and (form != "WEBP" or data[8:12] == b"WEBP"):
+            return form
+    accepted = ", ".join(formats)
+    other = next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
+    if data[4:8] == b"ftyp":
+        other = f"ISO media of brand {data[8:12]!r}, such as AVIF and HEIF"
+    if other:
+        raise BadImage(BadImageReason.NOT_AN_IMAGE, f"{other}, which is not accepted; convert it to one of {accepted}")
+    raise BadImage(
+        BadImageReason.NOT_AN_IMAGE,
+        f"{len(data):,} bytes in no accepted format ({accepted}), starting with {data[:24]!r}",
+    )
+
+
+def _check(size: tuple[int, int], scans: int, limits: ImageLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise BadImage(BadImageReason.CORRUPT, f"the header says {width} x {height} pixels")
+    if width * height > limits.max_pixels or max(size) > limits.max_side:
+        raise BadImage(
+            BadImageReason.TOO_MANY_PIXELS,
+            f"the header says {width} x {height} pixels; at most {limits.max_pixels:,} and {limits.max_side:,} a side "
+            "are taken",
+        )
+    if scans * width * height > MAX_SCANNED:
+        raise BadImage(
+            BadImageReason.TOO_COMPLEX,
+            f"{scans} scans of {width} x {height} pixels; at most {MAX_SCANNED:,} pixels are passed over",
+        )
+
+
+@contextmanager
+def decoding(what: str) -> Iterator[None]:
+    """Whatever Pillow raises in the block becomes a BadImage, and what it warns of is not said: its parsers are plain
+    Python, and on bytes that lie about themselves they raise what Python raises.
+
+    Warnings are held back by `warnings.catch_warnings`, which is not thread-safe: one thread per process.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (BadImage, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage(BadImageReason.CORRUPT, f"{what} have no readable header") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage(BadImageReason.TOO_MANY_PIXELS, str(error)) from error
+    except Exception as error:
+        raise BadImage(_kind_of_damage(error), f"{what}: {type(error).__name__}: {error}") from error
+
+
+def _kind_of_damage(error: Exception) -> BadImageReason:
+    """Pillow has one class, OSError, for a missing end and for nonsense; only the message tells them apart."""
+    text = str(error).lower()
+    ended = isinstance(error, EOFError) or any(
+        word in text for word in ("truncated", "not enough", "unexpected end", "premature")
+    )
+    return BadImageReason.TRUNCATED if ended else BadImageReason.CORRUPT

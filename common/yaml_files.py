@@ -1,0 +1,73 @@
+"""YAML as people write it: safe, no key twice, and an error is one line that says where and what to do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_REMEDY = "write `key: value`, indent with blanks, and quote a text that holds : # { or ["
+
+
+class BadYaml(ValueError):
+    """A text cannot be read as YAML; the message is one line and names place and remedy."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice, where the plain loader keeps the last, and takes 5e-4 for a number as
+    YAML 1.2 does, where the plain loader sees a text."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        # Where nodes are composed, a mapping holds what is written; later, also what `<<` merged into it.
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            name = (key.tag, str(key.value))
+            if name in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark
+                )
+            seen.add(name)
+        return node
+
+
+_Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d[\d_]*(\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path) -> Any:
+    """What the YAML file holds. Raises `BadYaml`, also where there is no such file or it is no text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadYaml(f"{path}: {error.strerror or error}; give the path of a readable file") from error
+    except UnicodeDecodeError as error:
+        raise BadYaml(f"{path} is not UTF-8 text (byte {error.start}); save it as such") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """What the YAML text holds; `place` names it in errors. Raises `BadYaml`."""
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.reader.ReaderError as error:
+        line, code = text.count("\n", 0, error.position) + 1, ord(text[error.position])
+        raise BadYaml(f"{place}, line {line}: not YAML, character U+{code:04X}; remove it") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = error.problem or error.context or "unreadable"
+        if "given twice" in problem:
+            raise BadYaml(f"{place}{where}: {problem}; remove one of them") from error
+        said = f"{problem} {error.context}" if error.problem and error.context else problem
+        raise BadYaml(f"{place}{where}: not YAML, {' '.join(said.split())}; {_REMEDY}") from error
+    except RecursionError as error:
+        raise BadYaml(f"{place}: not YAML that can be read, nested too deeply; write it flatter") from error
+    except ValueError as error:  # a number of thousands of digits, a 31st of February
+        raise BadYaml(f"{place}: a value cannot be read ({error}); put it between quotes, or mend it") from error

@@ -1,0 +1,65 @@
+"""The filters that decide on captions: is there one, is it of a usable length, Complexity, Action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from filters.base import Bools, CaptionEvidence, CaptionFilter
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCaption(CaptionFilter):
+    """Rows without a caption."""
+
+    reason = "no_caption"
+    explanation = "The row has no caption, or one of blanks only: there is nothing to judge."
+    needs_annotations = False
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        return np.asarray(pc.is_null(captions.rows["caption"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionLength(CaptionFilter):
+    """Captions of more characters than a description has."""
+
+    reason = "caption_length"
+    explanation = "The caption is longer than the preset allows. Captions that long are pages of text."
+    needs_annotations = False
+    max_chars: int = 4_096
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        return np.asarray(pc.fill_null(pc.utf8_length(captions.rows["caption"]), 0)) > self.max_chars
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complexity(CaptionFilter):
+    """The C of CAT: captions in which no object has enough said about it."""
+
+    reason = "complexity"
+    explanation = (
+        "No object in the caption has enough said about it. The complexity of an object is the number of its "
+        "attributes, actions and relations; that of a caption is the highest among its objects."
+    )
+    min_complexity: int = 1
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        return captions.counts.complexity < self.min_complexity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Action(CaptionFilter):
+    """The A of CAT: captions that state too few actions."""
+
+    reason = "action"
+    explanation = (
+        "The caption names no action that convinced the verifier: no verb at all, or only words that look like "
+        "verbs, as in product names (struck through in the graph)."
+    )
+    min_actions: int = 1
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        return captions.counts.n_actions < self.min_actions

@@ -1,0 +1,127 @@
+"""Which units a pilot filters.
+
+Small units make a better sample than a few large ones. But a unit takes something for itself, files and footers, which
+small ones take for fewer rows: where the units of a run are much larger, some of the sample's are made longer than the
+others, so that both can be told apart (see `estimate.recut`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
+from pipelines.settings import RunSettings, WrongUse
+
+UNITS = 20
+LONG = 4
+"""Neighbouring units that make a long one."""
+LONG_SHARE = 3
+"""One unit of so many is a long one, and at least 2."""
+_MOST_UNITS = 20_000
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A sample, and the whole that it stands for."""
+
+    whole: Plan
+    """The plan that a run would make."""
+    plan: Plan
+    """The units to filter."""
+    of: int
+    """How many units they were drawn from."""
+    recut: bool
+    """Whether these are smaller than those of `whole`."""
+
+    @property
+    def said(self) -> str:
+        """How many of how many."""
+        rows = sum(unit.span.rows for unit in self.plan.units)
+        longer = f", {rows:,} of {self.whole.rows:,} rows" if self.recut else ""
+        return f"{len(self.plan.units):,} of {self.of:,} units{longer}"
+
+
+def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
+    """Draw them.
+
+    Args:
+        settings: of the run.
+        count: how many units; None: `UNITS`, or by `share`.
+        share: which share of all units.
+        seed: of the draw.
+
+    Raises:
+        WrongUse: nothing to draw from, or nothing to draw.
+    """
+    whole = _plan(settings, settings.unit_rows)
+    if not whole.units:
+        raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read")
+    fine = _finer(settings, whole)
+    if fine is not None:
+        wanted = _count(len(fine.units), count, share)
+        chosen = _two_sizes(fine.units, wanted, random.Random(seed))
+        if chosen is not None:
+            return Sampling(whole, part_of(fine, chosen), len(fine.units), recut=True)
+    wanted = _count(len(whole.units), count, share)
+    chosen = [whole.units[place] for place in sorted(random.Random(seed).sample(range(len(whole.units)), wanted))]
+    return Sampling(whole, part_of(whole, chosen), len(whole.units), recut=False)
+
+
+def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:
+    cores = 1 if settings.unit_rows else settings.workers
+    return make_plan(settings.input, settings.dataset, cores, unit_rows, settings.output)
+
+
+def _finer(settings: RunSettings, whole: Plan) -> Plan | None:
+    """The input cut into smaller units than a run's; None where those are hardly longer than a long one of these."""
+    size = max(UNIT_ROWS[0], -(-whole.rows // _MOST_UNITS))
+    if settings.unit_rows or whole.rows <= LONG * size * len(whole.units):
+        return None
+    return _plan(settings, size)
+
+
+def _count(units: int, count: int | None, share: float | None) -> int:
+    if count is not None and share is not None:
+        raise WrongUse("UNITS and SHARE both say how much to draw; give one of them")
+    if share is not None:
+        if not 0 < share <= 1:
+            raise WrongUse(f"SHARE is {share}; it must lie above 0 and at most 1")
+        count = max(1, round(share * units))
+    count = min(UNITS if count is None else count, units)
+    if count < 1:
+        raise WrongUse("UNITS is 0; a sample has at least 1 unit")
+    return count
+
+
+def _two_sizes(units: Sequence[Unit], count: int, dice: random.Random) -> list[Unit] | None:
+    """Some units in their order, a part of them long; None where there are too few for at least 2 of both."""
+    long = max(2, count // LONG_SHARE)
+    if count < long + 2:
+        return None
+    order = dice.sample(range(len(units)), len(units))
+    taken: set[int] = set()
+    chosen: dict[int, Unit] = {}
+    for length, wanted in ((LONG, long), (1, count)):
+        for place in order:
+            if len(chosen) == wanted:
+                break
+            places = range(place, place + length)
+            if taken.isdisjoint(places) and (unit := _joined(units[place : place + length], length)) is not None:
+                chosen[place] = unit
+                taken.update(places)
+        if len(chosen) < wanted:
+            return None
+    return [chosen[place] for place in sorted(chosen)]
+
+
+def _joined(units: Sequence[Unit], length: int) -> Unit | None:
+    """Neighbours as one unit; None where they are not of one file, or fewer."""
+    first, last = units[0], units[-1]
+    if len(units) < length or last.span.path != first.span.path:
+        return None
+    if length == 1:
+        return first
+    rows, exact = sum(unit.span.rows for unit in units), all(unit.span.exact for unit in units)
+    return Unit(f"{first.name}x{length}", replace(first.span, stop=last.span.stop, rows=rows, exact=exact))

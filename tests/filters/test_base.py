@@ -1,0 +1,57 @@
+"""What a filter must be to be registered."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from filters.base import Bools, CaptionEvidence, CaptionFilter, register_filter, registered_filters
+
+
+def _all(captions: CaptionEvidence) -> Bools:
+    return np.ones(len(captions), bool)
+
+
+def test_a_registered_filter_is_known_by_its_reason() -> None:
+    @register_filter
+    @dataclass(frozen=True, kw_only=True)
+    class TestOnly(CaptionFilter):
+        reason = "test_only"
+        explanation = "For a test."
+
+        def rejects(self, captions: CaptionEvidence) -> Bools:
+            return _all(captions)
+
+    assert registered_filters()["test_only"] is TestOnly
+    assert TestOnly().rejects(CaptionEvidence(pa.table({"caption": ["a", "b"]}), None)).tolist() == [True, True]
+
+    @dataclass(frozen=True)
+    class Other(TestOnly):
+        pass
+
+    with pytest.raises(ValueError, match="'test_only' of Other belongs to TestOnly"):
+        register_filter(Other)
+
+
+def test_what_cannot_be_set_from_a_preset_is_refused() -> None:
+    class Plain(CaptionFilter):
+        reason, explanation = "plain", ""
+
+        def rejects(self, captions: CaptionEvidence) -> Bools:
+            return _all(captions)
+
+    with pytest.raises(TypeError, match="Plain is no frozen dataclass"):
+        register_filter(Plain)
+
+    @dataclass(frozen=True)
+    class Named(Plain):
+        reason = "Two words"
+
+    with pytest.raises(ValueError, match="use lower case"):
+        register_filter(Named)
+
+
+def test_annotations_that_were_not_made_are_not_guessed() -> None:
+    with pytest.raises(RuntimeError, match="not annotated"):
+        _ = CaptionEvidence(pa.table({"caption": ["a"]}), None).counts

@@ -1,0 +1,67 @@
+"""The sample: units of two sizes where a run's are much larger, of which no row is in two."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from filters.presets import load_preset
+from pipelines.datasets import load_dataset
+from pipelines.manifests import Span
+from pipelines.pilot.sample import LONG, UNITS, _two_sizes, sampling
+from pipelines.plan import Unit
+from pipelines.settings import RunSettings
+
+
+def _units(files: int, each: int, rows: int = 10) -> list[Unit]:
+    return [
+        Unit(
+            f"{file:05d}-{n:05d}",
+            Span(path=str(file), format="parquet", start=n * rows, stop=(n + 1) * rows, rows=rows, exact=True),
+        )
+        for file in range(files)
+        for n in range(each)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_third_are_long_and_none_overlap(seed: int) -> None:
+    chosen = _two_sizes(_units(10, 9), 20, random.Random(seed))
+    assert chosen is not None and len(chosen) == 20
+    assert sorted(unit.span.rows for unit in chosen) == [10] * 14 + [10 * LONG] * 6
+    assert len({unit.name for unit in chosen}) == 20
+    rows = [(unit.span.path, row) for unit in chosen for row in range(unit.span.start, unit.span.stop)]
+    assert len(rows) == len(set(rows)) == sum(unit.span.rows for unit in chosen)
+
+
+def test_too_few_units_are_not_of_two_sizes() -> None:
+    assert _two_sizes(_units(1, 37), 20, random.Random(0)) is None
+    assert _two_sizes(_units(100, 1), 20, random.Random(0)) is None
+    assert _two_sizes(_units(1, 100), 3, random.Random(0)) is None
+    assert len(_two_sizes(_units(1, 100), 4, random.Random(0)) or []) == 4
+
+
+def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
+    def settings(rows: int, **more: int) -> RunSettings:
+        urls = pa.array(range(rows), pa.int64()).cast(pa.string())
+        pq.write_table(pa.table({"url": urls, "caption": urls}), tmp_path / "a.parquet")
+        common = {"workers": 1, **more}
+        return RunSettings(
+            dataset=load_dataset("custom"),
+            input=str(tmp_path / "a.parquet"),
+            output=tmp_path / "out",
+            preset=load_preset("paper"),
+            stages=("captions",),
+            **common,  # type: ignore[arg-type]
+        )
+
+    large = sampling(settings(200_000), None, None, 0)
+    assert large.recut and len(large.whole.units) == 4 and large.of == 100 and len(large.plan.units) == UNITS
+    for alike in (settings(200_000, workers=16), settings(200_000, unit_rows=500), settings(30_000)):
+        drawn = sampling(alike, None, None, 0)
+        assert not drawn.recut and set(drawn.plan.units) <= set(drawn.whole.units)
+        assert drawn.of == len(drawn.whole.units) and len(drawn.plan.units) == min(UNITS, drawn.of)
