@@ -128,18 +128,24 @@ def _class(name: str) -> type[Any]:
 
 
 def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
-    said = field_docstrings(kind)
-    yield from ("", "| setting | default | meaning |", "|---|---|---|")
-    for field in dataclasses.fields(kind):
-        yield f"| `{prefix}{field.name}` | {_default(field)} | {_cell(said.get(field.name, ''))} |"
+    said, fields = field_docstrings(kind), dataclasses.fields(kind)
+    if any(map(_default, fields)):
+        yield from ("", "| setting | default | meaning |", "|---|---|---|")
+        for field in fields:
+            default = _default(field) or "must be given"
+            yield f"| `{prefix}{field.name}` | {default} | {_cell(said.get(field.name, ''))} |"
+    else:  # a record, whose fields are made and not set
+        yield from ("", "| field | meaning |", "|---|---|")
+        yield from (f"| `{prefix}{field.name}` | {_cell(said.get(field.name, ''))} |" for field in fields)
     yield ""
 
 
 def _default(field: dataclasses.Field[Any]) -> str:
+    """The default as people would write it; empty where there is none."""
     if field.default is not dataclasses.MISSING:
         return f"`{_yaml(field.default)}`"
     if field.default_factory is dataclasses.MISSING:
-        return "must be given"
+        return ""
     made = field.default_factory()
     if dataclasses.is_dataclass(made):
         return f"`{type(made).__name__}()`"
