@@ -10,7 +10,7 @@ from typing import Any
 from filters.captions.annotate import provenance as caption_provenance
 from filters.spotting.spotter import TextSpotter
 from pipelines.commit import read_json, retract
-from pipelines.downloads import STAGE, downloaded_state
+from pipelines.downloads import STAGE, state_of
 from pipelines.settings import RunSettings
 from pipelines.stages import failure, set_aside
 from pipelines.stages.captions import CaptionStage
@@ -18,7 +18,7 @@ from pipelines.stages.download import DownloadStage, NetworkDown, is_outage
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import SpottingStage
-from pipelines.storage import each, stamps
+from pipelines.storage import stamps
 from pipelines.work import Work
 
 _FEW_PIECES = 1_000  # of a download; where there are more, each is large enough to see an outage by itself
@@ -43,21 +43,24 @@ class Annotations:
             self._download(self._work.alive(units))
         if self._spotting_decides:
             self._spotting(self._work.alive(units))
+        elif stamps(self._layout.commits("spotting"), ".json"):  # whose digests say which pictures are the same
+            for _ in self._work.done("spotting", self._work.pieces(self._work.alive(units))):
+                pass
 
     def undone(self, units: list[str]) -> list[str]:
         """Those of the units that still lack annotations, of themselves or of a piece."""
         if not units:
             return []
-        records = self._work.records("captions", units)
+        records = self._work.done("captions", units)
         found = {unit for unit, record in records if not self._captions_are_done(record)}
         if STAGE in self._settings.stages:
             download = self._download_stage()
-            for piece, record in self._work.records(STAGE, self._work.pieces(self._downloadable(units))):
+            for piece, record in self._work.done(STAGE, self._work.pieces(self._downloadable(units))):
                 if not download.survivors.are_covered(record, download.fingerprint):
                     found.add(unit_of(piece))
         if self._spotting_decides:
             stage, downloads = self._spotting_stage(), self._downloads(units)
-            for piece, record in self._work.records("spotting", self._work.pieces(units)):
+            for piece, record in self._work.done("spotting", self._work.pieces(units)):
                 if not self._spotting_is_done(piece, record, stage, downloads):
                     found.add(unit_of(piece))
         return [unit for unit in units if unit in found]
@@ -81,15 +84,14 @@ class Annotations:
 
     def _downloads(self, units: Iterable[str]) -> dict[str, list[Any]]:
         """What changes when pictures are downloaded (see `downloaded_state`), of the pieces that have any."""
-        pieces = self._work.pieces(self._downloadable(units))
-        states = each(lambda piece: downloaded_state(self._layout, piece), pieces, self._layout.root)
-        return {piece: state for piece, state in zip(pieces, states, strict=True) if state}
+        found = self._work.done(STAGE, self._work.pieces(self._downloadable(units)))
+        return {piece: state for piece, record in found if (state := state_of(record))}
 
     # ---- one stage after the other
 
     def _captions(self, units: list[str]) -> None:
         todo, anew = [], 0
-        for unit, record in self._work.records("captions", units):
+        for unit, record in self._work.done("captions", units):
             if self._captions_are_done(record):
                 continue
             anew += record is not None and bool(record["annotated"])
@@ -113,7 +115,7 @@ class Annotations:
     def _download(self, units: list[str]) -> None:
         stage = self._download_stage()
         todo, known, pieces = [], 0, self._work.pieces(self._downloadable(units))
-        for name, record in self._work.records(STAGE, pieces):
+        for name, record in self._work.done(STAGE, pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
             if not stage.survivors.are_covered(record, stage.fingerprint):
@@ -168,7 +170,7 @@ class Annotations:
         stage = self._spotting_stage()
         downloads = self._downloads(units)
         todo, known, pieces = [], 0, self._work.pieces(units)
-        for name, record in self._work.records("spotting", pieces):
+        for name, record in self._work.done("spotting", pieces):
             current = record is not None and record["fingerprint"] == stage.fingerprint
             known += current
             if not self._spotting_is_done(name, record, stage, downloads):

@@ -18,6 +18,7 @@ from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
+from pipelines.commit import RunFailed
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.dedup.clusters import FaissMissing
 from pipelines.dedup.encoders import EncoderError
@@ -30,7 +31,7 @@ from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.run import run
 from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, RunSettings, WrongUse
+from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.storage import Place, place
 
 OK, FAILED, WRONG_USE = 0, 1, 2
@@ -135,7 +136,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     def filter_rows() -> int:
         parser = command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
         options, of_beam = parser.parse_known_args(arguments)
-        return run(settings_of(parser, options, of_beam, arguments), say_at_once).status
+        return told(run(settings_of(parser, options, of_beam, arguments), say_at_once))
 
     return exit_status(filter_rows)
 
@@ -168,12 +169,20 @@ def exit_status(do: Callable[[], int]) -> int:
         NotConserved,
         JobFailed,
         DedupFailed,
+        RunFailed,
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
         return 130
+
+
+def told(outcome: Outcome) -> int:
+    """The exit status of a run that has ended, after its errors are told."""
+    for line in outcome.errors:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    return outcome.status
 
 
 def say_at_once(line: str) -> None:

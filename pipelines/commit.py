@@ -36,7 +36,7 @@ def _sync(path: Path) -> None:
 @contextmanager
 def published(path: Place) -> Iterator[Path]:
     """Yields a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
-    nothing appears."""
+    nothing appears, and an error of the disk names the file."""
     if not is_local(path):
         with tempfile.TemporaryDirectory(prefix="diht-") as folder:
             temporary = Path(folder) / path.name
@@ -46,12 +46,24 @@ def published(path: Place) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        yield temporary
-        _sync(temporary)
-        os.rename(temporary, path)
-        _sync(path.parent)
+        with _naming(path):
+            yield temporary
+            _sync(temporary)
+            os.rename(temporary, path)
+            _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What goes wrong with a file while it is written (a full disk) does not name it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def publish_json(path: Place, value: Any) -> None:
@@ -78,10 +90,11 @@ def publish_first(path: Place, value: Any) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
     try:
-        temporary.write_bytes(content)
-        _sync(temporary)
-        os.link(temporary, path)
-        _sync(path.parent)
+        with _naming(path):
+            temporary.write_bytes(content)
+            _sync(temporary)
+            os.link(temporary, path)
+            _sync(path.parent)
     except FileExistsError:
         return False
     finally:
@@ -127,18 +140,36 @@ class TableFile:
 
     def __exit__(self, *error: Any) -> None:
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as failed:  # a full disk
+                self._context.__exit__(type(failed), failed, failed.__traceback__)
+                raise
             self._context.__exit__(*error)
         elif error[0] is None:
             remove(self._path)  # of an earlier decision that had rows here
 
 
+class RunFailed(RuntimeError):
+    """A run ended before its time; what is committed stays. The message says why, and what to do."""
+
+
+class Garbled(RunFailed):
+    """A file of ours that holds no JSON any more."""
+
+
 def read_json(path: Place) -> Any:
-    """The content of a JSON file, None where there is no file."""
+    """The content of a JSON file, None where there is no file.
+
+    Raises:
+        Garbled: it is cut short, empty, or holds something else.
+    """
     try:
         return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
         return None
+    except ValueError as error:
+        raise Garbled(f"{path} holds no JSON ({error}); remove it, and the same command makes it again") from error
 
 
 def remove(path: Place) -> None:

@@ -21,6 +21,8 @@ DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "dupli
 
 KEPT = ""
 DEAD = "dead_letter"
+NOT_DECIDED = "not_decided"
+"""Rows of units that are set aside; like `DEAD` no reason, for the next run decides them."""
 UNREAD = "unread"
 """Status of a picture that is at hand where no stage is asked for that reads it."""
 DOWNLOAD_FAILED = "download:"

@@ -171,7 +171,7 @@ class Deduplication:
         settings = self.settings
         pieces = self._work.pieces(names)
         todo = []
-        for piece, record in self._work.records(EMBEDDINGS, pieces):
+        for piece, record in self._work.done(EMBEDDINGS, pieces):
             state = downloaded_state(self.layout, piece)
             current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
             if not current or record["covers"] != competing[unit_of(piece)]:
@@ -188,7 +188,7 @@ class Deduplication:
     # ---- what all share
 
     def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
-        records = self._work.records(stage, units)
+        records = self._work.done(stage, units)
         return [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
 
     def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
@@ -203,7 +203,8 @@ class Deduplication:
         quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
         noun, counted = ("pictures", "pictures") if stage.name == EMBEDDINGS else ("rows", "rows")
         total = max(1, self._work.plan.rows // 4)
-        failed = engine.run(stage, todo, of=of or len(todo), counted=counted, total=total, noun=noun, quiet=quiet)
+        how = {"of": of or len(todo), "counted": counted, "total": total, "noun": noun, "quiet": quiet}
+        failed = self._work.run(stage, todo, engine=engine, **how)
         if failed and fatal:
             name, record = next(iter(failed.items()))
             last = record["tries"][-1]

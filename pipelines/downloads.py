@@ -33,7 +33,11 @@ _MANY = 100
 def downloaded_state(layout: Layout, piece: str) -> list[Any] | None:
     """What changes when pictures of a piece are downloaded, or anew; None where none ever were: how they are stored,
     how many generations there are, and a digest of what was found, for the web changes."""
-    record = read_json(layout.commit(STAGE, piece))
+    return state_of(read_json(layout.commit(STAGE, piece)))
+
+
+def state_of(record: dict[str, Any] | None) -> list[Any] | None:
+    """The same of a piece's commit record."""
     return [record["fingerprint"], record["generations"], record["found"]] if record else None
 
 

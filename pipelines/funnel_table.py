@@ -26,11 +26,13 @@ def render_funnel(funnel: Mapping[str, Any], width: int = 100) -> str:
     for step in run.steps:
         shown = step.stage if step.stage != stage else ""
         stage = step.stage
-        steps.append((shown, step.reason, f"{step.rejected:,}", _share(run, step.rejected), f"{step.left:,}"))
+        steps.append((shown, step.reason, f"{step.gone:,}", _share(run, step.gone), f"{step.left:,}"))
     ends: list[_Row] = [
         ("", "kept", "", _share(run, run.kept), f"{run.kept:,}"),
         ("", "dead letter", "", _share(run, run.dead_rows), f"{run.dead_rows:,}"),
     ]
+    if run.not_decided:
+        ends.append(("", "not decided", "", _share(run, run.not_decided), f"{run.not_decided:,}"))
     lefts = [run.rows_in, *(step.left for step in run.steps)]
     columns = _widths([_HEAD, *steps, *ends], max(width, 60))
     room = max(width, 60) - sum(columns) - len(_GAP) * len(columns)
@@ -38,10 +40,12 @@ def render_funnel(funnel: Mapping[str, Any], width: int = 100) -> str:
     lines = [_line(_HEAD, columns), rule]
     lines += [_line(row, columns) + _bar(left, run.rows_in, room) for row, left in zip(steps, lefts, strict=True)]
     lines.append(rule)
-    lines += [_line(ends[0], columns) + _bar(run.kept, run.rows_in, room), _line(ends[1], columns)]
+    lines += [_line(ends[0], columns) + _bar(run.kept, run.rows_in, room), *(_line(end, columns) for end in ends[1:])]
     lines += [f"{error}: {count:,}".rjust(len(rule))[: max(width, 60)] for error, count in _errors(run)]
     if run.dead_units:
         lines.append(f"whole units in the dead letter: {run.dead_units:,}".rjust(len(rule)))
+    if run.uncounted_units:
+        lines.append(f"of these not decided, and their rows not counted: {run.uncounted_units:,}".rjust(len(rule)))
     if run.unaccounted:
         lines.append(f"The counts do not add up: {run.unaccounted:+,} rows are unaccounted for.")
     return "\n".join(lines)

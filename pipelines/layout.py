@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pipelines.storage import Place, is_local
 
+KINDS = ("kept", "rejected", "dead_letter")
+"""What becomes of rows: each kind has a part of every unit that has such rows."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -75,7 +78,7 @@ class Layout:
         return self.scratch / stage / "progress" / unit
 
     def part(self, kind: str, unit: str) -> Place:
-        """A final part: kind is kept, rejected or dead_letter."""
+        """A final part, of one of `KINDS`."""
         return self.root / kind / f"part-{unit}.parquet"
 
     def shards(self, unit: str) -> Place:

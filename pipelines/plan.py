@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pipelines.commit import publish_first, read_json
+from pipelines.commit import Garbled, publish_first, read_json
 from pipelines.datasets import Dataset
 from pipelines.manifests import (
     BadSchema,
@@ -25,6 +25,7 @@ from pipelines.manifests import (
     Span,
     UnreadableFile,
     check_consistent,
+    check_pictures_root,
     expand_inputs,
     has_pictures,
     inspect,
@@ -82,6 +83,7 @@ def make_plan(
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
     """
+    check_pictures_root(dataset)
     paths = expand_inputs(pattern, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
@@ -93,6 +95,11 @@ def make_plan(
         for found in looked
         if isinstance(found, UnreadableFile)
     ]
+    if unreadable and not infos and dataset.format != "auto":
+        raise BadSchema(
+            f"none of the {len(unreadable)} input files can be read as {dataset.format}, as --format says; the first: "
+            f"{unreadable[0]['path']}: {unreadable[0]['message']}. Leave --format out, or name the format they have"
+        )
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
     disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]
     if disagreeing:
@@ -103,7 +110,7 @@ def make_plan(
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{place:05d}-{part:05d}", span)
+        Unit(f"{place:05d}-{part:05d}", dataclasses.replace(span, fingerprint=infos[place].fingerprint))
         for place, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
         for part, span in enumerate(spans)
     ]
@@ -124,8 +131,9 @@ def make_plan(
 
 
 def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
-    folder = f"{os.path.abspath(output) if is_local(output) else str(output).rstrip('/')}/"
-    found = [path for path in paths if not path.startswith(folder)]
+    # Real paths: INPUT may lead to OUTPUT through a link.
+    folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
+    found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
     if not found:
         raise NoInput(f"all that '{pattern}' names lies in OUTPUT {output}; choose another OUTPUT, or another INPUT")
     return found
@@ -159,13 +167,20 @@ def keep_plan(path: Place, plan: Plan) -> Plan:
     same moment, the first one's holds for all.
 
     Raises:
-        PlanMismatch: the one that lies there is of another input.
+        PlanMismatch: the one that lies there is of another input, or lies there no more.
     """
-    if not path.exists() and publish_first(path, dataclasses.asdict(plan)):
-        return plan
-    existing = read_json(path)
-    if existing["fingerprint"] != plan.fingerprint:
-        before = {entry["path"]: entry["fingerprint"] for entry in existing["files"]}
+    if not path.exists():
+        begun = next(iter(path.parent.glob("*/commits/*.json")), None)
+        if begun is not None and not path.exists():  # another shard's lies there before it commits anything
+            raise PlanMismatch(
+                f"{path} is gone, and nothing else says which rows the units are that {path.parent.parent} holds; "
+                "choose another OUTPUT, or remove that folder to start anew"
+            )
+        if publish_first(path, dataclasses.asdict(plan)):
+            return plan
+    existing = known_plan(path) or {}
+    if existing.get("fingerprint") != plan.fingerprint:
+        before = {entry["path"]: entry["fingerprint"] for entry in existing.get("files", ())}
         now = {str(entry["path"]): entry["fingerprint"] for entry in plan.files}
         changed = sorted(set(before.items()) ^ set(now.items()))
         what = changed[0][0] if changed else "the columns that are read"
@@ -176,13 +191,43 @@ def keep_plan(path: Place, plan: Plan) -> Plan:
     return _load(existing)
 
 
+def known_plan(path: Place) -> dict[str, Any] | None:
+    """The content of a plan, None where there is none.
+
+    Raises:
+        PlanMismatch: there is a file, and it is no plan.
+    """
+    if not path.exists():
+        return None
+    found, why = None, ""
+    try:
+        found = read_json(path)
+    except Garbled as error:
+        why = f" ({error.__cause__})"
+    if isinstance(found, dict) and {"fingerprint", "files", "units"} <= found.keys():
+        return found
+    raise PlanMismatch(
+        f"{path} is no plan any more{why}, and nothing else says which rows the units are that {path.parent.parent} "
+        "holds; put it back, choose another OUTPUT, or remove that folder to start anew"
+    )
+
+
 def load_plan(path: Place) -> Plan:
-    """The plan that `keep_plan` wrote."""
-    return _load(read_json(path))
+    """The plan that `keep_plan` wrote.
+
+    Raises:
+        FileNotFoundError, PlanMismatch: it is gone, or is no plan any more.
+    """
+    found = known_plan(path)
+    if found is None:
+        raise FileNotFoundError(f"{path} is not there; was the output folder removed, or is it out of workers' sight?")
+    return _load(found)
 
 
 def _load(content: Any) -> Plan:
-    units = tuple(Unit(entry["name"], Span(**entry["span"])) for entry in content["units"])
+    known = {entry["path"]: entry["fingerprint"] for entry in content["files"]}
+    spans = ({"fingerprint": known[entry["span"]["path"]], **entry["span"]} for entry in content["units"])
+    units = tuple(Unit(entry["name"], Span(**span)) for entry, span in zip(content["units"], spans, strict=True))
     return Plan(
         **{**content, "units": units, "unreadable": tuple(content["unreadable"]), "files": tuple(content["files"])}
     )

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from pipelines.commit import publish_json, read_json
+from pipelines.commit import publish_json, retract
 from pipelines.funnel_table import render_funnel
 from pipelines.layout import Layout
 from pipelines.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
 from pipelines.plan import Plan, Unit
+from pipelines.records import Vouched, publish_record
 from pipelines.report import write_report
 from pipelines.settings import RunSettings
 from pipelines.stages.fingerprints import fingerprint_of
@@ -46,11 +47,11 @@ class Results:
             say: where lines for the terminal go.
         """
         root, stages = self.layout.root, self.settings.stages
-        previous = read_json(root / "funnel.json") or {}
+        path, report = root / "funnel.json", root / "report.html"
+        previous = Vouched(self.layout).current(path)
         asked = fingerprint_of(funnel, decided)
-        unchanged = previous.get("fingerprint") == asked and (root / "run.json").exists()
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
-        if unchanged and not self.seconds.keys() - {"export"}:
+        if previous.get("fingerprint") == asked and not self.seconds:
             say(f"nothing is left to do: {root} holds the result of this run")
             say(render_funnel(funnel))
             return
@@ -64,11 +65,13 @@ class Results:
         )
         found = (not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
         notes = [note for note in found if note]
+        retract(path)
         publish_json(root / "run.json", self._provenance(began))
         if "export" in stages:
-            write_report({**funnel, "examples": _embedded(examples)}, root / "report.html", notes=notes)
+            write_report({**funnel, "examples": _embedded(examples)}, report, notes=notes)
         slim = {reason: [{**row, "picture": None} for row in rows] for reason, rows in examples.items()}
-        publish_json(root / "funnel.json", {**funnel, "examples": slim, "fingerprint": asked})
+        files = [root / "run.json", *([report] if "export" in stages else [])]
+        publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
         say(render_funnel(funnel))
         for note in notes:
             say(note)

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from pipelines.annotate import Annotations
-from pipelines.commit import publish_json, publish_table, read_json, remove, remove_leftovers
+from pipelines.commit import RunFailed, publish_json, publish_table, remove, remove_leftovers, retract
 from pipelines.deduplicate import Deduplication, Findings, check_semantic
 from pipelines.downloads import STAGE
 from pipelines.engine import Engine
-from pipelines.exit_status import exit_status
+from pipelines.exit_status import errors_of
 from pipelines.fetch.tool import ToolMissing, check_tool
-from pipelines.layout import Layout
+from pipelines.layout import KINDS, Layout
 from pipelines.locking import FileLock, Lease, NotLocked, output_lock
-from pipelines.outcome import check_conservation, letters_of, summarise
+from pipelines.outcome import check_conservation, count_set_aside, letters_of, summarise
 from pipelines.plan import Plan, keep_plan, make_plan
+from pipelines.records import Vouched, publish_record, removed
 from pipelines.results import Results
 from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.export import ExportStage, remove_shards
 from pipelines.stages.fingerprints import Fingerprints, fingerprint_of
 from pipelines.stages.said import Said
-from pipelines.storage import is_local
+from pipelines.storage import Place, is_local
 from pipelines.subset import write_subset
 from pipelines.work import Work
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
-DECISIONS = 2  # raise it when equal annotations and thresholds may be decided otherwise
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DECISIONS = 3  # raise it when equal annotations and thresholds may be decided otherwise
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
@@ -39,6 +43,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.
         NotConserved: rows in and rows out differ.
+        RunFailed: the output folder was removed, or takes no more, or what lies there is damaged.
     """
     began = time.time()
     if "dedup" in settings.stages:
@@ -52,11 +57,34 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
     _check_writable(layout)
     try:
         with output_lock(layout, shared=settings.shard is not None) as lock:
-            plan = keep_plan(layout.plan, plan)
+            with _explained(layout):
+                plan = keep_plan(layout.plan, plan)
             engine = Engine(layout, settings.workers, say, backend=settings.backend)
-            return _Run(settings, Work(layout, plan, engine, say)).do(began, lock)
+            with _explained(layout, planned=True):
+                return _Run(settings, Work(layout, plan, engine, say)).do(began, lock)
     except NotLocked as error:
         raise WrongUse(str(error)) from error
+
+
+@contextmanager
+def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
+    """Errors that come of a removed output folder, once the plan lies there, or of a full disk say so.
+
+    Raises:
+        RunFailed: it was one of these.
+    """
+    try:
+        yield
+    except Exception as error:
+        if planned and not layout.plan.exists():
+            raise RunFailed(removed(layout)) from error
+        if isinstance(error, OSError) and error.errno in _FULL:
+            where = error.filename or layout.root
+            raise RunFailed(
+                f"{where} cannot be written ({os.strerror(error.errno)}); what is committed stays. Make room, and the "
+                "same command goes on"
+            ) from error
+        raise
 
 
 class _Run:
@@ -68,11 +96,18 @@ class _Run:
         self.annotations = Annotations(settings, work)
 
     def do(self, began: float, lock: FileLock | Lease) -> Outcome:
+        try:
+            return self._do(began, lock)
+        finally:
+            self.work.take_back_changed()
+
+    def _do(self, began: float, lock: FileLock | Lease) -> Outcome:
         if self.settings.shard:
             i, n = self.settings.shard
             self.annotations.make([unit.name for unit in self.plan.units[i::n]])
+            self.work.give_up_changed()
             if self.work.set_aside:
-                return Outcome(None, exit_status(self.work, None, self.settings.max_dead_share))
+                return Outcome(None, errors_of(self.work, None, self.settings.max_dead_share))
             left = self.annotations.undone([unit.name for unit in self.plan.units])
             lock.release()
             # Whoever did one of them while this one was looking has met it at work, and gone: so look at those again.
@@ -80,7 +115,7 @@ class _Run:
             if left or not lock.take_alone():
                 what = f"{len(left)} units are left to others" if left else "another one is still at work"
                 self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
-                return Outcome(None, 0)
+                return Outcome(None)
             self.say(f"shard {i}/{n} is the last one, and finishes")
         return self._finish(began)
 
@@ -88,14 +123,8 @@ class _Run:
         remove_leftovers(self.layout.root)
         self.annotations.make([unit.name for unit in self.plan.units])
         fingerprints, findings = self._decide()
-        settings, units, set_aside = self.settings, self.work.units(), self.work.set_aside
-        letters = letters_of(self.plan, set_aside)
-        path = self.layout.part("dead_letter", "unreadable")
-        if letters is None:
-            remove(path)
-        else:
-            publish_table(path, letters)
-        funnel = summarise(self.layout, units, self.plan, set_aside, settings)
+        settings, units = self.settings, self.work.units()
+        funnel = summarise(self.layout, units, self.plan, settings)
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
         exported = fingerprint_of(fingerprints)
@@ -103,9 +132,20 @@ class _Run:
             self._export(fingerprints, exported, findings.said)
         else:
             self._withdraw_outdated(exported)
+        count_set_aside(funnel, self.work.set_aside)
+        self._write_letters()
         results = Results(settings, self.layout, self.plan, units, self.work.models, self.work.engine.seconds)
         results.publish(funnel, fingerprints, began, self.say)
-        return Outcome(funnel, exit_status(self.work, funnel, settings.max_dead_share))
+        self.work.find_changed()
+        return Outcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
+
+    def _write_letters(self) -> None:
+        letters = letters_of(self.plan, self.work.set_aside)
+        path = self.layout.part("dead_letter", "unreadable")
+        if letters is None:
+            remove(path)
+        else:
+            publish_table(path, letters)
 
     # ---- decisions and what follows from them
 
@@ -124,7 +164,7 @@ class _Run:
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
         todo, old = [], 0
-        for unit, done in self.work.records("decide", names):
+        for unit, done in self.work.done("decide", names):
             if not done or done["fingerprint"] != fingerprints[unit]:
                 old += done is not None
                 todo.append(unit)
@@ -144,38 +184,55 @@ class _Run:
             said=findings.said,
         )
         self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
+        self.work.give_up_changed()
         for unit in self.work.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
             remove(self.layout.commit("export", unit))
             remove_shards(self.layout, unit)
-            for kind in ("kept", "rejected", "dead_letter"):
+            for kind in KINDS:
                 remove(self.layout.part(kind, unit))
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}, findings
 
     def _export(self, fingerprints: dict[str, str], exported: str, said: tuple[Said, ...]) -> None:
-        began = time.time()
-        units = self.work.units()
-        self.work.models["subset"] = {"uids": write_subset(self.layout, units, said)}
-        if self.annotations.pictures_exist():
-            names = [unit.name for unit in units]
-            records = self.work.records("export", names)
-            todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
-            done_from = Fingerprints.published(self.layout, "export", fingerprints)
-            stage = ExportStage(self.layout, self.settings.dataset, done_from)
-            failed = self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
-            done = (record for unit, record in self.work.records("export", names) if unit not in failed)
-            shards = [shard for record in done for shard in record["shards"]]
-            content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
-            publish_json(self.layout.root / "shards" / "manifest.json", content)
-            sizes = {shard["shard"]: shard["samples"] for shard in shards}
-            publish_json(self.layout.root / "shards" / "sizes.json", sizes)  # where open_clip looks for them
-        publish_json(self.layout.exported, {"fingerprint": exported})
+        began, units = time.time(), self.work.units()
+        pictures = self.annotations.pictures_exist()
+        if pictures:
+            self._write_shards([unit.name for unit in units], fingerprints)
+        record = Vouched(self.layout).current(self.layout.exported)
+        if record.get("fingerprint") == exported and not self.work.engine.seconds:
+            self.work.models["subset"] = {"uids": record["uids"]}
+            return
+        retract(self.layout.exported)
+        files = [self.layout.root / "subset.npy"]
+        uids = write_subset(self.layout, units, said)
+        if pictures:
+            files += self._write_indexes(self.work.alive(fingerprints))
+        self.work.models["subset"] = {"uids": uids}
+        publish_record(self.layout, self.layout.exported, {"fingerprint": exported, "uids": uids}, files)
         self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
+
+    def _write_shards(self, names: list[str], fingerprints: dict[str, str]) -> None:
+        records = self.work.done("export", names)
+        todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
+        done_from = Fingerprints.published(self.layout, "export", fingerprints)
+        stage = ExportStage(self.layout, self.settings.dataset, done_from)
+        self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
+
+    def _write_indexes(self, names: list[str]) -> list[Place]:
+        shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
+        folder = self.layout.root / "shards"
+        content = {"samples": sum(shard["samples"] for shard in shards), "shards": shards}
+        sizes = {shard["shard"]: shard["samples"] for shard in shards}  # where open_clip looks for them
+        publish_json(folder / "manifest.json", content)
+        publish_json(folder / "sizes.json", sizes)
+        return [folder / "manifest.json", folder / "sizes.json"]
 
     def _withdraw_outdated(self, exported: str) -> None:
         """Remove what an earlier run exported where rows are decided otherwise now: it would contradict kept/."""
-        record = read_json(self.layout.exported)
-        if record is None or record["fingerprint"] == exported:
+        if not self.layout.exported.exists():
+            return
+        record = Vouched(self.layout).read(self.layout.exported) or {}
+        if record.get("fingerprint") == exported:
             return
         output = self.layout.root
         commits = (self.layout.commit("export", unit.name) for unit in self.plan.units)
@@ -204,6 +261,11 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
 
 
 def _check_writable(layout: Layout) -> None:
+    if not is_local(layout.root) and layout.root.protocol == "memory":
+        raise WrongUse(
+            f"OUTPUT {layout.root} is the memory of this process, and the results would go with it; choose a folder, "
+            "or an address such as s3://bucket/folder"
+        )
     probe = layout.root / f".tmp-probe-{os.getpid()}"
     try:
         if is_local(layout.root):
@@ -212,6 +274,4 @@ def _check_writable(layout: Layout) -> None:
         probe.unlink()
     except Exception as error:  # every store has errors of its own; all mean that nothing can be written there
         why = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise WrongUse(
-            f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to"
-        ) from error
+        raise WrongUse(f"OUTPUT {layout.root} is not writable ({why}); choose a folder you can write to") from error

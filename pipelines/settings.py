@@ -62,5 +62,11 @@ class Outcome:
 
     funnel: dict[str, Any] | None
     """What funnel.json says; None where a shard has done its part and others have not yet."""
-    status: int
-    """0: all is well; 1: dead letters beyond the allowed share, units that could not be read or were set aside."""
+    errors: tuple[str, ...] = ()
+    """What a person must know of: dead letters beyond the allowed share, units that could not be read or were set
+    aside."""
+
+    @property
+    def status(self) -> int:
+        """0: all is well; 1: there are errors."""
+        return 1 if self.errors else 0

@@ -39,7 +39,7 @@ def place(text: str | Place) -> Place:
         return Path(text.removeprefix("file://"))
     protocol, remote, _ = text.partition("://")
     if not remote:
-        return Path(text)
+        return Path(os.path.expanduser(text))
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 
 
@@ -70,6 +70,31 @@ def read_table(path: Place, columns: list[str] | None = None, filters: list[Any]
         return pq.read_table(path, columns=columns, filters=filters)
     with open_parts(path) as file:
         return pq.read_table(file, columns=columns, filters=filters)
+
+
+def row_groups(
+    path: Place, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
+) -> Iterator[pa.Table]:
+    """A Parquet file of ours, one row group at a time, so that it takes no more memory than it took to write; before
+    them a table without rows, for its schema.
+
+    Args:
+        path: the file.
+        columns: those to read; None: all.
+        between: (column, first, stop): groups without a value of that column in [first, stop) are passed over.
+    """
+    with open_parts(path) as source:
+        file = pq.ParquetFile(source)
+        empty = file.schema_arrow.empty_table()
+        yield empty if columns is None else empty.select(columns)
+        for group in range(file.num_row_groups):
+            if between is None or _overlaps(file, group, *between):
+                yield file.read_row_group(group, columns=columns)
+
+
+def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: int) -> bool:
+    known = file.metadata.row_group(group).column(file.schema_arrow.names.index(column)).statistics
+    return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
 
 
 def read_bytes(path: Place) -> bytes:
@@ -111,29 +136,59 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
 
 def stamps(folder: Place, ending: str) -> dict[str, Any]:
     """The files of a folder by name without `ending`, each with something that changes when the file is replaced."""
+    found = (
+        {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
+        if is_local(folder)
+        else {name: stamp_of(info) for name, info in _in_store(folder)}
+    )
+    return {name.removesuffix(ending): stamp for name, stamp in found.items() if name.endswith(ending)}
+
+
+def sizes(folder: Place) -> dict[str, int]:
+    """The bytes of the files of a folder, by name: one listing."""
     if is_local(folder):
-        try:
-            with os.scandir(folder) as entries:
-                return {
-                    entry.name.removesuffix(ending): _modified(entry)
-                    for entry in entries
-                    if entry.name.endswith(ending) and not entry.name.startswith(".")
-                }
-        except FileNotFoundError:
-            return {}
+        return {name: status.st_size for name, status in _on_disk(folder) if status}
+    return {name: int(info["size"] or 0) for name, info in _in_store(folder)}
+
+
+def size_of(path: Place) -> int | None:
+    """The bytes of a file, None where there is none."""
+    try:
+        return int(path.stat().st_size if is_local(path) else path.fs.info(path.path)["size"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def stamp_of(info: dict[str, Any]) -> tuple[str, ...]:
+    """Something that changes when an object is replaced, of what a store says of it."""
+    changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
+    return tuple(str(info.get(key)) for key in changing)
+
+
+def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Names and what the system says of them; None of what has just been removed."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if not entry.name.startswith("."):
+                    yield entry.name, _status(entry)
+    except FileNotFoundError:
+        return
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _in_store(folder: UPath) -> Iterator[tuple[str, dict[str, Any]]]:
     fs, inside = folder.fs, folder.path
     fs.invalidate_cache(inside)
     try:
         found = fs.ls(inside, detail=True)
     except FileNotFoundError:
-        return {}
-    changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
-    names = {info["name"].rsplit("/", 1)[-1]: tuple(str(info.get(key)) for key in changing) for info in found}
-    return {name.removesuffix(ending): stamp for name, stamp in names.items() if name.endswith(ending)}
-
-
-def _modified(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_mtime_ns
-    except FileNotFoundError:  # it has just been retracted
-        return 0
+        return
+    for info in found:
+        yield info["name"].rsplit("/", 1)[-1], info

@@ -65,7 +65,10 @@ def _shared(layout: Layout, name: str) -> list[str]:
 
 def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The distinct uids, sorted, that are not among the others; all of shape (n, 2)."""
-    found, counts = np.unique(np.concatenate([np.unique(uids, axis=0), without, without]), axis=0, return_counts=True)
+    distinct = np.unique(uids, axis=0)
+    if not len(without):
+        return distinct
+    found, counts = np.unique(np.concatenate([distinct, without, without]), axis=0, return_counts=True)
     return found[counts == 1]
 
 

@@ -13,11 +13,13 @@ from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, Unread
 from pipelines.manifests.info import FileInfo
 from pipelines.manifests.inputs import expand_inputs, input_items
 from pipelines.manifests.inspection import inspect
+from pipelines.manifests.picture_files import check_pictures_root
 from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
 from pipelines.manifests.reading import read, whole_file
 from pipelines.manifests.spans import Span
 from pipelines.manifests.splitting import split
 from pipelines.manifests.uids import make_uid
+from pipelines.manifests.watching import FileChanged, stamps_of
 
 __all__ = [
     "BadRow",
@@ -25,6 +27,7 @@ __all__ = [
     "Batch",
     "Column",
     "Difference",
+    "FileChanged",
     "FileInfo",
     "ManifestError",
     "MissingPicture",
@@ -32,6 +35,7 @@ __all__ = [
     "Span",
     "UnreadableFile",
     "check_consistent",
+    "check_pictures_root",
     "expand_inputs",
     "has_pictures",
     "input_items",
@@ -40,5 +44,6 @@ __all__ = [
     "read",
     "read_pictures",
     "split",
+    "stamps_of",
     "whole_file",
 ]

@@ -6,11 +6,13 @@ import json
 from collections.abc import Generator, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Roles
-from pipelines.manifests.batch import MAX_RAW_BYTES, BadRow, Batch
-from pipelines.manifests.columns import is_bytes, kind_of
+from pipelines.manifests.batch import MAX_CELL_BYTES, MAX_RAW_BYTES, MAX_ROW_BYTES, BadReason, BadRow, Batch
+from pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
 from pipelines.manifests.errors import UnreadableFile
 from pipelines.manifests.gathering import Chunk
 from pipelines.manifests.uids import is_uid, make_pair, make_uid
@@ -25,6 +27,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
     rows before are yielded first.
     """
     waiting: list[Batch] = []
+    size = 0
     broken: UnreadableFile | None = None
     while broken is None:
         try:
@@ -34,13 +37,14 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
         if chunk is None:
             break
         waiting.append(_to_batch(chunk, roles))
+        size += bytes_of(waiting[-1].table)
         if sum(batch.rows for batch in waiting) >= batch_rows:
             *full, last = _cut(_join(waiting), batch_rows)
             yield from full
-            waiting = [last]
-        if sum(batch.table.nbytes for batch in waiting) > _FLUSH_BYTES:
+            waiting, size = [last], bytes_of(last.table)
+        if size > _FLUSH_BYTES:
             yield _join(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting and (rest := _join(waiting)).rows:
         yield rest
     if broken is not None:
@@ -49,13 +53,12 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
 
 def _to_batch(chunk: Chunk, roles: Roles) -> Batch:
     table = chunk.table
-    unreadable = _rows_without_utf8(table, roles)
+    unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
     captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals
     bad = list(chunk.bad)
     if unreadable:
-        for row, column in unreadable.items():
-            message = f"column '{column}' holds bytes that are no UTF-8"
-            bad.append(BadRow(ordinal=ordinals[row], error="invalid_utf8", message=message, raw=_printed(table, row)))
+        for row, (error, message) in unreadable.items():
+            bad.append(BadRow(ordinal=ordinals[row], error=error, message=message, raw=_printed(table, row)))
         bad.sort(key=lambda row: row.ordinal)
         keep = [row for row in range(table.num_rows) if row not in unreadable]
         table = _without_stale_dictionaries(table.take(pa.array(keep, pa.int64())))
@@ -116,9 +119,39 @@ def _is_no_text(text: str | None) -> bool:
     return text is not None and text.strip().casefold() in ("nan", "none", "null")
 
 
-def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
-    """Returns the rows with text that is no UTF-8, and the column; Arrow readers do not check."""
-    found: dict[int, str] = {}
+_Why = tuple[BadReason, str]
+
+
+def _long_rows(table: pa.Table, roles: Roles) -> dict[int, _Why]:
+    """Returns the rows with a text that is longer than a row of text formats may be, or as large a value of bytes.
+    Parquet knows no such limit."""
+    found: dict[int, _Why] = {}
+    texts = {roles.caption, roles.url, roles.uid}
+    for name in table.column_names:
+        column, kind = table.column(name), kind_of(table.column(name).type)
+        if kind not in ("text", "bytes") or name == roles.image:
+            continue
+        limit = MAX_ROW_BYTES if kind == "text" or name in texts else MAX_CELL_BYTES
+        if column.nbytes <= limit:
+            continue  # nearly always
+        for row in np.flatnonzero(_lengths(column) > limit).tolist():
+            found[row] = ("oversized", f"column '{name}' holds a value of more than {limit} bytes")
+    return found
+
+
+def _lengths(column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """Returns the bytes of every value, 0 for null."""
+    lengths = []
+    for chunk in column.chunks:
+        values = chunk.dictionary if pa.types.is_dictionary(column.type) else chunk
+        sizes = pc.binary_length(values)
+        lengths.append(np.asarray((sizes.take(chunk.indices) if values is not chunk else sizes).fill_null(0), np.int64))
+    return np.concatenate([np.empty(0, np.int64), *lengths])
+
+
+def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
+    """Returns the rows with text that is no UTF-8; Arrow readers do not check."""
+    found: dict[int, _Why] = {}
     texts = {roles.caption, roles.url, roles.uid}
     for name in table.column_names:
         column = table.column(name)
@@ -126,7 +159,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
             continue  # a row must be good or bad whether or not its picture is read along
         if is_bytes(column.type):
             if name in texts:
-                found |= {row: name for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
+                found |= {row: _not_utf8(name) for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
             continue
         try:
             column.validate(full=True)
@@ -136,8 +169,12 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, str]:
                 try:
                     column[row].as_py()
                 except UnicodeDecodeError:
-                    found[row] = name
+                    found[row] = _not_utf8(name)
     return found
+
+
+def _not_utf8(name: str) -> _Why:
+    return "invalid_utf8", f"column '{name}' holds bytes that are no UTF-8"
 
 
 def _is_utf8(value: bytes | None) -> bool:
@@ -170,8 +207,8 @@ def _without_stale_dictionaries(table: pa.Table) -> pa.Table:
     """Drops dictionary entries that no row uses, since they would fail every later check of the column."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            fresh = table.column(index).cast(field.type.value_type).dictionary_encode().cast(field.type)
-            table = table.set_column(index, field, fresh)
+            fresh = [used_entries(chunk) for chunk in table.column(index).chunks]
+            table = table.set_column(index, field, pa.chunked_array(fresh, field.type))
     return table
 
 

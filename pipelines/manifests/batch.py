@@ -26,15 +26,17 @@ BadReason = Literal[
 """Why a row is bad; a closed list, fit for counters.
 
 field_count: not as many fields as columns. invalid_utf8: bytes that are no UTF-8. nul_byte: a NUL in a line of text.
-oversized: longer than MAX_ROW_BYTES. quoting: a CSV quote is out of place or never closed. invalid_json, not_an_object:
-JSON lines and the .json of tar samples. not_text: a number or object where a caption, url or path belongs.
-lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample with neither .txt nor .json.
-missing_member: a tar sample without the .json or .txt that the other samples have. duplicate_member: two members of one
-tar sample with the same name.
+oversized: longer than MAX_ROW_BYTES, or a cell than MAX_CELL_BYTES. quoting: a CSV quote is out of place or never
+closed. invalid_json, not_an_object: JSON lines and the .json of tar samples. not_text: a number or object where a
+caption, url or path belongs. lone_surrogate: JSON escapes that are half a character. no_caption: a tar sample with
+neither .txt nor .json. missing_member: a tar sample without the .json or .txt that the other samples have.
+duplicate_member: two members of one tar sample with the same name.
 """
 
 MAX_ROW_BYTES = 16 * 2**20
 """A longer line, CSV record or tar text is a bad row."""
+MAX_CELL_BYTES = 64 * 2**20
+"""A row of Parquet with more bytes in a binary column, the picture's excepted, is a bad row."""
 MAX_RAW_BYTES = 64 * 2**10
 """As much of a bad row is kept for the dead letter."""
 

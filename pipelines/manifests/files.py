@@ -22,8 +22,9 @@ def is_url(path: str) -> bool:
 
 
 def local_path(path: str) -> str:
-    """Returns a local path without file:// and absolute, since workers may run in another folder."""
-    return os.path.abspath(path.removeprefix("file://"))
+    """Returns a local path without file://, with ~ expanded, which a shell leaves alone in quotes, and absolute, since
+    workers may run in another folder."""
+    return os.path.abspath(os.path.expanduser(path.removeprefix("file://")))
 
 
 def file_system(path: str) -> tuple[Any, str]:

@@ -7,6 +7,8 @@ import posixpath
 import re
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped, unused-ignore]
+
 from common.naming import nearest
 from pipelines.datasets import Dataset
 from pipelines.datasets.naming import listing
@@ -16,6 +18,21 @@ from pipelines.manifests.formats import ENDINGS, format_of_name
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_RANGE = 1_000_000
+
+
+class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
+    """Local files, where a folder that cannot be listed is an error. fsspec passes over it, so that what it holds would
+    be missing without a word; stores have no such folders."""
+
+    def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
+        try:
+            found: list[Any] = super().ls(path, detail, **options)
+        except PermissionError as error:
+            raise NoInput(
+                f"the folder '{path}' cannot be listed ({error.strerror}), so what it holds would be left out; make it "
+                "readable (chmod u+rx), or name the files with a pattern that does not lead through it"
+            ) from error
+        return found
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
@@ -33,7 +50,10 @@ def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
     """
     if not pattern.strip():
         raise NoInput("the input pattern is empty; name a file, a folder or a glob")
-    found = {path for item in input_items(pattern) for path in _expand(item, dataset)}
+    items = input_items(pattern)
+    if not items:
+        raise NoInput(f"the input pattern {pattern!r} has nothing between its commas; name a file, a folder or a glob")
+    found = {path for item in items for path in _expand(item, dataset)}
     _refuse_doubles(found)
     return sorted(found)
 
@@ -50,11 +70,18 @@ def _expand(item: str, dataset: Dataset) -> list[str]:
         with reading(item):
             return _paths(item, dataset)
     except UnreadableFile as error:
-        raise NoInput(f"cannot look for '{item}': {error.error}: {error.message}") from error
+        raise NoInput(f"cannot look for '{item}': {error.error}: {error.message}{_remedy(item, error)}") from error
+
+
+def _remedy(item: str, error: UnreadableFile) -> str:
+    if not is_url(item) or error.error != "ValueError":
+        return ""
+    return ". Give a file, a folder, or an address such as s3://bucket/folder or gs://bucket/folder"
 
 
 def _paths(item: str, dataset: Dataset) -> list[str]:
     fs, inside = file_system(item)
+    fs = _LocalFiles() if isinstance(fs, LocalFileSystem) else fs
     if fs.isdir(inside):
         paths = _in_folder(fs, inside, dataset)
         if not paths:
@@ -65,6 +92,10 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):
         return [_outside(fs, inside, item)]
+    if _exists(item):
+        raise NoInput(
+            f"'{item}' is no regular file: pipes and devices are read only once, a manifest is not. Write it to a file"
+        )
     if numbers := _NUMBERS.search(item):
         return [path for number in _range(numbers, item) for path in _expand(number, dataset)]
     paths = [path for path in fs.glob(inside) if fs.isfile(path)] if re.search(r"[*?\[]", inside) else []

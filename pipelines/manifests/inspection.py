@@ -62,10 +62,10 @@ def look(path: str, dataset: Dataset) -> FileInfo:
 
 
 def _look_at_parquet(path: str, size: int, dataset: Dataset) -> FileInfo:
-    with open_parquet(path) as file, reading(path):
-        metadata = file.metadata
+    with open_parquet(path) as opened, reading(path):
+        metadata = opened.file.metadata
         groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-        columns = tuple(column_of(field.name, field.type) for field in file.schema_arrow)
+        columns = tuple(column_of(field.name, field.type) for field in opened.file.schema_arrow)
     roles = resolve_roles(columns, dataset, path)
     return FileInfo(
         path=path,
@@ -154,6 +154,12 @@ def _look_at_tar(path: str, size: int, compression: Compression, dataset: Datase
     if not head:
         raise UnreadableFile(
             path, "EmptyTar", "the tar has no members named <key>.<extension>, or breaks before the first sample ends"
+        )
+    if not any(sample.contents for sample in head):
+        having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
+        raise BadSchema(
+            f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A sample "
+            "needs <key>.txt with its caption, or <key>.json with a field for it, beside its picture"
         )
     columns = infer_tar_columns(head)
     pictures = any(sample.picture() is not None for sample in head)
@@ -256,6 +262,9 @@ def _header_hint(names: list[str], format: FileFormat) -> str:
     if len(names) == 1 and ("," in names[0] or "\t" in names[0]):
         other = "csv" if format == "tsv" else "tsv"
         return f". The header has one field: is the file {other}? Then say --format {other}"
+    if len(names) == 1 and (found := next((mark for mark in ";|" if mark in names[0]), None)) is not None:
+        say = f"--delimiter '{found}'" if format == "csv" else f"--format csv --delimiter '{found}'"
+        return f". The header has one field: does '{found}' separate the columns? Then say {say}"
     return ""
 
 

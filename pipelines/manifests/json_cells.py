@@ -18,6 +18,9 @@ from pipelines.manifests.columns import Column
 
 EXTRA = "_extra"
 """Name of the column for what does not fit."""
+MAX_DEPTH = 100
+"""Objects and lists in each other, the row's own counted. A row with more is bad: Python's own limit depends on who
+asks, so it would be met at another depth where a row is parsed, written out, or checked."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
 _ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
@@ -40,10 +43,14 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise BadJson("invalid_utf8", f"byte {error.start} of the JSON is no UTF-8") from error
     try:
         value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BadJson("invalid_json", f"no JSON: {error}") from error
+    except RecursionError as error:
+        raise _too_deep() from error
     if not isinstance(value, dict):
         raise BadJson("not_an_object", f'the JSON is {_name(value)}, a row is an object: {{"caption": ...}}')
+    if _is_deeper(value, MAX_DEPTH):
+        raise _too_deep()
     # json.loads lets half characters through, which no UTF-8 file can hold.
     if "\\ud" in text or "\\uD" in text:
         try:
@@ -51,6 +58,21 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         except UnicodeEncodeError as error:
             raise BadJson("lone_surrogate", f"an escape stands for half a character: {error.reason}") from error
     return value
+
+
+def _is_deeper(value: dict[str, Any], depth: int) -> bool:
+    """Says whether objects and lists lie in each other more than `depth` deep. Without recursion."""
+    level: list[Any] = [value]
+    for _ in range(depth):
+        items = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _too_deep() -> BadJson:
+    return BadJson("invalid_json", f"objects and lists lie in each other more than {MAX_DEPTH} deep; flatten the row")
 
 
 def infer_columns(objects: Iterable[Mapping[str, Any]]) -> tuple[Column, ...]:

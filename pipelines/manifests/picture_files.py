@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.datasets import Dataset
+from pipelines.manifests.errors import NoInput, UnreadableFile, reading
 from pipelines.manifests.files import file_system, is_url, local_path, read_part
 
 MissingReason = Literal["picture_not_at_hand", "picture_missing", "picture_unreadable", "picture_too_large_file"]
@@ -37,6 +38,21 @@ def pictures_root(manifest: str, dataset: Dataset) -> str:
     if dataset.pictures_root is not None:
         return dataset.pictures_root if is_url(dataset.pictures_root) else local_path(dataset.pictures_root)
     return posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
+
+
+def check_pictures_root(dataset: Dataset) -> None:
+    """Raises NoInput where the data set names a folder for pictures and there is none: every row would lack its own."""
+    root = dataset.pictures_root
+    if root is None or root.startswith(("http://", "https://")):
+        return
+    try:
+        with reading(root):
+            fs, inside = file_system(root)
+            found = fs.isdir(inside)
+    except UnreadableFile as error:
+        raise NoInput(f"--pictures-root '{root}' cannot be looked at: {error.error}: {error.message}") from error
+    if not found:
+        raise NoInput(f"--pictures-root '{root}' is no folder; name the one that picture paths are relative to")
 
 
 def read_picture_file(path: str | None, root: str, limit: int) -> bytes | MissingPicture:

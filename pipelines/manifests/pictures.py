@@ -23,7 +23,7 @@ from pipelines.manifests.picture_files import (
     too_large,
     within,
 )
-from pipelines.manifests.reading import chunks, info_and_span
+from pipelines.manifests.reading import chunks, info_and_span, watched
 from pipelines.manifests.spans import Span
 from pipelines.manifests.tar_rows import samples
 
@@ -61,13 +61,20 @@ def read_pictures(
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
         UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
+        FileChanged: a span's file is not what it was; what was yielded must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
     if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
         raise ValueError("ordinals must be strictly ascending, from 0")
     if not wanted:
         return
-    info, span = info_and_span(info_or_span, dataset)
+    with watched(info_or_span):
+        yield from _pictures(*info_and_span(info_or_span, dataset), dataset, wanted, max_bytes)
+
+
+def _pictures(
+    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+) -> Iterator[tuple[int, Picture]]:
     if not info.pictures:
         message = (
             "the manifest has only urls; download the pictures first"
@@ -96,9 +103,9 @@ def _from_parquet(
 ) -> Iterator[tuple[int, Picture]]:
     root = pictures_root(info.path, dataset)
     columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
-    with open_parquet(info.path) as file:
+    with open_parquet(info.path) as opened:
         for low, rows in _runs(wanted, info, span):
-            tables = parquet_tables(file, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
+            tables = parquet_tables(opened, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
             ordinal, chosen = low, iter([*rows, -1])
             following = next(chosen)
             for table in tables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from pipelines.datasets import Dataset
 from pipelines.manifests.assembly import batches
@@ -15,6 +16,7 @@ from pipelines.manifests.parquet_rows import parquet_chunks
 from pipelines.manifests.spans import Span
 from pipelines.manifests.tar_rows import tar_chunks
 from pipelines.manifests.text_rows import text_chunks
+from pipelines.manifests.watching import unchanged
 
 
 def read(
@@ -36,11 +38,18 @@ def read(
         ValueError: `batch_rows` is below 1.
         UnreadableFile: the file breaks; the rows before the break were yielded.
         BadSchema: a span's file does not have the columns (any more).
+        FileChanged: a span's file is not what it was; what was yielded must not be used.
     """
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; a batch has at least 1 row")
-    info, span = info_and_span(info_or_span, dataset)
-    yield from batches(chunks(info, span, dataset, pictures=pictures), info.roles, batch_rows)
+    with watched(info_or_span):
+        info, span = info_and_span(info_or_span, dataset)
+        yield from batches(chunks(info, span, dataset, pictures=pictures), info.roles, batch_rows)
+
+
+def watched(info_or_span: FileInfo | Span) -> AbstractContextManager[None]:
+    """Watches the file of a span, see `unchanged`; a whole file, which its caller has just seen, is not watched."""
+    return unchanged(info_or_span) if isinstance(info_or_span, Span) else nullcontext()
 
 
 def whole_file(info: FileInfo) -> Span:

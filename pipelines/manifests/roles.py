@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from common.naming import nearest
@@ -22,6 +23,8 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "sha256": ("text", "null"),
     "md5": ("text", "null"),
 }
+MAX_COLUMNS = 10_000
+"""A file with more columns is refused: every row of it would cost that much."""
 COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
@@ -51,8 +54,13 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pic
         BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong
             type.
     """
+    if len(columns) > MAX_COLUMNS:
+        raise BadSchema(
+            f"{path}: {len(columns)} columns, more than {MAX_COLUMNS}; in JSON lines, put what differs from row to row "
+            "into one field; elsewhere, is the first line a header?"
+        )
     names = [column.name for column in columns]
-    repeated = sorted({name for name in names if names.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
         raise BadSchema(
             f"{path}: column {listing([repr(name) for name in repeated])} occurs more than once; rename one of them"

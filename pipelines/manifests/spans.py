@@ -23,3 +23,5 @@ class Span:
     """Rows in it, good and bad."""
     exact: bool
     """Whether `rows` is exact, or an estimate."""
+    fingerprint: str = ""
+    """Of the file that it was cut from; reading it fails where the file is another one by then. "": nobody looks."""

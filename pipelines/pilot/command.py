@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from pipelines.cli import command_parser, exit_status, say_at_once, settings_of
-from pipelines.commit import publish_json, read_json
+from pipelines.cli import command_parser, exit_status, say_at_once, settings_of, told
+from pipelines.commit import RunFailed, publish_json
 from pipelines.layout import Layout
 from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
+from pipelines.plan import known_plan
 from pipelines.run import run
 from pipelines.settings import RunSettings, WrongUse
 from pipelines.stages.said import KINDS
@@ -80,17 +81,17 @@ def _pilot(
     chosen = sampling(settings, options.units, options.share, options.seed)
     whole_plan, plan = chosen.whole, chosen.plan
     layout = Layout(settings.output)
-    before = read_json(layout.plan)
+    before = known_plan(layout.plan)
     if before is not None and before["fingerprint"] != plan.fingerprint:
         raise WrongUse(
             f"{layout.root} holds a pilot of other units or of another input; choose another OUTPUT, or remove it"
         )
     say(f"pilot: {chosen.said}, drawn with seed {options.seed}, in {layout.root}")
     outcome = run(settings, say, plan)
+    status = told(outcome)
     sample = measure(layout, plan, settings.preset)
     if not sample or outcome.funnel is None:
-        say("error: no unit of the sample could be finished; there is nothing to forecast from")
-        return 1
+        raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
     known = {unit.unit: unit.rows for unit in sample}
     planned = sum(unit.span.rows for unit in plan.units if unit.name in known)
     whole = Whole(
@@ -138,7 +139,7 @@ def _pilot(
     for note in notes:
         say(f"- {note}")
     say(f"all of it: {layout.root / 'pilot.json'}")
-    return outcome.status
+    return status
 
 
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:

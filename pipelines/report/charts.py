@@ -30,7 +30,7 @@ def draw_funnel(funnel: Funnel) -> str:
     for step in funnel.steps:
         shown = step.stage if step.stage != stage else ""  # a stage is named once, at its first step
         stage = step.stage
-        rows.append(_bar_row(shown, step.reason, step.rejected, step.left, funnel))
+        rows.append(_bar_row(shown, step.reason, step.gone, step.left, funnel))
     rows.append(_bar_row("", "kept", None, funnel.kept, funnel))
     return (
         '<table class="funnel"><thead><tr><th scope="col">stage</th><th scope="col">step</th><th scope="col">'

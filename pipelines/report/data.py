@@ -14,14 +14,21 @@ Box = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rule of the cascade: how many rows it rejected and how many were left."""
+    """One rule of the cascade: how many rows it rejected and how many were left; or a place where rows were lost to the
+    dead letter or not decided, and how many."""
 
     stage: str
     reason: str
     rejected: int
+    lost: int
     left: int
     explanation: str = ""
     """Of the reason, for a reader who meets it for the first time."""
+
+    @property
+    def gone(self) -> int:
+        """Rows that are not left after this step, and were before."""
+        return self.rejected + self.lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +124,23 @@ class Funnel:
     dead_rows: int
     dead_units: int
     dead_by_error: tuple[tuple[str, int], ...]
+    not_decided: int
+    """Rows of units that are set aside."""
+    uncounted_units: int
+    """Units that are set aside, and of whose rows nobody knows how many they are."""
     histograms: dict[str, dict[int, int]]
     seconds: dict[str, float]
     examples: dict[str, tuple[Example, ...]]
 
     @property
     def unaccounted(self) -> int:
-        """Rows in minus kept, rejected and dead letter: zero, or the run is not to be trusted."""
-        return self.rows_in - self.kept - self.rejected - self.dead_rows
+        """Rows in minus kept, rejected, dead letter and not decided: zero, or the run is not to be trusted."""
+        return self.rows_in - self.kept - self.rejected - self.dead_rows - self.not_decided
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why rows were rejected, in the order of the cascade."""
+        return list(dict.fromkeys(step.reason for step in self.steps if not step.lost))
 
     def share(self, rows: int) -> float | None:
         """Rows as a share of the rows in, None where there were none."""
@@ -135,11 +151,10 @@ def read_funnel(raw: Json) -> Funnel:
     """The content of `funnel.json`."""
     steps = tuple(
         Step(
-            _text(step, "stage"),
-            _text(step, "reason"),
-            _whole(step, "rejected") or 0,
-            _whole(step, "left") or 0,
-            _text(step, "explanation"),
+            stage=_text(step, "stage"),
+            reason=_text(step, "reason"),
+            explanation=_text(step, "explanation"),
+            **{key: _whole(step, key) or 0 for key in ("rejected", "lost", "left")},
         )
         for step in _list(raw, "steps")
     )
@@ -158,6 +173,8 @@ def read_funnel(raw: Json) -> Funnel:
         dead_rows=_whole(dead, "rows") or 0,
         dead_units=_whole(dead, "units") or 0,
         dead_by_error=tuple(errors),
+        not_decided=_whole(_map(raw, "not_decided"), "rows") or 0,
+        uncounted_units=_whole(_map(raw, "not_decided"), "uncounted") or 0,
         histograms={str(name): _histogram(value) for name, value in _map(raw, "histograms").items()},
         seconds={str(name): float(value) for name, value in _map(raw, "seconds").items() if _number(value) is not None},
         examples={

@@ -23,6 +23,7 @@ _ENDS = {
     "kept": "Rows that passed every step asked for.",
     "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",
+    "not_decided": "Rows of units that failed and are set aside. The same command tries them again.",
 }
 _UNKNOWN = "Rejected at this step."
 
@@ -55,7 +56,7 @@ def write_report(funnel: Mapping[str, Any], path: Place, *, notes: Sequence[str]
 def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> str:
     """The report as HTML."""
     run = read_funnel(funnel)
-    names = [*dict.fromkeys(step.reason for step in run.steps), *_ENDS]
+    names = [name for name in [*run.reasons, *_ENDS] if name != "not_decided" or run.not_decided]
     return render_page(
         __package__,
         "report.html.j2",
@@ -92,7 +93,7 @@ class _Group:
 
 def _groups(run: Funnel) -> list[_Group]:
     """The groups of examples in the order of the cascade, then kept, dead letter and whatever else was given."""
-    order = dict.fromkeys([*(step.reason for step in run.steps), *_ENDS, *run.examples])
+    order = dict.fromkeys([*run.reasons, *_ENDS, *run.examples])
     return [
         _Group(
             name=reason_name(name),

@@ -6,6 +6,7 @@ all that Beam sees.
 
 from __future__ import annotations
 
+import contextlib
 import time
 import traceback
 from typing import Any, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from pipelines.commit import publish_json
 from pipelines.layout import Layout
+from pipelines.manifests import FileChanged
 
 TRIES = 3
 """A unit that fails so often in one run is set aside, so that the others can go on."""
@@ -54,9 +56,12 @@ class DoUnit(beam.DoFn):
 
     def setup(self) -> None:
         pa.set_cpu_count(1)  # parallelism comes from worker processes
+        self._had_plan = self._stage.layout.plan.exists()
         self._stage.setup()
 
     def process(self, unit: str) -> None:
+        if self._is_removed():
+            return  # the driver finds the unit undone, and says why
         mark = self._stage.layout.progress(self._stage.name, unit)
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()  # a mark that outlives its worker says what the worker died of
@@ -67,11 +72,20 @@ class DoUnit(beam.DoFn):
             try:
                 self._stage.process(unit)
                 break
+            except FileChanged as error:  # no second try can help
+                _give_up(self._stage, unit, [failure(type(error).__name__, str(error))])
+                break
             except Exception as error:  # whatever ends a unit must not end the others; it is recorded, and shown
+                if self._is_removed():
+                    break
                 tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
         else:
-            set_aside(self._stage, unit, tries)
+            _give_up(self._stage, unit, tries)
         mark.unlink(missing_ok=True)
+
+    def _is_removed(self) -> bool:
+        """Whether somebody has removed the output folder, so that nothing can come of what is done in it."""
+        return self._had_plan and not self._stage.layout.plan.exists()
 
     def teardown(self) -> None:
         self._stage.teardown()
@@ -81,6 +95,11 @@ def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
     """What is recorded of a failed try."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     return {"time": now, "error": error, "message": message, "trace": trace}
+
+
+def _give_up(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
+    with contextlib.suppress(OSError):  # a full disk takes no record; the driver finds the unit undone, and says why
+        set_aside(stage, unit, tries)
 
 
 def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from filters.captions.annotate import SCHEMA, CaptionAnnotator
-from pipelines.commit import TableFile, publish_json, retract
+from pipelines.commit import TableFile, retract
 from pipelines.datasets import Dataset
 from pipelines.layout import Layout
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from pipelines.plan import Plan, Unit, load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 
 BATCH_ROWS = 2_000
 
@@ -91,6 +92,8 @@ class CaptionStage:
                     heartbeat.beat(rows)
             except UnreadableFile as error:  # the rest of the unit is lost; what was read before stays
                 broken = {"path": error.path, "error": error.error, "message": error.message}
+        if span.exact and broken is None and rows != span.rows:
+            raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
         record = {
             "unit": unit,
             "fingerprint": self.fingerprint,
@@ -103,7 +106,8 @@ class CaptionStage:
             "broken": broken,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = (self.layout.data(self.name, unit), self.layout.dead(unit))
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
     def _rows(self, batch: Batch) -> pa.Table:

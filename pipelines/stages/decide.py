@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,23 +17,26 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_json, publish_table, read_json, retract
+from pipelines.commit import TableFile, publish_table, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
-from pipelines.layout import Layout
+from pipelines.layout import KINDS, Layout
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.plan import Unit, load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
-from pipelines.storage import read_table
+from pipelines.storage import row_groups
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+EXAMPLE_CHARS = 10_000
+"""As much of a caption is shown in the report."""
 OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
 
 
@@ -43,10 +46,18 @@ class _Tally:
 
     rows: Counter[str] = field(default_factory=Counter)
     dead: Counter[str] = field(default_factory=Counter)
+    """Dead letters by error."""
+    lost: Counter[str] = field(default_factory=Counter)
+    """The same by the stage that met them."""
     histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
     examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
     kept: list[int] = field(default_factory=list)
     """Ordinals of the rows in kept/, in their order there."""
+
+    def lose(self, stage: str, letters: pa.Table) -> None:
+        """Count dead letters."""
+        self.dead.update(letters["error"].to_pylist())
+        self.lost[stage] += letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
@@ -59,6 +70,31 @@ class _Tally:
 
     def ordinals(self, reason: str) -> list[int]:
         return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
+
+
+class _Annotations:
+    """The annotated rows of a unit in order, read as they are asked for."""
+
+    def __init__(self, groups: Iterator[pa.Table]):
+        self._groups = groups
+        self._left = next(groups)
+
+    def take(self, count: int) -> pa.Table:
+        """The next rows, fewer where these are the last."""
+        parts = [self._left.slice(0, count)]
+        while more := count - sum(part.num_rows for part in parts):
+            group = next(self._groups, None)
+            if group is None:
+                break
+            self._left = group
+            parts.append(group.slice(0, more))
+        self._left = self._left.slice(parts[-1].num_rows)
+        return pa.concat_tables(parts)
+
+    def rest(self) -> Iterator[pa.Table]:
+        """All rows that are left."""
+        yield self._left
+        yield from self._groups
 
 
 @dataclass
@@ -109,35 +145,41 @@ class DecideStage:
         units, picture_rows = self._units
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
-        annotations = read_table(self.layout.data("captions", unit))
         records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
         retract(self.layout.commit(self.name, unit))
+        annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = _Tally(), 0
-        parts = [TableFile(self.layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")]
+        parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
-                broken = read_table(self.layout.dead(unit))
-                dead.write(broken)
-                tally.dead.update(broken["error"].to_pylist())
+                for broken in row_groups(self.layout.dead(unit)):
+                    dead.write(broken)
+                    tally.lose("manifest", broken)
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
-                    rows = annotations.slice(done, len(batch.ordinals))
+                    rows = annotations.take(len(batch.ordinals))
                     done += len(batch.ordinals)
                     self._decide(batch, rows, records, span.path, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
                 # cannot be written out.
-                rest = annotations.slice(done)
-                why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
-                lost = _dead_letters(rest, error.path, unit, "manifest", *why)
-                dead.write(lost)
-                tally.dead.update(lost["error"].to_pylist())
+                for rest in annotations.rest():
+                    why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
+                    lost = _dead_letters(rest, error.path, unit, "manifest", *why)
+                    dead.write(lost)
+                    tally.lose("manifest", lost)
+            else:
+                if done != read_record["good"]:
+                    raise RuntimeError(
+                        f"{span.path}: {done:,} rows were read where {read_record['good']:,} are annotated"
+                    )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
-        publish_json(self.layout.commit(self.name, unit), self._record(unit, tally, began))
+        files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
+        publish_record(self.layout, self.layout.commit(self.name, unit), self._record(unit, tally, began), files)
         heartbeat.end()
 
     def _record(self, unit: str, tally: _Tally, began: float) -> dict[str, Any]:
@@ -148,6 +190,7 @@ class DecideStage:
             "kept": tally.rows[KEPT],
             "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
             "dead": dict(sorted(tally.dead.items())),
+            "lost": dict(sorted(tally.lost.items())),
             "histograms": {
                 name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()
             },
@@ -182,7 +225,7 @@ class DecideStage:
             dead_rows = rows.take(pa.array(gone))
             letters = _dead_letters(dead_rows, path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(letters)
-            tally.dead.update(letters["error"].to_pylist())
+            tally.lose("spotting", letters)
         self._count(tally, rows, reasons, verdict.captions, overlaps)
 
     def _caption_column(self, path: str) -> str | None:
@@ -300,7 +343,7 @@ def example_of(
     accepted = decided.accepted[place].as_py() if decided else []
     example = {
         "uid": row["uid"],
-        "caption": row["caption"] or "",
+        "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
         "objects": row.get("objects") or [],
         "attributes": row.get("attributes") or [],

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import TEMPORARY, publish_json, publish_table, published, read_json, retract
+from pipelines.commit import TEMPORARY, publish_table, published, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import STAGE, shard_place
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
@@ -34,9 +35,10 @@ from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.fingerprints import fingerprint_of
 from pipelines.stages.pieces import Survivors, generation_name
-from pipelines.storage import read_table
+from pipelines.storage import Place, read_table
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
@@ -118,12 +120,16 @@ class DownloadStage:
                 "bytes": 0,
                 "seconds": 0.0,
             }
+        files: list[Place] = []
         wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
         for generation in range(record["generations"]):
             done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
             wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
         if len(wanted):
-            found = self._fetch(spans[parent], wanted, generation_name(unit, record["generations"]), heartbeat)
+            name = generation_name(unit, record["generations"])
+            found = self._fetch(spans[parent], wanted, name, heartbeat)
+            tars = set(found["shard"].drop_null().to_pylist())
+            files = [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
             statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
             record["generations"] += 1
             record["found"] = _digest(record["found"], found)
@@ -133,7 +139,7 @@ class DownloadStage:
             record["bytes"] += _stored_bytes(found)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
     def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
@@ -156,23 +162,25 @@ class DownloadStage:
         """The rows of a unit with these ordinals, as `ASKED`."""
         info = inspect(span.path, self.dataset)
         rows: list[dict[str, Any]] = []
-        for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-            places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
-            chosen = batch.table.take(pa.array(places))
-            given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
-            hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
-            for number, place in enumerate(places.tolist()):
-                rows.append(
-                    {
-                        "ordinal": int(batch.ordinals[place]),
-                        "uid": batch.uids[place],
-                        "caption": batch.captions[place],
-                        "url": batch.urls[place],
-                        **{kind: values[number] for kind, values in hashes.items()},
-                    }
-                )
-            if len(rows) == len(ordinals):
-                break
+        # Closed, so that also where it breaks off it looks whether the file has changed.
+        with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:
+            for batch in batches:
+                places = np.flatnonzero(np.isin(batch.ordinals, ordinals))
+                chosen = batch.table.take(pa.array(places))
+                given = {"sha256": info.roles.sha256, "md5": info.roles.md5}
+                hashes = {kind: chosen[column].to_pylist() for kind, column in given.items() if column}
+                for number, place in enumerate(places.tolist()):
+                    rows.append(
+                        {
+                            "ordinal": int(batch.ordinals[place]),
+                            "uid": batch.uids[place],
+                            "caption": batch.captions[place],
+                            "url": batch.urls[place],
+                            **{kind: values[number] for kind, values in hashes.items()},
+                        }
+                    )
+                if len(rows) == len(ordinals):
+                    break
         if len(rows) != len(ordinals):
             raise RuntimeError(f"{span.path}: {len(rows)} of {len(ordinals)} rows are there; it has changed since")
         return pa.Table.from_pylist(rows, ASKED)

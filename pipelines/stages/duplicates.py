@@ -15,11 +15,10 @@ from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import publish_bytes, publish_json, read_json, retract
+from pipelines.commit import publish_bytes, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates, shared
@@ -29,13 +28,14 @@ from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
+from pipelines.records import publish_record
 from pipelines.stages.captions import ROW
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
-from pipelines.storage import read_range, read_table
+from pipelines.storage import read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:
@@ -62,8 +62,31 @@ def competitors(layout: Layout, unit: str, number: int, before: tuple[Said, ...]
     return Competitors(records["ordinal"].astype(np.int64), uids)
 
 
-def _ordinals(rows: pa.Table) -> NDArray[np.int64]:
-    return np.asarray(rows["ordinal"]).astype(np.int64)
+class _Pairs:
+    """What tells the pairs of a unit apart, without their captions, which may be long."""
+
+    def __init__(self) -> None:
+        self._ordinals: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+        self.uids: list[str] = []
+        self.pairs: list[bytes] = []
+        self.bare: dict[int, tuple[int, bytes]] = {}
+        """Rows without url: by ordinal their place and the digest of their caption."""
+
+    @property
+    def ordinals(self) -> NDArray[np.int64]:
+        return np.concatenate(self._ordinals)
+
+    def add(self, rows: pa.Table) -> None:
+        """Add rows of `ROW`."""
+        ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
+        bare = np.flatnonzero(~np.asarray(rows["has_url"], bool))
+        captions = rows["caption"].take(pa.array(bare)).to_pylist()
+        for place, caption in zip(bare.tolist(), captions, strict=True):
+            digest = hashlib.sha256((caption or "").encode()).digest()
+            self.bare[int(ordinals[place])] = len(self.pairs) + place, digest
+        self._ordinals.append(ordinals)
+        self.uids += rows["uid"].to_pylist()
+        self.pairs += rows["pair"].to_pylist()
 
 
 def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
@@ -118,34 +141,37 @@ class KeyStage:
             "rows": len(records),
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [self.layout.slices(self.name, unit)]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
-        annotations = read_table(self.layout.data("captions", unit))
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
-        verdict = judge(annotations, records, self.preset, self.stages, unit)
-        rows = annotations.select(ROW.names).filter(pa.array(verdict.reasons == KEPT))
-        return key_records(self._pairs(unit, rows), _ordinals(rows), halves_of_uids(rows["uid"].to_pylist()))
+        kept = _Pairs()
+        for read in row_groups(self.layout.data("captions", unit)):
+            verdict = judge(read, records, self.preset, self.stages, unit)
+            kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
+        return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
-        rows = read_table(self.layout.data("captions", unit), columns=ROW.names)
-        pairs, ordinals = spread(self._pairs(unit, rows)), _ordinals(rows)
+        every = _Pairs()
+        for rows in row_groups(self.layout.data("captions", unit), ROW.names):
+            every.add(rows)
+        pairs = spread(self._keys(unit, every))
         known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose pictures were read where needed
-        pairs[np.searchsorted(ordinals, known["ordinal"])] = np.stack([known["high"], known["low"]], axis=1)
-        return key_records(halves_of_uids(rows["uid"].to_pylist()), ordinals, pairs)
+        places = np.searchsorted(every.ordinals, known["ordinal"])
+        pairs[places] = np.stack([known["high"], known["low"]], axis=1)
+        return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
-    def _pairs(self, unit: str, rows: pa.Table) -> Halves:
-        """What is equal for equal pairs, of rows of `ROW`. A row without url is told by the bytes of its picture; where
-        nobody has read them by what names it; and where nothing does it is like no other row."""
-        pairs: list[bytes] = rows["pair"].to_pylist()
-        bare = rows.append_column("place", pa.array(range(len(pairs)), pa.int64())).filter(pc.invert(rows["has_url"]))
-        digests = self._digests(unit, bare["ordinal"].to_pylist()) if bare.num_rows else {}
-        for row in bare.select(["place", "ordinal", "caption"]).to_pylist():
-            digest, place = digests.get(row["ordinal"]), row["place"]
-            if digest is not None:
-                pairs[place] = hashlib.sha256(digest + (row["caption"] or "").encode()).digest()
+    def _keys(self, unit: str, rows: _Pairs) -> Halves:
+        """What is equal for equal pairs. A row without url is told by the bytes of its picture; where nobody has read
+        them by what names it; and where nothing does it is like no other row."""
+        pairs = list(rows.pairs)
+        digests = self._digests(unit, list(rows.bare)) if rows.bare else {}
+        for ordinal, (place, caption) in rows.bare.items():
+            if ordinal in digests:
+                pairs[place] = hashlib.sha256(digests[ordinal] + caption).digest()
             elif pairs[place] is None:
-                pairs[place] = hashlib.sha256(f"{unit} {row['ordinal']}".encode()).digest()
+                pairs[place] = hashlib.sha256(f"{unit} {ordinal}".encode()).digest()
         return halves_of_digests(pairs)
 
     def _of_pictures(self, unit: str) -> NDArray[np.void]:
@@ -220,4 +246,5 @@ class RangeStage:
             "rows": count,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [self.layout.data(self.name, unit)]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)

@@ -17,13 +17,14 @@ from PIL import Image
 
 from common.images import BadImage, open_image
 from filters.spotting.pictures import PictureLimits, decode_picture
-from pipelines.commit import publish_json, published, remove, retract
+from pipelines.commit import published, remove, retract
 from pipelines.datasets import Dataset
 from pipelines.downloads import pictures_of
 from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.storage import Place, read_table
 
@@ -93,7 +94,8 @@ class ExportStage:
             "shards": shards,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:

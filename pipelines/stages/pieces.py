@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from filters.presets import Preset, load_preset
 from pipelines.decisions import KEPT, judge_captions
 from pipelines.layout import Layout
-from pipelines.storage import read_table
+from pipelines.storage import row_groups
 
 
 def piece_name(unit: str, piece: int) -> str:
@@ -79,10 +79,12 @@ class Survivors:
 
     def ordinals(self, layout: Layout, unit: str, first: int, stop: int) -> NDArray[np.int64]:
         """Ordinals of the wanted rows of a caption unit in [first, stop)."""
-        bounds = [("ordinal", ">=", first), ("ordinal", "<", stop)]
         columns = None if self.captions_decide else ["ordinal", "caption"]
-        rows = read_table(layout.data("captions", unit), filters=bounds, columns=columns)
-        survive = np.zeros(rows.num_rows, bool)
-        for preset in self._presets:
-            survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
-        return np.asarray(rows["ordinal"])[survive].astype(np.int64)
+        found = [np.empty(0, np.int64)]
+        for rows in row_groups(layout.data("captions", unit), columns, between=("ordinal", first, stop)):
+            ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
+            survive = np.zeros(rows.num_rows, bool)
+            for preset in self._presets:
+                survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
+            found.append(ordinals[survive & (ordinals >= first) & (ordinals < stop)])
+        return np.concatenate(found)

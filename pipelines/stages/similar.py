@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
-from pipelines.commit import TableFile, publish_bytes, publish_json, read_json, retract
+from pipelines.commit import TableFile, publish_bytes, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
@@ -28,11 +28,12 @@ from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.plan import Plan, load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.pieces import generation_name
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
-from pipelines.storage import read_range, read_table
+from pipelines.storage import Place, read_range, read_table
 
 EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"
@@ -146,15 +147,16 @@ class EmbeddingStage(_Similar):
             record = {"unit": unit, "fingerprint": depends, **empty}
         rows = self._plan[0].picture_rows
         wanted = self._missing(parent, unit, int(piece) * rows, (int(piece) + 1) * rows, record["generations"])
+        files: list[Place] = []
         if len(wanted):
-            path = self.layout.data(self.name, generation_name(unit, record["generations"]))
-            with TableFile(path) as out:
+            files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))
+            with TableFile(files[0]) as out:
                 record["bad"] += self._embed(parent, wanted, out, heartbeat)
             record["generations"] += 1
             record["pictures"] += len(wanted)
         record["covers"] = self.covers[parent]
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
     def _missing(self, parent: str, unit: str, first: int, stop: int, generations: int) -> NDArray[np.int64]:
@@ -249,7 +251,7 @@ class CentroidStage(_Similar):
             "dimension": int(sample.shape[1]),
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.slices(self.name, unit)])
 
 
 @dataclass
@@ -287,7 +289,7 @@ class MemberStage(_Similar):
             "rows": len(records),
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.slices(self.name, unit)])
 
 
 @dataclass
@@ -322,7 +324,7 @@ class GroupStage:
             "rows": found.num_rows,
             "seconds": round(time.time() - began, 3),
         }
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, [self.layout.data(self.name, unit)])
 
     def _slice(self, name: str, group: int) -> NDArray[np.void]:
         path = self.layout.slices("members", name)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from filters.presets import Preset
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from pipelines.commit import TableFile, publish_json, read_json, retract
+from pipelines.commit import TableFile, read_json, retract
 from pipelines.datasets import Dataset
 from pipelines.decisions import NOT_AT_HAND
 from pipelines.downloads import downloaded_state, original_sizes, pictures_of
@@ -28,8 +28,9 @@ from pipelines.layout import Layout
 from pipelines.manifests import MissingPicture, Span, UnreadableFile
 from pipelines.plan import load_plan
 from pipelines.progress import Heartbeat
+from pipelines.records import publish_record
 from pipelines.stages.pieces import Survivors, generation_name, piece_name, unit_of
-from pipelines.storage import read_table
+from pipelines.storage import Place, read_table
 
 BATCH = 64
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
@@ -117,22 +118,22 @@ class SpottingStage:
                 "pictures": 0,
                 "seconds": 0.0,
             }
+        files: list[Place] = []
         wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
         wanted = self._not_read(unit, wanted, record, again=record["downloads"] != downloads)
         if len(wanted):
-            with TableFile(self.layout.data(self.name, generation_name(unit, record["generations"])), SCHEMA) as out:
+            files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))
+            with TableFile(files[0], SCHEMA) as out:
                 self._read_pictures(unit, wanted, out, heartbeat)
             record["generations"] += 1
             record["pictures"] += len(wanted)
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["downloads"] = downloads
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
-        publish_json(self.layout.commit(self.name, unit), record)
+        publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
-    def _not_read(
-        self, unit: str, wanted: NDArray[np.int64], record: dict[str, Any], again: bool
-    ) -> NDArray[np.int64]:
+    def _not_read(self, unit: str, wanted: NDArray[np.int64], record: dict[str, Any], again: bool) -> NDArray[np.int64]:
         """The wanted rows whose picture was not read yet; `again`: also those of which none was at hand."""
         for generation in range(record["generations"]):
             name = generation_name(unit, generation)

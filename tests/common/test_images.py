@@ -34,9 +34,11 @@ def test_bombs_cost_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "PNG", "GIF", "WEBP", "lossless WEBP", "BMP"])
 def test_what_is_accepted_takes_36_bytes_a_pixel(kind: str, tmp_path: Path) -> None:
     side = 2_500
-    options: dict[str, Any] = {"progressive": {"progressive": True}, "lossless": {"lossless": True, "method": 0}}.get(
-        kind.split()[0], {}
-    )
+    ways: dict[str, dict[str, Any]] = {
+        "progressive": {"progressive": True},
+        "lossless": {"lossless": True, "method": 0},
+    }
+    options = ways.get(kind.split()[0], {})
     mode = {"GIF": "P", "PNG": "RGBA", "lossless WEBP": "RGBA"}.get(kind, "RGB")
     image = Image.new(mode, (side, side))
     files = {"a": encode(image, kind.split()[-1], **options)}

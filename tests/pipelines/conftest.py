@@ -75,10 +75,16 @@ def filter_manifest(
     dataset: Dataset | None = None,
     stages: Sequence[str] = STAGES,
     workers: int = 1,
+    on_line: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> Filtered:
-    """A real run in this process."""
+    """A real run in this process; `on_line` is called with every line that it says, when it says it."""
     said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        on_line(line)
+
     outcome = run(
         RunSettings(
             dataset=dataset or load_dataset("custom"),
@@ -89,9 +95,9 @@ def filter_manifest(
             workers=workers,
             **settings,
         ),
-        said.append,
+        say,
     )
-    return Filtered(output, outcome, said)
+    return Filtered(output, outcome, said + [f"error: {line}" for line in outcome.errors])
 
 
 def picture(path: Path, text: str = "", size: tuple[int, int] = (320, 64)) -> Path:

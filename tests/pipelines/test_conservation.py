@@ -185,7 +185,12 @@ def _balance(result: Any) -> int:
     assert funnel["rows_in"] == total
     assert (funnel["kept"], funnel["dead_letter"]["rows"]) == (len(kept), len(rows_dead))
     assert {r: n for r, n in funnel["rejected"].items() if n} == dict(Counter(row["reason"] for row in rejected))
-    assert funnel["steps"][-1]["left"] == len(kept)
+    left = total
+    for step in funnel["steps"]:
+        left -= step["rejected"] + step.get("lost", 0)
+        assert step["left"] == left, step
+    assert left == len(kept)
+    assert sum(step.get("lost", 0) for step in funnel["steps"]) == len(rows_dead)
     return total
 
 
@@ -201,6 +206,8 @@ def test_rows_with_broken_captions_and_pictures(parquet: Any) -> None:
     assert len(PICTURES) + len(CAPTIONS) + len(JSON_LINES) + len(TSV_LINES) >= 40
     assert _balance(parquet) == len(PICTURES) + len(CAPTIONS) + 2
     assert parquet.status == 1, "more than 5 % are dead letters"
+    places = [(step["stage"], step["reason"]) for step in parquet.funnel["steps"]]
+    assert places.index(("spotting", "dead_letter")) == places.index(("captions", "action")) + 1
 
 
 @pytest.mark.parametrize("name", PICTURES)

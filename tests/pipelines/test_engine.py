@@ -94,6 +94,7 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
     assert result.funnel["set_aside"] == {"00000-00001": "captions"}
     theirs = read_json(Layout(paper.output).commit("captions", "00000-00001"))["rows"]
     assert result.funnel["rows_in"] == 60 - theirs and result.funnel["dead_letter"]["units"] == 1
+    assert result.funnel["not_decided"] == {"rows": 0, "units": 1, "uncounted": 1}, "nobody has counted them"
     (letter,) = result.rows("dead_letter")
     assert (letter["unit"], letter["stage"], letter["error"]) == ("00000-00001", "captions", "IsADirectoryError")
     (line,) = (line for line in result.said if line.startswith("error"))
@@ -118,5 +119,7 @@ def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
     (tmp_path / "out" / "work" / "spotting" / "data" / "00000-00002.0000.g0.parquet").mkdir(parents=True)
     result = filtering(pairs, tmp_path / "out", unit_rows=15)
     assert result.status == 1 and result.funnel["set_aside"] == {"00000-00002": "spotting"}
+    theirs = read_json(Layout(paper.output).commit("captions", "00000-00002"))["rows"]
+    assert result.funnel["rows_in"] == 60 and result.funnel["not_decided"]["rows"] == theirs > 0
     assert not (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
     assert not list((tmp_path / "out" / "shards").glob("00000-00002-*"))

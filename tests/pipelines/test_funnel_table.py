@@ -37,6 +37,24 @@ def test_counts_that_do_not_add_up_are_said() -> None:
     assert "+1 rows are unaccounted for" in render_funnel(funnel(rows_in=1_234_568))
 
 
+def test_rows_that_are_lost_are_a_step_where_they_are_lost() -> None:
+    steps = [
+        {"stage": "set aside", "reason": "not_decided", "rejected": 0, "lost": 30, "left": 70},
+        {"stage": "manifest", "reason": "dead_letter", "rejected": 0, "lost": 2, "left": 68},
+        {"stage": "captions", "reason": "action", "rejected": 8, "left": 60},
+    ]
+    dead = {"rows": 2, "units": 1, "by_error": {"NotText": 2}}
+    lost = {"rows": 30, "units": 2, "uncounted": 1}
+    table = render_funnel(
+        funnel(rows_in=100, steps=steps, rejected={"action": 8}, dead_letter=dead, kept=60, not_decided=lost)
+    )
+    lines = [line.split("#")[0].split() for line in table.splitlines()]
+    assert ["set", "aside", "not_decided", "30", "30.0", "%", "70"] in lines
+    assert ["manifest", "dead_letter", "2", "2.0", "%", "68"] in lines
+    assert ["not", "decided", "30.0", "%", "30"] in lines and "add up" not in table
+    assert "their rows not counted: 1" in table
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 def test_columns_are_aligned_and_no_line_is_too_long(width: int) -> None:
     lines = render_funnel(funnel(), width).splitlines()

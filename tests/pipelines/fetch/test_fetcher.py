@@ -57,6 +57,7 @@ def test_who_asks(web: Any, fetcher: Fetcher) -> None:
     fetcher.fetch(web.page("/a.jpg", BODY))
     (headers,) = web.seen
     assert headers["User-Agent"].startswith("diht/")
+    assert headers["Accept"] == "image/jpeg,image/png,image/gif,image/webp,image/bmp,*/*;q=0.1", "what can be read"
     assert headers["Host"] == web.place
     assert not {"Cookie", "Authorization", "Referer"} & headers.keys()
 

@@ -302,7 +302,7 @@ def test_an_outage_is_no_verdict(
     with pytest.MonkeyPatch.context() as offline:
         offline.setattr("socket.getaddrinfo", _nobody)
         down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
-    assert down.status == 1 and down.funnel["rows_in"] == 0
+    assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
     assert any("12 of 12 urls met nobody" in line for line in down.said)
     assert not list((tmp_path / "out" / "work" / "download").rglob("*.tar"))
     up = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
@@ -331,7 +331,8 @@ def test_an_outage_is_seen_over_units_of_few_urls(
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
             shutil.rmtree(output / "work" / "download")
         else:
-            assert down.status == 1 and down.funnel["rows_in"] == 0 and len(down.funnel["set_aside"]) == 4
+            assert down.status == 1 and down.funnel["not_decided"] == {"rows": 12, "units": 4, "uncounted": 0}
+            assert down.funnel["rows_in"] == 12 and len(down.funnel["set_aside"]) == 4
             assert any("NetworkDown: 12 of 12 urls met nobody (in all units)" in line for line in down.said)
         up = filtering(manifest, output, **more)
         assert up.status == 0 and len(up.rows("kept")) == count

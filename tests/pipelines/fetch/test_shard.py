@@ -88,6 +88,13 @@ def test_all_fail(web: Any, shard: Shard) -> None:
     assert [record["status"] for record in records] == ["http_status", "bad_url"] and tar is None
 
 
+def test_an_absurd_answer_costs_its_row(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
+    year = "Wed, 21 Oct 999999999999999999999999999999 07:28:00 GMT"
+    busy = web.page("/busy", b"", ("Retry-After", year), status=503)
+    records, _ = shard([_row(0, web.page("/a", make_jpeg())), _row(1, busy), _row(2, web.page("/b", make_jpeg()))])
+    assert [record["status"] for record in records] == ["ok", "http_status", "ok"]
+
+
 def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
     """A picture that was swapped is rejected; rows without a hash are taken as they are."""
     good, other = make_jpeg(), make_jpeg(colour=(0, 0, 99))

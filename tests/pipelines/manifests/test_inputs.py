@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 
 from pipelines.datasets import load_dataset
 from pipelines.manifests import NoInput, expand_inputs
+from tests.pipelines.processes import REPOSITORY
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -102,3 +107,65 @@ def test_the_same_rows_twice_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(NoInput, match="same rows twice"):
         expand_inputs(str(tmp_path), CUSTOM)
     assert names(f"{tmp_path}/*.tar") == ["00000.tar"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "said"),
+    [
+        (",,,", "has nothing between its commas"),
+        ("foo://bucket/x", r"Protocol not known.*s3://bucket/folder"),
+        ("/dev/zero", "'/dev/zero' is no regular file"),
+    ],
+)
+def test_what_names_no_file_says_what_would(pattern: str, said: str) -> None:
+    with pytest.raises(NoInput, match=said):
+        expand_inputs(pattern, CUSTOM)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.tsv")
+    with pytest.raises(NoInput, match="no regular file"):
+        expand_inputs(str(tmp_path / "a.tsv"), CUSTOM)
+
+
+def test_a_quoted_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write("set/a.tsv", b"x")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_inputs("~/set/*.tsv", CUSTOM) == expand_inputs("~/set", CUSTOM) == [path]
+
+
+AS_NOBODY = """
+import os, sys
+from pipelines.datasets import load_dataset
+from pipelines.manifests import NoInput, expand_inputs
+
+custom = load_dataset("custom")
+expand_inputs(sys.argv[1] + "/open/a.tsv", custom)  # imports what it needs while that can be read
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    print(expand_inputs(sys.argv[2], custom))
+except NoInput as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("pattern", ["{}", "{}/**/*.tsv", "{}/*/*.tsv"])
+def test_a_folder_that_cannot_be_listed_is_named(pattern: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own are closed to everybody else
+        os.chmod(folder, 0o755)
+        for name in ("open", "shut"):
+            (Path(folder) / name).mkdir()
+            (Path(folder) / name / "a.tsv").write_bytes(b"x")
+        (Path(folder) / "shut").chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, folder, pattern.format(folder)],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        (Path(folder) / "shut").chmod(0o755)
+    assert f"the folder '{folder}/shut' cannot be listed (Permission denied)" in done.stdout, done.stderr
+    assert "chmod u+rx" in done.stdout

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import load_dataset
-from pipelines.manifests import BadSchema, UnreadableFile, inspect, read
+from pipelines.manifests import BadSchema, UnreadableFile, inspect, read, split
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -167,3 +167,45 @@ def test_a_break_behind_the_beginning_is_left_to_reading(write: Write) -> None:
     for ending, packed in (("gz", gzip.compress(content)), ("bz2", bz2.compress(content))):
         info = inspect(write(f"a.tsv.{ending}", packed[: len(packed) // 2]), CUSTOM)
         assert info.roles.caption == "caption"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("a.csv", r"Then say --delimiter ';'"), ("a.tsv", r"Then say --format csv --delimiter ';'")]
+)
+def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
+    with pytest.raises(BadSchema, match=said):
+        inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
+
+
+def test_a_tar_of_pictures_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf) -> None:
+    path = write("a.tar", tar_of(("1.jpg", b"x"), ("2.png", b"y")))
+    with pytest.raises(BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt") as raised:
+        inspect(path, CUSTOM)
+    assert "_extra" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_columns_without_number_are_refused(write: Write, name: str) -> None:
+    rows = (
+        f'{{"k{row}": 1, "l{row}": 2, {", ".join(f""""m{row}-{n}": 0""" for n in range(60))}}}' for row in range(200)
+    )
+    content = "caption," * 20_000 if name == "a.csv" else "\n".join(rows)
+    with pytest.raises(BadSchema, match=r"columns, more than 10000"):
+        inspect(write(name, content.encode()), CUSTOM)
+
+
+@pytest.mark.parametrize("compress", [lambda data: data, gzip.compress, bz2.compress])
+@pytest.mark.parametrize("whole", [1, 2, 50])
+def test_a_tar_that_breaks_early_is_planned_for_its_head(
+    write: Write, tar_of: TarOf, whole: int, compress: Callable[[bytes], bytes]
+) -> None:
+    parts = [tar_of((f"{row:03d}.jpg", bytes(700)), (f"{row:03d}.txt", b"a dog")) for row in range(whole)]
+    body = b"".join(part[: 512 * 5] for part in parts)  # without end markers
+    path = write("a.tar", compress(body + tar_of(("x.jpg", bytes(5000)))[:900]))
+    info = inspect(path, CUSTOM)
+    [span] = split(info, 100)
+    rows = 0
+    with pytest.raises(UnreadableFile, match=r"ends inside|Truncated|ended prematurely"):
+        for batch in read(span, CUSTOM):
+            rows += batch.rows
+    assert rows == whole

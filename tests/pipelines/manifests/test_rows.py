@@ -242,6 +242,20 @@ def test_json_numbers_keep_their_value(write: Write) -> None:
     ]
 
 
+@pytest.mark.parametrize("depth", [100, 101, 500, 900, 956, 990, 5000])
+@pytest.mark.parametrize("kind", ["list", "object"])
+def test_json_nested_too_deep_costs_its_row(write: Write, depth: int, kind: str) -> None:
+    inner = depth - 1  # the row itself is a level
+    start, end = (b"[", b"]") if kind == "list" else (b'{"a":', b"}")
+    deep = b'{"caption": "deep", "n": ' + start * inner + (b"1" if kind == "object" else b"") + end * inner + b"}"
+    rows = Rows(write("a.jsonl", b'{"caption": "a dog"}\n' + deep + b'\n{"caption": "a cat", "url": "u"}\n'))
+    if depth <= 100:
+        assert rows.captions == {0: "a dog", 1: "deep", 2: "a cat"}
+    else:
+        assert rows.captions == {0: "a dog", 2: "a cat"} and rows.errors == {1: "invalid_json"}
+        assert "more than 100 deep" in rows.bad[0].message
+
+
 # Parquet
 
 
@@ -277,11 +291,78 @@ def test_parquet_types_of_captions(write: Write, captions: pa.Array) -> None:
     assert table.schema.field("caption").type == captions.type
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        pa.array(["x", None, "y"], pa.string_view()),
+        pa.array([b"x", None, b"y"], pa.binary_view()),
+        pa.array(["x", None, "y"], pa.large_string()),
+        pa.array(["x", None, "y"]).dictionary_encode(),
+        pa.array([b"x", None, b"y"], pa.binary(1)),
+        pa.array([["x"], None, ["y", "z"]], pa.list_view(pa.string())),
+        pa.array([["x"], None, ["y"]], pa.large_list_view(pa.string_view())),
+        pa.array([{"a": ["x"]}, None, {"a": []}], pa.struct([("a", pa.list_view(pa.string()))])),
+        pa.array([["x"], None, ["y"]], pa.list_(pa.string_view())),
+        pa.array([["x"], None, ["y"]], pa.large_list(pa.string_view())),
+        pa.array([{"a": "x"}, None, {"a": "y"}], pa.struct([("a", pa.string_view())])),
+        pa.array([[("k", "x")], None, []], pa.map_(pa.string(), pa.string_view())),
+    ],
+    ids=lambda array: str(array.type)[:24],
+)
+@pytest.mark.parametrize("bad", [False, True])
+def test_parquet_columns_of_every_layout_are_carried(write: Write, other: pa.Array, bad: bool) -> None:
+    captions = raw_strings([b"a dog", b"\xff" if bad else b"a bird", b"a cat"])
+    rows = Rows(parquet_of(write, pa.table({"caption": captions, "other": other, "url": ["1", "2", "3"]})))
+    assert rows.errors == ({1: "invalid_utf8"} if bad else {})
+    expected = other.to_pylist()
+    assert rows.column("other") == ([expected[0], expected[2]] if bad else expected)
+    again = io.BytesIO()
+    pq.write_table(rows.tables[0].filter(pa.array([True] * rows.tables[0].num_rows)), again)
+    assert pq.read_table(again)["other"].to_pylist() == rows.column("other")
+
+
+@pytest.mark.parametrize("type", [pa.string_view(), pa.binary_view()])
+def test_parquet_views_play_roles(write: Write, type: pa.DataType) -> None:
+    table = pa.table({name: pa.array(["a dog", "b"]).cast(type) for name in ("caption", "url", "uid")})
+    assert Rows(parquet_of(write, table)).captions == {0: "a dog", 1: "b"}
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("caption", "y" * (16 * MIB + 1)), ("note", "y" * (16 * MIB + 1)), ("note", b"y" * (64 * MIB + 1))],
+    ids=["caption", "text", "bytes"],
+)
+def test_parquet_values_that_are_too_long_cost_their_row(write: Write, column: str, value: str | bytes) -> None:
+    short = "x" if isinstance(value, str) else b"x"
+    columns = {"caption": ["a", "b", "c"], "url": ["1", "2", "3"], column: [short, value, short]}
+    rows = Rows(parquet_of(write, pa.table(columns)))
+    assert rows.errors == {1: "oversized"} and sorted(rows.captions) == [0, 2]
+    assert len(rows.bad[0].raw) == 64 * 1024
+
+
+def test_parquet_columns_are_streamed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No read of the file asks for more than a page: a column of a row group may be larger than memory."""
+    values = [np.random.default_rng(row).bytes(400_000) for row in range(40)]
+    table = pa.table({"image": values, "caption": ["a dog"] * 40})
+    path = parquet_of(write, table, use_dictionary=False, write_batch_size=2)
+    asked: list[int] = []
+    opened = open_file
+
+    class Watching(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or 0)
+            return super().read(size)
+
+    monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Watching(opened(path).name))
+    assert len(Rows(path, pictures=True).captions) == 40
+    assert max(asked) < 4 * MIB
+
+
 def test_parquet_all_null_captions(write: Write) -> None:
     assert Rows(parquet_of(write, pa.table({"caption": pa.nulls(2), "url": ["1", "2"]}))).captions == {0: None, 1: None}
 
 
-@pytest.mark.parametrize("kind", ["caption", "other", "nested", "dictionary", "binary"])
+@pytest.mark.parametrize("kind", ["caption", "other", "nested", "dictionary", "binary", "view"])
 def test_parquet_text_that_is_no_utf8_costs_its_row(write: Write, kind: str) -> None:
     values = [b"good", b"bad \xff", b"good too"]
     array = raw_strings(values)
@@ -296,6 +377,7 @@ def test_parquet_text_that_is_no_utf8_costs_its_row(write: Write, kind: str) -> 
         },
         "dictionary": {"caption": pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int32()), array), "url": fine},
         "binary": {"caption": pa.array(values), "url": fine},
+        "view": {"caption": fine, "url": fine, "license": array.cast(pa.string_view())},
     }
     rows = Rows(parquet_of(write, pa.table(columns[kind])))
     assert sorted(rows.captions) == [0, 2]

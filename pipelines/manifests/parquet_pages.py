@@ -1,0 +1,250 @@
+"""What a few rows of a Parquet row group can take in memory, from the headers of its pages.
+
+A file states neither how large its values are nor how large its pages: a dictionary page with one value of 16 MiB
+makes a hundred rows of it 1.6 GiB, from two kilobytes on disk. The headers of the pages say it before anything is
+unpacked, and they cannot lie about it: they are what the reader unpacks by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+
+_HEADER_BYTES = (2**10, 2**16, 16 * 2**20)
+"""How much is parsed for a header: mostly the first will do, and readers take none that needs more than the last."""
+_BLOCK_BYTES = 2**16
+_DATA, _DICTIONARY, _DATA_V2 = 0, 2, 3
+_PLAIN, _PLAIN_DICTIONARY, _DELTA_LENGTHS, _RLE_DICTIONARY = 0, 2, 6, 8
+_FIXED_BYTES = 16
+"""Of a number, a date or a decimal in memory, at most."""
+_PLAUSIBLE = 100
+"""Lists that grow more than so many times when they are unpacked may be one row."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the header of a page says."""
+
+    kind: int
+    size: int
+    """Bytes, packed or unpacked, whichever is more."""
+    values: int
+    encoding: int
+    body: int
+    """Offset of its packed bytes in the file."""
+    packed: int
+    """Length of its packed bytes."""
+
+
+@dataclass(frozen=True)
+class ColumnCost:
+    """Bytes that reading one column of a row group takes."""
+
+    pages: int
+    """Of the pages that are held while it is read: one of data, and the dictionary."""
+    row: int
+    """Of the largest row that there can be, as an array."""
+    total: int
+    """Of all rows, as an array."""
+
+    def of(self, rows: int) -> int:
+        """Most bytes of so many rows as an array."""
+        return min(rows * self.row, self.total)
+
+
+def column_costs(handle: IO[bytes], metadata: pq.FileMetaData, group: int) -> dict[str, ColumnCost]:
+    """What the columns of a row group cost, by path; a nested column has several.
+
+    Args:
+        handle: of the file; it is left at another place.
+        metadata: the file's.
+        group: number of the row group.
+    """
+    chunks = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
+    return {
+        chunk.path_in_schema: _cost(handle, chunk, metadata.schema.column(index)) for index, chunk in enumerate(chunks)
+    }
+
+
+def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSchema) -> ColumnCost:
+    byte_array = column.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
+    width = max(column.length or 0, 0) if byte_array else _FIXED_BYTES
+    dictionary = entry = page_bytes = unpacked = total = 0
+    for page in _pages(handle, chunk):  # there may be millions, so none are kept
+        if page.kind == _DICTIONARY:
+            dictionary = entry = max(dictionary, page.size)
+            if column.converted_type == "UTF8":  # what other bytes there are may be pictures
+                entry = _largest_entry(handle, chunk, page)
+            continue
+        size = _unpacked(page, width, entry, byte_array)
+        page_bytes, unpacked, total = max(page_bytes, page.size), max(unpacked, size), total + size
+    held = page_bytes + dictionary
+    if column.max_repetition_level == 0:
+        row = max(page_bytes, entry, width) if byte_array else width
+        return ColumnCost(held, row, max(total, row))
+    plausible = total <= _PLAUSIBLE * max(chunk.total_compressed_size, 1)
+    return ColumnCost(held, min(2 * unpacked, total) if plausible else total, total)
+
+
+def _unpacked(page: Page, width: int, entry: int, byte_array: bool) -> int:
+    if not byte_array:
+        return page.values * width
+    if page.encoding in (_PLAIN_DICTIONARY, _RLE_DICTIONARY):
+        return page.values * entry
+    if page.encoding in (_PLAIN, _DELTA_LENGTHS):
+        return max(page.size, page.values * width)
+    return page.values * max(page.size, width)  # values that repeat the beginning of the one before
+
+
+def _pages(handle: IO[bytes], chunk: pq.ColumnChunkMetaData) -> Iterator[Page]:
+    """Yields the pages of a column chunk. What cannot be parsed ends them: the reader meets it there as well."""
+    at = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
+        at = first
+    stop, left = at + chunk.total_compressed_size, chunk.num_values
+    source = _Block(handle)
+    while at < stop and left > 0:
+        header = _header(source, at)
+        if header is None:
+            return
+        fields, length = header
+        page = _page(fields, at + length)
+        if page is None:
+            return
+        if page.kind in (_DATA, _DICTIONARY, _DATA_V2):
+            yield page
+        if page.kind != _DICTIONARY:
+            left -= page.values
+        at = page.body + page.packed
+
+
+def _page(fields: dict[int, Any], body: int) -> Page | None:
+    kind, unpacked, packed = (fields.get(number) for number in (1, 2, 3))
+    about = fields.get({_DATA: 5, _DICTIONARY: 7, _DATA_V2: 8}.get(kind, -1) if isinstance(kind, int) else -1, {})
+    numbers = (kind, unpacked, packed)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers) or not isinstance(about, dict):
+        return None
+    values, encoding = about.get(1, 0), about.get(4 if kind == _DATA_V2 else 2, _PLAIN)
+    if not isinstance(values, int) or values < 0 or not isinstance(encoding, int):
+        return None
+    return Page(int(kind or 0), max(int(unpacked or 0), int(packed or 0)), values, encoding, body, int(packed or 0))
+
+
+def _largest_entry(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, page: Page) -> int:
+    """Bytes of the largest entry of a dictionary; where only reading a large page would tell, of the whole page."""
+    if page.size > _HEADER_BYTES[-1]:
+        return page.size
+    handle.seek(page.body)
+    packed = handle.read(page.packed)
+    try:
+        if chunk.compression != "UNCOMPRESSED":
+            packed = pa.decompress(packed, page.size, codec=chunk.compression.lower(), asbytes=True)
+    except (pa.ArrowException, OSError, ValueError):
+        return page.size
+    largest, at = 0, 0
+    for _ in range(page.values):
+        length = int.from_bytes(packed[at : at + 4], "little")
+        at += 4 + length
+        if at > len(packed):
+            return page.size
+        largest = max(largest, length)
+    return largest
+
+
+class _Block:
+    """Reads a file at places that mostly lie close together, a block at a time."""
+
+    def __init__(self, handle: IO[bytes]) -> None:
+        self._handle = handle
+        self._start, self._content = 0, b""
+
+    def read(self, at: int, size: int) -> bytes:
+        end = self._start + len(self._content)
+        if not self._start <= at or at + size > end:
+            self._handle.seek(at)
+            self._start, self._content = at, self._handle.read(max(size, _BLOCK_BYTES))
+        return self._content[at - self._start : at - self._start + size]
+
+
+def _header(source: _Block, at: int) -> tuple[dict[int, Any], int] | None:
+    for size in _HEADER_BYTES:
+        content = source.read(at, size)
+        try:
+            return _Thrift(content).struct()
+        except IndexError:
+            if len(content) < size:
+                return None
+        except ValueError:
+            return None
+    return None
+
+
+class _Thrift:
+    """A struct in Thrift's compact protocol, as far as page headers use it. IndexError: it goes on after the bytes at
+    hand. ValueError: it is no struct."""
+
+    _MOST_DEPTH = 8
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._at = 0
+
+    def struct(self, depth: int = 0) -> tuple[dict[int, Any], int]:
+        """Returns the fields by number, and the offset after the struct."""
+        if depth > self._MOST_DEPTH:
+            raise ValueError("structs in structs")
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            fields[number] = self._value(head & 15, depth)
+        return fields, self._at
+
+    def _value(self, type: int, depth: int) -> Any:
+        match type:
+            case 1 | 2:
+                return type == 1
+            case 3:
+                return self._byte()
+            case 4 | 5 | 6:
+                return self._integer()
+            case 7:
+                return self._bytes(8)
+            case 8:
+                return self._bytes(self._varint())
+            case 9 | 10:
+                head = self._byte()
+                count = head >> 4 if head >> 4 < 15 else self._varint()
+                return [self._value(3 if head & 15 in (1, 2) else head & 15, depth + 1) for _ in range(count)]
+            case 12:
+                return self.struct(depth + 1)[0]
+        raise ValueError(f"no type {type} in a page header")
+
+    def _byte(self) -> int:
+        self._at += 1
+        return self._content[self._at - 1]
+
+    def _bytes(self, count: int) -> bytes:
+        self._at += count
+        if self._at > len(self._content):
+            raise IndexError
+        return self._content[self._at - count : self._at]
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+            shift += 7
+            if shift > 63:
+                raise ValueError("a number of more than 64 bits")
+
+    def _integer(self) -> int:
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)

@@ -1,0 +1,62 @@
+"""What is foretold of a row group's memory: never less than reading it takes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.manifests.parquet_pages import column_costs
+
+KIB = 1024
+
+
+def costs_of(column: pa.Array, **options: Any) -> Any:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"c": column}), buffer, **options)
+    [cost] = column_costs(buffer, pq.read_metadata(buffer), 0).values()
+    return cost
+
+
+@pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "brotli", "lz4"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("kind", ["dictionary", "plain", "prefixes", "fixed"])
+def test_bytes(kind: str, compression: str, version: str) -> None:
+    values = [chr(97 + row % 3) * (100 * KIB) for row in range(50)]
+    column = (
+        pa.array([value.encode() for value in values], pa.binary(100 * KIB)) if kind == "fixed" else pa.array(values)
+    )
+    encoding = {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"} if kind == "prefixes" else {}
+    plain = {"use_dictionary": False} if kind == "plain" else {}
+    cost = costs_of(column, compression=compression, data_page_version=version, **encoding, **plain)
+    assert cost.of(1) >= 100 * KIB
+    assert cost.of(50) >= 50 * 100 * KIB
+    assert cost.pages >= 100 * KIB
+    if kind == "dictionary" and compression != "lz4":
+        assert cost.of(50) <= 52 * 100 * KIB
+
+
+def test_lists() -> None:
+    even = costs_of(pa.array([[row, row + 1] for row in range(10_000)]))
+    assert 16 * 10_000 <= even.of(10_000) < 64 * 10_000
+    whole = costs_of(pa.array([[0] * 3_000_000, [1]]), compression="zstd")
+    assert whole.of(1) >= 8 * 3_000_000
+
+
+def test_many_pages_and_numbers() -> None:
+    cost = costs_of(pa.array(range(100_000)), data_page_size=1000, use_dictionary=False)
+    assert cost.of(1) == 16 and cost.of(100_000) == 1_600_000 and cost.pages < 20 * KIB
+
+
+def test_a_header_that_cannot_be_parsed_ends_the_look() -> None:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"c": pa.array(["a dog"] * 10)}), buffer, compression="none")
+    metadata = pq.read_metadata(buffer)
+    at = metadata.row_group(0).column(0).dictionary_page_offset
+    for byte in range(256):
+        buffer.seek(at)
+        buffer.write(bytes([byte]) * 40)
+        column_costs(buffer, metadata, 0)

@@ -1,0 +1,97 @@
+"""What a small file can make of memory: captions and decisions are bounded in bytes, whatever the rows hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.datasets import load_dataset
+from pipelines.manifests import UnreadableFile, inspect, read
+from tests.pipelines.processes import REPOSITORY
+
+MIB = 2**20
+ROWS = 64
+LARGE = 8 * MIB
+WHOLE_PATH = """
+import json, resource, sys
+from pathlib import Path
+from filters.presets import load_preset
+from pipelines.commit import read_json
+from pipelines.datasets import load_dataset
+from pipelines.layout import Layout
+from pipelines.plan import keep_plan, make_plan
+from pipelines.stages.captions import CaptionStage
+from pipelines.stages.decide import DecideStage
+from pipelines.stages.fingerprints import Fingerprints
+
+source, output = sys.argv[1], Path(sys.argv[2])
+dataset, layout = load_dataset("custom"), Layout(output)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+[unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units
+captions = CaptionStage(layout, dataset, "x", annotate=False)
+captions.setup()
+captions.process(unit.name)
+known = Fingerprints.published(layout, "decide", {unit.name: "x"})
+DecideStage(layout, dataset, load_preset("paper"), (), known, examples=2).process(unit.name)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(json.dumps({**read_json(layout.commit("decide", unit.name)), "peak": peak * 1024}))
+"""
+
+
+def table_of(kind: str) -> pa.Table:
+    captions, large = pa.array(["a dog runs"] * ROWS), pa.array(["x" * LARGE] * ROWS)
+    urls = pa.array([f"http://{row}" for row in range(ROWS)])
+    match kind:
+        case "captions":
+            return pa.table({"caption": large, "url": urls})
+        case "carried texts":
+            return pa.table({"caption": captions, "other": large, "url": urls})
+        case "carried dictionaries":
+            return pa.table({"caption": captions, "other": large.dictionary_encode(), "url": urls})
+        case "carried lists":
+            return pa.table({"caption": captions, "other": pa.array([["x" * (LARGE // 2)]] * ROWS), "url": urls})
+        case _:
+            random = np.random.default_rng(0)
+            pictures = pa.chunked_array([pa.array([random.bytes(LARGE)]) for _ in range(ROWS)])
+            return pa.table({"caption": captions, "image": pictures})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "pictures"])
+def test_large_values_take_bounded_memory(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(table_of(kind), path, compression="zstd")
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE_PATH, str(path), str(tmp_path / "out")],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    record: dict[str, Any] = json.loads(done.stdout)
+    assert record["rows"] == ROWS
+    assert record["peak"] < 1024 * MIB
+
+
+def test_a_page_that_no_memory_is_for_costs_its_row_group(tmp_path: Path) -> None:
+    path, custom = tmp_path / "a.parquet", load_dataset("custom")
+    small = pa.table({"caption": ["a dog"], "boxes": [[1]]})
+    with pq.ParquetWriter(path, small.schema, compression="zstd") as writer:
+        writer.write_table(small)
+        boxes = pa.LargeListArray.from_arrays([0, 80 * MIB], pa.nulls(80 * MIB, pa.int64()).fill_null(0))
+        writer.write_table(pa.table({"caption": ["a cat"], "boxes": boxes.cast(pa.list_(pa.int64()))}))
+    assert path.stat().st_size < 2 * MIB
+    rows = []
+    with pytest.raises(UnreadableFile, match=r"OversizedPages.*row group 1 .*rows of up to 13\d{8}.*row_group_size"):
+        for batch in read(inspect(str(path), custom), custom):
+            rows += batch.captions
+    assert rows == ["a dog"]
