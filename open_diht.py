@@ -9,9 +9,10 @@ installed.
 
 from __future__ import annotations
 
+import signal
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -19,6 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
+_HELP = {"-h", "--help"}
 _OURS = ("common", "filters", "pipelines", "trainer", "eval")
 
 
@@ -28,8 +30,7 @@ class Command:
 
     about: str
     module: str
-    """What `python -m` would run; it has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or
-    torch."""
+    """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
     extra: str
     """The extra of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
@@ -37,17 +38,17 @@ class Command:
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "pipelines.__main__", "filter"),
-    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.__main__", "filter"),
+    "filter": Command("filter a data set", "pipelines.cli", "filter"),
+    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command", "filter"),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
-        "pipelines.concepts.__main__",
+        "pipelines.concepts.cli",
         "filter,train,teacher",
         (("data", "out/sample"),),
     ),
     "train": Command(
         "train a model on filtered data",
-        "trainer.__main__",
+        "trainer.cli",
         "train",
         (("data", "out/sample"), ("workdir", "out/train")),
     ),
@@ -60,7 +61,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in _HELP:
         print(_usage())
         return OK
     if words[0] == "--version":
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name == "concepts":
             return _concepts(command, rest)
-        return _main_of(command.module)(rest, f"open-diht {name}", **dict(command.defaults))
+        return _run(command.module, rest, f"open-diht {name}", **dict(command.defaults))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if not package or package in _OURS or find_spec(package):
@@ -102,27 +103,38 @@ def _usage() -> str:
     )
 
 
-def _main_of(module: str) -> Callable[..., int]:
-    main: Callable[..., int] = import_module(module).main
-    return main
+def _run(module: str, arguments: Sequence[str], prog: str, **defaults: str) -> int:
+    """Run `main` of a module; where `python -m` would first arrange how it ends and forks, so does this."""
+    if not module.startswith("pipelines."):
+        status: int = import_module(module).main(arguments, prog, **defaults)
+        return status
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        import_module("pipelines.command").run_command(module, arguments, prog, **defaults)
+    except SystemExit as ended:
+        return int(ended.code or OK)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    raise AssertionError("a command ends with its status")
 
 
 def _concepts(command: Command, words: Sequence[str]) -> int:
     """Both halves of `make concepts`: targets' features on Beam, then heads on torch."""
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads = words[:cut], words[cut + 1 :]
-    heads = _main_of("trainer.concepts.__main__")
-    if "--help" in of_heads or "-h" in of_heads:
-        return heads(of_heads, "open-diht concepts --")
+    if _HELP & {*of_heads}:
+        return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
     defaults = dict(command.defaults)
-    status = _main_of(command.module)(of_features, "open-diht concepts", **defaults)
-    if status != OK:
+    status = _run(command.module, of_features, "open-diht concepts", **defaults)
+    if status != OK or _HELP & {*of_features}:
         return status
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data", default=defaults["data"])
     parser.add_argument("--output")
     known, _ = parser.parse_known_args(of_features)
-    return heads(["--concepts", known.output or f"{known.data}/concepts", *of_heads], "open-diht concepts --")
+    of_heads = ["--concepts", known.output or f"{known.data}/concepts", *of_heads]
+    return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
 
 
 def _refuse(message: str) -> int:

@@ -24,7 +24,7 @@ from pipelines.commit import read_json
 from pipelines.datasets import load_dataset
 from pipelines.layout import Layout
 from pipelines.plan import keep_plan, load_plan, make_plan
-from pipelines.subset import _Parts
+from pipelines.subset import sort_uids
 
 ROWS = 8  # of a unit
 CAPTIONS = (
@@ -117,10 +117,11 @@ def _subset(count: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.time()
     with tempfile.TemporaryDirectory(prefix="many-units-") as folder:
-        parts = _Parts(Path(folder))
-        for _ in range(-(-count // 100_000)):
-            parts.add([row.tobytes().hex() for row in generator.integers(0, 256, (100_000, 16), np.uint8)])
-        written = parts.write(Path(folder) / "subset.npy")
+        uids = (
+            [row.tobytes().hex() for row in generator.integers(0, 256, (100_000, 16), np.uint8)]
+            for _ in range(-(-count // 100_000))
+        )
+        written = sort_uids(uids, (), Path(folder) / "subset.npy")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(
         f"subset.npy, {written:,} uids: {time.time() - began:.0f} s, peak {peak / 1024:.0f} MiB "

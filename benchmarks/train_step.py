@@ -26,8 +26,9 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import nn
 
+from common.fields import build
 from trainer.config import Config
-from trainer.config_files import build, merged
+from trainer.config_files import merged
 from trainer.data.batch import Batch
 from trainer.distributed import Ranks
 from trainer.model import build_student

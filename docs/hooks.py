@@ -217,12 +217,14 @@ def reasons() -> Iterator[str]:
 
 def command_help(command: str) -> Iterator[str]:
     """What `open-diht COMMAND --help` prints."""
-    import open_diht
+    from open_diht import COMMANDS
 
     os.environ["COLUMNS"] = "100"
+    known = COMMANDS.get(command)
+    module, defaults = (known.module, dict(known.defaults)) if known else ("trainer.concepts.cli", {})
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        open_diht.main([*command.split(), "--help"])
+        import_module(module).main(["--help"], f"open-diht {command}", **defaults)
     yield from ("```text", text.getvalue().rstrip(), "```")
 
 

@@ -21,6 +21,7 @@ from pipelines.stages.spotting import SpottingStage
 from pipelines.storage import stamps
 from pipelines.work import Work
 
+_COUNTED_ROWS = 100_000
 _FEW_PIECES = 1_000  # of a download; where there are more, each is large enough to see an outage by itself
 
 
@@ -102,7 +103,9 @@ class Annotations:
                 "model or version; they are annotated anew"
             )
         stage = CaptionStage(self._layout, self._settings.dataset, self._fingerprint, self._captions_decide)
-        rows = self._plan.rows * len(todo) // max(len(units), 1)
+        missing = set(todo)
+        spans = [unit.span for unit in self._plan.units if unit.name in missing]
+        rows = sum(span.rows for span in spans) if all(span.exact for span in spans) else None
         self._work.do(stage, todo, of=len(units), counted="rows", total=rows, noun="rows")
 
     def _captions_are_done(self, record: dict[str, Any] | None) -> bool:
@@ -129,8 +132,7 @@ class Annotations:
                 f"download: {which} have urls and no pictures; those of the rows that pass the caption filters are "
                 "fetched from the web (STAGES without download leaves the web alone)"
             )
-        guess = self._plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
-        self._work.do(stage, todo, of=len(pieces), counted="urls", total=guess, noun="urls")
+        self._work.do(stage, todo, of=len(pieces), counted="urls", total=self._wanted(stage, todo), noun="urls")
         if 0 < len(todo) <= _FEW_PIECES:
             self._look_for_outage(stage, todo)
 
@@ -180,8 +182,15 @@ class Annotations:
                 f"spotting: preset {self._settings.preset.name} lets rows through that no "
                 "run has looked at; only their pictures are read"
             )
-        guess = self._plan.rows * len(todo) // max(len(pieces), 1) // 3  # of captions, about a third survives
-        self._work.do(stage, todo, of=len(pieces), counted="pictures", total=guess, noun="pictures")
+        total = self._wanted(stage, todo)
+        self._work.do(stage, todo, of=len(pieces), counted="pictures", total=total, noun="pictures")
+
+    def _wanted(self, stage: DownloadStage | SpottingStage, pieces: list[str]) -> int | None:
+        """How many pictures a stage will ask for. Of large data it is not counted here, where one process would read
+        all annotations: pieces say it when they are begun."""
+        if len(pieces) * self._plan.picture_rows > _COUNTED_ROWS:
+            return None
+        return sum(len(stage.wanted(piece, record)) for piece, record in self._work.records(stage.name, pieces))
 
     def _spotting_stage(self) -> SpottingStage:
         settings = self._settings

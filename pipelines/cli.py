@@ -29,7 +29,8 @@ from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.run import run
-from pipelines.runners import RUNNERS, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, Outcome, RunSettings, WrongUse
 from pipelines.storage import Place, place
@@ -173,9 +174,6 @@ def exit_status(do: Callable[[], int]) -> int:
     ) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
-        return 130
 
 
 def told(outcome: Outcome) -> int:
@@ -221,6 +219,8 @@ def settings_of(
     )
     output = _output(options.output or f"out/{dataset.name}")
     source = options.input or _default_input(dataset)
+    if options.workers and isinstance(backend, Direct):
+        check_workers(options.workers)
     backend.check(_places(output, source, dataset))
     return RunSettings(
         dataset=dataset,

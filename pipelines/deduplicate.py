@@ -202,8 +202,7 @@ class Deduplication:
         engine = self._quick if quick else self._work.engine
         quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
         noun, counted = ("pictures", "pictures") if stage.name == EMBEDDINGS else ("rows", "rows")
-        total = max(1, self._work.plan.rows // 4)
-        how = {"of": of or len(todo), "counted": counted, "total": total, "noun": noun, "quiet": quiet}
+        how = {"of": of or len(todo), "counted": counted, "noun": noun, "quiet": quiet}
         failed = self._work.run(stage, todo, engine=engine, **how)
         if failed and fatal:
             name, record = next(iter(failed.items()))

@@ -10,13 +10,14 @@ from typing import Any
 
 from pipelines.commit import read_json, remove
 from pipelines.layout import Layout
-from pipelines.progress import Progress, beats
+from pipelines.progress import Count, Progress, beats
 from pipelines.runner import run_units, worker_log
 from pipelines.runners import Backend, Direct
 from pipelines.stages import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.storage import each, stamps
 from pipelines.workers import WorkerDied
 
+_IN_GENERATIONS = ("download", "spotting", "embeddings")
 _LISTING_SHARE = 20  # looking for what is done takes at most one part in so many of the time
 
 
@@ -33,15 +34,23 @@ class Engine:
     """Where the units are done."""
 
     def run(
-        self, stage: Stage, todo: Sequence[str], *, of: int, counted: str, total: int, noun: str, quiet: bool = False
+        self,
+        stage: Stage,
+        todo: Sequence[str],
+        *,
+        of: int,
+        counted: str,
+        noun: str,
+        total: int | None = None,
+        quiet: bool = False,
     ) -> dict[str, dict[str, Any]]:
         """Do the units `todo`. Returns those that are set aside, with their record (see `stages.set_aside`).
 
         Args:
             of: units of the stage, done ones included.
             counted: the entry of a commit record that the progress line adds up.
-            total: what it will add up to, for the ETA; at least a guess.
             noun: what is counted.
+            total: what it will add up to, where that is known; else it is estimated from the units begun.
             quiet: a stage so quick that nobody needs to be told.
         """
         if not todo:
@@ -50,9 +59,9 @@ class Engine:
             self.say(f"{stage.name}: {of - len(todo)} of {of} units are done already")
         for unit in stamps(self.layout.work / stage.name / "failed", ".json").keys() & set(todo):
             remove(self.layout.failed(stage.name, unit))
-        count = _Count(self.layout, stage.name, todo, counted)
+        count = _Counter(self.layout, stage.name, todo, counted, total)
         began = time.time()
-        progress = contextlib.nullcontext() if quiet else Progress(stage.name, total, count.done, noun)
+        progress = contextlib.nullcontext() if quiet else Progress(stage.name, count.look, noun)
         with progress, worker_log(self.layout.scratch / "workers.log"):
             self._run(stage, list(todo))
         self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)
@@ -73,7 +82,6 @@ class Engine:
                     todo,
                     stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage),
                     self.workers,
-                    apart=bool(tries),
                     backend=self.backend,
                     todo=self.layout.work,
                 )
@@ -93,33 +101,45 @@ class Engine:
 
 
 def _explained(death: WorkerDied) -> str:
-    return f"{death}; return code 137 or -9 is the kernel's answer to too little memory: try fewer WORKERS"
+    return f"{death}; signal 9 is the kernel's answer to too little memory: try fewer WORKERS"
 
 
-class _Count:
-    """What the committed units of a stage count, and what those under way have done so far."""
+class _Counter:
+    """What the committed units of a stage count, what those under way have done so far, and what there is to do."""
 
-    def __init__(self, layout: Layout, stage: str, todo: Sequence[str], counted: str):
-        self._layout, self._stage, self._counted = layout, stage, counted
+    def __init__(self, layout: Layout, stage: str, todo: Sequence[str], counted: str, total: int | None):
+        self._layout, self._stage, self._counted, self._total = layout, stage, counted, total
         self._before = stamps(layout.commits(stage), ".json")
         # A unit of pictures may have been begun by an earlier run: only what came is counted.
-        known = [unit for unit in todo if stage in ("download", "spotting") and unit in self._before]
+        known = [unit for unit in todo if stage in _IN_GENERATIONS and unit in self._before]
         self._had = {unit: self._read(unit) for unit in known}
-        self._todo = set(todo)
-        self._finished = self._looked = self._took = 0.0
+        self._todo, self._ended = set(todo), 0
+        self._finished = 0
+        self._looked = self._took = 0.0
 
-    def _read(self, unit: str) -> int:
-        record = read_json(self._layout.commit(self._stage, unit))
-        return int(record[self._counted]) if record else 0
+    def _read(self, unit: str) -> tuple[int, int]:
+        """Rows of a unit, and in how many generations."""
+        record = read_json(self._layout.commit(self._stage, unit)) or {}
+        return int(record.get(self._counted, 0)), record.get("generations", 0)
 
-    def done(self) -> int:
-        """Rows or pictures done since the beginning."""
+    def look(self) -> Count:
+        """Rows or pictures done since the beginning, and of how many."""
         now = time.monotonic()
         if now - self._looked > _LISTING_SHARE * self._took:
             found = stamps(self._layout.commits(self._stage), ".json")
             new = [unit for unit in self._todo if found.get(unit, 0) not in (0, self._before.get(unit))]
-            self._finished += sum(each(self._read, new, self._layout.root))
-            self._finished -= sum(self._had.get(unit, 0) for unit in new)
+            for unit, (rows, generations) in zip(new, each(self._read, new, self._layout.root), strict=True):
+                had, before = self._had.get(unit, (0, 0))
+                self._finished += rows - had if generations > before else rows  # else the unit was begun anew
             self._todo.difference_update(new)
+            self._ended += len(new)
             self._looked, self._took = time.monotonic(), time.monotonic() - now
-        return int(self._finished) + beats(self._layout.scratch / self._stage / "progress")
+        running = beats(self._layout.scratch / self._stage / "progress")
+        done = self._finished + sum(rows for rows, _ in running)
+        if self._total is not None:
+            return Count(done, self._total)
+        begun = self._finished + sum(of for _, of in running)
+        waiting = max(0, len(self._todo) - len(running))
+        if not self._ended + len(running):
+            return Count(done)
+        return Count(done, begun + round(waiting * begun / (self._ended + len(running))), exact=not waiting)

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: rows done, rate, time left."""
+"""What a person sees while a stage runs: rows done of how many, rate, time left."""
 
 from __future__ import annotations
 
@@ -8,56 +8,78 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-EVERY_S = 1.0  # on a terminal; elsewhere a line every ten seconds
+EVERY_S = 1.0
+EVERY_ON_A_PIPE_S = 10.0
 
 
 class Heartbeat:
-    """Written by a running unit: how many rows it has done. Cheap, not flushed to disk, lost in a crash."""
+    """Written by a running unit: how many rows it has done, and of how many. Cheap, not flushed to disk, lost in a
+    crash."""
 
     def __init__(self, path: Path):
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._written = 0.0
+        self._written, self._of = 0.0, 0
+
+    def expect(self, rows: int) -> None:
+        """Say how many rows there will be, as soon as that is known."""
+        self._of = rows
+        self._write(0)
 
     def beat(self, rows: int) -> None:
         """Say that `rows` are done."""
-        now = time.monotonic()
-        if now - self._written > EVERY_S:
-            self._path.write_text(str(rows), encoding="ascii")
-            self._written = now
+        if time.monotonic() - self._written > EVERY_S:
+            self._write(rows)
+
+    def _write(self, rows: int) -> None:
+        self._path.write_text(f"{rows} {self._of}", encoding="ascii")
+        self._written = time.monotonic()
 
     def end(self) -> None:
         """The unit is committed; its record counts from now on."""
         self._path.unlink(missing_ok=True)
 
 
-def beats(folder: Path) -> int:
-    """Rows done by the units now running."""
-    total = 0
+def beats(folder: Path) -> list[tuple[int, int]]:
+    """Of the units now running that have said it: rows done, and how many there are."""
+    found = []
     for path in folder.glob("*"):
         try:
-            total += int(path.read_text(encoding="ascii") or 0)
+            done, of = map(int, path.read_text(encoding="ascii").split())
         except (FileNotFoundError, ValueError):  # its unit has just ended, or is just writing
             continue
-    return total
+        found.append((done, max(done, of)))
+    return found
+
+
+@dataclass(frozen=True)
+class Count:
+    """How far a stage is."""
+
+    done: int
+    total: int | None = None
+    """None while nothing is known of it."""
+    exact: bool = True
+    """Whether `total` is known, and not estimated from the units begun so far."""
 
 
 class Progress:
     """A line that is kept up to date while the `with` block runs."""
 
-    def __init__(self, stage: str, total: int, done: Callable[[], int], noun: str = "rows", out: TextIO | None = None):
-        self._stage, self._total, self._done, self._noun = stage, max(total, 1), done, noun
+    def __init__(self, stage: str, count: Callable[[], Count], noun: str = "rows", out: TextIO | None = None):
+        self._stage, self._count, self._noun = stage, count, noun
         self._out = out or _terminal()
         self._tty = self._out.isatty()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Progress:
-        self._began, self._first = time.monotonic(), self._done()
+        self._began = time.monotonic()
         self._thread.start()
         return self
 
@@ -66,24 +88,16 @@ class Progress:
     ) -> None:
         self._stop.set()
         self._thread.join()
-        seconds = time.monotonic() - self._began
         if kind is None:
-            done = self._done()
-            rate = (done - self._first) / seconds if seconds else 0
-            self._print(f"{self._stage:<9} {done:>12,} {self._noun} in {_clock(seconds)}, {rate:,.0f}/s", last=True)
+            seconds = time.monotonic() - self._began
+            self._print(end_line(self._stage, self._count().done, self._noun, seconds), last=True)
         elif self._tty:
             self._out.write("\n")
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_S if self._tty else 10.0):
-            done = min(self._done(), self._total)
+        while not self._stop.wait(EVERY_S if self._tty else EVERY_ON_A_PIPE_S):
             seconds = time.monotonic() - self._began
-            rate = (done - self._first) / seconds
-            left = _clock((self._total - done) / rate) if rate > 0 else "-"
-            share = done / self._total
-            self._print(
-                f"{self._stage:<9} {done:>12,} of {self._total:,} {self._noun} ({share:.0%})  {rate:,.0f}/s  ETA {left}"
-            )
+            self._print(running_line(self._stage, self._count(), self._noun, seconds))
 
     def _print(self, line: str, last: bool = False) -> None:
         if self._tty:
@@ -91,6 +105,25 @@ class Progress:
         else:
             self._out.write(line + "\n")
         self._out.flush()
+
+
+def running_line(stage: str, count: Count, noun: str, seconds: float) -> str:
+    """What is said of a stage that runs. It is never done: there are units to commit when all rows are."""
+    rate = count.done / seconds
+    said, left = f"{stage:<9} {count.done:>12,}", "-"
+    if count.total:
+        total = max(count.total, count.done)
+        share = min(99, 100 * count.done // total)
+        said += f" of {'' if count.exact else 'about '}{total:,} {noun} ({share} %)"
+        left = _clock(max(1.0, (total - count.done) / rate)) if rate else "-"
+    else:
+        said += f" {noun}"
+    return f"{said}  {rate:,.0f}/s  ETA {left}"
+
+
+def end_line(stage: str, done: int, noun: str, seconds: float) -> str:
+    """What is said of a stage that has ended."""
+    return f"{stage:<9} {done:>12,} {noun} in {_clock(seconds)}, {done / seconds if seconds else 0:,.0f}/s"
 
 
 def _terminal() -> TextIO:

@@ -183,7 +183,7 @@ class _Run:
             examples=max(1, min(12, 48 // max(len(names), 1))),
             said=findings.said,
         )
-        self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows, noun="rows")
+        self.work.do(stage, todo, of=len(todo), counted="rows", noun="rows")
         self.work.give_up_changed()
         for unit in self.work.set_aside:  # what an earlier run decided of them would contradict the funnel
             remove(self.layout.commit("decide", unit))
@@ -216,7 +216,7 @@ class _Run:
         todo = [unit for unit, done in records if not done or done["fingerprint"] != fingerprints[unit]]
         done_from = Fingerprints.published(self.layout, "export", fingerprints)
         stage = ExportStage(self.layout, self.settings.dataset, done_from)
-        self.work.do(stage, todo, of=len(todo), counted="rows", total=self.plan.rows // 4, noun="pictures")
+        self.work.do(stage, todo, of=len(todo), counted="rows", noun="pictures")
 
     def _write_indexes(self, names: list[str]) -> list[Place]:
         shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]

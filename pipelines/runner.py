@@ -24,7 +24,6 @@ def run_units(
     unit_names: Sequence[str],
     do: beam.DoFn | beam.PTransform,
     workers: int,
-    apart: bool = False,
     backend: Backend | None = None,
     todo: Place | None = None,
 ) -> None:
@@ -38,7 +37,6 @@ def run_units(
         unit_names: names of the units to do.
         do: the stage as a Beam function, or as a transform of several steps.
         workers: units that may run at the same time.
-        apart: on this machine, keep the units out of this process; else one worker is this process itself.
         backend: where; by default on this machine.
         todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
 
@@ -60,7 +58,6 @@ def run_units(
             label=label,
             build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
             workers=max(1, min(workers, len(unit_names))),
-            apart=apart,
             started=partial(_is_there, begun),
         )
         where.run(job)

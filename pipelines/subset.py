@@ -29,11 +29,21 @@ def write_subset(layout: Layout, units: Iterable[Unit], said: tuple[Said, ...]) 
     shared. Returns how many uids it holds."""
     names = [unit.name for unit in units]
     files = [file_name(number) for one in said if one.kind == UID for number in range(one.files)]
-    with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, published(layout.root / "subset.npy") as target:
+    with published(layout.root / "subset.npy") as target:
+        return sort_uids(
+            each(lambda name: _kept(layout, name), names, layout.root),
+            each(lambda name: _shared(layout, name), files, layout.root),
+            target,
+        )
+
+
+def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
+    """Write the uids of kept rows without the shared ones, sorted out of core, each once; how many they are."""
+    with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder:
         kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
-        for uids in each(lambda name: _kept(layout, name), names, layout.root):
+        for uids in of_kept:
             kept.add(uids)
-        for uids in each(lambda name: _shared(layout, name), files, layout.root):
+        for uids in of_shared:
             shared.add(uids)
         with tempfile.TemporaryFile(dir=folder) as body:
             total = 0

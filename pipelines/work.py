@@ -32,10 +32,10 @@ class Work:
         """What each stage worked with, for the provenance."""
 
     def do(
-        self, stage: Stage, todo: list[str], *, of: int, counted: str, total: int, noun: str
+        self, stage: Stage, todo: list[str], *, of: int, counted: str, noun: str, total: int | None = None
     ) -> dict[str, dict[str, Any]]:
         """Do the missing units of a stage (see `Engine.run`); what fails takes its unit out of all that follows."""
-        failed = self.run(stage, todo, of=of, counted=counted, total=max(total, 1), noun=noun)
+        failed = self.run(stage, todo, of=of, counted=counted, noun=noun, total=total)
         self.give_up(failed)
         return failed
 

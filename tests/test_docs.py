@@ -34,6 +34,7 @@ from filters.presets import load_preset
 from pipelines.datasets import load_dataset
 from pipelines.runners.beam_options import check_beam_options
 
+pytestmark = pytest.mark.usefixtures("commands_in_process")
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = sorted(
     str(path.relative_to(REPOSITORY))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ import open_diht
 from pipelines.runners.package import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-IN_ORDER = ("pipelines.concepts", "trainer.concepts")
 
 
 class Parsed(BaseException):
@@ -55,11 +56,14 @@ def of_make(target: str, *variables: str) -> list[list[str]]:
     return [shlex.split(line) for line in ours]
 
 
-def called(module: str, arguments: Sequence[str]) -> Callable[[], Any]:
-    main = open_diht._main_of(module if module == "eval.compare" else f"{module}.__main__")
-    return lambda: main(arguments)
+def as_module(module: str, *arguments: str) -> None:
+    """What `python -m` does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [module, *arguments])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+@pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize(
     ("target", "variables", "arguments"),
     [
@@ -79,7 +83,7 @@ def test_a_command_is_what_its_target_is(
     target: str, variables: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, *given = of_make(target, *variables)[0]
-    expected = options(called(module, given), monkeypatch)
+    expected = options(lambda: as_module(module, *given), monkeypatch)
     found = options(lambda: open_diht.main([target, *arguments]), monkeypatch)
     # What is left out here is what the target spells out.
     implied = {"output": {"filter": "out/sample", "concepts": "out/sample/concepts"}.get(target)}
@@ -96,33 +100,31 @@ def test_every_target_that_is_named_alike_has_its_command() -> None:
 def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, list[str]]] = []
 
-    def main_of(module: str) -> Callable[..., int]:
-        def main(arguments: list[str], prog: str, **_: str) -> int:
-            calls.append((module, arguments))
-            return 1 if "--break" in arguments else 0
+    def run(module: str, arguments: list[str], prog: str, **_: str) -> int:
+        calls.append((module, arguments))
+        return 1 if "--break" in arguments else 0
 
-        return main
-
-    monkeypatch.setattr(open_diht, "_main_of", main_of)
+    monkeypatch.setattr(open_diht, "_run", run)
     assert open_diht.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
     (first, _), (second, heads) = calls
-    assert (first, second) == ("pipelines.concepts.__main__", "trainer.concepts.__main__")
+    assert (first, second) == ("pipelines.concepts.cli", "trainer.concepts.cli")
     assert heads == ["--concepts", "/data/cat/concepts", "--epochs", "3"]
     calls.clear()
     assert open_diht.main(["concepts", "--break"]) == 1
     assert len(calls) == 1, "heads are not trained on what failed"
 
 
+@pytest.mark.usefixtures("commands_in_process")
 @pytest.mark.parametrize("name", open_diht.COMMANDS)
 def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        open_diht.main([name, "--help"])
-    assert ended.value.code == 0
+    with contextlib.suppress(SystemExit):
+        assert open_diht.main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: open-diht {name} ")
-    module = open_diht.COMMANDS[name].module
-    with pytest.raises(SystemExit):
-        open_diht._main_of(module)(["--help"])
-    assert capsys.readouterr().out.startswith(f"usage: python -m {module.removesuffix('.__main__')} ")
+    (module, *_), *_ = of_make(name, "TASK=demo", "A=one", "B=two")
+    with pytest.raises(SystemExit) as ended:
+        as_module(module, "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["filtre"]])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,8 @@ from filters.spotting.worker import settings_to_json
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
 _STDERR_TAIL: Final = 4000
+_CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Colours, and what else terminals obey; the message goes into a table."""
 _CLOSE_GRACE_S: Final = 5.0
 _THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -40,7 +43,7 @@ class Child:
         self.served = 0
         self.rss_mib = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        command = [sys.executable, "-P", "-m", "filters.spotting.worker", settings_to_json(settings)]
+        command = [sys.executable, "-P", "-m", "filters.spotting.worker", settings_to_json(settings), str(os.getpid())]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment(), cwd="/"
         )
@@ -109,7 +112,7 @@ class Child:
     def _tail(self) -> str:
         size = self._stderr.seek(0, os.SEEK_END)
         self._stderr.seek(max(0, size - _STDERR_TAIL))
-        return self._stderr.read().decode("utf-8", "replace").strip() or "(empty)"
+        return _CONTROL.sub("", self._stderr.read().decode("utf-8", "replace")).strip() or "(empty)"
 
 
 def _environment() -> dict[str, str]:

@@ -1,8 +1,9 @@
 """The OCR process: reads a picture from stdin, writes what it says to stdout, until stdin ends.
 
-Started by `child.py` as `python -m filters.spotting.worker SETTINGS`; SETTINGS is the JSON of `SpotterSettings`.
-Messages are frames (frames.py): in come the bytes of a picture, out goes JSON. It never outlives its parent: it ends
-when stdin ends, when its parent changes, and, should a picture hang it in native code, by the kernel's alarm clock.
+Started by `child.py` as `python -m filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`, and a
+process id. Messages are frames (frames.py): in come the bytes of a picture, out goes JSON. It never outlives its
+parent: it ends when stdin ends, when its parent changes, and, should a picture hang it in native code, by the kernel's
+alarm clock.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main() -> int:
     requests, answers = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    _follow_parent()
+    _follow_parent(int(sys.argv[2]))
     from filters.spotting.engine import Engine  # only now: it takes seconds, in which the parent may already have gone
 
     engine = Engine(settings)
@@ -79,12 +80,11 @@ def main() -> int:
         return 0
 
 
-def _follow_parent() -> None:
+def _follow_parent(parent: int) -> None:
     """Ends this process soon after its parent, also where a fork of the parent keeps the pipe open.
 
     Not by PR_SET_PDEATHSIG: that fires when the *thread* that started us ends, and Beam's worker threads come and go.
     """
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -17,6 +17,8 @@ from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from pipelines.locking import NotLocked
+from pipelines.runners import RunnerError
+from pipelines.runners.direct import check_workers
 from pipelines.settings import WrongUse
 from pipelines.storage import place
 
@@ -83,15 +85,12 @@ def main(
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         return run(_settings(_parser(prog, defaults), arguments), _say)
-    except WrongUse as error:
+    except (WrongUse, RunnerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return WRONG_USE
     except (ModelMissing, NotLocked) as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
-    except KeyboardInterrupt:
-        print("\nstopped; the units done so far are committed, the same command goes on from there", file=sys.stderr)
-        return 130
 
 
 def _say(line: str) -> None:
@@ -109,7 +108,7 @@ def _settings(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> Conc
         max_size=options.max_size,
         batch_size=options.batch_size,
         device=options.device,
-        workers=options.workers or _workers_for(options.device),
+        workers=check_workers(options.workers) if options.workers else _workers_for(options.device),
         max_bad_share=options.max_bad_share,
         command=tuple(arguments),
     )

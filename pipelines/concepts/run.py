@@ -89,7 +89,7 @@ class _Run:
         names = fingerprint_of(VERSION, model_provenance())
         fingerprints = {unit: fingerprint_of(names, kept[unit]) for unit in units}
         stage = VocabularyStage(self.layout, settings.data / "kept", fingerprints)
-        if not self._do(stage, fingerprints, total=0, noun="rows"):
+        if not self._do(stage, fingerprints, noun="rows"):
             return None
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
@@ -112,8 +112,7 @@ class _Run:
             unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
         }
         stage = LabelStage(self.layout, self.settings.data / "shards", self._vocabulary_path, fingerprints)
-        total = sum(entry["samples"] for entry in shards.values())
-        if not self._do(stage, fingerprints, total=total, noun="samples"):
+        if not self._do(stage, fingerprints, noun="samples", shards=shards):
             return False
         records = [read_json(self.layout.commit("labels", unit)) for unit in shards]
         rows = sum(record["rows"] for record in records)
@@ -147,8 +146,7 @@ class _Run:
             device=settings.device,
             threads=max(1, (os.cpu_count() or 1) // min(settings.workers, len(shards))),
         )
-        total = sum(entry["samples"] for entry in shards.values())
-        if not self._do(stage, fingerprints, total=total, noun="pictures"):
+        if not self._do(stage, fingerprints, noun="pictures", shards=shards):
             return False
         stage.sweep()
         return True
@@ -159,10 +157,19 @@ class _Run:
             if record is None or record["fingerprint"] != fingerprint:
                 yield unit
 
-    def _do(self, stage: Stage, fingerprints: dict[str, str], *, total: int, noun: str) -> bool:
-        """Do the units of a stage that are not committed with their fingerprint. False where some failed."""
+    def _do(
+        self,
+        stage: Stage,
+        fingerprints: dict[str, str],
+        *,
+        noun: str,
+        shards: dict[str, dict[str, Any]] | None = None,
+    ) -> bool:
+        """Do the units of a stage that are not committed with their fingerprint, `shards` where they are those. False
+        where some failed."""
         todo = list(self._todo(stage.name, fingerprints))
-        failed = self.engine.run(stage, todo, of=len(fingerprints), counted="rows", total=max(total, 1), noun=noun)
+        total = sum(shards[unit]["samples"] for unit in todo) if shards else None
+        failed = self.engine.run(stage, todo, of=len(fingerprints), counted="rows", total=total, noun=noun)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")

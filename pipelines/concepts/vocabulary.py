@@ -55,7 +55,9 @@ class VocabularyStage:
         counts: dict[str, Counter[str]] = {head: Counter() for head in HEADS}
         rows = 0
         with (self.kept / f"{unit}.parquet").open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=list(HEADS)):
+            table = pq.ParquetFile(file)
+            heartbeat.expect(table.metadata.num_rows)
+            for batch in table.iter_batches(BATCH_ROWS, columns=list(HEADS)):
                 for row in batch.to_pylist():
                     objects, attributes = annotated(row)
                     counts["objects"].update(self._names.objects(objects))

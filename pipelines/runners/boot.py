@@ -235,7 +235,7 @@ def _supervise(environment: Mapping[str, str]) -> int:
         env=dict(environment),
         cwd=cwd if os.path.isdir(cwd) else None,
         stdin=subprocess.DEVNULL,
-        preexec_fn=lambda: _die_with(parent),
+        preexec_fn=lambda: die_with(parent),
     )
     ended_by_runner = False
 
@@ -250,7 +250,7 @@ def _supervise(environment: Mapping[str, str]) -> int:
     return 0 if ended_by_runner else status
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Ask the kernel to kill this process when its parent ends: runners end a worker with SIGKILL, which nobody can
     pass on."""
     if sys.platform == "linux":

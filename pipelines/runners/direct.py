@@ -1,4 +1,4 @@
-"""This machine, in Beam's embedded runner: one process, or as many as there are workers."""
+"""This machine, in Beam's embedded runner: a driver, and worker processes for all that touches data."""
 
 from __future__ import annotations
 
@@ -12,8 +12,22 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
+from pipelines.runners.errors import RunnerError
 from pipelines.runners.job import QUIET, Job
 from pipelines.workers import watched_workers
+
+MOST_PER_CORE = 64
+
+
+def check_workers(workers: int) -> int:
+    """The number, where this machine may have so many worker processes. Raises RunnerError where it is a slip."""
+    cores = os.cpu_count() or 1
+    if workers > MOST_PER_CORE * cores:
+        raise RunnerError(
+            f"{workers:,} workers on this machine's {cores} cores are more than {MOST_PER_CORE} for each; "
+            f"give at most {MOST_PER_CORE * cores:,}, or leave WORKERS out for one per core"
+        )
+    return workers
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,8 @@ class Direct:
         return os.cpu_count() or 1
 
     def run(self, job: Job) -> None:
-        mode = "in_memory" if job.workers == 1 and not job.apart else "multi_processing"
-        flags = [*QUIET, f"--direct_num_workers={job.workers}", f"--direct_running_mode={mode}", *self.flags]
+        workers = [f"--direct_num_workers={job.workers}", "--direct_running_mode=multi_processing"]
+        flags = [*QUIET, *workers, *self.flags]
         options = PipelineOptions(flags)
         encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
         provision = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)

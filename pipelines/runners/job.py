@@ -22,8 +22,6 @@ class Job:
     """Adds the transforms to a pipeline."""
     workers: int
     """Units that may run at the same time."""
-    apart: bool = False
-    """On this machine: not in the driver's own process, even where one worker is enough."""
     started: Callable[[], bool] = lambda: True
     """Whether a worker has begun."""
 

@@ -77,6 +77,7 @@ class CaptionStage:
     def process(self, unit: str) -> None:
         span, began = self._units[unit].span, time.time()
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        heartbeat.expect(span.rows)
         retract(self.layout.commit(self.name, unit))
         rows, own_uids, without_url, broken = 0, 0, 0, None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW

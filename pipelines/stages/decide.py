@@ -145,6 +145,7 @@ class DecideStage:
         units, picture_rows = self._units
         span, read_record = units[unit].span, read_json(self.layout.commit("captions", unit))
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        heartbeat.expect(read_record["rows"])
         records = picture_records(self.layout, unit, -(-read_record["rows"] // picture_rows), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._numbers[unit])
         retract(self.layout.commit(self.name, unit))

@@ -100,11 +100,11 @@ class DownloadStage:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def process(self, unit: str) -> None:
-        parent, piece = unit.rsplit(".", 1)
-        spans, rows = self._plan
-        first = int(piece) * rows
+        parent, _, _ = unit.rpartition(".")
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record = read_json(self.layout.commit(self.name, unit))
+        wanted = self.wanted(unit, record)
+        heartbeat.expect(len(wanted))
         if record is None or record["fingerprint"] != self.fingerprint:
             retract(self.layout.commit(self.name, unit))
             record = {
@@ -121,13 +121,9 @@ class DownloadStage:
                 "seconds": 0.0,
             }
         files: list[Place] = []
-        wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
-        for generation in range(record["generations"]):
-            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
-            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
         if len(wanted):
             name = generation_name(unit, record["generations"])
-            found = self._fetch(spans[parent], wanted, name, heartbeat)
+            found = self._fetch(self._plan[0][parent], wanted, name, heartbeat)
             tars = set(found["shard"].drop_null().to_pylist())
             files = [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
             statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
@@ -141,6 +137,17 @@ class DownloadStage:
         record["seconds"] = round(record["seconds"] + time.time() - began, 3)
         publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
+
+    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
+        """Ordinals of the rows that are still to be asked for, given the unit's commit record."""
+        parent, piece = unit.rsplit(".", 1)
+        rows = self._plan[1]
+        wanted = self.survivors.ordinals(self.layout, parent, int(piece) * rows, (int(piece) + 1) * rows)
+        known = record["generations"] if record is not None and record["fingerprint"] == self.fingerprint else 0
+        for generation in range(known):
+            done = read_table(self.layout.data(self.name, generation_name(unit, generation)), columns=["ordinal"])
+            wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
+        return wanted
 
     def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
         """Fetches the pictures of rows and publishes them, the table last."""

@@ -75,6 +75,7 @@ class ExportStage:
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         retract(self.layout.commit(self.name, unit))
         rows = _kept_rows(self.layout, unit)
+        heartbeat.expect(len(rows))
         shards: list[dict[str, Any]] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
             path = shard_path(self.layout, unit, number)

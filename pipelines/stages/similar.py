@@ -147,6 +147,7 @@ class EmbeddingStage(_Similar):
             record = {"unit": unit, "fingerprint": depends, **empty}
         rows = self._plan[0].picture_rows
         wanted = self._missing(parent, unit, int(piece) * rows, (int(piece) + 1) * rows, record["generations"])
+        heartbeat.expect(len(wanted))
         files: list[Place] = []
         if len(wanted):
             files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))

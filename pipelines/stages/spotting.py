@@ -102,12 +102,11 @@ class SpottingStage:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
     def process(self, unit: str) -> None:
-        parent, piece = unit.rsplit(".", 1)
-        rows = self._plan[1]
-        first = int(piece) * rows
         began, heartbeat = time.time(), Heartbeat(self.layout.progress(self.name, unit))
         record, downloads = read_json(self.layout.commit(self.name, unit)), downloaded_state(self.layout, unit)
-        if record is None or record["fingerprint"] != self.fingerprint or _replaced(record["downloads"], downloads):
+        wanted = self.wanted(unit, record)
+        heartbeat.expect(len(wanted))
+        if not self._goes_on(record, downloads):
             retract(self.layout.commit(self.name, unit))
             record = {
                 "unit": unit,
@@ -119,8 +118,6 @@ class SpottingStage:
                 "seconds": 0.0,
             }
         files: list[Place] = []
-        wanted = self.survivors.ordinals(self.layout, parent, first, first + rows)
-        wanted = self._not_read(unit, wanted, record, again=record["downloads"] != downloads)
         if len(wanted):
             files.append(self.layout.data(self.name, generation_name(unit, record["generations"])))
             with TableFile(files[0], SCHEMA) as out:
@@ -133,15 +130,27 @@ class SpottingStage:
         publish_record(self.layout, self.layout.commit(self.name, unit), record, files)
         heartbeat.end()
 
-    def _not_read(self, unit: str, wanted: NDArray[np.int64], record: dict[str, Any], again: bool) -> NDArray[np.int64]:
-        """The wanted rows whose picture was not read yet; `again`: also those of which none was at hand."""
+    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
+        """Ordinals of the rows whose picture is still to be read, given the unit's commit record."""
+        parent, piece = unit.rsplit(".", 1)
+        rows = self._plan[1]
+        wanted = self.survivors.ordinals(self.layout, parent, int(piece) * rows, (int(piece) + 1) * rows)
+        downloads = downloaded_state(self.layout, unit)
+        if record is None or not self._goes_on(record, downloads):
+            return wanted
         for generation in range(record["generations"]):
             name = generation_name(unit, generation)
             done = read_table(self.layout.data(self.name, name), columns=["ordinal", "status"])
-            if again:
+            if record["downloads"] != downloads:  # those that were not at hand may be now
                 done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
             wanted = wanted[~np.isin(wanted, np.asarray(done["ordinal"]))]
         return wanted
+
+    def _goes_on(self, record: dict[str, Any] | None, downloads: list[Any] | None) -> bool:
+        """Whether what a commit record vouches for stays as it is."""
+        if record is None or record["fingerprint"] != self.fingerprint:
+            return False
+        return not _replaced(record["downloads"], downloads)
 
     def _read_pictures(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
         parent = unit_of(unit)

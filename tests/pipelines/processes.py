@@ -51,11 +51,18 @@ class Starter:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.wait()
-        wanted = f"{_MARK}={self._mark}".encode()
+        for process_id in self.left():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process_id, signal.SIGKILL)
+
+    def left(self) -> list[int]:
+        """The processes that are there, workers included."""
+        wanted, found = f"{_MARK}={self._mark}".encode(), []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    os.kill(int(entry.name), signal.SIGKILL)
+                    found.append(int(entry.name))
+        return found
 
 
 @contextmanager

@@ -53,6 +53,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "shard, odd digits": (["{good}", "--shard", "\u00b2/3"], "shard"),
     "workers": (["{good}", "--workers", "0"], "workers"),
     "workers, too many": (["{good}", "--workers", "9" * 20], "it must be at least 1 and at most 10000"),
+    "workers, more than cores can carry": (["{good}", "--workers", "9999"], "for each; give at most"),
     "workers, beyond all numbers": (["{good}", "--workers", "9" * 9_999], "it must be a whole number"),
     "workers, mistyped": (["{good}", "--worker", "2"], "did you mean --workers?"),
     "shard, negative": (["{good}", "--shard=-1/3"], "shard '-1/3' is not i/n with 0 <= i < n, for example 0/4"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from pipelines.commit import publish_json, read_json
-from pipelines.engine import Engine
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.engine import Engine, _Counter
 from pipelines.layout import Layout
+from pipelines.progress import Count, Heartbeat
 from pipelines.stages import TRIES
 
 
@@ -66,21 +69,53 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
 
 
 @pytest.mark.kill
-@pytest.mark.slow
-def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_path: Path, workers: int) -> None:
+    """One worker is a process of its own too, or the driver would die of what it reads."""
     (tmp_path / "deadly").touch()
     said: list[str] = []
-    failed = _run(tmp_path, ["killer", *UNITS], workers=2, said=said)
+    failed = _run(tmp_path, ["killer", *UNITS], workers=workers, said=said)
     assert set(failed) == {"killer"} and _committed(tmp_path) == set(UNITS)
     assert [entry["error"] for entry in failed["killer"]["tries"]] == ["WorkerDied"] * TRIES
     message = failed["killer"]["tries"][0]["message"]
-    assert "137" in message and "fewer WORKERS" in message
+    assert "signal 9" in message and "fewer WORKERS" in message
     assert any("a worker process ended by itself" in line for line in said)
     assert all(_calls(tmp_path, unit) <= TRIES for unit in UNITS)
 
     (tmp_path / "deadly").unlink()
-    assert _run(tmp_path, ["killer"], workers=2) == {}
+    assert _run(tmp_path, ["killer"], workers=workers) == {}
     assert "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
+
+
+@dataclass(frozen=True)
+class Deadly(Dataset):
+    """How to read manifests, in which the process dies that reads the unit of which `mark` says that it is under way,
+    as one dies that the kernel kills for want of memory. The driver, which only looks at the files, does not."""
+
+    mark: str = ""
+
+    def aliases_of(self, role: str) -> tuple[str, ...]:
+        if Path(self.mark).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().aliases_of(role)
+
+
+@pytest.mark.kill
+def test_a_run_with_one_worker_outlives_what_kills_it(
+    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
+) -> None:
+    rows = [{"n": n, "url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(9)]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate("abc"):
+        tsv(tmp_path / "in" / f"{name}.tsv", rows[3 * number : 3 * number + 3])
+    known, out = load_dataset("custom"), tmp_path / "out"
+    fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+    deadly = Deadly(**fields, mark=str(out / "work" / "captions" / "progress" / "00001-00000"))
+    result = filtering(tmp_path / "in", out, dataset=deadly, workers=1, stages=("captions", "export"))
+    assert result.status == 1 and result.funnel["set_aside"] == {"00001-00000": "captions"}
+    assert [row["n"] for row in result.rows("kept")] == ["0", "1", "2", "6", "7", "8"]
+    record = read_json(Layout(out).failed("captions", "00001-00000"))
+    assert [entry["error"] for entry in record["tries"]] == ["WorkerDied"] * TRIES
 
 
 def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
@@ -123,3 +158,28 @@ def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
     assert result.funnel["rows_in"] == 60 and result.funnel["not_decided"]["rows"] == theirs > 0
     assert not (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
     assert not list((tmp_path / "out" / "shards").glob("00000-00002-*"))
+
+
+def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    counter = _Counter(layout, "spotting", ["a", "b", "c", "d"], "pictures", None)
+    assert counter.look() == Count(0, None), "nothing is known yet"
+    Heartbeat(layout.progress("spotting", "a")).expect(30)
+    assert counter.look() == Count(0, 120, exact=False)
+    publish_json(layout.commit("spotting", "a"), {"pictures": 30, "generations": 1})
+    Heartbeat(layout.progress("spotting", "a")).end()
+    assert counter.look() == Count(30, 120, exact=False)
+    for unit, of in (("b", 60), ("c", 60), ("d", 0)):
+        Heartbeat(layout.progress("spotting", unit)).expect(of)
+    assert counter.look() == Count(30, 150, exact=True), "the last unit has nothing to do"
+
+
+def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) -> None:
+    """Unless it was begun anew: then all of it is."""
+    layout = Layout(tmp_path)
+    for unit in ("more", "anew"):
+        publish_json(layout.commit("spotting", unit), {"pictures": 50, "generations": 1})
+    counter = _Counter(layout, "spotting", ["more", "anew"], "pictures", 100)
+    publish_json(layout.commit("spotting", "more"), {"pictures": 70, "generations": 2})
+    publish_json(layout.commit("spotting", "anew"), {"pictures": 80, "generations": 1})
+    assert counter.look() == Count(100, 100)

@@ -54,8 +54,8 @@ CAPTIONS = ("a brown dog runs", "A BROWN DOG RUNS", "two cats sleep on a red sof
 def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pipelines", "--output", str(output), *arguments]
     path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(folder)])
-    given = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": path}, "timeout": 300}
-    return subprocess.run(command, capture_output=True, text=True, check=False, **given)
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture

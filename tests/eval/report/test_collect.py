@@ -30,7 +30,7 @@ def task(name: str, kind: str, metric: str, direction: str | None = None) -> Tas
         metric=metric,
         licence="CC0-1.0",
         get="paint some",
-        direction=direction,
+        direction=direction,  # type: ignore[arg-type]
         sources=(Source(layout="webdataset", path=name),),
     )
 

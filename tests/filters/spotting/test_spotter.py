@@ -147,7 +147,9 @@ class Engine:
     def __init__(self, settings): pass
     def read(self, picture):
         if picture.width == 13: os.kill(os.getpid(), signal.SIGSEGV)
-        if picture.width == 14: time.sleep(600)
+        if picture.width == 14:
+            print("\\x1b[33mslow\\x1b[0m\\tpicture\\r\\x07", flush=True)
+            time.sleep(600)
         if picture.width == 15: raise RuntimeError('no idea')
         return []
 """
@@ -182,6 +184,7 @@ def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSet
     ]
     assert "signal 11" in str(results[1])
     assert "no idea" in str(results[5])
+    assert str(results[3]).endswith("slow\tpicture"), "colours and bells of a terminal are no part of a message"
 
 
 def test_crash_after_crash_is_no_matter_of_pictures(stubbed: SpotterSettings) -> None:

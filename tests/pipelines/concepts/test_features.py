@@ -17,7 +17,7 @@ from PIL import Image
 
 from pipelines.concepts.features import FeatureStage, _Read, _Write
 from pipelines.concepts.handler import Features, Pictures, TeacherHandler
-from pipelines.concepts.teacher import LoadedTeacher, find_teacher
+from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from pipelines.layout import Layout
 from pipelines.runner import run_units
 from pipelines.settings import WrongUse
@@ -88,21 +88,30 @@ def test_a_second_run_does_nothing_and_another_vocabulary_only_labels(filtered: 
     assert changed == {"labels"}
 
 
+class ShortOfMemory(Teacher):
+    """A teacher whose memory runs out once in a worker, at the second batch."""
+
+    def load(self, device: str = "cpu") -> LoadedTeacher:
+        whole = super().load(device)
+        return _Short(whole.model, whole.transform, whole.device)
+
+
+class _Short(LoadedTeacher):
+    _calls: list[int] = []  # noqa: RUF012  (of all instances in a process)
+
+    def features(self, pictures: list[Any]) -> Any:
+        self._calls.append(len(pictures))
+        if len(self._calls) == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().features(pictures)
+
+
 def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
-    filtered: Any, make: Any, monkeypatch: pytest.MonkeyPatch
+    filtered: Any, make: Any, tiny: tuple[str, str]
 ) -> None:
     """The other units and batches are done, and stay when the batch size is lowered."""
     data = filtered.write([9, 9])
-    whole, calls = LoadedTeacher.features, []
-
-    def short(model: LoadedTeacher, pictures: list[Any]) -> Any:
-        calls.append(len(pictures))
-        if len(calls) == 3:  # the first is a trial of the weights; the second batch of the first unit
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return whole(model, pictures)
-
-    monkeypatch.setattr(LoadedTeacher, "features", short)
-    status, said = make(data, batch_size=4)
+    status, said = make(data, batch_size=4, teacher=ShortOfMemory(**vars(find_teacher(*tiny))))
     assert status == 1
     (line,) = [line for line in said if line.startswith("error: ")]
     assert "features: unit 0000" in line and "TeacherFailed" in line and "-000.tar, batch 1 of 4 pictures" in line
@@ -111,7 +120,6 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
     commits = data / "concepts" / "work" / "features" / "commits"
     (done,) = commits.glob("*.json")
     stamp = done.stat().st_mtime_ns
-    calls[:] = [0] * 3
     status, _ = make(data, batch_size=2)
     assert status == 0 and len([*commits.glob("*.json")]) == 2 and done.stat().st_mtime_ns == stamp
     assert not [*(data / "concepts" / "work" / "features" / "parts").glob("*")]

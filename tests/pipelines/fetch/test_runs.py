@@ -35,6 +35,28 @@ WITHOUT_OCR = ("captions", "download", "export")
 Rows = list[dict[str, Any]]
 
 
+def _nobody(*args: Any, **more: Any) -> Any:
+    raise socket.gaierror(socket.EAI_AGAIN, "no network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Offline(DownloadSettings):
+    """Settings whose download runs in a worker without a network."""
+
+    @classmethod
+    def of(cls, settings: DownloadSettings) -> Offline:
+        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _offline, (os.getpid(), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+
+
+def _offline(driver: int, fields: dict[str, Any]) -> DownloadSettings:
+    if os.getpid() != driver:
+        socket.getaddrinfo = _nobody
+    return DownloadSettings(**fields)
+
+
 def _drawn(draw: Callable[..., Path], path: Path, text: str, size: tuple[int, int] = (320, 64)) -> bytes:
     return draw(path, text, size).read_bytes()
 
@@ -292,16 +314,12 @@ def test_an_outage_is_no_verdict(
     tsv: Callable[..., Path],
     tmp_path: Path,
     filtering: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Where almost nobody answers the unit is set aside, not its rows rejected; the next run tries it again."""
-    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
     web.page("*", make_jpeg())
     rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
     manifest = tsv(tmp_path / "urls.tsv", rows)
-    with pytest.MonkeyPatch.context() as offline:
-        offline.setattr("socket.getaddrinfo", _nobody)
-        down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=Offline.of(polite))
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
     assert any("12 of 12 urls met nobody" in line for line in down.said)
     assert not list((tmp_path / "out" / "work" / "download").rglob("*.tar"))
@@ -320,12 +338,10 @@ def test_an_outage_is_seen_over_units_of_few_urls(
     """Where all urls of the run are too few to tell, it is said what to do."""
     web.page("*", make_jpeg())
     rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
-    more = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 3}
+    more: dict[str, Any] = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 3}
     for count in (12, 4):
         manifest, output = tsv(tmp_path / f"{count}.tsv", rows[:count]), tmp_path / str(count)
-        with pytest.MonkeyPatch.context() as offline:
-            offline.setattr("socket.getaddrinfo", _nobody)
-            down = filtering(manifest, output, **more)
+        down = filtering(manifest, output, **more | {"download": Offline.of(polite)})
         if count == 4:
             assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
@@ -344,12 +360,10 @@ def test_a_dead_link_of_many_rows_is_no_outage(
     tsv: Callable[..., Path],
     tmp_path: Path,
     filtering: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url("/a.jpg")} for n in range(12)]
     manifest = tsv(tmp_path / "urls.tsv", rows)
-    monkeypatch.setattr("socket.getaddrinfo", _nobody)
-    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=Offline.of(polite))
     assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
 
 
@@ -381,10 +395,6 @@ def test_rows_that_share_a_url_share_its_picture(
     (tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").unlink()
     assert filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite).tables() == tables
     assert len(web.asked) == 6, "a unit without a commit is fetched anew, each url once"
-
-
-def _nobody(*args: Any, **more: Any) -> Any:
-    raise socket.gaierror(socket.EAI_AGAIN, "no network")
 
 
 def test_without_img2dataset_nothing_is_written(

@@ -240,7 +240,7 @@ def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path)
         "import sys; from pipelines.runners import boot\n"
         "import subprocess, os\n"
         "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
-        " preexec_fn=lambda me=os.getpid(): boot._die_with(me))\n"
+        " preexec_fn=lambda me=os.getpid(): boot.die_with(me))\n"
         "print(p.pid, flush=True); p.wait()"
     )
     parent = subprocess.Popen(

@@ -1,0 +1,99 @@
+"""Commands that are told to end: one line, an exit status, and no process that stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.pipelines.processes import Starter, starter
+
+pytestmark = pytest.mark.kill
+GOES_ON = "the same command goes on where this one stopped"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Iterator[Starter]:
+    with starter(str(tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+def manifest(tmp_path: Path, tsv: Callable[..., Path]) -> Path:
+    rows = [{"url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(20_000)]
+    return tsv(tmp_path / "rows.tsv", rows)
+
+
+def _start(runs: Starter, manifest: Path, workers: int) -> tuple[subprocess.Popen[str], Path]:
+    output = manifest.with_name("out")
+    return runs.start(manifest, output, "--stages", "captions", "--unit-rows", "20000", workers=workers), output
+
+
+def _wait_for(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.01)
+
+
+def _is_at_work(output: Path) -> bool:
+    return any((output / "work" / "captions" / "progress").glob("*"))
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_at_work_ends_the_command_and_its_workers(
+    runs: Starter, manifest: Path, number: signal.Signals, word: str, workers: int
+) -> None:
+    """^C reaches the whole group, SIGTERM mostly the driver alone."""
+    process, output = _start(runs, manifest, workers)
+    _wait_for(lambda: _is_at_work(output))
+    assert len(runs.left()) >= 3, "driver, fork server, workers"
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1] == f"{word}; {GOES_ON}" and "Traceback" not in said and said.count(GOES_ON) == 1
+    _wait_for(lambda: not runs.left())
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+@pytest.mark.parametrize("delay", [0.3, 1.0])
+def test_a_signal_while_it_starts_ends_the_command(
+    runs: Starter, manifest: Path, number: signal.Signals, word: str, delay: float
+) -> None:
+    process, _ = _start(runs, manifest, 1)
+    _wait_for(lambda: b"pipelines" in Path(f"/proc/{process.pid}/cmdline").read_bytes())
+    _wait_for(lambda: "numpy" in Path(f"/proc/{process.pid}/maps").read_text())
+    time.sleep(delay)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (128 + number, f"{word}; {GOES_ON}\n")
+    _wait_for(lambda: not runs.left())
+
+
+def test_nothing_outlives_a_driver_that_is_killed(runs: Starter, manifest: Path) -> None:
+    process, output = _start(runs, manifest, 2)
+    _wait_for(lambda: _is_at_work(output))
+    process.kill()
+    process.wait()
+    _wait_for(lambda: not runs.left())
+
+
+def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_path: Path, tsv: Any) -> None:
+    """As nohup asks for, and shells that start a command in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        manifest = tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
+        process, output = _start(runs, manifest, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    _wait_for(lambda: (output / "work" / "lock").exists())
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, said
