@@ -35,12 +35,12 @@ B       ?=#                 and of another; the comparison is written into the s
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test` and `make test-all` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners lint bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
+.PHONY: help setup filter pilot concepts train test test-all test-runners lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
 
 comma := ,
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
@@ -59,7 +59,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy tests setup.py)
+CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy tests setup.py open_diht.py docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier spotting overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper
@@ -112,6 +112,9 @@ test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's
 lint: env-all ## Run ruff and mypy
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m mypy $(CODE)
+
+docs: env-all ## Build the documentation into out/docs; broken links and pages without a place are errors
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict && echo "out/docs/index.html"
 
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
 	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status

@@ -1,4 +1,5 @@
-"""One distribution, `diht`. Extras choose what a machine gets; `filter` (= `text` + `ocr`) comes without torch."""
+"""One distribution, `open-diht` (`diht` is the authors' own). Extras choose what a machine gets; `filter` (= `text` +
+`ocr`) comes without torch."""
 
 from pathlib import Path
 
@@ -60,6 +61,11 @@ EXTRAS = {
     ],
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
+    "docs": [
+        "mkdocs==1.6.1",
+        "mkdocs-material>=9.6,<10",
+        "mkdocstrings[python]>=1.0,<2",
+    ],
     "dev": [
         "ruff",
         "mypy",
@@ -78,7 +84,7 @@ EXTRAS = {
 }
 
 setup(
-    name="diht",
+    name="open-diht",
     version="0.1.0",
     description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an evaluation",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
@@ -92,7 +98,23 @@ setup(
         include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
         exclude=["*.__pycache__", "*.__pycache__.*"],
     ),
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css"]},
+    py_modules=["open_diht"],
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "py.typed"]},
+    entry_points={"console_scripts": ["open-diht = open_diht:main"]},
     extras_require=EXTRAS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+    keywords=["clip", "image-text", "data filtering", "apache beam", "contrastive learning", "hard negatives"],
     zip_safe=False,
 )

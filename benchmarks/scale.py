@@ -38,7 +38,7 @@ from pipelines.stages.captions import CaptionStage
 UNIT_ROWS = 2_000
 PLAIN = """
 import sys
-import filters
+import pipelines  # first: one thread, as in a run
 from pathlib import Path
 from benchmarks.scale import stage_of
 stage = stage_of(Path(sys.argv[1]))
@@ -79,7 +79,7 @@ def run_plain(output: Path, units: list[str], processes: int) -> list[int]:
 
 SHARD = """
 import sys
-import filters
+import pipelines  # first: one thread, as in a run
 from pathlib import Path
 from benchmarks.scale import run_beam
 run_beam(Path(sys.argv[1]), sys.argv[2:], 1)

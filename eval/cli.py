@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 PATIENCE_S = 12 * 3600.0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="make bench",
+        prog=prog,
         description="Zero-shot classification, retrieval and VQA, with intervals and a protocol for every number.",
     )
     parser.add_argument(
@@ -62,11 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
 
     def run() -> int:
-        options = _parser().parse_args(arguments)
+        options = _parser(prog).parse_args(arguments)
         try:
             return _list() if options.list else _bench(options)
         except OSError as error:  # a full disk, a folder that may not be written, a file that went away

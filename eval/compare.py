@@ -21,9 +21,9 @@ from eval.comparison_table import to_markdown
 from eval.errors import EvalError
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = Parser(prog="make compare", description=(__doc__ or "").split("\n\n")[1])
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.compare") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")
     parser.add_argument("b", type=Path, metavar="B", help="results of the second")
     parser.add_argument("--output", type=Path, help="folder for compare.json and compare.md (default: B's)")

@@ -1,11 +1,5 @@
 """What a caption or a picture says: pure functions and small classes, free of Beam and torch.
 
-Importing the package asks the numeric libraries for one thread each, unless the environment says otherwise: parallelism
-comes from worker processes, and threads of one process cost more than they bring. It has an effect only before NumPy is
-first imported, so import this first.
+Importing the package changes nothing in the process. Its arrays are small: one thread of the numeric libraries is
+enough (`OMP_NUM_THREADS=1`), and `pipelines`, whose parallelism is worker processes, asks for it.
 """
-
-import os
-
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")

@@ -1,4 +1,9 @@
 """Who is asked, where, and what is kept: Beam over manifests. Asks `filters`; only `concepts` needs torch, and nothing
 imports the trainer."""
 
-import filters  # noqa: F401  (first: it asks for one thread per process, which workers inherit)
+import os
+
+# Parallelism comes from worker processes, which inherit this; threads of one process cost more than they bring. It has
+# an effect only before NumPy is imported, so it stands here.
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")

@@ -72,7 +72,11 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
-        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters or stages of your own"
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="a Python module with filters or stages of your own",
     )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
@@ -142,12 +146,12 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def filter_rows() -> int:
-        parser = command_parser("make filter", "CAT filters: Complexity, Action, Text-spotting.")
+        parser = command_parser(prog, "CAT filters: Complexity, Action, Text-spotting.")
         options, of_beam = parser.parse_known_args(arguments)
         return told(run(settings_of(parser, options, of_beam, arguments), say))
 
@@ -255,6 +259,11 @@ def _places(output: Place, source: str, dataset: Dataset) -> list[tuple[str, str
 def _default_input(dataset: Dataset) -> str:
     folder = Path("data") / dataset.name
     if not any(folder.glob(dataset.default_glob)):
+        if dataset.name == "sample":
+            raise WrongUse(
+                f"the sample is not in {folder}: it comes with the repository and not with the package (10 MB of "
+                "pictures under licences of their own); run in a checkout, or say --dataset and --input"
+            )
         raise WrongUse(missing_data_message(dataset, str(folder)))
     return str(folder / dataset.default_glob)
 

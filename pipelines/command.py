@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 
@@ -24,10 +24,10 @@ class Told(KeyboardInterrupt):
         self.number = number
 
 
-def run_command(module: str) -> NoReturn:
-    """Run `main` of a module to its end as what this process is for. A signal that comes while it is imported ends the
-    process at once; one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended,
-    and a second one does not wait for that."""
+def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
+    """Run `main` of a module, with the arguments, to its end as what this process is for. A signal that comes while it
+    is imported ends the process at once; one that comes later is raised as KeyboardInterrupt, so that locks are given
+    back and jobs ended, and a second one does not wait for that."""
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
     for number in asked:
         signal.signal(number, _end)
@@ -45,7 +45,7 @@ def run_command(module: str) -> NoReturn:
     try:
         for number in asked:
             signal.signal(number, tell)
-        status = main()
+        status = main(*arguments, **named)
     except Told as told:
         _end(told.number)
     raise SystemExit(status)

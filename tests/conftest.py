@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import importlib
 import os
 import shutil
 import socket
@@ -7,10 +8,22 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
 from filters.spotting import weights
+
+
+@pytest.fixture
+def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts a command of `pipelines` runs it in the process of the test, which keeps its signals and forks
+    nothing."""
+
+    def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
+        raise SystemExit(importlib.import_module(module).main(*arguments, **named))
+
+    monkeypatch.setattr("pipelines.command.run_command", run_command)
 
 
 @pytest.fixture(scope="session")

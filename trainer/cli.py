@@ -6,7 +6,7 @@ Exit status: 0 trained to the end; 1 a failed run; 2 wrong use; 130 or 143 stopp
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +23,30 @@ from trainer.step import Diverged
 from trainer.warm_start import BadWeights
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m trainer",
+        prog=prog,
         description="Train a dual encoder on the shards of `make filter`.",
         epilog="On several GPUs: torchrun --nproc-per-node 8 -m trainer --data ... --workdir ...",
     )
     parser.add_argument("--data", help="output folders of make filter, or shards; comma-separated")
     parser.add_argument("--config", default="tiny", help=f"one of {', '.join(config_names())}, or a YAML file")
-    parser.add_argument("--workdir", required=True, help="folder for everything that is written; again the same: go on")
+    parser.add_argument(
+        "--workdir",
+        required="workdir" not in defaults,
+        help="folder for everything that is written; again the same: go on",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the configuration: loss.beta=0.5")
+    parser.set_defaults(**defaults)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer", **defaults: str) -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
+    options that need not be given."""
 
     def run() -> int:
-        options = _parser().parse_args(arguments)
+        options = _parser(prog, defaults).parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
         outcome = train(config, Path(options.workdir), say)
         return OK if outcome.finished else 128 + (outcome.signal or 15)

@@ -80,6 +80,8 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent is None:
         return values
     parent_path = path.parent / f"{parent}.yaml" if "/" not in str(parent) else path.parent / str(parent)
+    if not parent_path.is_file() and parent in config_names():
+        parent_path = FOLDER / f"{parent}.yaml"
     if not parent_path.is_file():
         raise BadConfig(f"{path} extends {parent!r}, but there is no file {parent_path}")
     if parent_path.resolve() in (chain := (*below, path.resolve())):

@@ -20,9 +20,10 @@ from eval.tasks import Source, Task, choose_tasks
 REFERENCE = "reference"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns 0, 1 where something could not be fetched, 2 for wrong use."""
-    parser = Parser(prog="make bench-data", description="Fetch evaluation data.")
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.fetch") -> int:
+    """Run the command line, called `prog` in its help; returns 0, 1 where something could not be fetched, 2 for wrong
+    use."""
+    parser = Parser(prog=prog, description="Fetch evaluation data.")
     parser.add_argument("--task", help="suites and tasks, comma-separated; `reference` is the reference encoder")
     parser.add_argument("--weights", help="NAME:TAG, weights that open_clip knows how to get")
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")

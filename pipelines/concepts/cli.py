@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from common.command_line import Parser, exit_status, number, say
 from common.fields import Positive
@@ -22,11 +22,12 @@ from pipelines.storage import place
 _WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
 
 
-def _parser() -> Parser:
+def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser = Parser(
-        prog="make concepts", description="Vocabularies, labels and teacher features for concept distillation."
+        prog=prog,
+        description="Vocabularies, labels and teacher features for concept distillation.",
     )
-    parser.add_argument("--data", required=True, help="output folder of `make filter`, or its URL")
+    parser.add_argument("--data", required="data" not in defaults, help="output folder of `make filter`, or its URL")
     parser.add_argument("--output", help="folder or URL for everything that is written (default: DATA/concepts)")
     parser.add_argument(
         "--teacher",
@@ -62,22 +63,26 @@ def _parser() -> Parser:
         default=0.05,
         help="share of bad pictures above which the exit status is 1 (0.05)",
     )
+    parser.set_defaults(**defaults)
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str
+) -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
+    options that need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     return exit_status(
-        lambda: run(_settings(arguments), say),
+        lambda: run(_settings(_parser(prog, defaults), arguments), say),
         wrong_use=(RunnerError,),
         failed=(ModelMissing, NotLocked),
         stopped=None,
     )
 
 
-def _settings(arguments: Sequence[str]) -> ConceptSettings:
-    options = _parser().parse_args(arguments)
+def _settings(parser: Parser, arguments: Sequence[str]) -> ConceptSettings:
+    options = parser.parse_args(arguments)
     data = place(options.data)
     return ConceptSettings(
         data=data,

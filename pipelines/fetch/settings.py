@@ -12,7 +12,7 @@ from pipelines.fetch.addresses import Allowed
 
 def _version() -> str:
     try:
-        return version("diht")
+        return version("open-diht")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "0"
 

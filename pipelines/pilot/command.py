@@ -23,12 +23,12 @@ from pipelines.stages.said import KINDS
 from pipelines.storage import place
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.pilot") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
     def pilot() -> int:
-        parser = _parser()
+        parser = _parser(prog)
         options, of_beam = parser.parse_known_args(arguments)
         if options.shard:
             raise WrongUse("a pilot is one run; leave out SHARD")
@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(pilot)
 
 
-def _parser() -> Parser:
-    parser = command_parser("make pilot", "Filter a random sample of units, and say what the whole data set will take.")
+def _parser(prog: str) -> Parser:
+    parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(
         "--units", type=_from_0(int), help=f"units to draw (default {UNITS}, or all where there are fewer)"

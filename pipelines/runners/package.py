@@ -52,7 +52,7 @@ def build_wheel() -> Path | None:
 def copy_tree(source: Path, target: Path) -> Path:
     """Copy what setup.py packs; returns `target`."""
     target.mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("setup.py", "pyproject.toml", "open_diht.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(source / name, target / name)
     for top in ("common", "filters", "pipelines", "trainer", "eval"):
         if (source / top).is_dir():

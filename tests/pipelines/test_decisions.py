@@ -188,8 +188,8 @@ def test_styles_of_the_sample(preset: str, sample: dict[str, set[int]], labels: 
     assert kept["product"] <= 0.15 and kept["attributes"] <= 0.25
 
 
-def test_the_readme_shows_the_table_of_the_sample(runs: dict[str, tuple[set[int], list[str]]]) -> None:
-    readme = (SAMPLE.parents[1] / "README.md").read_text(encoding="utf-8")
+def test_the_tutorial_shows_the_table_of_the_sample(runs: dict[str, tuple[set[int], list[str]]]) -> None:
+    tutorial = (SAMPLE.parents[1] / "docs" / "tutorial.md").read_text(encoding="utf-8")
     said = "\n".join(runs["paper"][1])
     table = said[said.index("stage     reason") :].splitlines()
-    assert [line for line in table if line not in readme and "results in" not in line] == []
+    assert [line for line in table if line not in tutorial and "results in" not in line] == []

@@ -132,6 +132,18 @@ def test_files_extend_files(tmp_path: Path) -> None:
         load_config(str(tmp_path / "mine.yaml"))
 
 
+def test_a_file_anywhere_extends_a_configuration_that_comes_along(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: vit-b-32\nloss: {beta: 0.2}\n")
+    config = load_config(str(mine), base=DATA)
+    assert (config.model.name, config.loss.beta) == ("ViT-B-32", 0.2)
+    (tmp_path / "vit-b-32.yaml").write_text("extends: vit-b-16\n")  # a file beside it comes first
+    assert load_config(str(mine), base=DATA).model.name == "ViT-B-16"
+    mine.write_text("extends: vit-b-23\n")
+    with pytest.raises(BadConfig, match=r"extends 'vit-b-23', but there is no file"):
+        load_config(str(mine))
+
+
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         HnNce().beta = 1.0  # type: ignore[misc]

@@ -31,8 +31,8 @@ VERSION = 2  # raise it when equal data and settings give other heads, or other 
 FEW = 100  # tested samples below which figures are called rough
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="make concepts", description="Teacher heads and concept targets from stored features.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = Parser(prog=prog, description="Teacher heads and concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
     parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
     for field in fields(HeadSettings):
@@ -40,11 +40,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer.concepts") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
 
     def make() -> int:
-        options = _parser().parse_args(arguments)
+        options = _parser(prog).parse_args(arguments)
         if options.k < 1:
             raise WrongUse(f"--k {options.k}: it must be at least 1")
         try:

@@ -62,6 +62,11 @@ def test_a_gpu_is_not_filled_with_a_teacher_per_core(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     words = ["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]
-    assert cli._settings(words).workers == 64
-    assert cli._settings([*words, "--device", "cuda:1"]).workers == 4
-    assert cli._settings([*words, "--device", "cuda", "--workers", "9"]).workers == 9
+
+
+    def workers(*more: str) -> int:
+        return cli._settings(cli._parser("concepts", {}), [*words, *more]).workers
+
+    assert workers() == 64
+    assert workers("--device", "cuda:1") == 4
+    assert workers("--device", "cuda", "--workers", "9") == 9

@@ -131,7 +131,8 @@ def test_workers_are_processes_of_the_boot_program_with_this_code_staged(
         beam_runner_api_pb2.ArtifactStagingToRolePayload.FromString(artifact.role_payload).staged_name
         for artifact in submitted.environment.dependencies
     ]
-    assert "extra_packages.txt" in staged and any(name.startswith("diht-") and name.endswith(".whl") for name in staged)
+    assert "extra_packages.txt" in staged
+    assert any(name.startswith("open_diht-") and name.endswith(".whl") for name in staged)
 
 
 def test_what_the_user_says_wins(flink_rest: Callable[..., str], submitted: Submission) -> None:

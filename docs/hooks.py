@@ -1,0 +1,247 @@
+"""What `make docs` adds to the pages: tables made from the code, Markdown files that live beside it, and working links.
+
+Pages link each other as they lie in the repository, so that they also read well there. Where a table is to be made
+stands `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import io
+import logging
+import os
+import posixpath
+import re
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BESIDE = (
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/RESULTS.md",
+    "data/sample/README.md",
+    "deploy/README.md",
+    "deploy/dataflow/README.md",
+    "deploy/flink/README.md",
+    "deploy/kubernetes/README.md",
+    "deploy/slurm/README.md",
+    "trainer/README.md",
+)
+"""Pages that live outside `docs/`; in the site they are below `project/`."""
+LATER = {"Extend": ("extend/dataset.md", "extend/filter.md", "extend/stage.md", "extend/loss.md", "extend/task.md")}
+"""Pages that are in the navigation where they are there."""
+_LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
+_FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
+_DIRECTIVE = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Fill the sections of the navigation that `LATER` names."""
+    for entry in config.nav or ():
+        if isinstance(entry, dict):
+            entry.update({section: _present(config, LATER[section]) for section in LATER.keys() & entry.keys()})
+    return config
+
+
+def _present(config: MkDocsConfig, pages: Sequence[str]) -> list[str]:
+    return [page for page in pages if Path(config.docs_dir, page).is_file()]
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that live beside the code."""
+    for path in BESIDE:
+        files.append(File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Make the tables that a page asks for, and its links fit the site."""
+    where = page.file.src_uri
+    made = _DIRECTIVE.sub(lambda found: _make(found, where), markdown)
+    parts = _FENCE.split(made)  # code, which is every other part, stays as it is
+    parts[::2] = [_LINK.sub(lambda found: _linked(found, where, files), part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _linked(found: re.Match[str], where: str, files: Files) -> str:
+    before, target, anchor, after = found.groups()
+    if "://" in target or target.startswith("mailto:"):
+        return found.group(0)
+    here = where.removeprefix("project/") if where.startswith("project/") else f"docs/{where}"
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+    if path.startswith("docs/"):
+        uri = path.removeprefix("docs/")
+    elif path in BESIDE or f"{path}/README.md" in BESIDE:
+        uri = f"project/{path if path in BESIDE else f'{path}/README.md'}"
+    elif path == "README.md":
+        uri = "index.md"
+    elif (REPOSITORY / path).exists():  # code, which the site does not hold: its name is enough
+        return f"{before[before.index('[') + 1 : -2]} (`{path}`)"
+    else:
+        raise PluginError(f"{here}: the link to {target} leads nowhere")
+    if files.get_file_from_path(uri) is None:
+        raise PluginError(f"{here}: the link to {target} leads to no page")
+    return f"{before}{posixpath.relpath(uri, posixpath.dirname(where) or '.')}{anchor or ''}{after}"
+
+
+def _make(found: re.Match[str], where: str) -> str:
+    name, argument = found.groups()
+    if name == "seam":  # a note to those who write here
+        return ""
+    if name not in MAKERS:
+        raise PluginError(f"{where}: nothing makes {found.group(0)!r}; there are {', '.join(MAKERS)}")
+    return "\n".join(MAKERS[name](argument) if argument else MAKERS[name]())
+
+
+def settings(name: str) -> Iterator[str]:
+    """The fields of a dataclass with their defaults and docstrings."""
+    yield from _fields(_class(name))
+
+
+def sections(name: str) -> Iterator[str]:
+    """The same of each dataclass that a field of this one holds, under a heading each."""
+    for field, kind in get_type_hints(_class(name)).items():
+        yield from (f"## {field}", "", _cell(kind.__doc__ or ""), *_fields(kind, f"{field}."))
+
+
+def _class(name: str) -> type[Any]:
+    module, _, kind = name.rpartition(".")
+    found: type[Any] = getattr(import_module(module), kind)
+    return found
+
+
+def _fields(kind: type[Any], prefix: str = "") -> Iterator[str]:
+    said, fields = field_docstrings(kind), dataclasses.fields(kind)
+    if any(map(_default, fields)):
+        yield from ("", "| setting | default | meaning |", "|---|---|---|")
+        for field in fields:
+            default = _default(field) or "must be given"
+            yield f"| `{prefix}{field.name}` | {default} | {_cell(said.get(field.name, ''))} |"
+    else:  # a record, whose fields are made and not set
+        yield from ("", "| field | meaning |", "|---|---|")
+        yield from (f"| `{prefix}{field.name}` | {_cell(said.get(field.name, ''))} |" for field in fields)
+    yield ""
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    """The default as people would write it; empty where there is none."""
+    if field.default is not dataclasses.MISSING:
+        return f"`{_yaml(field.default)}`"
+    if field.default_factory is dataclasses.MISSING:
+        return ""
+    made = field.default_factory()
+    if dataclasses.is_dataclass(made):
+        return f"`{type(made).__name__}()`"
+    return f"`{_yaml(made)}`" if isinstance(made, tuple | list | dict) else "depends on the machine"
+
+
+def field_docstrings(kind: type[Any]) -> dict[str, str]:
+    """What stands below each field of a dataclass."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    said: dict[str, str] = {}
+    for field, after in zip(tree.body, tree.body[1:], strict=False):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                said[name] = text
+    return said
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, tuple):
+        value = [list(part) if isinstance(part, tuple) else part for part in value]
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+
+
+def presets() -> Iterator[str]:
+    """What each preset sets, side by side."""
+    from filters.presets import load_preset, preset_names
+
+    names = sorted(preset_names(), key=lambda name: (name != "paper", name))
+    loaded = {name: load_preset(name).as_dict() for name in names}
+    yield from ("", f"| setting | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names))
+    for section, values in loaded["paper"].items():
+        if isinstance(values, dict):
+            for setting in values:
+                row = [f"`{_yaml(loaded[name][section][setting])}`" for name in names]
+                shown = [row[0], *("=" if other == row[0] else other for other in row[1:])]
+                yield f"| `{section}.{setting}` | {' | '.join(shown)} |"
+    yield ""
+
+
+def datasets() -> Iterator[str]:
+    """The known data sets, from `pipelines/datasets/`."""
+    from pipelines.datasets import dataset_names, load_dataset
+
+    yield from ("", "| `DATASET` | what | where the manifest is | size | licence | note |", "|---|---|---|---|---|---|")
+    for name in dataset_names():
+        known = load_dataset(name)
+        title = f"[{known.title}]({known.homepage})" if known.homepage else known.title
+        cells = (known.where, known.size, known.licence, known.notes)
+        yield f"| `{name}` | {title} | {' | '.join(map(_cell, cells))} |"
+    yield ""
+
+
+def reasons() -> Iterator[str]:
+    """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
+    from filters.presets import load_preset
+    from pipelines.decisions import cascade
+
+    yield from ("", "| stage | reason | meaning |", "|---|---|---|")
+    steps = cascade(load_preset("paper-dedup"))
+    yield from (f"| {step.stage} | `{step.reason}` | {_cell(step.explanation)} |" for step in steps)
+    yield ""
+
+
+def command_help(command: str) -> Iterator[str]:
+    """What `open-diht COMMAND --help` prints."""
+    from open_diht import COMMANDS
+
+    os.environ["COLUMNS"] = "100"
+    known = COMMANDS.get(command)
+    module, defaults = (known.module, dict(known.defaults)) if known else ("trainer.concepts.cli", {})
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        import_module(module).main(["--help"], f"open-diht {command}", **defaults)
+    yield from ("```text", text.getvalue().rstrip(), "```")
+
+
+def make_help() -> Iterator[str]:
+    """What `make help` prints."""
+    plain = {**os.environ, "MAKEFLAGS": "", "MFLAGS": ""}
+    command = ["make", "--no-print-directory", "help"]
+    done = subprocess.run(command, cwd=REPOSITORY, env=plain, capture_output=True, text=True, check=True)
+    yield from ("```text", done.stdout.strip("\n"), "```")
+
+
+MAKERS: dict[str, Callable[..., Iterator[str]]] = {
+    "settings": settings,
+    "sections": sections,
+    "presets": presets,
+    "datasets": datasets,
+    "reasons": reasons,
+    "help": command_help,
+    "make": make_help,
+}

@@ -1,0 +1,146 @@
+"""The command `open-diht`: what the targets of the Makefile do, wherever the package is installed.
+
+    open-diht filter --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
+
+Options and defaults are those of the targets of the same names: `make filter DATASET=sample` is
+`open-diht filter --dataset sample`. Exit status: that of the command; 2 where it is unknown or its extra is not
+installed.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from importlib.metadata import version
+from importlib.util import find_spec
+
+OK, WRONG_USE = 0, 2
+_HELP = {"-h", "--help"}
+_OURS = ("common", "filters", "pipelines", "trainer", "eval")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word that may follow `open-diht`."""
+
+    about: str
+    module: str
+    """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
+    extra: str
+    """The extra of the distribution that it needs."""
+    defaults: tuple[tuple[str, str], ...] = ()
+    """Options that need not be given here, though the module wants them."""
+
+
+COMMANDS = {
+    "filter": Command("filter a data set", "pipelines.cli", "filter"),
+    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command", "filter"),
+    "concepts": Command(
+        "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
+        "pipelines.concepts.cli",
+        "filter,train,teacher",
+        (("data", "out/sample"),),
+    ),
+    "train": Command(
+        "train a model on filtered data",
+        "trainer.cli",
+        "train",
+        (("data", "out/sample"), ("workdir", "out/train")),
+    ),
+    "bench": Command("evaluate a model", "eval.__main__", "bench"),
+    "bench-data": Command("fetch evaluation data", "eval.fetch.__main__", "bench"),
+    "compare": Command("test two models against each other on the same items", "eval.compare", "bench"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in _HELP:
+        print(_usage())
+        return OK
+    if words[0] == "--version":
+        print(f"open-diht {version('open-diht')}")
+        return OK
+    name, *rest = words
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, 1)
+        meant = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(COMMANDS)}"
+        return _refuse(f"unknown command {name!r}; {meant}")
+    command = COMMANDS[name]
+    try:
+        if name == "concepts":
+            return _concepts(command, rest)
+        return _run(command.module, rest, f"open-diht {name}", **dict(command.defaults))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in _OURS or find_spec(package):
+            raise  # a fault of ours or of an installed package: no extra would mend it
+        return _refuse(
+            f"open-diht {name} needs {package}, which is not installed: pip install 'open-diht[{command.extra}]'"
+        )
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.about}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: open-diht COMMAND [options]",
+            "",
+            "CAT filters, training and evaluation of image-text models (DiHT, CVPR 2023).",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "`open-diht COMMAND --help` lists the options of one; `open-diht --version` says which this is.",
+        ]
+    )
+
+
+def _run(module: str, arguments: Sequence[str], prog: str, **defaults: str) -> int:
+    """Run `main` of a module; where `python -m` would first arrange how it ends and forks, so does this."""
+    if not module.startswith("pipelines."):
+        status: int = import_module(module).main(arguments, prog, **defaults)
+        return status
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        import_module("pipelines.command").run_command(module, arguments, prog, **defaults)
+    except SystemExit as ended:
+        return int(ended.code or OK)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    raise AssertionError("a command ends with its status")
+
+
+def _concepts(command: Command, words: Sequence[str]) -> int:
+    """Both halves of `make concepts`: targets' features on Beam, then heads on torch."""
+    cut = words.index("--") if "--" in words else len(words)
+    of_features, of_heads = words[:cut], words[cut + 1 :]
+    if _HELP & {*of_heads}:
+        return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
+    defaults = dict(command.defaults)
+    status = _run(command.module, of_features, "open-diht concepts", **defaults)
+    if status != OK or _HELP & {*of_features}:
+        return status
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data", default=defaults["data"])
+    parser.add_argument("--output")
+    known, _ = parser.parse_known_args(of_features)
+    of_heads = ["--concepts", known.output or f"{known.data}/concepts", *of_heads]
+    return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
+
+
+def _refuse(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return WRONG_USE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""What the README and the pages tell people to type: it is there, it parses, it runs.
+
+The word behind the three marks of a code block says what becomes of it here:
+
+- `bash`, `sh` or nothing: commands. Ours go through the real parsers, those of others are known by name.
+- `{.python .run}`, and `python` in the README: executed; it prints what the next `text` block or its own comments
+  show.
+- `{.python .compile}`, and `python` elsewhere: compiled, and its imports executed; what else it needs is not at hand.
+- `{.yaml .preset}`, `.config`, `.dataset`, `.suite`: read by what reads such files. `yaml`: it is YAML.
+- `text`, `bibtex`: shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import open_diht
+from eval.tasks import load_suite
+from filters.presets import load_preset
+from pipelines.datasets import load_dataset
+from pipelines.runners.beam_options import check_beam_options
+
+pytestmark = pytest.mark.usefixtures("commands_in_process")
+REPOSITORY = Path(__file__).resolve().parents[1]
+TEXTS = sorted(
+    str(path.relative_to(REPOSITORY))
+    for pattern in ("*.md", "docs/**/*.md", "deploy/**/README.md", "trainer/README.md", "benchmarks/RESULTS.md")
+    for path in REPOSITORY.glob(pattern)
+)
+QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": ""}
+OURS = r"(pipelines|trainer|eval|filters)\b"
+OTHERS = ("docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
+"""Beginnings of lines that are typed to other programs."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A code block."""
+
+    page: str
+    kind: str
+    text: str
+    shown: str
+    """What the `text` block right behind it holds."""
+
+
+def blocks() -> Iterator[Block]:
+    fence = re.compile(r"^```([^\n]*)\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+    for page in TEXTS:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        yield from (Block(page, found[0], found[1], found[2]) for found in fence.findall(text))
+
+
+BLOCKS = list(blocks())
+COMMANDS = [block for block in BLOCKS if block.kind in ("", "sh", "bash")]
+RUN = [block for block in BLOCKS if block.kind == ("python" if block.page == "README.md" else "{.python .run}")]
+COMPILED = [block for block in BLOCKS if block.kind in ("python", "{.python .compile}") and block not in RUN]
+READ = [block for block in BLOCKS if "yaml" in block.kind]
+
+
+def ids(chosen: Sequence[Block]) -> list[str]:
+    return [f"{block.page}:{place}" for place, block in enumerate(chosen)]
+
+
+def lines() -> list[str]:
+    """The commands of all pages, each once, without comments."""
+    joined = (line for block in COMMANDS for line in block.text.replace("\\\n", " ").splitlines())
+    return sorted({re.split(r"\s+# ", line)[0].strip() for line in joined} - {""})
+
+
+def typed(*starts: str) -> list[str]:
+    return [line for line in lines() if line.startswith(starts)]
+
+
+class Parsed(BaseException):
+    """The command line was understood; what would follow is another test's."""
+
+
+def understood(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> tuple[argparse.Namespace, list[str]]:
+    """What the parser that `run` comes to makes of its arguments, and what it leaves; nothing else is done."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
+        raise Parsed(*parse(self, *given, **named))
+
+    with monkeypatch.context() as patched, pytest.raises(Parsed) as parsed:
+        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
+        run()
+    options, rest = parsed.value.args
+    return options, rest
+
+
+def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module's own parser takes the arguments; what it leaves are options of Beam."""
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", [module, *arguments])
+        options, rest = understood(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True), monkeypatch)
+    if module in ("pipelines", "pipelines.pilot"):
+        check_beam_options(rest, options.runner)
+    else:
+        assert not rest
+
+
+def of_make(command: str) -> list[list[str]]:
+    """The commands of our modules that a `make` line ends in, as words: the module, then its arguments."""
+    words = shlex.split(command)
+    done = subprocess.run(
+        [words[0], "-n", *words[1:]], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    ran = re.findall(rf"^(?:set -f; )?\.venv/bin/python -m ({OURS}.*)", done.stdout, re.MULTILINE)
+    return [shlex.split(line) for line, _ in ran]
+
+
+def test_blocks_say_what_they_are() -> None:
+    known = {"", "sh", "bash", "text", "bibtex", "python", "{.python .run}", "{.python .compile}", *READERS}
+    assert [(block.page, block.kind) for block in BLOCKS if block.kind not in known] == []
+    assert len(COMMANDS) > 20 and len(RUN) > 4 and COMPILED and READ, "the pages are read as meant"
+
+
+def test_every_line_is_checked_or_of_another_program() -> None:
+    ours = ("make ", "python -m ", "torchrun ", "open-diht ")
+    assert [line for line in lines() if not line.startswith((*ours, *OTHERS)) and not of_container(line)] == []
+
+
+@pytest.mark.parametrize("command", typed("make "))
+def test_make_lines_name_targets_and_variables_that_exist(command: str) -> None:
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for word in shlex.split(command)[1:]:
+        name, equals, _ = word.partition("=")
+        assert re.search(rf"^{re.escape(name)} *\?=" if equals else rf"^{re.escape(name)}:.* ## ", makefile, re.M), word
+
+
+@pytest.mark.parametrize("command", typed("make "))
+def test_make_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, *arguments in of_make(command):
+        if module != "filters.spotting.weights":  # it is asked whether the weights are there
+            check(module, arguments, monkeypatch)
+
+
+def of_container(command: str) -> list[str]:
+    """What a line has another program run in Python: the module, then its arguments."""
+    found = re.search(rf"\s-m ({OURS}.*)", command)
+    return shlex.split(found[1]) if found else []
+
+
+@pytest.mark.parametrize("command", [line for line in lines() if of_container(line)])
+def test_python_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, *arguments = of_container(command)
+    check(module, arguments, monkeypatch)
+
+
+@pytest.mark.parametrize("command", typed("open-diht "))
+def test_open_diht_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, rest = understood(lambda: open_diht.main(shlex.split(command)[1:]), monkeypatch)
+    check_beam_options(rest, "direct")
+
+
+@pytest.mark.parametrize("command", typed("sbatch ", "kubectl ", "docker build "))
+def test_files_that_are_given_to_other_programs_are_there(command: str) -> None:
+    named = [word for word in shlex.split(command) if word.startswith("deploy/")]
+    assert named and all((REPOSITORY / word).is_file() for word in named)
+
+
+def test_extras_that_are_to_be_installed_exist() -> None:
+    setup = (REPOSITORY / "setup.py").read_text(encoding="utf-8")
+    for page in TEXTS:
+        text = (REPOSITORY / page).read_text(encoding="utf-8")
+        for extras in re.findall(r"pip install (?:-e )?'?[\w.-]*\[([\w,]+)\]", text):
+            assert all(f'    "{extra}": ' in setup for extra in extras.split(",")), (page, extras)
+
+
+def _config(path: str) -> Any:
+    from trainer.config_files import load_config
+
+    return load_config(path, base={"data": {"sources": [{"path": "/data/cat"}]}})
+
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "yaml": lambda path: yaml.safe_load(Path(path).read_text(encoding="utf-8")),
+    "{.yaml .preset}": load_preset,
+    "{.yaml .config}": _config,
+    "{.yaml .dataset}": load_dataset,
+    "{.yaml .suite}": load_suite,
+}
+
+
+@pytest.mark.parametrize("block", READ, ids=ids(READ))
+def test_files_are_read_by_what_reads_such_files(block: Block, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(block.text, encoding="utf-8")
+    assert READERS[block.kind](str(path)) is not None
+
+
+@pytest.mark.parametrize("block", COMPILED, ids=ids(COMPILED))
+def test_examples_compile_and_import_what_is_there(block: Block) -> None:
+    compile(block.text, block.page, "exec")
+    imports = "\n".join(line for line in block.text.splitlines() if line.startswith(("import ", "from ")))
+    exec(imports, {})
+
+
+def python(folder: Path, *arguments: str) -> str:
+    """What Python prints that runs in a folder with the sample, as in a checkout."""
+    if not (folder / "data").exists():
+        (folder / "data").symlink_to(REPOSITORY / "data")
+    path = {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=os.environ | path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", RUN, ids=ids(RUN))
+def test_examples_print_what_is_shown(block: Block, tmp_path: Path, ocr_models: None) -> None:
+    if "out/sample" in block.text:  # the tutorial, which has filtered the sample by then
+        python(tmp_path, "-m", "pipelines")
+    shown = block.shown.splitlines() or re.findall(r"^# (.*)$", block.text, re.MULTILINE)
+    assert shown and python(tmp_path, "-c", block.text).splitlines() == shown
+
+
+def anchors(path: Path) -> set[str]:
+    """What headings of a page are called in links."""
+    plain = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", plain, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_to_files_and_headings(name: str) -> None:
+    page = REPOSITORY / name
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        led = page.parent.joinpath(path) if path else page
+        assert led.exists(), target
+        assert not anchor or led.suffix != ".md" or anchor in anchors(led), target
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    named = 0
+    for row in (REPOSITORY / "docs/guarantees.md").read_text(encoding="utf-8").splitlines():
+        path = ""
+        for file, test in re.findall(r"`([\w/.]*)::(\w+)`", row):
+            path = file or path
+            assert re.search(rf"^def {test}\(", (REPOSITORY / path).read_text(encoding="utf-8"), re.M), (path, test)
+            named += 1
+    assert named > 50
+
+
+def test_the_readme_is_short_and_its_picture_small() -> None:
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+    assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
+
+
+class _Requests(HTMLParser):
+    """What a browser would fetch for a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag in ("script", "img", "iframe", "source") and named.get("src"):
+            self.found.append(str(named["src"]))
+        if tag == "link" and named.get("rel") not in ("canonical", "prev", "next"):
+            self.found.append(str(named["href"]))
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pages = sorted((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        requests = _Requests()
+        requests.feed(page.read_text(encoding="utf-8"))
+        assert requests.found and not [url for url in requests.found if re.match(r"(https?:)?//", url)], page
+    for sheet in (tmp_path / "site").rglob("*.css"):
+        assert not re.search(r"url\(['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet

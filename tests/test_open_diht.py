@@ -1,0 +1,212 @@
+"""`open-diht`: equal to the Makefile's targets, quick to answer, and whole in a wheel outside a checkout."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+import open_diht
+from pipelines.runners.package import build_wheel
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Parsed(BaseException):
+    """The command line was understood; what would follow is another test's."""
+
+
+def options(run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the first parser that `run` comes to makes of its arguments."""
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_only(self: argparse.ArgumentParser, *given: Any, **named: Any) -> Any:
+        raise Parsed(vars(parse(self, *given, **named)[0]))
+
+    with monkeypatch.context() as patched, pytest.raises(Parsed) as parsed:
+        patched.setattr(argparse.ArgumentParser, "parse_known_args", parse_only)
+        run()
+    (found,) = parsed.value.args
+    return dict(found)
+
+
+def of_make(target: str, *variables: str) -> list[list[str]]:
+    """The module and arguments of each command of ours that a target runs."""
+    done = subprocess.run(
+        ["make", "-n", target, *variables],
+        cwd=REPOSITORY,
+        env={**os.environ, "MAKEFLAGS": "", "MFLAGS": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    ours = re.findall(r"^(?:set -f; )?\.venv/bin/python -m ((?:pipelines|trainer|eval)\b.*)", done.stdout, re.MULTILINE)
+    return [shlex.split(line) for line in ours]
+
+
+def as_module(module: str, *arguments: str) -> None:
+    """What `python -m` does."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "argv", [module, *arguments])
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+@pytest.mark.usefixtures("commands_in_process")
+@pytest.mark.parametrize(
+    ("target", "variables", "arguments"),
+    [
+        ("filter", [], []),
+        ("filter", ["DATASET=custom", "INPUT=/data/*.tsv", "SHARD=0/4"],
+         ["--dataset", "custom", "--input", "/data/*.tsv", "--shard", "0/4", "--output", "out/custom"]),
+        ("pilot", ["UNITS=5"], ["--units", "5"]),
+        ("concepts", [], []),
+        ("train", [], []),
+        ("train", ["CONFIG=vit-b-32", "ARGS=loss.beta=0.5"], ["--config", "vit-b-32", "loss.beta=0.5"]),
+        ("bench", [], []),
+        ("bench-data", ["TASK=demo"], ["--task", "demo"]),
+        ("compare", ["A=one", "B=two"], ["one", "two"]),
+    ],
+)  # fmt: skip
+def test_a_command_is_what_its_target_is(
+    target: str, variables: list[str], arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, *given = of_make(target, *variables)[0]
+    expected = options(lambda: as_module(module, *given), monkeypatch)
+    found = options(lambda: open_diht.main([target, *arguments]), monkeypatch)
+    # What is left out here is what the target spells out.
+    implied = {"output": {"filter": "out/sample", "concepts": "out/sample/concepts"}.get(target)}
+    assert {**found, **{name: found[name] or value for name, value in implied.items() if name in found}} == expected
+
+
+def test_every_target_that_is_named_alike_has_its_command() -> None:
+    wanted = {"filter", "pilot", "concepts", "train", "bench", "bench-data", "compare"}
+    assert set(open_diht.COMMANDS) == wanted
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
+
+
+def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, list[str]]] = []
+
+    def run(module: str, arguments: list[str], prog: str, **_: str) -> int:
+        calls.append((module, arguments))
+        return 1 if "--break" in arguments else 0
+
+    monkeypatch.setattr(open_diht, "_run", run)
+    assert open_diht.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
+    (first, _), (second, heads) = calls
+    assert (first, second) == ("pipelines.concepts.cli", "trainer.concepts.cli")
+    assert heads == ["--concepts", "/data/cat/concepts", "--epochs", "3"]
+    calls.clear()
+    assert open_diht.main(["concepts", "--break"]) == 1
+    assert len(calls) == 1, "heads are not trained on what failed"
+
+
+@pytest.mark.usefixtures("commands_in_process")
+@pytest.mark.parametrize("name", open_diht.COMMANDS)
+def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert open_diht.main([name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: open-diht {name} ")
+    (module, *_), *_ = of_make(name, "TASK=demo", "A=one", "B=two")
+    with pytest.raises(SystemExit) as ended:
+        as_module(module, "--help")
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m {module} ")
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["filtre"]])
+def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
+    code = (
+        "import sys, open_diht; status = open_diht.main(sys.argv[1:])\n"
+        "assert not {'apache_beam', 'torch', 'numpy', 'pipelines', 'trainer', 'eval'} & sys.modules.keys()\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
+    if words == ["filtre"]:
+        assert (done.returncode, done.stderr) == (2, "error: unknown command 'filtre'; did you mean 'filter'?\n")
+    else:
+        assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in open_diht.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("command", "missing", "extra"),
+    [("filter", "apache_beam", "filter"), ("train", "torch", "train"), ("bench --model x", "torch", "bench")],
+)
+def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, extra: str, tmp_path: Path) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; import open_diht; sys.exit(open_diht.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    name = command.split()[0]
+    assert done.stderr == (
+        f"error: open-diht {name} needs {missing}, which is not installed: pip install 'open-diht[{extra}]'\n"
+    )
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command in an environment that holds our wheel, and the libraries of this one behind it."""
+    wheel = build_wheel()
+    assert wheel is not None
+    folder = tmp_path_factory.mktemp("installed")
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--disable-pip-version-check", str(wheel)], check=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    libraries = [path for path in sys.path if path.endswith("-packages")]
+    (site / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")
+    return folder / "bin" / "open-diht"
+
+
+def run_there(installed: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([installed, *arguments], cwd=folder, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_a_wheel_filters_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
+    manifest = REPOSITORY / "data" / "sample" / "manifest.tsv"
+    done = run_there(
+        installed, tmp_path, "filter", "--dataset", "custom", "--input", str(manifest), "--stages", "captions",
+        "--unit-rows", "150", "--workers", "2",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "out" / "custom" / "kept").num_rows > 100
+    where = "import pipelines, open_diht; print(pipelines.__file__, open_diht.__file__)"
+    python = installed.with_name("python")
+    shown = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown.count(str(installed.parents[1])) == 2, "it ran from the wheel"
+
+
+@pytest.mark.slow
+def test_a_wheel_has_no_sample_and_says_so(installed: Path, tmp_path: Path) -> None:
+    done = run_there(installed, tmp_path, "filter", "--dataset", "sample")
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the sample is not in data/sample: it comes with the repository")
+    assert "--dataset and --input" in line
+
+
+@pytest.mark.slow
+def test_a_wheel_knows_its_own_name(installed: Path, tmp_path: Path) -> None:
+    done = run_there(installed, tmp_path, "--version")
+    assert re.fullmatch(r"open-diht \d+\.\d+\.\d+\n", done.stdout), done.stderr
