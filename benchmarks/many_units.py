@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.commit import read_json
 from pipelines.datasets import load_dataset
-from pipelines.layout import Layout
 from pipelines.plan import keep_plan, load_plan, make_plan
-from pipelines.subset import sort_uids
+from pipelines.stages.subset import sort_uids
+from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
 
 ROWS = 8  # of a unit
 CAPTIONS = (

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.label_set import laion_captions, samples_folder
-from pipelines.commit import read_json
 from pipelines.plan import PICTURE_ROWS, UNIT_ROWS
 from pipelines.stages.export import PER_SHARD
+from pipelines.store.commit import read_json
 
 GIB = 2**30
 KEPT_SHARE = 438e6 / 1.985e9  # of the paper: pairs kept of those whose picture was obtained

@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 from benchmarks.label_set import laion_captions, samples_folder
 from filters.captions.annotate import provenance
 from pipelines.datasets import load_dataset
-from pipelines.layout import Layout
+from pipelines.engine.jobs import run_units, worker_log
+from pipelines.engine.stage import DoUnit
 from pipelines.plan import keep_plan, make_plan
-from pipelines.runner import run_units, worker_log
 from pipelines.runners import make_backend
 from pipelines.runners.prism import BUILT
-from pipelines.stages.base import DoUnit
 from pipelines.stages.captions import CaptionStage
+from pipelines.store.layout import Layout
 
 UNIT_ROWS = 2_000
 PLAIN = """

@@ -19,23 +19,23 @@ from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
-from pipelines.annotate import stage_names
-from pipelines.commit import RunFailed
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.dedup.clusters import FaissMissing
 from pipelines.dedup.encoders import EncoderError
-from pipelines.deduplicate import DedupFailed
+from pipelines.driver.annotations import stage_names
+from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
-from pipelines.outcome import NotConserved
 from pipelines.plan import PlanMismatch
 from pipelines.plugins import PluginError, load_plugin, loaded_plugins
-from pipelines.run import run
+from pipelines.results.outcome import NotConserved
 from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, Outcome, RunSettings
-from pipelines.storage import Place, place
+from pipelines.stages.deduplication import DedupFailed
+from pipelines.store.commit import RunFailed
+from pipelines.store.storage import Place, place
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
@@ -168,7 +168,7 @@ def exit_status(do: Callable[[], int]) -> int:
             say(str(staged))
             return OK
 
-    # After Ctrl-C it is `pipelines.command` that speaks.
+    # After Ctrl-C it is `pipelines.process.command` that speaks.
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from pipelines.commit import Garbled, publish_first, read_json
 from pipelines.datasets import Dataset
 from pipelines.manifests import (
     BadSchema,
@@ -32,7 +31,8 @@ from pipelines.manifests import (
     split,
 )
 from pipelines.manifests.files import is_url
-from pipelines.storage import Place, is_local, many_at_once
+from pipelines.store.commit import Garbled, publish_first, read_json
+from pipelines.store.storage import Place, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read

@@ -11,7 +11,7 @@ from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
 from pipelines.fetch import DownloadSettings
 from pipelines.runners import Backend, Direct
-from pipelines.storage import Place
+from pipelines.store.storage import Place
 
 STAGES = ("captions", "download", "spotting", "dedup", "export")
 

@@ -14,10 +14,10 @@ from common.fields import Positive
 from filters.captions.parse import ModelMissing
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from pipelines.locking import NotLocked
 from pipelines.runners import RunnerError
 from pipelines.runners.direct import check_workers
-from pipelines.storage import place
+from pipelines.store.locking import NotLocked
+from pipelines.store.storage import place
 
 _WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
 

@@ -26,15 +26,15 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference.base import RunInference
 
-from pipelines.commit import publish_json, published, read_json, remove, retract
 from pipelines.concepts.handler import GOOD, Features, Pictures, TeacherHandler
 from pipelines.concepts.shards import pictures_of
 from pipelines.concepts.teacher import Teacher
-from pipelines.layout import Layout
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import TransformStage, failure, set_aside
 from pipelines.manifests import UnreadableFile
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import TransformStage, failure, set_aside
-from pipelines.storage import Place
+from pipelines.store.commit import publish_json, published, read_json, remove, retract
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place
 
 
 @dataclass

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from filters.captions.concepts import concept_names
-from pipelines.commit import published, read_json
 from pipelines.concepts.shards import annotations_of
 from pipelines.concepts.vocabulary import HEADS, annotated
-from pipelines.layout import Layout
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import UnreadableFile
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
-from pipelines.storage import Place
+from pipelines.store.commit import published, read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place
 
 
 @dataclass

@@ -10,18 +10,18 @@ from typing import Any
 
 from common.command_line import WrongUse
 from filters.captions.parse import model_provenance
-from pipelines.commit import publish_json, read_json, remove_leftovers
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.labels import LabelStage
 from pipelines.concepts.shards import shard_entries
 from pipelines.concepts.teacher import Teacher
 from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count, make_vocabulary, rows_counted
-from pipelines.engine import Engine
-from pipelines.layout import Layout
-from pipelines.locking import output_lock
-from pipelines.stages.base import Stage
-from pipelines.stages.fingerprints import fingerprint_of
-from pipelines.storage import Place, is_local, stamps
+from pipelines.engine.engine import Engine
+from pipelines.engine.stage import Stage
+from pipelines.store.commit import publish_json, read_json, remove_leftovers
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.locking import output_lock
+from pipelines.store.storage import Place, is_local, stamps
 
 _NAMED = 10  # units that failed
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from common.command_line import WrongUse
 from common.image_formats import EXTENSIONS
-from pipelines.commit import read_json
 from pipelines.manifests.tar_rows import Sample, samples
-from pipelines.storage import Place
+from pipelines.store.commit import read_json
+from pipelines.store.storage import Place
 
 MAX_PICTURE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from filters.captions.concepts import concept_names
-from pipelines.commit import publish_table, read_json
-from pipelines.layout import Layout
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
-from pipelines.storage import Place, read_table, row_count
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
+from pipelines.store.commit import publish_table, read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place, read_table, row_count
 
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pipelines.manifests.errors import ManifestError
 from pipelines.manifests.files import file_system, fingerprint, is_url, local_path
 from pipelines.manifests.spans import Span
-from pipelines.storage import many_at_once, stamp_of
+from pipelines.store.storage import many_at_once, stamp_of
 
 Stamp = tuple[int, tuple[str, ...]]
 """Bytes of a file, and what changes when it is written to."""

@@ -10,17 +10,17 @@ from typing import Any
 
 from common.command_line import Parser, WrongUse, say
 from pipelines.cli import command_parser, exit_status, settings_of, told
-from pipelines.commit import RunFailed, publish_json
-from pipelines.layout import Layout
+from pipelines.driver.run import run
 from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
 from pipelines.plan import known_plan
-from pipelines.run import run
 from pipelines.settings import RunSettings
 from pipelines.stages.said import KINDS
-from pipelines.storage import place
+from pipelines.store.commit import RunFailed, publish_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import place
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.pilot") -> int:

@@ -9,14 +9,14 @@ import numpy as np
 import pyarrow.compute as pc
 
 from filters.presets import Preset
-from pipelines.commit import read_json
 from pipelines.decisions import stage_of
-from pipelines.layout import Layout
 from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
-from pipelines.stages.pieces import unit_of
 from pipelines.stages.spotting import load_records
-from pipelines.storage import Place, stamps
+from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
+from pipelines.store.names import unit_of
+from pipelines.store.storage import Place, stamps
 
 _PART_OF = dict.fromkeys(("pair_keys", "uid_keys", "picture_keys", "embeddings", "members"), "dedup")
 """Passes of stage dedup. The comparison itself is left out: for keys it is nothing beside the rest."""

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.html import Span, marked, render_page, show
-from pipelines.commit import published
 from pipelines.report.charts import anchor, draw_dead_letter, draw_funnel, draw_histogram, percent, reason_name
 from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.picture import draw_picture
-from pipelines.storage import Place
+from pipelines.store.commit import published
+from pipelines.store.storage import Place
 
 MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""

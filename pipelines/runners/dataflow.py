@@ -16,7 +16,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError, Staged
 from pipelines.runners.job import QUIET, Job
-from pipelines.storage import on_this_machine
+from pipelines.store.storage import on_this_machine
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""

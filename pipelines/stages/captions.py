@@ -11,16 +11,16 @@ import numpy as np
 import pyarrow as pa
 
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
-from pipelines.commit import TableFile
 from pipelines.datasets import Dataset
-from pipelines.layout import Layout
+from pipelines.engine.annotator import Annotator
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
-from pipelines.progress import Heartbeat
 from pipelines.settings import RunSettings
-from pipelines.stages.annotators import Annotator
-from pipelines.stages.base import Done, Stage
-from pipelines.stages.fingerprints import fingerprint_of
-from pipelines.stages.pieces import Survivors
+from pipelines.stages.survivors import Survivors
+from pipelines.store.commit import TableFile
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
 
 BATCH_ROWS = 2_000
 

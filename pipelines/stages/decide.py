@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
-from pipelines.commit import TableFile, publish_table, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import DEAD as DEAD_REASON
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
-from pipelines.layout import KINDS, Layout
+from pipelines.engine.judge import Judge, steps_of
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import BATCH_ROWS, DEAD
-from pipelines.stages.fingerprints import Fingerprints
-from pipelines.stages.judges import Judge, steps_of
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
-from pipelines.storage import row_groups
+from pipelines.store.commit import TableFile, publish_table, read_json
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import KINDS, Layout
+from pipelines.store.storage import row_groups
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])

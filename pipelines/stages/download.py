@@ -23,22 +23,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.commit import TEMPORARY, publish_table, published, read_json, retract
 from pipelines.datasets import Dataset
-from pipelines.downloads import STAGE, shard_place, state_of
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Stage, failure, set_aside
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
 from pipelines.fetch.records import ASKED, OK
 from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
-from pipelines.layout import Layout
 from pipelines.manifests import Span, inspect, read
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Stage, failure, set_aside
 from pipelines.stages.captions import survivors_of
-from pipelines.stages.fingerprints import fingerprint_of
+from pipelines.stages.downloads import STAGE, shard_place, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
-from pipelines.stages.pieces import Survivors, unit_of
-from pipelines.storage import Place
+from pipelines.stages.survivors import Survivors
+from pipelines.store.commit import TEMPORARY, publish_table, published, read_json, retract
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.names import unit_of
+from pipelines.store.storage import Place
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)

@@ -18,25 +18,25 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.commit import publish_bytes, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import KEPT
 from pipelines.dedup.exact import duplicates, shared
 from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records, spread
 from pipelines.dedup.slices import pack, read_slice
-from pipelines.downloads import pictures_of
-from pipelines.layout import Layout
+from pipelines.engine.judge import Judge
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
 from pipelines.stages.captions import ROW
-from pipelines.stages.fingerprints import Fingerprints
-from pipelines.stages.judges import Judge
+from pipelines.stages.downloads import pictures_of
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
-from pipelines.storage import read_range, row_groups
+from pipelines.store.commit import publish_bytes, read_json
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from pipelines.store.storage import read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:

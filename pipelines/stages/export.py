@@ -15,15 +15,15 @@ from PIL import Image
 
 from common.images import BadImage, open_image
 from filters.spotting.pictures import PictureLimits, decode_picture
-from pipelines.commit import published, remove
 from pipelines.datasets import Dataset
-from pipelines.downloads import pictures_of
-from pipelines.layout import Layout
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
-from pipelines.stages.fingerprints import Fingerprints
-from pipelines.storage import Place, read_table
+from pipelines.stages.downloads import pictures_of
+from pipelines.store.commit import published, remove
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place, read_table
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.progress import Heartbeat
-from pipelines.stages.annotators import Annotator
-from pipelines.stages.base import Done, Stage
-from pipelines.stages.pieces import generation_name
-from pipelines.storage import Place, read_table
+from pipelines.engine.annotator import Annotator
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
+from pipelines.store.names import generation_name
+from pipelines.store.storage import Place, read_table
 
 _COUNTED_ROWS = 100_000
 

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.decisions import DOWNLOAD_FAILED, UNREAD
-from pipelines.downloads import STAGE, load_downloads
 from pipelines.fetch.records import OK
-from pipelines.layout import Layout
-from pipelines.stages.pieces import piece_name
+from pipelines.stages.downloads import STAGE, load_downloads
 from pipelines.stages.spotting import SCHEMA, load_records
+from pipelines.store.layout import Layout
+from pipelines.store.names import piece_name
 
 
 def picture_records(layout: Layout, unit: str, pieces: int, stages: Collection[str]) -> pa.Table | None:

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.commit import TableFile
 from pipelines.decisions import KEPT, Reasons
 from pipelines.dedup.entries import ENTRIES
-from pipelines.layout import Layout
-from pipelines.storage import Place, open_parts
+from pipelines.store.commit import TableFile
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place, open_parts
 
 PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
 UID = "uid"

@@ -15,24 +15,24 @@ from numpy.typing import NDArray
 
 from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
-from pipelines.commit import TableFile, publish_bytes, read_json
 from pipelines.datasets import Dataset
 from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
 from pipelines.dedup.keys import spread
 from pipelines.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.dedup.slices import pack, read_slice
-from pipelines.downloads import downloaded_state, pictures_of
-from pipelines.layout import Layout
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Done, Stage
+from pipelines.stages.downloads import downloaded_state, pictures_of
 from pipelines.stages.duplicates import Competitors, competitors
-from pipelines.stages.fingerprints import Fingerprints
 from pipelines.stages.generations import GenerationStage
-from pipelines.stages.pieces import generation_name, piece_name, place_of, unit_of
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
-from pipelines.storage import Place, read_range, read_table
+from pipelines.store.commit import TableFile, publish_bytes, read_json
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from pipelines.store.names import generation_name, piece_name, place_of, unit_of
+from pipelines.store.storage import Place, read_range, read_table
 
 EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"

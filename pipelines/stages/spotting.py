@@ -1,6 +1,6 @@
 """Stage `spotting`: reads the text in the pictures of rows that survive their caption.
 
-Its units are pieces of caption units, see pieces.py. Where pictures are downloaded after they were asked for, what is
+Its units are pieces of caption units, see `store.names`. Where pictures are downloaded after they were asked for, what is
 said of them in a later generation holds.
 """
 
@@ -18,19 +18,20 @@ from numpy.typing import NDArray
 
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from pipelines.commit import TableFile, read_json
 from pipelines.datasets import Dataset
 from pipelines.decisions import NOT_AT_HAND
-from pipelines.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of
-from pipelines.layout import Layout
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
-from pipelines.progress import Heartbeat
-from pipelines.stages.base import Stage
 from pipelines.stages.captions import survivors_of
-from pipelines.stages.fingerprints import fingerprint_of
+from pipelines.stages.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
-from pipelines.stages.pieces import Survivors, generation_name, piece_name, unit_of
-from pipelines.storage import Place, read_table
+from pipelines.stages.survivors import Survivors
+from pipelines.store.commit import TableFile, read_json
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.names import generation_name, piece_name, unit_of
+from pipelines.store.storage import Place, read_table
 
 BATCH = 64
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
-from pipelines.layout import Layout
-from pipelines.stages.judges import Judge
+from pipelines.engine.judge import Judge
+from pipelines.store.layout import Layout
 
 
 @dataclass(frozen=True)

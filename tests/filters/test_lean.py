@@ -50,7 +50,7 @@ def test_finders_that_imports_add_stay() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
-@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.run", "filters.spotting.engine"])
+@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.driver.run", "filters.spotting.engine"])
 def test_filters_do_not_load_torch(module: str) -> None:
     if module == "filters.spotting.engine":
         pytest.importorskip("paddleocr")

@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from filters.presets import load_preset
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.run import run
+from pipelines.driver.run import run
 from pipelines.settings import STAGES, Outcome, RunSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

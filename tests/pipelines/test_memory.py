@@ -24,13 +24,13 @@ WHOLE_PATH = """
 import json, resource, sys
 from pathlib import Path
 from filters.presets import load_preset
-from pipelines.commit import read_json
+from pipelines.store.commit import read_json
 from pipelines.datasets import load_dataset
-from pipelines.layout import Layout
+from pipelines.store.layout import Layout
 from pipelines.plan import keep_plan, make_plan
 from pipelines.stages.captions import CaptionStage
 from pipelines.stages.decide import DecideStage
-from pipelines.stages.fingerprints import Fingerprints
+from pipelines.store.fingerprints import Fingerprints
 
 source, output = sys.argv[1], Path(sys.argv[2])
 dataset, layout = load_dataset("custom"), Layout(output)

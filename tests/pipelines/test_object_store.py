@@ -18,15 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.commit import publish_first, publish_json, publish_table, read_json
 from pipelines.datasets import load_dataset
-from pipelines.downloads import STAGE, pictures_of, shard_place
 from pipelines.fetch.records import FETCHED
-from pipelines.layout import Layout
-from pipelines.locking import Busy, output_lock
 from pipelines.manifests import Span, inspect, read, split
-from pipelines.stages.pieces import generation_name, piece_name
-from pipelines.storage import place, stamps
+from pipelines.stages.downloads import STAGE, pictures_of, shard_place
+from pipelines.store.commit import publish_first, publish_json, publish_table, read_json
+from pipelines.store.layout import Layout
+from pipelines.store.locking import Busy, output_lock
+from pipelines.store.names import generation_name, piece_name
+from pipelines.store.storage import place, stamps
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ("kept", "rejected", "dead_letter")

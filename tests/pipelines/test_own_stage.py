@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from pipelines.commit import TableFile
+from pipelines.store.commit import TableFile
 from pipelines.decisions import KEPT, Step
-from pipelines.layout import Layout
-from pipelines.stages.annotators import Annotator, register_annotator
-from pipelines.stages.base import Stage
-from pipelines.storage import read_table, row_groups
+from pipelines.store.layout import Layout
+from pipelines.engine.annotator import Annotator, register_annotator
+from pipelines.engine.stage import Stage
+from pipelines.store.storage import read_table, row_groups
 
 
 @dataclass

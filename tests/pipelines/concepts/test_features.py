@@ -19,8 +19,8 @@ from common.command_line import WrongUse
 from pipelines.concepts.features import FeatureStage, _Read, _Write
 from pipelines.concepts.handler import Features, Pictures, TeacherHandler
 from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
-from pipelines.layout import Layout
-from pipelines.runner import run_units
+from pipelines.engine.jobs import run_units
+from pipelines.store.layout import Layout
 
 
 def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

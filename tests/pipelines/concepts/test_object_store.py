@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.commit import read_json
-from pipelines.storage import place
+from pipelines.store.commit import read_json
+from pipelines.store.storage import place
 from trainer.concepts import open_targets
 from trainer.concepts.cli import main as second_half
 

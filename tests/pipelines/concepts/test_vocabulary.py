@@ -13,7 +13,7 @@ import pytest
 
 from pipelines.concepts import vocabulary
 from pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
-from pipelines.layout import Layout
+from pipelines.store.layout import Layout
 
 
 @pytest.fixture

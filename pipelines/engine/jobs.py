@@ -1,0 +1,130 @@
+"""One stage as one Beam job: every unit name, once, to the stage. Where it runs is up to `pipelines.runners`."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import apache_beam as beam
+
+from pipelines.runners import Backend, Direct, Job, Staged
+from pipelines.store.commit import TEMPORARY, publish_json, read_json, remove
+from pipelines.store.storage import Place, is_local
+
+
+def run_units(
+    label: str,
+    unit_names: Sequence[str],
+    do: beam.DoFn | beam.PTransform,
+    workers: int,
+    backend: Backend | None = None,
+    todo: Place | None = None,
+) -> None:
+    """Give every unit name to `do` once. Returns when all are done.
+
+    The names lie in a file, which one worker reads and hands out: a job graph that held them would outgrow what
+    services take (Dataflow: 10 MB) at a hundred thousand units.
+
+    Args:
+        label: name of the stage.
+        unit_names: names of the units to do.
+        do: the stage as a Beam function, or as a transform of several steps.
+        workers: units that may run at the same time.
+        backend: where; by default on this machine.
+        todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
+
+    Raises:
+        WorkerDied: a worker process of this machine ended by itself; its units may be undone.
+        JobFailed, Staged: see `Backend.run`.
+    """
+    where: Backend = backend or Direct()
+    with contextlib.ExitStack() as stack:
+        folder: Place = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
+        prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
+        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
+        begun = names.with_name(f"{names.name}.begun")
+        publish_json(names, list(unit_names))
+        if not where.detached:
+            stack.callback(remove, names)
+            stack.callback(remove, begun)
+        job = Job(
+            label=label,
+            build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
+            workers=max(1, min(workers, len(unit_names))),
+            started=partial(_is_there, begun),
+        )
+        where.run(job)
+
+
+def assemble(
+    pipeline: beam.Pipeline,
+    *,
+    label: str,
+    names: Place,
+    do: beam.DoFn | beam.PTransform,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
+    work: beam.PTransform = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    if hints:
+        work = work.with_resource_hints(**hints)
+    _ = (
+        pipeline
+        | "Todo" >> beam.Create([names], reshuffle=False)
+        | "Units" >> beam.FlatMap(_read_names)
+        | "Spread" >> beam.Reshuffle()  # without it all units would be fused into one worker's bundle
+        | label >> work
+    )
+
+
+def _read_names(names: Place) -> list[str]:
+    """The unit names; leaves a mark that a worker has begun."""
+    names.with_name(f"{names.name}.begun").write_text("", encoding="ascii")
+    found: list[str] | None = read_json(names)
+    if found is None:
+        raise FileNotFoundError(f"{names} is not there; is the output folder on storage that all workers see?")
+    return found
+
+
+def _is_there(path: Place) -> bool:
+    if not is_local(path):
+        path.fs.invalidate_cache(path.path)  # listings are remembered; another machine writes
+    return path.exists()
+
+
+@contextlib.contextmanager
+def worker_log(path: Path) -> Iterator[None]:
+    """Send what this process and its workers write to standard error into a file: Beam is chatty, and a progress line
+    is not a log.
+
+    On an error its last lines are shown, for the worker's own traceback stands there.
+    """
+    try:
+        terminal = os.dup(sys.stderr.fileno())
+    except io.UnsupportedOperation:  # standard error is replaced by something without a file, as some test runners do
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "ab", buffering=0) as log:
+        begin = log.tell()
+        sys.stderr.flush()
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except Staged:
+            raise
+        except Exception:
+            sys.stderr.flush()
+            os.write(terminal, path.read_bytes()[begin:][-4_000:] + f"\n(all of it: {path})\n".encode())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal, 2)
+            os.close(terminal)

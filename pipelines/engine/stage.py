@@ -1,0 +1,179 @@
+"""What every stage is, and how Beam does its units. `DoUnit` is all that Beam sees."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar
+
+import apache_beam as beam
+import pyarrow as pa
+
+from pipelines.engine.progress import Heartbeat
+from pipelines.manifests import FileChanged
+from pipelines.plan import Plan, load_plan
+from pipelines.plugins import load_plugin, loaded_plugins
+from pipelines.store.commit import publish_json, read_json, retract
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from pipelines.store.records import publish_record
+from pipelines.store.storage import Place
+
+TRIES = 3
+"""A unit that fails so often in one run is set aside, so that the others can go on."""
+PAUSES_S = (1.0, 5.0)
+"""Before the second and third try: what is wrong with a disk or a network may pass."""
+
+
+Done = tuple[dict[str, Any], Sequence[Place]]
+"""What a commit record says of a unit, and the files that it vouches for."""
+
+
+class Stage(ABC):
+    """A small picklable object: settings in its constructor, models in `setup`, one unit in `process`.
+
+    A stage of your own is a dataclass with a `layout`, a `name`, a `fingerprint` and a `process`. The rest is done
+    here: the commit record is taken back before a unit is done anew and written when its files are published; what a
+    worker is at is shown; a unit that fails is tried again, and set aside.
+    """
+
+    name: str
+    """Also that of its folder in work/."""
+    layout: Layout
+    fingerprint: str | Mapping[str, str] | Fingerprints
+    """Of all that its results depend on, of every unit the same or each its own; part of the commit record."""
+    adds: ClassVar[bool] = False
+    """Whether a unit is added to where its record is current, instead of being done anew."""
+    planned: ClassVar[bool] = True
+    """Whether its units are those of the plan in the output folder."""
+    counted: ClassVar[str] = "rows"
+    """The entry of a commit record that the progress line adds up."""
+    noun: ClassVar[str] = "rows"
+    """What is counted."""
+
+    def setup(self) -> None:  # noqa: B027  # not all have something to load
+        """Load models; once per worker process."""
+
+    def teardown(self) -> None:  # noqa: B027
+        """End helpers."""
+
+    @abstractmethod
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        """Do one unit and publish its files. May be called again for a unit that is done: it must then publish the
+        same.
+
+        Args:
+            unit: its name.
+            before: the record of a unit that is added to, see `adds`; else None.
+            heartbeat: to be told of progress.
+        """
+
+    def fingerprint_of(self, unit: str) -> str:
+        """What the results of a unit depend on."""
+        return self.fingerprint if isinstance(self.fingerprint, str) else self.fingerprint[unit]
+
+    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The record of a unit where what it vouches for can stay, else None."""
+        return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
+
+    def do(self, unit: str) -> None:
+        """Do one unit and commit it."""
+        began, path = time.time(), self.layout.commit(self.name, unit)
+        heartbeat = Heartbeat(self.layout.progress(self.name, unit))
+        before = self.current(unit, read_json(path)) if self.adds else None
+        if before is None:
+            retract(path)
+        said, files = self.process(unit, before, heartbeat)
+        earlier = before or {"seconds": 0.0, "files": {}}
+        record = {
+            "unit": unit,
+            "fingerprint": self.fingerprint_of(unit),
+            **said,
+            "seconds": round(earlier["seconds"] + time.time() - began, 3),
+            "files": earlier.get("files", {}),
+        }
+        publish_record(self.layout, path, record, files, planned=self.planned)
+        heartbeat.end()
+
+    @cached_property
+    def _plan(self) -> Plan:
+        return load_plan(self.layout.plan)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+
+
+class TransformStage(Stage):
+    """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
+
+    @abstractmethod
+    def transform(self) -> beam.PTransform:
+        """From unit names to units that are committed or set aside; what it raises ends the run."""
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        raise NotImplementedError(f"the units of {self.name} are done by its transform")
+
+
+class DoUnit(beam.DoFn):
+    """A stage as a Beam function over unit names."""
+
+    def __init__(self, stage: Stage):
+        self._stage, self._plugins = stage, loaded_plugins()
+
+    def setup(self) -> None:
+        for name in self._plugins:
+            load_plugin(name)
+        pa.set_cpu_count(1)  # parallelism comes from worker processes
+        self._had_plan = self._stage.layout.plan.exists()
+        self._stage.setup()
+
+    def process(self, unit: str) -> None:
+        if self._is_removed():
+            return  # the driver finds the unit undone, and says why
+        mark = self._stage.layout.progress(self._stage.name, unit)
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()  # a mark that outlives its worker says what the worker died of
+        tries: list[dict[str, Any]] = []
+        while len(tries) < TRIES:
+            if tries:
+                time.sleep(PAUSES_S[len(tries) - 1])
+            try:
+                self._stage.do(unit)
+                break
+            except FileChanged as error:  # no second try can help
+                _give_up(self._stage, unit, [failure(type(error).__name__, str(error))])
+                break
+            except Exception as error:  # whatever ends a unit must not end the others; it is recorded, and shown
+                if self._is_removed():
+                    break
+                tries.append(failure(type(error).__name__, str(error), traceback.format_exc()))
+        else:
+            _give_up(self._stage, unit, tries)
+        mark.unlink(missing_ok=True)
+
+    def _is_removed(self) -> bool:
+        """Whether somebody has removed the output folder, so that nothing can come of what is done in it."""
+        return self._had_plan and not self._stage.layout.plan.exists()
+
+    def teardown(self) -> None:
+        self._stage.teardown()
+
+
+def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
+    """What is recorded of a failed try."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return {"time": now, "error": error, "message": message, "trace": trace}
+
+
+def _give_up(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
+    with contextlib.suppress(OSError):  # a full disk takes no record; the driver finds the unit undone, and says why
+        set_aside(stage, unit, tries)
+
+
+def set_aside(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
+    """Record that a unit is given up for this run; the next one tries it again."""
+    publish_json(stage.layout.failed(stage.name, unit), {"unit": unit, "stage": stage.name, "tries": tries})

@@ -1,0 +1,133 @@
+"""The units of a run: what is committed of them, what is missing, what failed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from pipelines.engine.engine import Engine
+from pipelines.engine.stage import Stage, failure
+from pipelines.manifests import stamps_of
+from pipelines.manifests.watching import difference
+from pipelines.plan import Plan, Unit
+from pipelines.store.commit import RunFailed, read_json, remove
+from pipelines.store.layout import Layout
+from pipelines.store.names import piece_name, unit_of
+from pipelines.store.records import Vouched, removed
+from pipelines.store.storage import each, is_local, stamps
+
+
+class Work:
+    """What all parts of one run share."""
+
+    def __init__(self, layout: Layout, plan: Plan, engine: Engine, say: Callable[[str], None]):
+        self.layout, self.plan, self.engine, self.say = layout, plan, engine, say
+        self._input = stamps_of(str(entry["path"]) for entry in plan.files)
+        self.changed: dict[str, str] = {}
+        """Input files that somebody has written to since the run began, with how they differ."""
+        self.set_aside: dict[str, dict[str, Any]] = {}
+        """Units that are given up for this run, by name, with the record of what failed."""
+        self.models: dict[str, Any] = {}
+        """What each stage worked with, for the provenance."""
+
+    def do(self, stage: Stage, todo: list[str], *, of: int, total: int | None = None) -> dict[str, dict[str, Any]]:
+        """Do the missing units of a stage (see `Engine.run`); what fails takes its unit out of all that follows."""
+        failed = self.run(stage, todo, of=of, total=total)
+        self.give_up(failed)
+        return failed
+
+    def run(
+        self, stage: Stage, todo: list[str], *, engine: Engine | None = None, **how: Any
+    ) -> dict[str, dict[str, Any]]:
+        """As `Engine.run`, of this engine or another one; sees to it that every unit is committed or set aside.
+
+        Raises:
+            RunFailed: some are neither: the output folder was removed, or takes no more.
+        """
+        failed = (engine or self.engine).run(stage, todo, **how)
+        committed = stamps(self.layout.commits(stage.name), ".json") if todo else {}
+        left = [unit for unit in todo if unit not in committed and unit not in failed]
+        if left:
+            if not self.layout.plan.exists():
+                raise RunFailed(removed(self.layout))
+            root = self.layout.root
+            room = f", whose disk has {shutil.disk_usage(root).free:,} bytes free" if is_local(root) else ""
+            raise RunFailed(
+                f"{len(left)} units of stage {stage.name} could be neither done nor set aside in OUTPUT {root}{room}; "
+                f"the first is {left[0]}. What is committed stays: make room where there is none, and the same command "
+                "goes on"
+            )
+        return failed
+
+    def give_up(self, failed: dict[str, dict[str, Any]]) -> None:
+        """Take these units, or the units of these pieces, out of all that follows."""
+        self.set_aside |= {unit_of(name): record for name, record in failed.items()}
+
+    def alive(self, names: Iterable[str]) -> list[str]:
+        """Those of the units or pieces that are not given up."""
+        return [name for name in names if unit_of(name) not in self.set_aside]
+
+    def units(self) -> list[Unit]:
+        """Units of the plan that are not given up."""
+        return [unit for unit in self.plan.units if unit.name not in self.set_aside]
+
+    def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """Units or pieces with their commit records, None where there is none."""
+        asked = list(names)
+        found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
+        return zip(asked, found, strict=True)
+
+    def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        """As `records`, of what holds: a record that is garbled, or whose files are gone or cut short, is taken back,
+        so that its unit is done again."""
+        vouched, withdrawn = Vouched(self.layout), 0
+        asked = list(names)
+        found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
+        for name, record in zip(asked, found, strict=True):
+            holds = record is None or vouched.holds(record)
+            path = self.layout.commit(stage, name)
+            # Another shard may just be doing the unit anew; then the record is another one, or has gone.
+            if not holds and vouched.read(path) == record:
+                remove(path)
+                withdrawn += 1
+            yield name, record if holds else None
+        if withdrawn:
+            self.say(f"{stage}: the files of {withdrawn} units are gone or damaged; these units are done again")
+
+    def give_up_changed(self) -> None:
+        """Give up all units of the input files that have changed since the run began, so that no rows of two versions
+        lie side by side."""
+        found = self.find_changed()
+        for unit in self.plan.units:
+            if (path := unit.span.path) in found:
+                tries = [failure("FileChanged", f"{path} {found[path]}")]
+                self.give_up({unit.name: {"unit": unit.name, "stage": "manifest", "tries": tries}})
+
+    def find_changed(self) -> dict[str, str]:
+        """The input files that have changed since the run began or this was last asked."""
+        now = stamps_of(self._input)
+        found = {path: difference(now[path]) for path, before in self._input.items() if now[path] != before}
+        self._input = now
+        self.changed |= found
+        return found
+
+    def take_back_changed(self) -> None:
+        """Take back what is committed of input files that have changed, so that the next run makes it anew."""
+        if not self.changed:
+            return
+        known = {unit.name for unit in self.plan.units}
+        units = {unit.name for unit in self.plan.units if unit.span.path in self.changed}
+        for folder in [path for path in self.layout.work.iterdir() if path.is_dir()]:
+            for name in stamps(self.layout.commits(folder.name), ".json"):
+                # What was found of all units together (ranges of keys, centroids) was found of these too.
+                if unit_of(name) in units or unit_of(name) not in known:
+                    remove(self.layout.commit(folder.name, name))
+
+    def pieces(self, units: Iterable[str]) -> list[str]:
+        """The picture units of caption units."""
+        return [
+            piece_name(unit, piece)
+            for unit, record in self.records("captions", units)
+            for piece in range(-(-int(record["rows"]) // self.plan.picture_rows) if record else 0)
+        ]

@@ -1,0 +1,57 @@
+"""How a command of this package starts, and how it ends when it is told to: ^C and SIGTERM become one line on standard
+error and an exit status.
+
+Nothing heavy is imported here: this is in force while the rest is being imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+from types import FrameType
+from typing import Any, NoReturn
+
+_SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+
+
+class Told(KeyboardInterrupt):
+    """A signal has told the command to end."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
+    """Run `main` of a module, with the arguments, to its end as what this process is for. A signal that comes while it
+    is imported ends the process at once; one that comes later is raised as KeyboardInterrupt, so that locks are given
+    back and jobs ended, and a second one does not wait for that."""
+    asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
+    for number in asked:
+        signal.signal(number, _end)
+    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+    main = importlib.import_module(module).main
+    from pipelines.process.fork_server import ForkServer
+
+    ForkServer.branch_off()
+
+    def tell(number: int, frame: FrameType | None) -> NoReturn:
+        for each in asked:
+            signal.signal(each, _end)
+        raise Told(number)
+
+    try:
+        for number in asked:
+            signal.signal(number, tell)
+        status = main(*arguments, **named)
+    except Told as told:
+        _end(told.number)
+    raise SystemExit(status)
+
+
+def _end(number: int, frame: FrameType | None = None) -> NoReturn:
+    line = f"{_SAID[signal.Signals(number)]}; the same command goes on where this one stopped\n"
+    os.write(2, line.encode())
+    os._exit(128 + number)  # at once: threads of Beam that wait for workers would be waited for

@@ -1,0 +1,203 @@
+"""The process that the workers of this machine are forked from: it has imported what they need, so that a worker is
+there in milliseconds, and is a process of its own even where one is enough.
+
+It listens on a socket. A byte on it is an order, and comes with two descriptors: a connection, and the standard error
+of the worker-to-be. The worker reads from the connection what it is to be (`Order`); the server writes to it how the
+worker has ended. It has one thread and has opened nothing of gRPC, or a fork would not be safe.
+
+Nothing outlives the driver: however that ends, the socket closes and the server ends, and the kernel kills its workers.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NoReturn
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM)
+_IMPORT_ROOT = Path(__file__).resolve().parents[1]
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
+_MORE_LIKELY = 100  # of 1000: as if it held a tenth of the machine's memory more
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is to be."""
+
+    environment: dict[str, str]
+    folder: str
+    """It works there."""
+    path: list[str]
+    """Where it imports from."""
+
+
+class ForkServer:
+    """The driver's end of the fork server, of which it has one at most."""
+
+    _running: ForkServer | None = None
+
+    def __init__(self, orders: socket.socket, process: int):
+        self._orders, self._process = orders, process
+
+    @classmethod
+    def branch_off(cls) -> None:
+        """Fork the server from this process. Only for a command that has imported everything and begun nothing: a fork
+        takes over the locks of threads that it does not have."""
+        gc.freeze()  # what is imported stays: workers share its memory, and nobody searches it again, also at the end
+        ours, theirs = socket.socketpair()
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)
+        process = os.fork()
+        if process == 0:
+            ours.close()
+            _serve(theirs)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        theirs.close()
+        cls._running = ForkServer(ours, process)
+
+    @classmethod
+    def running(cls) -> ForkServer:
+        """The one that runs. Where none does, one is started, which takes the seconds that the imports take."""
+        if cls._running is None or cls._running._has_ended():
+            ours, theirs = socket.socketpair()
+            path = os.pathsep.join([str(_IMPORT_ROOT), *filter(None, sys.path)])
+            with theirs:
+                process = os.posix_spawn(
+                    sys.executable,
+                    [sys.executable, "-P", "-m", "pipelines.process.fork_server"],
+                    {**os.environ, "PYTHONPATH": path},
+                    file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
+                )
+            cls._running = ForkServer(ours, process)
+        return cls._running
+
+    @classmethod
+    def end(cls) -> None:
+        """End it, and all workers with it."""
+        if cls._running is not None:
+            with contextlib.suppress(ChildProcessError, ProcessLookupError):  # it was ended by others
+                os.kill(cls._running._process, signal.SIGKILL)
+                os.waitpid(cls._running._process, 0)
+            cls._running._orders.close()
+            cls._running = None
+
+    def fork(self, environment: dict[str, str]) -> socket.socket:
+        """Fork a worker. Returns a connection on which comes how it has ended: its exit status, or the negative number
+        of the signal that killed it; nothing where the server was killed, and the worker with it."""
+        connection, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._orders, [b"w"], [theirs.fileno(), 2])
+        connection.sendall(json.dumps(asdict(Order(environment, os.getcwd(), sys.path))).encode())
+        connection.shutdown(socket.SHUT_WR)
+        return connection
+
+    def _has_ended(self) -> bool:
+        try:
+            return os.waitpid(self._process, os.WNOHANG) != (0, 0)
+        except ChildProcessError:
+            return True
+
+
+atexit.register(ForkServer.end)
+
+
+def _serve(orders: socket.socket) -> NoReturn:
+    """Fork a worker for each order until the driver goes."""
+    from pipelines.runners.boot import die_with
+
+    for number in ENDINGS:
+        signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the driver decides
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    ended, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.set_wakeup_fd(signalled)
+    server, connections = os.getpid(), dict[int, socket.socket]()
+    waited_for: list[socket.socket | int] = [orders, ended]
+    while True:
+        ready, _, _ = select.select(waited_for, [], [])
+        if ended in ready:
+            os.read(ended, 4096)
+            _tell_of_the_dead(connections)
+        if orders not in ready:
+            continue
+        order, descriptors, _, _ = socket.recv_fds(orders, 1, 2)
+        if not order:
+            os._exit(0)
+        connection, errors = socket.socket(fileno=descriptors[0]), descriptors[1]
+        worker = os.fork()
+        if worker == 0:
+            die_with(server)
+            for inherited in (orders, *connections.values()):
+                inherited.close()
+            _work(connection, errors)
+        connections[worker] = connection
+        os.close(errors)
+
+
+def _tell_of_the_dead(connections: dict[int, socket.socket]) -> None:
+    while connections:
+        worker, status = os.waitpid(-1, os.WNOHANG)
+        if worker == 0:
+            return
+        with connections.pop(worker) as connection, contextlib.suppress(OSError):  # the driver may be gone
+            connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+
+
+def _work(connection: socket.socket, errors: int) -> NoReturn:
+    """Be the worker of an order, to its end."""
+    status = 1
+    try:
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        for output in (1, 2):  # what libraries print is no output of the command
+            os.dup2(errors, output)
+        with connection, connection.makefile("rb") as stream:
+            order = Order(**json.load(stream))
+        os.environ.clear()
+        os.environ.update(order.environment)
+        os.chdir(order.folder)
+        sys.path[:] = order.path
+        _be_killed_first()
+        from apache_beam.runners.worker import sdk_worker_main
+
+        sdk_worker_main.main(sys.argv)
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)  # to take down all that was imported takes seconds, and helps nobody
+
+
+def _be_killed_first() -> None:
+    """Where memory runs out, it is to cost a worker, and not the driver, which knows what to do about it."""
+    with contextlib.suppress(OSError):  # only Linux has it
+        _OOM_SCORE.write_text(str(min(1000, int(_OOM_SCORE.read_text()) + _MORE_LIKELY)))
+
+
+def main() -> NoReturn:
+    """The server as a process of its own, with the socket as its standard input."""
+    logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
+    import apache_beam.runners.worker.sdk_worker_main  # noqa: F401
+
+    import pipelines.driver.run  # noqa: F401  (what the stages need)
+
+    gc.freeze()
+    _serve(socket.socket(fileno=os.dup(0)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The end of a run: sums, the conservation check, examples, and what a person is told."""

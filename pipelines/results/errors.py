@@ -1,0 +1,64 @@
+"""What went wrong in a run that came to its end: lines for a person; with any, the status for a script is 1."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.engine.work import Work
+
+
+def errors_of(work: Work, funnel: dict[str, Any] | None, max_dead_share: float) -> tuple[str, ...]:
+    """Says of input that changed, units that are set aside, files that could not be read to their end, and of more dead
+    letters than `max_dead_share` of the rows. `funnel` is None where the run did not come to that."""
+    found = [*_changed(work), *_set_aside(work)]
+    if funnel is not None:
+        found += [*_unread(work, funnel), *_dead(funnel, max_dead_share)]
+    return tuple(found)
+
+
+def _changed(work: Work) -> list[str]:
+    given_up = {unit.span.path for unit in work.plan.units if unit.name in work.set_aside}
+    return [
+        f"{path} {what}: "
+        + ("none of its rows are in the results" if path in given_up else "the results are of what it held before")
+        + ". Where it is put back as it was, the same command makes its units anew; for what it holds now choose "
+        "another OUTPUT"
+        for path, what in work.changed.items()
+    ]
+
+
+def _set_aside(work: Work) -> list[str]:
+    paths = {unit.name: unit.span.path for unit in work.plan.units}
+    failed = {unit: record for unit, record in work.set_aside.items() if paths[unit] not in work.changed}
+    if not failed:
+        return []
+    unit, record = next(iter(failed.items()))
+    last = record["tries"][-1]
+    return [
+        f"{len(failed)} units failed and are set aside, first {unit} in stage {record['stage']}, "
+        f"{len(record['tries'])} times ({last['error']}: {last['message']}); all about it: "
+        f"{work.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
+    ]
+
+
+def _unread(work: Work, funnel: dict[str, Any]) -> list[str]:
+    unread = funnel["dead_letter"]["units"] - len(funnel["set_aside"])
+    if not unread:
+        return []
+    first = next(iter(work.plan.unreadable), None)
+    what = f"{first['path']}: {first['message']}" if first else "see dead_letter/"
+    return [
+        f"{unread} files or units could not be read to their end ({what}); mend or leave out the file and choose "
+        "another OUTPUT"
+    ]
+
+
+def _dead(funnel: dict[str, Any], max_dead_share: float) -> list[str]:
+    rows = funnel["dead_letter"]["rows"]
+    share = rows / funnel["rows_in"] if funnel["rows_in"] else 0.0
+    if share <= max_dead_share:
+        return []
+    return [
+        f"{rows:,} rows ({share:.1%}) are dead letters, more than the allowed {max_dead_share:.1%}; see dead_letter/, "
+        "or allow more with --max-dead-share"
+    ]

@@ -1,0 +1,110 @@
+"""What a person reads at the end of a run: run.json, funnel.json, the report, the table on the terminal."""
+
+from __future__ import annotations
+
+import base64
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from pipelines.plan import Plan, Unit
+from pipelines.report import write_report
+from pipelines.results.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
+from pipelines.results.table import render_funnel
+from pipelines.settings import RunSettings
+from pipelines.store.commit import publish_json, retract
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.records import Vouched, publish_record
+
+
+@dataclass
+class Results:
+    """The last step of a run."""
+
+    settings: RunSettings
+    layout: Layout
+    plan: Plan
+    units: list[Unit]
+    """Those that were decided."""
+    models: dict[str, Any]
+    """What each stage worked with, for the provenance."""
+    seconds: dict[str, float]
+    """How long each stage took in this run."""
+
+    def publish(
+        self, funnel: dict[str, Any], decided: dict[str, str], began: float, say: Callable[[str], None]
+    ) -> None:
+        """Write and show everything; where nothing has changed since an earlier run, only show.
+
+        Args:
+            funnel: what `outcome.summarise` says.
+            decided: what the decisions of each unit depend on.
+            began: when the run began, in seconds since 1970.
+            say: where lines for the terminal go.
+        """
+        root, stages = self.layout.root, self.settings.stages
+        path, report = root / "funnel.json", root / "report.html"
+        previous = Vouched(self.layout).current(path)
+        asked = fingerprint_of(funnel, decided)
+        funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
+        if previous.get("fingerprint") == asked and not self.seconds:
+            say(f"nothing is left to do: {root} holds the result of this run")
+            say(render_funnel(funnel))
+            return
+        examples = collect_examples(
+            self.layout,
+            self.plan,
+            self.units,
+            self.settings.dataset,
+            self.settings.preset,
+            stages,
+        )
+        found = (not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
+        notes = [note for note in found if note]
+        retract(path)
+        publish_json(root / "run.json", self._provenance(began))
+        if "export" in stages:
+            write_report({**funnel, "examples": _embedded(examples)}, report, notes=notes)
+        slim = {reason: [{**row, "picture": None} for row in rows] for reason, rows in examples.items()}
+        files = [root / "run.json", *([report] if "export" in stages else [])]
+        publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
+        say(render_funnel(funnel))
+        for note in notes:
+            say(note)
+        say(f"results in {root}/ (kept, rejected, dead_letter{', report.html' if 'export' in stages else ''})")
+
+    def _provenance(self, began: float) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "command": list(settings.command),
+            "began": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(began)),
+            "seconds": round(time.time() - began, 2),
+            "dataset": {
+                "name": settings.dataset.name,
+                "input": settings.input,
+                "roles": asdict(settings.dataset.roles),
+            },
+            "preset": settings.preset.as_dict(),
+            "stages": list(settings.stages),
+            "workers": settings.workers,
+            "runner": settings.backend.name,
+            "plugins": list(settings.plugins),
+            "versions": {name: version(name) for name in ("apache-beam", "pyarrow", "spacy")}
+            | {"python": platform.python_version()},
+            "models": self.models,
+            "files": list(self.plan.files),
+            "plan": {"fingerprint": self.plan.fingerprint, "units": len(self.plan.units)},
+        }
+
+
+def _embedded(examples: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """Pictures as data urls, as the report takes them."""
+
+    def url(picture: bytes | None) -> str | None:
+        return None if picture is None else "data:application/octet-stream;base64," + base64.b64encode(picture).decode()
+
+    return {reason: [{**row, "picture": url(row["picture"])} for row in rows] for reason, rows in examples.items()}

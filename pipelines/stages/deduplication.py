@@ -1,0 +1,217 @@
+"""The order of work on duplicates: pairs, then pictures, then what looks the same; each asked of what is left.
+
+Rows that turn out to be unreadable only when they are written out (picture pages of a Parquet file that break where its
+captions did not, and spotting was not asked for) have taken part; they are dead letters.
+
+Exact duplicates are always found, and so are uids that several different rows have. What is found of a kind of
+duplicates rejects rows where stage `dedup` is asked for and the preset says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from filters.dedup import DedupRule
+from pipelines.dedup.clusters import faiss
+from pipelines.dedup.encoders import parse_encoder
+from pipelines.dedup.exact import ranges_of
+from pipelines.dedup.semantic import groups_of
+from pipelines.engine.judge import Judge
+from pipelines.engine.stage import Stage
+from pipelines.engine.work import Work
+from pipelines.settings import RunSettings
+from pipelines.stages.downloads import downloaded_state
+from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
+from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Said, duplicates_stage, file_name
+from pipelines.stages.similar import (
+    CENTROIDS,
+    EMBEDDINGS,
+    CentroidStage,
+    EmbeddingStage,
+    GroupStage,
+    MemberStage,
+    embedding_of,
+)
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from pipelines.store.names import unit_of
+
+VERSION = 2  # raise it when equal survivors may be compared otherwise
+MEMORY = 512 * 2**20
+"""Bytes that a range of keys or an average group of clusters may take."""
+_ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys
+
+
+class DedupFailed(RuntimeError):
+    """Duplicates could not be found; the message says where."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What stage decide and the funnel need to know."""
+
+    said: tuple[Said, ...]
+    fingerprint: str
+    """Changes with everything that rejects."""
+    counts: dict[str, dict[str, Any]]
+    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected. Of kind
+    `uid` those whose uid an earlier, different row has."""
+    models: dict[str, Any]
+    """For the provenance."""
+
+
+def check_semantic(rule: DedupRule) -> None:
+    """Look before the run whether what semantic de-duplication needs is there.
+
+    Raises:
+        EncoderError, FaissMissing: it is not.
+    """
+    if rule.semantic:
+        faiss()
+        parse_encoder(rule.encoder)
+
+
+class Deduplication:
+    """One run's search for duplicates."""
+
+    def __init__(self, settings: RunSettings, work: Work, pictures: bool, judges: tuple[Judge, ...]):
+        """`pictures` says whether any are at hand; `judges` are of stages of the user's."""
+        self.settings, self._work, self._pictures, self._judges = settings, work, pictures, judges
+        self.layout, engine = work.layout, work.engine
+        few = -(-work.plan.rows // _ROWS_PER_WORKER)
+        self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
+        self.rule = settings.preset.dedup
+        self.asked = "dedup" in settings.stages
+        self._said: tuple[Said, ...] = ()
+        self._counts: dict[str, dict[str, Any]] = {}
+        self._rejecting: list[str] = []
+        self._models: dict[str, Any] = {}
+
+    def find(self, survivors: dict[str, str]) -> Findings:
+        """Find them all.
+
+        Args:
+            survivors: for each unit, in the order of the plan, what its survivors depend on.
+
+        Raises:
+            DedupFailed: a range or group failed again and again.
+        """
+        names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
+        own, without_url = (self._sum("captions", names, of) for of in ("own_uids", "without_url"))
+        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._pictures and without_url > 0)
+        if own or without_url:  # every other uid is made of the pair
+            self._exact(UID, survivors, rejects=False, read=False)
+        if self._pictures:
+            pictures = self.asked and self.rule.pictures
+            self._exact(PICTURE, survivors, rejects=pictures, read=pictures)
+            if self.asked and self.rule.semantic:
+                self._semantic(survivors)
+        return Findings(self._said, fingerprint_of(self._rejecting), self._counts, self._models)
+
+    # ---- exact
+
+    def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
+        """Find those of a kind. `read` says whether pictures that nobody has read are read for it."""
+        settings = self.settings
+        quick = not read or "spotting" in settings.stages  # whose records have the digests
+        before = fingerprint_of(VERSION, kind, self._rejecting, read)
+        known = {unit: fingerprint_of(before, fingerprint) for unit, fingerprint in survivors.items()}
+        stage = KeyStage(
+            self.layout,
+            settings.dataset,
+            settings.preset,
+            settings.stages,
+            kind,
+            self._said,
+            read,
+            Fingerprints.published(self.layout, keys_stage(kind), known),
+            self._judges,
+        )
+        self._units(stage, self._undone(stage.name, self._work.alive(survivors), known), quick=quick)
+        names = self._work.alive(survivors)
+        rows = self._sum(stage.name, names)
+        ranges = ranges_of(rows, MEMORY)
+        everything = fingerprint_of([known[unit] for unit in names], ranges)
+        finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
+        self._files(finder, ranges, everything)
+        self._conclude(kind, ranges, everything, compared=rows, rejects=rejects)
+
+    def _conclude(self, kind: str, files: int, fingerprint: str, *, compared: int, rejects: bool) -> None:
+        found = self._sum(duplicates_stage(kind), [file_name(number) for number in range(files)])
+        self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}
+        self._said += (Said(kind, files, rejects),)
+        if rejects:
+            self._rejecting += [kind, fingerprint]
+
+    # ---- semantic
+
+    def _semantic(self, survivors: dict[str, str]) -> None:
+        rule, names = self.rule, self._work.alive(survivors)
+        encoder = self._models["encoder"] = parse_encoder(rule.encoder).identity()
+        competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
+        embedding = fingerprint_of(encoder)
+        parents = self._embed(names, embedding, competing)
+        names = self._work.alive(survivors)
+        rows = sum(parents[unit] for unit in names)
+        everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
+        skip = frozenset(self._work.set_aside)
+        trainer = CentroidStage(self.layout, self._said, rule, skip, rows, everything)
+        self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
+        ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
+        clusters, dimension = max(1, record["clusters"]), record["dimension"]
+        groups = groups_of(rows, clusters, dimension, MEMORY)
+        everything = fingerprint_of(everything, groups)
+        members = MemberStage(self.layout, self._said, groups, everything)
+        self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
+        finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
+        self._files(finder, groups, everything)
+        self._conclude(SEMANTIC, groups, everything, compared=self._sum(members.name, names), rejects=True)
+        self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
+
+    def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> dict[str, int]:
+        """Embed what is not; how many pictures of each unit were looked at."""
+        settings = self.settings
+        pieces = self._work.pieces(names)
+        todo = []
+        for piece, record in self._work.done(EMBEDDINGS, pieces):
+            state = downloaded_state(self.layout, piece)
+            current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
+            if not current or record["covers"] != competing[unit_of(piece)]:
+                todo.append(piece)
+        covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
+        stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
+        self._units(stage, todo, of=len(pieces))
+        parents = dict.fromkeys(names, 0)
+        for piece, record in self._work.records(EMBEDDINGS, pieces):
+            if record is not None:
+                parents[unit_of(piece)] += record["pictures"] - record["bad"]
+        return parents
+
+    # ---- what all share
+
+    def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
+        records = self._work.done(stage, units)
+        return [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
+
+    def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
+        names = [file_name(number) for number in range(count)]
+        self._units(stage, self._undone(stage.name, names, dict.fromkeys(names, fingerprint)), quick=True, fatal=True)
+
+    def _units(
+        self, stage: Stage, todo: list[str], *, of: int | None = None, quick: bool = False, fatal: bool = False
+    ) -> None:
+        """Do the missing units of a stage. One that fails is set aside, or ends the run where it is `fatal`."""
+        engine = self._quick if quick else self._work.engine
+        quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
+        failed = self._work.run(stage, todo, engine=engine, of=of or len(todo), quiet=quiet)
+        if failed and fatal:
+            name, record = next(iter(failed.items()))
+            last = record["tries"][-1]
+            raise DedupFailed(
+                f"stage {stage.name} failed at {name} ({last['error']}: {last['message']}); all about it: "
+                f"{self.layout.failed(stage.name, name)}. The same command tries again"
+            )
+        self._work.give_up(failed)
+
+    def _sum(self, stage: str, units: list[str], of: str = "rows") -> int:
+        return sum(int(record[of]) for _, record in self._work.records(stage, units))

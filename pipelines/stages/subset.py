@@ -1,0 +1,121 @@
+"""subset.npy, DataComp's format: the survivors' uids as pairs of unsigned 64-bit numbers, sorted, each once.
+
+Whoever reads it takes every row that has one of the uids. So a uid that different rows have is left out: it would bring
+in rows that nobody chose.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.plan import Unit
+from pipelines.stages.said import UID, Said, duplicates_stage, file_name
+from pipelines.store.commit import published
+from pipelines.store.layout import Layout
+from pipelines.store.storage import each, read_table
+
+PARTS = 256  # of the space of uids; one part is sorted at a time, 27 MB of them for the 438 million uids of the paper
+_FLUSH_ROWS = 1_000_000
+_PAIR = np.dtype("<u8,<u8")
+
+
+def write_subset(layout: Layout, units: Iterable[Unit], said: tuple[Said, ...]) -> int:
+    """Write it from the parts in kept/, in memory that does not grow with them, without the uids that `said` names as
+    shared. Returns how many uids it holds."""
+    names = [unit.name for unit in units]
+    files = [file_name(number) for one in said if one.kind == UID for number in range(one.files)]
+    with published(layout.root / "subset.npy") as target:
+        return sort_uids(
+            each(lambda name: _kept(layout, name), names, layout.root),
+            each(lambda name: _shared(layout, name), files, layout.root),
+            target,
+        )
+
+
+def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
+    """Write the uids of kept rows without the shared ones, sorted out of core, each once; how many they are."""
+    with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder:
+        kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
+        for uids in of_kept:
+            kept.add(uids)
+        for uids in of_shared:
+            shared.add(uids)
+        with tempfile.TemporaryFile(dir=folder) as body:
+            total = 0
+            for part in range(PARTS):
+                pairs = _unique(kept.take(part), shared.take(part))
+                body.write(pairs.astype("<u8").tobytes())
+                total += len(pairs)
+            body.seek(0)
+            with open(target, "wb") as out:
+                header = {"descr": np.lib.format.dtype_to_descr(_PAIR), "fortran_order": False, "shape": (total,)}
+                np.lib.format.write_array_header_1_0(out, header)
+                while chunk := body.read(2**24):
+                    out.write(chunk)
+        return total
+
+
+def _kept(layout: Layout, unit: str) -> list[str]:
+    try:
+        uids: list[str] = read_table(layout.part("kept", unit), columns=["uid"])["uid"].to_pylist()
+    except FileNotFoundError:
+        return []
+    return uids
+
+
+def _shared(layout: Layout, name: str) -> list[str]:
+    uids: list[str] = read_table(layout.data(duplicates_stage(UID), name), columns=["duplicate_of"])[0].to_pylist()
+    return uids
+
+
+def _unique(uids: NDArray[np.uint64], without: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The distinct uids, sorted, that are not among the others; all of shape (n, 2)."""
+    distinct = np.unique(uids, axis=0)
+    if not len(without):
+        return distinct
+    found, counts = np.unique(np.concatenate([distinct, without, without]), axis=0, return_counts=True)
+    return found[counts == 1]
+
+
+class _Parts:
+    """Uids on disk, by their first byte."""
+
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name = folder, name
+        self._waiting: list[NDArray[np.uint8]] = []
+        self._rows = 0
+
+    def add(self, uids: list[str]) -> None:
+        """Take some uids, 32 hex digits each."""
+        self._waiting.append(np.frombuffer(bytes.fromhex("".join(uids)), np.uint8).reshape(-1, 16))
+        self._rows += len(uids)
+        if self._rows >= _FLUSH_ROWS:
+            self._flush()
+
+    def take(self, part: int) -> NDArray[np.uint64]:
+        """The uids of a part, shape (n, 2), once."""
+        self._flush()
+        path = self._path(part)
+        if not path.exists():
+            return np.empty((0, 2), ">u8")
+        # Big endian, so that the order of bytes is that of numbers.
+        pairs = np.fromfile(path, ">u8").reshape(-1, 2)
+        path.unlink()
+        return pairs
+
+    def _path(self, part: int) -> Path:
+        return self._folder / f"{self._name}-{part:03d}"
+
+    def _flush(self) -> None:
+        rows = np.concatenate(self._waiting) if self._waiting else np.zeros((0, 16), np.uint8)
+        rows = rows[np.argsort(rows[:, 0], kind="stable")]
+        edges = np.searchsorted(rows[:, 0], np.arange(PARTS + 1))
+        for part in np.flatnonzero(np.diff(edges)):
+            with open(self._path(part), "ab") as file:
+                file.write(rows[edges[part] : edges[part + 1]].tobytes())
+        self._waiting, self._rows = [], 0

@@ -1,0 +1,78 @@
+"""Picture units: pieces of caption units, each with the survivors of the caption rules in a range of rows.
+
+What was fetched or read for a piece stays: a preset that lets more rows through adds a generation to it, and a preset
+that lets fewer through finds all it needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.presets import Preset, load_preset
+from pipelines.decisions import KEPT, judge_captions
+from pipelines.store.layout import Layout
+from pipelines.store.names import place_of
+from pipelines.store.storage import row_groups
+
+
+def all_rows(preset: Preset) -> str:
+    """Names the rows that are wanted where captions decide nothing: all with a caption of a length that the preset
+    takes."""
+    return f"all-{preset.captions.max_chars}"
+
+
+def survivors(preset: Preset, annotations: str) -> str:
+    """Names the rows that survive a preset's caption rules, given the fingerprint of the annotations."""
+    return f"{preset.captions_fingerprint}-{annotations}"
+
+
+@dataclass(frozen=True)
+class Survivors:
+    """The rows whose pictures are wanted."""
+
+    preset: Preset
+    captions_decide: bool
+    """False where the captions stage is not asked for: the pictures of all rows are wanted."""
+    annotations: str
+    """Fingerprint of the caption annotations: other annotations let other rows through."""
+
+    @cached_property
+    def _presets(self) -> list[Preset]:
+        """The preset, and those it foresees, so that their rows are at hand when they are asked for."""
+        return [self.preset, *map(load_preset, self.preset.foresee)] if self.captions_decide else [self.preset]
+
+    @property
+    def covers(self) -> set[str]:
+        """Names of what a finished piece holds."""
+        if not self.captions_decide:
+            return {all_rows(self.preset)}
+        return {survivors(preset, self.annotations) for preset in self._presets}
+
+    @property
+    def needed(self) -> set[str]:
+        """A piece that covers any of these has all that the preset asks for."""
+        mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
+        return {all_rows(self.preset)} | mine
+
+    def are_covered(self, record: dict[str, Any] | None, fingerprint: str) -> bool:
+        """Whether a commit record says that a piece is done."""
+        return bool(record and record["fingerprint"] == fingerprint and self.needed & set(record["covers"]))
+
+    def ordinals(self, layout: Layout, piece: str, picture_rows: int) -> NDArray[np.int64]:
+        """Ordinals of the wanted rows of a picture unit."""
+        unit, number = place_of(piece)
+        first, stop = number * picture_rows, (number + 1) * picture_rows
+        columns = None if self.captions_decide else ["ordinal", "caption"]
+        found = [np.empty(0, np.int64)]
+        for rows in row_groups(layout.data("captions", unit), columns, between=("ordinal", first, stop)):
+            ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
+            survive = np.zeros(rows.num_rows, bool)
+            for preset in self._presets:
+                survive |= judge_captions(rows, preset, self.captions_decide).reasons == KEPT
+            found.append(ordinals[survive & (ordinals >= first) & (ordinals < stop)])
+        return np.concatenate(found)

@@ -1,0 +1,50 @@
+"""What each unit of a stage is done from: a line for every unit, in a file that the driver writes and the workers read.
+
+In a job graph they would outgrow what services take (Dataflow: 10 MB) at some hundred thousand units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from pipelines.store.commit import publish_json, read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place
+
+
+def fingerprint_of(*parts: Any) -> str:
+    """16 hex digits that change with any of the parts."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of the units of a stage. Only the place of their file travels to the workers."""
+
+    path: Place
+
+    @classmethod
+    def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
+        """Write them. A stage is made with what this returns, so the file is there before the stage starts."""
+        path = layout.fingerprints(stage)
+        publish_json(path, dict(units))
+        return cls(path)
+
+    def __getitem__(self, unit: str) -> str:
+        return self._units[unit]
+
+    @cached_property
+    def _units(self) -> dict[str, str]:
+        found: dict[str, str] | None = read_json(self.path)
+        if found is None:
+            raise FileNotFoundError(f"{self.path} is not there; is the output folder on storage that all workers see?")
+        return found
+
+    def __getstate__(self) -> dict[str, Place]:
+        return {"path": self.path}

@@ -1,0 +1,86 @@
+"""Where everything lies in an output folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.store.storage import Place, is_local
+
+KINDS = ("kept", "rejected", "dead_letter")
+"""What becomes of rows: each kind has a part of every unit that has such rows."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one output folder."""
+
+    root: Place
+
+    @property
+    def work(self) -> Place:
+        """Annotations and commit records; needed for resuming and for other presets."""
+        return self.root / "work"
+
+    @property
+    def scratch(self) -> Path:
+        """A local folder for what only this machine needs: progress and logs."""
+        work = self.work
+        if is_local(work):
+            return work
+        name = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
+        return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"  # containers have users without names
+
+    @property
+    def plan(self) -> Place:
+        """The plan, see `pipelines.plan`."""
+        return self.work / "plan.json"
+
+    @property
+    def exported(self) -> Place:
+        """Which decisions subset, shards and report were made from."""
+        return self.work / "exported.json"
+
+    def commits(self, stage: str) -> Place:
+        """The folder of a stage's commit records."""
+        return self.work / stage / "commits"
+
+    def commit(self, stage: str, unit: str) -> Place:
+        """The commit record of a unit."""
+        return self.commits(stage) / f"{unit}.json"
+
+    def fingerprints(self, stage: str) -> Place:
+        """What each unit of a stage is done from, see `fingerprints`. One file a stage: a worker that outlives
+        its driver must not read what a later stage is done from."""
+        return self.work / stage / "fingerprints.json"
+
+    def failed(self, stage: str, unit: str) -> Place:
+        """Why a unit is set aside."""
+        return self.work / stage / "failed" / f"{unit}.json"
+
+    def data(self, stage: str, unit: str) -> Place:
+        """The annotations of a unit."""
+        return self.work / stage / "data" / f"{unit}.parquet"
+
+    def slices(self, stage: str, unit: str) -> Place:
+        """Records of a unit in parts, see dedup/slices.py."""
+        return self.work / stage / "data" / f"{unit}.slices"
+
+    def dead(self, unit: str) -> Place:
+        """The broken rows that reading the manifest met in a unit."""
+        return self.work / "captions" / "dead" / f"{unit}.parquet"
+
+    def progress(self, stage: str, unit: str) -> Path:
+        """Says that a unit is being worked on, and how many rows it has done so far."""
+        return self.scratch / stage / "progress" / unit
+
+    def part(self, kind: str, unit: str) -> Place:
+        """A final part, of one of `KINDS`."""
+        return self.root / kind / f"part-{unit}.parquet"
+
+    def shards(self, unit: str) -> Place:
+        """The first name of a unit's shards, without number and ending."""
+        return self.root / "shards" / unit

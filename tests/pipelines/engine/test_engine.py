@@ -1,0 +1,190 @@
+"""Units that fail, workers that die: the others go on, the exit status says so, the next run tries again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.engine.engine import Engine, _Counter
+from pipelines.engine.progress import Count, Heartbeat
+from pipelines.engine.stage import TRIES, Done, Stage
+from pipelines.store.commit import publish_json, read_json
+from pipelines.store.layout import Layout
+
+
+@dataclass
+class Fussy(Stage):
+    """A stage whose unit `killer` kills its worker while a file lies there, and whose unit `broken` raises."""
+
+    layout: Layout
+    name: str = field(default="fussy", init=False)
+    fingerprint: str = "x"
+    planned = False
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        with (self.layout.root / "calls").open("a", encoding="utf-8") as file:
+            file.write(unit + "\n")
+        if unit == "killer" and (self.layout.root / "deadly").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if unit == "broken":
+            raise OSError("the disk is on fire")
+        return {"rows": 1}, ()
+
+
+UNITS = [f"u{n}" for n in range(6)]
+
+
+def _run(folder: Path, units: list[str], workers: int, said: list[str] | None = None) -> dict[str, Any]:
+    engine = Engine(Layout(folder), workers, (said if said is not None else []).append)
+    return engine.run(Fussy(Layout(folder)), units, of=len(units), total=len(units))
+
+
+def _calls(folder: Path, unit: str) -> int:
+    return (folder / "calls").read_text(encoding="utf-8").split().count(unit)
+
+
+def _committed(folder: Path) -> set[str]:
+    return {path.stem for path in (folder / "work" / "fussy" / "commits").glob("*.json")}
+
+
+def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -> None:
+    failed = _run(tmp_path, ["broken", *UNITS], workers=1)
+    assert set(failed) == {"broken"} and _committed(tmp_path) == set(UNITS)
+    tries = failed["broken"]["tries"]
+    assert len(tries) == TRIES == _calls(tmp_path, "broken")
+    assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
+    assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+@pytest.mark.kill
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_path: Path, workers: int) -> None:
+    """One worker is a process of its own too, or the driver would die of what it reads."""
+    (tmp_path / "deadly").touch()
+    said: list[str] = []
+    failed = _run(tmp_path, ["killer", *UNITS], workers=workers, said=said)
+    assert set(failed) == {"killer"} and _committed(tmp_path) == set(UNITS)
+    assert [entry["error"] for entry in failed["killer"]["tries"]] == ["WorkerDied"] * TRIES
+    message = failed["killer"]["tries"][0]["message"]
+    assert "signal 9" in message and "fewer WORKERS" in message
+    assert any("a worker process ended by itself" in line for line in said)
+    assert all(_calls(tmp_path, unit) <= TRIES for unit in UNITS)
+
+    (tmp_path / "deadly").unlink()
+    assert _run(tmp_path, ["killer"], workers=workers) == {}
+    assert "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
+
+
+@dataclass(frozen=True)
+class Deadly(Dataset):
+    """How to read manifests, in which the process dies that reads the unit of which `mark` says that it is under way,
+    as one dies that the kernel kills for want of memory. The driver, which only looks at the files, does not."""
+
+    mark: str = ""
+
+    def aliases_of(self, role: str) -> tuple[str, ...]:
+        if Path(self.mark).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().aliases_of(role)
+
+
+@pytest.mark.kill
+def test_a_run_with_one_worker_outlives_what_kills_it(
+    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any]
+) -> None:
+    rows = [{"n": n, "url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(9)]
+    (tmp_path / "in").mkdir()
+    for number, name in enumerate("abc"):
+        tsv(tmp_path / "in" / f"{name}.tsv", rows[3 * number : 3 * number + 3])
+    known, out = load_dataset("custom"), tmp_path / "out"
+    fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
+    deadly = Deadly(**fields, mark=str(out / "work" / "captions" / "progress" / "00001-00000"))
+    result = filtering(tmp_path / "in", out, dataset=deadly, workers=1, stages=("captions", "export"))
+    assert result.status == 1 and result.funnel["set_aside"] == {"00001-00000": "captions"}
+    assert [row["n"] for row in result.rows("kept")] == ["0", "1", "2", "6", "7", "8"]
+    record = read_json(Layout(out).failed("captions", "00001-00000"))
+    assert [entry["error"] for entry in record["tries"]] == ["WorkerDied"] * TRIES
+
+
+def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """A folder in the place of a unit's file: nobody can write there, and it can be taken away again."""
+    obstacle = tmp_path / "out" / "work" / "captions" / "data" / "00000-00001.parquet"
+    obstacle.mkdir(parents=True)
+    result = filtering(pairs, tmp_path / "out", unit_rows=15)
+    assert result.status == 1
+    assert result.funnel["set_aside"] == {"00000-00001": "captions"}
+    theirs = read_json(Layout(paper.output).commit("captions", "00000-00001"))["rows"]
+    assert result.funnel["rows_in"] == 60 - theirs and result.funnel["dead_letter"]["units"] == 1
+    assert result.funnel["not_decided"] == {"rows": 0, "units": 1, "uncounted": 1}, "nobody has counted them"
+    (letter,) = result.rows("dead_letter")
+    assert (letter["unit"], letter["stage"], letter["error"]) == ("00000-00001", "captions", "IsADirectoryError")
+    (line,) = (line for line in result.said if line.startswith("error"))
+    assert "00000-00001" in line and "The same command tries them again" in line
+    assert {row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)} < set(paper.verdicts())
+
+    obstacle.rmdir()
+    again = filtering(pairs, tmp_path / "out", unit_rows=15)
+    assert again.status == 0 and again.tables() == paper.tables()
+    assert "captions: 3 of 4 units are done already" in again.said
+    assert not again.funnel["set_aside"]
+    for name in ("subset.npy", "shards/manifest.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
+
+
+def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
+    pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """An earlier decision about the unit does not stay beside a funnel that does not count it."""
+    filtering(pairs, tmp_path / "out", unit_rows=15, stages=("captions", "export"))
+    assert (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
+    (tmp_path / "out" / "work" / "spotting" / "data" / "00000-00002.0000.g0.parquet").mkdir(parents=True)
+    result = filtering(pairs, tmp_path / "out", unit_rows=15)
+    assert result.status == 1 and result.funnel["set_aside"] == {"00000-00002": "spotting"}
+    theirs = read_json(Layout(paper.output).commit("captions", "00000-00002"))["rows"]
+    assert result.funnel["rows_in"] == 60 and result.funnel["not_decided"]["rows"] == theirs > 0
+    assert not (tmp_path / "out" / "kept" / "part-00000-00002.parquet").exists()
+    assert not list((tmp_path / "out" / "shards").glob("00000-00002-*"))
+
+
+@dataclass
+class _Pictures(Fussy):
+    """As if in generations."""
+
+    name: str = field(default="spotting", init=False)
+    adds = True
+    counted = noun = "pictures"
+
+
+def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    counter = _Counter(_Pictures(layout), ["a", "b", "c", "d"], None)
+    assert counter.look() == Count(0, None), "nothing is known yet"
+    Heartbeat(layout.progress("spotting", "a")).expect(30)
+    assert counter.look() == Count(0, 120, exact=False)
+    publish_json(layout.commit("spotting", "a"), {"pictures": 30, "generations": 1})
+    Heartbeat(layout.progress("spotting", "a")).end()
+    assert counter.look() == Count(30, 120, exact=False)
+    for unit, of in (("b", 60), ("c", 60), ("d", 0)):
+        Heartbeat(layout.progress("spotting", unit)).expect(of)
+    assert counter.look() == Count(30, 150, exact=True), "the last unit has nothing to do"
+
+
+def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) -> None:
+    """Unless it was begun anew: then all of it is."""
+    layout = Layout(tmp_path)
+    for unit in ("more", "anew"):
+        publish_json(layout.commit("spotting", unit), {"pictures": 50, "generations": 1})
+    counter = _Counter(_Pictures(layout), ["more", "anew"], 100)
+    publish_json(layout.commit("spotting", "more"), {"pictures": 70, "generations": 2})
+    publish_json(layout.commit("spotting", "anew"), {"pictures": 80, "generations": 1})
+    assert counter.look() == Count(100, 100)

@@ -1,0 +1,172 @@
+"""A stage as a Beam job: every unit once, whatever the number of units, and a graph that stays small."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from filters.presets import load_preset
+from pipelines.datasets import load_dataset
+from pipelines.engine.jobs import assemble, run_units
+from pipelines.engine.stage import DoUnit, Stage
+from pipelines.runners import Direct, Job
+from pipelines.stages.decide import DecideStage
+from pipelines.stages.duplicates import KeyStage
+from pipelines.stages.export import ExportStage
+from pipelines.stages.said import Said
+from pipelines.stages.similar import EmbeddingStage
+from pipelines.store.commit import publish_json
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+
+
+class Note(beam.DoFn):
+    """Leaves a file for each unit, with the process that did it."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def process(self, unit: str) -> None:
+        with open(self._folder / unit, "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+class Recorder:
+    """A backend that runs nothing and keeps the jobs."""
+
+    name, detached = "recorder", False
+    hints: dict[str, dict[str, str]] = {"spotting": {"min_ram": "4GB"}}  # noqa: RUF012
+
+    def __init__(self, then: Callable[[Job], None] = lambda job: None):
+        self.jobs: list[Job] = []
+        self.then = then
+
+    def check(self, places: Any) -> None:
+        pass
+
+    def default_workers(self) -> int:
+        return 1
+
+    def run(self, job: Job) -> None:
+        self.jobs.append(job)
+        self.then(job)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
+    done, todo = tmp_path / "done", tmp_path / "todo"
+    done.mkdir()
+    units = [f"{n:05d}" for n in range(40)]
+    run_units("notes", units, Note(done), workers, backend=Direct(), todo=todo)
+    notes = {path.name: path.read_text().split() for path in done.iterdir()}
+    assert sorted(notes) == units
+    assert {len(lines) for lines in notes.values()} == {1}
+    processes = {line for lines in notes.values() for line in lines}
+    assert len(processes) == workers, "the units are spread over the workers"
+    assert str(os.getpid()) not in processes, "the driver is none of them"
+    assert list(todo.iterdir()) == [], "the file of names goes when the job ends"
+
+
+def graph(todo: Path, units: int, hints: dict[str, str] | None = None) -> Any:
+    names = todo / "names.json"
+    publish_json(names, [f"{n:05d}-{n:05d}" for n in range(units)])
+    pipeline = beam.Pipeline()
+    assemble(pipeline, label="notes", names=names, do=Note(todo), hints=hints)
+    return pipeline.to_runner_api()
+
+
+def test_a_hundred_thousand_units_leave_the_graph_as_small_as_one(tmp_path: Path) -> None:
+    one, many = graph(tmp_path, 1).ByteSize(), graph(tmp_path, 100_000).ByteSize()
+    assert abs(many - one) < 200  # bytes; names of temporary things vary
+    assert many < 100_000  # bytes; Dataflow takes ten million
+
+
+def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> None:
+    """Also where the driver has looked at what the units are done from."""
+    layout, dataset, preset = Layout(tmp_path), load_dataset("custom"), load_preset("paper-dedup")
+    said = (Said("pair", 64, True),)
+
+    def sizes(units: int) -> dict[str, int]:
+        of_units = {f"{n:05d}-{n:05d}": f"{n:016x}" for n in range(units)}
+        last = f"{units - 1:05d}-{units - 1:05d}"
+
+        def done_from(stage: str) -> Fingerprints:
+            found = Fingerprints.published(layout, stage, of_units)
+            assert found[last] == of_units[last]
+            return found
+
+        stages: list[Stage] = [
+            DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, said=said),
+            ExportStage(layout, dataset, done_from("export")),
+            KeyStage(layout, dataset, preset, ("captions",), "picture", said, True, done_from("picture_keys")),
+            EmbeddingStage(layout, said, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
+        ]
+        for stage in stages:
+            there = pickle.loads(pickle.dumps(DoUnit(stage)))._stage
+            known = getattr(there, "fingerprints", None) or there.covers
+            assert known[last] == of_units[last], "workers find them in the output folder"
+        return {stage.name: len(pickle.dumps(DoUnit(stage))) for stage in stages}
+
+    assert sizes(100_000) == sizes(1) and max(sizes(1).values()) < 10_000  # bytes
+
+
+def test_what_units_are_done_from_is_missed_by_name(tmp_path: Path) -> None:
+    lost = Fingerprints.published(Layout(tmp_path), "decide", {"00000-00000": "f"})
+    lost.path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"decide/fingerprints\.json is not there; .*storage that all workers"):
+        lost["00000-00000"]
+
+
+def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+
+    def fail(job: Job) -> None:
+        seen.append([path.name for path in tmp_path.iterdir()])
+        assert not job.started(), "no worker has read the names"
+        raise RuntimeError("the cluster is gone")
+
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        run_units("notes", ["a"], Note(tmp_path), 3, backend=Recorder(fail), todo=tmp_path)
+    assert len(seen[0]) == 1 and seen[0][0].startswith(".tmp-todo-notes-"), "what a kill leaves is swept as a temporary"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_reads_the_names_is_seen_by_the_driver(tmp_path: Path) -> None:
+    started: list[bool] = []
+
+    def run_locally(job: Job) -> None:
+        Direct().run(job)
+        started.append(job.started())
+
+    done = tmp_path / "done"
+    done.mkdir()
+    run_units("notes", ["a"], Note(done), 1, backend=Recorder(run_locally), todo=tmp_path / "todo")
+    assert started == [True]
+
+
+def test_a_detached_job_keeps_its_names(tmp_path: Path) -> None:
+    recorder = Recorder()
+    recorder.detached = True  # type: ignore[misc]
+    run_units("notes", ["a"], Note(tmp_path), 1, backend=recorder, todo=tmp_path)
+    names = [path.name for path in tmp_path.iterdir()]
+    assert len(names) == 1 and names[0].startswith("todo-notes-"), names
+
+
+def test_there_are_never_more_workers_than_units(tmp_path: Path) -> None:
+    recorder = Recorder()
+    run_units("notes", ["a", "b"], Note(tmp_path), 16, backend=recorder, todo=tmp_path)
+    assert recorder.jobs[0].workers == 2
+
+
+def test_resource_hints_make_an_environment_of_their_own_and_only_where_asked(tmp_path: Path) -> None:
+    assert len(graph(tmp_path, 1).components.environments) == 1
+    hinted = graph(tmp_path, 1, {"min_ram": "4GB"}).components.environments
+    assert [dict(found.resource_hints) for found in hinted.values() if found.resource_hints] == [
+        {"beam:resources:min_ram_bytes:v1": b"4000000000"}
+    ]

@@ -1,0 +1,254 @@
+"""A run that somebody disturbs: input that changes, an output folder that goes, a disk that is full."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.plan import PlanMismatch
+from pipelines.store.commit import RunFailed, read_json
+from pipelines.store.layout import Layout
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+ROWS, UNIT_ROWS = 4_000, 1_000
+QUICK: dict[str, Any] = {"stages": ("export",), "unit_rows": UNIT_ROWS}
+UNIT = "00000-00002"
+
+
+def write(path: Path, mark: str, rows: int = ROWS) -> Path:
+    captions = [f"{mark} {n}: a brown dog runs after a red ball, {n * n}" for n in range(rows)]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"n": range(rows), "caption": captions}), path, row_group_size=500)
+    else:
+        path.write_text("n\tcaption\n" + "".join(f"{n}\t{text}\n" for n, text in enumerate(captions)))
+    return path
+
+
+def marks(result: Any) -> set[str]:
+    """The versions whose rows are in the results."""
+    return {row["caption"][0] for kind in ("kept", "rejected") for row in result.rows(kind)}
+
+
+# ---- input that changes
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.parquet"])
+@pytest.mark.parametrize("rows", [ROWS, ROWS // 2, None])
+def test_input_that_changes_while_it_is_read(
+    name: str, rows: int | None, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """Overwritten, shortened or removed: nothing of it stays, the file is named, and once it is back the same command
+    ends as if nothing had been."""
+    path, output = write(tmp_path / name, "A"), tmp_path / "out"
+    other = write(tmp_path / f"other{path.suffix}", "C", 100)
+    source = f"{path},{other}"
+    first = filtering(source, output, **QUICK)
+    assert first.status == 0 and marks(first) == {"A", "C"}
+    before, stamp = first.tables(), os.stat(path)
+    Layout(output).commit("captions", UNIT).unlink()
+
+    def change(line: str) -> None:
+        if line.startswith("captions:"):  # it is about to do the one unit that is missing
+            path.unlink() if rows is None else write(path, "B", rows)
+
+    disturbed = filtering(source, output, on_line=change, **QUICK)
+    assert disturbed.status == 1 and marks(disturbed) == {"C"}
+    (error,) = disturbed.outcome.errors
+    what = "is gone" if rows is None else "has changed while it was read"
+    assert error.startswith(f"{path} {what}") and "none of its rows are in the results" in error
+    funnel = disturbed.funnel
+    assert funnel["rows_in"] == 100 + funnel["not_decided"]["rows"]
+    assert funnel["not_decided"]["units"] == len(list((output / "work" / "captions" / "data").iterdir())) - 1
+    assert funnel["not_decided"]["rows"] > ROWS / 2, "as many as were counted"
+    if rows is not None:
+        with pytest.raises(PlanMismatch, match=f"differs: {path}.*choose another OUTPUT"):
+            filtering(source, output, **QUICK)
+    write(path, "A")
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    again = filtering(source, output, **QUICK)
+    assert again.status == 0 and again.tables() == before
+
+
+def test_input_that_changes_before_it_is_decided(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    """In its middle, its size and both ends as they were: only the time of the file tells."""
+    path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
+    short = tmp_path / "short.yaml"
+    short.write_text("captions: {max_chars: 45}\n")
+    first = filtering(path, output, **QUICK)
+
+    def change(line: str) -> None:
+        if line.startswith("the annotations are there"):  # it is about to decide all units
+            with open(path, "r+b") as file:
+                file.seek(100_000)
+                file.write(b"X")
+
+    disturbed = filtering(path, output, preset=str(short), on_line=change, **QUICK)
+    assert disturbed.status == 1 and not marks(disturbed)
+    assert disturbed.funnel["not_decided"]["rows"] == ROWS and not disturbed.funnel["not_decided"]["uncounted"]
+    (error,) = disturbed.outcome.errors
+    assert error.startswith(f"{path} has changed while it was read")
+    write(path, "A")
+    again = filtering(path, output, **QUICK)
+    assert again.status == 0 and again.tables() == first.tables()
+
+
+def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    """The results are whole, and of what it held; it is said, and its units are made anew."""
+    path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
+
+    def change(line: str) -> None:
+        if line.startswith("results in"):
+            with open(path, "ab") as file:
+                file.write(b"one more\tB\n")
+
+    result = filtering(path, output, on_line=change, **QUICK)
+    assert result.status == 1 and marks(result) == {"A"} and result.funnel["rows_in"] == ROWS
+    (error,) = result.outcome.errors
+    assert error.startswith(f"{path} has changed") and "the results are of what it held before" in error
+    write(path, "A")
+    again = filtering(path, output, **QUICK)
+    assert again.status == 0 and again.tables() == result.tables()
+    assert not any("nothing is left to do" in line for line in again.said)
+
+
+# ---- units that are set aside
+
+
+def test_rows_of_a_unit_that_is_set_aside_are_rows_in(
+    tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
+    path, output = write(tmp_path / "a.parquet", "A"), tmp_path / "out"
+    obstacle = Layout(output).data("captions", UNIT)
+    obstacle.mkdir(parents=True)
+    result = filtering(path, output, **QUICK)
+    assert result.status == 1 and len(result.rows("kept")) == ROWS - UNIT_ROWS
+    assert result.funnel["rows_in"] == ROWS
+    assert result.funnel["not_decided"] == {"rows": UNIT_ROWS, "units": 1, "uncounted": 0}
+    first = result.funnel["steps"][0]
+    assert (first["reason"], first["lost"], first["left"]) == ("not_decided", UNIT_ROWS, ROWS - UNIT_ROWS)
+    assert any("not decided" in line and "25.0 %" in line for line in result.said)
+    report = (output / "report.html").read_text()
+    assert "do not add up" not in report and "set aside" in report
+
+
+@pytest.mark.parametrize("unreadable", [0, 1])
+def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
+    unreadable: int,
+    tmp_path: Path,
+    tsv: Callable[..., Path],
+    with_pictures: Callable[..., list[dict[str, Any]]],
+    filtering: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
+    (tmp_path / "in").mkdir()
+    tsv(tmp_path / "in" / "a.tsv", with_pictures(tmp_path / "in" / "pictures", 40))
+    for number in range(unreadable):
+        (tmp_path / "in" / f"broken{number}.parquet").write_bytes(b"<html>")
+    obstacle = tmp_path / "out" / "shards" / "00000-00001-000.tar"
+    (obstacle / "x").mkdir(parents=True)
+    source = f"{tmp_path}/in/*.tsv" + f",{tmp_path}/in/*.parquet" * unreadable
+    settings: dict[str, Any] = {"stages": ("export",), "unit_rows": 10}
+    result = filtering(source, tmp_path / "out", **settings)
+    assert result.status == 1 and result.funnel["set_aside"] == {"00000-00001": "export"}
+    assert result.funnel["not_decided"]["units"] == 0 and result.funnel["kept"] == len(result.rows("kept")) == 40
+    assert result.funnel["dead_letter"]["units"] == 1 + unreadable == len(result.rows("dead_letter"))
+    first, *more = result.outcome.errors
+    assert first.startswith("1 units failed and are set aside, first 00000-00001 in stage export")
+    assert len(more) == unreadable
+    if unreadable:
+        assert more[0].startswith("1 files or units could not be read") and "broken0.parquet" in more[0]
+    shutil.rmtree(obstacle)
+    again = filtering(source, tmp_path / "out", **settings)
+    assert again.funnel["set_aside"] == {} and len(again.outcome.errors) == unreadable and obstacle.is_file()
+
+
+# ---- an output folder that goes
+
+
+def test_an_output_folder_that_is_removed_is_named_at_once(tmp_path: Path, filtering: Callable[..., Any]) -> None:
+    path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
+    commits, calls = Layout(output).commits("captions"), []
+
+    def remove() -> None:
+        while not commits.is_dir() or len(list(commits.glob("0*.json"))) < 3:
+            time.sleep(0.001)
+        os.rename(output, tmp_path / "removed")
+        calls.append(1)
+
+    thread = threading.Thread(target=remove, daemon=True)
+    thread.start()
+    with pytest.raises(RunFailed, match=f"OUTPUT {output} was removed or emptied.*The same command starts anew"):
+        filtering(path, output, stages=("export",), unit_rows=20)
+    assert calls
+    done = len(list((tmp_path / "removed" / "work" / "captions" / "commits").glob("0*.json")))
+    assert done < ROWS // 20 // 2, "the units that were left were not begun"
+    again = filtering(path, output, stages=("export",), unit_rows=200)
+    assert again.status == 0 and len(again.rows("kept")) == ROWS
+
+
+# ---- a full disk
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """The system refuses to write larger files, as it would on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("size", "name"), [(1_000, "plan.json"), (12_000, "report.html")])
+def test_a_file_that_the_driver_cannot_write(
+    size: int, name: str, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    path, output = write(tmp_path / "a.tsv", "A", 100), tmp_path / "out"
+    with files_of_at_most(size), pytest.raises(RunFailed, match=rf"{name} cannot be written \(File too large\)"):
+        filtering(path, output, stages=("export",), unit_rows=25)
+    assert not list(output.rglob(f"*{name}*"))
+    again = filtering(path, output, stages=("export",), unit_rows=25)
+    assert again.status == 0 and len(again.rows("kept")) == 100
+
+
+@pytest.mark.slow
+def test_a_full_disk(tmp_path: Path) -> None:
+    """A file system of its own, so small that the run does not fit; then with room."""
+    path = write(tmp_path / "a.tsv", "A")
+    output = tmp_path / "out"
+    output.mkdir()
+    mount = ["unshare", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*mount, f"mount -t tmpfs tmpfs {output}"], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system can be mounted here: {error}")
+    arguments = f"--dataset custom --input {path} --output {output} --stages export --unit-rows 1000 --workers 1"
+    run = f"{sys.executable} -m pipelines {arguments}"
+    script = (
+        f"mount -t tmpfs -o size=200k tmpfs {output}; {run} > {tmp_path}/first 2>&1; echo $? > {tmp_path}/status; "
+        f"mount -o remount,size=64m {output}; {run} > {tmp_path}/second 2>&1; echo $? >> {tmp_path}/status; "
+        f"cp -r {output} {tmp_path}/copy"
+    )
+    subprocess.run([*mount, script], cwd=REPOSITORY, check=True, timeout=200)
+    said = (tmp_path / "first").read_text()
+    assert (tmp_path / "status").read_text().split() == ["1", "0"], said + (tmp_path / "second").read_text()
+    last = said.splitlines()[-1]
+    assert last.startswith("error: ") and "make room" in last.lower(), said
+    assert str(output) in last and "Traceback" not in said, said
+    assert read_json(tmp_path / "copy" / "funnel.json")["kept"] == ROWS

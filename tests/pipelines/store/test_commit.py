@@ -1,0 +1,136 @@
+"""Files appear whole or not at all, and a commit record never vouches for files of another decision."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
+
+
+def test_published_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file"
+    with published(target) as temporary:
+        temporary.write_text("new")
+        assert not target.exists() and temporary.parent == target.parent
+    assert target.read_text() == "new" and [path.name for path in target.parent.iterdir()] == ["file"]
+
+
+def test_an_error_publishes_nothing_and_leaves_the_old(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(KeyError), published(target) as temporary:
+        temporary.write_text("new")
+        raise KeyError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_json_with_any_text(tmp_path: Path) -> None:
+    value = {"a": "caf\u00e9 \ud83d \U0001f415", "n": [1, None, 0.5]}
+    publish_json(tmp_path / "a.json", value)
+    assert read_json(tmp_path / "a.json") == value
+    assert read_json(tmp_path / "b.json") is None
+
+
+def test_table_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    with TableFile(path) as out:
+        out.write(pa.table({"a": [1, 2]}))
+        out.write(pa.table({"a": [3]}))
+        assert not path.exists()
+    assert out.rows == 3 and pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
+    with pytest.raises(KeyError), TableFile(path) as out:
+        out.write(pa.table({"a": [4]}))
+        raise KeyError
+    assert pq.read_table(path)["a"].to_pylist() == [1, 2, 3]
+    with pytest.raises(KeyError), TableFile(path):
+        raise KeyError
+    assert path.exists()
+    with TableFile(path):
+        pass
+    assert list(tmp_path.iterdir()) == [], "an earlier decision had rows here, this one has none"
+    with TableFile(path, pa.schema([("a", pa.int64())])):
+        pass
+    assert pq.read_table(path).num_rows == 0
+
+
+def test_retract_and_leftovers(tmp_path: Path) -> None:
+    publish_json(tmp_path / "deep" / "a.json", 1)
+    (tmp_path / "deep" / ".tmp-b-123").write_text("half")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+    retract(tmp_path / "deep" / "a.json")
+    retract(tmp_path / "deep" / "a.json")
+    assert read_json(tmp_path / "deep" / "a.json") is None
+
+
+@pytest.fixture
+def copy(paper: Any, tmp_path: Path) -> Path:
+    """An output folder of its own, as preset paper left it."""
+    return Path(shutil.copytree(paper.output, tmp_path / "out"))
+
+
+def test_stopped_while_another_preset_is_decided(
+    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Files of the other preset are there, its commit record is not: the first preset must not take them for its."""
+    part = next(iter(sorted((copy / "kept").glob("*.parquet"))))
+    stashed = tmp_path / "stashed"
+    os.rename(part, stashed)
+    part.mkdir()  # a file cannot be renamed onto a folder: the run ends after it has published the rejected rows
+    (part / "x").touch()
+    none = tmp_path / "none.yaml"
+    none.write_text("captions: {min_complexity: 99}\n")
+    with pytest.raises(Exception, match="directory"):
+        filtering(pairs, copy, preset=str(none), unit_rows=15)
+    shutil.rmtree(part)
+    os.rename(stashed, part)
+    assert filtering(pairs, copy, unit_rows=15).tables() == paper.tables()
+
+
+def test_annotations_of_another_version_are_made_anew(
+    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
+) -> None:
+    """An older version saw no action in any caption, so that no picture was read."""
+    for path in (copy / "work" / "captions" / "data").glob("*.parquet"):
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("actions")
+        none = pa.array([[]] * table.num_rows, table.schema.field(place).type)
+        pq.write_table(table.set_column(place, table.schema.field(place), none), path)
+    old = ""
+    for path in (copy / "work" / "captions" / "commits").glob("*.json"):
+        record = json.loads(path.read_text())
+        old, record["fingerprint"] = record["fingerprint"], "older"
+        del record["files"]  # of which that version said nothing
+        path.write_text(json.dumps(record))
+    for path in (copy / "work" / "spotting" / "commits").glob("*.json"):
+        record = json.loads(path.read_text())
+        record |= {"generations": 0, "pictures": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
+        path.write_text(json.dumps(record))
+    result = filtering(pairs, copy, unit_rows=15)
+    assert any("annotated anew" in line for line in result.said)
+    assert result.tables() == paper.tables()
+    assert all(row["spotted"] is not None for row in result.rows("kept"))
+
+
+@pytest.mark.parametrize("stage", ["captions", "spotting", "decide", "export"])
+def test_a_unit_without_its_record_is_done_again(
+    stage: str, copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
+) -> None:
+    record = sorted((copy / "work" / stage / "commits").glob("*.json"))[0]
+    others = {path: path.stat().st_mtime_ns for path in record.parent.glob("*.json") if path != record}
+    record.unlink()
+    result = filtering(pairs, copy, unit_rows=15)
+    assert result.tables() == paper.tables() and record.exists()
+    if stage in ("captions", "spotting"):
+        assert {path: path.stat().st_mtime_ns for path in others} == others
+    shards = {path.name: path.read_bytes() for path in (paper.output / "shards").iterdir()}
+    assert {path.name: path.read_bytes() for path in (copy / "shards").iterdir()} == shards

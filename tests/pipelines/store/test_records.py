@@ -1,0 +1,167 @@
+"""What is done stays done only while its files are there: what is deleted, cut short or garbled is made again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.plan import PlanMismatch
+from pipelines.store.commit import RunFailed, publish_json
+from pipelines.store.layout import KINDS, Layout
+from pipelines.store.records import Vouched, publish_record
+
+STAGES = ("captions", "dedup", "export")
+RESULTS = ("kept", "rejected", "shards", "subset.npy")
+UNIT = "00000-00001"
+
+
+@pytest.fixture(scope="module")
+def done(pairs: Path, tmp_path_factory: pytest.TempPathFactory, filtering: Callable[..., Any]) -> Any:
+    """`pairs` without Text-spotting, in several units; do not change its output."""
+    return filtering(pairs, tmp_path_factory.mktemp("done") / "out", unit_rows=15, stages=STAGES)
+
+
+@pytest.fixture
+def copy(done: Any, tmp_path: Path) -> Path:
+    """An output folder of its own."""
+    return Path(shutil.copytree(done.output, tmp_path / "out"))
+
+
+def results(output: Path) -> dict[str, bytes]:
+    """What must be equal to the byte."""
+    places = [path for name in RESULTS for path in (output / name, *(output / name).glob("*"))]
+    return {str(path.relative_to(output)): path.read_bytes() for path in places if path.is_file()}
+
+
+def take_away(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+WHOLE = {
+    "kept": "decide:",
+    "rejected": "decide:",
+    f"kept/part-{UNIT}.parquet": "decide: the files of 1 units are gone or damaged",
+    "work/captions/data": "captions: the files of 4 units are gone or damaged",
+    f"work/captions/data/{UNIT}.parquet": "captions: the files of 1 units",
+    "work/decide/data": "decide:",
+    "work/pair_keys/data": "pair_keys:",
+    "work/pair_duplicates/data": "pair_duplicates:",
+    "work/picture_duplicates/data": "picture_duplicates:",
+    f"shards/{UNIT}-000.tar": "export: the files of 1 units",
+    "shards": "export: the files of 4 units",
+    "shards/manifest.json": "",
+    "shards/sizes.json": "",
+    "subset.npy": "",
+    "report.html": "",
+    "run.json": "",
+    "funnel.json": "",
+    "work/exported.json": "",
+    "work/decide/commits": "",
+}
+"""What is taken away, and how a line begins that tells of it."""
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_what_is_taken_away_is_made_again(
+    name: str, copy: Path, done: Any, pairs: Path, filtering: Callable[..., Any]
+) -> None:
+    take_away(copy / name)
+    again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
+    assert again.status == 0 and (copy / name).exists()
+    assert results(copy) == results(done.output)
+    assert (copy / "report.html").exists() and (copy / "run.json").exists()
+    assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
+    assert not any("nothing is left to do" in line for line in again.said)
+    assert any(line.startswith(WHOLE[name]) for line in again.said), again.said
+    assert "nothing is left to do" in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
+
+
+DAMAGED = {
+    f"kept/part-{UNIT}.parquet": lambda content: content[:-100],
+    f"work/captions/data/{UNIT}.parquet": lambda content: content[:200],
+    f"work/pair_keys/data/{UNIT}.slices": lambda content: content[:40],
+    f"shards/{UNIT}-000.tar": lambda content: content[:5_000],
+    f"work/captions/commits/{UNIT}.json": lambda content: b"",
+    f"work/decide/commits/{UNIT}.json": lambda content: content[:60],
+    f"work/export/commits/{UNIT}.json": lambda content: b"[]",
+    "work/exported.json": lambda content: b"",
+    "funnel.json": lambda content: content[: len(content) // 2],
+    "subset.npy": lambda content: b"",
+    "report.html": lambda content: content[:100],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_what_is_cut_short_or_garbled_is_made_again(
+    name: str, copy: Path, done: Any, pairs: Path, filtering: Callable[..., Any]
+) -> None:
+    (copy / name).write_bytes(DAMAGED[name]((copy / name).read_bytes()))
+    again = filtering(pairs, copy, unit_rows=15, stages=STAGES)
+    assert again.status == 0 and results(copy) == results(done.output)
+    assert json.loads((copy / "funnel.json").read_text())["kept"] == done.funnel["kept"]
+    assert "nothing is left to do" in filtering(pairs, copy, unit_rows=15, stages=STAGES).said[0]
+
+
+def test_a_damaged_part_of_the_same_size_has_a_remedy(copy: Path, pairs: Path, done: Any, command: Any) -> None:
+    part = copy / "kept" / f"part-{UNIT}.parquet"
+    part.write_bytes(bytes(part.stat().st_size))
+    arguments = ["--dataset", "custom", "--input", pairs, "--output", copy, "--unit-rows", "15", "--workers", "1"]
+    arguments += ["--stages", ",".join(STAGES)]
+    ended = command(*arguments)
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1].startswith(f"error: {part} is damaged"), ended.stderr
+    assert "Traceback" not in ended.stderr
+    part.unlink()
+    assert command(*arguments).returncode == 0 and results(copy) == results(done.output)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}"])
+def test_a_garbled_plan_is_an_error_with_a_remedy(
+    content: bytes, copy: Path, pairs: Path, filtering: Callable[..., Any]
+) -> None:
+    (copy / "work" / "plan.json").write_bytes(content)
+    with pytest.raises(PlanMismatch, match=r"plan\.json is no plan any more.*choose another OUTPUT"):
+        filtering(pairs, copy, unit_rows=15, stages=STAGES)
+
+
+def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering: Callable[..., Any]) -> None:
+    """Another one may cut the input otherwise, and units of the same names be of other rows."""
+    (copy / "work" / "plan.json").unlink()
+    with pytest.raises(PlanMismatch, match=r"plan\.json is gone.*choose another OUTPUT"):
+        filtering(pairs, copy, unit_rows=30, stages=STAGES)
+    assert not (copy / "work" / "plan.json").exists()
+
+
+@pytest.mark.parametrize("stages", [("captions", "spotting", "dedup", "export"), ("captions", "dedup", "export")])
+def test_readings_of_pictures_that_are_gone(
+    stages: tuple[str, ...], pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
+) -> None:
+    """Where spotting is asked for they are made again; where it is not, nobody looks for them."""
+    output = Path(shutil.copytree(paper.output, tmp_path / "out"))
+    shutil.rmtree(output / "work" / "spotting" / "data")
+    again = filtering(pairs, output, unit_rows=15, stages=stages)
+    assert again.status == 0 and any(line.startswith("spotting: the files of") for line in again.said)
+    if "spotting" in stages:
+        assert again.tables() == paper.tables()
+
+
+def test_a_record_vouches_for_the_files_that_are_there(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    publish_json(layout.plan, {})
+    (tmp_path / "kept").mkdir()
+    layout.part("kept", "u").write_bytes(b"1234")
+    path = layout.commit("decide", "u")
+    publish_record(layout, path, {"unit": "u"}, [layout.part(kind, "u") for kind in KINDS])
+    record = Vouched(layout).current(path)
+    assert record == {"unit": "u", "files": {"kept/part-u.parquet": 4}}
+    publish_record(layout, path, record, [layout.plan])
+    assert set(Vouched(layout).current(path)["files"]) == {"kept/part-u.parquet", "work/plan.json"}
+    layout.part("kept", "u").write_bytes(b"123")
+    assert not Vouched(layout).current(path) and Vouched(layout).read(path)
+    layout.plan.unlink()
+    with pytest.raises(RunFailed, match=f"OUTPUT {tmp_path} was removed"):
+        publish_record(layout, path, record, [])
