@@ -1,6 +1,6 @@
 """Stage `spotting`: reads the text in the pictures of rows that survive their caption.
 
-Its units are pieces of caption units, see `store.names`. Where pictures are downloaded after they were asked for, what is
+Its units are pieces of caption units. Where pictures are downloaded after they were asked for, what is
 said of them in a later generation holds.
 """
 
