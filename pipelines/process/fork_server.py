@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import NoReturn
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
-_IMPORT_ROOT = Path(__file__).resolve().parents[1]
+PRELOADED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.driver.run")
+"""What workers need: Beam's worker, and all stages."""
+_IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MORE_LIKELY = 100  # of 1000: as if it held a tenth of the machine's memory more
 
@@ -113,7 +116,7 @@ atexit.register(ForkServer.end)
 
 def _serve(orders: socket.socket) -> NoReturn:
     """Fork a worker for each order until the driver goes."""
-    from pipelines.runners.boot import die_with
+    from pipelines.process.boot import die_with
 
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the driver decides
@@ -191,10 +194,8 @@ def _be_killed_first() -> None:
 def main() -> NoReturn:
     """The server as a process of its own, with the socket as its standard input."""
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
-    import apache_beam.runners.worker.sdk_worker_main  # noqa: F401
-
-    import pipelines.driver.run  # noqa: F401  (what the stages need)
-
+    for module in PRELOADED:
+        importlib.import_module(module)
     gc.freeze()
     _serve(socket.socket(fileno=os.dup(0)))
 
