@@ -1,9 +1,26 @@
 """Who is asked, where, and what is kept: Beam over manifests. Asks `filters`; only `concepts` needs torch, and nothing
-imports the trainer."""
+imports the trainer.
+
+For pipelines of your own there are the transforms `AnnotateCaptions`, `SpotText` and `ApplyCat`.
+"""
 
 import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines.transforms import AnnotateCaptions, ApplyCat, SpotText
+
+__all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
 
 # Parallelism comes from worker processes, which inherit this; threads of one process cost more than they bring. It has
 # an effect only before NumPy is imported, so it stands here.
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
+
+
+def __getattr__(name: str) -> Any:
+    """The transforms, which bring Beam along, are loaded when they are asked for."""
+    if name in __all__:
+        return getattr(import_module("pipelines.transforms"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,6 +18,7 @@ from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pict
 from pipelines.manifests.reading import read, whole_file
 from pipelines.manifests.spans import Span
 from pipelines.manifests.splitting import split
+from pipelines.manifests.tables import read_rows
 from pipelines.manifests.uids import make_uid
 from pipelines.manifests.watching import FileChanged, stamps_of
 
@@ -43,6 +44,7 @@ __all__ = [
     "make_uid",
     "read",
     "read_pictures",
+    "read_rows",
     "split",
     "stamps_of",
     "whole_file",

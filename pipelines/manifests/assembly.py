@@ -36,7 +36,7 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
             broken, chunk = error, None
         if chunk is None:
             break
-        waiting.append(_to_batch(chunk, roles))
+        waiting.append(to_batch(chunk, roles))
         size += bytes_of(waiting[-1].table)
         if sum(batch.rows for batch in waiting) >= batch_rows:
             *full, last = _cut(_join(waiting), batch_rows)
@@ -51,7 +51,8 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
         raise broken
 
 
-def _to_batch(chunk: Chunk, roles: Roles) -> Batch:
+def to_batch(chunk: Chunk, roles: Roles) -> Batch:
+    """Returns the rows of a chunk: texts that are no text become bad rows, the others get captions, urls and uids."""
     table = chunk.table
     unreadable = _long_rows(table, roles) | _rows_without_utf8(table, roles)
     captions, stand_ins, ordinals = chunk.captions, chunk.stand_ins, chunk.ordinals

@@ -100,14 +100,7 @@ class CaptionStage(Stage):
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
     def _rows(self, batch: Batch) -> pa.Table:
-        columns = {
-            "ordinal": batch.ordinals,
-            "uid": batch.uids,
-            "pair": [None if pair is None else bytes.fromhex(pair) for pair in batch.pairs],
-            "has_url": [url is not None for url in batch.urls],
-            "caption": batch.captions,
-        }
-        table = pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
+        table = identities(batch)
         if self._annotator is None:
             return table
         annotations = self._annotator.annotate([caption or "" for caption in batch.captions])
@@ -140,6 +133,18 @@ class CaptionAnnotation(Annotator):
     def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
         spans = [self.work.plan.span(unit) for unit in todo]
         return sum(span.rows for span in spans) if all(span.exact for span in spans) else None
+
+
+def identities(batch: Batch) -> pa.Table:
+    """The good rows of a batch, a table of `ROW`."""
+    columns = {
+        "ordinal": batch.ordinals,
+        "uid": batch.uids,
+        "pair": [None if pair is None else bytes.fromhex(pair) for pair in batch.pairs],
+        "has_url": [url is not None for url in batch.urls],
+        "caption": batch.captions,
+    }
+    return pa.table({name: pa.array(values, ROW.field(name).type) for name, values in columns.items()})
 
 
 def annotations_fingerprint(settings: RunSettings) -> str:

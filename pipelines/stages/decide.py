@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,19 +24,17 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import Batch, UnreadableFile, inspect, read
 from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.stages.output import output_rows, rejected_rows
 from pipelines.stages.picture_records import picture_records
-from pipelines.stages.said import COPIES, Duplicates, Entries, Said, reject_duplicates
+from pipelines.stages.said import Duplicates, Entries, Said, reject_duplicates
 from pipelines.stages.verdicts import judge
 from pipelines.store.commit import TableFile, publish_table, read_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import row_groups
 
-SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
-PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
 EXAMPLE_CHARS = 10_000
 """As much of a caption is shown in the report."""
-OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
 
 
 @dataclass
@@ -192,13 +190,12 @@ class DecideStage(Stage):
         verdict = judge(rows, records, self.preset, self.stages, unit, self.judges, self.layout)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
-        spotted = self._spotted(rows, records, found)
-        table = _output(batch.table, rows, verdict.captions, spotted, overlaps, self._caption_column(path))
+        table = output_rows(batch.table, rows, records, verdict, self._caption_column(path))
         kept, rejected, dead = parts
         stay = pa.array(reasons == KEPT)
         kept.write(table.filter(stay))
         tally.kept += rows["ordinal"].filter(stay).to_pylist()
-        rejected.write(_with_reasons(table, reasons, copies, self._stage_of))
+        rejected.write(rejected_rows(table, reasons, self._stage_of, copies))
         gone = np.flatnonzero(reasons == DEAD_REASON)
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))
@@ -214,15 +211,6 @@ class DecideStage(Stage):
             self._captions_of[path] = inspect(path, self.dataset).roles.caption
         return self._captions_of[path]
 
-    def _spotted(self, rows: pa.Table, records: pa.Table | None, found: NDArray[np.int64] | None) -> pa.Array:
-        if records is None or found is None:
-            return pa.nulls(rows.num_rows, SPOTTED)
-        lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
-        slim = [
-            None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines
-        ]
-        return pa.array(slim, SPOTTED)
-
     def _count(
         self, tally: _Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]
     ) -> None:
@@ -234,51 +222,6 @@ class DecideStage(Stage):
         uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
         for reason, uid, ordinal in zip(reasons.tolist(), uids, ordinals, strict=True):
             tally.example(reason, uid, ordinal, self.examples)
-
-
-def _output(
-    original: pa.Table,
-    rows: pa.Table,
-    verdict: CaptionVerdict,
-    spotted: pa.Array,
-    overlaps: NDArray[np.int64],
-    caption_column: str | None,
-) -> pa.Table:
-    """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
-    only a `caption` that is the very text of ours is not kept twice."""
-    columns = {name: original[name] for name in original.column_names}
-    for name in (*OURS, "stage", "reason", *COPIES.names):
-        if name in columns:
-            moved, other = columns.pop(name), f"original_{name}"
-            if name == "caption" == caption_column and pa.types.is_string(moved.type):
-                continue
-            while other in columns:
-                other = f"original_{other}"
-            columns[other] = moved
-    n, decided = rows.num_rows, verdict.decisions
-    texts = pa.list_(pa.string())
-    columns |= {
-        "uid": rows["uid"],
-        "caption": rows["caption"],
-        "complexity": pa.array(decided.complexity, pa.int32()) if decided else pa.nulls(n, pa.int32()),
-        "actions": decided.actions.cast(texts) if decided else pa.nulls(n, texts),
-        "objects": decided.objects.cast(texts) if decided else pa.nulls(n, texts),
-        "attributes": decided.attributes.cast(pa.list_(PAIR)) if decided else pa.nulls(n, pa.list_(PAIR)),
-        "spotted": spotted,
-        "overlap": pa.array(overlaps, pa.int32(), mask=overlaps == NOT_READ),
-    }
-    return pa.table(columns)
-
-
-def _with_reasons(table: pa.Table, reasons: Reasons, copies: pa.Table, stages: Mapping[str, str]) -> pa.Table:
-    gone = (reasons != KEPT) & (reasons != DEAD_REASON)
-    table, copies = (part.filter(pa.array(gone.astype(bool))) for part in (table, copies))
-    reasons = reasons[gone.astype(bool)]
-    table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))
-    table = table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
-    for name in copies.column_names:
-        table = table.append_column(name, copies[name])
-    return table
 
 
 def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.Array, messages: pa.Array) -> pa.Table:

@@ -124,12 +124,7 @@ class SpottingStage(GenerationStage):
         done = 0
         try:
             for ordinal, picture in pictures:
-                if isinstance(picture, MissingPicture):
-                    rows.append(_no_reading(ordinal, picture.reason, picture.message))
-                else:
-                    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
-                    reading = _reading(ordinal, next(self._spotter.spot([picture])), sizes.get(ordinal))
-                    rows.append(reading | given)
+                rows.append(read_text(self._spotter, ordinal, picture, sizes.get(ordinal)))
                 done += 1
                 if len(rows) >= BATCH:
                     out.write(pa.Table.from_pylist(rows, SCHEMA))
@@ -184,8 +179,24 @@ def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:
     return before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
 
 
+def read_text(
+    spotter: TextSpotter, ordinal: int, picture: bytes | MissingPicture, original: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """A row of `SCHEMA`: what a picture says, or why it could not be read.
+
+    Args:
+        spotter: reads it.
+        ordinal: its row.
+        picture: its file, or why there is none.
+        original: width and height of the picture before the download has reduced it.
+    """
+    if isinstance(picture, MissingPicture):
+        return _no_reading(ordinal, picture.reason, picture.message)
+    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+    return _reading(ordinal, next(spotter.spot([picture])), original) | given
+
+
 def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, int] | None) -> dict[str, Any]:
-    """A record. `original`: width and height of the picture before the download has reduced it."""
     if isinstance(result, BadPicture):
         return _no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)

@@ -16,6 +16,10 @@ from pipelines.engine.judge import Judge
 from pipelines.store.layout import Layout
 
 
+class NotLookedAt(RuntimeError):
+    """Rows survive their captions, and nobody has looked at their pictures."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """Of a table of annotated rows."""
@@ -49,7 +53,7 @@ def judge(
         judges: of stages of the user's, who look into `layout`.
 
     Raises:
-        RuntimeError: a row survives its caption, and no spotting unit has looked at it.
+        NotLookedAt: a row survives its caption, and no spotting unit has looked at it.
     """
     verdict = _by_filters(rows, records, preset, stages, unit)
     for one in judges:
@@ -70,7 +74,7 @@ def _by_filters(
     found = _records_of(rows, records)
     alive = np.flatnonzero(reasons == KEPT)
     if (found[alive] < 0).any():
-        raise RuntimeError(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
+        raise NotLookedAt(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
     theirs = records.take(pa.array(found[alive]))
     pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, preset)
     reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps

@@ -1,0 +1,81 @@
+"""Rows as they stand in kept/ and rejected/: the original columns, what was annotated, and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import pyarrow as pa
+
+from pipelines.decisions import DEAD, KEPT, NOT_READ, Reasons
+from pipelines.stages.said import COPIES
+from pipelines.stages.verdicts import Verdict
+
+SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
+PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])
+OURS = ("uid", "caption", "complexity", "actions", "objects", "attributes", "spotted", "overlap")
+
+
+def output_rows(
+    original: pa.Table, rows: pa.Table, records: pa.Table | None, verdict: Verdict, caption_column: str | None
+) -> pa.Table:
+    """Original columns and ours. An original column with one of our names makes way and is kept as original_<name>;
+    only a `caption` that is the very text of ours is not kept twice.
+
+    Args:
+        original: the rows as the manifest has them.
+        rows: the same rows with `uid` and `caption`.
+        records: the spotting records that the verdict rests on.
+        verdict: on these rows.
+        caption_column: the original column that is the caption.
+    """
+    if caption_column == "caption" and pa.types.is_string(original["caption"].type):
+        original = original.drop_columns("caption")
+    columns = making_way(original, (*OURS, "stage", "reason", *COPIES.names))
+    n, decided = rows.num_rows, verdict.captions.decisions
+    texts = pa.list_(pa.string())
+    columns |= {
+        "uid": rows["uid"],
+        "caption": rows["caption"],
+        "complexity": pa.array(decided.complexity, pa.int32()) if decided else pa.nulls(n, pa.int32()),
+        "actions": decided.actions.cast(texts) if decided else pa.nulls(n, texts),
+        "objects": decided.objects.cast(texts) if decided else pa.nulls(n, texts),
+        "attributes": decided.attributes.cast(pa.list_(PAIR)) if decided else pa.nulls(n, pa.list_(PAIR)),
+        "spotted": _spotted(records, verdict, n),
+        "overlap": pa.array(verdict.overlaps, pa.int32(), mask=verdict.overlaps == NOT_READ),
+    }
+    return pa.table(columns)
+
+
+def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:
+    """The columns of a table, those called as one of `names` as original_<name>."""
+    columns = {name: original[name] for name in original.column_names}
+    for name in names:
+        if name in columns:
+            moved, other = columns.pop(name), f"original_{name}"
+            while other in columns:
+                other = f"original_{other}"
+            columns[other] = moved
+    return columns
+
+
+def rejected_rows(
+    table: pa.Table, reasons: Reasons, stages: Mapping[str, str], copies: pa.Table | None = None
+) -> pa.Table:
+    """Of `output_rows` those that are rejected, with `stage`, `reason` and, where they were compared, `COPIES`."""
+    gone = ((reasons != KEPT) & (reasons != DEAD)).astype(bool)
+    table, reasons = table.filter(pa.array(gone)), reasons[gone]
+    table = table.append_column("stage", pa.array([stages[reason] for reason in reasons], pa.string()))
+    table = table.append_column("reason", pa.array(reasons.tolist(), pa.string()))
+    if copies is not None:
+        for name in copies.column_names:
+            table = table.append_column(name, copies[name].filter(pa.array(gone)))
+    return table
+
+
+def _spotted(records: pa.Table | None, verdict: Verdict, n: int) -> pa.Array:
+    found = verdict.found
+    if records is None or found is None:
+        return pa.nulls(n, SPOTTED)
+    lines = records["spotted"].combine_chunks().take(pa.array(found, mask=found < 0)).to_pylist()
+    slim = [None if row is None else [{"text": line["text"], "score": line["score"]} for line in row] for row in lines]
+    return pa.array(slim, SPOTTED)

@@ -1,0 +1,302 @@
+"""CAT in a Beam pipeline of your own: transforms over batches of rows, each an Arrow table.
+
+    from pipelines import AnnotateCaptions, ApplyCat, SpotText
+
+    found = (
+        batches                                 # PCollection of pa.Table with columns caption, image, and any others
+        | AnnotateCaptions()                    # + annotations
+        | SpotText(preset="paper")              # + spotting, of the rows whose caption passes
+        | ApplyCat("paper")
+    )
+    found.kept, found.rejected, found.dead_letter
+
+The decisions are those of a run over the same rows (`pipelines.driver.run`), duplicates excepted: these are known only
+when all rows are. A batch of some hundred rows is a good size. A worker holds one parser and one OCR process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam import pvalue
+
+from filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
+from filters.captions.annotate import CaptionAnnotator
+from filters.presets import Preset, load_preset
+from filters.spotting.settings import SpotterSettings
+from filters.spotting.spotter import TextSpotter
+from pipelines.datasets import Dataset, load_dataset
+from pipelines.datasets.naming import listing
+from pipelines.decisions import DEAD, KEPT, judge_captions, stage_of
+from pipelines.manifests import Batch, MissingPicture, read_rows
+from pipelines.manifests.columns import kind_of
+from pipelines.stages.captions import identities
+from pipelines.stages.output import making_way, output_rows, rejected_rows
+from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
+from pipelines.stages.spotting import read_text
+from pipelines.stages.verdicts import NotLookedAt, judge
+
+ANNOTATIONS, SPOTTING = "annotations", "spotting"
+"""Columns that the transforms add and `ApplyCat` reads: structs of `filters.captions.annotate.SCHEMA`, and of status,
+message, width, height, spotted, sha256, bytes (see `pipelines.stages.spotting.SCHEMA`)."""
+OUTPUTS = ("kept", "rejected", "dead_letter")
+_CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
+_RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
+
+
+class AnnotateCaptions(beam.PTransform):
+    """Says of each caption what `ApplyCat` decides by: batches to the same rows with a column `annotations`.
+
+    A row's annotations are null where it cannot be read (see `ApplyCat`), and those of an empty text where it has no
+    caption.
+
+    Args:
+        caption: the column with the captions.
+
+    Raises:
+        ValueError: while it runs; a batch has no such column, or has a column `annotations` already.
+    """
+
+    def __init__(self, caption: str = "caption"):
+        super().__init__()
+        self._caption = caption
+
+    def expand(self, batches: pvalue.PCollection) -> pvalue.PCollection:
+        return batches | beam.ParDo(_Annotate(self._caption))
+
+
+class SpotText(beam.PTransform):
+    """Reads the text in images: batches to the same rows with a column `spotting`.
+
+    A bad image costs its row: `status` is then not `ok`, and `message` says why. A row without an image has the status
+    `picture_not_at_hand`. OCR costs as much as 40 parses: with `preset` only those images are read whose caption
+    passes it, and the other rows' `spotting` is null.
+
+    Args:
+        image: the column with the bytes of image files; binary, or a struct with a field `bytes`.
+        settings: of the OCR; those of a run by default.
+        preset: whose captions have to pass; batches come from `AnnotateCaptions` then.
+        caption: the column with the captions.
+
+    Raises:
+        BadPreset: there is no such preset.
+        ValueError: while it runs; a batch lacks a column, or has a column `spotting` already.
+    """
+
+    def __init__(
+        self,
+        image: str = "image",
+        settings: SpotterSettings | None = None,
+        *,
+        preset: str | Preset | None = None,
+        caption: str = "caption",
+    ):
+        super().__init__()
+        known = load_preset(preset) if isinstance(preset, str) else preset
+        self._function = _Spot(image, settings or SpotterSettings(), known, _dataset(caption))
+
+    def expand(self, batches: pvalue.PCollection) -> pvalue.PCollection:
+        return batches | beam.ParDo(self._function)
+
+
+class ApplyCat(beam.PTransform):
+    """Decides: annotated batches to `kept`, `rejected` and `dead_letter`, each row in exactly one of them.
+
+    `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`, `objects`, `attributes`, `spotted`,
+    `overlap`, as kept/ of a run; `rejected` also `stage` and `reason`, the first that applies. `dead_letter` has the
+    rows that cannot be judged, because their image or a text of theirs cannot be read: the rows' own columns and
+    `stage`, `error`, `message`. An own column with one of these names is kept as original_<name>.
+
+    Args:
+        preset: the thresholds; filters of your own that it has sections for must be registered.
+        caption: the column with the captions.
+        stages: those whose annotations decide, `captions` and `spotting`; a filter whose stage is not among them
+            decides nothing. `["captions"]` where there are no images.
+        roles: columns that identify rows, where they have other names than a run looks for (`DATASET=custom`), as in
+            `uid="id"`, `url="link"`.
+
+    Raises:
+        BadPreset: there is no such preset.
+        ValueError: a stage is unknown; while it runs, a batch lacks a column or annotations.
+        DatasetError, BadSchema: a role is unknown, or it is not clear which column plays it.
+    """
+
+    def __init__(
+        self,
+        preset: str | Preset = "paper",
+        *,
+        caption: str = "caption",
+        stages: Sequence[str] = ("captions", "spotting"),
+        **roles: str,
+    ):
+        super().__init__()
+        if unknown := sorted(set(stages) - {"captions", "spotting"}):
+            raise ValueError(f"unknown stage {', '.join(unknown)}; choose captions, spotting")
+        known = load_preset(preset) if isinstance(preset, str) else preset
+        self._function = _Decide(known, _dataset(caption, **roles), tuple(stages))
+
+    def expand(self, batches: pvalue.PCollection) -> pvalue.DoOutputsTuple:
+        return batches | beam.ParDo(self._function).with_outputs(*OUTPUTS)
+
+    def schemas(self, annotated: pa.Schema) -> dict[str, pa.Schema]:
+        """The schemas of the three outputs, for sinks that ask for one.
+
+        Args:
+            annotated: of the batches; of `annotations` and `spotting` the names suffice, since their types are known.
+        """
+        known = {ANNOTATIONS: _CAPTIONS, SPOTTING: _RECORD}
+        fields = [field.with_type(known.get(field.name, field.type)) for field in annotated]
+        return {name: table.schema for name, table in self._function.decide(pa.schema(fields).empty_table()).items()}
+
+
+class _Annotate(beam.DoFn):
+    def __init__(self, caption: str):
+        self._caption = caption
+
+    def setup(self) -> None:
+        self._annotator = CaptionAnnotator()
+
+    def process(self, table: pa.Table) -> Iterator[pa.Table]:
+        _need(table, self._caption, "name the column with the captions: caption=...")
+        batch = read_rows(table.select([self._caption]), _dataset(self._caption))
+        found = self._annotator.annotate([caption or "" for caption in batch.captions])
+        yield _with_column(table, ANNOTATIONS, found, batch.ordinals, _CAPTIONS)
+
+
+class _Spot(beam.DoFn):
+    def __init__(self, image: str, settings: SpotterSettings, preset: Preset | None, dataset: Dataset):
+        self._image, self._settings, self._preset, self._dataset = image, settings, preset, dataset
+
+    def setup(self) -> None:
+        self._spotter = TextSpotter(self._settings)
+
+    def teardown(self) -> None:
+        self._spotter.close()
+
+    def process(self, table: pa.Table) -> Iterator[pa.Table]:
+        _need(table, self._image, "name the column with the bytes of the images: image=...")
+        column = table[self._image]
+        kind = kind_of(column.type)
+        if kind not in ("bytes", "picture", "null"):
+            raise ValueError(f"column {self._image!r} is {column.type}; SpotText reads the bytes of image files")
+        wanted = self._wanted(table)
+        images = column.take(pa.array(wanted)).to_pylist()
+        if kind == "picture":
+            images = [image and image["bytes"] for image in images]
+        absent = MissingPicture(reason="picture_not_at_hand", message=f"the row has no image in column {self._image!r}")
+        rows = [read_text(self._spotter, 0, absent if image is None else image) for image in images]
+        yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_RECORD))), wanted, _RECORD)
+
+    def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:
+        """Places of the rows whose images are read."""
+        if self._preset is None:
+            return np.arange(table.num_rows)
+        batch, rows = _rows(table, self._dataset, annotated=True)
+        passed = judge_captions(rows, self._preset, True).reasons == KEPT
+        return batch.ordinals[passed.astype(bool)]
+
+
+class _Decide(beam.DoFn):
+    def __init__(self, preset: Preset, dataset: Dataset, stages: tuple[str, ...]):
+        self._preset, self._dataset, self._stages = preset, dataset, stages
+
+    @cached_property
+    def _stage_of(self) -> dict[str, str]:
+        return stage_of(self._preset)
+
+    def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput]:
+        for name, found in self.decide(table).items():
+            if found.num_rows:
+                yield pvalue.TaggedOutput(name, found)
+
+    def decide(self, table: pa.Table) -> dict[str, pa.Table]:
+        """The rows of a batch by output."""
+        batch, rows = _rows(table, self._dataset, annotated="captions" in self._stages)
+        records = _records(batch.table) if "spotting" in self._stages else None
+        # Records are found by place, and bad rows have none.
+        rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
+        try:
+            verdict = judge(rows, records, self._preset, self._stages, "of this batch")
+        except NotLookedAt as error:
+            raise ValueError(
+                f"captions pass preset {self._preset.name} whose images SpotText has not read; give it the same preset"
+            ) from error
+        output = output_rows(_own(batch.table), rows, records, verdict, self._dataset.roles.caption)
+        lost = [(row.ordinal, "manifest", str(row.error), row.message) for row in batch.bad]
+        dead = np.flatnonzero(verdict.reasons == DEAD)
+        if records is not None and verdict.found is not None:
+            theirs = records.select(["status", "message"]).take(pa.array(verdict.found[dead])).to_pylist()
+            places = batch.ordinals[dead].tolist()
+            lost += [
+                (place, "spotting", row["status"], row["message"]) for place, row in zip(places, theirs, strict=True)
+            ]
+        return {
+            "kept": output.filter(pa.array((verdict.reasons == KEPT).astype(bool))),
+            "rejected": rejected_rows(output, verdict.reasons, self._stage_of),
+            "dead_letter": _letters(_own(table), lost),
+        }
+
+
+def _dataset(caption: str, **roles: Any) -> Dataset:
+    return load_dataset("custom").with_roles(caption=caption, **roles)
+
+
+def _rows(table: pa.Table, dataset: Dataset, *, annotated: bool) -> tuple[Batch, pa.Table]:
+    """The good rows of a batch, and the same with identity, caption and, where asked for, annotations."""
+    _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
+    batch = read_rows(table, dataset)
+    rows = identities(batch)
+    if not annotated:
+        return batch, rows
+    _need(table, ANNOTATIONS, "put AnnotateCaptions before")
+    found = batch.table[ANNOTATIONS]
+    if found.null_count:
+        raise ValueError(
+            f"{found.null_count} rows have no annotations; AnnotateCaptions makes them for all that it reads"
+        )
+    columns = [*rows.columns, *found.cast(_CAPTIONS).flatten()]
+    return batch, pa.table(columns, [*rows.column_names, *CAPTION_SCHEMA.names])
+
+
+def _records(table: pa.Table) -> pa.Table:
+    """What `judge` asks of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
+    _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
+    column = table[SPOTTING]
+    places = pa.array(np.arange(table.num_rows))
+    records = pa.table([places, *column.cast(_RECORD).flatten()], ["ordinal", *(field.name for field in _RECORD)])
+    return records.select(RECORD_SCHEMA.names).filter(column.is_valid())
+
+
+def _own(table: pa.Table) -> pa.Table:
+    return table.drop_columns([name for name in (ANNOTATIONS, SPOTTING) if name in table.column_names])
+
+
+def _letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
+    """Dead letters: of rows their place, and stage, error, message."""
+    lost = sorted(lost)
+    columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))
+    for index, name in enumerate(("stage", "error", "message"), 1):
+        columns[name] = pa.array([str(one[index]) for one in lost], pa.string())
+    return pa.table(columns)
+
+
+def _with_column(
+    table: pa.Table, name: str, found: pa.Table, places: np.ndarray[Any, Any], kind: pa.StructType
+) -> pa.Table:
+    """The table with a column of structs; null where no row of `found` has the place."""
+    if name in table.column_names:
+        raise ValueError(f"the batch has a column {name!r} already; rename or drop it")
+    which = np.full(table.num_rows, -1, np.int64)
+    which[places] = np.arange(len(places))
+    structs = found.cast(pa.schema(list(kind))).to_struct_array().combine_chunks()
+    return table.append_column(name, structs.take(pa.array(which, mask=which < 0)))
+
+
+def _need(table: pa.Table, name: str, remedy: str) -> None:
+    if name not in table.column_names:
+        raise ValueError(f"the batch has no column {name!r}, only {listing(table.column_names)}; {remedy}")
