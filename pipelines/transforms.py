@@ -39,7 +39,7 @@ from pipelines.stages.captions import identities
 from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
 from pipelines.stages.spotting import read_text
-from pipelines.stages.verdicts import NotLookedAt, judge
+from pipelines.stages.verdicts import NotLookedAt, judge_by_filters
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
 """Columns that the transforms add and `ApplyCat` reads: structs of `filters.captions.annotate.SCHEMA`, and of status,
@@ -221,7 +221,7 @@ class _Decide(beam.DoFn):
         # Records are found by place, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
         try:
-            verdict = judge(rows, records, self._preset, self._stages, "of this batch")
+            verdict = judge_by_filters(rows, records, self._preset, self._stages, "of a batch")
         except NotLookedAt as error:
             raise ValueError(
                 f"captions pass preset {self._preset.name} whose images SpotText has not read; give it the same preset"
@@ -264,7 +264,7 @@ def _rows(table: pa.Table, dataset: Dataset, *, annotated: bool) -> tuple[Batch,
 
 
 def _records(table: pa.Table) -> pa.Table:
-    """What `judge` asks of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
+    """What `judge_by_filters` asks of images: rows of `stages.spotting.SCHEMA`, by place in the table."""
     _need(table, SPOTTING, 'put SpotText before, or say stages=["captions"]')
     column = table[SPOTTING]
     places = pa.array(np.arange(table.num_rows))

@@ -55,7 +55,7 @@ def judge(
     Raises:
         NotLookedAt: a row survives its caption, and no spotting unit has looked at it.
     """
-    verdict = _by_filters(rows, records, preset, stages, unit)
+    verdict = judge_by_filters(rows, records, preset, stages, unit)
     for one in judges:
         assert layout is not None
         alive = verdict.reasons == KEPT
@@ -63,9 +63,10 @@ def judge(
     return verdict
 
 
-def _by_filters(
+def judge_by_filters(
     rows: pa.Table, records: pa.Table | None, preset: Preset, stages: Collection[str], unit: str
 ) -> Verdict:
+    """The same without the judges of stages of the user's: what can be said of rows wherever they are."""
     captions = judge_captions(rows, preset, "captions" in stages)
     reasons = captions.reasons.copy()
     overlaps = np.full(len(reasons), NOT_READ, np.int64)
