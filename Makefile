@@ -59,7 +59,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy tests setup.py open_diht.py docs/hooks.py)
+CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy examples tests setup.py open_diht.py docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier spotting overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper

@@ -42,6 +42,7 @@ BESIDE = (
     "deploy/flink/README.md",
     "deploy/kubernetes/README.md",
     "deploy/slurm/README.md",
+    "examples/README.md",
     "trainer/README.md",
 )
 """Pages that live outside `docs/`; in the site they are below `project/`."""

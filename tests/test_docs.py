@@ -38,11 +38,19 @@ pytestmark = pytest.mark.usefixtures("commands_in_process")
 REPOSITORY = Path(__file__).resolve().parents[1]
 TEXTS = sorted(
     str(path.relative_to(REPOSITORY))
-    for pattern in ("*.md", "docs/**/*.md", "deploy/**/README.md", "trainer/README.md", "benchmarks/RESULTS.md")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "deploy/**/README.md",
+        "examples/README.md",
+        "trainer/README.md",
+        "benchmarks/RESULTS.md",
+    )
     for path in REPOSITORY.glob(pattern)
 )
 QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": ""}
 OURS = r"(pipelines|trainer|eval|filters)\b"
+EXAMPLE = ".venv/bin/python examples/"
 OTHERS = ("docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
 """Beginnings of lines that are typed to other programs."""
 
@@ -133,7 +141,7 @@ def test_blocks_say_what_they_are() -> None:
 
 
 def test_every_line_is_checked_or_of_another_program() -> None:
-    ours = ("make ", "python -m ", "torchrun ", "open-diht ")
+    ours = ("make ", "python -m ", "torchrun ", "open-diht ", EXAMPLE)
     assert [line for line in lines() if not line.startswith((*ours, *OTHERS)) and not of_container(line)] == []
 
 
@@ -168,6 +176,15 @@ def test_python_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPat
 def test_open_diht_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _, rest = understood(lambda: open_diht.main(shlex.split(command)[1:]), monkeypatch)
     check_beam_options(rest, "direct")
+
+
+@pytest.mark.parametrize("command", typed(EXAMPLE))
+def test_examples_are_there_and_understand_their_words(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, path, *arguments = shlex.split(command)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "argv", [path, *arguments])
+        _, rest = understood(lambda: runpy.run_path(str(REPOSITORY / path), run_name="__main__"), monkeypatch)
+    assert not rest
 
 
 @pytest.mark.parametrize("command", typed("sbatch ", "kubectl ", "docker build "))

@@ -1,0 +1,49 @@
+"""Ask the caption filters from Python, without a run: which captions pass, which do not and why.
+
+Captions are annotated once; every preset then decides on the same annotations.
+
+    .venv/bin/python examples/filter_from_python.py --preset strict
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+
+from filters.base import CaptionEvidence
+from filters.captions.annotate import CaptionAnnotator
+from filters.captions.rules import decide_captions
+from filters.presets import load_preset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--manifest", default="data/sample/manifest.tsv", help="tab-separated, with a column caption")
+    parser.add_argument("--preset", default="paper", help="paper, strict, or a YAML file")
+    parser.add_argument("--rows", type=int, default=40, help="as many captions from the beginning")
+    options = parser.parse_args()
+    preset = load_preset(options.preset)
+    with open(options.manifest, encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        captions = [row["caption"].strip() or None for row, _ in zip(rows, range(options.rows), strict=False)]
+
+    annotations = CaptionAnnotator().annotate([caption or "" for caption in captions])
+    table = annotations.append_column("caption", pa.array(captions, pa.string()))
+    decided = decide_captions(table, preset.captions)
+    reasons = np.full(len(captions), "kept", object)
+    for one in reversed(preset.caption_filters):  # the first that applies is written last
+        reasons[one.rejects(CaptionEvidence(table, decided))] = one.reason
+
+    for place in np.flatnonzero(reasons == "kept"):
+        said = [f"{pair['attribute']} {pair['object']}" for pair in decided.attributes[place].as_py()]
+        print(captions[place])
+        print(f"    actions: {', '.join(decided.actions[place].as_py())}; attributes: {', '.join(said) or 'none'}")
+    print(", ".join(f"{reason}: {count}" for reason, count in sorted(Counter(reasons).items())))
+
+
+if __name__ == "__main__":
+    main()

