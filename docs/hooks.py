@@ -117,9 +117,14 @@ def settings(name: str) -> Iterator[str]:
 
 
 def sections(name: str) -> Iterator[str]:
-    """The same of each dataclass that a field of this one holds, under a heading each."""
-    for field, kind in get_type_hints(_class(name)).items():
-        yield from (f"## {field}", "", _cell(kind.__doc__ or ""), *_fields(kind, f"{field}."))
+    """The same of each dataclass that a field of this one holds, under a heading each. Of a field whose class is chosen
+    by name it is the default's."""
+    hints = get_type_hints(_class(name))
+    for field in dataclasses.fields(_class(name)):
+        kind = hints[field.name]
+        if not dataclasses.is_dataclass(kind) and field.default_factory is not dataclasses.MISSING:
+            kind = type(field.default_factory())
+        yield from (f"## {field.name}", "", _cell(kind.__doc__ or ""), *_fields(kind, f"{field.name}."))
 
 
 def _class(name: str) -> type[Any]:

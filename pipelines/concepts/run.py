@@ -21,7 +21,7 @@ from pipelines.store.commit import publish_json, read_json, remove_leftovers
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import output_lock
-from pipelines.store.storage import Place, is_local, stamps
+from pipelines.store.storage import Place, in_memory, is_local, stamps
 
 _NAMED = 10  # units that failed
 
@@ -59,6 +59,9 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = print) -> int:
         WrongUse: the data cannot be used as asked.
         NotLocked: another run works in the output folder, or nobody can know.
     """
+    for what, path in (("DATA", settings.data), ("OUTPUT", settings.output)):
+        if in_memory(path):
+            raise WrongUse(f"{what} {path} is the memory of this process, which workers do not see; choose a folder")
     kept = stamps(settings.data / "kept", ".parquet")
     if not kept:
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")

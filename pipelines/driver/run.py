@@ -31,7 +31,7 @@ from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.locking import FileLock, Lease, NotLocked, output_lock
 from pipelines.store.records import Vouched, publish_record, removed
-from pipelines.store.storage import Place, is_local
+from pipelines.store.storage import Place, in_memory, is_local
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
@@ -268,7 +268,7 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
 
 
 def _check_writable(layout: Layout) -> None:
-    if not is_local(layout.root) and layout.root.protocol == "memory":
+    if in_memory(layout.root):
         raise WrongUse(
             f"OUTPUT {layout.root} is the memory of this process, and the results would go with it; choose a folder, "
             "or an address such as s3://bucket/folder"

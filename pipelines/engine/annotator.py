@@ -73,10 +73,11 @@ class Annotator(ABC):
         """Do what is missing of these units of the plan."""
         if not self.runs:
             if stamps(self.work.layout.commits(self.name), ".json"):  # what is there must hold: other stages read it
-                any(False for _ in self.work.done(self.name, self.units(units)))
+                for _ in self.work.done(self.name, self.units(units)):
+                    pass
             return
         stage, names = self.stage(), self.units(units)
-        found = [(name, record) for name, record in self.work.done(self.name, names)]
+        found = self.work.done(self.name, names)
         missing = [(name, record) for name, record in found if not self.is_done(stage, name, record)]
         todo = [name for name, _ in missing]
         known = [record for _, record in missing if record is not None]

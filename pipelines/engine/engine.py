@@ -79,6 +79,7 @@ class Engine:
                     self.workers,
                     backend=self.backend,
                     todo=self.layout.work,
+                    hints=stage.hints,
                 )
                 return
             except WorkerDied as death:

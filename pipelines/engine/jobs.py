@@ -26,6 +26,7 @@ def run_units(
     workers: int,
     backend: Backend | None = None,
     todo: Place | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> None:
     """Give every unit name to `do` once. Returns when all are done.
 
@@ -39,6 +40,7 @@ def run_units(
         workers: units that may run at the same time.
         backend: where; by default on this machine.
         todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
+        hints: what machines need to have, see `Stage.hints`.
 
     Raises:
         WorkerDied: a worker process of this machine ended by itself; its units may be undone.
@@ -56,7 +58,7 @@ def run_units(
             stack.callback(remove, begun)
         job = Job(
             label=label,
-            build=partial(assemble, label=label, names=names, do=do, hints=where.hints.get(label, {})),
+            build=partial(assemble, label=label, names=names, do=do, hints=hints if where.takes_hints else None),
             workers=max(1, min(workers, len(unit_names))),
             started=partial(_is_there, begun),
         )

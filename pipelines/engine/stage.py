@@ -8,6 +8,7 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import apache_beam as beam
@@ -54,6 +55,8 @@ class Stage(ABC):
     """The entry of a commit record that the progress line adds up."""
     noun: ClassVar[str] = "rows"
     """What is counted."""
+    hints: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Beam's resource hints, where machines are chosen by them; --resource_hints=min_ram=8GB sets more for all."""
 
     def setup(self) -> None:  # noqa: B027  # not all have something to load
         """Load models; once per worker process."""

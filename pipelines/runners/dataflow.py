@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,6 @@ from pipelines.store.storage import on_this_machine
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""
-HINTS = {"spotting": {"min_ram": "4GB"}}
-"""OCR runs in a child beside each worker process. `--resource_hints=min_ram=8GB` sets more for all stages."""
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -31,7 +29,7 @@ class Dataflow:
 
     flags: Sequence[str] = ()
     name: str = field(default="dataflow", init=False)
-    hints: Mapping[str, Mapping[str, str]] = field(default_factory=lambda: dict(HINTS), init=False)
+    takes_hints: bool = field(default=True, init=False)
 
     @property
     def detached(self) -> bool:

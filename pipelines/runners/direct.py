@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import apache_beam as beam
@@ -40,7 +40,7 @@ class Direct:
 
     flags: Sequence[str] = ()
     name: str = field(default="direct", init=False)
-    hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    takes_hints: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:

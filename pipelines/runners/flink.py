@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Flink:
     flags: Sequence[str] = ()
     workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="flink", init=False)
-    hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    takes_hints: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -34,9 +34,9 @@ class Backend(Protocol):
         """What RUNNER says."""
 
     @property
-    def hints(self) -> Mapping[str, Mapping[str, str]]:
-        """Resource hints by stage, where machines are chosen by them. A stage with hints has worker processes of its
-        own, so other backends give none."""
+    def takes_hints(self) -> bool:
+        """Whether machines are chosen by the resource hints of stages. A stage with hints has worker processes of its
+        own, so other backends are told of none."""
 
     @property
     def detached(self) -> bool:

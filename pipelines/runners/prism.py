@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Prism:
     flags: Sequence[str] = ()
     workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="prism", init=False)
-    hints: Mapping[str, Mapping[str, str]] = field(default_factory=dict, init=False)
+    takes_hints: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:

@@ -187,7 +187,7 @@ class DecideStage(Stage):
         parts: tuple[TableFile, TableFile, TableFile],
         tally: _Tally,
     ) -> None:
-        verdict = judge(rows, records, self.preset, self.stages, unit, self.judges, self.layout)
+        verdict = judge(rows, records, self.preset, self.stages, self.layout, unit, self.judges)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
         table = output_rows(batch.table, rows, records, verdict, self._caption_column(path))

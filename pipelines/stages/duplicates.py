@@ -131,7 +131,7 @@ class KeyStage(Stage):
         records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
         kept = _Pairs()
         for read in row_groups(self.layout.data("captions", unit)):
-            verdict = judge(read, records, self.preset, self.stages, unit, self.judges, self.layout)
+            verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
             kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
         return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))
 

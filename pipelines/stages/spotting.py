@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,6 +81,7 @@ class SpottingStage(GenerationStage):
     """The rows whose pictures are read."""
     name: str = field(default="spotting", init=False)
     counted = noun = "pictures"
+    hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child beside each worker process
     nothing: ClassVar[dict[str, Any]] = {"downloads": None, "pictures": 0}
 
     def setup(self) -> None:

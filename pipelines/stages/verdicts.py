@@ -38,9 +38,9 @@ def judge(
     records: pa.Table | None,
     preset: Preset,
     stages: Collection[str],
+    layout: Layout,
     unit: str,
     judges: Sequence[Judge] = (),
-    layout: Layout | None = None,
 ) -> Verdict:
     """The verdict on rows of a unit.
 
@@ -49,15 +49,15 @@ def judge(
         records: what `picture_records` says of the unit, None where pictures decide nothing.
         preset: the thresholds.
         stages: those that are asked for.
+        layout: of the output folder.
         unit: its name.
-        judges: of stages of the user's, who look into `layout`.
+        judges: of stages of the user's.
 
     Raises:
         NotLookedAt: a row survives its caption, and no spotting unit has looked at it.
     """
     verdict = judge_by_filters(rows, records, preset, stages, unit)
     for one in judges:
-        assert layout is not None
         alive = verdict.reasons == KEPT
         verdict.reasons[alive] = one.reasons(layout, unit, rows)[alive]
     return verdict

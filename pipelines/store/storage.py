@@ -48,6 +48,11 @@ def is_local(path: Place) -> TypeIs[Path]:
     return isinstance(path, Path)
 
 
+def in_memory(path: Place) -> bool:
+    """Whether a path is in the memory of this process, which no worker sees and which goes with it."""
+    return not is_local(path) and path.protocol == "memory"
+
+
 def on_this_machine(address: str) -> bool:
     """Whether an address, as a user types it, names what workers on other machines cannot be counted on to see: a disk,
     or the memory of this process. Of a chain (`simplecache::s3://...`) the last link says where things are."""

@@ -28,6 +28,7 @@ REASONS = {
     "picture_not_at_hand",
     "picture_too_small",
     "text_spotting",
+    "duplicate_pair",
 }
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from common.command_line import WrongUse
 from pipelines.store.commit import read_json
 from pipelines.store.storage import place
 from trainer.concepts import open_targets
@@ -52,14 +52,9 @@ def whole_way(filtered: Any, make: Any, root: str) -> None:
     assert found is not None and len(found.keys) == 24
 
 
-@pytest.mark.slow
-def test_in_memory(filtered: Any, make: Any, tmp_path: Path) -> None:
-    import fsspec
-
-    try:
-        whole_way(filtered, make, f"memory://{tmp_path.name}")
-    finally:
-        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+def test_the_memory_of_a_process_is_refused(filtered: Any, make: Any) -> None:
+    with pytest.raises(WrongUse, match=r"OUTPUT memory://.* which workers do not see"):
+        make(filtered.write([4], lambda n, m: m), output=place("memory://concepts"))
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ import pytest
 from pipelines.cli import main
 from pipelines.runners import RunnerError, make_backend
 from pipelines.runners.beam_options import option_values
+from pipelines.stages.spotting import SpottingStage
 
 from .conftest import clean_environment, python_without_us
 
@@ -121,7 +122,7 @@ def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_options_of_a_stage() -> None:
     backend = make_backend("dataflow", [*CLOUD, IMAGE, "--max_num_workers=50", "--worker_machine_type=n2-standard-16"])
     assert backend.default_workers() == 50
-    assert backend.hints["spotting"] == {"min_ram": "4GB"}
+    assert backend.takes_hints and SpottingStage.hints == {"min_ram": "4GB"}
     values = option_values(backend.job_flags("spotting"))  # type: ignore[attr-defined]
     assert values["staging_location"] == "gs://bucket/tmp/staging"
     assert str(values["job_name"]).startswith("diht-spotting-2")
