@@ -1,54 +1,26 @@
-"""Filters of the user's own, added from outside by the documented seam: a module, a section in a preset."""
+"""Filters of the user's own, those of `docs/extend/filter.md`: a module, a section in a preset."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from filters.base import ImageEvidence
+from filters.presets import load_preset
 from pipelines.plugins import PluginError, load_plugin
 
-MODULE = '''
-from dataclasses import dataclass
-
-import numpy as np
-import pyarrow.compute as pc
-
-from filters.base import CaptionFilter, ImageFilter, register_filter
-
-
-@register_filter
-@dataclass(frozen=True, kw_only=True)
-class Shouting(CaptionFilter):
-    """Captions in capitals."""
-
-    reason = "shouting"
-    explanation = "Most of the caption is written in capitals <really>."
-    needs_annotations = False
-    max_proportion: float = 0.5
-
-    def rejects(self, captions):
-        texts = pc.fill_null(captions.rows["caption"], "").to_pylist()
-        return np.array([sum(map(str.isupper, text)) > self.max_proportion * len(text) for text in texts], bool)
-
-
-@register_filter
-@dataclass(frozen=True, kw_only=True)
-class Wide(ImageFilter):
-    """Banners."""
-
-    reason = "wide"
-    explanation = "The image is a banner."
-    max_ratio: float = 4.0
-
-    def rejects(self, images):
-        width, height = (np.asarray(images.records[name]) for name in ("width", "height"))
-        return width > self.max_ratio * height
-'''
-CAPTIONS = ("a brown dog runs", "A BROWN DOG RUNS", "two cats sleep on a red sofa", "SALE NOW")
+PAGE = (Path(__file__).parents[2] / "docs" / "extend" / "filter.md").read_text(encoding="utf-8")
+(MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE, re.DOTALL)
+(PRESET,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+MANY = "a dog, a cat, a horse, a cow, a sheep, a duck, a goat and a hen run past a barn"
+CAPTIONS = ("a brown dog runs", MANY, "two cats sleep on a red sofa", "SALE NOW")
 
 
 def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -61,8 +33,9 @@ def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.Completed
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A folder with a module of filters, a preset and a manifest."""
-    (tmp_path / "my_filters.py").write_text(MODULE, encoding="utf-8")
-    (tmp_path / "mine.yaml").write_text("shouting: {max_proportion: 0.6}\n", encoding="utf-8")
+    module = MODULE.replace("picture shows", "picture shows <really>")  # what the report has to escape
+    (tmp_path / "my_filters.py").write_text(module, encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text(PRESET, encoding="utf-8")
     rows = "".join(f"{number}\t{caption}\n" for number, caption in enumerate(CAPTIONS))
     (tmp_path / "rows.tsv").write_text("id\tcaption\n" + rows, encoding="utf-8")
     return tmp_path
@@ -77,32 +50,41 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path) -> None:
     assert done.returncode == 0, done.stderr
     rejected = pq.read_table(output / "rejected")
     found = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
-    assert found["A BROWN DOG RUNS"] == "shouting"
+    assert found[MANY] == "many_objects"
     assert pq.read_table(output / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
     steps = {step["reason"]: step for step in json.loads((output / "funnel.json").read_text())["steps"]}
-    assert steps["shouting"]["stage"] == "captions" and steps["shouting"]["rejected"] == 1
-    assert "written in capitals &lt;really&gt;" in (output / "report.html").read_text(encoding="utf-8")
+    assert steps["many_objects"]["stage"] == "captions" and steps["many_objects"]["rejected"] == 1
+    assert "picture shows &lt;really&gt;" in (output / "report.html").read_text(encoding="utf-8")
     record = json.loads((output / "run.json").read_text())
     assert record["plugins"] == ["my_filters"]
-    assert record["preset"]["filters"] == {"shouting": {"max_proportion": 0.6}}
-    assert "shouting" in done.stdout
+    assert record["preset"]["filters"] == {"many_objects": {"max_objects": 6}, "banner": {"max_ratio": 4.0}}
+    assert "many_objects" in done.stdout
 
     again = _filter(own, output, *arguments)
     assert "nothing is left to do" in again.stdout
 
-    (own / "mine.yaml").write_text("shouting: {max_proportion: 1.0}\n", encoding="utf-8")
+    (own / "mine.yaml").write_text("many_objects: {max_objects: 20}\n", encoding="utf-8")
     looser = _filter(own, output, *arguments)
     assert looser.returncode == 0 and "without a new parse" in looser.stdout
-    assert "A BROWN DOG RUNS" in pq.read_table(output / "kept")["caption"].to_pylist()
+    assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
 
 
 def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(own: Path) -> None:
     arguments = ["--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
     without = _filter(own, own / "out", *arguments)
-    assert without.returncode == 2 and "unknown key shouting" in without.stderr
+    assert without.returncode == 2 and "unknown key many_objects" in without.stderr
     wrong = _filter(own, own / "out", *arguments, "--plugin", "my_filter")
     assert wrong.returncode == 2 and "--plugin my_filter: ModuleNotFoundError" in wrong.stderr
     assert not (own / "out").exists()
+
+
+def test_the_image_filter_of_the_page_rejects_banners(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("filters.base._registered", {})
+    exec(MODULE, {"__name__": "my_filters"})
+    preset = load_preset(str(own / "mine.yaml"))
+    sizes = {"width": [400, 401, 100], "height": [100, 100, 500]}
+    evidence = ImageEvidence([""] * 3, pa.table(sizes), np.zeros(3, np.int64))
+    assert preset.image_filters[-1].rejects(evidence).tolist() == [False, True, False]
 
 
 def test_a_plugin_that_fails_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

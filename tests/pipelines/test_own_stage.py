@@ -1,71 +1,16 @@
-"""A stage of the user's own, by the documented seam: it annotates, decides, is resumed and explained."""
+"""A stage of the user's own, that of `docs/extend/stage.md`: it annotates, decides, is resumed and explained."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-MODULE = '''
-from dataclasses import dataclass, field
-
-import numpy as np
-import pyarrow as pa
-
-from pipelines.store.commit import TableFile
-from pipelines.decisions import KEPT, Step
-from pipelines.store.layout import Layout
-from pipelines.engine.annotator import Annotator, register_annotator
-from pipelines.engine.stage import Stage
-from pipelines.store.storage import read_table, row_groups
-
-
-@dataclass
-class AsciiStage(Stage):
-    """The proportion of a caption's characters that are ASCII."""
-
-    layout: Layout
-    fingerprint: str = "1"
-    name: str = field(default="ascii", init=False)
-
-    def process(self, unit, before, heartbeat):
-        path, rows = self.layout.data(self.name, unit), 0
-        with TableFile(path, pa.schema([("ordinal", pa.int64()), ("ascii", pa.float32())])) as out:
-            for table in row_groups(self.layout.data("captions", unit), ["ordinal", "caption"]):
-                texts = [text or "" for text in table["caption"].to_pylist()]
-                shares = [sum(map(str.isascii, text)) / max(len(text), 1) for text in texts]
-                out.write(pa.table({"ordinal": table["ordinal"], "ascii": pa.array(shares, pa.float32())}))
-                rows += table.num_rows
-        return {"rows": rows}, [path]
-
-
-@dataclass(frozen=True)
-class Judge:
-    least: float = 0.9
-    steps = (Step("ascii", "not_ascii", "Too many characters are not ASCII."),)
-
-    @property
-    def fingerprint(self):
-        return f"ascii-{self.least}"
-
-    def reasons(self, layout, unit, rows):
-        table = read_table(layout.data("ascii", unit))
-        known = np.asarray(table["ascii"])[np.searchsorted(table["ordinal"], rows["ordinal"])]
-        return np.where(known < self.least, "not_ascii", KEPT).astype(object)
-
-
-@register_annotator
-class AsciiAnnotator(Annotator):
-    name = "ascii"
-
-    def stage(self):
-        return AsciiStage(self.work.layout)
-
-    def judge(self):
-        return Judge()
-'''
+PAGE = Path(__file__).parents[2] / "docs" / "extend" / "stage.md"
+(MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
