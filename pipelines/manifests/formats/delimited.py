@@ -13,7 +13,7 @@ from pipelines.datasets import Dataset, Roles
 from pipelines.datasets.naming import listing
 from pipelines.manifests.files import open_file, reading
 from pipelines.manifests.formats.base import Fault, Good, register_format
-from pipelines.manifests.formats.lines import Head, Line, LineFormat, mean
+from pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
 from pipelines.manifests.schema import COLUMNS
 from pipelines.manifests.types import (
     MAX_RAW_BYTES,
@@ -56,6 +56,8 @@ class _Delimited(LineFormat):
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
         found = list(self.records(iter(lines), dataset))
+        if not found:
+            raise empty(path)
         if dataset.header:
             first, *rest = found
             if first.error is not None:
