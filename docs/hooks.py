@@ -46,7 +46,16 @@ BESIDE = (
     "trainer/README.md",
 )
 """Pages that live outside `docs/`; in the site they are below `project/`."""
-LATER = {"Extend": ("extend/dataset.md", "extend/filter.md", "extend/stage.md", "extend/loss.md", "extend/task.md")}
+LATER = {
+    "Extend": (
+        "extend/dataset.md",
+        "extend/filter.md",
+        "extend/stage.md",
+        "extend/format.md",
+        "extend/loss.md",
+        "extend/task.md",
+    )
+}
 """Pages that are in the navigation where they are there."""
 _LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?(\))")
 _FENCE = re.compile(r"^(```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)

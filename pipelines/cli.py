@@ -26,6 +26,7 @@ from pipelines.driver.annotations import stage_names
 from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
+from pipelines.manifests.formats import format_names
 from pipelines.plan import PlanMismatch
 from pipelines.plugins import PluginError, load_plugin, loaded_plugins
 from pipelines.results.outcome import NotConserved
@@ -76,7 +77,7 @@ def command_parser(prog: str, description: str) -> Parser:
         action="append",
         default=[],
         metavar="MODULE",
-        help="a Python module with filters or stages of your own",
+        help="a Python module with filters, stages or formats of your own",
     )
     parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
     parser.add_argument(
@@ -110,7 +111,9 @@ def command_parser(prog: str, description: str) -> Parser:
     for role in ("caption", "url", "uid", "image", "image_path"):
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument(
-        "--format", choices=("parquet", "tsv", "csv", "jsonl", "webdataset"), help="how the manifests are written"
+        "--format",
+        metavar="NAME",
+        help=f"how the manifests are written: {', '.join(format_names())}, or one of your own",
     )
     columns.add_argument(
         "--pictures-root", metavar="FOLDER", help="what picture paths are relative to (default: the manifest's folder)"

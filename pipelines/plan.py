@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -28,10 +28,12 @@ from pipelines.manifests import (
     expand_inputs,
     has_pictures,
     inspect,
+    inspections,
     split,
 )
 from pipelines.manifests.files import is_url
-from pipelines.store.commit import Garbled, publish_first, read_json
+from pipelines.store.commit import Garbled, publish_first, publish_json, read_json
+from pipelines.store.layout import Layout
 from pipelines.store.storage import Place, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
@@ -67,6 +69,8 @@ class Plan:
     """Rows in all, exact or estimated."""
     files: tuple[dict[str, Any], ...]
     """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no pictures (`urls_only`)."""
+    infos: tuple[FileInfo, ...] = ()
+    """What was seen of each readable file, so that nobody has to look again; nothing in plans of early versions."""
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -94,7 +98,8 @@ def make_plan(
     pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: Place | None = None
 ) -> Plan:
     """Look at every input file (footers and first lines) and cut it into units. What lies in `output` is no input: a
-    folder of manifests may hold the results.
+    folder of manifests may hold the results. Where it holds a plan, files that were not touched since are not looked at
+    again, and where that plan is of the same input, its units are those of this one.
 
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
@@ -103,8 +108,10 @@ def make_plan(
     paths = expand_inputs(pattern, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
+    kept = None if output is None else _kept(output)
+    known = {} if kept is None else {info.path: info for info in kept.infos}
     of_all = many_at_once if any(map(is_url, paths)) else map
-    looked = list(of_all(partial(_look, dataset), paths))
+    looked = list(of_all(partial(_look, dataset, known), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
     unreadable = [
         {"path": found.path, "error": found.error, "message": found.message}
@@ -123,27 +130,39 @@ def make_plan(
         raise BadSchema(
             f"the manifests disagree: {disagreeing[0]}{more}; filter them in separate runs, or name the column"
         )
+    files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
+    identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
+    fingerprint = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    if kept is not None and kept.fingerprint == fingerprint:
+        return dataclasses.replace(kept, infos=tuple(infos))
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{place:05d}-{part:05d}", dataclasses.replace(span, fingerprint=infos[place].fingerprint))
+        Unit(f"{place:05d}-{part:05d}", _seen(span, infos[place]))
         for place, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
         for part, span in enumerate(spans)
     ]
-    files = [{"path": i.path, "rows": i.rows, "bytes": i.bytes, "fingerprint": i.fingerprint} for i in infos]
-    identity = [files, unreadable, dataclasses.asdict(dataset.roles), dataset.columns, dataset.header, dataset.format]
-    known = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     for entry, info in zip(files, infos, strict=True):
         entry["urls_only"] = info.roles.url is not None and not has_pictures(info, dataset)
     return Plan(
-        fingerprint=known,
+        fingerprint=fingerprint,
         units=tuple(units),
         picture_rows=_size(rows, 2 * cores, PICTURE_ROWS),
         pictures=any(has_pictures(info, dataset) for info in infos),
         unreadable=tuple(unreadable),
         rows=rows,
         files=tuple(files),
+        infos=tuple(infos),
     )
+
+
+def _kept(output: Place) -> Plan | None:
+    found = known_plan(Layout(output).plan)
+    return None if found is None else _load(found)
+
+
+def _seen(span: Span, info: FileInfo) -> Span:
+    return dataclasses.replace(span, fingerprint=info.fingerprint, info=info)
 
 
 def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
@@ -155,9 +174,9 @@ def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
     return found
 
 
-def _look(dataset: Dataset, path: str) -> FileInfo | UnreadableFile:
+def _look(dataset: Dataset, known: Mapping[str, FileInfo], path: str) -> FileInfo | UnreadableFile:
     try:
-        return inspect(path, dataset)
+        return inspect(path, dataset, known.get(path))
     except UnreadableFile as error:
         return error
 
@@ -192,7 +211,7 @@ def keep_plan(path: Place, plan: Plan) -> Plan:
                 f"{path} is gone, and nothing else says which rows the units are that {path.parent.parent} holds; "
                 "choose another OUTPUT, or remove that folder to start anew"
             )
-        if publish_first(path, dataclasses.asdict(plan)):
+        if publish_first(path, _content(plan)):
             return plan
     existing = known_plan(path) or {}
     if existing.get("fingerprint") != plan.fingerprint:
@@ -204,7 +223,14 @@ def keep_plan(path: Place, plan: Plan) -> Plan:
             f"{path.parent.parent} was made from another input (differs: {what}); choose "
             "another OUTPUT, or remove that folder to start anew"
         )
-    return _load(existing)
+    kept = _load(existing)
+    if [(info.stamp, info.read_as) for info in kept.infos] == [(info.stamp, info.read_as) for info in plan.infos]:
+        return kept
+    # Files were touched, or are read otherwise, or an early version wrote it: the units stay, and the next run does not
+    # look at them again.
+    kept = dataclasses.replace(kept, infos=plan.infos)
+    publish_json(path, _content(kept))
+    return kept
 
 
 def known_plan(path: Place) -> dict[str, Any] | None:
@@ -240,10 +266,24 @@ def load_plan(path: Place) -> Plan:
     return _load(found)
 
 
-def _load(content: Any) -> Plan:
+def _content(plan: Plan) -> dict[str, Any]:
+    """The plan for JSON; what was seen of a file once, not with every span of it."""
+    plain = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "infos"}
+    names = [field.name for field in dataclasses.fields(Span) if field.name != "info"]
+    units = [{"name": unit.name, "span": {name: getattr(unit.span, name) for name in names}} for unit in plan.units]
+    return {**plain, "units": units, "inspected": inspections.to_json(plan.infos)}
+
+
+def _load(content: Mapping[str, Any]) -> Plan:
+    plain = dict(content)
+    seen = plain.pop("inspected", None)
+    infos = inspections.from_json(seen, content["files"]) if seen else ()
+    info_of = {info.path: info for info in infos}
     known = {entry["path"]: entry["fingerprint"] for entry in content["files"]}
-    spans = ({"fingerprint": known[entry["span"]["path"]], **entry["span"]} for entry in content["units"])
-    units = tuple(Unit(entry["name"], Span(**span)) for entry, span in zip(content["units"], spans, strict=True))
-    return Plan(
-        **{**content, "units": units, "unreadable": tuple(content["unreadable"]), "files": tuple(content["files"])}
+    spans = (
+        {"fingerprint": known[entry["span"]["path"]], "info": info_of.get(entry["span"]["path"]), **entry["span"]}
+        for entry in content["units"]
     )
+    units = tuple(Unit(entry["name"], Span(**span)) for entry, span in zip(content["units"], spans, strict=True))
+    lists = {name: tuple(content[name]) for name in ("unreadable", "files")}
+    return Plan(**{**plain, **lists, "units": units, "infos": infos})

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.command_line import WrongUse
 from common.image_formats import EXTENSIONS
-from pipelines.manifests.tar_rows import Sample, samples
+from pipelines.manifests.formats.webdataset import Sample, samples
 from pipelines.store.commit import read_json
 from pipelines.store.storage import Place
 

@@ -3,7 +3,7 @@
 A new data set is one new file in this folder.
 """
 
-from pipelines.datasets.dataset import Dataset, Format
+from pipelines.datasets.dataset import Dataset
 from pipelines.datasets.errors import DatasetError
 from pipelines.datasets.loading import dataset_names, load_dataset
 from pipelines.datasets.missing import missing_data_message
@@ -12,7 +12,6 @@ from pipelines.datasets.roles import Roles
 __all__ = [
     "Dataset",
     "DatasetError",
-    "Format",
     "Roles",
     "dataset_names",
     "load_dataset",

@@ -10,9 +10,7 @@ from common.naming import nearest
 from pipelines.datasets.errors import DatasetError
 from pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
-Format = Literal["auto", "parquet", "tsv", "csv", "jsonl", "webdataset"]
 CaptionList = Literal["first", "refuse"]
-FORMATS: tuple[str, ...] = get_args(Format)
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
 
 
@@ -35,10 +33,10 @@ class Dataset:
     """Licence of the manifest, for people; says "unknown" for what is unknown."""
     default_glob: str
     """Which files are manifests, relative to data/<name>/."""
-    format: Format = "auto"
-    """How the files are written. auto: by the name's ending, then by the first bytes; anything else is taken at its
-    word, whatever the name. Presets say auto, because the same rows are met as published and as img2dataset's
-    shards."""
+    format: str = "auto"
+    """How the files are written. auto: by the name's ending, then by the first bytes; the name of a format (parquet,
+    tsv, csv, jsonl, webdataset, or one that a plugin registers) is taken at its word, whatever the file is called.
+    Presets say auto, because the same rows are met as published and as img2dataset's shards."""
     header: bool = True
     """Whether a TSV or CSV file starts with the names of its columns."""
     columns: tuple[str, ...] = ()
@@ -61,7 +59,6 @@ class Dataset:
     """What a reader of the data should know."""
 
     def __post_init__(self) -> None:
-        _one_of("format", self.format, FORMATS, self.name)
         _one_of("caption_list", self.caption_list, CAPTION_LISTS, self.name)
         if len(self.delimiter) != 1 or self.delimiter in '"\r\n':
             raise DatasetError(
@@ -92,7 +89,7 @@ class Dataset:
     def with_roles(
         self,
         *,
-        format: Format | None = None,
+        format: str | None = None,
         header: bool | None = None,
         columns: Sequence[str] | None = None,
         delimiter: str | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.engine.engine import Engine
 from pipelines.engine.stage import Stage, failure
 from pipelines.manifests import stamps_of
-from pipelines.manifests.watching import difference
+from pipelines.manifests.files import difference
 from pipelines.plan import Plan, Unit
 from pipelines.store.commit import RunFailed, read_json, remove
 from pipelines.store.layout import Layout

@@ -6,21 +6,25 @@ spans = [span for info in infos for span in split(info, unit_rows)]
 for batch in read(spans[0], dataset): ...
 """
 
-from pipelines.manifests.batch import BadRow, Batch
-from pipelines.manifests.columns import Column
-from pipelines.manifests.consistency import Difference, check_consistent
-from pipelines.manifests.errors import BadSchema, ManifestError, NoInput, UnreadableFile
-from pipelines.manifests.info import FileInfo
+from pipelines.manifests.batches import make_uid
+from pipelines.manifests.files import stamps_of
 from pipelines.manifests.inputs import expand_inputs, input_items
-from pipelines.manifests.inspection import inspect
-from pipelines.manifests.picture_files import check_pictures_root
-from pipelines.manifests.pictures import MissingPicture, has_pictures, read_pictures
-from pipelines.manifests.reading import read, whole_file
-from pipelines.manifests.spans import Span
-from pipelines.manifests.splitting import split
+from pipelines.manifests.pictures import MissingPicture, check_pictures_root
+from pipelines.manifests.reader import has_pictures, info_of, inspect, read, read_pictures, split, whole_file
+from pipelines.manifests.schema import Difference, check_consistent
 from pipelines.manifests.tables import read_rows
-from pipelines.manifests.uids import make_uid
-from pipelines.manifests.watching import FileChanged, stamps_of
+from pipelines.manifests.types import (
+    BadRow,
+    BadSchema,
+    Batch,
+    Column,
+    FileChanged,
+    FileInfo,
+    ManifestError,
+    NoInput,
+    Span,
+    UnreadableFile,
+)
 
 __all__ = [
     "BadRow",
@@ -39,6 +43,7 @@ __all__ = [
     "check_pictures_root",
     "expand_inputs",
     "has_pictures",
+    "info_of",
     "input_items",
     "inspect",
     "make_uid",

@@ -1,27 +1,12 @@
-"""The columns of a manifest, and what may be done with their types."""
+"""Arrow types of columns, and what may be done with them."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
-Kind = Literal["text", "texts", "bytes", "picture", "integer", "floating", "boolean", "null", "other"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of a manifest."""
-
-    name: str
-    """Its name as the file spells it; "" is possible."""
-    type: str
-    """Its Arrow type in words, for example "large_string"."""
-    kind: Kind
-    """The family of its type: files whose types differ within a family go together."""
+from pipelines.manifests.types import Column, Kind
 
 
 def column_of(name: str, type: pa.DataType) -> Column:

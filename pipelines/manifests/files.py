@@ -1,19 +1,58 @@
-"""Files and folders, local or behind an fsspec URL, in a few functions."""
+"""Files and folders, local or behind an fsspec URL: opened, unpacked, and watched, for a file that changes while a run
+reads it would leave rows of two versions side by side, and nothing would say so."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
-from typing import IO, Any
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import IO, Any, TypeVar, cast
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.manifests.errors import UnreadableFile, reading
+from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, UnreadableFile
+from pipelines.store.storage import many_at_once, stamp_of
 
+_T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10
 _AHEAD_BYTES = 2 * 2**20
 """What a read of a remote file fetches beyond what it is asked for. Clients' own values (S3: 50 MB) are for who reads a
 file to its end; here spans of it are read, and heads."""
+_REMEMBERED_BYTES, _REMEMBERED_PARTS = 16 * 2**20, 256
+"""Of a remote file that is read in parts: at most so much."""
+_UNPACKED_BYTES = 16 * 2**10
+
+
+# ValueError is fsspec's way to say that a protocol is unknown, ImportError that its package is not installed.
+_BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`."""
+    try:
+        yield
+    except _BROKEN as error:
+        message = str(error) or "the file ends too early"
+        if isinstance(error, ImportError):
+            message = f"{message}; install the package that opens such addresses"
+        raise UnreadableFile(path, type(error).__name__, message) from error
+
+
+def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
+    """Yields the items; what breaks while one is fetched, and only that, becomes `UnreadableFile`."""
+    while True:
+        with reading(path):
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+        yield item
 
 
 def is_url(path: str) -> bool:
@@ -34,14 +73,95 @@ def file_system(path: str) -> tuple[Any, str]:
 
 
 def open_file(path: str, *, parts: bool = False) -> IO[bytes]:
-    """Opens a file for reading and seeking; `parts`: nothing is fetched but what is asked for. Raises what the file
-    system raises: wrap it in `reading`."""
+    """Opens a file for reading and seeking; `parts`: nothing is fetched but what is asked for, and the same only once
+    if it is asked for again soon. Raises what the file system raises: wrap it in `reading`."""
     if not is_url(path):
         return open(local_path(path), "rb")
     fs, inside = file_system(path)
-    how = {"cache_type": "none"} if parts else {"block_size": _AHEAD_BYTES}
-    handle: IO[bytes] = fs.open(inside, "rb", **how)
+    if parts:
+        return cast(IO[bytes], _Parts(fs.open(inside, "rb", cache_type="none")))
+    handle: IO[bytes] = fs.open(inside, "rb", block_size=_AHEAD_BYTES)
     return handle
+
+
+class _Parts(io.RawIOBase):
+    """A remote file that is read at places far apart, and some of them twice: the latest parts are remembered."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._at, self._size = 0, handle.seek(0, os.SEEK_END)
+        self._parts: dict[int, bytes] = {}
+        self._held = 0
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int | None = -1) -> bytes:
+        stop = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        pieces = []
+        while self._at < stop:
+            start, part = self._part(stop)
+            pieces.append(part[self._at - start : stop - start])
+            self._at += len(pieces[-1])
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        self._handle.close()
+        super().close()
+
+    def _part(self, stop: int) -> tuple[int, bytes]:
+        """Returns a part that has the byte to be read next, and where it begins; where none is remembered, what is
+        missing before `stop` is fetched."""
+        at = self._at
+        for start, part in self._parts.items():
+            if start <= at < start + len(part):
+                return start, part
+        self._handle.seek(at)
+        end = min((start for start in self._parts if at < start < stop), default=stop)
+        part = self._handle.read(end - at)
+        if not part:
+            raise EOFError(f"the file ends at byte {at}, and had {self._size} bytes")
+        self._parts[at], self._held = part, self._held + len(part)
+        while self._held > _REMEMBERED_BYTES or len(self._parts) > _REMEMBERED_PARTS:
+            self._held -= len(self._parts.pop(next(iter(self._parts))))
+        return at, part
+
+
+def open_stream(path: str, compression: Compression) -> IO[bytes]:
+    """Opens a file for reading, uncompressed on the way. Wrap it, and reads from it, in `reading`."""
+    handle = open_file(path)
+    if not compression:
+        return handle
+    return cast(IO[bytes], _Unpacked(handle, compression))
+
+
+class _Unpacked:
+    """An uncompressed stream that is read in small pieces: a piece with a break in it is lost whole."""
+
+    def __init__(self, handle: IO[bytes], compression: Compression) -> None:
+        self._handle = handle
+        self._stream = pa.input_stream(pa.PythonFile(handle, mode="r"), compression=compression)
+
+    def read(self, size: int) -> bytes:
+        piece: bytes = self._stream.read(min(size, _UNPACKED_BYTES))
+        return piece
+
+    def __enter__(self) -> _Unpacked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._handle.close()
 
 
 def read_part(path: str, start: int, stop: int) -> bytes:
@@ -80,3 +200,64 @@ def fingerprint(path: str, size: int) -> str:
         last = max(size - _FINGERPRINT_BYTES, 0)
         digest.update(read_part(path, last, last + _FINGERPRINT_BYTES))
     return f"{size}-{digest.hexdigest()[:16]}"
+
+
+def stamp(path: str) -> Stamp | None:
+    """Returns what changes when a file is written to, by one request; None where there is no file."""
+    try:
+        if not is_url(path):
+            status = os.stat(local_path(path))
+            return status.st_size, (str(status.st_mtime_ns),)
+        fs, inside = file_system(path)
+        fs.invalidate_cache(inside)  # clients remember what they have listed
+        info = fs.info(inside)
+    except FileNotFoundError:
+        return None
+    return int(info["size"] or 0), stamp_of(info)
+
+
+def telling(known: Stamp | None) -> Stamp | None:
+    """Returns a stamp that changes when the file does; None where a store says nothing but the size, which another
+    file may have too."""
+    return known if known is not None and any(part not in ("None", str(known[0])) for part in known[1]) else None
+
+
+def stamps_of(paths: Iterable[str]) -> dict[str, Stamp | None]:
+    """Returns the stamps of files by path."""
+    known = list(paths)
+    found = many_at_once(stamp, known) if any(map(is_url, known)) else map(stamp, known)
+    return dict(zip(known, found, strict=True))
+
+
+@contextmanager
+def unchanged(span: Span) -> Iterator[bool]:
+    """Watches the file of a span while the `with` block reads it, and gives the block whether `span.info` holds. A span
+    without fingerprint is not watched.
+
+    Raises:
+        FileChanged: the file is not the one that the span was cut from, or was written to in the meantime; also where
+            the block broke off, for then that is why.
+    """
+    if not span.fingerprint:
+        yield False
+        return
+    before = stamp(span.path)
+    seen = span.info is not None and span.info.stamp == before
+    if before is None or (not seen and _fingerprint(span.path, before) != span.fingerprint):
+        raise FileChanged(span.path, difference(before))
+    try:
+        yield seen
+    finally:
+        if (after := stamp(span.path)) != before:
+            raise FileChanged(span.path, difference(after))
+
+
+def difference(found: Stamp | None) -> str:
+    """Says how a file differs, for a message that begins with its path."""
+    return "is gone" if found is None else f"has changed while it was read (it has {found[0]:,} bytes now)"
+
+
+@lru_cache(maxsize=4096)
+def _fingerprint(path: str, known: Stamp) -> str:
+    """The fingerprint of a file, taken once as long as its stamp stays."""
+    return fingerprint(path, known[0])

@@ -12,9 +12,9 @@ from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-
 from common.naming import nearest
 from pipelines.datasets import Dataset
 from pipelines.datasets.naming import listing
-from pipelines.manifests.errors import NoInput, UnreadableFile, reading
-from pipelines.manifests.files import file_system, is_url, local_path
-from pipelines.manifests.formats import ENDINGS, format_of_name
+from pipelines.manifests.files import file_system, is_url, local_path, reading
+from pipelines.manifests.formats import format_of_name, known_endings
+from pipelines.manifests.types import NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_RANGE = 1_000_000
@@ -87,7 +87,7 @@ def _paths(item: str, dataset: Dataset) -> list[str]:
         if not paths:
             raise NoInput(
                 f"no file in the folder '{item}' matches {dataset.default_glob} or has a known ending "
-                f"({', '.join(ENDINGS)}); it holds {listing(_names(fs, inside))}. Name the files with a glob"
+                f"({', '.join(known_endings())}); it holds {listing(_names(fs, inside))}. Name the files with a glob"
             )
         return [_outside(fs, path, item) for path in paths]
     if fs.isfile(inside):

@@ -1,188 +1,135 @@
-"""Pictures of chosen rows, from wherever the manifest has them."""
+"""Picture files beside a manifest: read within its folder, within a size, and never from the web."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
-from typing import Any
+import os
+import posixpath
+import stat
+from dataclasses import dataclass
+from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-
-from common.image_formats import EXTENSIONS
 from pipelines.datasets import Dataset
-from pipelines.manifests.assembly import batches
-from pipelines.manifests.info import FileInfo
-from pipelines.manifests.parquet_rows import open_parquet, parquet_tables
-from pipelines.manifests.picture_files import (
-    MAX_PICTURE_BYTES,
-    MissingPicture,
-    pictures_root,
-    read_picture_file,
-    too_large,
-    within,
-)
-from pipelines.manifests.reading import chunks, info_and_span, watched
-from pipelines.manifests.spans import Span
-from pipelines.manifests.tar_rows import samples
+from pipelines.manifests.files import file_system, is_url, local_path, read_part, reading
+from pipelines.manifests.types import NoInput, UnreadableFile
 
-__all__ = ["MAX_PICTURE_BYTES", "MissingPicture", "has_pictures", "read_pictures"]
+MissingReason = Literal["picture_not_at_hand", "picture_missing", "picture_unreadable", "picture_too_large_file"]
+"""Why there is no picture; a closed list, fit for counters.
+
+picture_not_at_hand: the row names none, or only one on the web or outside the pictures' folder. picture_missing: the
+file or tar member that it names does not exist. picture_unreadable: it exists and cannot be read.
+picture_too_large_file: it has more bytes than the limit.
+"""
+
+MAX_PICTURE_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingPicture:
+    """Stands where a picture's bytes would."""
+
+    reason: MissingReason
+    """Why, as a code."""
+    message: str
+    """Why, for people."""
+
 
 Picture = bytes | MissingPicture
-_CHUNK_ROWS = 16
-_BATCH_ROWS = 1000
+"""Bytes as stored, not decoded, or why there are none."""
 
 
-def has_pictures(info: FileInfo, dataset: Dataset) -> bool:
-    """Says whether pictures of the file's rows can be asked for: bytes, paths of files, or members of the tar.
-
-    Single rows may still lack theirs. A column of urls does not count: pictures are never fetched from the web here.
-    The data set adds nothing to what `inspect` saw; it is accepted so that all functions can be called alike.
-    """
-    return info.pictures
+def pictures_root(manifest: str, dataset: Dataset) -> str:
+    """Returns the folder that picture paths may not leave: the data set's, else that of the manifest."""
+    if dataset.pictures_root is not None:
+        return dataset.pictures_root if is_url(dataset.pictures_root) else local_path(dataset.pictures_root)
+    return posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
 
 
-def read_pictures(
-    info_or_span: FileInfo | Span,
-    dataset: Dataset,
-    ordinals: npt.NDArray[np.int64] | Sequence[int],
-    *,
-    max_bytes: int = MAX_PICTURE_BYTES,
-) -> Iterator[tuple[int, Picture]]:
-    """Yields the pictures of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
+def check_pictures_root(dataset: Dataset) -> None:
+    """Raises NoInput where the data set names a folder for pictures and there is none: every row would lack its own."""
+    root = dataset.pictures_root
+    if root is None or root.startswith(("http://", "https://")):
+        return
+    try:
+        with reading(root):
+            fs, inside = file_system(root)
+            found = fs.isdir(inside)
+    except UnreadableFile as error:
+        raise NoInput(f"--pictures-root '{root}' cannot be looked at: {error.error}: {error.message}") from error
+    if not found:
+        raise NoInput(f"--pictures-root '{root}' is no folder; name the one that picture paths are relative to")
+
+
+def read_picture_file(path: str | None, root: str, limit: int) -> Picture:
+    """Returns the bytes of a picture file.
+
+    A manifest is foreign input, so its paths are followed only inside `root`: an absolute path or one with ".." is fine
+    where it ends inside, and otherwise it is not at hand. Who has pictures elsewhere says so once, with
+    `pictures_root`. Symbolic links are followed: they are the user's own.
 
     Args:
-        info_or_span: the file or span that the ordinals count in.
-        dataset: how rows are read; `pictures_root` says where picture files are.
-        ordinals: places of the rows inside the span, strictly ascending.
-        max_bytes: most bytes of a picture.
-
-    Raises:
-        ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
-        UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
-        FileChanged: a span's file is not what it was; what was yielded must not be used.
+        path: as the manifest has it: relative to `root`, absolute, or a URL below `root`.
+        root: folder or URL.
+        limit: most bytes of a picture.
     """
-    wanted = [int(ordinal) for ordinal in ordinals]
-    if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
-        raise ValueError("ordinals must be strictly ascending, from 0")
-    if not wanted:
-        return
-    with watched(info_or_span):
-        yield from _pictures(*info_and_span(info_or_span, dataset), dataset, wanted, max_bytes)
-
-
-def _pictures(
-    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-) -> Iterator[tuple[int, Picture]]:
-    if not info.pictures:
-        message = (
-            "the manifest has only urls; download the pictures first"
-            if info.roles.url
-            else "the manifest names no pictures"
-        )
-        found: Iterator[tuple[int, Picture]] = (
-            (ordinal, MissingPicture(reason="picture_not_at_hand", message=message)) for ordinal in wanted
-        )
-    elif info.format == "parquet":
-        found = _from_parquet(info, span, dataset, wanted, max_bytes)
-    elif info.format == "webdataset" and info.roles.image_path is None:
-        found = _from_tar(info, span, wanted, max_bytes)
-    else:
-        found = _from_paths(info, span, dataset, wanted, max_bytes)
-    count = 0
-    for ordinal, picture in found:
-        yield ordinal, picture
-        count += 1
-    if count < len(wanted):
-        raise ValueError(f"row {wanted[count]} is beyond the end of the span {span.start}-{span.stop} of {info.path}")
-
-
-def _from_parquet(
-    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-) -> Iterator[tuple[int, Picture]]:
-    root = pictures_root(info.path, dataset)
-    columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
-    with open_parquet(info.path) as opened:
-        for low, rows in _runs(wanted, info, span):
-            tables = parquet_tables(opened, info, span.start + low, span.start + rows[-1] + 1, columns, _CHUNK_ROWS)
-            ordinal, chosen = low, iter([*rows, -1])
-            following = next(chosen)
-            for table in tables:
-                while ordinal <= following < ordinal + table.num_rows:
-                    yield following, _of_row(table, following - ordinal, info, root, max_bytes)
-                    following = next(chosen)
-                ordinal += table.num_rows
-
-
-def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
-    """Yields the first ordinal and the chosen ones of every row group that has any; others stay unread."""
-    first = 0
-    for count in info.row_groups:
-        low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start
-        rows = [ordinal for ordinal in wanted if low <= ordinal < high]
-        first += count
-        if rows:
-            yield low, rows
-
-
-def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> Picture:
+    if path is None or not path.strip():
+        return MissingPicture(reason="picture_not_at_hand", message="the row names no picture file")
+    if path.startswith(("http://", "https://")) or root.startswith(("http://", "https://")):
+        return MissingPicture(reason="picture_not_at_hand", message=f"{path} is on the web; download it first")
+    full = _inside(path, root)
+    if full is None:
+        message = f"{path} is outside {root}; if that is meant, say so in Python: with_roles(pictures_root=...)"
+        return MissingPicture(reason="picture_not_at_hand", message=message)
     try:
-        value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
-        path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
-    except UnicodeDecodeError as error:
-        return MissingPicture(reason="picture_unreadable", message=f"the path of the picture is no UTF-8: {error}")
-    if isinstance(value, dict):
-        # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
-        path = value.get("path") if path is None else path
-        value = value["bytes"]
-    return within(value, max_bytes) if value is not None else read_picture_file(path, root, max_bytes)
+        return _read(full, limit)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return MissingPicture(reason="picture_missing", message=f"no file {full}")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        return MissingPicture(reason="picture_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 
 
-def _from_paths(
-    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-) -> Iterator[tuple[int, Picture]]:
-    root = pictures_root(info.path, dataset)
-    rest = set(wanted)
-    with closing(batches(chunks(info, span, dataset), info.roles, _BATCH_ROWS)) as found:
-        for batch in found:
-            paths = batch.table.column(info.roles.image_path).to_pylist()
-            here: dict[int, MissingPicture | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))
-            here |= {
-                row.ordinal: MissingPicture(reason="picture_not_at_hand", message=f"the row is broken: {row.message}")
-                for row in batch.bad
-            }
-            for ordinal in sorted(rest & here.keys()):
-                given = here[ordinal]
-                picture = given if isinstance(given, MissingPicture) else read_picture_file(given, root, max_bytes)
-                yield ordinal, picture
-            rest -= here.keys()
-            if not rest:
-                return
+def within(data: bytes, limit: int) -> Picture:
+    """Returns picture bytes that came with the row, or that they are too many."""
+    return data if len(data) <= limit else too_large("the picture", len(data), limit)
 
 
-def _from_tar(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> Iterator[tuple[int, Picture]]:
-    rest = set(wanted)
+def too_large(what: str, size: int, limit: int) -> MissingPicture:
+    """Returns that a picture is larger than the limit."""
+    return MissingPicture(
+        reason="picture_too_large_file", message=f"{what} has {size} bytes, more than the limit of {limit}"
+    )
 
-    def limit_of(place: int, extension: str) -> int:
-        return max_bytes + 1 if place in rest and extension in EXTENSIONS else 0
 
-    stop = None if info.compression else span.stop
-    found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=limit_of)
-    with closing(found):
-        for place, sample in enumerate(found):
-            if place not in rest:
-                continue
-            rest.discard(place)
-            extension = sample.picture()
-            if extension is None:
-                yield (
-                    place,
-                    MissingPicture(reason="picture_missing", message=f"sample '{sample.key}' has no picture member"),
-                )
-            elif sample.sizes[extension] > max_bytes:
-                yield place, too_large(f"'{sample.key}.{extension}'", sample.sizes[extension], max_bytes)
-            else:
-                yield place, sample.contents[extension]
-            if not rest:
-                return
+def _inside(path: str, root: str) -> str | None:
+    """Returns the full path where it lies below `root`, else None; judged by its letters, not by the disk."""
+    if not is_url(root):
+        if is_url(path):
+            return None
+        full = os.path.normpath(os.path.join(root, path.removeprefix("file://")))
+        return full if os.path.commonpath([full, os.path.normpath(root)]) == os.path.normpath(root) else None
+    protocol, _, folder = root.partition("://")
+    if is_url(path):
+        if not path.startswith(f"{protocol}://"):
+            return None
+        path = "/" + path.partition("://")[2].lstrip("/")
+    folder = posixpath.normpath("/" + folder.lstrip("/"))
+    full = posixpath.normpath(posixpath.join(folder, path))
+    return f"{protocol}:/{full}" if posixpath.commonpath([full, folder]) == folder else None
+
+
+def _read(path: str, limit: int) -> Picture:
+    if is_url(path):
+        fs, inside = file_system(path)
+        size = fs.info(inside)["size"]
+        if size == 0:
+            return b""  # of which no part can be asked for
+    else:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(path)
+        if not stat.S_ISREG(status.st_mode):
+            # A pipe or device would block for ever.
+            return MissingPicture(reason="picture_unreadable", message=f"{path} is no regular file")
+        size = status.st_size
+    if size is not None and size > limit:
+        return too_large(path, size, limit)
+    return within(read_part(path, 0, limit + 1), limit)

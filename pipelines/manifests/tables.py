@@ -5,11 +5,10 @@ from __future__ import annotations
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Dataset
-from pipelines.manifests.assembly import to_batch
-from pipelines.manifests.batch import Batch
+from pipelines.manifests.batches import to_batch
 from pipelines.manifests.columns import column_of, plain
-from pipelines.manifests.gathering import Chunk
-from pipelines.manifests.roles import resolve_roles
+from pipelines.manifests.schema import resolve_roles
+from pipelines.manifests.types import Batch, Chunk
 
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:

@@ -22,7 +22,7 @@ from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_o
 from pipelines.engine.judge import Judge, steps_of
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import Batch, UnreadableFile, inspect, read
+from pipelines.manifests import Batch, Span, UnreadableFile, info_of, read
 from pipelines.stages.captions import BATCH_ROWS, DEAD
 from pipelines.stages.output import output_rows, rejected_rows
 from pipelines.stages.picture_records import picture_records
@@ -144,7 +144,7 @@ class DecideStage(Stage):
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
                     rows = annotations.take(len(batch.ordinals))
                     done += len(batch.ordinals)
-                    self._decide(batch, rows, records, span.path, unit, duplicates, (kept, rejected, dead), tally)
+                    self._decide(batch, rows, records, span, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
                 # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
@@ -181,7 +181,7 @@ class DecideStage(Stage):
         batch: Batch,
         rows: pa.Table,
         records: pa.Table | None,
-        path: str,
+        span: Span,
         unit: str,
         duplicates: Duplicates,
         parts: tuple[TableFile, TableFile, TableFile],
@@ -190,7 +190,7 @@ class DecideStage(Stage):
         verdict = judge(rows, records, self.preset, self.stages, self.layout, unit, self.judges)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
-        table = output_rows(batch.table, rows, records, verdict, self._caption_column(path))
+        table = output_rows(batch.table, rows, records, verdict, self._caption_column(span))
         kept, rejected, dead = parts
         stay = pa.array(reasons == KEPT)
         kept.write(table.filter(stay))
@@ -200,16 +200,16 @@ class DecideStage(Stage):
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))
             dead_rows = rows.take(pa.array(gone))
-            letters = _dead_letters(dead_rows, path, unit, "spotting", theirs["status"], theirs["message"])
+            letters = _dead_letters(dead_rows, span.path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(letters)
             tally.lose("spotting", letters)
         self._count(tally, rows, reasons, verdict.captions, overlaps)
 
-    def _caption_column(self, path: str) -> str | None:
+    def _caption_column(self, span: Span) -> str | None:
         """The column of a file that is the caption."""
-        if self._captions_of.get(path) is None:
-            self._captions_of[path] = inspect(path, self.dataset).roles.caption
-        return self._captions_of[path]
+        if self._captions_of.get(span.path) is None:
+            self._captions_of[span.path] = info_of(span, self.dataset).roles.caption
+        return self._captions_of[span.path]
 
     def _count(
         self, tally: _Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]

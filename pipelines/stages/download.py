@@ -30,7 +30,7 @@ from pipelines.fetch import DownloadSettings, Fetcher, Reason
 from pipelines.fetch.records import ASKED, OK
 from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
-from pipelines.manifests import Span, inspect, read
+from pipelines.manifests import Span, info_of, read
 from pipelines.stages.captions import survivors_of
 from pipelines.stages.downloads import STAGE, shard_place, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
@@ -133,7 +133,7 @@ class DownloadStage(GenerationStage):
 
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
         """The rows of a unit with these ordinals, as `ASKED`."""
-        info = inspect(span.path, self.dataset)
+        info = info_of(span, self.dataset)
         rows: list[dict[str, Any]] = []
         # Closed, so that also where it breaks off it looks whether the file has changed.
         with closing(read(span, self.dataset, batch_rows=BATCH_ROWS)) as batches:

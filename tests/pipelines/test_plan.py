@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import load_dataset
-from pipelines.manifests import BadSchema, NoInput
-from pipelines.plan import make_plan
+from pipelines.manifests import BadSchema, NoInput, info_of, read
+from pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
+from pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
 
@@ -44,3 +47,79 @@ def test_a_folder_of_pictures_that_is_none_is_said_once(tmp_path: Path) -> None:
         with pytest.raises(NoInput, match=rf"--pictures-root '{root}' is no folder"):
             make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(pictures_root=str(root)), 1)
     make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(pictures_root=str(tmp_path)), 1)
+
+
+def _kept(folder: Path, pattern: str = "*", rows: int = 3) -> Plan:
+    output = folder / "out"
+    return keep_plan(Layout(output).plan, make_plan(f"{folder}/in/{pattern}", CUSTOM, 1, rows, output))
+
+
+def _spoil(path: Path) -> None:
+    """Other content, by which nobody who only asks for size and time can tell the file from what it was."""
+    status = path.stat()
+    path.write_bytes(b"\xff" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    rows = [{"caption": f"a dog runs {n}", "url": f"http://127.0.0.1/{n}"} for n in range(9)]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.parquet", "b.parquet"):
+        pq.write_table(pa.Table.from_pylist(rows), folder / name)
+    (folder / "c.csv").write_text("caption,url\n" + "".join(f'"{row["caption"]}",{row["url"]}\n' for row in rows))
+    (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def test_a_second_look_is_none(inputs: Path) -> None:
+    plan = _kept(inputs)
+    assert len(plan.units) == 3 + 3 + 1 + 3
+    for path in (inputs / "in").iterdir():
+        _spoil(path)
+    again = _kept(inputs)
+    assert again == plan and again.infos == plan.infos
+    loaded = load_plan(Layout(inputs / "out").plan)
+    assert loaded == plan
+    for unit in loaded.units:
+        assert info_of(unit.span, CUSTOM) is unit.span.info, "workers do not look either"
+
+
+def test_what_was_touched_is_looked_at_again_once(inputs: Path) -> None:
+    plan, path = _kept(inputs), inputs / "in" / "a.parquet"
+    os.utime(path, ns=(1, 1))
+    assert [sum(batch.rows for batch in read(unit.span, CUSTOM)) for unit in plan.units[:3]] == [3, 3, 3]
+    touched = _kept(inputs)
+    assert touched.units == plan.units and touched.infos[0].stamp != plan.infos[0].stamp
+    _spoil(path)
+    assert _kept(inputs).infos[0].stamp == touched.infos[0].stamp
+    os.utime(path, ns=(2, 2))
+    broken = make_plan(f"{inputs}/in/*", CUSTOM, 1, 3, inputs / "out")
+    assert [Path(entry["path"]).name for entry in broken.unreadable] == ["a.parquet"]
+
+
+def test_what_is_read_otherwise_is_looked_at_again(inputs: Path) -> None:
+    _kept(inputs, "c.csv")
+    with pytest.raises(BadSchema, match="no column for the caption"):
+        make_plan(f"{inputs}/in/c.csv", CUSTOM.with_roles(delimiter=";"), 1, 3, inputs / "out")
+
+
+def test_a_plan_of_an_earlier_version_is_read(inputs: Path) -> None:
+    plan, path = _kept(inputs), Layout(inputs / "out").plan
+    content = json.loads(path.read_text())
+    del content["inspected"]
+    path.write_text(json.dumps(content))
+    early = load_plan(path)
+    assert early.units == plan.units and early.infos == () and early.units[0].span.info is None
+    assert sum(batch.rows for unit in early.units for batch in read(unit.span, CUSTOM)) == 4 * 9
+    assert _kept(inputs) == plan and json.loads(path.read_text())["inspected"]
+
+
+def test_a_plan_holds_what_was_seen_once_a_file(inputs: Path) -> None:
+    plan = _kept(inputs, "*.parquet", rows=1)
+    content = json.loads(Layout(inputs / "out").plan.read_text())
+    assert len(content["units"]) == 18 and len(content["inspected"]["files"]) == 2
+    assert len(content["inspected"]["alike"]) == 1
+    assert all("info" not in entry["span"] for entry in content["units"])
+    assert part_of(plan, plan.units[:1]).infos == plan.infos

@@ -63,7 +63,6 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("roles: {captoin: x}", r"unknown key roles.captoin \(did you mean 'caption'\?\)"),
         ("aliases: {ulr: [x]}", r"unknown role 'ulr' \(did you mean 'url'\?\)"),
         ("needs: [caption, picture]", "unknown role 'picture'"),
-        ("format: parket", r"format is 'parket' \(did you mean 'parquet'\?\); choose auto"),
         ("header: 'no'", "header is 'no'; it must be true or false"),
         ("columns: url", "columns is 'url'; it must be a list"),
         ("notes: 3", "notes is 3; it must be a text"),

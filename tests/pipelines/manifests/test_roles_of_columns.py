@@ -10,7 +10,7 @@ import pytest
 from pipelines.datasets import Roles, load_dataset
 from pipelines.manifests import BadSchema
 from pipelines.manifests.columns import column_of
-from pipelines.manifests.roles import resolve_roles
+from pipelines.manifests.schema import resolve_roles
 
 S, N, F, B = pa.string(), pa.int64(), pa.float32(), pa.binary()
 

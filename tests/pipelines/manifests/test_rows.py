@@ -18,8 +18,8 @@ import pytest
 
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
-from pipelines.manifests import parquet_rows as parquet_module
 from pipelines.manifests.files import open_file
+from pipelines.manifests.formats import parquet as parquet_module
 
 CUSTOM = load_dataset("custom")
 MIB = 2**20

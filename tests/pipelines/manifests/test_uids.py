@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.manifests import make_uid
-from pipelines.manifests.uids import make_pair
+from pipelines.manifests.batches import make_pair
 
 HEX = "0123456789abcdef0123456789ABCDEF"
 

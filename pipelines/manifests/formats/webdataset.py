@@ -6,24 +6,116 @@ import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice, pairwise
 from typing import Any
 
 from common.image_formats import EXTENSIONS
-from pipelines.manifests.batch import MAX_ROW_BYTES
-from pipelines.manifests.columns import Column
-from pipelines.manifests.errors import guarded, reading
-from pipelines.manifests.formats import open_stream
-from pipelines.manifests.gathering import Chunk, Fault, Good, gather
-from pipelines.manifests.info import Compression, FileInfo
-from pipelines.manifests.json_cells import EXTRA, BadJson, extra_column, infer_columns, parse_object
-from pipelines.manifests.json_rows import json_row
-from pipelines.manifests.spans import Span
-from pipelines.manifests.tar_stream import TarStream
+from pipelines.datasets import Dataset
+from pipelines.datasets.naming import listing
+from pipelines.manifests.files import guarded, open_stream, reading
+from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, register_format, until_broken
+from pipelines.manifests.formats.jsonl import EXTRA, BadJson, extra_column, infer_columns, json_row, parse_object
+from pipelines.manifests.formats.tar_stream import TarStream
+from pipelines.manifests.pictures import MissingPicture, Picture, too_large
+from pipelines.manifests.schema import resolve_roles
+from pipelines.manifests.types import (
+    MAX_ROW_BYTES,
+    BadSchema,
+    Chunk,
+    Column,
+    Compression,
+    FileInfo,
+    Span,
+    UnreadableFile,
+)
 
 KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member of its other columns."""
 _NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _TEXTS = (TEXT, JSON)
+_HEAD_SAMPLES = 100
+
+
+@register_format
+class Webdataset(Format):
+    """Tars whose members are captions, columns and pictures."""
+
+    name = "webdataset"
+    endings = (".tar", ".tgz")
+
+    def starts(self, head: bytes) -> bool:
+        return head[257:262] == b"ustar"
+
+    def check(self, path: str, head: bytes, compression: Compression) -> None:
+        if not compression:
+            check_plain(path, head, self.name)
+
+    def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
+        found = samples(path, compression, size=size, limit_of=_text_limit)
+        with closing(found):
+            head = list(until_broken(islice(found, _HEAD_SAMPLES + 1)))
+        if not head:
+            message = "the tar has no members named <key>.<extension>, or breaks before the first sample ends"
+            raise UnreadableFile(path, "EmptyTar", message)
+        if not any(sample.contents for sample in head):
+            having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
+            raise BadSchema(
+                f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A "
+                "sample needs <key>.txt with its caption, or <key>.json with a field for it, beside its picture"
+            )
+        columns = _columns_of(head)
+        pictures = any(sample.picture() is not None for sample in head)
+        roles = resolve_roles(columns, dataset, path, pictures=pictures)
+        return FileInfo(
+            path=path,
+            format=self.name,
+            compression=compression,
+            columns=columns,
+            roles=roles,
+            rows=None,
+            bytes=size,
+            row_bytes=(head[-1].offset - head[0].offset) / (len(head) - 1) if len(head) > 1 else float(size),
+            pictures=pictures or roles.image_path is not None,
+        )
+
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+        return gather(_rows(info, span), info.columns, captions=True, stand_ins=True)
+
+    def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
+        if info.compression or info.estimated_rows <= unit_rows:
+            return [self.whole(info)]
+        cuts, count, broken = [0], 0, False
+        found = samples(info.path, "", size=info.bytes, limit_of=lambda _place, _extension: 0)
+        with closing(found):
+            try:
+                for sample in found:
+                    if count and count % unit_rows == 0:
+                        cuts.append(sample.offset)
+                    count += 1
+            except UnreadableFile:
+                # The last span reaches to the end, so that reading it meets the break and says so.
+                broken = True
+        edges = [*cuts, info.bytes]
+        rows = [unit_rows] * (len(cuts) - 1) + [count - unit_rows * (len(cuts) - 1)]
+        last = len(cuts) - 1
+        return [
+            Span(
+                path=info.path,
+                format=self.name,
+                start=start,
+                stop=stop,
+                rows=rows[index],
+                exact=not (broken and index == last),
+            )
+            for index, (start, stop) in enumerate(pairwise(edges))
+        ]
+
+    def pictures(
+        self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+    ) -> Iterator[tuple[int, Picture]]:
+        if info.roles.image_path is not None:
+            return super().pictures(info, span, dataset, wanted, max_bytes)
+        return _members(info, span, wanted, max_bytes)
 
 
 @dataclass(kw_only=True)
@@ -96,12 +188,12 @@ def samples(
             yield current
 
 
-def text_limit(_: int, extension: str) -> int:
+def _text_limit(_: int, extension: str) -> int:
     """The `limit_of` that reads captions and columns, and passes over pictures."""
     return MAX_ROW_BYTES + 1 if extension in _TEXTS else 0
 
 
-def infer_tar_columns(head: list[Sample]) -> tuple[Column, ...]:
+def _columns_of(head: list[Sample]) -> tuple[Column, ...]:
     """Returns the columns of samples: the key, those of their .json, `txt` for their .txt, and `_extra`."""
     objects = []
     for sample in head:
@@ -115,19 +207,13 @@ def infer_tar_columns(head: list[Sample]) -> tuple[Column, ...]:
     return (key, *own, *text, extra_column())
 
 
-def tar_chunks(info: FileInfo, span: Span) -> Iterator[Chunk]:
-    """Yields the rows of a span of a webdataset tar."""
-    return gather(_rows(info, span), info.columns, captions=True, stand_ins=True)
-
-
 def _rows(info: FileInfo, span: Span) -> Iterator[Good | Fault]:
     # The first samples say what a sample is made of; one that lacks a part is broken, not poor.
     needed = [TEXT] if info.roles.caption == TEXT else []
     if any(column.name not in (KEY, TEXT, EXTRA) for column in info.columns):
         needed.append(JSON)
-    found = samples(info.path, info.compression, start=span.start, stop=span.stop, size=info.bytes, limit_of=text_limit)
-    if info.compression:
-        found = samples(info.path, info.compression, size=info.bytes, limit_of=text_limit)
+    stop = None if info.compression else span.stop
+    found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=_text_limit)
     with closing(found):
         for sample in found:
             yield _row(sample, info, needed)
@@ -163,3 +249,30 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
     item |= {KEY: sample.key} | ({TEXT: text} if text is not None else {})
     picture = sample.picture()
     return json_row(item, info.columns, info.roles, raw, f"{sample.key}.{picture}" if picture else None)
+
+
+def _members(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> Iterator[tuple[int, Picture]]:
+    rest = set(wanted)
+
+    def limit_of(place: int, extension: str) -> int:
+        return max_bytes + 1 if place in rest and extension in EXTENSIONS else 0
+
+    stop = None if info.compression else span.stop
+    found = samples(info.path, info.compression, start=span.start, stop=stop, size=info.bytes, limit_of=limit_of)
+    with closing(found):
+        for place, sample in enumerate(found):
+            if place not in rest:
+                continue
+            rest.discard(place)
+            extension = sample.picture()
+            if extension is None:
+                yield (
+                    place,
+                    MissingPicture(reason="picture_missing", message=f"sample '{sample.key}' has no picture member"),
+                )
+            elif sample.sizes[extension] > max_bytes:
+                yield place, too_large(f"'{sample.key}.{extension}'", sample.sizes[extension], max_bytes)
+            else:
+                yield place, sample.contents[extension]
+            if not rest:
+                return

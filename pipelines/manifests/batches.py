@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -11,13 +13,20 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
 from pipelines.datasets import Roles
-from pipelines.manifests.batch import MAX_CELL_BYTES, MAX_RAW_BYTES, MAX_ROW_BYTES, BadReason, BadRow, Batch
 from pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
-from pipelines.manifests.errors import UnreadableFile
-from pipelines.manifests.gathering import Chunk
-from pipelines.manifests.uids import is_uid, make_pair, make_uid
+from pipelines.manifests.types import (
+    MAX_CELL_BYTES,
+    MAX_RAW_BYTES,
+    MAX_ROW_BYTES,
+    BadReason,
+    BadRow,
+    Batch,
+    Chunk,
+    UnreadableFile,
+)
 
 _FLUSH_BYTES = 64 * 2**20
+_HEX = re.compile(r"[0-9a-fA-F]{32}")
 
 
 def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator[Batch, None, None]:
@@ -251,3 +260,39 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
             )
         )
     return pieces
+
+
+def make_uid(*, url: str | None, caption: str | None, own: str | None = None, stand_in: str | None = None) -> str:
+    """Returns the uid of a row, 32 lower-case hex digits (128 bits).
+
+    The manifest's own uid is used where it is 32 hex digits, so that subsets fit DataComp's. Another own id is hashed
+    together with url and caption: ids such as row numbers repeat between files, and alone would make strangers equal.
+    Without own id it is the SHA-256 of url, NUL, caption.
+
+    Args:
+        url: the row's url; None or "" where it has none.
+        caption: its caption as the file has it; None counts as "".
+        own: the manifest's own id of the row.
+        stand_in: what tells pictures apart where the url is absent (path, tar member, hash of the picture).
+    """
+    if own is not None and is_uid(own):
+        return own.lower()
+    parts = (url or stand_in or "", caption or "")
+    return _digest(*(parts if own is None or own == "" else (own, *parts)))
+
+
+def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
+    """Returns what is equal for equal pairs, whatever ids they have: the uid that the row would have without an own id.
+    None where nothing names the picture, so that only its bytes can tell. The arguments are those of `make_uid`."""
+    name = url or stand_in
+    return _digest(name, caption or "") if name else None
+
+
+def is_uid(own: str) -> bool:
+    """Says whether an own id of the manifest is the uid itself."""
+    return _HEX.fullmatch(own) is not None
+
+
+def _digest(*parts: str) -> str:
+    # surrogatepass: JSON escapes can hold half characters, which plain UTF-8 refuses.
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""JSON objects as rows of a table with one schema.
+"""JSON lines, and JSON objects as rows of a table with one schema.
 
 The columns are those of the first objects. What comes later and does not fit (another key, another type) is kept as
 JSON in the column `_extra`, so that a file's tables go together and nothing is lost. Nested values are kept as JSON
@@ -8,13 +8,13 @@ text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-
-from pipelines.manifests.batch import BadReason
-from pipelines.manifests.columns import Column
+from pipelines.datasets import Dataset, Roles
+from pipelines.manifests.formats.base import Fault, Good, register_format
+from pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
+from pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSchema, Column, FileInfo
 
 EXTRA = "_extra"
 """Name of the column for what does not fit."""
@@ -23,7 +23,65 @@ MAX_DEPTH = 100
 asks, so it would be met at another depth where a row is parsed, written out, or checked."""
 _INT64 = range(-(2**63), 2**63)
 _EXACT_DOUBLE = 2**53
-_ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+
+
+@register_format
+class JsonLines(LineFormat):
+    """One object a line. An empty line is no row."""
+
+    name = "jsonl"
+    endings = (".jsonl", ".ndjson", ".json")
+    captions = True
+
+    def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
+        full = [line for line in lines if line.raw.strip()]
+        if not full:
+            raise empty(path)
+        items = [_object_of(line) for line in full]
+        objects = [item for item in items if not isinstance(item, Fault)]
+        first, start = items[0], full[0].raw[:40]
+        # An array with one object a line would pass for JSON lines with a few bad rows.
+        opens_array = isinstance(first, Fault) and first.error == "invalid_json" and start.startswith(b"[")
+        if not objects or opens_array:
+            raise BadSchema(
+                f"{path}: these are no JSON lines, which hold one object a line: the file starts with {start!r}. "
+                "Convert an array or an object of lists, for example with jq -c '.[]'"
+            )
+        columns = (*infer_columns(objects), extra_column())
+        return Head(columns=columns, row_bytes=mean([line.size + 1 for line in full]))
+
+    def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
+        for line in lines:
+            if not line.raw.strip():
+                continue
+            item = _object_of(line)
+            yield item if isinstance(item, Fault) else json_row(item, info.columns, info.roles, line.raw)
+
+
+def json_row(
+    item: Mapping[str, Any], columns: Sequence[Column], roles: Roles, raw: bytes, stand_in: str | None = None
+) -> Good | Fault:
+    """Returns an object as a row of `columns`, provided that the roles which are read as text hold text."""
+    try:
+        caption = as_text(item.get(roles.caption), lists=True) if roles.caption is not None else None
+        for role in (roles.url, roles.image_path):
+            if role is not None:
+                as_text(item.get(role))
+    except BadJson as error:
+        return Fault(error.error, error.message, raw)
+    return Good(cells(item, columns), len(raw), caption, stand_in)
+
+
+def _object_of(line: Line) -> dict[str, Any] | Fault:
+    """Returns the object that a line holds."""
+    if line.oversized:
+        return Fault("oversized", f"the line has {line.size} bytes, more than {MAX_ROW_BYTES}", line.raw)
+    if b"\0" in line.raw:
+        return Fault("nul_byte", f"byte {line.raw.index(0)} of the line is NUL", line.raw)
+    try:
+        return parse_object(line.raw)
+    except BadJson as error:
+        return Fault(error.error, error.message, line.raw)
 
 
 class BadJson(Exception):
@@ -101,13 +159,6 @@ def cells(item: Mapping[str, Any], columns: Sequence[Column]) -> list[Any]:
             rest[column.name] = value
     row.append(json.dumps(rest, ensure_ascii=False) if rest else None)
     return row
-
-
-def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Table:
-    """Returns the rows, each with one cell a column, as a table."""
-    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
-    arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
-    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
 
 
 def as_text(value: Any, *, lists: bool = False) -> str | None:

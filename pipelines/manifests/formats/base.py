@@ -1,0 +1,317 @@
+"""What a manifest format is, and which ones there are.
+
+A format of your own is a class that is registered. One that consists of lines extends `LineFormat`; the others extend
+`Format`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+from common.naming import nearest
+from pipelines.datasets import Dataset
+from pipelines.manifests.batches import batches
+from pipelines.manifests.files import read_part, reading
+from pipelines.manifests.pictures import MissingPicture, Picture, pictures_root, read_picture_file
+from pipelines.manifests.types import (
+    MAX_RAW_BYTES,
+    BadReason,
+    BadRow,
+    BadSchema,
+    Chunk,
+    Column,
+    Compression,
+    FileInfo,
+    Span,
+    UnreadableFile,
+)
+
+_COMPRESSED_ENDINGS = (".gz", ".zst", ".zstd", ".bz2")
+_PACKED_ENDINGS = (*_COMPRESSED_ENDINGS, ".tgz")
+_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bz2"}
+_MAGIC_BYTES = 512
+_CHUNK_ROWS = 1024
+_CHUNK_BYTES = 32 * 2**20
+_BATCH_ROWS = 1000
+_ARROW = {"string": pa.string(), "int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+_T = TypeVar("_T")
+
+
+class Format(ABC):
+    """How the rows of a manifest are written."""
+
+    name: ClassVar[str]
+    """What people say for it, and what plans say of their files."""
+    endings: ClassVar[tuple[str, ...]] = ()
+    """Of the names of such files, in lower case, with the dot, without that of a compression."""
+    version: ClassVar[int] = 1
+    """Raise it when a look at the same file tells something else; what older versions saw then counts no more."""
+
+    def starts(self, head: bytes) -> bool:
+        """Says whether a file with these first 512 bytes, uncompressed, is surely written so; where its name does not
+        tell."""
+        return False
+
+    def check(self, path: str, head: bytes, compression: Compression) -> None:  # noqa: B027  # not all can tell
+        """Raises UnreadableFile where the first bytes, as they are on the disk, say that a file is not written so."""
+
+    @abstractmethod
+    def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
+        """Looks at a file of `size` bytes, and only at its beginning or footer: columns, roles (see `resolve_roles`),
+        rows where that is cheap.
+
+        Raises:
+            UnreadableFile: empty, damaged, or not what its name says.
+            BadSchema: columns are missing, ambiguous, repeated, or of the wrong type.
+        """
+
+    @abstractmethod
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+        """Yields the rows of a span in order, each once, as good or bad; with the bytes of the pictures only where
+        `pictures`. Memory is bounded, whatever the file; where it breaks, UnreadableFile comes after the rows before.
+        """
+
+    def whole(self, info: FileInfo) -> Span:
+        """Returns the span of all rows of a file."""
+        rows = info.estimated_rows
+        return Span(path=info.path, format=self.name, start=0, stop=info.bytes, rows=rows, exact=info.rows is not None)
+
+    def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
+        """Returns the spans of a file that has rows, in order, of about `unit_rows` rows each: a pure function of the
+        file. One, where nothing tells where a row begins."""
+        return [self.whole(info)]
+
+    def pictures(
+        self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+    ) -> Iterator[tuple[int, Picture]]:
+        """Yields the pictures of the rows with these ordinals, ascending; here those whose paths stand in a column."""
+        root = pictures_root(info.path, dataset)
+        rest = set(wanted)
+        chunks = self.chunks(info, span, dataset, pictures=False)
+        with closing(batches(chunks, info.roles, _BATCH_ROWS)) as found:
+            for batch in found:
+                paths = batch.table.column(info.roles.image_path).to_pylist()
+                here: dict[int, MissingPicture | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))
+                here |= {
+                    row.ordinal: MissingPicture(
+                        reason="picture_not_at_hand", message=f"the row is broken: {row.message}"
+                    )
+                    for row in batch.bad
+                }
+                for ordinal in sorted(rest & here.keys()):
+                    given = here[ordinal]
+                    picture = given if isinstance(given, MissingPicture) else read_picture_file(given, root, max_bytes)
+                    yield ordinal, picture
+                rest -= here.keys()
+                if not rest:
+                    return
+
+
+_Kind = TypeVar("_Kind", bound=type[Format])
+_registered: dict[str, Format] = {}
+
+
+def register_format(kind: _Kind) -> _Kind:
+    """Make a format known, under its name and endings. Use it as a decorator.
+
+    Raises:
+        TypeError: it lacks a method.
+        ValueError: its name is no short name, or another format's; or an ending is.
+    """
+    if inspect.isabstract(kind):
+        raise TypeError(f"format {kind.__name__} lacks {', '.join(sorted(kind.__abstractmethods__))}")
+    name = kind.name
+    if not (name.isidentifier() and name == name.lower()) or name == "auto":
+        raise ValueError(f"format {kind.__name__}: name {name!r}; use lower case letters, digits and underscores")
+    for known in _registered.values():
+        same = (type(known).__module__, type(known).__qualname__) == (kind.__module__, kind.__qualname__)
+        if same:  # a module that is loaded anew brings its own
+            continue
+        taken = [f"name {name!r}"] if known.name == name else []
+        taken += [f"ending {ending!r}" for ending in kind.endings if ending in known.endings]
+        if taken:
+            raise ValueError(f"{taken[0]} of {kind.__name__} belongs to {type(known).__name__}; choose another")
+    _registered[name] = kind()
+    return kind
+
+
+def format_names() -> tuple[str, ...]:
+    """Returns the names of the formats that there are."""
+    return tuple(_registered)
+
+
+def format_named(name: str) -> Format:
+    """Returns the format of that name. Raises BadSchema where there is none."""
+    if name not in _registered:
+        names = format_names()
+        raise BadSchema(
+            f"unknown format '{name}'{nearest(name, names)}; known: {', '.join(names)}. One of your own is known where "
+            "its module is named with --plugin"
+        )
+    return _registered[name]
+
+
+def known_endings() -> tuple[str, ...]:
+    """Returns the endings that tell a format."""
+    return tuple(ending for known in _registered.values() for ending in known.endings)
+
+
+def versions() -> tuple[tuple[str, int], ...]:
+    """Returns the name and version of each format."""
+    return tuple((name, known.version) for name, known in _registered.items())
+
+
+def format_of_name(path: str) -> Format | None:
+    """Returns the format that the ending of a name stands for, None where it stands for none."""
+    name = path.lower()
+    for ending in _COMPRESSED_ENDINGS:
+        name = name.removesuffix(ending)
+    return next((known for known in _registered.values() if known.endings and name.endswith(known.endings)), None)
+
+
+def detect(path: str, dataset: Dataset) -> tuple[Format, Compression]:
+    """Returns how a file is written and compressed.
+
+    Raises:
+        UnreadableFile: its first bytes contradict that (a web page saved under the name, UTF-16, another kind of file).
+        BadSchema: neither the data set, nor the name, nor the first bytes tell the format.
+    """
+    with reading(path):
+        head = read_part(path, 0, _MAGIC_BYTES)
+    compression: Compression = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), "")
+    format = _format(path, dataset, head)
+    if not compression and path.lower().endswith(_PACKED_ENDINGS):
+        raise UnreadableFile(
+            path, "NotCompressed", f"the name says compressed, but the file starts with {head[:16]!r}{hint(head)}"
+        )
+    format.check(path, head, compression)
+    return format, compression
+
+
+def _format(path: str, dataset: Dataset, head: bytes) -> Format:
+    if dataset.format != "auto":
+        return format_named(dataset.format)
+    named = format_of_name(path) or next((known for known in _registered.values() if known.starts(head)), None)
+    if named is None:
+        raise BadSchema(
+            f"{path}: neither the name nor the first bytes ({head[:16]!r}) tell the format; say --format, one of "
+            f"{', '.join(format_names())}"
+        )
+    return named
+
+
+def check_plain(path: str, head: bytes, name: str) -> None:
+    """Raises UnreadableFile where a file that is read as format `name` is UTF-16 or Parquet."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UnreadableFile(path, "NotUtf8", "the file is UTF-16; convert it: iconv -f UTF-16 -t UTF-8 in > out")
+    if head.startswith(b"PAR1"):
+        raise UnreadableFile(
+            path, "NotAManifest", f"the file is Parquet, but read as {name}; name it .parquet or say --format parquet"
+        )
+
+
+def hint(head: bytes) -> str:
+    """Returns what a file that starts so may be, for the end of a message; "" where nothing is known."""
+    start = head.lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return " (a web page: a download that failed?)"
+    if start.startswith(b"version https://git-lfs"):
+        return " (a Git LFS pointer: fetch the file itself with git lfs pull)"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Good:
+    """A row that was read. Not keyword-only, since millions are made."""
+
+    cells: Sequence[Any]
+    """One a column."""
+    size: int
+    """About its bytes in memory."""
+    caption: str | None = None
+    """Its caption, where the cells do not have it plainly."""
+    stand_in: str | None = None
+    """See Chunk.stand_ins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that could not be read."""
+
+    error: BadReason
+    message: str
+    raw: bytes
+
+
+def gather(
+    rows: Iterator[Good | Fault], columns: Sequence[Column], *, captions: bool = False, stand_ins: bool = False
+) -> Iterator[Chunk]:
+    """Yields the rows of a span, numbered from 0, in chunks that are bounded in rows and bytes.
+
+    Args:
+        rows: the rows of the span, in order. Where they break off, the rows before are yielded and then the break is
+            raised.
+        columns: the columns of `Good.cells`.
+        captions: whether `Good.caption` counts.
+        stand_ins: whether `Good.stand_in` counts.
+    """
+    ordinal, broken = 0, None
+    while broken is None:
+        good: list[Good] = []
+        ordinals: list[int] = []
+        bad: list[BadRow] = []
+        size = 0
+        while len(good) + len(bad) < _CHUNK_ROWS and size < _CHUNK_BYTES:
+            try:
+                row = next(rows, None)
+            except UnreadableFile as error:
+                broken = error
+                break
+            if row is None:
+                break
+            if isinstance(row, Good):
+                good.append(row)
+                ordinals.append(ordinal)
+                size += row.size
+            else:
+                raw = row.raw[:MAX_RAW_BYTES]
+                bad.append(BadRow(ordinal=ordinal, error=row.error, message=row.message, raw=raw))
+                size += len(raw)
+            ordinal += 1
+        if not good and not bad:
+            break
+        yield Chunk(
+            ordinals=ordinals,
+            table=table_of([row.cells for row in good], columns),
+            bad=bad,
+            captions=[row.caption for row in good] if captions else None,
+            stand_ins=[row.stand_in for row in good] if stand_ins else None,
+        )
+    if broken is not None:
+        raise broken
+
+
+def table_of(rows: Sequence[Sequence[Any]], columns: Sequence[Column]) -> pa.Table:
+    """Returns the rows, each with one cell a column, as a table."""
+    by_column = list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+    arrays = [pa.array(values, type=_ARROW[column.type]) for values, column in zip(by_column, columns, strict=True)]
+    return pa.Table.from_arrays(arrays, names=[column.name for column in columns])
+
+
+def until_broken(items: Iterator[_T]) -> Iterator[_T]:
+    """Yields the items before a break, which reading will meet again; where there are none, raises it."""
+    seen = False
+    try:
+        for item in items:
+            seen = True
+            yield item
+    except UnreadableFile:
+        if not seen:
+            raise

@@ -1,0 +1,208 @@
+"""Formats that consist of lines, and the lines of a byte stream, bounded in memory however long a line is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import IO, ClassVar
+
+from pipelines.datasets import Dataset, Roles
+from pipelines.manifests.files import guarded, open_stream, reading
+from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, hint, until_broken
+from pipelines.manifests.schema import resolve_roles
+from pipelines.manifests.types import (
+    MAX_RAW_BYTES,
+    MAX_ROW_BYTES,
+    Chunk,
+    Column,
+    Compression,
+    FileInfo,
+    Span,
+    UnreadableFile,
+)
+
+_HEAD_ROWS = 1000
+_HEAD_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2**20
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line. Not keyword-only, since millions are made."""
+
+    offset: int
+    """Of its first byte in the uncompressed stream."""
+    raw: bytes
+    """The line without line feed and without the byte order mark of a file; cut to MAX_RAW_BYTES where oversized."""
+    size: int
+    """Its length in bytes, line feed not counted."""
+
+    @property
+    def oversized(self) -> bool:
+        """Whether the line is longer than MAX_ROW_BYTES, so that `raw` is only its beginning."""
+        return self.size > MAX_ROW_BYTES
+
+
+def lines(stream: IO[bytes], *, start: int = 0, stop: int | None = None) -> Iterator[Line]:
+    """Yields the lines that begin in [start, stop). Lines end with a line feed; the last one may go without.
+
+    Args:
+        stream: positioned at `start`, which is the beginning of a line.
+        start: offset of the stream's position, in bytes.
+        stop: no line that begins here or later is yielded; None: to the end.
+    """
+    offset, kept, size = start, b"", 0
+    if stop is not None and offset >= stop:
+        return
+    while chunk := stream.read(_CHUNK_BYTES):
+        begin = 0
+        while (end := chunk.find(b"\n", begin)) >= 0:
+            size += end - begin
+            yield _line(offset, _keep(kept, chunk[begin:end], size), size)
+            offset, kept, size, begin = offset + size + 1, b"", 0, end + 1
+            if stop is not None and offset >= stop:
+                return
+        size += len(chunk) - begin
+        kept = _keep(kept, chunk[begin:], size)
+    if size:
+        yield _line(offset, kept, size)
+
+
+def lines_of_range(stream: IO[bytes], *, start: int, stop: int) -> Iterator[Line]:
+    """Yields the lines of a seekable stream that begin in [start, stop), wherever `start` falls."""
+    if start == 0:
+        yield from lines(stream, stop=stop)
+        return
+    # From one byte earlier, the first "line" ends exactly where the first line that begins at or after `start` begins.
+    stream.seek(start - 1)
+    found = lines(stream, start=start - 1, stop=stop)
+    next(found, None)
+    yield from found
+
+
+def _keep(kept: bytes, more: bytes, size: int) -> bytes:
+    # Past the limit only the beginning is held: a hostile line may be as long as the file.
+    if size > MAX_ROW_BYTES:
+        return (kept + more[:MAX_RAW_BYTES])[:MAX_RAW_BYTES]
+    return kept + more if kept else more
+
+
+def _line(offset: int, raw: bytes, size: int) -> Line:
+    return Line(offset, raw.removeprefix(_BOM) if offset == 0 else raw, size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """What the first lines of a file tell."""
+
+    columns: tuple[Column, ...]
+    """Its columns, in the order of the cells that `rows` yields; of the types string, int64, double, bool."""
+    data_start: int = 0
+    """Offset of the first byte after its header."""
+    row_bytes: float = 0.0
+    """Mean bytes of a row; 0 where there is none."""
+
+
+class LineFormat(Format):
+    """A format whose rows begin at the beginning of a line. Plain files are split anywhere, also compressed ones are
+    read. A line of more than MAX_ROW_BYTES is `oversized` and has only its beginning."""
+
+    captions: ClassVar[bool] = False
+    """Whether `Good.caption` counts, instead of the cell."""
+
+    @abstractmethod
+    def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
+        """Says what the first lines of a file tell, at least one that is not empty.
+
+        Raises:
+            UnreadableFile, BadSchema: see `Format.look`.
+        """
+
+    @abstractmethod
+    def rows(self, lines: Iterator[Line], info: FileInfo, dataset: Dataset) -> Iterator[Good | Fault]:
+        """Yields the rows of consecutive lines after the header, each as `Good` or as `Fault`."""
+
+    def check(self, path: str, head: bytes, compression: Compression) -> None:
+        if compression:
+            return
+        check_plain(path, head, self.name)
+        if hint(head):
+            raise UnreadableFile(path, "NotAManifest", f"the file starts with {head[:16]!r}{hint(head)}")
+
+    def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
+        lines = head_lines(path, compression)
+        if all(line.raw in (b"", b"\r") for line in lines):
+            raise empty(path)
+        head = self.head(lines, path, dataset)
+        roles = self.roles(head.columns, dataset, path)
+        return FileInfo(
+            path=path,
+            format=self.name,
+            compression=compression,
+            columns=head.columns,
+            roles=roles,
+            rows=0 if head.data_start >= size and not compression else None,
+            bytes=size,
+            data_start=head.data_start,
+            row_bytes=head.row_bytes,
+            pictures=roles.image_path is not None,
+        )
+
+    def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
+        """Returns the column of every role. Raises BadSchema."""
+        return resolve_roles(columns, dataset, path)
+
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+        return gather(self.rows(span_lines(info, span), info, dataset), info.columns, captions=self.captions)
+
+    def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
+        if info.compression:
+            return [self.whole(info)]
+        count = min(max(-(-info.estimated_rows // unit_rows), 1), info.bytes)
+        edges = [info.bytes * index // count for index in range(count + 1)]
+        spans = []
+        for start, stop in pairwise(edges):
+            content = max(stop - max(start, info.data_start), 0)
+            rows = round(content / info.row_bytes) if info.row_bytes else 0
+            spans.append(Span(path=info.path, format=self.name, start=start, stop=stop, rows=rows, exact=False))
+        return spans
+
+
+def span_lines(info: FileInfo, span: Span) -> Iterator[Line]:
+    """Yields the lines of a span of a text file after its header; raises UnreadableFile where the file breaks."""
+    with reading(info.path):
+        stream = open_stream(info.path, info.compression)
+    with stream:
+        if info.compression:
+            found = lines(stream)
+        else:
+            found = lines_of_range(stream, start=max(span.start, info.data_start), stop=span.stop)
+        for line in guarded(info.path, found):
+            if line.offset >= info.data_start:
+                yield line
+
+
+def head_lines(path: str, compression: Compression) -> list[Line]:
+    """Returns the first lines of a file, at most _HEAD_ROWS and about _HEAD_BYTES of them."""
+    with reading(path):
+        stream = open_stream(path, compression)
+    head: list[Line] = []
+    with stream:
+        for line in until_broken(guarded(path, lines(stream))):
+            head.append(line)
+            if len(head) >= _HEAD_ROWS or line.offset > _HEAD_BYTES:
+                break
+    return head
+
+
+def empty(path: str) -> UnreadableFile:
+    """Returns what is wrong with a file that has no rows and no header."""
+    return UnreadableFile(path, "EmptyFile", "the file has no line that is not empty")
+
+
+def mean(sizes: Sequence[int]) -> float:
+    """Returns the mean, 0 of nothing."""
+    return sum(sizes) / len(sizes) if sizes else 0.0

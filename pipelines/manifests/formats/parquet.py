@@ -1,0 +1,266 @@
+"""Parquet: rows bounded in number and in bytes, without the bytes of pictures unless they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import IO, Any
+
+import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+
+from pipelines.datasets import Dataset
+from pipelines.manifests.columns import bytes_of, column_of, plain
+from pipelines.manifests.files import guarded, open_file, reading
+from pipelines.manifests.formats.base import Format, hint, register_format
+from pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
+from pipelines.manifests.pictures import MissingPicture, Picture, pictures_root, read_picture_file, within
+from pipelines.manifests.schema import resolve_roles
+from pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
+
+MAX_OPEN_BYTES = 512 * 2**20
+"""Most bytes of the pages that are held at a time, one of every column and its dictionary, and most bytes of a row. A
+row group that needs more is not read. Reading takes at most about three times as much memory, whatever the file;
+writing rows out again takes several times the largest, which only a picture can make larger than MAX_CELL_BYTES."""
+_CHUNK_ROWS = 128
+_PICTURE_ROWS = 16
+_CHUNK_BYTES = 32 * 2**20
+_STEP_BYTES = 64 * 2**20
+"""Rows that pyarrow unpacks in one step have at most so many bytes, or are one."""
+_BUFFER_BYTES = 2**20
+_MAGIC = b"PAR1"
+
+
+@register_format
+class Parquet(Format):
+    """Pages say what is in them, so that memory is known before anything is unpacked."""
+
+    name = "parquet"
+    endings = (".parquet", ".pq")
+
+    def starts(self, head: bytes) -> bool:
+        return head.startswith(_MAGIC)
+
+    def check(self, path: str, head: bytes, compression: Compression) -> None:
+        if not head.startswith(_MAGIC):
+            raise UnreadableFile(
+                path, "NotParquet", f"a Parquet file starts with {_MAGIC!r}, this one with {head[:16]!r}{hint(head)}"
+            )
+
+    def look(self, path: str, size: int, compression: Compression, dataset: Dataset) -> FileInfo:
+        with open_parquet(path) as opened, reading(path):
+            metadata = opened.file.metadata
+            groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
+            columns = tuple(column_of(field.name, field.type) for field in opened.file.schema_arrow)
+        roles = resolve_roles(columns, dataset, path)
+        return FileInfo(
+            path=path,
+            format=self.name,
+            compression="",
+            columns=columns,
+            roles=roles,
+            rows=sum(groups),
+            bytes=size,
+            row_groups=groups,
+            row_bytes=size / sum(groups) if sum(groups) else 0.0,
+            pictures=roles.image is not None or roles.image_path is not None,
+        )
+
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+        image = info.roles.image
+        names = [column.name for column in info.columns if column.name != image or pictures]
+        ordinal = 0
+        with open_parquet(info.path) as opened:
+            path_of_picture = _picture_path(opened.file, image)
+            wanted = names if path_of_picture is None or pictures else [*names, path_of_picture]
+            for table in parquet_tables(opened, info, span.start, span.stop, wanted, _CHUNK_ROWS):
+                stand_ins = None if path_of_picture is None else _paths(table.column(image))
+                count = table.num_rows
+                yield Chunk(
+                    ordinals=list(range(ordinal, ordinal + count)),
+                    table=table.select(names).replace_schema_metadata(None),
+                    bad=[],
+                    stand_ins=stand_ins,
+                )
+                ordinal += count
+
+    def whole(self, info: FileInfo) -> Span:
+        rows = sum(info.row_groups)
+        return Span(path=info.path, format=self.name, start=0, stop=rows, rows=rows, exact=True)
+
+    def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
+        cuts = [0]
+        for start, stop in pairwise(accumulate(info.row_groups, initial=0)):
+            if stop - start > unit_rows:
+                cuts += range(start, stop, unit_rows)
+            elif stop - cuts[-1] > unit_rows:
+                cuts.append(start)
+            if stop - start > unit_rows:
+                cuts.append(stop)
+        cuts.append(sum(info.row_groups))
+        edges = sorted(set(cuts))
+        return [
+            Span(path=info.path, format=self.name, start=start, stop=stop, rows=stop - start, exact=True)
+            for start, stop in pairwise(edges)
+        ]
+
+    def pictures(
+        self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+    ) -> Iterator[tuple[int, Picture]]:
+        root = pictures_root(info.path, dataset)
+        columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
+        with open_parquet(info.path) as opened:
+            for low, rows in _runs(wanted, info, span):
+                start, stop = span.start + low, span.start + rows[-1] + 1
+                tables = parquet_tables(opened, info, start, stop, columns, _PICTURE_ROWS)
+                ordinal, chosen = low, iter([*rows, -1])
+                following = next(chosen)
+                for table in tables:
+                    while ordinal <= following < ordinal + table.num_rows:
+                        yield following, _of_row(table, following - ordinal, info, root, max_bytes)
+                        following = next(chosen)
+                    ordinal += table.num_rows
+
+
+@dataclass(frozen=True)
+class OpenParquet:
+    """A Parquet file under way."""
+
+    file: pq.ParquetFile
+    handle: IO[bytes]
+    """Of its bytes; `file` seeks before it reads, so others may read as well."""
+
+
+@contextmanager
+def open_parquet(path: str) -> Iterator[OpenParquet]:
+    """Opens a Parquet file. Raises UnreadableFile where its footer cannot be read."""
+    with reading(path):
+        handle = open_file(path, parts=True)  # of every column a page at a time, from places far apart
+    with handle:
+        with reading(path):
+            # With a buffer, and none filled before, a column of a row group is streamed; else pyarrow holds it whole
+            # (some sets have one group a file).
+            file = pq.ParquetFile(handle, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+        yield OpenParquet(file, handle)
+
+
+def parquet_tables(
+    opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
+) -> Iterator[pa.Table]:
+    """Yields rows `start` to `stop` of a file, at most `chunk_rows` and about _CHUNK_BYTES at a time, each table from
+    one row group. Types are plain (see columns.py)."""
+    first = 0
+    for group, count in enumerate(info.row_groups):
+        begin, end = max(start - first, 0), min(stop - first, count)
+        first += count
+        if begin < end:
+            yield from _chunked(_of_group(opened, info.path, group, begin, end, columns, chunk_rows), chunk_rows)
+
+
+def _of_group(
+    opened: OpenParquet, path: str, group: int, begin: int, end: int, columns: Sequence[str], chunk_rows: int
+) -> Iterator[pa.Table]:
+    """Yields rows of a row group as they are unpacked."""
+    file = opened.file
+    with reading(path):
+        costs = column_costs(opened.handle, file.metadata, group)
+        _check([cost for part, cost in costs.items() if _is_of(part, columns)], path, group)
+        step = min(_step(costs.values()), chunk_rows)
+        found = file.iter_batches(batch_size=step, row_groups=[group], columns=list(columns), use_threads=False)
+    seen = 0
+    for batch in guarded(path, found):
+        low, high = max(begin - seen, 0), min(end - seen, batch.num_rows)
+        seen += batch.num_rows
+        if low < high:
+            with reading(path):
+                table = plain(pa.Table.from_batches([batch.slice(low, high - low)]))
+            yield table
+        if seen >= end:
+            return
+
+
+def _chunked(tables: Iterator[pa.Table], chunk_rows: int) -> Iterator[pa.Table]:
+    """Yields tables put together; where they break off, the rows before first."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    broken: UnreadableFile | None = None
+    while broken is None:
+        try:
+            table = next(tables, None)
+        except UnreadableFile as error:
+            broken, table = error, None
+        if table is not None:
+            waiting.append(table)
+            rows, size = rows + table.num_rows, size + bytes_of(table)
+        if waiting and (table is None or rows >= chunk_rows or size >= _CHUNK_BYTES):
+            yield pa.concat_tables(waiting)
+            waiting, rows, size = [], 0, 0
+        if table is None:
+            break
+    if broken is not None:
+        raise broken
+
+
+def _is_of(part: str, columns: Sequence[str]) -> bool:
+    return any(part == column or part.startswith(f"{column}.") for column in columns)
+
+
+def _step(costs: Collection[ColumnCost]) -> int:
+    """Returns how many rows are unpacked at a time. It rests on all columns of the file, those that are not read
+    included, so that where a page is broken, the rows before it are the same with pictures and without."""
+    rows = _CHUNK_ROWS
+    while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:
+        rows //= 2
+    return rows
+
+
+def _check(costs: Sequence[ColumnCost], path: str, group: int) -> None:
+    held, row = sum(cost.pages for cost in costs), sum(cost.of(1) for cost in costs)
+    if max(held, row) > MAX_OPEN_BYTES:
+        raise UnreadableFile(
+            path,
+            "OversizedPages",
+            f"row group {group} has pages of {held} bytes that are unpacked at a time, and rows of up to {row}, more "
+            f"than {MAX_OPEN_BYTES}; write the file anew with smaller pages and row groups (pyarrow: "
+            "write_table(..., row_group_size=100, data_page_size=2**20))",
+        )
+
+
+def _paths(pictures: pa.ChunkedArray) -> list[str | None]:
+    """Returns the paths of picture structs. They only tell pictures apart, so bytes that are no UTF-8 do no harm."""
+    raw = pictures.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
+    return [None if path is None else path.decode("utf-8", "surrogateescape") for path in raw]
+
+
+def _picture_path(file: pq.ParquetFile, image: str | None) -> str | None:
+    """Returns the path part of a picture struct, as pyarrow names it; it costs little and tells pictures apart."""
+    if image is None:
+        return None
+    type = file.schema_arrow.field(image).type
+    return f"{image}.path" if pa.types.is_struct(type) and type.get_field_index("path") >= 0 else None
+
+
+def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, list[int]]]:
+    """Yields the first ordinal and the chosen ones of every row group that has any; others stay unread."""
+    first = 0
+    for count in info.row_groups:
+        low, high = max(first - span.start, 0), min(first + count, span.stop) - span.start
+        rows = [ordinal for ordinal in wanted if low <= ordinal < high]
+        first += count
+        if rows:
+            yield low, rows
+
+
+def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> Picture:
+    try:
+        value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
+        path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
+    except UnicodeDecodeError as error:
+        return MissingPicture(reason="picture_unreadable", message=f"the path of the picture is no UTF-8: {error}")
+    if isinstance(value, dict):
+        # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
+        path = value.get("path") if path is None else path
+        value = value["bytes"]
+    return within(value, max_bytes) if value is not None else read_picture_file(path, root, max_bytes)

@@ -1,0 +1,186 @@
+"""Manifest files, whatever their format: what is in them, their spans, rows and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines.datasets import Dataset
+from pipelines.manifests.batches import batches
+from pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
+from pipelines.manifests.formats import detect, format_named, versions
+from pipelines.manifests.pictures import MAX_PICTURE_BYTES, MissingPicture, Picture
+from pipelines.manifests.types import Batch, FileInfo, Span
+from pipelines.store.fingerprints import fingerprint_of
+
+VERSION = 1
+"""Raise it when a look at the same file tells something else, whatever its format; see `Format.version`."""
+
+
+def inspect(path: str, dataset: Dataset, known: FileInfo | None = None) -> FileInfo:
+    """Looks at a manifest file: format, columns, roles, rows where cheap, fingerprint.
+
+    Args:
+        path: local path or fsspec URL.
+        dataset: how its rows are read.
+        known: what it told before; returned without another look where it still holds.
+
+    Raises:
+        UnreadableFile: absent, empty, damaged, or not what its name says. Other files are not concerned.
+        BadSchema: a needed column is missing, ambiguous, repeated or of the wrong type, or the format is unknown.
+    """
+    with reading(path):
+        before = stamp(path)  # before it is looked at, so that a change meanwhile is not overlooked
+    read_as = _read_as(dataset, versions())
+    if known is not None and before is not None and (known.stamp, known.read_as) == (before, read_as):
+        return known
+    info = _look(path, dataset)
+    return replace(info, fingerprint=fingerprint(path, info.bytes), stamp=telling(before), read_as=read_as)
+
+
+def info_of(span: Span, dataset: Dataset) -> FileInfo:
+    """Returns what is known of the file of a span; where nothing is, looks. Raises as `inspect`."""
+    known = span.info is not None and span.info.read_as == _read_as(dataset, versions())
+    return span.info if known and span.info is not None else _look(span.path, dataset)
+
+
+def split(info: FileInfo, unit_rows: int) -> list[Span]:
+    """Returns the spans of a file, in order; they tile it without gap or overlap. A file without rows has none. A pure
+    function of the file and the wished size, since a rerun must find the same units.
+
+    Parquet: whole row groups while they fit into `unit_rows`; a larger row group is cut inside. Plain TSV, JSON lines
+    and CSV without quotes: byte ranges of about `unit_rows` rows. A plain tar: one span where it seems to have no more
+    than `unit_rows` samples, else ranges of exactly `unit_rows` samples, found in one pass over its headers. Compressed
+    files and CSV with quotes: one span, since nothing tells where a row begins.
+
+    Args:
+        info: the file, from `inspect`.
+        unit_rows: wished rows of a span, at least 1.
+
+    Raises:
+        ValueError: `unit_rows` is below 1.
+        UnreadableFile: the file had to be opened (CSV, large tar) and could not be.
+    """
+    if unit_rows < 1:
+        raise ValueError(f"unit_rows is {unit_rows}; a unit has at least 1 row")
+    return [] if info.rows == 0 else format_named(info.format).split(info, unit_rows)
+
+
+def whole_file(info: FileInfo) -> Span:
+    """Returns the span of all rows of a file."""
+    return format_named(info.format).whole(info)
+
+
+def read(
+    info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, pictures: bool = False
+) -> Generator[Batch, None, None]:
+    """Yields the rows of a file or span in batches. Every row is in exactly one, as good or bad, in the order of the
+    file.
+
+    Memory is bounded by `batch_rows`, and a batch of large rows is cut short; no file or row group is held whole.
+
+    Args:
+        info_or_span: a file (all its rows, as one span) or a span. Its file is looked at again where `Span.info` does
+            not say what it is like, or the file was touched since.
+        dataset: how rows are read; the one that `inspect` was given.
+        batch_rows: most rows of a batch, good and bad together, at least 1.
+        pictures: whether `Batch.table` has the column of picture bytes (role image); it is not even read otherwise.
+            Pictures of tars are never in the table: see `read_pictures`.
+
+    Raises:
+        ValueError: `batch_rows` is below 1.
+        UnreadableFile: the file breaks; the rows before the break were yielded.
+        BadSchema: a span's file does not have the columns (any more).
+        FileChanged: a span's file is not what it was; what was yielded must not be used.
+    """
+    if batch_rows < 1:
+        raise ValueError(f"batch_rows is {batch_rows}; a batch has at least 1 row")
+    with _watched(info_or_span, dataset) as (info, span):
+        chunks = format_named(info.format).chunks(info, span, dataset, pictures=pictures)
+        yield from batches(chunks, info.roles, batch_rows)
+
+
+def has_pictures(info: FileInfo, dataset: Dataset) -> bool:
+    """Says whether pictures of the file's rows can be asked for: bytes, paths of files, or members of the tar.
+
+    Single rows may still lack theirs. A column of urls does not count: pictures are never fetched from the web here.
+    The data set adds nothing to what `inspect` saw; it is accepted so that all functions can be called alike.
+    """
+    return info.pictures
+
+
+def read_pictures(
+    info_or_span: FileInfo | Span,
+    dataset: Dataset,
+    ordinals: npt.NDArray[np.int64] | Sequence[int],
+    *,
+    max_bytes: int = MAX_PICTURE_BYTES,
+) -> Iterator[tuple[int, Picture]]:
+    """Yields the pictures of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
+
+    Args:
+        info_or_span: the file or span that the ordinals count in.
+        dataset: how rows are read; `pictures_root` says where picture files are.
+        ordinals: places of the rows inside the span, strictly ascending.
+        max_bytes: most bytes of a picture.
+
+    Raises:
+        ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
+        UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
+        FileChanged: a span's file is not what it was; what was yielded must not be used.
+    """
+    wanted = [int(ordinal) for ordinal in ordinals]
+    if any(after <= before for before, after in zip([-1, *wanted], wanted, strict=False)):
+        raise ValueError("ordinals must be strictly ascending, from 0")
+    if not wanted:
+        return
+    with _watched(info_or_span, dataset) as (info, span):
+        count = 0
+        for ordinal, picture in _pictures(info, span, dataset, wanted, max_bytes):
+            yield ordinal, picture
+            count += 1
+        if count < len(wanted):
+            where = f"the span {span.start}-{span.stop} of {info.path}"
+            raise ValueError(f"row {wanted[count]} is beyond the end of {where}")
+
+
+def _pictures(
+    info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
+) -> Iterator[tuple[int, Picture]]:
+    if info.pictures:
+        return format_named(info.format).pictures(info, span, dataset, wanted, max_bytes)
+    message = (
+        "the manifest has only urls; download the pictures first"
+        if info.roles.url
+        else "the manifest names no pictures"
+    )
+    missing = MissingPicture(reason="picture_not_at_hand", message=message)
+    return ((ordinal, missing) for ordinal in wanted)
+
+
+@contextmanager
+def _watched(info_or_span: FileInfo | Span, dataset: Dataset) -> Iterator[tuple[FileInfo, Span]]:
+    """A file and a span of it: what is known of the span's file, which is watched (see `unchanged`), or else a look at
+    it; or a whole file, which its caller has just seen."""
+    if isinstance(info_or_span, FileInfo):
+        yield info_or_span, whole_file(info_or_span)
+        return
+    with unchanged(info_or_span) as known:
+        yield (info_of(info_or_span, dataset) if known else _look(info_or_span.path, dataset)), info_or_span
+
+
+def _look(path: str, dataset: Dataset) -> FileInfo:
+    size = file_size(path)
+    format, compression = detect(path, dataset)
+    return format.look(path, size, compression, dataset)
+
+
+@lru_cache(maxsize=16)
+def _read_as(dataset: Dataset, formats: tuple[tuple[str, int], ...]) -> str:
+    """Of all that a look at a file depends on, besides the file."""
+    return fingerprint_of(VERSION, formats, asdict(dataset))

@@ -1,0 +1,66 @@
+"""Remote files that are read in parts: what is asked for, all of it, and nothing twice."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipelines.manifests.files import _REMEMBERED_BYTES, open_file
+
+MIB = 2**20
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The bytes of every read of a file in memory, which stands for one in a store."""
+    sizes: list[int] = []
+    memory = type(fsspec.filesystem("memory"))
+    opened = memory._open
+
+    def counting(self: Any, path: str, *arguments: Any, **options: Any) -> Any:
+        handle = opened(self, path, *arguments, **options)  # of a file always the same
+        read = type(handle).read
+
+        def counted(size: int) -> bytes:
+            content: bytes = read(handle, size)
+            sizes.append(len(content))
+            return content
+
+        handle.read = counted
+        return handle
+
+    monkeypatch.setattr(memory, "_open", counting)
+    return sizes
+
+
+def _written(name: str, size: int) -> tuple[str, bytes]:
+    content = random.Random(0).randbytes(size)
+    fsspec.filesystem("memory").pipe_file(f"/parts/{name}", content)
+    return f"memory://parts/{name}", content
+
+
+def test_parts_are_those_of_the_file_and_fetched_once(fetched: list[int]) -> None:
+    path, content = _written("a", MIB)
+    dice = random.Random(1)
+    with open_file(path, parts=True) as file:
+        for _ in range(500):
+            at, size = dice.randrange(MIB + 100), dice.randrange(20_000)
+            assert file.seek(at) == at
+            assert file.read(size) == content[at : at + size] and file.tell() == max(at, min(at + size, MIB))
+        assert sum(fetched) <= MIB
+        assert file.seek(-10, os.SEEK_END) == MIB - 10 and file.read() == content[-10:] and file.read(1) == b""
+
+
+def test_what_is_remembered_is_bounded(fetched: list[int]) -> None:
+    path, content = _written("b", _REMEMBERED_BYTES + 2 * MIB)
+    with open_file(path, parts=True) as file:
+        for at in (*range(0, len(content), MIB), 0):
+            file.seek(at)
+            assert file.read(MIB) == content[at : at + MIB]
+        assert sum(fetched) == len(content) + MIB  # the first part was forgotten
+        file.seek(0)
+        assert file.read() == content

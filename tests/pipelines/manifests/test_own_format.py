@@ -1,0 +1,103 @@
+"""The seam for formats: the module of `docs/extend/format.md`, by the command line and in worker processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.manifests.formats import Format, register_format
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+CAPTIONS = (
+    "a brown dog runs over the wet grass",
+    "two cats sleep on a red sofa",
+    "SALE NOW",
+    "a man rides a white horse",
+)
+
+
+def _line(number: int, caption: str) -> bytes:
+    return f"{f'http://127.0.0.1/{number}.jpg':32}{caption}\n".encode()
+
+
+def _filter(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines",
+        "--dataset",
+        "custom",
+        "--output",
+        "out",
+        "--stages",
+        "captions,export",
+    ]
+    path = os.pathsep.join([str(REPOSITORY), str(folder)])
+    return subprocess.run(
+        [*command, "--stages", "captions,export", "--workers", "2", "--unit-rows", "2", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_format_of_ones_own_is_filtered(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "extend" / "format.md").read_text(encoding="utf-8")
+    [module] = re.findall(r"^```\{\.python \.compile\}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "my_format.py").write_text(module, encoding="utf-8")
+    rows = [_line(number, caption) for number, caption in enumerate(CAPTIONS)]
+    (tmp_path / "rows.fwf").write_bytes(b"".join([*rows[:2], b"\xff\n", *rows[2:]]))
+
+    asked = ("--input", ".", "--plugin", "my_format", "--max-dead-share", "1")
+    done = _filter(tmp_path, *asked)
+    assert done.returncode == 0, done.stderr
+    kept = pq.read_table(tmp_path / "out" / "kept").to_pylist()
+    assert [row["caption"] for row in kept] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
+    assert [row["url"][-5:] for row in kept] == ["0.jpg", "1.jpg", "3.jpg"]
+    [rejected] = pq.read_table(tmp_path / "out" / "rejected").to_pylist()
+    [dead] = pq.read_table(tmp_path / "out" / "dead_letter").to_pylist()
+    assert rejected["caption"] == CAPTIONS[2]
+    assert (dead["error"], dead["raw"]) == ("invalid_utf8", b"\xff")
+    units = json.loads((tmp_path / "out" / "work" / "plan.json").read_text())["units"]
+    assert len(units) > 1 and {unit["span"]["format"] for unit in units} == {"fwf"}
+
+    again = _filter(tmp_path, *asked)
+    assert again.returncode == 0 and "nothing is left to do" in again.stdout
+    without = _filter(tmp_path, "--input", "rows.fwf")
+    assert without.returncode == 2 and "say --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
+    mistyped = _filter(tmp_path, "--input", "rows.fwf", "--plugin", "my_format", "--format", "fwt")
+    assert mistyped.returncode == 2 and "unknown format 'fwt' (did you mean 'fwf'?)" in mistyped.stderr
+
+
+def _named(name: str, endings: tuple[str, ...] = ()) -> type[Format]:
+    made = {"name": name, "endings": endings, "look": lambda *_: None, "chunks": lambda *_, **__: iter(())}
+    return type("Mine", (Format,), made)
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        (_named("csv"), "name 'csv' of Mine belongs to Csv"),
+        (_named("mine", (".mine", ".tab")), r"ending '\.tab' of Mine belongs to Tsv"),
+        (_named("auto"), "name 'auto'; use lower case letters"),
+        (_named("a b"), "name 'a b'; use lower case letters"),
+    ],
+)
+def test_formats_that_would_hide_another_are_refused(kind: type[Format], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        register_format(kind)
+
+
+def test_a_format_without_its_methods_is_refused() -> None:
+    half: type[Format] = type("Half", (Format,), {"name": "half", "look": lambda *_: None})
+    with pytest.raises(TypeError, match="format Half lacks chunks"):
+        register_format(half)
