@@ -12,7 +12,7 @@ import numpy as np
 
 from common.files import published
 from common.statistics import Interval
-from eval.tasks import Task
+from eval.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
