@@ -33,14 +33,14 @@ A       ?=#                 for `make compare`: results of one model, a folder o
 B       ?=#                 and of another; the comparison is written into the second
 
 ##@ Other variables
-JOBS    ?= 2#               test files run at a time by `make test` and `make test-all` (0: one, in pytest's own process)
+JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
 EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
+.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
 
 comma := ,
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
@@ -109,6 +109,9 @@ test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
 test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 
+coverage: env-all env-ocr ## Run the tests, show the lines they do not reach (ARGS="tests/filters" for a part)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
+
 lint: env-all ## Run ruff and mypy
 	@$(PY) -m ruff check $(CODE)
 	@$(PY) -m mypy $(CODE)
@@ -154,7 +157,7 @@ bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-be
 	@$(PY) -m benchmarks.probe
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	@find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 # install(extras, words): pip runs only where an extra has no stamp, or one of another KEY. Stamps go first and come back

@@ -70,6 +70,7 @@ EXTRAS = {
         "ruff",
         "mypy",
         "pytest",
+        "pytest-cov",
         "pytest-timeout",
         "pytest-xdist",
         "s3fs",

@@ -26,12 +26,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from common.ranks import Ranks
-from eval.data import DataSet, Memo, open_task
+from eval.data import DataSet, Memo
 from eval.features import FeatureCache
 from eval.fetch.writing import Sample, jpeg, write_webdataset
 from eval.models import Model, OpenClipModel, load_model
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import Source, Task
+from eval.tasks.opening import open_task
 from eval.templates import look_up
 from eval.zeroshot import evaluate_classification
 

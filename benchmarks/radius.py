@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.data import DataSet, Memo, class_names, data_root, open_support, open_task, templates
+from eval.data import DataSet, Memo, class_names, data_root, open_support, templates
 from eval.errors import EvalError
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, draw_shots, run
@@ -30,6 +30,7 @@ from eval.fewshot.probe import absolute_radius, fit_probe
 from eval.metrics.classification import lowest_best, mean_per_class
 from eval.models import load_model
 from eval.tasks import Task, load_suite
+from eval.tasks.opening import open_task
 from eval.zeroshot import zero_shot_classifier
 
 SHOTS = (1, 2, 4, 5, 8, 16)

@@ -17,8 +17,9 @@ TEMPORARY = ".tmp-"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A fresh name in the folder of `path`. The suffix stays last: numpy appends one of its own to names without."""
-    return path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    """A fresh name in the folder of `path`. It does not end as `path` does: who lists files by their ending must not
+    meet one that is half written."""
+    return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
 
 
 def sync(path: Path) -> None:
@@ -33,16 +34,28 @@ def sync(path: Path) -> None:
 @contextmanager
 def published(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write to; on leaving, the file is flushed to disk and appears under `path` at once.
-    On an error nothing appears."""
+    On an error nothing appears, and an error of the disk names the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_beside(path)
     try:
-        yield temporary
-        sync(temporary)
-        os.replace(temporary, path)
-        sync(path.parent)
+        with naming(path):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """What goes wrong with a file while it is written (a full disk) does not name it: here it does."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from common.fields import Count, Positive
 from eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
-    from eval.probing import Shots
+    from eval.options import Shots
 
 # Ranks wait for the slowest at the end of a set; with uneven pictures that can be long and is no failure.
 PATIENCE_S = 12 * 3600.0
@@ -97,9 +97,10 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.data import Memo, data_root
     from eval.features import FeatureCache
     from eval.models import load_model
+    from eval.options import Options
     from eval.report import write_report
     from eval.report.collect import collect_examples
-    from eval.run import Options, run_tasks, sampled
+    from eval.run import run_tasks, sampled
 
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
@@ -203,7 +204,7 @@ def _device(asked: str | None) -> str:
 
 
 def _shots(text: str, seeds: int) -> Shots | None:
-    from eval.probing import Shots
+    from eval.options import Shots
 
     if text.strip() == "0":
         return None

@@ -140,8 +140,9 @@ class FeatureCache:
         try:
             done = len(keys) - sum(len(part) for part in missing)
             for part, features in zip(mine, encode(mine), strict=True):
-                with published(folder / f"{part.start:09d}-{part.stop:09d}.npy") as temporary:
-                    np.save(temporary, features)
+                name = f"{part.start:09d}-{part.stop:09d}.npy"
+                with published(folder / name) as temporary, open(temporary, "wb") as file:
+                    np.save(file, features)
                 done += len(part) * self._group.world
                 self._progress(what, min(done, len(keys)), len(keys))
         except EvalError as caught:

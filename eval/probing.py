@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,10 @@ from eval.data import DataSet, Memo, class_names, open_support, templates
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
+from eval.options import Shots
 from eval.results import Result, missing
-from eval.tasks import Task
+from eval.task import Task
 from eval.zeroshot import prompt_texts, zero_shot_classifier
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shots:
-    """Which few-shot points are measured; part of what a finished task is kept under."""
-
-    counts: tuple[int, ...] = (1, 2, 4, 5, 8, 16)
-    """Shots per class."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Draws."""
 
 
 def evaluate_few_shot(

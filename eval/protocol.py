@@ -16,7 +16,7 @@ from typing import Any
 from eval.data import DataSet
 from eval.hashes import sha256_texts
 from eval.models import Model
-from eval.tasks import Source, Task
+from eval.task import Source, Task
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 RULES = 2

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.files import published
 from common.statistics import Interval
-from eval.tasks import Task
+from eval.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ class Items:
             "label": self.label,
             **self.extra,
         }
-        with published(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
+        with published(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,19 @@ from common.statistics import chance_of_hit
 from eval import protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
+from eval.examples import Example, FoundPictures, FoundTexts, chosen
 from eval.features import FeatureCache, Features
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
-from eval.metrics.rows import tiles
+from eval.metrics.rows import BLOCK_ROWS, tiles
 from eval.results import Items, Result, TaskOutcome, measured
 from eval.statistics import bootstrap
-from eval.tasks import Task
+from eval.task import Task
 from eval.templates import fill
 
 KS = (1, 5, 10)
 DRAWS = 1000
+NEAREST = 4
+"""Captions or pictures shown for a query."""
 TIES = {
     False: "pessimistic: equal scores of lower index are ahead",
     True: "strict: all equal scores that are not right are ahead",
@@ -120,3 +123,46 @@ def _winoground(
         label=np.ones(n, dtype=np.int64),
     )
     return results, items
+
+
+def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> list[Example]:
+    """Queries that failed, and some that did not, with what was nearest to each."""
+    assert data.captions is not None  # `open_task` saw to it
+    kept = [captions[: task.captions_per_image] for captions in data.captions]
+    owner = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])
+    texts = [fill(task.caption_templates[0], caption) for captions in kept for caption in captions]
+    images = cache.images(data.pictures, task.name)
+    captions = cache.texts(texts, f"{task.name} captions")
+    to_text = task.direction == "image_to_text"
+    asked, others = (images, captions) if to_text else (captions, images)
+    picked = chosen(items.hits)
+    questions = asked.take(np.array(picked, dtype=np.int64)).T
+    products = np.concatenate(
+        [
+            others.rows(start, min(start + BLOCK_ROWS, others.count)) @ questions
+            for start in range(0, others.count, BLOCK_ROWS)
+        ]
+    )
+    found: list[Example] = []
+    for index, cosines in zip(picked, products.T, strict=True):
+        nearest = np.argsort(-cosines, kind="stable")[:NEAREST]
+        rank = int(items.predicted[index]) + 1
+        if to_text:
+            found.append(
+                FoundTexts(
+                    picture=data.pictures.open(index),
+                    key=str(items.keys[index]),
+                    texts=[(texts[i], float(cosines[i]), int(owner[i]) == index) for i in nearest.tolist()],
+                    rank=rank,
+                )
+            )
+        else:
+            right = int(owner[index])
+            found.append(
+                FoundPictures(
+                    text=texts[index],
+                    pictures=[(data.pictures.open(i), float(cosines[i]), i == right) for i in nearest.tolist()],
+                    rank=rank,
+                )
+            )
+    return found

@@ -5,32 +5,25 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common.files import publish_json, read_json
 from common.ranks import Ranks
 from eval import protocol
-from eval.data import DataSet, Memo, open_support, open_task
+from eval.data import DataSet, Memo, open_support
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.hashes import sha256_of
-from eval.probing import Shots, evaluate_few_shot
+from eval.options import Options
+from eval.probing import evaluate_few_shot
 from eval.results import Result, cautions, missing
-from eval.tasks import KINDS, Suite, Task
+from eval.task import Suite, Task
+from eval.tasks.kinds import KINDS
+from eval.tasks.opening import open_task
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Choices that change numbers, and are therefore part of what a finished task is kept under."""
-
-    strict_ties: bool = False
-    """Retrieval: count every equal score against the model."""
-    shots: Shots | None = field(default_factory=Shots)
-    """Few-shot points of the tasks that have a training split; None measures none."""
 
 
 @dataclass(frozen=True, kw_only=True)

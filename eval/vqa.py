@@ -7,6 +7,7 @@ them apart scores chance, whatever the order of the candidates.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy as np
 from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Question
+from eval.examples import Answered, chosen
 from eval.features import FeatureCache, Features
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
 from eval.results import Items, TaskOutcome, measured
 from eval.statements import statement
 from eval.statistics import bootstrap
-from eval.tasks import Task
+from eval.task import Task
 
 DRAWS = 1000
 BLOCK = 1024
@@ -91,4 +93,24 @@ def _answered(
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
         nearest = np.flatnonzero(scores == scores.max())
         found[place] = gains[nearest].mean(), nearest[0], gains.mean()
+    return found
+
+
+def answers(data: DataSet, items: Items) -> list[Answered]:
+    """Questions that were answered wrong, and some that were answered right."""
+    questions = data.questions or ()
+    found: list[Answered] = []
+    for index in chosen(items.hits):
+        question = questions[index]
+        common = ", ".join(answer for answer, _ in Counter(question.answers).most_common(3))
+        found.append(
+            Answered(
+                picture=data.pictures.open(question.picture),
+                key=question.key,
+                question=question.question,
+                predicted=question.candidates[int(items.predicted[index])],
+                right=common,
+                score=float(items.hits[index]),
+            )
+        )
     return found

@@ -6,6 +6,7 @@ public code bases agree), and a picture belongs to the class of the largest prod
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from common.statistics import wilson
 from eval import protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
+from eval.examples import MOST, Confusion
 from eval.features import FeatureCache, Features
 from eval.metrics.classification import (
     average_precision,
@@ -29,7 +31,7 @@ from eval.metrics.classification import (
 from eval.metrics.rows import tiles
 from eval.results import Items, Result, TaskOutcome, measured
 from eval.statistics import bootstrap_metric
-from eval.tasks import Task
+from eval.task import Task
 from eval.templates import fill
 
 DRAWS = 1000
@@ -156,3 +158,26 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
 def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
     """NaN where a resample has one class only: the bootstrap then draws again."""
     return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
+
+
+def confusions(task: Task, data: DataSet, items: Items) -> list[Confusion]:
+    """The most frequent confusions of two classes, each with the first picture it befell."""
+    if data.labels is None or data.labels.ndim != 1:
+        return []
+    names = class_names(task, data).texts
+    labels, predicted = items.label.tolist(), items.predicted.tolist()
+    pairs = Counter((a, b) for a, b in zip(labels, predicted, strict=True) if a != b)
+    sizes = Counter(labels)
+    found: list[Confusion] = []
+    for (label, other), count in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST]:
+        index = next(i for i, pair in enumerate(zip(labels, predicted, strict=True)) if pair == (label, other))
+        found.append(
+            Confusion(
+                picture=data.pictures.open(index),
+                key=str(items.keys[index]),
+                label=names[label],
+                predicted=names[other],
+                share=count / sizes[label],
+            )
+        )
+    return found

@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import settings
 
 from filters.spotting import weights
+
+settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
+settings.load_profile("tests")
 
 
 @pytest.fixture

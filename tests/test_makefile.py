@@ -82,3 +82,10 @@ def test_defaults_are_made_of_other_variables() -> None:
     assert "--output=out/laion2b" in run_by("filter", "DATASET=laion2b")
     assert run_by("filter", 'ARGS=--a "b c" $$HOME')[-3:] == ["--a", "b c", "$$HOME"]
     assert not any(word.startswith("--output") for word in run_by("bench"))
+
+
+def test_coverage_is_that_of_the_tests_asked_for() -> None:
+    words = run_by("coverage", "ARGS=tests/filters -k overlap", "JOBS=0")
+    assert words[1:5] == ["-m", "pytest", "-n", "0"] and "--cov" in words
+    assert words[-3:] == ["tests/filters", "-k", "overlap"]
+    assert "--cov" not in run_by("test")

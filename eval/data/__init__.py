@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.data.dataset import DataSet, Pictures, Question, sample_indices
+from eval.data.dataset import Annotation, DataSet, Pictures, Question, sample_indices
 from eval.data.files import read_folder, read_manifest
 from eval.data.memo import Memo
 from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
 from eval.data.torchvision_sets import read_torchvision
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.tasks.kinds import KINDS
-from eval.tasks.loading import named
-from eval.tasks.task import Source, Task
-from eval.templates import check_templates
+from eval.task import Source, Task
+from eval.templates import Texts, check_templates, named
 
 __all__ = [
+    "Annotation",
     "DataSet",
     "Listed",
     "Memo",
@@ -28,7 +27,7 @@ __all__ = [
     "class_names",
     "data_root",
     "open_support",
-    "open_task",
+    "read_task",
     "sample_indices",
     "templates",
 ]
@@ -50,42 +49,43 @@ def data_root(folder: Path | str | None = None) -> Path:
     return Path(folder or os.environ.get(DATA_VARIABLE) or Path(cache) / "diht" / "bench").expanduser()
 
 
-def open_task(task: Task, root: Path, memo: Memo) -> DataSet:
-    """The data of `task` from the first of its sources that is at hand, checked against what the task says of it.
+def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
+    """The data of `task` from the first of its sources that is at hand, checked against what the task says of it; the
+    field `needs` is filled.
 
     Raises `DataMissing` where none is, with how to get it, and `DataBroken` where one is there and not as promised.
     """
-    data = _first(task, task.sources, root, memo)
+    data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:
         data = data.take(sample_indices(data.pictures.keys, task.sample))
-    return _checked(task, data)
+    return _checked(task, needs, data)
 
 
 def open_support(task: Task, root: Path, memo: Memo) -> DataSet:
     """The pictures from which few-shot draws its shots. Raises `DataMissing` where there are none."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
-    return _checked(task, _first(task, task.support, root, memo))
+    return _checked(task, "labels", _first(task, task.support, "labels", root, memo))
 
 
-def _first(task: Task, sources: Sequence[Source], root: Path, memo: Memo) -> DataSet:
+def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path, memo: Memo) -> DataSet:
     looked = []
     for source in sources:
         try:
-            return _read(task, source, root, memo)
+            return _read(task, source, needs, root, memo)
         except DataMissing as error:
             looked.append(str(error))
     raise DataMissing(f"data not at hand: {task.get} (looked in {root}: {'; '.join(looked)})")
 
 
-def _read(task: Task, source: Source, root: Path, memo: Memo) -> DataSet:
+def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     path = root / source.path
     if source.path.startswith(REPOSITORY):
         path = Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     place = source.path
     match source.layout:
         case "webdataset":
-            return read_webdataset(path, source.split, task.kind, memo, place)
+            return read_webdataset(path, source.split, needs, memo, place)
         case "torchvision":
             return read_torchvision(path, source.split, source.options, memo, place)
         case "folder":
@@ -100,9 +100,8 @@ def _read(task: Task, source: Source, root: Path, memo: Memo) -> DataSet:
             return read_winoground(path, memo, place)
 
 
-def _checked(task: Task, data: DataSet) -> DataSet:
-    """The data, if it has what the task's kind needs and its labels fit its classes."""
-    needs = KINDS[task.kind].needs
+def _checked(task: Task, needs: Annotation, data: DataSet) -> DataSet:
+    """The data, if it has what is needed and its labels fit its classes."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
@@ -140,7 +139,7 @@ def templates(task: Task, data: DataSet) -> Listed:
     return listed
 
 
-def _listed(kind: str, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
+def _listed(kind: Texts, wanted: str | tuple[str, ...], own: tuple[str, ...] | None, data: DataSet) -> Listed:
     """A set in the webdataset layout carries the lists that belong to its labels, which go before the task's; others
     have names for programs, which serve only where the task has none."""
     if own and (wanted == "dataset" or data.layout == "webdataset"):

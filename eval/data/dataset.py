@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,9 @@ from PIL import Image
 from common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
 from eval.errors import DataBroken
 from eval.hashes import sha256_of, sha256_texts
+
+Annotation = Literal["labels", "captions", "questions"]
+"""What may be known of the pictures: fields of a `DataSet`."""
 
 _LIMITS = ImageLimits()
 _FORMATS = (*FORMATS, "PPM")  # older sets have it; it is too simple to hold a surprise

@@ -26,11 +26,10 @@ import numpy as np
 from PIL import Image
 
 from common.image_formats import EXTENSIONS
-from eval.data.dataset import DataSet, Question, decode
+from eval.data.dataset import Annotation, DataSet, Question, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
 from eval.hashes import sha256_of
-from eval.tasks.kinds import KINDS, Annotation
 
 # What `dataset_type.txt` says, what is known of the pictures then, and the member it is in.
 TYPES: dict[str, tuple[Annotation, str]] = {
@@ -41,8 +40,8 @@ TYPES: dict[str, tuple[Annotation, str]] = {
 }
 
 
-def read_webdataset(folder: Path, split: str, kind: str, memo: Memo, place: str) -> DataSet:
-    """The set in `folder`, read for a task of `kind`.
+def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, place: str) -> DataSet:
+    """The set in `folder`, read for what a task `needs`.
 
     Raises `DataMissing` where the split is not there, `DataBroken` where it is not what the layout promises.
     """
@@ -52,8 +51,8 @@ def read_webdataset(folder: Path, split: str, kind: str, memo: Memo, place: str)
     if said not in TYPES:
         raise DataBroken(f"{place}/dataset_type.txt says {said!r}; known are {', '.join(TYPES)}")
     annotation, member = TYPES[said]
-    if annotation != KINDS[kind].needs:
-        raise DataBroken(f"{place} is a {said} set and cannot serve a task of kind {kind}")
+    if annotation != needs:
+        raise DataBroken(f"{place} is a {said} set and cannot serve a task that needs {needs}")
     samples = _samples(shards, member, memo, place)
     pictures = TarPictures(shards, samples, place)
     labels = [_member(shards, sample, member, place) for sample in samples]

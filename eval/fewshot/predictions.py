@@ -33,8 +33,8 @@ class Predictions:
     def write(self, path: Path) -> None:
         """As .npz."""
         arrays: dict[str, Any] = {name: getattr(self, name) for name in NAMES}
-        with published(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
+        with published(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def of(self, method: str, shots: int, seeds: list[int]) -> NDArray[np.int32]:
         """(seeds, n) of one method at k for those seeds. Raises KeyError where they were not measured."""

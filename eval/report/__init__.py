@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import publish_bytes, publish_json
+from eval.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.report.averages import averages
 from eval.report.data import Row, checked, group_few_shot, group_tasks
-from eval.report.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.report.markdown import render_markdown
 from eval.report.page import render
 

@@ -1,71 +1,20 @@
-"""Examples: what the model said of single pictures, questions and captions."""
+"""Examples as cards of the page."""
 
 from __future__ import annotations
 
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from PIL import Image
 
 from common.html import attribute, show
+from eval.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
 from eval.report.text import percent
 
 SIDE = 168
 """Longest side of a thumbnail in pixels."""
 _LEAST = 84  # smaller ones are shown enlarged to about this
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confusion:
-    """A picture that was taken for another class."""
-
-    picture: Image.Image
-    key: str
-    label: str
-    predicted: str
-    share: float
-    """Share of the pictures of `label` that were taken for `predicted`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundTexts:
-    """A picture with the captions nearest to it."""
-
-    picture: Image.Image
-    key: str
-    texts: Sequence[tuple[str, float, bool]]
-    """Caption, cosine, whether it is the picture's; nearest first."""
-    rank: int
-    """Rank of its first right caption, from 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPictures:
-    """A caption with the pictures nearest to it."""
-
-    text: str
-    pictures: Sequence[tuple[Image.Image, float, bool]]
-    """Picture, cosine, whether it is the caption's; nearest first."""
-    rank: int
-    """Rank of its picture, from 1."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
-    """A question with the answer chosen and those that people gave."""
-
-    picture: Image.Image
-    key: str
-    question: str
-    predicted: str
-    right: str
-    score: float
-    """Soft accuracy of the answer."""
-
-
-Example = Confusion | FoundTexts | FoundPictures | Answered
 
 
 def draw_examples(examples: Sequence[Example]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from common.html import render_page
+from eval.examples import Example
 from eval.report.averages import Average
 from eval.report.charts import draw_curves
 from eval.report.data import FewShotTable, Row, TaskRows, heading
-from eval.report.examples import Example, draw_examples
+from eval.report.examples import draw_examples
 from eval.report.tables import draw_few_shot_table, draw_references, draw_tasks
 from eval.report.text import AVERAGES, CAUTION, FEW_SHOT
 

@@ -1,7 +1,17 @@
 """Tasks and suites: one YAML file each in `eval/suites/`. Kinds of task: one class each."""
 
+from eval.task import Source, Suite, Task
 from eval.tasks.kinds import KINDS, Kind, register
 from eval.tasks.loading import choose_tasks, load_suite, suite_names
-from eval.tasks.task import Source, Suite, Task
 
-__all__ = ["KINDS", "Kind", "Source", "Suite", "Task", "choose_tasks", "load_suite", "register", "suite_names"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Source",
+    "Suite",
+    "Task",
+    "choose_tasks",
+    "load_suite",
+    "register",
+    "suite_names",
+]

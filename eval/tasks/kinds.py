@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
     from common.ranks import Ranks
-    from eval.data import DataSet
+    from eval.data import Annotation, DataSet
+    from eval.examples import Example
     from eval.features import FeatureCache
-    from eval.report.examples import Example
+    from eval.options import Options
     from eval.results import Items, TaskOutcome
-    from eval.run import Options
-    from eval.tasks.task import Task
-
-Annotation = Literal["labels", "captions", "questions"]
+    from eval.task import Task
 
 
 class Kind(ABC):
@@ -59,7 +57,7 @@ class Classification(Kind):
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Classes that are confused."""
-        from eval.report.collect import confusions
+        from eval.zeroshot import confusions
 
         return confusions(task, data, items)
 
@@ -80,7 +78,7 @@ class Retrieval(Kind):
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Queries and what was found."""
-        from eval.report.collect import queries
+        from eval.retrieval import queries
 
         return [] if data.layout == "winoground" else queries(task, data, items, cache)
 
@@ -101,7 +99,7 @@ class VisualQuestionAnswering(Kind):
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Questions and their answers."""
-        from eval.report.collect import answers
+        from eval.vqa import answers
 
         return answers(data, items)
 

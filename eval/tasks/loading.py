@@ -10,9 +10,9 @@ from typing import Any
 from common.fields import BadValue, build, converted, one_of
 from common.yaml_files import BadYaml, read_yaml
 from eval.errors import WrongUse
+from eval.task import DIRECTIONS, Suite, Task
 from eval.tasks.kinds import KINDS
-from eval.tasks.task import DIRECTIONS, Suite, Task
-from eval.templates import check_templates, look_up
+from eval.templates import Texts, check_templates, named
 
 _FOLDER = Path(__file__).parents[1] / "suites"
 
@@ -114,12 +114,7 @@ def _check(task: Task, place: str) -> None:
                 raise WrongUse(f"{place}: {len(names)} class names for {task.classes} classes")
 
 
-def named(kind: Any, value: str | Iterable[str]) -> list[str]:
-    """Templates or class names: the list itself, or what a name of `eval/templates` stands for."""
-    return look_up(kind, value) if isinstance(value, str) else list(value)
-
-
-def _looked_up(kind: str, value: str | Iterable[str], place: str) -> list[str]:
+def _looked_up(kind: Texts, value: str | Iterable[str], place: str) -> list[str]:
     try:
         return named(kind, value)
     except WrongUse as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Literal
 
 from eval.errors import WrongUse
 
+Texts = Literal["templates", "class_names"]
 SOURCES = ("clip_benchmark", "openai_clip")
 
 
@@ -24,12 +25,12 @@ def _table(source: str) -> dict[str, dict[str, list[str]]]:
     return json.loads(text)
 
 
-def known(kind: Literal["templates", "class_names"]) -> list[str]:
+def known(kind: Texts) -> list[str]:
     """All names `source:set` that have templates, or class names."""
     return [f"{source}:{name}" for source in SOURCES for name, entry in _table(source).items() if kind in entry]
 
 
-def look_up(kind: Literal["templates", "class_names"], name: str) -> list[str]:
+def look_up(kind: Texts, name: str) -> list[str]:
     """The list that `source:set` names. Raises `WrongUse` for a name that is not there."""
     source, _, key = name.partition(":")
     if source not in SOURCES or kind not in _table(source).get(key, {}):
@@ -37,6 +38,11 @@ def look_up(kind: Literal["templates", "class_names"], name: str) -> list[str]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise WrongUse(f"no {kind.replace('_', ' ')} under the name {name!r}{hint}")
     return list(_table(source)[key][kind])
+
+
+def named(kind: Texts, value: str | Iterable[str]) -> list[str]:
+    """Templates or class names: the list itself, or what a name stands for. Raises `WrongUse` as `look_up` does."""
+    return look_up(kind, value) if isinstance(value, str) else list(value)
 
 
 def fill(template: str, name: str) -> str:

@@ -54,7 +54,7 @@ class FeatureStage(TransformStage):
     planned = False
     noun = "pictures"
 
-    def transform(self) -> beam.PTransform:
+    def transform(self) -> beam.PTransform[Any, Any]:
         """Unit names to committed units."""
         return _TeacherFeatures(self)
 
@@ -85,7 +85,7 @@ def status_path(layout: Layout, unit: str) -> Place:
     return layout.data("features", unit).with_suffix(".npz")
 
 
-class _TeacherFeatures(beam.PTransform):
+class _TeacherFeatures(beam.PTransform[Any, Any]):
     def __init__(self, stage: FeatureStage):
         super().__init__()
         self._stage = stage

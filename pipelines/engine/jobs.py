@@ -11,18 +11,20 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 
+from common.files import TEMPORARY
 from pipelines.runners import Backend, Direct, Job, Staged
-from pipelines.store.commit import TEMPORARY, publish_json, read_json, remove
+from pipelines.store.commit import publish_json, read_json, remove
 from pipelines.store.storage import Place, is_local
 
 
 def run_units(
     label: str,
     unit_names: Sequence[str],
-    do: beam.DoFn | beam.PTransform,
+    do: beam.DoFn | beam.PTransform[Any, Any],
     workers: int,
     backend: Backend | None = None,
     todo: Place | None = None,
@@ -70,11 +72,11 @@ def assemble(
     *,
     label: str,
     names: Place,
-    do: beam.DoFn | beam.PTransform,
+    do: beam.DoFn | beam.PTransform[Any, Any],
     hints: Mapping[str, str] | None = None,
 ) -> None:
     """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
-    work: beam.PTransform = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    work: beam.PTransform[Any, Any] = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
     _ = (

@@ -114,7 +114,7 @@ class TransformStage(Stage):
     """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
 
     @abstractmethod
-    def transform(self) -> beam.PTransform:
+    def transform(self) -> beam.PTransform[Any, Any]:
         """From unit names to units that are committed or set aside; what it raises ends the run."""
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from common.files import TEMPORARY
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage, failure, set_aside
@@ -35,7 +36,7 @@ from pipelines.stages.captions import survivors_of
 from pipelines.stages.downloads import STAGE, shard_place, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import TEMPORARY, publish_table, published, read_json, retract
+from pipelines.store.commit import publish_table, published, read_json, retract
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import unit_of

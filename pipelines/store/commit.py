@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,50 +19,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common import files
+from common.files import TEMPORARY, naming, sync, temporary_beside
 from pipelines.store.storage import Place, is_local, read_bytes
-
-TEMPORARY = ".tmp-"
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
 def published(path: Place) -> Iterator[Path]:
     """Yields a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
     nothing appears, and an error of the disk names the file."""
-    if not is_local(path):
-        with tempfile.TemporaryDirectory(prefix="diht-") as folder:
-            temporary = Path(folder) / path.name
+    if is_local(path):
+        with files.published(path) as temporary:
             yield temporary
-            path.fs.put_file(str(temporary), path.path)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
-    try:
-        with _naming(path):
-            yield temporary
-            _sync(temporary)
-            os.rename(temporary, path)
-            _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """What goes wrong with a file while it is written (a full disk) does not name it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
+    with tempfile.TemporaryDirectory(prefix="diht-") as folder:
+        temporary = Path(folder) / path.name
+        yield temporary
+        path.fs.put_file(str(temporary), path.path)
 
 
 def publish_json(path: Place, value: Any) -> None:
@@ -88,13 +60,13 @@ def publish_first(path: Place, value: Any) -> bool:
             return False
         return True
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+    temporary = temporary_beside(path)
     try:
-        with _naming(path):
+        with naming(path):
             temporary.write_bytes(content)
-            _sync(temporary)
+            sync(temporary)
             os.link(temporary, path)
-            _sync(path.parent)
+            sync(path.parent)
     except FileExistsError:
         return False
     finally:
@@ -186,7 +158,7 @@ def retract(record: Place) -> None:
     if record.exists():
         record.unlink()
         if is_local(record):
-            _sync(record.parent)
+            sync(record.parent)
 
 
 def remove_leftovers(folder: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
 from collections.abc import Callable
@@ -17,10 +18,10 @@ def test_a_file_appears_at_the_end_and_replaces_the_one_before(tmp_path: Path) -
     path = tmp_path / "below" / "file.npy"
     for content in (b"one", b"two"):
         with published(path) as temporary:
-            assert temporary.parent == path.parent and temporary.suffix == ".npy" and not temporary.exists()
+            assert temporary.parent == path.parent and not temporary.exists()
             before = path.read_bytes() if path.exists() else None
             temporary.write_bytes(content)
-            assert before != content
+            assert before != content and [*path.parent.glob("*.npy")] == ([path] if before else [])
         assert path.read_bytes() == content and [*path.parent.iterdir()] == [path]
     assert sha256_file(path) == hashlib.sha256(b"two").hexdigest()
 
@@ -44,6 +45,12 @@ def test_an_error_leaves_what_was_there(
     with pytest.raises(OSError, match="the disk is full"), publish(tmp_path / "there"):
         raise OSError("the disk is full")
     assert [*tmp_path.iterdir()] == [tmp_path / "there"] and (tmp_path / "there").read_text() == "as it was"
+
+
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, published(tmp_path / "file"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "file")
 
 
 def test_json_is_what_others_can_read(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import sys
 from pathlib import Path
+
+from tests.imports import packages
 
 ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy"}
@@ -12,11 +13,5 @@ LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy"}
 
 def test_it_needs_nothing_of_the_project_and_little_else() -> None:
     for path in ROOT.rglob("*.py"):
-        found = set()
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.partition(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                found.add(str(node.module).partition(".")[0])
         allowed = LITTLE | {"torch"} if path == ROOT / "ranks.py" else LITTLE
-        assert found - sys.stdlib_module_names <= allowed, path
+        assert packages(path) - sys.stdlib_module_names <= allowed, path

@@ -49,7 +49,7 @@ def counted_model(model: Any, stop_after: Any = None) -> Any:
 
 @pytest.fixture
 def data(colour_set: Any, memo: Any) -> Any:
-    return read_webdataset(colour_set(n=14) / "colours", "test", "classification", memo, "colours")
+    return read_webdataset(colour_set(n=14) / "colours", "test", "labels", memo, "colours")
 
 
 def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any, tiny: Any) -> None:
@@ -79,10 +79,10 @@ def test_an_interrupted_run_goes_on_and_encodes_no_picture_twice(tmp_path: Any, 
 
 
 def test_the_same_pictures_serve_every_task(tmp_path: Any, tiny: Any, colour_set: Any, memo: Any) -> None:
-    classes = read_webdataset(colour_set(n=6) / "colours", "test", "classification", memo, "colours")
+    classes = read_webdataset(colour_set(n=6) / "colours", "test", "labels", memo, "colours")
     captions = [(f"s{i:04d}", {"jpg": jpeg(picture(("red", "green", "blue")[i % 3], i)), "txt": "x"}) for i in range(6)]
     write_webdataset(tmp_path / "texts", captions, kind="retrieval")
-    retrieval = read_webdataset(tmp_path / "texts", "test", "retrieval", memo, "texts")
+    retrieval = read_webdataset(tmp_path / "texts", "test", "captions", memo, "texts")
     model = counted_model(tiny)
     cache = FeatureCache(tmp_path / "f", model)
     cache.images(classes.pictures)
@@ -118,7 +118,7 @@ def test_a_broken_picture_is_named_and_what_was_encoded_before_stays(
 ) -> None:
     samples = [(f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(picture("red", i)), "cls": "0"}) for i in range(7)]
     write_webdataset(tmp_path / "broken", samples, class_names=["red"])
-    data = read_webdataset(tmp_path / "broken", "test", "classification", memo, "broken")
+    data = read_webdataset(tmp_path / "broken", "test", "labels", memo, "broken")
     model = counted_model(tiny)
     for expected in (4, 4):
         with pytest.raises(DataBroken, match="sample s5"):
@@ -156,7 +156,7 @@ def slow(batch):
     return real(batch)
 model.images = slow
 root = Path(sys.argv[2])
-data = read_webdataset(root / "colours", "test", "classification", Memo(root / "hashes"), "colours")
+data = read_webdataset(root / "colours", "test", "labels", Memo(root / "hashes"), "colours")
 FeatureCache(root / "f", model, batch=2).images(data.pictures)
 """
 
@@ -174,7 +174,7 @@ def test_killed_while_encoding_it_goes_on_from_the_last_batch(
     child.wait()
     done = sum(len(np.load(path)) for path in root.glob("f/*/[0-9]*.npy"))
     assert 8 <= done < 60
-    data = read_webdataset(root / "colours", "test", "classification", memo, "colours")
+    data = read_webdataset(root / "colours", "test", "labels", memo, "colours")
     model = counted_model(tiny)
     features = FeatureCache(root / "f", model, batch=2).images(data.pictures)
     assert model.pictures == 60 - done

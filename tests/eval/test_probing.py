@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 
 from common.ranks import Ranks
-from eval.data import open_support, open_task
+from eval.data import open_support
 from eval.errors import DataBroken
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
-from eval.probing import Shots, evaluate_few_shot
+from eval.options import Shots
+from eval.probing import evaluate_few_shot
 from eval.tasks import Source, Task
+from eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, picture
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from common.ranks import Ranks
-from eval.data import data_root, open_task
+from eval.data import data_root
 from eval.errors import DataMissing, ModelError
 from eval.features import FeatureCache
 from eval.models import load_model
-from eval.probing import Shots, evaluate_few_shot
+from eval.options import Shots
+from eval.probing import evaluate_few_shot
 from eval.retrieval import evaluate_retrieval
 from eval.tasks import load_suite
+from eval.tasks.opening import open_task
 from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
 from tests.eval.conftest import not_at_hand

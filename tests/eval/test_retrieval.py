@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from common.ranks import Ranks
-from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.retrieval import evaluate_retrieval
+from eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, picture
 from tests.eval.test_zeroshot import collapsed
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from eval.data import open_task
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.statements import statement
+from eval.tasks.opening import open_task
 from eval.vqa import evaluate_vqa
 from tests.eval.conftest import a_task, picture
 from tests.eval.test_zeroshot import collapsed

@@ -10,9 +10,9 @@ import open_clip
 import pytest
 import torch
 
-from eval.data import open_task
 from eval.errors import DataBroken
 from eval.features import FeatureCache
+from eval.tasks.opening import open_task
 from eval.templates import look_up
 from eval.zeroshot import evaluate_classification, zero_shot_classifier
 from tests.eval.conftest import a_task

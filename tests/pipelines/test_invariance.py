@@ -49,7 +49,7 @@ def _said_of_rows(result: Any) -> dict[int, dict[str, Any]]:
     return {row["n"]: row for row in rows}
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=4, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.sampled_from([1, 3, 7, 50, 2_000]),
     unit=st.integers(5, 90),

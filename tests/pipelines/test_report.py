@@ -6,7 +6,6 @@ import base64
 import io
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -21,31 +20,7 @@ from pipelines.report.data import read_example, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.page import MAX_EXAMPLES
 from pipelines.report.picture import SIDE, PictureNotShown, draw_picture, make_thumbnail
-
-HOSTILE = "<script>alert(1)</script> \u202egnp.exe\u202c \"q\" 'a' & </style><img src=x onerror=alert(1)>\x00\ud800"
-VOID = {"meta", "img", "br", "hr", "link", "input"}
-
-
-class Tags(HTMLParser):
-    """Every tag with its attributes, and whether all are closed in order."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+from tests.common.html_tags import HOSTILE, Tags
 
 
 def jpeg(width: int = 800, height: int = 400) -> bytes:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data import class_names, open_support, open_task, sample_indices, templates
+from eval.data import class_names, open_support, sample_indices, templates
 from eval.errors import DataBroken, DataMissing
 from eval.tasks import Source, Task
+from eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, picture
 
 TASK = a_task(

@@ -17,8 +17,8 @@ from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from tests.eval.conftest import needed, picture
 
 
-def read(folder: Path, memo: Any, kind: Any = "classification") -> Any:
-    return read_webdataset(folder, "test", kind, memo, folder.name)
+def read(folder: Path, memo: Any, needs: Any = "labels") -> Any:
+    return read_webdataset(folder, "test", needs, memo, folder.name)
 
 
 def test_classification_sets_come_back_in_order_with_their_names_and_templates(colour_set: Any, memo: Any) -> None:
@@ -46,10 +46,10 @@ def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
     write_webdataset(tmp_path / "texts", [("a", {"jpg": shot, "txt": "one\ntwo\n"})], kind="retrieval")
     write_webdataset(tmp_path / "flags", [("a", {"jpg": shot, "npy": flags.getvalue()})], kind="multilabel")
     write_webdataset(tmp_path / "asked", [("a", {"jpg": shot, "json": questions_member(asked)})], kind="vqa")
-    assert read(tmp_path / "texts", memo, "retrieval").captions == (("one", "two"),)
+    assert read(tmp_path / "texts", memo, "captions").captions == (("one", "two"),)
     labels = read(tmp_path / "flags", memo).labels
     assert labels is not None and labels.tolist() == [[True, False, True]]
-    questions = read(tmp_path / "asked", memo, "vqa").questions
+    questions = read(tmp_path / "asked", memo, "questions").questions
     assert questions is not None and questions[0].question == "Is it red?" and questions[0].picture == 0
 
 
@@ -70,7 +70,7 @@ def test_changed_content_under_the_same_name_is_noticed(colour_set: Any, memo: A
 
 def test_a_split_that_is_not_there_is_missing_and_not_broken(colour_set: Any, memo: Any) -> None:
     with pytest.raises(DataMissing, match="is not there"):
-        read_webdataset(colour_set() / "colours", "train", "classification", memo, "colours")
+        read_webdataset(colour_set() / "colours", "train", "labels", memo, "colours")
 
 
 def test_the_number_of_shards_must_be_the_promised_one(colour_set: Any, memo: Any) -> None:
@@ -126,8 +126,8 @@ def test_a_picture_that_is_none_is_named_when_it_is_opened(tmp_path: Any, memo: 
 
 
 def test_a_set_of_another_kind_is_refused(colour_set: Any, memo: Any) -> None:
-    with pytest.raises(DataBroken, match="classification set and cannot serve a task of kind retrieval"):
-        read(colour_set() / "colours", memo, "retrieval")
+    with pytest.raises(DataBroken, match="classification set and cannot serve a task that needs captions"):
+        read(colour_set() / "colours", memo, "captions")
 
 
 def test_clip_benchmark_reads_what_we_write(colour_set: Any) -> None:
@@ -163,5 +163,5 @@ def test_what_clip_benchmark_exports_is_read(tmp_path: Any, memo: Any) -> None:
     assert data.templates == ("a {c} thing",) and data.pictures.open(4).size == picture().size
     captions = [["a cat", "it sits"], ["a dog"], ["one\ntwo"]]
     exporter.convert_retrieval_dataset(Exported(captions), "test", str(tmp_path / "told"), **how)
-    told = read(tmp_path / "told", memo, "retrieval")
+    told = read(tmp_path / "told", memo, "captions")
     assert told.captions == (("a cat", "it sits"), ("a dog",), ("one\\ntwo",))

@@ -123,7 +123,7 @@ def test_a_webdataset_of_the_hub_is_fetched_and_read(
     hub_set(server, colour_set(n=12) / "colours", "clip-benchmark/wds_colours")
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", lambda text: None)
-    data = read_webdataset(tmp_path / "got", "test", "classification", memo, "got")
+    data = read_webdataset(tmp_path / "got", "test", "labels", memo, "got")
     assert len(data) == 12 and data.class_names == ("red", "green", "blue")
     asked = len(server.asked)
     fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", lambda text: None)
@@ -141,7 +141,7 @@ def test_a_set_that_broke_off_is_not_taken_for_whole(
     assert not (tmp_path / "got" / "test" / "nshards.txt").exists()
     server.files["/datasets/x/y/resolve/main/test/2.tar"] = kept
     fetch_webdataset("x/y", ["test"], tmp_path / "got", lambda text: None)
-    assert len(read_webdataset(tmp_path / "got", "test", "classification", memo, "got")) == 12
+    assert len(read_webdataset(tmp_path / "got", "test", "labels", memo, "got")) == 12
 
 
 def test_the_command_fetches_tasks_and_tells_what_no_program_may(
@@ -204,14 +204,14 @@ def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, mo
     memo = Memo(tmp_path / "hashes")
     assert len(find_stamps(tmp_path / "stamps")) == 21  # neither symbols nor the one without a description
     fetch_stamps(tmp_path / "demo", lambda text: None)
-    classes = read_webdataset(tmp_path / "demo" / "stamps", "test", "classification", memo, "stamps")
+    classes = read_webdataset(tmp_path / "demo" / "stamps", "test", "labels", memo, "stamps")
     assert classes.labels is not None and classes.class_names is not None and len(classes) == 21
     assert classes.class_names[classes.labels[0]] == "animal"
     assert max(classes.pictures.open(0).size) == 384
     assert classes.pictures.open(0).getpixel((5, 5)) == (255, 255, 255)  # transparent: the sheet's white
-    told = read_webdataset(tmp_path / "demo" / "stamps_captions", "test", "retrieval", memo, "stamps_captions")
+    told = read_webdataset(tmp_path / "demo" / "stamps_captions", "test", "captions", memo, "stamps_captions")
     assert told.captions is not None and told.captions[0] == ("A animals 0.",)
-    asked = read_webdataset(tmp_path / "demo" / "stamps_questions", "test", "vqa", memo, "stamps_questions")
+    asked = read_webdataset(tmp_path / "demo" / "stamps_questions", "test", "questions", memo, "stamps_questions")
     answers = [question.answers[0] for question in asked.questions or ()]
     assert answers.count("yes") == answers.count("no") == 21
     assert {answers.count(number) for number in "1234"} == {6}

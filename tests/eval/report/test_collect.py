@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from common.ranks import Ranks
-from eval.data import Memo, open_task
+from eval.data import Memo
+from eval.examples import MOST, Answered, Confusion, FoundPictures, FoundTexts, chosen
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.report.collect import MOST, NEAREST, chosen, collect_examples
-from eval.report.examples import Answered, Confusion, FoundPictures, FoundTexts
+from eval.report.collect import collect_examples
 from eval.results import Items
-from eval.retrieval import evaluate_retrieval
+from eval.retrieval import NEAREST, evaluate_retrieval
 from eval.tasks import KINDS
+from eval.tasks.opening import open_task
 from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, a_task, picture

@@ -9,8 +9,7 @@ import pytest
 
 from eval.errors import WrongUse
 from eval.tasks import choose_tasks, load_suite, suite_names
-from eval.tasks.loading import named
-from eval.templates import fill, known, look_up, slot_of
+from eval.templates import fill, known, look_up, named, slot_of
 
 GOOD = """
 name: mine

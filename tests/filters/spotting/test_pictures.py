@@ -1,6 +1,5 @@
 """Hostile bytes: every kind ends as upright BGR pixels or as a BadPicture with the right reason."""
 
-import io
 import struct
 import warnings
 import zlib
@@ -15,35 +14,16 @@ from PIL import Image
 
 from common.images import BadImageReason
 from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from tests.common.hostile_images import chunk, encode, noise
 
 LIMITS = PictureLimits()
 RED = (220, 30, 30)
 
 
-def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    return file.getvalue()
-
-
-def noise(width: int = 64, height: int = 48, mode: str = "RGB") -> Image.Image:
-    samples = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(samples).convert(mode)
-
-
 def png_with_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and has no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + struct.pack(">I", len(header))
-        + chunk
-        + struct.pack(">I", zlib.crc32(chunk))
-        + struct.pack(">I", 0)
-        + b"IDAT"
-        + struct.pack(">I", zlib.crc32(b"IDAT"))
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
 
 def jpeg_with_header(width: int, height: int) -> bytes:

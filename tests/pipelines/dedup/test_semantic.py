@@ -44,7 +44,7 @@ def _plain(vectors: np.ndarray, order: np.ndarray, eps: float, against: Against)
     return [stays[row] for row in range(len(vectors))]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**16),
     rows=st.integers(0, 30),
@@ -63,7 +63,7 @@ def test_equal_to_the_plain_loop(seed: int, rows: int, eps: float, against: Agai
     assert (cosines[stays >= 0] > 1 - eps).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**16), rows=st.integers(1, 40))
 def test_every_duplicate_is_like_a_row_that_stays(seed: int, rows: int) -> None:
     vectors = _vectors(seed, rows)

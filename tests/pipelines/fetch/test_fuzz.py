@@ -139,7 +139,7 @@ def _asked(raw: Raw, asking: Fetcher, answer: bytes) -> str:
     return "ok"
 
 
-_common = examples(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+_common = examples(derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @given(headers=HEADERS, status=st.sampled_from([200, 301, 429, 503]))

@@ -33,7 +33,7 @@ def test_shares_lie_in_their_interval_within_0_and_1(units: list[tuple[int, int]
 
 def test_one_unit_gives_wilsons_interval_for_shares_and_none_for_costs() -> None:
     found = share([10], [100], 10**9)
-    assert (found.low, found.high) == (pytest.approx(0.0552, abs=1e-4), pytest.approx(0.1744, abs=1e-4))
+    assert (found.low, found.high) == pytest.approx((0.0552, 0.1744), abs=1e-4)
     assert per_row([5.0], [100], 10**9) == Estimate(0.05, None, None)
 
 

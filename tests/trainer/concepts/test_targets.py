@@ -33,7 +33,7 @@ def test_top_k_is_the_softmax_cut_and_renormalised() -> None:
         best = np.argsort(-whole[row])[:3]
         assert ids[row].tolist() == best.tolist()
         assert np.allclose(probabilities[row], whole[row][best] / whole[row][best].sum(), atol=1e-3)
-    assert (ids.dtype, probabilities.dtype) == (np.uint32, np.float16)
+    assert ids.dtype == np.uint32 and probabilities.dtype == np.float16
 
 
 def test_a_head_of_fewer_concepts_is_padded() -> None:
@@ -54,7 +54,8 @@ def test_files_are_read_back_and_equal_content_gives_equal_bytes() -> None:
     again = unpacked(content)
     assert (again.shard, again.keys) == ("a.tar", ("x", "ÿ"))
     ids, probabilities = again.head("objects", again.rows(["ÿ", "x"]))
-    assert ids.tolist() == [[0, 0], [1, 2]] and (ids.dtype, probabilities.dtype) == (np.int64, np.float32)
+    assert ids.dtype == np.int64 and probabilities.dtype == np.float32
+    assert ids.tolist() == [[0, 0], [1, 2]]
     assert probabilities[0].tolist() == [0, 0] and probabilities[1].sum() == pytest.approx(1, abs=1e-7)
     with pytest.raises(ConceptMismatch, match=r"shard a\.tar has a sample 'z' that its concept targets have not"):
         again.rows(["x", "z"])

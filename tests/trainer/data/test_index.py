@@ -89,7 +89,7 @@ def test_files_that_are_no_tars(content: bytes, kind: str) -> None:
     assert index.bad == {kind: 1} and not index.keys
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, share: float) -> None:
     path = tars.write(tmp_path / "a.tar", tars.members(range(6)))

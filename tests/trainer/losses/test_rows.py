@@ -52,7 +52,7 @@ def test_equals_the_textbook(rows: Rows, detach: bool, textbook: Rows, features:
             assert small or errors[3] < 5 * tolerance, (n, alpha, beta, scale, dtype, errors)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     n=st.integers(2, 24),
     d=st.integers(2, 16),

@@ -1,0 +1,76 @@
+"""Examples: what the model said of single pictures, questions and captions, for the report to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+MOST = 6
+"""Examples per task."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confusion:
+    """A picture that was taken for another class."""
+
+    picture: Image.Image
+    key: str
+    label: str
+    predicted: str
+    share: float
+    """Share of the pictures of `label` that were taken for `predicted`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTexts:
+    """A picture with the captions nearest to it."""
+
+    picture: Image.Image
+    key: str
+    texts: Sequence[tuple[str, float, bool]]
+    """Caption, cosine, whether it is the picture's; nearest first."""
+    rank: int
+    """Rank of its first right caption, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundPictures:
+    """A caption with the pictures nearest to it."""
+
+    text: str
+    pictures: Sequence[tuple[Image.Image, float, bool]]
+    """Picture, cosine, whether it is the caption's; nearest first."""
+    rank: int
+    """Rank of its picture, from 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """A question with the answer chosen and those that people gave."""
+
+    picture: Image.Image
+    key: str
+    question: str
+    predicted: str
+    right: str
+    score: float
+    """Soft accuracy of the answer."""
+
+
+Example = Confusion | FoundTexts | FoundPictures | Answered
+
+
+def chosen(hits: NDArray[np.float64]) -> list[int]:
+    """Indices of two thirds misses and one third hits, spread over the items, the same in every run."""
+    wrong, right = np.flatnonzero(hits < 0.5), np.flatnonzero(hits >= 0.5)
+    few_right = min(len(right), max(MOST // 3, MOST - len(wrong)))
+    return [*_spread(wrong, MOST - few_right), *_spread(right, few_right)]
+
+
+def _spread(indices: NDArray[np.int64], count: int) -> list[int]:
+    count = min(count, len(indices))
+    return [int(indices[place]) for place in np.linspace(0, len(indices) - 1, count).astype(int)] if count else []

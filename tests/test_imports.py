@@ -1,0 +1,43 @@
+"""No file imports one that, directly or by way of others, imports it: each can be read after what it stands on."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.imports import imported
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("common", "filters", "pipelines", "trainer", "eval", "benchmarks")
+
+
+def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:
+    """Modules of `packages` below `root`, each with those that its file imports."""
+    files = {
+        path: path.relative_to(root).with_suffix("").parts for name in packages for path in (root / name).rglob("*.py")
+    }
+    modules = {".".join(parts).removesuffix(".__init__"): path for path, parts in files.items()}
+    found = {}
+    for module, path in modules.items():
+        names = imported(path)
+        # `from package import module` needs that module, not the package's own file.
+        bases = {name for name in names if any(one in modules for one in names if one.rpartition(".")[0] == name)}
+        found[module] = {name for name in names if name in modules} - bases - {module}
+    return found
+
+
+def test_there_is_no_circle() -> None:
+    modules = graph(ROOT, PACKAGES)
+    assert len(modules) > 250
+    tuple(TopologicalSorter(modules).static_order())
+
+
+def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "__init__.py").write_text("")
+    (tmp_path / "p" / "a.py").write_text("from p import b\n")
+    (tmp_path / "p" / "b.py").write_text("def late() -> None:\n    import p.a\n")
+    with pytest.raises(CycleError):
+        tuple(TopologicalSorter(graph(tmp_path, ("p",))).static_order())
