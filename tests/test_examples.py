@@ -27,7 +27,7 @@ ROWS = 36
 def started(name: str, *words: object, **variables: str) -> str:
     """What an example prints."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
-    command = [sys.executable, EXAMPLES / name, *map(str, words)]
+    command = [sys.executable, str(EXAMPLES / name), *map(str, words)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
