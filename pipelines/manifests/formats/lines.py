@@ -107,8 +107,8 @@ class Head:
 
 
 class LineFormat(Format):
-    """A format whose rows begin at the beginning of a line. Plain files are split anywhere, also compressed ones are
-    read. A line of more than MAX_ROW_BYTES is `oversized` and has only its beginning."""
+    """A format whose rows begin at the beginning of a line, so that plain files can be split anywhere; compressed ones
+    are unpacked. A line of more than MAX_ROW_BYTES is `oversized`, and only its beginning is at hand."""
 
     captions: ClassVar[bool] = False
     """Whether `Good.caption` counts, instead of the cell."""
