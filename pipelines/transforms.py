@@ -49,7 +49,7 @@ _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
 
 
-class AnnotateCaptions(beam.PTransform):
+class AnnotateCaptions(beam.PTransform[Any, Any]):
     """Says of each caption what `ApplyCat` decides by: batches to the same rows with a column `annotations`.
 
     A row's annotations are null where it cannot be read (see `ApplyCat`), and those of an empty text where it has no
@@ -66,11 +66,11 @@ class AnnotateCaptions(beam.PTransform):
         super().__init__()
         self._caption = caption
 
-    def expand(self, batches: pvalue.PCollection) -> pvalue.PCollection:
+    def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.PCollection[pa.Table]:
         return batches | beam.ParDo(_Annotate(self._caption))
 
 
-class SpotText(beam.PTransform):
+class SpotText(beam.PTransform[Any, Any]):
     """Reads the text in images: batches to the same rows with a column `spotting`.
 
     A bad image costs its row: `status` is then not `ok`, and `message` says why. A row without an image has the status
@@ -100,11 +100,11 @@ class SpotText(beam.PTransform):
         known = load_preset(preset) if isinstance(preset, str) else preset
         self._function = _Spot(image, settings or SpotterSettings(), known, _dataset(caption))
 
-    def expand(self, batches: pvalue.PCollection) -> pvalue.PCollection:
+    def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.PCollection[pa.Table]:
         return batches | beam.ParDo(self._function)
 
 
-class ApplyCat(beam.PTransform):
+class ApplyCat(beam.PTransform[Any, Any]):
     """Decides: annotated batches to `kept`, `rejected` and `dead_letter`, each row in exactly one of them.
 
     `kept` has the rows' own columns and `uid`, `caption`, `complexity`, `actions`, `objects`, `attributes`, `spotted`,
@@ -140,7 +140,7 @@ class ApplyCat(beam.PTransform):
         known = load_preset(preset) if isinstance(preset, str) else preset
         self._function = _Decide(known, _dataset(caption, **roles), tuple(stages))
 
-    def expand(self, batches: pvalue.PCollection) -> pvalue.DoOutputsTuple:
+    def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.DoOutputsTuple:
         return batches | beam.ParDo(self._function).with_outputs(*OUTPUTS)
 
     def schemas(self, annotated: pa.Schema) -> dict[str, pa.Schema]:
@@ -209,7 +209,7 @@ class _Decide(beam.DoFn):
     def _stage_of(self) -> dict[str, str]:
         return stage_of(self._preset)
 
-    def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput]:
+    def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput[pa.Table]]:
         for name, found in self.decide(table).items():
             if found.num_rows:
                 yield pvalue.TaggedOutput(name, found)

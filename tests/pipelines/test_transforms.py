@@ -27,7 +27,7 @@ Tables = dict[str, list[dict[str, Any]]]
 DOG = "a brown dog runs"
 
 
-def applied(folder: Path, batches: Sequence[pa.Table], *steps: beam.PTransform, cat: ApplyCat | None = None) -> Tables:
+def applied(folder: Path, batches: Sequence[pa.Table], *steps: beam.PTransform[Any, Any], cat: ApplyCat | None = None) -> Tables:
     """The rows of the three outputs, written by Beam's own sink and read back, sorted."""
     cat = cat or ApplyCat()
     names = [*batches[0].column_names, "annotations", *(["spotting"] if len(steps) > 1 else [])]
@@ -160,7 +160,7 @@ def test_a_text_that_cannot_be_read_is_a_dead_letter(tmp_path: Path) -> None:
     assert (lost["n"], lost["stage"], lost["error"]) == (2, "manifest", "oversized") and "more than" in lost["message"]
 
 
-def ran(batch: pa.Table, *steps: beam.PTransform) -> None:
+def ran(batch: pa.Table, *steps: beam.PTransform[Any, Any]) -> None:
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         rows = pipeline | beam.Create([batch])
         for step in steps:
@@ -179,7 +179,7 @@ def ran(batch: pa.Table, *steps: beam.PTransform) -> None:
         (["text"], [ApplyCat(stages=[])], r"no column 'caption', only text"),
     ],
 )  # fmt: skip
-def test_what_is_missing_is_named(columns: list[str], steps: list[beam.PTransform], message: str) -> None:
+def test_what_is_missing_is_named(columns: list[str], steps: list[beam.PTransform[Any, Any]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ran(pa.table({name: [DOG] for name in columns}), *steps)
 

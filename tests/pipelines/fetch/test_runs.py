@@ -16,7 +16,7 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from PIL import Image
 
 from common.command_line import WrongUse
 from pipelines.fetch import DownloadSettings
+from pipelines.settings import STAGES
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
@@ -75,6 +76,38 @@ def _shards(output: Path) -> dict[str, bytes]:
                 if ending not in ("txt", "json"):
                     found[key.partition("-")[0]] = content.read()
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Runs:
+    """Runs over manifests of urls, without OCR where nothing else is said."""
+
+    folder: Path
+    settings: DownloadSettings
+    write: Callable[..., Path]
+    filtering: Callable[..., Any]
+
+    def manifest(self, rows: Rows, name: str = "urls.tsv") -> Path:
+        return self.write(self.folder / name, rows)
+
+    def __call__(self, manifest: Path, output: str = "out", **more: Any) -> Any:
+        return self.filtering(
+            manifest, self.folder / output, **{"stages": WITHOUT_OCR, "download": self.settings, **more}
+        )
+
+    def records(self, output: str = "out") -> Path:
+        """Where the stage keeps what it did."""
+        return self.folder / output / "work" / "download"
+
+
+@pytest.fixture
+def runs(polite: DownloadSettings, tsv: Callable[..., Path], tmp_path: Path, filtering: Callable[..., Any]) -> Runs:
+    return Runs(tmp_path, polite, tsv, filtering)
+
+
+def numbered(urls: Iterable[str]) -> Rows:
+    """A row of each url, whose caption passes."""
+    return [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)]
 
 
 def test_urls_give_what_pictures_at_hand_give(
@@ -142,14 +175,7 @@ def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[flo
     return (record["width"], record["height"]), [corner for line in record["spotted"] for corner in line["box"]]
 
 
-def test_only_files_without_pictures(
-    web: Any,
-    polite: DownloadSettings,
-    draw: Callable[..., Path],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_only_files_without_pictures(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
     """A manifest that comes with its pictures is left alone, also where it names urls and has lost a picture."""
     (tmp_path / "in").mkdir()
     body = _drawn(draw, tmp_path / "in" / "here.jpg", "")
@@ -157,9 +183,9 @@ def test_only_files_without_pictures(
         web.page(name, body)
     paths = [{"n": n, "caption": f"{SENTENCE} {n}", "url": web.url(f"/{n}"), "image_path": "here.jpg"} for n in (0, 1)]
     paths[1]["image_path"] = ""
-    tsv(tmp_path / "in" / "a.tsv", paths)
-    tsv(tmp_path / "in" / "b.tsv", [{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}])
-    result = filtering(tmp_path / "in", tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    runs.manifest(paths, "in/a.tsv")
+    runs.manifest([{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}], "in/b.tsv")
+    result = runs(tmp_path / "in")
     assert web.asked == ["/2"] and any("1 of 2 units have urls and no pictures" in line for line in result.said)
     assert result.verdicts() == {"0": "kept", "1": "kept", "2": "kept"}
     assert len(_shards(tmp_path / "out")) == 2, "of the pictures at hand"
@@ -187,22 +213,15 @@ def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[
     }
 
 
-def test_failures_are_rejects_with_a_reason(
-    web: Any,
-    polite: DownloadSettings,
-    draw: Callable[..., Path],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
     pages = _page(web, draw, tmp_path)
     rows: Rows = [
         {"n": name, "caption": f"{SENTENCE}, number {place}", "url": url, "sha256": "", **more}
         for place, (name, (url, _, more)) in enumerate(pages.items())
     ]
     rows.append({"n": "boring", "caption": "Blue mug", "url": web.page("/boring", b"x"), "sha256": ""})
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    manifest = runs.manifest(rows)
+    result = runs(manifest)
     expected = {name: verdict for name, (_, verdict, _) in pages.items()} | {"boring": "action"}
     assert result.verdicts() == expected
     assert result.status == 0 and not result.rows("dead_letter")
@@ -215,33 +234,30 @@ def test_failures_are_rejects_with_a_reason(
     assert result.funnel["kept"] == 2 == len(_shards(tmp_path / "out")) == result.funnel["steps"][-1]["left"]
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "404 Not Found" in report and "not used for training" in report
-    record = json.loads((tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").read_text())
+    record = json.loads((runs.records() / "commits" / "00000-00000.0000.json").read_text())
     assert record["statuses"] == {**counts, "ok": 2} and record["urls"] == len(pages)
-    (table,) = (tmp_path / "out" / "work" / "download" / "data").glob("*.parquet")
+    (table,) = (runs.records() / "data").glob("*.parquet")
     said = {row["url"]: row for row in pq.read_table(table).to_pylist()}
     assert len(said) == len(pages) and said[web.url("/gone")]["message"] == "404 Not Found"
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"]["allow"] == list(polite.allow)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["models"]["download"]["allow"] == [web.place]
 
 
 def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
     web: Any,
-    polite: DownloadSettings,
     captions: list[str],
     make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
     tmp_path: Path,
-    filtering: Callable[..., Any],
+    runs: Runs,
 ) -> None:
     rows = [{"n": n, "caption": captions[n], "url": web.page(f"/{n}", make_jpeg())} for n in range(40)]
     rows.append({"n": 40, "caption": SENTENCE, "url": web.url("/gone")})
-    manifest = tsv(tmp_path / "urls.tsv", rows)
+    manifest = runs.manifest(rows)
     narrow = tmp_path / "narrow.yaml"
     narrow.write_text("captions: {min_complexity: 2, max_chars: 60}\n")
 
     def run(output: str, preset: str) -> tuple[Any, list[str]]:
         before = len(web.asked)
-        more = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 20}
-        return filtering(manifest, tmp_path / output, preset=preset, **more), web.asked[before:]
+        return runs(manifest, output, preset=preset, unit_rows=20), web.asked[before:]
 
     first, asked = run("out", str(narrow))
     wide, then = run("out", "paper")
@@ -254,20 +270,13 @@ def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
     assert back.tables() == first.tables() and not nothing
 
 
-def test_other_sizes_are_downloaded_anew(
-    web: Any,
-    polite: DownloadSettings,
-    make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs) -> None:
     """And other limits are not: they only change what fails."""
-    manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": web.page("/a", make_jpeg(size=(300, 200)))}])
+    manifest = runs.manifest([{"caption": SENTENCE, "url": web.page("/a", make_jpeg(size=(300, 200)))}])
 
     def size(**more: Any) -> tuple[int, int]:
-        settings = dataclasses.replace(polite, **more)
-        filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=settings)
+        settings = dataclasses.replace(runs.settings, **more)
+        runs(manifest, download=settings)
         (body,) = _shards(tmp_path / "out").values()
         return Image.open(io.BytesIO(body)).size
 
@@ -280,120 +289,95 @@ def test_other_sizes_are_downloaded_anew(
 @pytest.mark.slow
 def test_what_is_fetched_anew_is_judged_anew(
     web: Any,
-    polite: DownloadSettings,
     draw: Callable[..., Path],
-    tsv: Callable[..., Path],
     tmp_path: Path,
-    filtering: Callable[..., Any],
+    runs: Runs,
     ocr_models: None,
 ) -> None:
     """The web changes: what was read of a picture that is another one now does not stay."""
     blank, text = (_drawn(draw, tmp_path / f"{n}.jpg", text) for n, text in enumerate(("", "brown dog runs")))
-    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.page(f"/{n}", blank)} for n in range(3)]
+    rows = numbered(web.page(f"/{n}", blank) for n in range(3))
     web.pages.pop("/2")
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    first = filtering(manifest, tmp_path / "out", download=polite)
+    manifest = runs.manifest(rows)
+    first = runs(manifest, stages=STAGES)
     assert first.verdicts() == {"0": "kept", "1": "kept", "2": "http_status"}
     read = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "spotting").rglob("*.*")}
-    shutil.rmtree(tmp_path / "out" / "work" / "download")
-    same = filtering(manifest, tmp_path / "out", download=polite)
+    shutil.rmtree(runs.records())
+    same = runs(manifest, stages=STAGES)
     assert same.tables() == first.tables() and len(web.asked) == 6
     assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same pictures are not read again"
-    shutil.rmtree(tmp_path / "out" / "work" / "download")
+    shutil.rmtree(runs.records())
     web.page("/1", text)
     web.page("/2", blank)
-    other = filtering(manifest, tmp_path / "out", download=polite)
+    other = runs(manifest, stages=STAGES)
     assert other.verdicts() == {"0": "kept", "1": "text_spotting", "2": "kept"}
-    assert other.tables() == filtering(manifest, tmp_path / "fresh", download=polite).tables()
+    assert other.tables() == runs(manifest, "fresh", stages=STAGES).tables()
 
 
-def test_an_outage_is_no_verdict(
-    web: Any,
-    polite: DownloadSettings,
-    make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_an_outage_is_no_verdict(web: Any, make_jpeg: Callable[..., bytes], runs: Runs) -> None:
     """Where almost nobody answers the unit is set aside, not its rows rejected; the next run tries it again."""
     web.page("*", make_jpeg())
-    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    down = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=Offline.of(polite))
+    rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
+    manifest = runs.manifest(rows)
+    down = runs(manifest, download=Offline.of(runs.settings))
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
     assert any("12 of 12 urls met nobody" in line for line in down.said)
-    assert not list((tmp_path / "out" / "work" / "download").rglob("*.tar"))
-    up = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    assert not list(runs.records().rglob("*.tar"))
+    up = runs(manifest)
     assert up.status == 0 and len(up.rows("kept")) == 12
 
 
-def test_an_outage_is_seen_over_units_of_few_urls(
-    web: Any,
-    polite: DownloadSettings,
-    make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
+def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[..., bytes], runs: Runs) -> None:
     """Where all urls of the run are too few to tell, it is said what to do."""
     web.page("*", make_jpeg())
-    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url(f"/{n}.jpg")} for n in range(12)]
-    more: dict[str, Any] = {"stages": WITHOUT_OCR, "download": polite, "unit_rows": 3}
+    rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     for count in (12, 4):
-        manifest, output = tsv(tmp_path / f"{count}.tsv", rows[:count]), tmp_path / str(count)
-        down = filtering(manifest, output, **more | {"download": Offline.of(polite)})
+        manifest, output = runs.manifest(rows[:count], f"{count}.tsv"), str(count)
+        down = runs(manifest, output, unit_rows=3, download=Offline.of(runs.settings))
         if count == 4:
             assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
-            shutil.rmtree(output / "work" / "download")
+            shutil.rmtree(runs.records(output))
         else:
             assert down.status == 1 and down.funnel["not_decided"] == {"rows": 12, "units": 4, "uncounted": 0}
             assert down.funnel["rows_in"] == 12 and len(down.funnel["set_aside"]) == 4
             assert any("NetworkDown: 12 of 12 urls met nobody (in all units)" in line for line in down.said)
-        up = filtering(manifest, output, **more)
+        up = runs(manifest, output, unit_rows=3)
         assert up.status == 0 and len(up.rows("kept")) == count
 
 
-def test_a_dead_link_of_many_rows_is_no_outage(
-    web: Any,
-    polite: DownloadSettings,
-    tsv: Callable[..., Path],
-    tmp_path: Path,
-    filtering: Callable[..., Any],
-) -> None:
-    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": web.url("/a.jpg")} for n in range(12)]
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=Offline.of(polite))
+def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
+    rows = numbered([web.url("/a.jpg")] * 12)
+    manifest = runs.manifest(rows)
+    result = runs(manifest, download=Offline.of(runs.settings))
     assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
 
 
 def test_rows_that_share_a_url_share_its_picture(
     web: Any,
-    polite: DownloadSettings,
     make_jpeg: Callable[..., bytes],
-    tsv: Callable[..., Path],
     tmp_path: Path,
-    filtering: Callable[..., Any],
+    runs: Runs,
 ) -> None:
     """A unit asks once for all its rows; what becomes of each row is its own affair."""
     body = make_jpeg()
     urls = {"shared": web.page("/shared", body), "gone": web.url("/gone"), "own": web.page("/own", body + b"!")}
     names = ["shared", "own", "gone", "shared", "gone", "shared"]
-    rows = [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": urls[each]} for n, each in enumerate(names)]
+    rows = numbered(urls[each] for each in names)
     for row, digest in zip(rows, ["", "", "", "0" * 64, "", hashlib.sha256(body).hexdigest()], strict=True):
         row["sha256"] = digest
-    manifest = tsv(tmp_path / "urls.tsv", rows)
-    result = filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite)
+    manifest = runs.manifest(rows)
+    result = runs(manifest)
     assert sorted(web.asked) == ["/gone", "/own", "/shared"]
     expected = ["kept", "kept", "http_status", "hash_mismatch", "http_status", "kept"]
     assert result.verdicts() == {str(n): verdict for n, verdict in enumerate(expected)}
     assert sorted(_shards(tmp_path / "out").values()) == sorted([body, body, body + b"!"])
-    record = json.loads((tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").read_text())
+    record = json.loads((runs.records() / "commits" / "00000-00000.0000.json").read_text())
     assert record["statuses"] == {"hash_mismatch": 1, "http_status": 2, "ok": 3} and record["urls"] == 6
     assert record["bytes"] == 2 * len(body) + 1
     tables = result.tables()
-    (tmp_path / "out" / "work" / "download" / "commits" / "00000-00000.0000.json").unlink()
-    assert filtering(manifest, tmp_path / "out", stages=WITHOUT_OCR, download=polite).tables() == tables
+    (runs.records() / "commits" / "00000-00000.0000.json").unlink()
+    assert runs(manifest).tables() == tables
     assert len(web.asked) == 6, "a unit without a commit is fetched anew, each url once"
 
 
