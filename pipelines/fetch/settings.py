@@ -5,9 +5,17 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Annotated, Any
 
+from common.fields import LARGEST, BadValue, Positive, Range, check_fields
 from pipelines.fetch.addresses import Allowed
+
+_DAY_S = 86_400
+Threads = Annotated[int, Range(at_least=1, at_most=4096)]
+"""Of one process: each has a connection open, and memory for two pictures."""
+Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
+Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
+Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
 
 
 def _version() -> str:
@@ -21,32 +29,32 @@ def _version() -> str:
 class DownloadSettings:
     """How pictures are fetched and stored. Times are in seconds."""
 
-    threads: int = 64
+    threads: Threads = 64
     """Requests at a time in one worker process."""
-    timeout: float = 15.0
+    timeout: Patience = 15.0
     """Longest time of one attempt, from the name's resolution to the last byte, redirects included."""
-    connect_timeout: float = 5.0
+    connect_timeout: Patience = 5.0
     """Longest time for a name's resolution, and for a connection with its TLS."""
-    retries: int = 1
+    retries: Repeats = 1
     """Attempts after the first, for failures that may pass: timeouts, broken connections, 408, 429, 502, 503, 504. Most
     dead hosts time out: each retry costs them `connect_timeout` once more."""
-    backoff: float = 1.0
+    backoff: Wait = 1.0
     """Wait before the first retry; doubled for each further one."""
-    max_wait: float = 15.0
+    max_wait: Wait = 15.0
     """Longest wait before a retry. A server that asks for more by Retry-After is not asked again."""
-    max_redirects: int = 5
+    max_redirects: Repeats = 5
     """Most redirects of one attempt; every hop is checked like the first address."""
-    max_bytes: int = 16 * 2**20
+    max_bytes: Positive = 16 * 2**20
     """Most bytes of a picture, as sent and as unpacked. Up to 2 x `threads` pictures are in memory at a time."""
-    max_header_bytes: int = 64 * 2**10
+    max_header_bytes: Annotated[int, Range(at_least=1024, at_most=LARGEST)] = 64 * 2**10
     """Most bytes of a response before its body."""
-    max_pixels: int = 100_000_000
+    max_pixels: Positive = 100_000_000
     """Largest width x height by the picture's header, checked before any pixel is decoded."""
-    image_size: int = 512
+    image_size: Annotated[int, Range(at_least=32, at_most=LARGEST)] = 512
     """Longest side in pixels of stored pictures; larger ones are reduced. Text in smaller pictures is hard to read."""
-    quality: int = 95
+    quality: Annotated[int, Range(at_least=1, at_most=100)] = 95
     """JPEG quality of stored pictures. A JPEG that needs no reduction is stored as it came."""
-    ports: tuple[int, ...] = (80, 443, 8080, 8443)
+    ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
     """Ports that may be asked."""
     allow: tuple[str, ...] = ()
     """Addresses that may be asked though they are not public, as address:port or network:port."""
@@ -56,18 +64,10 @@ class DownloadSettings:
     """How the servers know us; its first word, without version, is the name that X-Robots-Tag may address."""
 
     def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if not value >= least:
-                raise ValueError(f"download: {name} is {value}; it must be at least {least}")
-        for name in _TIMES:
-            value = getattr(self, name)
-            if value > _DAY_S:
-                raise ValueError(f"download: {name} is {value} seconds; it must be at most a day, {_DAY_S}")
-        if not self.quality <= 100:
-            raise ValueError(f"download: quality is {self.quality}; it must be at most 100")
-        if not all(0 < port < 2**16 for port in self.ports):
-            raise ValueError(f"download: ports are {self.ports}; they must be between 1 and 65535")
+        try:
+            check_fields(self)
+        except BadValue as error:
+            raise BadValue(f"download: {error}") from error
         if not self.user_agent.strip() or not (self.user_agent.isascii() and self.user_agent.isprintable()):
             raise ValueError(f"download: user_agent is {self.user_agent!r}; it must be printable ASCII")
         for text in self.allow:
@@ -78,10 +78,3 @@ class DownloadSettings:
         patience only change how many fail."""
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
-
-
-_TIMES, _DAY_S = ("timeout", "connect_timeout", "backoff", "max_wait"), 86_400
-_LEAST = {
-    **{"threads": 1, "timeout": 0.01, "connect_timeout": 0.01, "retries": 0, "backoff": 0, "max_wait": 0},
-    **{"max_redirects": 0, "max_bytes": 1, "max_header_bytes": 1024, "max_pixels": 1, "image_size": 32, "quality": 1},
-}

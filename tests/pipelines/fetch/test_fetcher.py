@@ -239,6 +239,10 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
     "wrong",
     [
         {"threads": 0},
+        {"threads": 10**11},
+        {"threads": "64"},
+        {"max_bytes": 10**24},
+        {"retries": 10**15},
         {"timeout": 0},
         {"timeout": float("nan")},
         {"retries": -1},

@@ -396,8 +396,9 @@ def test_without_img2dataset_nothing_is_written(
     [
         ("--download-allow", "localhost", "127.0.0.1:8000"),
         ("--download-threads", "0", "threads is 0"),
+        ("--download-threads", "9" * 11, "it must be at least 1 and at most 4096"),
         ("--download-timeout", "soon", "--download-timeout"),
-        ("--download-timeout", "inf", "timeout is inf seconds; it must be at most a day"),
+        ("--download-timeout", "inf", "timeout is inf; it must be at least 0.01 and at most 86400"),
         ("--download-timeout", "nan", "timeout is nan"),
     ],
 )
