@@ -67,9 +67,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     return parser
 
 
-def main(
-    arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str
-) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str) -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
     options that need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -27,7 +27,9 @@ Tables = dict[str, list[dict[str, Any]]]
 DOG = "a brown dog runs"
 
 
-def applied(folder: Path, batches: Sequence[pa.Table], *steps: beam.PTransform[Any, Any], cat: ApplyCat | None = None) -> Tables:
+def applied(
+    folder: Path, batches: Sequence[pa.Table], *steps: beam.PTransform[Any, Any], cat: ApplyCat | None = None
+) -> Tables:
     """The rows of the three outputs, written by Beam's own sink and read back, sorted."""
     cat = cat or ApplyCat()
     names = [*batches[0].column_names, "annotations", *(["spotting"] if len(steps) > 1 else [])]

@@ -63,7 +63,6 @@ def test_a_gpu_is_not_filled_with_a_teacher_per_core(
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     words = ["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]
 
-
     def workers(*more: str) -> int:
         return cli._settings(cli._parser("concepts", {}), [*words, *more]).workers
 

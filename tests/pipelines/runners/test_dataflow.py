@@ -108,7 +108,11 @@ def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
 
 
 def test_enough_is_enough(with_gcp: None) -> None:
-    places = [("OUTPUT", "gs://bucket/a,b"), ("INPUT", "gs://bucket/*.tsv"), ("INPUT", "simplecache::s3://bucket/a.tsv")]
+    places = [
+        ("OUTPUT", "gs://bucket/a,b"),
+        ("INPUT", "gs://bucket/*.tsv"),
+        ("INPUT", "simplecache::s3://bucket/a.tsv"),
+    ]
     make_backend("dataflow", [*CLOUD, IMAGE]).check(places)
 
 
