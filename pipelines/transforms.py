@@ -209,7 +209,7 @@ class _Decide(beam.DoFn):
     def _stage_of(self) -> dict[str, str]:
         return stage_of(self._preset)
 
-    def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput[pa.Table]]:
+    def process(self, table: pa.Table) -> Iterator[pvalue.TaggedOutput[Any, Any]]:
         for name, found in self.decide(table).items():
             if found.num_rows:
                 yield pvalue.TaggedOutput(name, found)
