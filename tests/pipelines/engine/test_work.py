@@ -127,10 +127,7 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
 # ---- units that are set aside
 
 
-def test_rows_of_a_unit_that_is_set_aside_are_rows_in(
-    tmp_path: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
+def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.parquet", "A"), tmp_path / "out"
     obstacle = Layout(output).data("captions", UNIT)
     obstacle.mkdir(parents=True)
@@ -152,9 +149,7 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
     tsv: Callable[..., Path],
     with_pictures: Callable[..., list[dict[str, Any]]],
     filtering: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.stages.PAUSES_S", (0.0, 0.0))
     (tmp_path / "in").mkdir()
     tsv(tmp_path / "in" / "a.tsv", with_pictures(tmp_path / "in" / "pictures", 40))
     for number in range(unreadable):
