@@ -160,7 +160,7 @@ class _Run:
             self.settings.preset.filters_fingerprint,
             DECISIONS,
             [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
-            *([judge.fingerprint for judge in self.annotations.judges] or []),
+            *(judge.fingerprint for judge in self.annotations.judges),
         )
         only_decide = not self.work.engine.seconds
         sources = self.annotations.sources([unit.name for unit in self.work.units()])
