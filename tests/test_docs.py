@@ -48,7 +48,7 @@ TEXTS = sorted(
     )
     for path in REPOSITORY.glob(pattern)
 )
-QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": ""}
+QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 OURS = r"(pipelines|trainer|eval|filters)\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = ("docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")

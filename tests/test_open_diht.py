@@ -47,7 +47,7 @@ def of_make(target: str, *variables: str) -> list[list[str]]:
     done = subprocess.run(
         ["make", "-n", target, *variables],
         cwd=REPOSITORY,
-        env={**os.environ, "MAKEFLAGS": "", "MFLAGS": ""},
+        env={**os.environ, "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"},
         capture_output=True,
         text=True,
         check=True,

@@ -87,7 +87,10 @@ class Stage(ABC):
         """Do one unit and commit it."""
         began, path = time.time(), self.layout.commit(self.name, unit)
         heartbeat = Heartbeat(self.layout.progress(self.name, unit))
-        before = self.current(unit, read_json(path)) if self.adds else None
+        before = self.current(unit, read_json(path))
+        if before is not None and not self.adds:  # another shard has done it since the driver looked
+            heartbeat.end()
+            return
         if before is None:
             retract(path)
         said, files = self.process(unit, before, heartbeat)

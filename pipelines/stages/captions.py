@@ -69,6 +69,11 @@ class CaptionStage(Stage):
     def teardown(self) -> None:
         self._annotator = None
 
+    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        known = super().current(unit, record)
+        # Records of earlier versions do not tell pairs from uids.
+        return known if known and "own_uids" in known and known["annotated"] == self.annotate else None
+
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)

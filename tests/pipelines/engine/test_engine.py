@@ -90,10 +90,11 @@ class Deadly(Dataset):
 
     mark: str = ""
 
-    def aliases_of(self, role: str) -> tuple[str, ...]:
-        if Path(self.mark).exists():
+    def __getattribute__(self, name: str) -> Any:
+        mark = object.__getattribute__(self, "__dict__").get("mark")
+        if mark and not name.startswith("__") and Path(mark).exists():
             os.kill(os.getpid(), signal.SIGKILL)
-        return super().aliases_of(role)
+        return super().__getattribute__(name)
 
 
 @pytest.mark.kill
