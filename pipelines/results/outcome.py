@@ -40,7 +40,8 @@ def summarise(
 
     Args:
         units: those that were decided.
-        plan: what there was to do; rows of other units count as not decided.
+        plan: what there was to do; rows of other units count as not decided, and so do those that stand behind the
+            break of a unit that could not be read to its end, where the plan has counted them.
         settings: of the run.
         own: steps of stages of the user's.
     """
@@ -48,14 +49,16 @@ def summarise(
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
-    rows = kept = broken = 0
+    rows = kept = broken = unread = 0
 
     def records(unit: Unit) -> tuple[Any, Any]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
 
-    for read, decided in each(records, units, layout.root):
+    for unit, (read, decided) in zip(units, each(records, units, layout.root), strict=True):
         rows += read["rows"]
-        broken += read["broken"] is not None
+        if read["broken"] is not None:
+            broken += 1
+            unread += unit.span.rows - read["rows"] if unit.span.exact else 0
         kept += decided["kept"]
         rejected.update(decided["rejected"])
         dead.update(decided["dead"])
@@ -64,6 +67,7 @@ def summarise(
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
     stages = list(settings.stages)
     not_decided = _not_decided(layout, plan, units)
+    not_decided["rows"] += unread
     rows += not_decided["rows"]
     return {
         "dataset": settings.dataset.name,
