@@ -23,8 +23,8 @@ _ENDS = {
     "kept": "Rows that passed every step asked for.",
     "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",
-    "not_decided": "Rows of units that failed and are set aside, which the same command tries again, and rows behind the "
-    "place where a file is broken.",
+    "not_decided": "Rows of units that failed and are set aside, which the same command tries again, and rows behind "
+    "the place where a file is broken.",
 }
 _UNKNOWN = "Rejected at this step."
 
