@@ -243,7 +243,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         ) or sys.version_info[:2] != (3, 11)
         hints = [one["hints"] for one in said["environments"] if one["hints"]]
         assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
-    keys = ["pair_keys", "pair_duplicates", "picture_keys", "picture_duplicates"]
+    keys = [f"{kind}_{step}" for kind in ("pair", "uid", "picture") for step in ("keys", "duplicates")]
     assert names == ["captions", "spotting", *keys, "decide", "export"]
 
     local = tmp_path / "local"
