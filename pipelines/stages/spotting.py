@@ -25,7 +25,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.stages.captions import survivors_of
-from pipelines.stages.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of
+from pipelines.stages.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile, read_json
@@ -155,11 +155,17 @@ class SpottingAnnotation(GenerationAnnotator):
             survivors_of(settings),
         )
 
+    def units(self, units: Sequence[str]) -> list[str]:
+        names, with_urls = super().units(units), self.work.plan.downloadable()
+        records = self.work.records(STAGE, [name for name in names if unit_of(name) in with_urls])
+        self._downloads = {name: state_of(record) for name, record in records}  # many at once, not one by one
+        return names
+
     def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
         assert isinstance(stage, SpottingStage)
         if record is None or not stage.survivors.are_covered(record, stage.fingerprint):
             return False
-        return bool(record["downloads"] == downloaded_state(self.work.layout, unit))
+        return bool(record["downloads"] == self._downloads.get(unit))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         known = any(record["fingerprint"] == stage.fingerprint for record in records)
