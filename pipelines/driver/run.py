@@ -11,19 +11,19 @@ from dataclasses import replace
 
 from common.command_line import WrongUse
 from pipelines.driver.annotations import Annotations
+from pipelines.driver.errors import errors_of
+from pipelines.driver.outcome import check_conservation, count_set_aside, letters_of, summarise
+from pipelines.driver.publish import Results
 from pipelines.engine.engine import Engine
-from pipelines.engine.judge import steps_of
 from pipelines.engine.work import Work
 from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.plan import Plan, keep_plan, make_plan
-from pipelines.results.errors import errors_of
-from pipelines.results.outcome import check_conservation, count_set_aside, letters_of, summarise
-from pipelines.results.publish import Results
 from pipelines.settings import STAGES, Outcome, RunSettings
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.deduplication import Deduplication, Findings, check_semantic
 from pipelines.stages.downloads import STAGE, pictures_at_hand
 from pipelines.stages.export import ExportStage, remove_shards
+from pipelines.stages.judge import steps_of
 from pipelines.stages.said import Said
 from pipelines.stages.subset import write_subset
 from pipelines.store.commit import RunFailed, publish_json, publish_table, remove, remove_leftovers, retract

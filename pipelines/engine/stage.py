@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import pyarrow as pa
 
+from common.plugins import load_plugin, loaded_plugins
 from pipelines.engine.progress import Heartbeat
 from pipelines.manifests import FileChanged
 from pipelines.plan import Plan, load_plan
-from pipelines.plugins import load_plugin, loaded_plugins
 from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout

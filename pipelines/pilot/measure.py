@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow.compute as pc
 
 from filters.presets import Preset
-from pipelines.decisions import stage_of
 from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
+from pipelines.stages.decisions import stage_of
 from pipelines.stages.spotting import load_records
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
 from pipelines.datasets import Dataset
-from pipelines.engine.annotator import Annotator
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from pipelines.settings import RunSettings
+from pipelines.stages.annotator import Annotator
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile
 from pipelines.store.fingerprints import fingerprint_of

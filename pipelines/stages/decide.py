@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
 from pipelines.datasets import Dataset
-from pipelines.decisions import DEAD as DEAD_REASON
-from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
-from pipelines.engine.judge import Judge, steps_of
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import Batch, Span, UnreadableFile, info_of, read
 from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.stages.decisions import DEAD as DEAD_REASON
+from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
+from pipelines.stages.judge import Judge, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import Duplicates, Entries, Said, reject_duplicates

@@ -13,16 +13,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from filters.dedup import DedupRule
-from pipelines.dedup.clusters import faiss
-from pipelines.dedup.encoders import parse_encoder
-from pipelines.dedup.exact import ranges_of
-from pipelines.dedup.semantic import groups_of
-from pipelines.engine.judge import Judge
 from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
+from pipelines.stages.dedup.clusters import faiss
+from pipelines.stages.dedup.encoders import parse_encoder
+from pipelines.stages.dedup.exact import ranges_of
+from pipelines.stages.dedup.semantic import groups_of
 from pipelines.stages.downloads import downloaded_state
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
+from pipelines.stages.judge import Judge
 from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pyarrow as pa
 
-from pipelines.decisions import DEAD, KEPT, NOT_READ, Reasons
+from pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
 from pipelines.stages.said import COPIES
 from pipelines.stages.verdicts import Verdict
 

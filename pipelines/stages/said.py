@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.decisions import KEPT, Reasons
-from pipelines.dedup.entries import ENTRIES
+from pipelines.stages.decisions import KEPT, Reasons
+from pipelines.stages.dedup.entries import ENTRIES
 from pipelines.store.commit import TableFile
 from pipelines.store.layout import Layout
 from pipelines.store.storage import Place, open_parts

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
 from pipelines.datasets import Dataset
-from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
-from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
-from pipelines.dedup.keys import spread
-from pipelines.dedup.semantic import duplicates, member_parts, member_type
-from pipelines.dedup.slices import pack, read_slice
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
+from pipelines.stages.dedup.encoders import BATCH, Encoder, parse_encoder
+from pipelines.stages.dedup.keys import spread
+from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
+from pipelines.stages.dedup.slices import pack, read_slice
 from pipelines.stages.downloads import downloaded_state, pictures_of
 from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.generations import GenerationStage

@@ -12,11 +12,11 @@ import pyarrow as pa
 
 from filters.presets import Preset
 from pipelines.datasets import Dataset
-from pipelines.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade, judge_captions
 from pipelines.manifests import FileChanged, UnreadableFile
 from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit, example_of
+from pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade, judge_captions
 from pipelines.stages.downloads import pictures_of
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import UID

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from pipelines.driver.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
+from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
-from pipelines.results.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
-from pipelines.results.table import render_funnel
 from pipelines.settings import RunSettings
 from pipelines.store.commit import publish_json, retract
 from pipelines.store.fingerprints import fingerprint_of
