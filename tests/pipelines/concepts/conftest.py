@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from pipelines.concepts.run import ConceptSettings, run  # noqa: E402
 from pipelines.concepts.teacher import find_teacher  # noqa: E402
+from pipelines.process.fork_server import ForkServer  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -80,6 +81,16 @@ class FilterOutput:
         manifest = {"samples": number, "shards": entries}
         (self.folder / "shards" / "manifest.json").write_text(json.dumps(manifest))
         return self.folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torch_in_workers() -> Iterator[None]:
+    """Workers are forked from a process that has imported timm, or each would take seconds for it."""
+    before = ForkServer.preloaded
+    ForkServer.end()
+    ForkServer.preloaded = (*before, "timm")
+    yield
+    ForkServer.preloaded = before
 
 
 @pytest.fixture
