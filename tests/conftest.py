@@ -14,6 +14,7 @@ import pytest
 from hypothesis import settings
 
 from filters.spotting import weights
+from tests.forks import Forks
 
 settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
@@ -28,6 +29,14 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))
 
     monkeypatch.setattr("pipelines.process.command.run_command", run_command)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """See `Forks`."""
+    forks = Forks()
+    yield forks
+    forks.close()
 
 
 @pytest.fixture(scope="session")
