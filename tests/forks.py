@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
+_AT_WORK = 1_000  # no exit status
 
 
 class Forks:
@@ -42,7 +43,12 @@ class Forks:
 
     def wait(self, process: int) -> int:
         """How it has ended: its exit status, or the negative number of the signal that killed it."""
-        return self._ask(process)
+        return self._ask(process, 0)
+
+    def poll(self, process: int) -> int | None:
+        """As `wait`, but None at once where it is still at work."""
+        answer = self._ask(process, os.WNOHANG)
+        return None if answer == _AT_WORK else answer
 
     def call(self, file: str, function: str, *arguments: Any, said: Path) -> None:
         """Run it to its end, which must be good."""
@@ -80,7 +86,7 @@ class Forks:
 
 def _serve() -> NoReturn:
     """Answer orders, until there are no more: (file, function, arguments, said, environment) with a process id,
-    (process id,) with its status."""
+    (process id, options of waitpid) with its status."""
     orders, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     modules: dict[str, ModuleType] = {}
@@ -89,8 +95,9 @@ def _serve() -> NoReturn:
             order = pickle.load(orders)
         except EOFError:
             os.killpg(0, signal.SIGKILL)
-        if len(order) == 1:
-            answer = os.waitstatus_to_exitcode(os.waitpid(order[0], 0)[1])
+        if len(order) == 2:
+            ended, status = os.waitpid(*order)
+            answer = os.waitstatus_to_exitcode(status) if ended else _AT_WORK
         else:
             file = order[0]
             if file not in modules:
@@ -118,9 +125,12 @@ def _work(
         descriptor = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         for output in (1, 2):
             os.dup2(descriptor, output)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.environ.update(environment)
         getattr(module, function)(*arguments)
         status = 0
+    except SystemExit as end:
+        status = int(end.code or 0)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -16,6 +16,7 @@ from pipelines.datasets import Dataset, load_dataset
 from pipelines.engine.engine import Engine, _Counter
 from pipelines.engine.progress import Count, Heartbeat
 from pipelines.engine.stage import TRIES, Done, Stage
+from pipelines.runners import Direct
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
 
@@ -108,7 +109,7 @@ def test_a_run_with_one_worker_outlives_what_kills_it(
     known, out = load_dataset("custom"), tmp_path / "out"
     fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
     deadly = Deadly(**fields, mark=str(out / "work" / "captions" / "progress" / "00001-00000"))
-    result = filtering(tmp_path / "in", out, dataset=deadly, workers=1, stages=("captions", "export"))
+    result = filtering(tmp_path / "in", out, dataset=deadly, backend=Direct(), stages=("captions", "export"))
     assert result.status == 1 and result.funnel["set_aside"] == {"00001-00000": "captions"}
     assert [row["n"] for row in result.rows("kept")] == ["0", "1", "2", "6", "7", "8"]
     record = read_json(Layout(out).failed("captions", "00001-00000"))

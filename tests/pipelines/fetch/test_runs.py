@@ -26,6 +26,7 @@ from PIL import Image
 
 from common.command_line import WrongUse
 from pipelines.fetch import DownloadSettings
+from pipelines.runners import Direct
 from pipelines.settings import STAGES
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
@@ -319,7 +320,7 @@ def test_an_outage_is_no_verdict(web: Any, make_jpeg: Callable[..., bytes], runs
     web.page("*", make_jpeg())
     rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     manifest = runs.manifest(rows)
-    down = runs(manifest, download=Offline.of(runs.settings))
+    down = runs(manifest, download=Offline.of(runs.settings), backend=Direct())
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
     assert any("12 of 12 urls met nobody" in line for line in down.said)
     assert not list(runs.records().rglob("*.tar"))
@@ -333,7 +334,7 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
     rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     for count in (12, 4):
         manifest, output = runs.manifest(rows[:count], f"{count}.tsv"), str(count)
-        down = runs(manifest, output, unit_rows=3, download=Offline.of(runs.settings))
+        down = runs(manifest, output, unit_rows=3, download=Offline.of(runs.settings), backend=Direct())
         if count == 4:
             assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
@@ -349,7 +350,7 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
 def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     rows = numbered([web.url("/a.jpg")] * 12)
     manifest = runs.manifest(rows)
-    result = runs(manifest, download=Offline.of(runs.settings))
+    result = runs(manifest, download=Offline.of(runs.settings), backend=Direct())
     assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
 
 
