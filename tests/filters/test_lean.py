@@ -60,7 +60,8 @@ def test_hidden_distributions_look_uninstalled() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
 @pytest.mark.skipif(importlib.util.find_spec("paddleocr") is None, reason="paddleocr is not installed")
-def test_filters_do_not_load_torch_and_ocr_loads_no_scikit_learn() -> None:
+def test_filters_do_not_load_torch() -> None:
+    """Nor scikit-learn and faiss, which PaddleX would import where they are installed."""
     code = """
 import importlib, sys
 for module in ("filters.spotting.engine", "filters.captions.annotate", "pipelines.driver.run"):
