@@ -108,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture
-def make(tiny: tuple[str, str]) -> Callable[..., tuple[int, list[str]]]:
+def make(tiny: tuple[str, str], here: None) -> Callable[..., tuple[int, list[str]]]:
     """Runs the Beam half; gives its status and what it said."""
 
     def make(data: Path, **changes: Any) -> tuple[int, list[str]]:
