@@ -154,7 +154,8 @@ def encode(model: Path, root: Path) -> None:
     """Runs in a process of its own."""
     torch.set_num_threads(1)
     data = read_webdataset(root / "colours", "test", "labels", Memo(root / "hashes"), "colours")
-    FeatureCache(root / "f", Slow(load_model(str(model), data=model)), batch=2).images(data.pictures)
+    slow: Any = Slow(load_model(str(model), data=model))
+    FeatureCache(root / "f", slow, batch=2).images(data.pictures)
 
 
 @pytest.mark.kill
