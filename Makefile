@@ -101,16 +101,16 @@ train: env-train ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
 	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not flink and not cluster" $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not flink and not cluster" $(ARGS)
 
 test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 
 coverage: env-all env-ocr ## Run the tests, show the lines they do not reach (ARGS="tests/filters" for a part)
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile --cov --cov-report=term-missing:skip-covered $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: env-all ## Run ruff and mypy
 	@$(PY) -m ruff check $(CODE)

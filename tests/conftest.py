@@ -1,11 +1,13 @@
 """What all tests share."""
 
 import importlib
+import importlib.util
 import os
 import shutil
 import socket
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,9 +16,17 @@ import pytest
 from hypothesis import settings
 
 from filters.spotting import weights
+from tests.forks import Forks
 
 settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first, or one of the processes of `make test` would be left with them at the end."""
+    long = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -long[item.path])
 
 
 @pytest.fixture
@@ -31,10 +41,19 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """See `Forks`."""
+    forks = Forks()
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
 def ocr_models() -> None:
     """Installs the OCR weights where they are missing; skips where neither they nor PaddleOCR can be had."""
-    pytest.importorskip("paddleocr", reason="paddleocr is not installed: pip install '.[ocr]'")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install '.[ocr]'")
+    for package in ("paddleocr", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:  # to import it takes seconds
+            pytest.skip(f"{package} is not installed: pip install '.[ocr]'")
     try:
         weights.download_and_install()
     except weights.WeightsMissing as error:

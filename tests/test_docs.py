@@ -33,6 +33,8 @@ from eval.tasks import load_suite
 from filters.presets import load_preset
 from pipelines.datasets import load_dataset
 from pipelines.runners.beam_options import check_beam_options
+from tests.forks import Forks
+from tests.pipelines.conftest import filter_manifest
 
 pytestmark = pytest.mark.usefixtures("commands_in_process")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -230,25 +232,34 @@ def test_examples_compile_and_import_what_is_there(block: Block) -> None:
     exec(imports, {})
 
 
-def python(folder: Path, *arguments: str) -> str:
-    """What Python prints that runs in a folder with the sample, as in a checkout."""
-    if not (folder / "data").exists():
-        (folder / "data").symlink_to(REPOSITORY / "data")
-    path = {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=os.environ | path, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def execute(text: str, folder: Path) -> None:
+    """A program in a folder, what it prints into a file there. Runs in a process of its own."""
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    os.dup2(os.open("printed", os.O_WRONLY | os.O_CREAT), 1)
+    exec(compile(text, "<example>", "exec"), {"__name__": "__main__"})
+
+
+@pytest.fixture(scope="module")
+def filtered_sample(tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Path:
+    """out/sample, as `make filter` leaves it."""
+    output = tmp_path_factory.mktemp("sample") / "out" / "sample"
+    source = REPOSITORY / "data" / "sample" / "manifest.tsv"
+    assert filter_manifest(source, output, dataset=load_dataset("sample")).status == 0
+    return output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("block", RUN, ids=ids(RUN))
-def test_examples_print_what_is_shown(block: Block, tmp_path: Path, ocr_models: None) -> None:
+def test_examples_print_what_is_shown(
+    block: Block, tmp_path: Path, forks: Forks, ocr_models: None, request: pytest.FixtureRequest
+) -> None:
+    (tmp_path / "data").symlink_to(REPOSITORY / "data")
     if "out/sample" in block.text:  # the tutorial, which has filtered the sample by then
-        python(tmp_path, "-m", "pipelines")
+        (tmp_path / "out").symlink_to(request.getfixturevalue("filtered_sample").parent)
     shown = block.shown.splitlines() or re.findall(r"^# (.*)$", block.text, re.MULTILINE)
-    assert shown and python(tmp_path, "-c", block.text).splitlines() == shown
+    forks.call(__file__, "execute", block.text, tmp_path, said=tmp_path / "said.txt")
+    assert shown and (tmp_path / "printed").read_text(encoding="utf-8").splitlines() == shown
 
 
 def anchors(path: Path) -> set[str]:

@@ -24,11 +24,9 @@ import sys
 import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
-PRELOADED = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.driver.run")
-"""What workers need: Beam's worker, and all stages."""
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
 _MORE_LIKELY = 100  # of 1000: as if it held a tenth of the machine's memory more
@@ -48,6 +46,8 @@ class Order:
 class ForkServer:
     """The driver's end of the fork server, of which it has one at most."""
 
+    preloaded: ClassVar[tuple[str, ...]] = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.driver.run")
+    """What a server that is started imports for its workers: Beam's worker, and all stages."""
     _running: ForkServer | None = None
 
     def __init__(self, orders: socket.socket, process: int):
@@ -77,7 +77,7 @@ class ForkServer:
             with theirs:
                 process = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-P", "-m", "pipelines.runners.fork_server"],
+                    [sys.executable, "-P", "-m", "pipelines.runners.fork_server", *cls.preloaded],
                     {**os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
@@ -192,9 +192,10 @@ def _be_killed_first() -> None:
 
 
 def main() -> NoReturn:
-    """The server as a process of its own, with the socket as its standard input."""
+    """The server as a process of its own, with the socket as its standard input; its arguments are the modules."""
+    modules, sys.argv[1:] = sys.argv[1:], []  # of which Beam's worker would make sense
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
-    for module in PRELOADED:
+    for module in modules:
         importlib.import_module(module)
     gc.freeze()
     _serve(socket.socket(fileno=os.dup(0)))

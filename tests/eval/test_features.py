@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, ModelError
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.models import load_model
 from tests.eval.conftest import picture, write_tiny
+from tests.forks import Forks
 
 
 class Counted:
@@ -142,36 +142,33 @@ def test_features_that_are_no_numbers_are_an_error(tmp_path: Any) -> None:
         broken.images(torch.zeros(1, 3, 32, 32))
 
 
-CHILD = """
-import sys, time
-from pathlib import Path
-from eval.data import Memo
-from eval.data.webdataset_layout import read_webdataset
-from eval.features import FeatureCache
-from eval.models import load_model
-model = load_model(sys.argv[1], data=Path(sys.argv[1]))
-real = model.images
-def slow(batch):
-    time.sleep(0.05)
-    return real(batch)
-model.images = slow
-root = Path(sys.argv[2])
-data = read_webdataset(root / "colours", "test", "labels", Memo(root / "hashes"), "colours")
-FeatureCache(root / "f", model, batch=2).images(data.pictures)
-"""
+class Slow(Counted):
+    """Takes its time."""
+
+    def images(self, batch: Any) -> Any:
+        time.sleep(0.05)
+        return super().images(batch)
+
+
+def encode(model: Path, root: Path) -> None:
+    """Runs in a process of its own."""
+    torch.set_num_threads(1)
+    data = read_webdataset(root / "colours", "test", "labels", Memo(root / "hashes"), "colours")
+    slow: Any = Slow(load_model(str(model), data=model))
+    FeatureCache(root / "f", slow, batch=2).images(data.pictures)
 
 
 @pytest.mark.kill
 def test_killed_while_encoding_it_goes_on_from_the_last_batch(
-    colour_set: Any, tiny: Any, tiny_folder: Any, memo: Any
+    colour_set: Any, tiny: Any, tiny_folder: Any, memo: Any, forks: Forks, tmp_path: Path
 ) -> None:
     root = colour_set(n=60)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_folder), str(root)], env=dict(os.environ))
+    child = forks.start(__file__, "encode", tiny_folder, root, said=tmp_path / "said.txt")
     deadline = time.monotonic() + 120
-    while len(list(root.glob("f/*/[0-9]*.npy"))) < 4 and time.monotonic() < deadline and child.poll() is None:
+    while len(list(root.glob("f/*/[0-9]*.npy"))) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    os.kill(child, signal.SIGKILL)
+    assert forks.wait(child) == -signal.SIGKILL, (tmp_path / "said.txt").read_text()
     done = sum(len(np.load(path)) for path in root.glob("f/*/[0-9]*.npy"))
     assert 8 <= done < 60
     data = read_webdataset(root / "colours", "test", "labels", memo, "colours")

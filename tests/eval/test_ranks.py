@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +11,10 @@ import numpy as np
 import pytest
 
 from common.ranks import Ranks
+from eval.cli import main
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from tests.eval.conftest import COLOURS, picture
+from tests.forks import Forks
 
 SUITE = """
 name: two
@@ -70,7 +69,7 @@ def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any) -> None:
+def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any, forks: Forks) -> None:
     told = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "txt": f"one {i}\ntwo {i}"}) for i in range(31)]
     write_webdataset(tmp_path / "data" / "told", told, kind="retrieval")
     names = list(COLOURS)
@@ -82,7 +81,7 @@ def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, t
     (tmp_path / "two.yaml").write_text(SUITE, encoding="utf-8")
     found = {}
     for ranks in (1, 2):
-        found[ranks] = _run(tmp_path, tiny_folder, ranks)
+        found[ranks] = _run(tmp_path, tiny_folder, ranks, forks)
     assert found[1] == found[2]
     assert {kind for _, kind, *_ in found[1]} == {"retrieval", "classification", "few_shot", "vqa"}
     (folder,) = [path for path in (tmp_path / "features2").iterdir() if len(list(path.glob("*.npy"))) == 8]
@@ -91,16 +90,17 @@ def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, t
     assert all(len(np.load(path)) for path in folder.glob("*.npy"))
 
 
-def _run(tmp_path: Path, model: Path, ranks: int) -> list[tuple[Any, ...]]:
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "eval"]
+def evaluate(words: list[str]) -> None:
+    """Runs on every rank."""
+    assert main(words) == 0
+
+
+def _run(tmp_path: Path, model: Path, ranks: int, forks: Forks) -> list[tuple[Any, ...]]:
     out = tmp_path / f"out{ranks}"
-    command = [*starter, "--model", str(model), "--tasks", str(tmp_path / "two.yaml"), "--data", str(tmp_path / "data")]
-    command += ["--output", str(out), "--cache", str(tmp_path / f"features{ranks}"), "--batch", "4", "--workers", "0"]
-    command += ["--shots", "1,2", "--seeds", "2"]
-    done = subprocess.run(
-        [*command, "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("4 of 4 tasks measured") == 1
+    words = ["--model", str(model), "--tasks", str(tmp_path / "two.yaml"), "--data", str(tmp_path / "data")]
+    words += ["--output", str(out), "--cache", str(tmp_path / f"features{ranks}"), "--batch", "4", "--workers", "0"]
+    words += ["--shots", "1,2", "--seeds", "2", "--device", "cpu"]
+    said = forks.call_on_ranks(ranks, __file__, "evaluate", words, folder=tmp_path)
+    assert said.count("4 of 4 tasks measured") == 1
     rows = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return [(row["task"], row["kind"], row["metric"], row["value"], row["low"], row["high"], row["n"]) for row in rows]

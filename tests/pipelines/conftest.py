@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import csv
-import os
+import functools
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.internal import pickler
 from PIL import Image, ImageDraw, ImageFont
 
 from filters.presets import load_preset
+from filters.spotting.spotter import TextSpotter
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.outcome import Outcome
 from pipelines.driver.run import run
+from pipelines.engine.stage import DoUnit
+from pipelines.runners import Backend, Direct, Job
 from pipelines.settings import STAGES, RunSettings
+from pipelines.store.commit import read_json
+from tests.forks import Forks
+from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
@@ -61,6 +68,41 @@ class Filtered:
         return found
 
 
+@functools.cache
+class _LastingSpotter(TextSpotter):
+    """One for all stages: what a picture says does not depend on when its reader was started."""
+
+    def close(self) -> None:
+        pass
+
+
+_run_on_beam = Direct.run
+
+
+@dataclass(frozen=True)
+class Here(Direct):
+    """This process, unit after unit, without pauses between tries. The work goes through Beam's pickler, as on its way
+    to a worker; the job and the worker themselves take 0.2 s of each of the dozen stages of a run, and a start of the
+    OCR process 1.5 s. A stage of several steps is done by Beam all the same."""
+
+    def run(self, job: Job) -> None:
+        do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
+        if not isinstance(do, DoUnit):
+            _run_on_beam(self, job)
+            return
+        work = pickler.loads(pickler.dumps(do))
+        with (
+            patch("pipelines.stages.spotting.TextSpotter", _LastingSpotter),
+            patch("pipelines.engine.stage.PAUSES_S", (0.0, 0.0)),
+        ):
+            work.setup()
+            try:
+                for name in read_json(names) or ():
+                    work.process(name)
+            finally:
+                work.teardown()
+
+
 def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:
     return [row for path in sorted((output / kind).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
 
@@ -77,10 +119,12 @@ def filter_manifest(
     dataset: Dataset | None = None,
     stages: Sequence[str] = STAGES,
     workers: int = 1,
+    backend: Backend | None = None,
     on_line: Callable[[str], None] = lambda _: None,
     **settings: Any,
 ) -> Filtered:
-    """A real run in this process; `on_line` is called with every line that it says, when it says it."""
+    """A real run, with one worker in this process, with several in processes of Beam, where nothing else is said;
+    `on_line` is called with every line that it says, when it says it."""
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -95,6 +139,7 @@ def filter_manifest(
             preset=load_preset(preset),
             stages=tuple(stages),
             workers=workers,
+            backend=backend or (Here() if workers == 1 else Direct()),
             **settings,
         ),
         say,
@@ -147,6 +192,12 @@ def filtering() -> Callable[..., Filtered]:
     return filter_manifest
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands of `pipelines` do their units as `Here` does."""
+    monkeypatch.setattr(Direct, "run", Here.run)
+
+
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Path]:
     """`picture`."""
@@ -186,8 +237,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def paper(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: None) -> Filtered:
-    """`pairs` filtered with preset paper in several units; do not change its output."""
-    return filter_manifest(pairs, tmp_path_factory.mktemp("paper") / "out", unit_rows=15)
+    """`pairs` filtered with preset paper in several units, by a worker of Beam; do not change its output."""
+    return filter_manifest(pairs, tmp_path_factory.mktemp("paper") / "out", unit_rows=15, backend=Direct())
 
 
 @pytest.fixture(scope="session")
@@ -196,20 +247,17 @@ def strict(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: No
     return filter_manifest(pairs, tmp_path_factory.mktemp("strict") / "out", unit_rows=15, preset="strict")
 
 
-@pytest.fixture(scope="session")
-def command() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line, as people start it."""
+@pytest.fixture
+def command(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`python -m pipelines`, in a process of its own, from whose folder modules are imported."""
 
-    def start(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pipelines", *map(str, arguments)],
-            cwd=options.pop("cwd", REPOSITORY),
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-            **options,
-        )
+    def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
+        words, folder = [*map(str, arguments)], tmp_path_factory.mktemp("command")
+        said, errors = folder / "said", folder / "errors"
+        process = Forked(forks, words, cwd, said, errors)
+        status = process.wait()
+        process.clear()
+        texts = (path.read_text(encoding="utf-8") for path in (said, errors))
+        return subprocess.CompletedProcess(words, status, *texts)
 
-    return start
+    return run

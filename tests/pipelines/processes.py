@@ -1,9 +1,11 @@
-"""Starting the command as people do, killing it, and making sure nothing of it is left running."""
+"""Starting the command as people do, or in a fork of a process that has imported it already; killing it, and making
+sure nothing of it is left running."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -12,20 +14,95 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
+
+import pipelines.cli  # noqa: F401
+from tests.forks import Forks
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 _MARK = "FILTERS_TEST_KILL"
 
 
+def command(words: list[str], folder: str, said: str, errors: str) -> None:
+    """`python -m pipelines` with these words, in a folder. Runs in a process of its own."""
+    os.setsid()
+    os.chdir(folder)
+    sys.path.insert(0, folder)
+    for descriptor, path in ((1, said), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+    sys.argv = ["pipelines", *words]
+    runpy.run_module("pipelines", run_name="__main__")
+
+
+class Forked:
+    """The command in a fork, and what of `Popen` is needed of it."""
+
+    def __init__(self, forks: Forks, words: list[str], folder: Path, said: Path, errors: Path):
+        self._forks, self._said = forks, said
+        self.returncode: int | None = None
+        arguments = (words, str(folder), str(said), str(errors))
+        self.pid = forks.start(__file__, "command", *arguments, said=errors, **os.environ)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            self.returncode = self._forks.poll(self.pid)
+        return self.returncode
+
+    def wait(self) -> int:
+        if self.returncode is None:
+            self.returncode = self._forks.wait(self.pid)
+        return self.returncode
+
+    def communicate(self) -> tuple[str, str]:
+        self.wait()
+        return self._said.read_text(encoding="utf-8"), ""
+
+    def clear(self) -> None:
+        """Kill what is left of it. Its workers are of its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+
+
+def words_for(manifest: Path, output: Path, *more: str, workers: int) -> list[str]:
+    """Of a run over one manifest with small units."""
+    words = ["--dataset", "custom", "--input", str(manifest), "--output", str(output)]
+    return [*words, "--unit-rows", "25", "--workers", str(workers), *more]
+
+
+class ForkedStarter:
+    """Starts the command in forks."""
+
+    def __init__(self, forks: Forks, folder: Path):
+        self._forks, self._folder = forks, folder
+        self._started: list[Forked] = []
+
+    def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> Forked:
+        said = self._folder / f"said-{len(self._started)}.txt"
+        words = words_for(manifest, output, *more, workers=workers)
+        self._started.append(Forked(self._forks, words, REPOSITORY, said, said))
+        return self._started[-1]
+
+    def finish(self, manifest: Path, output: Path, *more: str) -> str:
+        """A run to its end, which must be good. Returns what it said."""
+        said, _ = (process := self.start(manifest, output, *more)).communicate()
+        assert process.returncode == 0, said
+        return said
+
+    def close(self) -> None:
+        for process in self._started:
+            process.clear()
+
+
 class Starter:
-    """Starts `python -m pipelines` on one manifest with small units."""
+    """Starts `python -m pipelines`."""
 
     def __init__(self, mark: str):
         self._mark = mark
         self._started: list[subprocess.Popen[str]] = []
 
     def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> subprocess.Popen[str]:
-        arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(output)]
-        arguments += ["--unit-rows", "25", "--workers", str(workers), *more]
+        arguments = words_for(manifest, output, *more, workers=workers)
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines", *arguments],
             cwd=REPOSITORY,
@@ -37,13 +114,6 @@ class Starter:
         )
         self._started.append(process)
         return process
-
-    def finish(self, manifest: Path, output: Path, *more: str) -> str:
-        """A run to its end, which must be good. Returns what it said."""
-        process = self.start(manifest, output, *more)
-        said, _ = process.communicate()
-        assert process.returncode == 0, said
-        return said
 
     def clear(self) -> None:
         """Kill what is left, workers included, by process id."""
@@ -80,7 +150,7 @@ def committed(output: Path, stage: str) -> int:
     return sum(1 for _ in (output / "work" / stage / "commits").glob("[!.]*.json"))
 
 
-def kill_at(process: subprocess.Popen[str], output: Path, stage: str, commits: int, delay: float) -> bool:
+def kill_at(process: Forked, output: Path, stage: str, commits: int, delay: float) -> bool:
     """Kill the driver `delay` seconds after a stage has so many commits. False: it ended before."""
     while committed(output, stage) < commits:
         if process.poll() is not None:

@@ -129,6 +129,7 @@ def test_a_run_and_the_same_again_and_other_input(command: Command, manifest: Pa
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == files
 
 
+@pytest.mark.usefixtures("here")
 def test_too_many_dead_letters(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with open(manifest, "a", encoding="utf-8") as file:
         file.write("one field\nanother\n")
@@ -139,6 +140,7 @@ def test_too_many_dead_letters(manifest: Path, tmp_path: Path, capfd: pytest.Cap
     assert cli.main([*arguments, "--max-dead-share", "0.2"]) == 0
 
 
+@pytest.mark.usefixtures("here")
 def test_an_unreadable_file(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "b.parquet").write_bytes(b"<html>")
@@ -149,6 +151,7 @@ def test_an_unreadable_file(manifest: Path, tmp_path: Path, capfd: pytest.Captur
     assert errors.count("error:") == 1 and "b.parquet" in errors and "error" not in said
 
 
+@pytest.mark.usefixtures("here")
 def test_columns_named_on_the_command_line(
     tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -161,6 +164,7 @@ def test_columns_named_on_the_command_line(
     assert [(row["n"], row["reason"]) for row in tables["rejected"]] == [("1", "action")]
 
 
+@pytest.mark.usefixtures("here")
 def test_two_runs_on_one_folder(manifest: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     arguments = _arguments(manifest, tmp_path / "out", "--stages", "captions", "--workers", 1)
     assert cli.main([*arguments, "--shard", "0/2"]) == 0

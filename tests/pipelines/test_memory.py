@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from filters.presets import load_preset
 from pipelines.datasets import load_dataset
 from pipelines.manifests import UnreadableFile, inspect, read
-from tests.pipelines.processes import REPOSITORY
+from pipelines.plan import keep_plan, make_plan
+from pipelines.stages.captions import CaptionStage
+from pipelines.stages.decide import DecideStage
+from pipelines.store.commit import read_json
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from tests.forks import Forks
 
 MIB = 2**20
 ROWS = 64
 LARGE = 8 * MIB
-WHOLE_PATH = """
-import json, resource, sys
-from pathlib import Path
-from filters.presets import load_preset
-from pipelines.store.commit import read_json
-from pipelines.datasets import load_dataset
-from pipelines.store.layout import Layout
-from pipelines.plan import keep_plan, make_plan
-from pipelines.stages.captions import CaptionStage
-from pipelines.stages.decide import DecideStage
-from pipelines.store.fingerprints import Fingerprints
 
-source, output = sys.argv[1], Path(sys.argv[2])
-dataset, layout = load_dataset("custom"), Layout(output)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-[unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units
-captions = CaptionStage(layout, dataset, "x", annotate=False)
-captions.setup()
-captions.do(unit.name)
-known = Fingerprints.published(layout, "decide", {unit.name: "x"})
-DecideStage(layout, dataset, load_preset("paper"), (), known, examples=2).do(unit.name)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-print(json.dumps({**read_json(layout.commit("decide", unit.name)), "peak": peak * 1024}))
-"""
+
+def whole_path(source: str, output: Path) -> None:
+    """Runs in a process of its own."""
+    dataset, layout = load_dataset("custom"), Layout(output)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    [unit] = keep_plan(layout.plan, make_plan(source, dataset, 1)).units
+    captions = CaptionStage(layout, dataset, "x", annotate=False)
+    captions.setup()
+    captions.do(unit.name)
+    known = Fingerprints.published(layout, "decide", {unit.name: "x"})
+    DecideStage(layout, dataset, load_preset("paper"), (), known, examples=2).do(unit.name)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    record = read_json(layout.commit("decide", unit.name))
+    (output / "measured.json").write_text(json.dumps({**record, "peak": peak * 1024}))
 
 
 def table_of(kind: str) -> pa.Table:
@@ -66,18 +63,11 @@ def table_of(kind: str) -> pa.Table:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "pictures"])
-def test_large_values_take_bounded_memory(kind: str, tmp_path: Path) -> None:
+def test_large_values_take_bounded_memory(kind: str, tmp_path: Path, forks: Forks) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table_of(kind), path, compression="zstd")
-    done = subprocess.run(
-        [sys.executable, "-c", WHOLE_PATH, str(path), str(tmp_path / "out")],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    record: dict[str, Any] = json.loads(done.stdout)
+    forks.call(__file__, "whole_path", str(path), tmp_path / "out", said=tmp_path / "said.txt")
+    record: dict[str, Any] = json.loads((tmp_path / "out" / "measured.json").read_text())
     assert record["rows"] == ROWS
     assert record["peak"] < 1024 * MIB
 

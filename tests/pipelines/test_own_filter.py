@@ -1,10 +1,9 @@
 """Filters of the user's own, those of `docs/extend/filter.md`: a module, a section in a preset."""
 
 import json
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,12 @@ from common.plugins import PluginError, load_plugin
 from filters.base import ImageEvidence
 from filters.presets import load_preset
 
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
 PAGE = (Path(__file__).parents[2] / "docs" / "extend" / "filter.md").read_text(encoding="utf-8")
 (MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE, re.DOTALL)
 (PRESET,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 MANY = "a dog, a cat, a horse, a cow, a sheep, a duck, a goat and a hen run past a barn"
 CAPTIONS = ("a brown dog runs", MANY, "two cats sleep on a red sofa", "SALE NOW")
-
-
-def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", "--output", str(output), *arguments]
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(folder)])
-    environment = {**os.environ, "PYTHONPATH": path}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture
@@ -41,12 +34,12 @@ def own(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path) -> None:
+def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Command) -> None:
     """In worker processes, which have never heard of it; in the funnel, the report and the provenance."""
     output = own / "out"
     arguments = ["--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml", "--plugin", "my_filters"]
-    arguments += ["--stages", "captions,export", "--workers", "2", "--unit-rows", "2"]
-    done = _filter(own, output, *arguments)
+    arguments += ["--output", "out", "--stages", "captions,export", "--workers", "2", "--unit-rows", "2"]
+    done = command(*arguments, cwd=own)
     assert done.returncode == 0, done.stderr
     rejected = pq.read_table(output / "rejected")
     found = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
@@ -60,20 +53,22 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path) -> None:
     assert record["preset"]["filters"] == {"many_objects": {"max_objects": 6}, "banner": {"max_ratio": 4.0}}
     assert "many_objects" in done.stdout
 
-    again = _filter(own, output, *arguments)
+    again = command(*arguments, cwd=own)
     assert "nothing is left to do" in again.stdout
 
     (own / "mine.yaml").write_text("many_objects: {max_objects: 20}\n", encoding="utf-8")
-    looser = _filter(own, output, *arguments)
+    looser = command(*arguments, cwd=own)
     assert looser.returncode == 0 and "without a new parse" in looser.stdout
     assert MANY in pq.read_table(output / "kept")["caption"].to_pylist()
 
 
-def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(own: Path) -> None:
-    arguments = ["--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
-    without = _filter(own, own / "out", *arguments)
+def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refused(
+    own: Path, command: Command
+) -> None:
+    arguments = ["--output", "out", "--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
+    without = command(*arguments, cwd=own)
     assert without.returncode == 2 and "unknown key many_objects" in without.stderr
-    wrong = _filter(own, own / "out", *arguments, "--plugin", "my_filter")
+    wrong = command(*arguments, "--plugin", "my_filter", cwd=own)
     assert wrong.returncode == 2 and "--plugin my_filter: ModuleNotFoundError" in wrong.stderr
     assert not (own / "out").exists()
 

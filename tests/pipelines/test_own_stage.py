@@ -1,10 +1,9 @@
 """A stage of the user's own, that of `docs/extend/stage.md`: it annotates, decides, is resumed and explained."""
 
 import json
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,20 +14,18 @@ DOG = "a brown dog runs"
 CAPTIONS = (DOG, "\u00fc\u00f6\u00e4 a dog runs", "two cats sleep on a red sofa", "SALE NOW", DOG)
 
 
-def _filter(folder: Path, output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", "--dataset", "custom", "--input", "rows.tsv", "--output", str(output)]
-    path = os.pathsep.join([str(Path(__file__).resolve().parents[2]), str(folder)])
-    environment = {**os.environ, "PYTHONPATH": path}
-    command += ["--workers", "2", "--unit-rows", "2", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(
+    tmp_path: Path, command: Callable[..., "subprocess.CompletedProcess[str]"]
+) -> None:
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        words = ["--dataset", "custom", "--input", "rows.tsv", "--output", "out", "--workers", "2", "--unit-rows", "2"]
+        return command(*words, *more, cwd=tmp_path)
 
-
-def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "my_stage.py").write_text(MODULE, encoding="utf-8")
     rows = "".join(f"http://127.0.0.1/{number % 4}.jpg\t{caption}\n" for number, caption in enumerate(CAPTIONS))
     (tmp_path / "rows.tsv").write_text("url\tcaption\n" + rows, encoding="utf-8")
     output = tmp_path / "out"
-    done = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    done = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
     assert done.returncode == 0, done.stderr
     rejected = pq.read_table(output / "rejected")
     found = dict(zip(rejected["caption"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
@@ -41,14 +38,14 @@ def test_a_stage_of_ones_own_annotates_decides_and_is_resumed(tmp_path: Path) ->
     assert "Too many characters are not ASCII." in (output / "report.html").read_text(encoding="utf-8")
     assert "ascii" in done.stderr, "it has a progress line of its own"
 
-    again = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    again = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
     assert "nothing is left to do" in again.stdout
     next((output / "work" / "ascii" / "data").glob("*.parquet")).unlink()
-    mended = _filter(tmp_path, output, "--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
+    mended = run("--plugin", "my_stage", "--stages", "captions,ascii,dedup,export")
     assert mended.returncode == 0 and "these units are done again" in mended.stdout
     assert len(list((output / "work" / "ascii" / "data").glob("*.parquet"))) == 3
 
-    without = _filter(tmp_path, output, "--stages", "captions,dedup,export")
+    without = run("--stages", "captions,dedup,export")
     assert without.returncode == 0 and CAPTIONS[1] in pq.read_table(output / "kept")["caption"].to_pylist()
-    unknown = _filter(tmp_path, output, "--stages", "captions,ascii")
+    unknown = run("--stages", "captions,ascii")
     assert unknown.returncode == 2 and "unknown stage ascii" in unknown.stderr

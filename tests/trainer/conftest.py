@@ -6,10 +6,6 @@ import hashlib
 import io
 import json
 import math
-import os
-import socket
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +18,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
 from PIL import Image, ImageDraw  # noqa: E402
 
+from tests.forks import Forks  # noqa: E402
+
 torch.set_num_threads(1)  # before the first fixture
-LAUNCH = Path(__file__).with_name("launch.py")
-ROOT = Path(__file__).parents[2]
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "cyan")
 SHAPES = ("circle", "square", "triangle", "cross")
 
@@ -149,22 +145,12 @@ def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any
     return lambda **sections: build(Config, tiny_values(**sections))
 
 
-def environment() -> dict[str, str]:
-    """Of subprocesses: this checkout, one thread."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-
-
 @pytest.fixture(scope="session")
-def on_ranks() -> Callable[..., None]:
+def on_ranks(forks: Forks) -> Callable[..., None]:
     """Calls `function(folder)` of a test file on several ranks with gloo; fails where one of them does."""
 
     def call(file: str, function: str, world: int, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, str(LAUNCH), file, function, str(folder), str(world), str(port)]
-        done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+        forks.call_on_ranks(world, file, function, folder, folder=folder)
 
     return call
 

@@ -1,11 +1,4 @@
-"""Trains, kills, resumes and compares in child processes of one process that has imported torch. Not a test.
-
-    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS SEED [tear]
-
-Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
-and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the first kill comes when there
-are two checkpoints, and the newest is damaged after it.
-"""
+"""Trains, kills, resumes and compares, in child processes. Not a test."""
 
 import json
 import os
@@ -112,9 +105,10 @@ def same_bits(one: object, other: object) -> bool:
     return one == other
 
 
-def main() -> int:
-    config, folder = sys.argv[1], Path(sys.argv[2])
-    world, kills, seed = map(int, sys.argv[3:6])
+def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: int, torn: bool) -> None:
+    """Into found.json: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed
+    run and a run that is killed with SIGKILL at random steps, each on `world` ranks; with `torn` the first kill comes
+    when there are two checkpoints, and the newest is damaged after it."""
     torch.set_num_threads(1)
     calm, killed = folder / "calm", folder / "killed"
     finish(start(config, calm, world))
@@ -123,22 +117,17 @@ def main() -> int:
     at, reached = [], 0
     for number in range(kills):
         children = start(config, killed, world)
-        first = TWO_CHECKPOINTS if number == 0 and "tear" in sys.argv else reached + 1
+        first = TWO_CHECKPOINTS if number == 0 and torn else reached + 1
         reached = kill_at(children, killed, draw.randint(first, max(first, max(expected) - 1)))
         at.append(reached)
-        if number == 0 and "tear" in sys.argv:
+        if number == 0 and torn:
             tear(killed)
     finish(start(config, killed, world))
     newest = [max((run / "checkpoints").glob("step-*")) for run in (calm, killed)]
     states = [torch.load(path / "training.pt", weights_only=True) for path in newest]
     model = [(path / "model.safetensors").read_bytes() for path in newest]
     damaged = [path.name for path in (killed / "checkpoints").glob("damaged-*")]
-    print(json.dumps({
+    (folder / "found.json").write_text(json.dumps({
         "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected, "model": model[0] == model[1],
         "training": same_bits(*states), "damaged": damaged,
     }))  # fmt: skip
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

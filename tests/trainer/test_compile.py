@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,8 @@ def has_compiler() -> bool:
         return False
 
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")]
+pytestmark = pytest.mark.slow
+needs_compiler = pytest.mark.skipif(not has_compiler(), reason="no C++ compiler for torch.compile")
 
 
 def losses(workdir: Path) -> list[float]:
@@ -38,9 +40,17 @@ def losses(workdir: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.soak, needs_compiler])])
 def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
-    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
+    backend: str,
+    tiny_values: Callable[..., dict[str, Any]],
+    targets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """What is ours are graphs, forward and backward, names and files; the code that torch generates of graphs takes a
+    minute, and is for test-all."""
+    monkeypatch.setattr(torch.nn.Module, "compile", functools.partialmethod(torch.nn.Module.compile, backend=backend))
     values = tiny_values(
         schedule={"samples": 4 * 16},
         concepts={"path": str(targets)},
@@ -63,6 +73,7 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
 
 
 @pytest.mark.soak
+@needs_compiler
 def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> None:
     """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
     from trainer.architecture import build as built
@@ -92,6 +103,7 @@ def compiled_over_ranks(folder: Path) -> None:
 
 
 @pytest.mark.soak
+@needs_compiler
 def test_over_ranks(
     tiny_values: Callable[..., dict[str, Any]], targets: Path, on_ranks: Callable[..., None], tmp_path: Path
 ) -> None:

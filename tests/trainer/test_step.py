@@ -75,8 +75,11 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
     heads = "concepts" in name
     trained = stepper(config, heads)
     batch = pairs(64, heads)
+    learnt = False
     for number in range(200):
         result = trained.step(batch, 0, number, 1.0)
+        if result.values["accuracy"] < 1:
+            continue
         trained.student.eval()
         with torch.no_grad():
             encoded = trained.student(batch.images, batch.texts)
@@ -90,7 +93,7 @@ def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]
         if heads:
             for head, (ids, _) in batch.concepts.items():
                 learnt &= bool((encoded.concepts[head].argmax(dim=1) == ids[:, 0]).all())
-        if learnt and result.values["accuracy"] == 1.0:
+        if learnt:
             break
     assert learnt, result
 

@@ -218,14 +218,17 @@ def test_a_process_that_cannot_start_says_why(stubbed: SpotterSettings, tmp_path
         pass
 
 
+needs_paddleocr = pytest.mark.skipif(importlib.util.find_spec("paddleocr") is None, reason="no paddleocr")
+
+
+@needs_paddleocr
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    pytest.importorskip("paddleocr")
     with pytest.raises(WeightsMissing, match="make setup"), TextSpotter(SpotterSettings(models=str(tmp_path))):
         pass
 
 
+@needs_paddleocr
 def test_a_missing_paddlepaddle_is_named() -> None:
-    pytest.importorskip("paddleocr")
     if importlib.util.find_spec("paddle"):
         pytest.skip("paddlepaddle is installed here")
     settings = SpotterSettings(engine="paddle", paddle_detection="/d", paddle_recognition="/r")

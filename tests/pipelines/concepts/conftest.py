@@ -7,7 +7,7 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors.torch import save_file  # noqa: E402
 
 from pipelines.concepts.run import ConceptSettings, run  # noqa: E402
 from pipelines.concepts.teacher import find_teacher  # noqa: E402
+from pipelines.runners.fork_server import ForkServer  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -82,6 +83,16 @@ class FilterOutput:
         return self.folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def torch_in_workers() -> Iterator[None]:
+    """Workers are forked from a process that has imported timm, or each would take seconds for it."""
+    before = ForkServer.preloaded
+    ForkServer.end()
+    ForkServer.preloaded = (*before, "timm")
+    yield
+    ForkServer.preloaded = before
+
+
 @pytest.fixture
 def filtered(tmp_path: Path) -> FilterOutput:
     return FilterOutput(tmp_path / "data")
@@ -97,7 +108,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 
 @pytest.fixture
-def make(tiny: tuple[str, str]) -> Callable[..., tuple[int, list[str]]]:
+def make(tiny: tuple[str, str], here: None) -> Callable[..., tuple[int, list[str]]]:
     """Runs the Beam half; gives its status and what it said."""
 
     def make(data: Path, **changes: Any) -> tuple[int, list[str]]:

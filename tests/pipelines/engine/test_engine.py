@@ -16,8 +16,10 @@ from pipelines.datasets import Dataset, load_dataset
 from pipelines.engine.engine import Engine, _Counter
 from pipelines.engine.progress import Count, Heartbeat
 from pipelines.engine.stage import TRIES, Done, Stage
+from pipelines.runners import Backend, Direct
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
+from tests.pipelines.conftest import Here
 
 
 @dataclass
@@ -42,8 +44,10 @@ class Fussy(Stage):
 UNITS = [f"u{n}" for n in range(6)]
 
 
-def _run(folder: Path, units: list[str], workers: int, said: list[str] | None = None) -> dict[str, Any]:
-    engine = Engine(Layout(folder), workers, (said if said is not None else []).append)
+def _run(
+    folder: Path, units: list[str], workers: int, said: list[str] | None = None, backend: Backend | None = None
+) -> dict[str, Any]:
+    engine = Engine(Layout(folder), workers, (said if said is not None else []).append, backend=backend or Direct())
     return engine.run(Fussy(Layout(folder)), units, of=len(units), total=len(units))
 
 
@@ -56,7 +60,7 @@ def _committed(folder: Path) -> set[str]:
 
 
 def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -> None:
-    failed = _run(tmp_path, ["broken", *UNITS], workers=1)
+    failed = _run(tmp_path, ["broken", *UNITS], workers=1, backend=Here())
     assert set(failed) == {"broken"} and _committed(tmp_path) == set(UNITS)
     tries = failed["broken"]["tries"]
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
@@ -108,7 +112,7 @@ def test_a_run_with_one_worker_outlives_what_kills_it(
     known, out = load_dataset("custom"), tmp_path / "out"
     fields = {field.name: getattr(known, field.name) for field in dataclasses.fields(known)}
     deadly = Deadly(**fields, mark=str(out / "work" / "captions" / "progress" / "00001-00000"))
-    result = filtering(tmp_path / "in", out, dataset=deadly, workers=1, stages=("captions", "export"))
+    result = filtering(tmp_path / "in", out, dataset=deadly, backend=Direct(), stages=("captions", "export"))
     assert result.status == 1 and result.funnel["set_aside"] == {"00001-00000": "captions"}
     assert [row["n"] for row in result.rows("kept")] == ["0", "1", "2", "6", "7", "8"]
     record = read_json(Layout(out).failed("captions", "00001-00000"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -16,9 +17,10 @@ import tarfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
 import pytest
@@ -36,26 +38,11 @@ WITHOUT_OCR = ("captions", "download", "export")
 Rows = list[dict[str, Any]]
 
 
-def _nobody(*args: Any, **more: Any) -> Any:
-    raise socket.gaierror(socket.EAI_AGAIN, "no network")
-
-
-@dataclasses.dataclass(frozen=True)
-class Offline(DownloadSettings):
-    """Settings whose download runs in a worker without a network."""
-
-    @classmethod
-    def of(cls, settings: DownloadSettings) -> Offline:
-        return cls(**{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)})
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _offline, (os.getpid(), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
-
-
-def _offline(driver: int, fields: dict[str, Any]) -> DownloadSettings:
-    if os.getpid() != driver:
-        socket.getaddrinfo = _nobody
-    return DownloadSettings(**fields)
+@contextlib.contextmanager
+def no_network() -> Iterator[None]:
+    """No name is known, and no address."""
+    with patch("socket.getaddrinfo", side_effect=socket.gaierror(socket.EAI_AGAIN, "no network")):
+        yield
 
 
 def _drawn(draw: Callable[..., Path], path: Path, text: str, size: tuple[int, int] = (320, 64)) -> bytes:
@@ -319,7 +306,8 @@ def test_an_outage_is_no_verdict(web: Any, make_jpeg: Callable[..., bytes], runs
     web.page("*", make_jpeg())
     rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     manifest = runs.manifest(rows)
-    down = runs(manifest, download=Offline.of(runs.settings))
+    with no_network():
+        down = runs(manifest)
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
     assert any("12 of 12 urls met nobody" in line for line in down.said)
     assert not list(runs.records().rglob("*.tar"))
@@ -333,7 +321,8 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
     rows = numbered(web.url(f"/{n}.jpg") for n in range(12))
     for count in (12, 4):
         manifest, output = runs.manifest(rows[:count], f"{count}.tsv"), str(count)
-        down = runs(manifest, output, unit_rows=3, download=Offline.of(runs.settings))
+        with no_network():
+            down = runs(manifest, output, unit_rows=3)
         if count == 4:
             assert down.status == 0 and down.funnel["rejected"] == {"dns_failed": 4}
             assert any("none of the 4 urls was reached" in line and "work/download" in line for line in down.said)
@@ -349,7 +338,8 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
 def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     rows = numbered([web.url("/a.jpg")] * 12)
     manifest = runs.manifest(rows)
-    result = runs(manifest, download=Offline.of(runs.settings))
+    with no_network():
+        result = runs(manifest)
     assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,30 +26,13 @@ def _line(number: int, caption: str) -> bytes:
     return f"{f'http://127.0.0.1/{number}.jpg':32}{caption}\n".encode()
 
 
-def _filter(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pipelines",
-        "--dataset",
-        "custom",
-        "--output",
-        "out",
-        "--stages",
-        "captions,export",
-    ]
-    path = os.pathsep.join([str(REPOSITORY), str(folder)])
-    return subprocess.run(
-        [*command, "--stages", "captions,export", "--workers", "2", "--unit-rows", "2", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def test_a_format_of_ones_own_is_filtered(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        words = ["--dataset", "custom", "--output", "out", "--stages", "captions,export", "--workers", "2"]
+        return command(*words, "--unit-rows", "2", *more, cwd=tmp_path)
 
-
-def test_a_format_of_ones_own_is_filtered(tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "extend" / "format.md").read_text(encoding="utf-8")
     [module] = re.findall(r"^```\{\.python \.compile\}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "my_format.py").write_text(module, encoding="utf-8")
@@ -58,7 +40,7 @@ def test_a_format_of_ones_own_is_filtered(tmp_path: Path) -> None:
     (tmp_path / "rows.fwf").write_bytes(b"".join([*rows[:2], b"\xff\n", *rows[2:]]))
 
     asked = ("--input", ".", "--plugin", "my_format", "--max-dead-share", "1")
-    done = _filter(tmp_path, *asked)
+    done = run(*asked)
     assert done.returncode == 0, done.stderr
     kept = pq.read_table(tmp_path / "out" / "kept").to_pylist()
     assert [row["caption"] for row in kept] == [CAPTIONS[0], CAPTIONS[1], CAPTIONS[3]]
@@ -70,11 +52,11 @@ def test_a_format_of_ones_own_is_filtered(tmp_path: Path) -> None:
     units = json.loads((tmp_path / "out" / "work" / "plan.json").read_text())["units"]
     assert len(units) > 1 and {unit["span"]["format"] for unit in units} == {"fwf"}
 
-    again = _filter(tmp_path, *asked)
+    again = run(*asked)
     assert again.returncode == 0 and "nothing is left to do" in again.stdout
-    without = _filter(tmp_path, "--input", "rows.fwf")
+    without = run("--input", "rows.fwf")
     assert without.returncode == 2 and "say --format, one of parquet, tsv, csv, jsonl, webdataset" in without.stderr
-    mistyped = _filter(tmp_path, "--input", "rows.fwf", "--plugin", "my_format", "--format", "fwt")
+    mistyped = run("--input", "rows.fwf", "--plugin", "my_format", "--format", "fwt")
     assert mistyped.returncode == 2 and "unknown format 'fwt' (did you mean 'fwf'?)" in mistyped.stderr
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from pipelines.pilot.command import main
 
+pytestmark = pytest.mark.usefixtures("here")
 ROWS, GROUP = 3_000, 100
 
 

@@ -99,7 +99,7 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
         )
         python.chmod(0o755)
         code = (
-            f"import sys; sys.executable = {str(python)!r}\nfrom pipelines.process import boot\nsys.exit(boot.main())"
+            f"import sys; sys.executable = {str(python)!r}\nfrom pipelines.runners import boot\nsys.exit(boot.main())"
         )
         endpoint = runner.info.control_endpoint.url
         return subprocess.run(

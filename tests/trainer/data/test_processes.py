@@ -46,8 +46,9 @@ def loader(shards: Path, targets: Path, workers: int) -> ShardLoader:
 
 @pytest.mark.slow
 def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning: None) -> None:
-    """With the transforms, the tokenizer and the concept targets of a training; over two epochs, from the middle."""
-    here, there = loader(shards, targets, 0), loader(shards, targets, 2)
+    """With the transforms, the tokenizer and the concept targets of a training; over two epochs, from the middle. One
+    is enough: what it is given has to survive the way, and each takes seconds to import torch."""
+    here, there = loader(shards, targets, 0), loader(shards, targets, 1)
     for epoch, start in ((0, 2), (1, 0)):
         pairs = list(zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True))
         assert len(pairs) == here.batches_per_epoch - start
@@ -56,7 +57,7 @@ def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning
             assert torch.equal(one.texts, other.texts) and torch.equal(one.caption_hash, other.caption_hash)
             for head in ("objects", "attributes"):
                 assert all(torch.equal(a, b) for a, b in zip(one.concepts[head], other.concepts[head], strict=True))
-    assert there._batches.states().count("idle") == 2  # the board is shared with spawned workers too
+    assert there._batches.states().count("idle") == 1  # the board is shared with spawned workers too
     assert all(pid > 0 for pid in there._batches._pids.tolist())
     there.close()
 

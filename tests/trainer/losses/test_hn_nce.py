@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss
 
+from tests.forks import Forks
 from trainer.losses import HnNce, InfoNce
 
 
@@ -69,33 +69,32 @@ def test_wrong_constants(options: dict[str, Any]) -> None:
         HnNce(**options)
 
 
-_MEASURE = """
-import torch
-from pathlib import Path
-from trainer.losses import HnNce
-torch.set_num_threads(1)
-def highest():
+def _highest() -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
-def growth(n, chunk):
+
+
+def _growth(n: int, chunk: int) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports: begin anew
-    before = highest()
+    before = _highest()
     x, y = (torch.randn(n, 32, requires_grad=True) for _ in range(2))
     HnNce(beta=0.25, chunk=chunk)(x, y, torch.tensor(14.3))[0].backward()
-    return highest() - before
-print(*(growth(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096, 0))))
-"""
+    return _highest() - before
+
+
+def measure(folder: Path) -> None:
+    """Runs in a process of its own."""
+    torch.set_num_threads(1)
+    grown = [_growth(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096, 0))]
+    (folder / "grown.json").write_text(json.dumps(grown))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
-def test_tiles_hold_no_matrix() -> None:
+def test_tiles_hold_no_matrix(forks: Forks, tmp_path: Path) -> None:
     """Peak memory in a process of its own: of the whole n x n matrix in float32, tiles need a small part."""
-    root = Path(__file__).parents[3]
-    done = subprocess.run(
-        [sys.executable, "-c", _MEASURE], cwd=root, capture_output=True, text=True, check=True, timeout=300
-    )
-    *_, tiled, whole = map(int, done.stdout.split())
+    forks.call(__file__, "measure", tmp_path, said=tmp_path / "said.txt")
+    *_, tiled, whole = json.loads((tmp_path / "grown.json").read_text())
     matrix = 4096 * 4096 * 4
     assert tiled < 0.5 * matrix, f"{tiled / 2**20:.0f} MiB"
     assert whole > 2 * matrix  # what is measured is the matrix
