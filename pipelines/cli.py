@@ -22,7 +22,8 @@ from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.driver.annotations import stage_names
-from pipelines.driver.outcome import NotConserved
+from pipelines.driver.conservation import NotConserved
+from pipelines.driver.outcome import Outcome
 from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
@@ -31,7 +32,7 @@ from pipelines.plan import PlanMismatch
 from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, Outcome, RunSettings
+from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.encoders import EncoderError
 from pipelines.stages.deduplication import DedupFailed

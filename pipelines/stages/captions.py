@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -51,6 +51,29 @@ DEAD = pa.schema(
 what was wrong, and the raw row as far as it was read."""
 
 
+class Broken(TypedDict):
+    """Why a file could not be read to its end."""
+
+    path: str
+    error: str
+    message: str
+
+
+class CaptionRecord(TypedDict):
+    """A commit record of stage `captions`, beside what all records hold."""
+
+    annotated: bool
+    """Whether captions were parsed."""
+    rows: int
+    good: int
+    dead: int
+    """`rows` are `good` ones and dead letters."""
+    own_uids: int
+    """Rows whose uid is the manifest's."""
+    without_url: int
+    broken: Broken | None
+
+
 @dataclass
 class CaptionStage(Stage):
     """See `Stage`."""
@@ -77,7 +100,8 @@ class CaptionStage(Stage):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, own_uids, without_url, broken = 0, 0, 0, None
+        rows, own_uids, without_url = 0, 0, 0
+        broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
@@ -93,7 +117,7 @@ class CaptionStage(Stage):
                 broken = {"path": error.path, "error": error.error, "message": error.message}
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
-        said = {
+        said: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
             "good": good.rows,

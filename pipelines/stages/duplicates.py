@@ -123,6 +123,7 @@ class KeyStage(Stage):
     """Of each unit: changes with the survivors and with what was said before."""
     judges: tuple[Judge, ...] = ()
     """Of stages of the user's."""
+    part_of = "dedup"
 
     def __post_init__(self) -> None:
         self.name = keys_stage(self.kind)
@@ -210,6 +211,7 @@ class RangeStage(Stage):
     skip: frozenset[str]
     """Units that are set aside."""
     fingerprint: str
+    part_of = "dedup"
 
     def __post_init__(self) -> None:
         self.name = duplicates_stage(self.kind)

@@ -73,6 +73,7 @@ class _Similar(Stage):
     layout: Layout
     before: tuple[Said, ...]
     """The kinds that were asked before, in order."""
+    part_of = "dedup"
 
     def setup(self) -> None:
         self._entries = Entries(self.layout)
@@ -264,6 +265,7 @@ class GroupStage(Stage):
     skip: frozenset[str]
     fingerprint: str
     name: str = field(default=duplicates_stage(SEMANTIC), init=False)
+    part_of = "dedup"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         group = int(unit)

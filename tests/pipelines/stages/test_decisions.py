@@ -20,7 +20,7 @@ from pipelines.datasets import load_dataset
 from pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_pictures, stage_of
 from pipelines.stages.spotting import SCHEMA as RECORDS
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
 PAPER = load_preset("paper")
 
 

@@ -211,4 +211,4 @@ def test_importing_pipelines_stays_light() -> None:
         "assert pipelines.ApplyCat.__module__ == 'pipelines.stages.transforms' and 'apache_beam' in sys.modules\n"
         "assert not hasattr(pipelines, 'ApplyDog')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])

@@ -17,7 +17,7 @@ from pipelines.stages.dedup.clusters import assign, train, unit_length
 from pipelines.stages.dedup.encoders import LITE0, Encoder, EncoderError, parse_encoder
 from pipelines.stages.dedup.semantic import near_copies
 
-SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "pictures"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -147,7 +147,7 @@ def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
         f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")
