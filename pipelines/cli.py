@@ -34,7 +34,6 @@ from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.dedup.encoders import EncoderError
 from pipelines.stages.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import Place, place
@@ -48,7 +47,6 @@ _WRONG_USE = (
     ManifestError,
     PlanMismatch,
     PluginError,
-    EncoderError,
     FaissMissing,
 )
 _FAILED = (
