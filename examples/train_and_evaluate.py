@@ -29,7 +29,7 @@ def main() -> None:
 
     clock = ["schedule.epochs=null", f"schedule.samples={options.samples}"]
     base = {"data": {"sources": [{"path": options.data}]}}
-    outcome = train(load_config("tiny", [*clock, *options.words], base), workdir / "train")
+    outcome = train(load_config("tiny", [*clock, *options.words], base), workdir / "train", print)
     for name, share in outcome.checks.items():
         print(f"{name}: {share.value:.3f} ({share.low:.3f} to {share.high:.3f}) of {share.n} held-out pairs")
 

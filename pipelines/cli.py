@@ -31,10 +31,10 @@ from pipelines.manifests.formats import format_names
 from pipelines.plan import PlanMismatch
 from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
+from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.dedup.encoders import EncoderError
 from pipelines.stages.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import Place, place
@@ -48,7 +48,6 @@ _WRONG_USE = (
     ManifestError,
     PlanMismatch,
     PluginError,
-    EncoderError,
     FaissMissing,
 )
 _FAILED = (
@@ -148,6 +147,10 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="take pictures whose server says noai, noindex ...; only where you have the right to",
     )
+
+
+before_main = ForkServer.branch_off
+"""See `run_command`: workers are forked from what is imported by then."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines") -> int:

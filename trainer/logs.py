@@ -99,10 +99,3 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     return wandb.init(
         project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
     )
-
-
-def duration(seconds: float) -> str:
-    """1:02:03, 2:03."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

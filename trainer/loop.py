@@ -14,6 +14,7 @@ with the same number of ranks and threads; on CUDA up to what its kernels leave 
 from __future__ import annotations
 
 import fcntl
+import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,8 @@ from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
 from trainer.transforms import preprocessing
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -61,12 +64,13 @@ class Outcome:
     """The exported model."""
 
 
-def train(config: Config, workdir: Path | str, say: Callable[[str], None] = print) -> Outcome:
+def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> Outcome:
     """Train, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its processes
     call this with the same arguments and a `workdir` that all of them see.
 
-    `say` gets lines for people, on the first rank. Raises `WrongUse`, `DataError`, `BadWeights`, `BadArchitecture`,
-    `CheckpointError`, `CannotExport`, and `Diverged` when steps stay non-finite.
+    `say` gets lines for people, on the first rank; they are logged where nobody takes them. Raises `WrongUse`,
+    `DataError`, `BadWeights`, `BadArchitecture`, `CheckpointError`, `CannotExport`, and `Diverged` when steps stay
+    non-finite.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from trainer.logs import duration
+from common.progress import duration
 from trainer.step import StepResult
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 from common.image_formats import EXTENSIONS
+from common.tar_stream import BrokenTar, TarStream
 from eval.data.dataset import Annotation, DataSet, Question, decode
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
@@ -123,21 +123,16 @@ def _shards(folder: Path, place: str) -> list[Path]:
 
 
 def _index(shard: Path) -> list[list[Any]]:
-    """[member name, offset, size, sha256 of a picture's content or ""] of every file in the shard."""
+    """[key, extension, offset, size, sha256 of a picture's content or ""] of every member of a sample."""
     members: list[list[Any]] = []
-    length = shard.stat().st_size
     try:
-        with tarfile.open(shard, "r:") as tar:
+        with open(shard, "rb") as file:
+            tar = TarStream(file, size=shard.stat().st_size)
             for member in tar:
-                if not member.isfile():
-                    continue
-                if member.offset_data + member.size > length:
-                    raise DataBroken(f"{shard.name} is cut off at {member.name}")
-                digest = ""
-                if member.name.lower().rpartition(".")[2] in EXTENSIONS:
-                    digest = hashlib.sha256(_read(shard, member.offset_data, member.size)).hexdigest()
-                members.append([member.name, member.offset_data, member.size, digest])
-    except (tarfile.TarError, EOFError) as error:
+                if parts := member.sample():
+                    digest = hashlib.sha256(tar.content(member)).hexdigest() if parts[1] in EXTENSIONS else ""
+                    members.append([*parts, member.content, member.size, digest])
+    except BrokenTar as error:
         raise DataBroken(f"{shard} is no readable tar file ({error}); fetch it again") from None
     return members
 
@@ -147,12 +142,9 @@ def _samples(shards: Sequence[Path], label: str, memo: Memo, place: str) -> list
     label."""
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
-        for name, offset, size, digest in memo.of(shard, "members with images", _index):
-            folder, _, base = name.rpartition("/")
-            stem, _, extension = base.partition(".")
-            key = f"{folder}/{stem}" if folder else stem
+        for key, extension, offset, size, digest in memo.of(shard, "members of samples", _index):
             sample = samples.setdefault(key, {"key": key, "shard": number})
-            what = "picture" if extension.lower() in EXTENSIONS else "label" if extension.lower() == label else None
+            what = "picture" if extension in EXTENSIONS else "label" if extension == label else None
             if what is None:
                 continue
             if what in sample or sample["shard"] != number:

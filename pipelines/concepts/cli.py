@@ -16,6 +16,7 @@ from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from pipelines.runners import RunnerError
 from pipelines.runners.direct import check_workers
+from pipelines.runners.fork_server import ForkServer
 from pipelines.store.locking import NotLocked
 from pipelines.store.storage import place
 
@@ -65,6 +66,10 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     )
     parser.set_defaults(**defaults)
     return parser
+
+
+before_main = ForkServer.branch_off
+"""See `run_command`: workers are forked from what is imported by then."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str) -> int:

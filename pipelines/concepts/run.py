@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,7 @@ from pipelines.store.layout import Layout
 from pipelines.store.locking import output_lock
 from pipelines.store.storage import Place, in_memory, is_local, stamps
 
+_log = logging.getLogger(__name__)
 _NAMED = 10  # units that failed
 
 
@@ -52,8 +54,9 @@ class ConceptSettings:
     """The command line, for the provenance."""
 
 
-def run(settings: ConceptSettings, say: Callable[[str], None] = print) -> int:
-    """Do what is missing. Returns the exit status: 1 where units failed or too many pictures are bad.
+def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
+    """Do what is missing; `say` gets lines for people. Returns the exit status: 1 where units failed or too many
+    pictures are bad.
 
     Raises:
         WrongUse: the data cannot be used as asked.

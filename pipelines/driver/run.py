@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -34,11 +35,13 @@ from pipelines.store.storage import in_memory, is_local
 
 __all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
 
+_log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | None = None) -> Outcome:
-    """Run the filters, over the units of `plan` where one is given.
+def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> Outcome:
+    """Run the filters, over the units of `plan` where one is given. `say` gets lines for people; they are logged where
+    nobody takes them.
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.engine.jobs import run_units, worker_log
-from pipelines.engine.progress import Count, Progress, beats
+from pipelines.engine.progress import Count, StageProgress, beats
 from pipelines.engine.stage import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
 from pipelines.runners import Backend, Direct
 from pipelines.runners.workers import WorkerDied
@@ -56,7 +56,7 @@ class Engine:
             remove(self.layout.failed(stage.name, unit))
         count = _Counter(stage, todo, total)
         began = time.time()
-        progress = contextlib.nullcontext() if quiet else Progress(stage.name, count.look, stage.noun)
+        progress = contextlib.nullcontext() if quiet else StageProgress(stage.name, count.look, stage.noun)
         with progress, worker_log(self.layout.scratch / "workers.log"):
             self._run(stage, list(todo))
         self.seconds[stage.name] = round(self.seconds.get(stage.name, 0.0) + time.time() - began, 2)

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-EVERY_S = 1.0
-EVERY_ON_A_PIPE_S = 10.0
+from common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:
@@ -68,18 +67,16 @@ class Count:
     """Whether `total` is known, and not estimated from the units begun so far."""
 
 
-class Progress:
-    """A line that is kept up to date while the `with` block runs."""
+class StageProgress:
+    """A bar that is kept up to date while the `with` block runs, whatever process does the work."""
 
     def __init__(self, stage: str, count: Callable[[], Count], noun: str = "rows", out: TextIO | None = None):
-        self._stage, self._count, self._noun = stage, count, noun
-        self._out = out or _terminal()
-        self._tty = self._out.isatty()
+        self._count = count
+        self._bar = ProgressBar(desc=stage, unit=noun, out=out or _terminal())
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Progress:
-        self._began = time.monotonic()
+    def __enter__(self) -> StageProgress:
         self._thread.start()
         return self
 
@@ -89,52 +86,19 @@ class Progress:
         self._stop.set()
         self._thread.join()
         if kind is None:
-            seconds = time.monotonic() - self._began
-            self._print(end_line(self._stage, self._count().done, self._noun, seconds), last=True)
-        elif self._tty:
-            self._out.write("\n")
+            self._bar.finish(self._count().done)
+        else:
+            self._bar.close()
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_S if self._tty else EVERY_ON_A_PIPE_S):
-            seconds = time.monotonic() - self._began
-            self._print(running_line(self._stage, self._count(), self._noun, seconds))
-
-    def _print(self, line: str, last: bool = False) -> None:
-        if self._tty:
-            self._out.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
-        else:
-            self._out.write(line + "\n")
-        self._out.flush()
-
-
-def running_line(stage: str, count: Count, noun: str, seconds: float) -> str:
-    """What is said of a stage that runs. It is never done: there are units to commit when all rows are."""
-    rate = count.done / seconds
-    said, left = f"{stage:<9} {count.done:>12,}", "-"
-    if count.total:
-        total = max(count.total, count.done)
-        share = min(99, 100 * count.done // total)
-        said += f" of {'' if count.exact else 'about '}{total:,} {noun} ({share} %)"
-        left = _clock(max(1.0, (total - count.done) / rate)) if rate else "-"
-    else:
-        said += f" {noun}"
-    return f"{said}  {rate:,.0f}/s  ETA {left}"
-
-
-def end_line(stage: str, done: int, noun: str, seconds: float) -> str:
-    """What is said of a stage that has ended."""
-    return f"{stage:<9} {done:>12,} {noun} in {_clock(seconds)}, {done / seconds if seconds else 0:,.0f}/s"
+        while not self._stop.wait(self._bar.mininterval):
+            count = self._count()
+            self._bar.move(count.done, count.total, exact=count.exact)
 
 
 def _terminal() -> TextIO:
-    """Standard error of its own, so that the line still shows while the workers' output goes to a file."""
+    """Standard error of its own, so that the bar still shows while the workers' output goes to a file."""
     try:
         return os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
     except io.UnsupportedOperation:  # no file behind it, as in some test runners
         return sys.stderr
-
-
-def _clock(seconds: float) -> str:
-    minutes, whole = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{whole:02d}" if hours else f"{minutes}:{whole:02d}"

@@ -38,22 +38,19 @@ def batches(chunks: Iterator[Chunk], roles: Roles, batch_rows: int) -> Generator
     waiting: list[Batch] = []
     size = 0
     broken: UnreadableFile | None = None
-    while broken is None:
-        try:
-            chunk = next(chunks, None)
-        except UnreadableFile as error:
-            broken, chunk = error, None
-        if chunk is None:
-            break
-        waiting.append(to_batch(chunk, roles))
-        size += bytes_of(waiting[-1].table)
-        if sum(batch.rows for batch in waiting) >= batch_rows:
-            *full, last = _cut(_join(waiting), batch_rows)
-            yield from full
-            waiting, size = [last], bytes_of(last.table)
-        if size > _FLUSH_BYTES:
-            yield _join(waiting)
-            waiting, size = [], 0
+    try:
+        for chunk in chunks:
+            waiting.append(to_batch(chunk, roles))
+            size += bytes_of(waiting[-1].table)
+            if sum(batch.rows for batch in waiting) >= batch_rows:
+                *full, last = _cut(_join(waiting), batch_rows)
+                yield from full
+                waiting, size = [last], bytes_of(last.table)
+            if size > _FLUSH_BYTES:
+                yield _join(waiting)
+                waiting, size = [], 0
+    except UnreadableFile as error:
+        broken = error
     if waiting and (rest := _join(waiting)).rows:
         yield rest
     if broken is not None:

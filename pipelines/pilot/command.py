@@ -17,11 +17,15 @@ from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
 from pipelines.plan import known_plan
+from pipelines.runners.fork_server import ForkServer
 from pipelines.settings import RunSettings
 from pipelines.stages.said import KINDS
 from pipelines.store.commit import RunFailed, publish_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import place
+
+before_main = ForkServer.branch_off
+"""See `run_command`: workers are forked from what is imported by then."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.pilot") -> int:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from filters.spotting.settings import Spotted
+
 Json = Mapping[str, Any]
-Box = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +81,6 @@ class Graph:
 
     def __bool__(self) -> bool:
         return bool(self.things or self.actions)
-
-
-@dataclass(frozen=True, slots=True)
-class Spotted:
-    """A line of text read in a picture."""
-
-    text: str
-    score: float
-    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +241,8 @@ def _spotted(item: Json) -> Spotted:
     corners = [point for point in _sequence(item, "box") if isinstance(point, list | tuple) and len(point) == 2]
     numbers = [(_number(x), _number(y)) for x, y in corners]
     box = tuple((x, y) for x, y in numbers if x is not None and y is not None)
-    return Spotted(_text(item, "text"), _number(item.get("score")) or 0.0, box if len(box) >= 3 else ())
+    score = _number(item.get("score")) or 0.0
+    return Spotted(text=_text(item, "text"), score=score, box=box if len(box) >= 3 else ())
 
 
 def _histogram(value: object) -> dict[int, int]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from common.html import attribute, show
 from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
-from pipelines.report.data import Example, Spotted
+from filters.spotting.settings import Spotted
+from pipelines.report.data import Example
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""

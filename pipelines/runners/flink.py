@@ -30,14 +30,10 @@ _OPENED = ("java.lang", "java.util", "java.nio", "sun.nio.ch")
 
 
 @dataclass(frozen=True)
-class Flink:
+class Flink(portable.PortableBackend):
     """See `Backend`."""
 
-    flags: Sequence[str] = ()
-    workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="flink", init=False)
-    takes_hints: bool = field(default=False, init=False)
-    detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         portable.check_workers(self.workers, self._where())

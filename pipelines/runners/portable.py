@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import apache_beam as beam
@@ -50,6 +50,16 @@ class Workers:
     models there."""
     start_seconds: float = START_SECONDS
     """After this time without a worker that has begun the job is ended."""
+
+
+@dataclass(frozen=True)
+class PortableBackend:
+    """What a `Backend` of these is made with. A job's host is not chosen by hints, and the driver waits for it."""
+
+    flags: Sequence[str] = ()
+    workers: Workers = field(default_factory=Workers)
+    takes_hints: bool = field(default=False, init=False)
+    detached: bool = field(default=False, init=False)
 
 
 def environment_type(flags: Sequence[str]) -> str:

@@ -24,14 +24,10 @@ BUILD = f"GOBIN=$PWD/.prism go install github.com/apache/beam/sdks/v2/go/cmd/pri
 
 
 @dataclass(frozen=True)
-class Prism:
+class Prism(portable.PortableBackend):
     """See `Backend`. Prism runs all bundles in the threads of one worker process, whatever the number of workers."""
 
-    flags: Sequence[str] = ()
-    workers: portable.Workers = field(default_factory=portable.Workers)
     name: str = field(default="prism", init=False)
-    takes_hints: bool = field(default=False, init=False)
-    detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         self._location()

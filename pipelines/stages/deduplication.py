@@ -17,7 +17,7 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
 from pipelines.stages.dedup.clusters import faiss
-from pipelines.stages.dedup.encoders import parse_encoder
+from pipelines.stages.dedup.encoders import find_encoder
 from pipelines.stages.dedup.exact import ranges_of
 from pipelines.stages.dedup.semantic import groups_of
 from pipelines.stages.downloads import downloaded_state, pictures_at_hand
@@ -54,7 +54,7 @@ def check_semantic(rule: DedupRule) -> None:
     """
     if rule.semantic:
         faiss()
-        parse_encoder(rule.encoder)
+        find_encoder(rule.encoder)
 
 
 class Deduplication:
@@ -135,7 +135,7 @@ class Deduplication:
 
     def _semantic(self, survivors: dict[str, str]) -> None:
         rule, names = self.rule, self._work.alive(survivors)
-        encoder = self._models["encoder"] = parse_encoder(rule.encoder).identity()
+        encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
         embedding = fingerprint_of(encoder)
         parents = self._embed(names, embedding, competing)

@@ -44,9 +44,9 @@ class GenerationStage(Stage):
         """Ordinals of the rows that a generation holds."""
         return np.asarray(read_table(self.layout.data(self.name, generation), columns=["ordinal"])["ordinal"])
 
-    def wanted(self, unit: str, record: dict[str, Any] | None) -> NDArray[np.int64]:
-        """Ordinals of the rows that are still to be done, given the unit's commit record."""
-        known, wanted = self.current(unit, record), self.candidates(unit)
+    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+        """Ordinals of the rows that are still to be done, given the unit's commit record where it is `current`."""
+        wanted = self.candidates(unit)
         if known is not None:
             for generation in range(known["generations"]):
                 done = self.seen(unit, generation_name(unit, generation), known)
@@ -82,4 +82,5 @@ class GenerationAnnotator(Annotator):
         assert isinstance(stage, GenerationStage)
         if len(todo) * self.work.plan.picture_rows > _COUNTED_ROWS:
             return None
-        return sum(len(stage.wanted(unit, record)) for unit, record in self.work.records(self.name, todo))
+        records = self.work.records(self.name, todo)
+        return sum(len(stage.wanted(unit, stage.current(unit, record))) for unit, record in records)

@@ -20,7 +20,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
-from pipelines.stages.dedup.encoders import BATCH, Encoder, parse_encoder
+from pipelines.stages.dedup.encoders import BATCH, Encoder, find_encoder
 from pipelines.stages.dedup.keys import spread
 from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.stages.dedup.slices import pack, read_slice
@@ -124,7 +124,7 @@ class EmbeddingStage(_Similar, GenerationStage):
 
     def setup(self) -> None:
         super().setup()
-        self._encoder = Encoder(parse_encoder(self.encoder))
+        self._encoder = Encoder(find_encoder(self.encoder))
 
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.imports import packages
 
 ROOT = Path(__file__).resolve().parents[2] / "common"
-LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy"}
+LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
 
 
 def test_it_needs_nothing_of_the_project_and_little_else() -> None:

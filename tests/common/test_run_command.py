@@ -8,10 +8,10 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.pipelines.conftest import write_tsv
 from tests.pipelines.processes import Starter, starter
 
 pytestmark = pytest.mark.kill
@@ -25,9 +25,9 @@ def runs(tmp_path: Path) -> Iterator[Starter]:
 
 
 @pytest.fixture
-def manifest(tmp_path: Path, tsv: Callable[..., Path]) -> Path:
+def manifest(tmp_path: Path) -> Path:
     rows = [{"url": f"http://example.org/{n}.jpg", "caption": f"A dog runs after {n} balls"} for n in range(20_000)]
-    return tsv(tmp_path / "rows.tsv", rows)
+    return write_tsv(tmp_path / "rows.tsv", rows)
 
 
 def _start(runs: Starter, manifest: Path, workers: int) -> tuple[subprocess.Popen[str], Path]:
@@ -85,11 +85,11 @@ def test_nothing_outlives_a_driver_that_is_killed(runs: Starter, manifest: Path)
     _wait_for(lambda: not runs.left())
 
 
-def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_path: Path, tsv: Any) -> None:
+def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_path: Path) -> None:
     """As nohup asks for, and shells that start a command in the background."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        manifest = tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
+        manifest = write_tsv(tmp_path / "rows.tsv", [{"url": "http://example.org/a", "caption": "A dog runs"}])
         process, output = _start(runs, manifest, 1)
     finally:
         signal.signal(signal.SIGINT, before)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from trainer.config import LogSettings
-from trainer.logs import MissingTracker, RunLog, duration
+from trainer.logs import MissingTracker, RunLog
 from trainer.progress import Progress
 from trainer.randomness import Purpose, seed_for, seed_torch
 
@@ -91,10 +91,6 @@ def test_speed_is_that_of_the_window() -> None:
     now[0] += 10
     speed = progress.speed(40, waited_s=1.0)
     assert speed == {"samples_per_s": 8.0, "data_wait": 0.0, "eta_s": 60.0}
-
-
-def test_durations() -> None:
-    assert [duration(s) for s in (0, 59.6, 61, 3723)] == ["0:00", "1:00", "1:01", "1:02:03"]
 
 
 def test_random_numbers_are_a_function_of_the_place() -> None:

@@ -9,7 +9,7 @@ import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from common.command_line import OK, Parser, WrongUse, exit_status, say
 from trainer.concepts.folder import Folder
-from trainer.concepts.heads import SAY_S, Head, HeadSettings, HeadTrainer
+from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
 from trainer.concepts.progress import Progress
 from trainer.concepts.store import ConceptStore
@@ -85,26 +85,12 @@ def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[s
         progress.forget()
     for line in table(heads):
         say(line)
-    manifest = write_targets(
-        store, heads, heads_hash=fingerprint, k=k, device=settings.device, say=_Shards(say, time.monotonic)
-    )
+    manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
     say(
         f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
         f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
     )
     return manifest
-
-
-class _Shards:
-    """Says now and then how many shards have their targets."""
-
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]):
-        self._say, self._clock, self._said = say, clock, clock()
-
-    def __call__(self, done: int, of: int) -> None:
-        if self._clock() - self._said >= SAY_S:
-            self._said = self._clock()
-            self._say(f"targets: {done:,} of {of:,} shards")
 
 
 def _kept(folder: Folder, fingerprint: str) -> dict[str, Head] | None:

@@ -10,6 +10,7 @@ and number of threads, also where the training was stopped and went on.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from trainer.concepts.progress import Progress
 from trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from trainer.concepts.store import BadConcepts, ConceptStore
 
+_log = logging.getLogger(__name__)
 SAY_S = 10.0  # between lines on how far it is
 
 
@@ -81,7 +83,7 @@ class HeadTrainer:
         self,
         store: ConceptStore,
         settings: HeadSettings,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = _log.info,
         progress: Progress | None = None,
     ):
         self._store, self._settings, self._say, self._progress = store, settings, say, progress

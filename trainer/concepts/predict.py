@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from common.progress import ProgressBar
 from trainer.concepts.folder import Folder
 from trainer.concepts.heads import Head
 from trainer.concepts.store import ConceptStore, ShardConcepts
@@ -52,12 +52,11 @@ def write_targets(
     heads_hash: str,
     k: int,
     device: str = "cpu",
-    say: Callable[[int, int], None] = lambda done, of: None,
 ) -> dict[str, Any]:
     """Write the targets of all shards that are not there yet, then the manifest. Returns the manifest."""
     folder = Folder(store.folder.url("targets"))
     entries = []
-    for number, entry in enumerate(store.shards):
+    for entry in ProgressBar(store.shards, desc="targets", unit="shards"):
         name = f"{entry['unit']}.npz"
         made_from = {
             "tar_sha256": entry["tar_sha256"],
@@ -79,7 +78,6 @@ def write_targets(
                 "tar_sha256": entry["tar_sha256"],
             }
         )
-        say(number + 1, len(store.shards))
     manifest = {
         "version": VERSION,
         "vocabulary_hash": store.vocabulary["hash"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ import numpy.typing as npt
 
 from common.files import published
 from common.image_formats import EXTENSIONS
+from common.tar_stream import BrokenTar, TarStream
 from trainer.data.errors import Kind, ShardMismatch
 
 VERSION = 1
@@ -83,15 +83,11 @@ class _Hashed:
     def __init__(self, stream: IO[bytes]):
         self._stream, self._sha = stream, hashlib.sha256()
         self.bytes = 0
-        self.content = 0
-        """Bytes up to the last one that is not zero."""
 
     def read(self, size: int = -1) -> bytes:
         content = self._stream.read(size)
         self._sha.update(content)
         self.bytes += len(content)
-        if used := len(content.rstrip(b"\0")):
-            self.content = self.bytes - len(content) + used
         return content
 
     def finish(self) -> str:
@@ -116,8 +112,7 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             problems.append(f"{name}: {kind}: {what}")
 
     seen: set[str] = set()
-    end = _End()
-    for item in _groups(hashed, report, end):
+    for item in _groups(hashed, report):
         if item.key in seen:
             report(Kind.DUPLICATE_KEY, item.key)
             continue
@@ -130,66 +125,39 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             rows.append((*item.picture[:2], *item.caption[:2], item.picture[2], item.caption[2]))
             keys.append(item.key)
     sha256 = hashed.finish()
-    if hashed.bytes == 0:
-        report(Kind.EMPTY_TAR, "0 bytes")
-    elif not bad.keys() & {Kind.TRUNCATED_TAR, Kind.NOT_A_TAR}:
-        if hashed.content > end.at:  # tarfile takes a damaged header for the end of the tar
-            report(Kind.TRUNCATED_TAR, f"damaged at byte {end.at:,} of {hashed.bytes:,}")
-        elif hashed.bytes < end.at + 512:
-            report(Kind.TRUNCATED_TAR, "no end mark")
     return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
 
 
-@dataclass
-class _End:
-    """Where the last member and its padding end."""
-
-    at: int = 0
-
-
-def _groups(stream: _Hashed, report: Callable[[Kind, str], None], end: _End) -> Iterator[_Group]:
-    """Consecutive members of one key, as webdataset groups them: the key ends at the first dot of the file name."""
+def _groups(stream: _Hashed, report: Callable[[Kind, str], None]) -> Iterator[_Group]:
+    """Consecutive members of one key, as webdataset groups them."""
     group: _Group | None = None
+    tar = TarStream(stream)  # type: ignore[arg-type]  # it is only read from
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=2**18) as tar:  # type: ignore[call-overload]
-            for member in tar:
-                end.at = member.offset_data + (-(-member.size // 512) * 512 if member.isfile() else 0)
-                if not member.isfile():
-                    continue
-                folder, slash, file = member.name.rpartition("/")
-                stem, _, ending = file.partition(".")
-                key, ending = f"{folder}{slash}{stem}", ending.lower()
-                if group is None or group.key != key:
-                    if group is not None:
-                        yield group
-                    group = _Group(key)
-                if ending in PICTURES and group.picture is None:
-                    group.picture = (*_place(member), hash64(_content(tar, member)))
-                elif ending == CAPTION and group.caption is None:
-                    content = _content(tar, member)
-                    if content.strip():
-                        group.caption = (*_place(member), caption_hash(content))
-    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
-        if stream.bytes and group is None:
+        for member in tar:
+            if (parts := member.sample()) is None:
+                continue
+            key, extension = parts
+            if group is None or group.key != key:
+                if group is not None:
+                    yield group
+                group = _Group(key)
+            if extension in PICTURES and group.picture is None:
+                group.picture = (member.content, member.size, hash64(tar.content(member)))
+            elif extension == CAPTION and group.caption is None:
+                content = tar.content(member)
+                if content.strip():
+                    group.caption = (member.content, member.size, caption_hash(content))
+    except BrokenTar as error:
+        if not stream.bytes:
+            report(Kind.EMPTY_TAR, "0 bytes")
+        elif group is None:
             report(Kind.NOT_A_TAR, str(error))
-        elif stream.bytes:
-            report(Kind.TRUNCATED_TAR, f"after {group.key}: {error}")  # type: ignore[union-attr]
-            if group.picture is None or group.caption is None:  # type: ignore[union-attr]
+        else:
+            report(Kind.TRUNCATED_TAR, f"after {group.key}: {error}")
+            if group.picture is None or group.caption is None:
                 return  # cut in the middle of a sample: that is what the line above counts
     if group is not None:
         yield group
-
-
-def _place(member: tarfile.TarInfo) -> tuple[int, int]:
-    return member.offset_data, member.size
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    content = file.read() if file else b""
-    if len(content) != member.size:
-        raise tarfile.ReadError("unexpected end of data")
-    return content
 
 
 def save(index: ShardIndex, path: Path) -> None:

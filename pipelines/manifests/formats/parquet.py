@@ -186,19 +186,17 @@ def _chunked(tables: Iterator[pa.Table], chunk_rows: int) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     rows = size = 0
     broken: UnreadableFile | None = None
-    while broken is None:
-        try:
-            table = next(tables, None)
-        except UnreadableFile as error:
-            broken, table = error, None
-        if table is not None:
+    try:
+        for table in tables:
             waiting.append(table)
             rows, size = rows + table.num_rows, size + bytes_of(table)
-        if waiting and (table is None or rows >= chunk_rows or size >= _CHUNK_BYTES):
-            yield pa.concat_tables(waiting)
-            waiting, rows, size = [], 0, 0
-        if table is None:
-            break
+            if rows >= chunk_rows or size >= _CHUNK_BYTES:
+                yield pa.concat_tables(waiting)
+                waiting, rows, size = [], 0, 0
+    except UnreadableFile as error:
+        broken = error
+    if waiting:
+        yield pa.concat_tables(waiting)
     if broken is not None:
         raise broken
 

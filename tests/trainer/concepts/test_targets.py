@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.concepts import cli
 from trainer.concepts.cli import main, make_targets
 from trainer.concepts.heads import Head, HeadSettings
 from trainer.concepts.predict import top_k
@@ -82,16 +81,6 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     assert shard is not None
     _, probabilities = shard.head("objects", np.arange(120))
     assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad pictures
-
-
-def test_how_far_the_targets_are_is_said_now_and_then() -> None:
-    now: list[float] = [0.0]
-    said: list[str] = []
-    say = cli._Shards(said.append, lambda: now[0])
-    for done in range(1, 7):
-        now[0] += 4.0
-        say(done, 7_000)
-    assert said == ["targets: 3 of 7,000 shards", "targets: 6 of 7,000 shards"]
 
 
 def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(

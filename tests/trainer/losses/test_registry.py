@@ -67,7 +67,7 @@ def test_the_page_trains_with_it(triplet: Any, monkeypatch: pytest.MonkeyPatch) 
     asked: list[Any] = []
     monkeypatch.setattr(loop, "train", lambda *words: asked.append(words))
     exec(snippets()[1], {})
-    ((config, workdir),) = asked
+    ((config, workdir, _),) = asked
     assert config.loss == triplet(margin=0.3) and workdir == "out/triplet"
 
 

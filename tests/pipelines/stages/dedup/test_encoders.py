@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from common.encoder_names import EncoderError
 from filters.spotting.pictures import BadPicture
 from pipelines.stages.dedup.clusters import assign, train, unit_length
-from pipelines.stages.dedup.encoders import LITE0, Encoder, EncoderError, parse_encoder
+from pipelines.stages.dedup.encoders import LITE0, Encoder, find_encoder
 from pipelines.stages.dedup.semantic import near_copies
 
 SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "pictures"
@@ -39,7 +40,7 @@ def _copies(image: Image.Image) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def lite0() -> Encoder:
     try:
-        return Encoder(parse_encoder(LITE0))
+        return Encoder(find_encoder(LITE0))
     except EncoderError as error:
         pytest.skip(str(error))
 
@@ -106,14 +107,14 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
     torch.save(open_clip.create_model("small-clip").state_dict(), tmp_path / "clip.pt")
     names = {f"timm:test_vit:{tmp_path / 'vit.pth'}": 64, f"open_clip:small-clip:{tmp_path / 'clip.pt'}": 48}
     for name, dimension in names.items():
-        encoder = parse_encoder(name)
+        encoder = find_encoder(name)
         (vector,) = Encoder(encoder).encode([picture])
         assert isinstance(vector, np.ndarray) and vector.shape == (dimension,)
         assert np.linalg.norm(vector.astype(np.float32)) == pytest.approx(1, abs=1e-3)
         assert len(encoder.identity()["weights_sha256"]) == 64
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(EncoderError, match="does not load"):
-        Encoder(parse_encoder(f"timm:test_vit:{tmp_path / 'empty.pth'}"))
+        Encoder(find_encoder(f"timm:test_vit:{tmp_path / 'empty.pth'}"))
 
 
 @pytest.mark.parametrize(
@@ -122,29 +123,30 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
         ("clip", "unknown encoder 'clip'; choose efficientnet-lite0"),
         ("", "unknown encoder"),
         (f"{LITE0}:x", "takes no argument"),
-        ("open_clip:ViT-B-32", "write open_clip:<model>:<path>"),
-        ("timm::weights.pth", "write timm:<model>:<path>"),
+        ("open_clip:ViT-B-32", "write open_clip:ViT-B-32:<weights>"),
+        (f"timm:{LITE0}", f"write timm:{LITE0}:<weights>"),
+        ("timm::weights.pth", "write timm:<model>:<weights>"),
         ("timm:vit:/no/such/file", "/no/such/file is no file; nothing is downloaded"),
         ("local-dir:/no/such/folder", "is no folder"),
-        ("local-dir:", "write local-dir:<path>"),
+        ("local-dir:", "write local-dir:<folder>"),
     ],
 )
 def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.stages.dedup.encoders.find_spec", lambda module: object())
+    monkeypatch.setattr("common.encoder_names.find_spec", lambda module: object())
     with pytest.raises(EncoderError) as error:
-        parse_encoder(name)
+        find_encoder(name)
     assert message in str(error.value)
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.stages.dedup.encoders.find_spec", lambda module: None)
+    monkeypatch.setattr("common.encoder_names.find_spec", lambda module: None)
     with pytest.raises(EncoderError, match=r"needs the package torch, .*pip install '.\[dedup\]'"):
-        parse_encoder(LITE0)
+        find_encoder(LITE0)
 
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
+        f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.find_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[4]

@@ -1,4 +1,4 @@
-"""Members of a tar archive, read forwards.
+"""Members of a tar archive, read forwards, and the samples of webdataset that they belong to.
 
 Python's tarfile takes a damaged header in the middle for the end of the archive, so that a shard cut short by a full
 disk loses its tail without a word. Here everything but a proper end is an error.
@@ -6,15 +6,17 @@ disk loses its tail without a word. Here everything but a proper end is an error
 
 from __future__ import annotations
 
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 _BLOCK = 512
-_SKIP_BYTES = 2**20
+_READ_BYTES = 2**20  # at once: sizes in headers are not to be trusted
 _MAX_EXTENSION = 2**20
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_SAMPLE = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,16 @@ class Member:
     """Its path; bytes that are no UTF-8 are surrogate escapes."""
     offset: int
     """Of its first header, extended headers included, in the uncompressed stream."""
+    content: int
+    """Offset of its content there."""
     size: int
     """Of its content, in bytes."""
+
+    def sample(self) -> tuple[str, str] | None:
+        """Key of its sample, which is its path up to the first dot of the name, and its extension, the rest in lower
+        case; None for a member without extension, which is no part of a sample."""
+        parts = _SAMPLE.fullmatch(self.name)
+        return (parts[1], parts[2].lower()) if parts else None
 
 
 class BrokenTar(OSError):
@@ -68,14 +78,14 @@ class TarStream:
             length = header.size if size is None else size
             if header.type in _REGULAR:
                 self._unread = length + -length % _BLOCK
-                return Member(header.name if name is None else name, offset, length)
+                return Member(header.name if name is None else name, offset, self._at, length)
             # Folders, links and devices have no content, whatever size they state; other types are skipped with it.
             self._skip(0 if header.type in tarfile.SUPPORTED_TYPES else length + -length % _BLOCK)
             offset, name, size = self._at, None, None
 
-    def content(self, member: Member, limit: int) -> bytes:
+    def content(self, member: Member, limit: int | None = None) -> bytes:
         """Returns the content of the member just returned, at most `limit` bytes of it. To be asked for once."""
-        wanted = min(member.size, limit)
+        wanted = member.size if limit is None else min(member.size, limit)
         data = self._read(wanted)
         if len(data) < wanted:
             raise BrokenTar(
@@ -98,9 +108,12 @@ class TarStream:
             # Blocks of zeros mark the end, but tars that were joined with cat go on after it.
             ended = True
         try:
-            return tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.HeaderError as error:
             raise BrokenTar(f"no tar header at byte {at}: {error}") from error
+        if header.size < 0:  # it would lead backwards, and round in circles
+            raise BrokenTar(f"no tar header at byte {at}: a size of {header.size} bytes")
+        return header
 
     def _extension(self, header: tarfile.TarInfo) -> bytes:
         if header.size > _MAX_EXTENSION:
@@ -112,7 +125,7 @@ class TarStream:
 
     def _read(self, count: int) -> bytes:
         parts = []
-        while count > 0 and (part := self._stream.read(count)):
+        while count > 0 and (part := self._stream.read(min(count, _READ_BYTES))):
             parts.append(part)
             self._at += len(part)
             count -= len(part)
@@ -127,7 +140,7 @@ class TarStream:
                 self._at += count
             return
         while count > 0:
-            part = self._stream.read(min(count, _SKIP_BYTES))
+            part = self._stream.read(min(count, _READ_BYTES))
             if not part:
                 raise BrokenTar(
                     f"the tar ends inside a member, at byte {self._at} uncompressed; fetch or make it again"

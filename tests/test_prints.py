@@ -1,0 +1,32 @@
+"""Only command lines print: what stands below them tells `say`, or logs."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("common", "filters", "pipelines", "trainer", "eval")
+SAYS = "common/command_line.py"
+"""What command lines print with."""
+
+
+def prints(text: str) -> bool:
+    """Whether `print` is named in a file that is no command line, one without a `main`."""
+    tree = ast.parse(text)
+    named = any(isinstance(node, ast.Name) and node.id == "print" for node in ast.walk(tree))
+    return named and not any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+
+
+def test_only_command_lines_print() -> None:
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert len(files) > 250
+    found = {path.relative_to(ROOT).as_posix() for path in files if prints(path.read_text(encoding="utf-8"))}
+    assert found == {SAYS}
+
+
+@pytest.mark.parametrize("text", ["print('here')", "def run(say=print): ...", "def run():\n    print('here')"])
+def test_a_print_is_seen(text: str) -> None:
+    assert prints(text) and not prints(f"{text}\ndef main(): ...")
