@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ with without(*FRAMEWORKS):
     from spacy.tokens import Doc
     from spacy.util import get_model_meta, get_package_path, is_package
 
-from filters.captions.encoder import Ints, TokenEncoder, UnsupportedModel
+from filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
 from filters.captions.tokenizer import ChunkTokenizer, Tokens
 from filters.captions.transitions import ArcEagerParser
 
@@ -54,6 +55,11 @@ class Parse:
     """Dependency labels of spaCy's English models."""
     heads: list[int]
     """Index of each word's head; a root is its own head."""
+
+
+Wanted = Callable[[Parse], bool]
+"""Asked of a text that is tagged and not parsed: all its `deps` are empty, all words their own heads."""
+Strings = NDArray[np.object_]
 
 
 def find_model(names: Sequence[str] = MODELS) -> str:
@@ -108,13 +114,28 @@ class CaptionParser:
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         """One parse per text, in order; equal texts share one."""
-        parsed: dict[str, Parse] = {}
+        return [parse for parse in self._distinct(texts, None) if parse is not None]
+
+    def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
+        """The same for texts that are wanted for their words and tags; None for the others, which are not parsed."""
+        return self._distinct(texts, wanted)
+
+    def _distinct(self, texts: Sequence[str], wanted: Wanted | None) -> list[Parse | None]:
+        parsed: dict[str, Parse | None] = {}
         for batch in _batches(list(dict.fromkeys(texts))):
-            parsed.update(zip(batch, self._parse(batch), strict=True))
+            parsed.update(zip(batch, self._parse(batch, wanted), strict=True))
         return [parsed[text] for text in texts]
 
-    def _parse(self, texts: Sequence[str]) -> list[Parse]:
-        return self._numpy.parse(texts) if self._numpy else parse_with_spacy(self.nlp, texts)
+    def _parse(self, texts: Sequence[str], wanted: Wanted | None) -> Sequence[Parse | None]:
+        if self._numpy:
+            return self._numpy.parse(texts, wanted)
+        found = parse_with_spacy(self.nlp, texts)
+        return [parse if wanted is None or wanted(_tagged(parse)) else None for parse in found]
+
+
+def _tagged(parse: Parse) -> Parse:
+    """As it is before it is parsed."""
+    return replace(parse, deps=[""] * len(parse.words), heads=list(range(len(parse.words))))
 
 
 def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
@@ -169,26 +190,32 @@ class _NumpyPipeline:
         self._decorated = np.array([_DECORATION in dep for dep in self._deps])
         for ours, theirs in zip(self.parse(_PROBE), parse_with_spacy(nlp, _PROBE), strict=True):
             if ours != theirs:
-                raise UnsupportedModel(f"{ours.text!r} is parsed otherwise than by spaCy")
+                raise UnsupportedModel(f"{theirs.text!r} is parsed otherwise than by spaCy")
 
-    def parse(self, texts: Sequence[str]) -> list[Parse]:
+    def parse(self, texts: Sequence[str], wanted: Wanted | None = None) -> Sequence[Parse | None]:
         tokens = self._tokenizer(texts)
         vectors = self._encoder.encode(tokens.vectors, tokens.lengths)
         scores = vectors @ self._tagger
         scores += self._tagger_bias
+        tags = self._tags[scores.argmax(axis=1)]
+        if wanted is None:
+            return self._parse(texts, tokens, vectors, tags)
+        nothing, roots = np.full(len(tags), "", object), np.arange(len(tags))
+        chosen = np.array([wanted(tagged) for tagged in _parses(texts, tokens, tags, nothing, roots)], bool)
+        inside = np.repeat(chosen, tokens.lengths)
+        part = Tokens(
+            tokens.lengths[chosen], list(compress(tokens.words, inside)), tokens.starts[inside], tokens.vectors[inside]
+        )
+        parsed = iter(self._parse(list(compress(texts, chosen)), part, vectors[inside], tags[inside]))
+        return [next(parsed) if one else None for one in chosen.tolist()]
+
+    def _parse(self, texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings) -> list[Parse]:
         heads, moves = self._parser(vectors, tokens.lengths)
         deps = self._deps[moves]
         self._rehang(tokens, heads, deps, self._decorated[moves])
-        tags = self._tags[scores.argmax(axis=1)].tolist()
-        starts, labels, governors = tokens.starts.tolist(), deps.tolist(), heads.tolist()
-        found, first = [], 0
-        for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
-            here = slice(first, first + length)
-            found.append(Parse(text, tokens.words[here], starts[here], tags[here], labels[here], governors[here]))
-            first += length
-        return found
+        return list(_parses(texts, tokens, tags, deps, heads))
 
-    def _rehang(self, tokens: Tokens, heads: Ints, deps: NDArray[np.object_], decorated: NDArray[np.bool_]) -> None:
+    def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
         """Hang the arcs with decorated labels where they belong, in place, by spaCy's own function: few texts have
         one."""
         stops = np.cumsum(tokens.lengths)
@@ -201,3 +228,13 @@ class _NumpyPipeline:
                 for rehang in self._spacy_parser.postprocesses:
                     rehang(doc)
                 heads[here], deps[here] = [token.head.i for token in doc], [token.dep_ for token in doc]
+
+
+def _parses(texts: Sequence[str], tokens: Tokens, tags: Strings, deps: Strings, heads: Ints) -> Iterator[Parse]:
+    """Arrays of all tokens to lists of each text's."""
+    columns = tokens.starts.tolist(), tags.tolist(), deps.tolist(), heads.tolist()
+    first = 0
+    for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
+        here = slice(first, first + length)
+        yield Parse(text, tokens.words[here], *(column[here] for column in columns))
+        first += length

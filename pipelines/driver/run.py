@@ -20,6 +20,7 @@ from pipelines.results.errors import errors_of
 from pipelines.results.outcome import check_conservation, count_set_aside, letters_of, summarise
 from pipelines.results.publish import Results
 from pipelines.settings import STAGES, Outcome, RunSettings
+from pipelines.stages.captions import check_lean
 from pipelines.stages.decide import DecideStage
 from pipelines.stages.deduplication import Deduplication, Findings, check_semantic
 from pipelines.stages.downloads import STAGE, pictures_at_hand
@@ -48,6 +49,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = print, plan: Plan | 
         RunFailed: the output folder was removed, or takes no more, or what lies there is damaged.
     """
     began = time.time()
+    check_lean(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1

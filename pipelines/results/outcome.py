@@ -49,13 +49,14 @@ def summarise(
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
-    rows = kept = broken = unread = 0
+    rows = kept = broken = unread = unparsed = 0
 
     def records(unit: Unit) -> tuple[Any, Any]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
 
     for unit, (read, decided) in zip(units, each(records, units, layout.root), strict=True):
         rows += read["rows"]
+        unparsed += read.get("unparsed", 0)
         if read["broken"] is not None:
             broken += 1
             unread += unit.span.rows - read["rows"] if unit.span.exact else 0
@@ -84,6 +85,7 @@ def summarise(
         "not_decided": not_decided,
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
+        **({"unparsed": unparsed} if unparsed else {}),
         "histograms": {
             name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
         },
@@ -270,6 +272,17 @@ def shared_uids_note(funnel: dict[str, Any]) -> str | None:
     return (
         f"{found:,} rows have the uid of an earlier row with another url, picture or caption; subset.npy leaves such "
         "uids out, since each would select all of its rows"
+    )
+
+
+def unparsed_note(funnel: dict[str, Any]) -> str | None:
+    """What to tell a person whose captions were annotated by a lean run."""
+    if not (rows := funnel.get("unparsed", 0)):
+        return None
+    return (
+        f"lean run: {rows:,} captions without a word that may be a verb were not parsed. They are rejected by Action "
+        "or a filter before it; their objects, attributes and complexity are not annotated (null), and rows that "
+        "Complexity would have rejected first count under Action"
     )
 
 

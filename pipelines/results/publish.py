@@ -12,7 +12,13 @@ from typing import Any
 
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
-from pipelines.results.outcome import collect_examples, duplicates_note, not_at_hand_note, shared_uids_note
+from pipelines.results.outcome import (
+    collect_examples,
+    duplicates_note,
+    not_at_hand_note,
+    shared_uids_note,
+    unparsed_note,
+)
 from pipelines.results.table import render_funnel
 from pipelines.settings import RunSettings
 from pipelines.store.commit import publish_json, retract
@@ -63,7 +69,7 @@ class Results:
             self.settings.preset,
             stages,
         )
-        found = (not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
+        found = (unparsed_note(funnel), not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
         notes = [note for note in found if note]
         retract(path)
         publish_json(root / "run.json", self._provenance(began))

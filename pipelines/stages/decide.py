@@ -216,7 +216,7 @@ class DecideStage(Stage):
     ) -> None:
         tally.rows.update(reasons.tolist())
         if verdict.decisions is not None:
-            tally.histograms["complexity"].update(verdict.decisions.complexity.tolist())
+            tally.histograms["complexity"].update(verdict.decisions.complexity[verdict.decisions.parsed].tolist())
             tally.histograms["actions"].update(verdict.decisions.n_actions.tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
         uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
@@ -274,7 +274,7 @@ def example_of(
         "actions": [
             {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
         ],
-        "complexity": int(decided.complexity[place]) if decided else None,
+        "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
         "picture": None,
         "width": record["width"] if record else None,
         "height": record["height"] if record else None,
