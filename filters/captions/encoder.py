@@ -82,6 +82,8 @@ class TokenEncoder:
         # The mixer's product is taken of the tables, once, and not of every token.
         self._tables = list(zip(tables, _products(tables, self._mixer.weights), strict=True))
         self._convolutions = [_MaxoutNorm(layer) for layer in convolutions]
+        gap = np.zeros((1, self._mixer.width), np.float32)
+        self._gaps = [gap := gap + convolution(np.tile(gap, 3)) for convolution in self._convolutions]
         self.width = self._mixer.width
         """Of the vectors: 96 in spaCy's small models."""
         self.columns: tuple[str, ...] = tuple(self._extract.attrs["columns"])
@@ -129,10 +131,15 @@ class TokenEncoder:
         inside = np.repeat(starts - np.cumsum(lengths) + lengths, lengths) + np.arange(len(vectors))
         rows = np.zeros((len(vectors) + _GAP * (len(lengths) + 1), self.width), np.float32)
         rows[inside] = vectors
-        # What a text's own rows see of the gap shrinks by one row a convolution, so ever fewer rows need be computed.
-        for left, convolution in enumerate(self._convolutions, 1 - _GAP):
-            seen = _widened(inside, -left) if left else inside
-            rows[seen] += convolution(_windows(rows, seen))
+        for done, (convolution, gap) in enumerate(zip(self._convolutions, self._gaps, strict=True), 1):
+            # Rows of the gap that see a text are one more each time, and those that a text sees later one less; the
+            # others are the same in all gaps.
+            reach = min(done, len(self._convolutions) - done)
+            seen = _widened(inside, reach) if reach else inside
+            new = convolution(_windows(rows, seen))
+            new += rows[seen]
+            rows[:] = gap
+            rows[seen] = new
         return rows[inside]
 
 
@@ -165,10 +172,8 @@ def _widened(places: Ints, by: int) -> Ints:
 def _windows(rows: Floats, places: Ints) -> Floats:
     """The rows at `places`, each beside its left and right neighbour: (n, w) to (len(places), 3 w). No place is at an
     end."""
-    out = np.empty((len(places), 3, rows.shape[1]), np.float32)
-    for side in (-1, 0, 1):
-        out[:, side + 1] = rows[places + side]
-    return out.reshape(len(places), -1)
+    beside = places[:, None] + np.arange(-1, 2)
+    return rows.take(beside.reshape(-1), axis=0).reshape(len(places), -1)
 
 
 def _take_apart(model: Model) -> tuple[Model, list[Model], Model, list[Model]]:
