@@ -110,7 +110,7 @@ def _run(module: str, arguments: Sequence[str], prog: str, **defaults: str) -> i
         return status
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        import_module("pipelines.process.command").run_command(module, arguments, prog, **defaults)
+        import_module("common.run_command").run_command(module, arguments, prog, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:

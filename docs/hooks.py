@@ -222,7 +222,7 @@ def datasets() -> Iterator[str]:
 def reasons() -> Iterator[str]:
     """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
     from filters.presets import load_preset
-    from pipelines.decisions import cascade
+    from pipelines.stages.decisions import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
     steps = cascade(load_preset("paper-dedup"))

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.transforms import AnnotateCaptions, ApplyCat, SpotText
+    from pipelines.stages.transforms import AnnotateCaptions, ApplyCat, SpotText
 
 __all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
 
@@ -22,5 +22,5 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS",
 def __getattr__(name: str) -> Any:
     """The transforms, which bring Beam along, are loaded when they are asked for."""
     if name in __all__:
-        return getattr(import_module("pipelines.transforms"), name)
+        return getattr(import_module("pipelines.stages.transforms"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,6 @@
 """`python -m pipelines`, what `make filter` calls."""
 
-from pipelines.process.command import run_command
+from common.run_command import run_command
 
 if __name__ == "__main__":
     run_command("pipelines.cli")

@@ -15,25 +15,26 @@ from typing import Annotated
 from common import command_line
 from common.command_line import OK, Parser, WrongUse, complain, number, say
 from common.fields import Positive, Range, Share
+from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
-from pipelines.dedup.clusters import FaissMissing
-from pipelines.dedup.encoders import EncoderError
 from pipelines.driver.annotations import stage_names
+from pipelines.driver.conservation import NotConserved
+from pipelines.driver.outcome import Outcome
 from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
 from pipelines.manifests.formats import format_names
 from pipelines.plan import PlanMismatch
-from pipelines.plugins import PluginError, load_plugin, loaded_plugins
-from pipelines.results.outcome import NotConserved
 from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, Outcome, RunSettings
+from pipelines.settings import STAGES, RunSettings
+from pipelines.stages.dedup.clusters import FaissMissing
+from pipelines.stages.dedup.encoders import EncoderError
 from pipelines.stages.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import Place, place
@@ -176,7 +177,7 @@ def exit_status(do: Callable[[], int]) -> int:
             say(str(staged))
             return OK
 
-    # After Ctrl-C it is `pipelines.process.command` that speaks.
+    # After Ctrl-C it is `common.run_command` that speaks.
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 

@@ -1,10 +1,9 @@
-"""What a run is asked to do, and how it ended."""
+"""What a run is asked to do."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
 
 from filters.presets import Preset
 from filters.spotting.spotter import SpotterSettings
@@ -53,19 +52,3 @@ class RunSettings:
     """The command line, for the provenance."""
     plugins: tuple[str, ...] = ()
     """Modules with filters of the user's own, for the provenance."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended."""
-
-    funnel: dict[str, Any] | None
-    """What funnel.json says; None where a shard has done its part and others have not yet."""
-    errors: tuple[str, ...] = ()
-    """What a person must know of: dead letters beyond the allowed share, units that could not be read or were set
-    aside."""
-
-    @property
-    def status(self) -> int:
-        """0: all is well; 1: there are errors."""
-        return 1 if self.errors else 0

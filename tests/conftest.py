@@ -27,7 +27,7 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))
 
-    monkeypatch.setattr("pipelines.process.command.run_command", run_command)
+    monkeypatch.setattr("common.run_command.run_command", run_command)
 
 
 @pytest.fixture(scope="session")

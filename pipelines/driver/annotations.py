@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.engine.annotator import Annotator, registered_annotators
-from pipelines.engine.judge import Judge
 from pipelines.engine.work import Work
 from pipelines.settings import STAGES, RunSettings
+from pipelines.stages.annotator import Annotator, registered_annotators
 from pipelines.stages.captions import CaptionAnnotation
 from pipelines.stages.download import DownloadAnnotation
+from pipelines.stages.judge import Judge
 from pipelines.stages.spotting import SpottingAnnotation
 
 BUILT_IN: tuple[type[Annotator], ...] = (CaptionAnnotation, DownloadAnnotation, SpottingAnnotation)

@@ -11,8 +11,8 @@ from typing import Any
 from pipelines.engine.jobs import run_units, worker_log
 from pipelines.engine.progress import Count, Progress, beats
 from pipelines.engine.stage import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
-from pipelines.process.workers import WorkerDied
 from pipelines.runners import Backend, Direct
+from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import read_json, remove
 from pipelines.store.layout import Layout
 from pipelines.store.storage import each, stamps

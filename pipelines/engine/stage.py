@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import pyarrow as pa
 
+from common.plugins import load_plugin, loaded_plugins
 from pipelines.engine.progress import Heartbeat
 from pipelines.manifests import FileChanged
 from pipelines.plan import Plan, load_plan
-from pipelines.plugins import load_plugin, loaded_plugins
 from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
@@ -30,7 +30,7 @@ PAUSES_S = (1.0, 5.0)
 """Before the second and third try: what is wrong with a disk or a network may pass."""
 
 
-Done = tuple[dict[str, Any], Sequence[Place]]
+Done = tuple[Mapping[str, Any], Sequence[Place]]
 """What a commit record says of a unit, and the files that it vouches for."""
 
 
@@ -47,6 +47,8 @@ class Stage(ABC):
     layout: Layout
     fingerprint: str | Mapping[str, str] | Fingerprints
     """Of all that its results depend on, of every unit the same or each its own; part of the commit record."""
+    part_of: ClassVar[str] = ""
+    """The stage as people ask for it, where it is one pass of several; part of the commit record."""
     adds: ClassVar[bool] = False
     """Whether a unit is added to where its record is current, instead of being done anew."""
     planned: ClassVar[bool] = True
@@ -97,6 +99,7 @@ class Stage(ABC):
         earlier = before or {"seconds": 0.0, "files": {}}
         record = {
             "unit": unit,
+            "stage": self.part_of or self.name,
             "fingerprint": self.fingerprint_of(unit),
             **said,
             "seconds": round(earlier["seconds"] + time.time() - began, 3),

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.command_line import Parser, WrongUse, say
 from pipelines.cli import command_parser, exit_status, settings_of, told
+from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
 from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
@@ -158,7 +159,7 @@ def _workers(text: str | None, here: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _notes(whole: Whole, chosen: Sampling, units: int, funnel: dict[str, Any], found: Forecast) -> list[str]:
+def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, found: Forecast) -> list[str]:
     notes = ["intervals are of 95 %, each by itself; they see what differs between units, not what changes over time"]
     if units < 2:
         notes.append(

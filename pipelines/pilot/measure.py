@@ -9,19 +9,17 @@ import numpy as np
 import pyarrow.compute as pc
 
 from filters.presets import Preset
-from pipelines.decisions import stage_of
 from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
+from pipelines.stages.captions import CaptionRecord
+from pipelines.stages.decisions import stage_of
+from pipelines.stages.export import ExportRecord
 from pipelines.stages.spotting import load_records
+from pipelines.stages.tally import DecideRecord
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 from pipelines.store.names import unit_of
 from pipelines.store.storage import Place, stamps
-
-_PART_OF = dict.fromkeys(("pair_keys", "uid_keys", "picture_keys", "embeddings", "members"), "dedup")
-"""Passes of stage dedup. The comparison itself is left out: for keys it is nothing beside the rest."""
-_WHOLE = ("pair_duplicates", "uid_duplicates", "picture_duplicates", "semantic_duplicates", "centroids")
-"""Passes whose units are no pieces of caption units."""
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
@@ -38,15 +36,16 @@ def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
 def _unit(
     layout: Layout, plan: Plan, stages: Mapping[str, str], unit: str, seconds: dict[str, float], work: int
 ) -> Measured:
-    read, decided = read_json(layout.commit("captions", unit)), read_json(layout.commit("decide", unit))
+    read: CaptionRecord = read_json(layout.commit("captions", unit))
+    decided: DecideRecord = read_json(layout.commit("decide", unit))
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
     by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages.get(reason) == "captions")
     records = load_records(layout, unit, -(-read["rows"] // plan.picture_rows))
     sizes = records["bytes"].drop_null()
-    export = read_json(layout.commit("export", unit)) or {"shards": []}
-    shards = [layout.root / "shards" / shard["shard"] for shard in export["shards"]]
+    export: ExportRecord | None = read_json(layout.commit("export", unit))
+    shards = [layout.root / "shards" / shard["shard"] for shard in (export["shards"] if export else ())]
     stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
     return Measured(
         unit=unit,
@@ -61,14 +60,14 @@ def _unit(
 
 
 def _seconds(layout: Layout) -> dict[str, Counter[str]]:
-    """Of each caption unit the core-seconds by stage."""
+    """Of each caption unit the core-seconds by stage. What is done of all units together, the comparison of keys, is
+    under names of its own, and nothing beside the rest."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for folder in layout.work.iterdir():
-        if not folder.is_dir() or folder.name in _WHOLE:
-            continue
-        for name in stamps(layout.commits(folder.name), ".json"):
-            record = read_json(layout.commit(folder.name, name))
-            found[unit_of(name)][_PART_OF.get(folder.name, folder.name)] += record["seconds"]
+        if folder.is_dir():
+            for name in stamps(layout.commits(folder.name), ".json"):
+                record = read_json(layout.commit(folder.name, name))
+                found[unit_of(name)][record["stage"]] += record["seconds"]
     return found
 
 
@@ -76,7 +75,7 @@ def _sizes_of_work(layout: Layout) -> Counter[str]:
     """Of each caption unit the bytes in work/."""
     found: Counter[str] = Counter()
     for folder in layout.work.iterdir():
-        if folder.is_dir() and folder.name not in _WHOLE:
+        if folder.is_dir():
             for kind in ("data", "commits", "dead"):
                 for path in (folder / kind).glob("*"):
                     found[unit_of(path.name)] += _size(path)

@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
-from pipelines.process import boot
+from pipelines.runners import boot
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job

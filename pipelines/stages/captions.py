@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -14,11 +14,11 @@ import pyarrow as pa
 from common.command_line import WrongUse
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
 from pipelines.datasets import Dataset
-from pipelines.engine.annotator import Annotator
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from pipelines.settings import RunSettings
+from pipelines.stages.annotator import Annotator
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile
 from pipelines.store.fingerprints import fingerprint_of
@@ -51,6 +51,35 @@ DEAD = pa.schema(
 )
 """A dead letter: where the row was (`ordinal` counts the rows of its unit; null where a whole unit or file was lost),
 what was wrong, and the raw row as far as it was read."""
+
+
+class Broken(TypedDict):
+    """Why a file could not be read to its end."""
+
+    path: str
+    error: str
+    message: str
+
+
+class CaptionRecord(TypedDict):
+    """A commit record of stage `captions`, beside what all records hold."""
+
+    annotated: bool
+    """Whether captions were parsed."""
+    rows: int
+    good: int
+    dead: int
+    """`rows` are `good` ones and dead letters."""
+    own_uids: int
+    """Rows whose uid is the manifest's."""
+    without_url: int
+    lean: NotRequired[bool]
+    """See `RunSettings.lean`; earlier versions did not say."""
+    unparsed: NotRequired[int]
+    """Good rows whose captions a lean run did not parse."""
+    slow: NotRequired[str | None]
+    """See `CaptionParser.slow`."""
+    broken: Broken | None
 
 
 @dataclass
@@ -87,7 +116,8 @@ class CaptionStage(Stage):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, own_uids, without_url, unparsed, broken = 0, 0, 0, 0, None
+        rows, own_uids, without_url, unparsed = 0, 0, 0, 0
+        broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
@@ -105,7 +135,7 @@ class CaptionStage(Stage):
                 broken = {"path": error.path, "error": error.error, "message": error.message}
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
-        said = {
+        said: CaptionRecord = {
             "annotated": self.annotate,
             "rows": rows,
             "good": good.rows,

@@ -3,9 +3,7 @@ minute and core."""
 
 from __future__ import annotations
 
-import heapq
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,58 +13,28 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from filters.spotting.overlap import overlap
 from pipelines.datasets import Dataset
-from pipelines.decisions import DEAD as DEAD_REASON
-from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
-from pipelines.engine.judge import Judge, steps_of
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
+from pipelines.engine.work import Work
 from pipelines.manifests import Batch, Span, UnreadableFile, info_of, read
-from pipelines.stages.captions import BATCH_ROWS, DEAD
+from pipelines.settings import RunSettings
+from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
+from pipelines.stages.decisions import DEAD as DEAD_REASON
+from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
+from pipelines.stages.export import remove_shards
+from pipelines.stages.judge import Judge, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
 from pipelines.stages.picture_records import picture_records
-from pipelines.stages.said import Duplicates, Entries, Said, reject_duplicates
+from pipelines.stages.said import Duplicates, Entries, Findings, Said, reject_duplicates
+from pipelines.stages.tally import Tally
 from pipelines.stages.verdicts import judge
-from pipelines.store.commit import TableFile, publish_table, read_json
-from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.commit import TableFile, publish_table, read_json, remove
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import row_groups
 
-EXAMPLE_CHARS = 10_000
-"""As much of a caption is shown in the report."""
-
-
-@dataclass
-class _Tally:
-    """What the commit record says of a unit."""
-
-    rows: Counter[str] = field(default_factory=Counter)
-    dead: Counter[str] = field(default_factory=Counter)
-    """Dead letters by error."""
-    lost: Counter[str] = field(default_factory=Counter)
-    """The same by the stage that met them."""
-    histograms: dict[str, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
-    examples: dict[str, list[tuple[str, int]]] = field(default_factory=lambda: defaultdict(list))
-    kept: list[int] = field(default_factory=list)
-    """Ordinals of the rows in kept/, in their order there."""
-
-    def lose(self, stage: str, letters: pa.Table) -> None:
-        """Count dead letters."""
-        self.dead.update(letters["error"].to_pylist())
-        self.lost[stage] += letters.num_rows
-
-    def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
-        """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""
-        key = (
-            "".join(chr(0x10FF - ord(char)) for char in uid),
-            ordinal,
-        )  # the heap drops its smallest, so order is turned round
-        push = heapq.heappush if len(self.examples[reason]) < most else heapq.heappushpop
-        push(self.examples[reason], key)
-
-    def ordinals(self, reason: str) -> list[int]:
-        return [ordinal for _, ordinal in sorted(self.examples[reason], reverse=True)]
+VERSION = 3  # raise it when equal annotations and thresholds may be decided otherwise
 
 
 class _Annotations:
@@ -126,12 +94,13 @@ class DecideStage(Stage):
         return Entries(self.layout)
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        span, read_record = self._plan.span(unit), read_json(self.layout.commit("captions", unit))
+        span = self._plan.span(unit)
+        read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
         records = picture_records(self.layout, unit, self._plan.pieces(read_record["rows"]), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._plan.number(unit))
         annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
-        tally, done = _Tally(), 0
+        tally, done = Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
@@ -161,20 +130,7 @@ class DecideStage(Stage):
                     )
         publish_table(self.layout.data(self.name, unit), pa.table({"ordinal": pa.array(tally.kept, pa.int64())}))
         files = (*(self.layout.part(kind, unit) for kind in KINDS), self.layout.data(self.name, unit))
-        return self._record(tally), files
-
-    def _record(self, tally: _Tally) -> dict[str, Any]:
-        return {
-            "rows": sum(tally.rows.values()),
-            "kept": tally.rows[KEPT],
-            "rejected": {reason: n for reason, n in sorted(tally.rows.items()) if reason not in (KEPT, DEAD_REASON)},
-            "dead": dict(sorted(tally.dead.items())),
-            "lost": dict(sorted(tally.lost.items())),
-            "histograms": {
-                name: {str(k): n for k, n in sorted(counts.items())} for name, counts in tally.histograms.items()
-            },
-            "examples": {reason or "kept": tally.ordinals(reason) for reason in tally.examples},
-        }
+        return tally.record(), files
 
     def _decide(
         self,
@@ -185,7 +141,7 @@ class DecideStage(Stage):
         unit: str,
         duplicates: Duplicates,
         parts: tuple[TableFile, TableFile, TableFile],
-        tally: _Tally,
+        tally: Tally,
     ) -> None:
         verdict = judge(rows, records, self.preset, self.stages, self.layout, unit, self.judges)
         reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
@@ -212,7 +168,7 @@ class DecideStage(Stage):
         return self._captions_of[span.path]
 
     def _count(
-        self, tally: _Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]
+        self, tally: Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]
     ) -> None:
         tally.rows.update(reasons.tolist())
         if verdict.decisions is not None:
@@ -241,7 +197,7 @@ def _dead_letters(rows: pa.Table, path: str, unit: str, stage: str, errors: pa.A
     return pa.table(columns, schema=DEAD)
 
 
-def broken_unit(broken: dict[str, str], unit: str | None, stage: str = "manifest") -> pa.Table:
+def broken_unit(broken: Broken, unit: str | None, stage: str = "manifest") -> pa.Table:
     """The dead letter of a unit or file that could not be read to its end: no ordinal, no row."""
     row = {
         "file": broken["path"],
@@ -253,43 +209,56 @@ def broken_unit(broken: dict[str, str], unit: str | None, stage: str = "manifest
     return pa.Table.from_pylist([row], DEAD)
 
 
-def example_of(
-    rows: pa.Table,
-    place: int,
-    preset: Preset,
-    verdict: CaptionVerdict,
-    record: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
-    row = rows.slice(place, 1).to_pylist()[0]
-    decided = verdict.decisions
-    accepted = decided.accepted[place].as_py() if decided else []
-    example = {
-        "uid": row["uid"],
-        "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
-        "parsed": row.get("parsed") or "",
-        "objects": row.get("objects") or [],
-        "attributes": row.get("attributes") or [],
-        "relations": row.get("relations") or [],
-        "actions": [
-            {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
-        ],
-        "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
-        "picture": None,
-        "width": record["width"] if record else None,
-        "height": record["height"] if record else None,
-        "spotted": (record["spotted"] or []) if record else [],
-        "overlap": None,
-        "overlap_text": "",
-        "overlap_span": None,
-        "message": record["message"] if record else "",
-    }
-    if record and record["status"] == "ok":
-        lines = [(line["text"], line["score"]) for line in record["spotted"] or []]
-        best = overlap(example["caption"], lines, preset.text_spotting)
-        example |= {
-            "overlap": best.length,
-            "overlap_text": best.text,
-            "overlap_span": list(best.where) if best.where else None,
-        }
-    return example
+class Decisions:
+    """The stage's part in a run."""
+
+    def __init__(self, settings: RunSettings, work: Work, judges: tuple[Judge, ...]):
+        """`judges` are of stages of the user's."""
+        self.settings, self.work, self.judges = settings, work, judges
+        self._only_decides = not work.engine.seconds  # nothing was annotated
+
+    def survivors(self, sources: Mapping[str, Sequence[Any]]) -> dict[str, str]:
+        """For each unit what it depends on who survives the filters; `sources` are what its annotations depend on."""
+        base = fingerprint_of(
+            self.settings.preset.filters_fingerprint,
+            VERSION,
+            [stage for stage in self.settings.stages if stage not in ("dedup", "export")],
+            *(one.fingerprint for one in self.judges),
+        )
+        return {unit: fingerprint_of(base, parts) for unit, parts in sources.items()}
+
+    def make(self, survivors: Mapping[str, str], findings: Findings) -> dict[str, str]:
+        """Decide what is not; for each unit what its decisions depend on. `findings` are of duplicates."""
+        names = self.work.alive(survivors)
+        fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
+        records = [(unit, record) for unit, record in self.work.done("decide", names)]
+        todo = [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
+        if self._only_decides and any(record for unit, record in records if unit in set(todo)):
+            self.work.say(
+                f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
+                f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
+            )
+        stage = DecideStage(
+            self.work.layout,
+            self.settings.dataset,
+            self.settings.preset,
+            self.settings.stages,
+            Fingerprints.published(self.work.layout, "decide", fingerprints),
+            examples=max(1, min(12, 48 // max(len(names), 1))),
+            said=findings.said,
+            judges=self.judges,
+        )
+        self.work.do(stage, todo, of=len(todo))
+        self.work.give_up_changed()
+        self._take_back()
+        return {unit: fingerprints[unit] for unit in self.work.alive(names)}
+
+    def _take_back(self) -> None:
+        """Remove what an earlier run decided of units that are set aside: it would contradict the funnel."""
+        layout = self.work.layout
+        for unit in self.work.set_aside:
+            remove(layout.commit("decide", unit))
+            remove(layout.commit("export", unit))
+            remove_shards(layout, unit)
+            for kind in KINDS:
+                remove(layout.part(kind, unit))

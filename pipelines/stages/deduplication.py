@@ -9,21 +9,21 @@ duplicates rejects rows where stage `dedup` is asked for and the preset says so.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from filters.dedup import DedupRule
-from pipelines.dedup.clusters import faiss
-from pipelines.dedup.encoders import parse_encoder
-from pipelines.dedup.exact import ranges_of
-from pipelines.dedup.semantic import groups_of
-from pipelines.engine.judge import Judge
 from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
-from pipelines.stages.downloads import downloaded_state
+from pipelines.stages.dedup.clusters import faiss
+from pipelines.stages.dedup.encoders import parse_encoder
+from pipelines.stages.dedup.exact import ranges_of
+from pipelines.stages.dedup.semantic import groups_of
+from pipelines.stages.downloads import downloaded_state, pictures_at_hand
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
-from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Said, duplicates_stage, file_name
+from pipelines.stages.judge import Judge
+from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Findings, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,
     EMBEDDINGS,
@@ -46,20 +46,6 @@ class DedupFailed(RuntimeError):
     """Duplicates could not be found; the message says where."""
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What stage decide and the funnel need to know."""
-
-    said: tuple[Said, ...]
-    fingerprint: str
-    """Changes with everything that rejects."""
-    counts: dict[str, dict[str, Any]]
-    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected. Of kind
-    `uid` those whose uid an earlier, different row has."""
-    models: dict[str, Any]
-    """For the provenance."""
-
-
 def check_semantic(rule: DedupRule) -> None:
     """Look before the run whether what semantic de-duplication needs is there.
 
@@ -74,10 +60,11 @@ def check_semantic(rule: DedupRule) -> None:
 class Deduplication:
     """One run's search for duplicates."""
 
-    def __init__(self, settings: RunSettings, work: Work, pictures: bool, judges: tuple[Judge, ...]):
-        """`pictures` says whether any are at hand; `judges` are of stages of the user's."""
-        self.settings, self._work, self._pictures, self._judges = settings, work, pictures, judges
+    def __init__(self, settings: RunSettings, work: Work, judges: tuple[Judge, ...]):
+        """`judges` are of stages of the user's."""
+        self.settings, self._work, self._judges = settings, work, judges
         self.layout, engine = work.layout, work.engine
+        self._pictures = pictures_at_hand(self.layout, work.plan.pictures)
         few = -(-work.plan.rows // _ROWS_PER_WORKER)
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
@@ -106,7 +93,8 @@ class Deduplication:
             self._exact(PICTURE, survivors, rejects=pictures, read=pictures)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
-        return Findings(self._said, fingerprint_of(self._rejecting), self._counts, self._models)
+        self._work.models["dedup"] = self._models
+        return Findings(self._said, fingerprint_of(self._rejecting), self._counts)
 
     # ---- exact
 

@@ -19,16 +19,25 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from pipelines.datasets import Dataset
-from pipelines.decisions import KEPT
-from pipelines.dedup.exact import duplicates, shared
-from pipelines.dedup.keys import KEY, PARTS, Halves, halves_of_digests, halves_of_uids, key_parts, key_records, spread
-from pipelines.dedup.slices import pack, read_slice
-from pipelines.engine.judge import Judge
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.stages.captions import ROW
+from pipelines.stages.decisions import KEPT
+from pipelines.stages.dedup.exact import duplicates, shared
+from pipelines.stages.dedup.keys import (
+    KEY,
+    PARTS,
+    Halves,
+    halves_of_digests,
+    halves_of_uids,
+    key_parts,
+    key_records,
+    spread,
+)
+from pipelines.stages.dedup.slices import pack, read_slice
 from pipelines.stages.downloads import pictures_of
+from pipelines.stages.judge import Judge
 from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
@@ -114,6 +123,7 @@ class KeyStage(Stage):
     """Of each unit: changes with the survivors and with what was said before."""
     judges: tuple[Judge, ...] = ()
     """Of stages of the user's."""
+    part_of = "dedup"
 
     def __post_init__(self) -> None:
         self.name = keys_stage(self.kind)
@@ -201,6 +211,7 @@ class RangeStage(Stage):
     skip: frozenset[str]
     """Units that are set aside."""
     fingerprint: str
+    part_of = "dedup"
 
     def __post_init__(self) -> None:
         self.name = duplicates_stage(self.kind)

@@ -6,9 +6,11 @@ import hashlib
 import io
 import json
 import tarfile
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -18,11 +20,16 @@ from filters.spotting.pictures import PictureLimits, decode_picture
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
+from pipelines.engine.work import Work
 from pipelines.manifests import MissingPicture
-from pipelines.stages.downloads import pictures_of
-from pipelines.store.commit import published, remove
-from pipelines.store.fingerprints import Fingerprints
+from pipelines.settings import RunSettings
+from pipelines.stages.downloads import pictures_at_hand, pictures_of
+from pipelines.stages.said import Said
+from pipelines.stages.subset import write_subset
+from pipelines.store.commit import publish_json, published, remove, retract
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
+from pipelines.store.records import Vouched, publish_record
 from pipelines.store.storage import Place, read_table
 
 PER_SHARD = 10_000
@@ -43,6 +50,24 @@ def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
         first += 1
 
 
+class Shard(TypedDict):
+    """What a commit record says of a shard."""
+
+    shard: str
+    """File name."""
+    rows: int
+    samples: int
+    """Rows with a picture that loaders can open."""
+    sha256: str
+
+
+class ExportRecord(TypedDict):
+    """A commit record of stage `export`, beside what all records hold."""
+
+    rows: int
+    shards: list[Shard]
+
+
 @dataclass
 class ExportStage(Stage):
     """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
@@ -58,7 +83,7 @@ class ExportStage(Stage):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         rows = _kept_rows(self.layout, unit)
         heartbeat.expect(len(rows))
-        shards: list[dict[str, Any]] = []
+        shards: list[Shard] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
             path = shard_path(self.layout, unit, number)
             part = rows[first : first + PER_SHARD]
@@ -69,9 +94,9 @@ class ExportStage(Stage):
             shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
         remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
-        samples = sum(int(shard["samples"]) for shard in shards)
+        record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
-        return {"rows": samples, "shards": shards}, files
+        return record, files
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
         """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
@@ -122,3 +147,72 @@ def _member(picture: bytes) -> tuple[str, bytes]:
     pixels = decode_picture(picture, _LIMITS).pixels
     Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
     return "png", content.getvalue()
+
+
+class Export:
+    """The part in a run of what is made from the survivors: shards, their indexes, and subset.npy."""
+
+    def __init__(self, settings: RunSettings, work: Work):
+        self.settings, self.work = settings, work
+        self.layout = work.layout
+        self._indexes = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
+        self._subset = self.layout.root / "subset.npy"
+
+    def make(self, decided: Mapping[str, str], said: tuple[Said, ...]) -> None:
+        """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
+
+        Args:
+            decided: for each unit what its decisions depend on.
+            said: what was said of duplicates.
+        """
+        fingerprint = fingerprint_of(decided)
+        if "export" in self.settings.stages:
+            self._write(decided, fingerprint, said)
+        elif self.layout.exported.exists():
+            self._withdraw(fingerprint)
+
+    def _write(self, decided: Mapping[str, str], fingerprint: str, said: tuple[Said, ...]) -> None:
+        began, units = time.time(), self.work.units()
+        pictures = pictures_at_hand(self.layout, self.work.plan.pictures)
+        if pictures:
+            self._write_shards([unit.name for unit in units], decided)
+        record = Vouched(self.layout).current(self.layout.exported)
+        if record.get("fingerprint") == fingerprint and not self.work.engine.seconds:
+            self.work.models["subset"] = {"uids": record["uids"]}
+            return
+        retract(self.layout.exported)
+        uids = write_subset(self.layout, units, said)
+        if pictures:
+            self._write_indexes(self.work.alive(decided))
+        self.work.models["subset"] = {"uids": uids}
+        files = [self._subset, *(self._indexes if pictures else ())]
+        publish_record(self.layout, self.layout.exported, {"fingerprint": fingerprint, "uids": uids}, files)
+        self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
+
+    def _write_shards(self, names: list[str], decided: Mapping[str, str]) -> None:
+        records = self.work.done("export", names)
+        todo = [unit for unit, record in records if not record or record["fingerprint"] != decided[unit]]
+        stage = ExportStage(
+            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
+        )
+        self.work.do(stage, todo, of=len(todo))
+
+    def _write_indexes(self, names: list[str]) -> None:
+        shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
+        manifest, sizes = self._indexes
+        publish_json(manifest, {"samples": sum(shard["samples"] for shard in shards), "shards": shards})
+        publish_json(sizes, {shard["shard"]: shard["samples"] for shard in shards})  # where open_clip looks for them
+
+    def _withdraw(self, fingerprint: str) -> None:
+        """Remove what an earlier run exported where rows are decided otherwise now."""
+        record = Vouched(self.layout).read(self.layout.exported) or {}
+        if record.get("fingerprint") == fingerprint:
+            return
+        root = self.layout.root
+        commits = (self.layout.commit("export", unit.name) for unit in self.work.plan.units)
+        results = (*self._indexes, self._subset, root / "report.html")
+        for path in (*commits, *(root / "shards").glob("*.tar"), *results, self.layout.exported):
+            remove(path)
+        self.work.say(
+            "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
+        )

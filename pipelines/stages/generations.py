@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.annotator import Annotator
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
+from pipelines.stages.annotator import Annotator
 from pipelines.store.names import generation_name
 from pipelines.store.storage import Place, read_table
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.decisions import DEAD, KEPT, NOT_READ, Reasons
+from pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
 from pipelines.stages.said import COPIES
 from pipelines.stages.verdicts import Verdict
 

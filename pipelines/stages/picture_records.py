@@ -7,8 +7,8 @@ from collections.abc import Collection
 import numpy as np
 import pyarrow as pa
 
-from pipelines.decisions import DOWNLOAD_FAILED, UNREAD
 from pipelines.fetch.records import OK
+from pipelines.stages.decisions import DOWNLOAD_FAILED, UNREAD
 from pipelines.stages.downloads import STAGE, load_downloads
 from pipelines.stages.spotting import SCHEMA, load_records
 from pipelines.store.layout import Layout

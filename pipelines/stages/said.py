@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.decisions import KEPT, Reasons
-from pipelines.dedup.entries import ENTRIES
+from pipelines.stages.decisions import KEPT, Reasons
+from pipelines.stages.dedup.entries import ENTRIES
 from pipelines.store.commit import TableFile
 from pipelines.store.layout import Layout
 from pipelines.store.storage import Place, open_parts
@@ -33,6 +34,18 @@ class Said:
     kind: str
     files: int
     rejects: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What stage decide and the funnel need to know."""
+
+    said: tuple[Said, ...]
+    fingerprint: str
+    """Changes with everything that rejects."""
+    counts: dict[str, dict[str, Any]]
+    """For each kind: how many rows were compared and found to be duplicates, and whether they are rejected. Of kind
+    `uid` those whose uid an earlier, different row has."""
 
 
 def duplicates_stage(kind: str) -> str:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from filters.dedup import DedupRule
 from filters.spotting.pictures import BadPicture
 from pipelines.datasets import Dataset
-from pipelines.dedup.clusters import assign, cluster_count, faiss, train, unit_length
-from pipelines.dedup.encoders import BATCH, Encoder, parse_encoder
-from pipelines.dedup.keys import spread
-from pipelines.dedup.semantic import duplicates, member_parts, member_type
-from pipelines.dedup.slices import pack, read_slice
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
+from pipelines.stages.dedup.encoders import BATCH, Encoder, parse_encoder
+from pipelines.stages.dedup.keys import spread
+from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
+from pipelines.stages.dedup.slices import pack, read_slice
 from pipelines.stages.downloads import downloaded_state, pictures_of
 from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.generations import GenerationStage
@@ -73,6 +73,7 @@ class _Similar(Stage):
     layout: Layout
     before: tuple[Said, ...]
     """The kinds that were asked before, in order."""
+    part_of = "dedup"
 
     def setup(self) -> None:
         self._entries = Entries(self.layout)
@@ -264,6 +265,7 @@ class GroupStage(Stage):
     skip: frozenset[str]
     fingerprint: str
     name: str = field(default=duplicates_stage(SEMANTIC), init=False)
+    part_of = "dedup"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         group = int(unit)

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from filters.spotting.pictures import BadPicture
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.datasets import Dataset
-from pipelines.decisions import NOT_AT_HAND
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage
 from pipelines.manifests import MissingPicture, UnreadableFile
 from pipelines.stages.captions import survivors_of
+from pipelines.stages.decisions import NOT_AT_HAND
 from pipelines.stages.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.presets import Preset, load_preset
-from pipelines.decisions import KEPT, judge_captions
+from pipelines.stages.decisions import KEPT, judge_captions
 from pipelines.store.layout import Layout
 from pipelines.store.names import place_of
 from pipelines.store.storage import row_groups

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
-from pipelines.engine.judge import Judge
+from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
+from pipelines.stages.judge import Judge
 from pipelines.store.layout import Layout
 
 

@@ -17,8 +17,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from filters.presets import load_preset
 from pipelines.datasets import Dataset, load_dataset
+from pipelines.driver.funnel import FunnelRecord
+from pipelines.driver.outcome import Outcome
 from pipelines.driver.run import run
-from pipelines.settings import STAGES, Outcome, RunSettings
+from pipelines.settings import STAGES, RunSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "data" / "sample"
@@ -38,7 +40,7 @@ class Filtered:
         return self.outcome.status
 
     @property
-    def funnel(self) -> dict[str, Any]:
+    def funnel(self) -> FunnelRecord:
         assert self.outcome.funnel is not None
         return self.outcome.funnel
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.command_line import WrongUse
-from pipelines.results.outcome import unparsed_note
+from pipelines.driver.notes import unparsed_note
 
 
 @pytest.fixture(scope="module")

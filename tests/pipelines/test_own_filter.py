@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.plugins import PluginError, load_plugin
 from filters.base import ImageEvidence
 from filters.presets import load_preset
-from pipelines.plugins import PluginError, load_plugin
 
 PAGE = (Path(__file__).parents[2] / "docs" / "extend" / "filter.md").read_text(encoding="utf-8")
 (MODULE,) = re.findall(r"```{.python .compile}\n(.*?)```", PAGE, re.DOTALL)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
+from pipelines.driver.funnel import FunnelRecord
 from pipelines.engine.work import Work
+from pipelines.plan import Plan
+from pipelines.stages.captions import Broken
+from pipelines.stages.decide import broken_unit
 
 
-def errors_of(work: Work, funnel: dict[str, Any] | None, max_dead_share: float) -> tuple[str, ...]:
+def errors_of(work: Work, funnel: FunnelRecord | None, max_dead_share: float) -> tuple[str, ...]:
     """Says of input that changed, units that are set aside, files that could not be read to their end, and of more dead
     letters than `max_dead_share` of the rows. `funnel` is None where the run did not come to that."""
     found = [*_changed(work), *_set_aside(work)]
@@ -41,7 +48,7 @@ def _set_aside(work: Work) -> list[str]:
     ]
 
 
-def _unread(work: Work, funnel: dict[str, Any]) -> list[str]:
+def _unread(work: Work, funnel: FunnelRecord) -> list[str]:
     unread = funnel["dead_letter"]["units"] - len(funnel["set_aside"])
     if not unread:
         return []
@@ -53,7 +60,7 @@ def _unread(work: Work, funnel: dict[str, Any]) -> list[str]:
     ]
 
 
-def _dead(funnel: dict[str, Any], max_dead_share: float) -> list[str]:
+def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
     rows = funnel["dead_letter"]["rows"]
     share = rows / funnel["rows_in"] if funnel["rows_in"] else 0.0
     if share <= max_dead_share:
@@ -62,3 +69,18 @@ def _dead(funnel: dict[str, Any], max_dead_share: float) -> list[str]:
         f"{rows:,} rows ({share:.1%}) are dead letters, more than the allowed {max_dead_share:.1%}; see dead_letter/, "
         "or allow more with --max-dead-share"
     ]
+
+
+def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+    """Dead letters of the files that could not be opened at all, and of the units that are set aside; None where there
+    are none."""
+    letters = [
+        broken_unit({"path": entry["path"], "error": entry["error"], "message": entry["message"]}, None)
+        for entry in plan.unreadable
+    ]
+    paths = {unit.name: unit.span.path for unit in plan.units}
+    for unit, record in sorted(set_aside.items()):
+        last = record["tries"][-1]
+        entry: Broken = {"path": paths[unit], "error": last["error"], "message": last["message"]}
+        letters.append(broken_unit(entry, unit, record["stage"]))
+    return pa.concat_tables(letters) if letters else None

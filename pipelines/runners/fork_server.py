@@ -77,7 +77,7 @@ class ForkServer:
             with theirs:
                 process = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-P", "-m", "pipelines.process.fork_server"],
+                    [sys.executable, "-P", "-m", "pipelines.runners.fork_server"],
                     {**os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
@@ -116,7 +116,7 @@ atexit.register(ForkServer.end)
 
 def _serve(orders: socket.socket) -> NoReturn:
     """Fork a worker for each order until the driver goes."""
-    from pipelines.process.boot import die_with
+    from pipelines.runners.boot import die_with
 
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the driver decides

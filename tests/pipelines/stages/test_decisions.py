@@ -17,10 +17,10 @@ from filters.base import Bools, ImageEvidence, ImageFilter
 from filters.captions.annotate import SCHEMA as ANNOTATIONS
 from filters.presets import load_preset, preset_names
 from pipelines.datasets import load_dataset
-from pipelines.decisions import KEPT, cascade, judge_captions, judge_pictures, stage_of
+from pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_pictures, stage_of
 from pipelines.stages.spotting import SCHEMA as RECORDS
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample"
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
 PAPER = load_preset("paper")
 
 

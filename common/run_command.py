@@ -33,7 +33,7 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
         signal.signal(number, _end)
     logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
     main = importlib.import_module(module).main
-    from pipelines.process.fork_server import ForkServer
+    from pipelines.runners.fork_server import ForkServer
 
     ForkServer.branch_off()
 

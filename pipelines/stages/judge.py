@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipelines.decisions import Reasons, Step
+from pipelines.stages.decisions import Reasons, Step
 from pipelines.store.layout import Layout
 
 

@@ -20,7 +20,7 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from google.protobuf import json_format
 
-from pipelines.process.fork_server import ForkServer
+from pipelines.runners.fork_server import ForkServer
 
 _deaths: list[str] = []
 

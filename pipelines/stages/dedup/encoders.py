@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
-from pipelines.dedup.clusters import unit_length
+from pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:
     import torch

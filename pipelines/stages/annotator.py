@@ -10,10 +10,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, TypeVar
 
-from pipelines.engine.judge import Judge
 from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
+from pipelines.stages.judge import Judge
 from pipelines.store.names import unit_of
 from pipelines.store.storage import stamps
 

@@ -208,7 +208,7 @@ def test_importing_pipelines_stays_light() -> None:
     code = (
         "import sys, pipelines\n"
         "assert not {'apache_beam', 'pyarrow', 'spacy'} & set(sys.modules)\n"
-        "assert pipelines.ApplyCat.__module__ == 'pipelines.transforms' and 'apache_beam' in sys.modules\n"
+        "assert pipelines.ApplyCat.__module__ == 'pipelines.stages.transforms' and 'apache_beam' in sys.modules\n"
         "assert not hasattr(pipelines, 'ApplyDog')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])

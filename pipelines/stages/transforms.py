@@ -32,10 +32,10 @@ from filters.spotting.settings import SpotterSettings
 from filters.spotting.spotter import TextSpotter
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.datasets.naming import listing
-from pipelines.decisions import DEAD, KEPT, judge_captions, stage_of
 from pipelines.manifests import Batch, MissingPicture, read_rows
 from pipelines.manifests.columns import kind_of
 from pipelines.stages.captions import identities
+from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
 from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
 from pipelines.stages.spotting import read_text

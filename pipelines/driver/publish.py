@@ -10,16 +10,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from pipelines.driver.examples import collect_examples
+from pipelines.driver.funnel import FunnelRecord
+from pipelines.driver.notes import duplicates_note, not_at_hand_note, shared_uids_note, unparsed_note
+from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
-from pipelines.results.outcome import (
-    collect_examples,
-    duplicates_note,
-    not_at_hand_note,
-    shared_uids_note,
-    unparsed_note,
-)
-from pipelines.results.table import render_funnel
 from pipelines.settings import RunSettings
 from pipelines.store.commit import publish_json, retract
 from pipelines.store.fingerprints import fingerprint_of
@@ -41,13 +37,11 @@ class Results:
     seconds: dict[str, float]
     """How long each stage took in this run."""
 
-    def publish(
-        self, funnel: dict[str, Any], decided: dict[str, str], began: float, say: Callable[[str], None]
-    ) -> None:
+    def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
         """Write and show everything; where nothing has changed since an earlier run, only show.
 
         Args:
-            funnel: what `outcome.summarise` says.
+            funnel: what `funnel.summarise` says.
             decided: what the decisions of each unit depend on.
             began: when the run began, in seconds since 1970.
             say: where lines for the terminal go.

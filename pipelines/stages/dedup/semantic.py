@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.dedup.clusters import unit_length
-from pipelines.dedup.entries import ENTRIES
-from pipelines.dedup.keys import uid_of
+from pipelines.stages.dedup.clusters import unit_length
+from pipelines.stages.dedup.entries import ENTRIES
+from pipelines.stages.dedup.keys import uid_of
 
 Keep = Literal["first", "far", "near"]
 Against = Literal["kept", "all"]

@@ -13,11 +13,11 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from filters.spotting.pictures import BadPicture
-from pipelines.dedup.clusters import assign, train, unit_length
-from pipelines.dedup.encoders import LITE0, Encoder, EncoderError, parse_encoder
-from pipelines.dedup.semantic import near_copies
+from pipelines.stages.dedup.clusters import assign, train, unit_length
+from pipelines.stages.dedup.encoders import LITE0, Encoder, EncoderError, parse_encoder
+from pipelines.stages.dedup.semantic import near_copies
 
-SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "pictures"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -130,24 +130,24 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.dedup.encoders.find_spec", lambda module: object())
+    monkeypatch.setattr("pipelines.stages.dedup.encoders.find_spec", lambda module: object())
     with pytest.raises(EncoderError) as error:
         parse_encoder(name)
     assert message in str(error.value)
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.dedup.encoders.find_spec", lambda module: None)
+    monkeypatch.setattr("pipelines.stages.dedup.encoders.find_spec", lambda module: None)
     with pytest.raises(EncoderError, match=r"needs the package torch, .*pip install '.\[dedup\]'"):
         parse_encoder(LITE0)
 
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, pipelines.cli, pipelines.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
+        f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.parse_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[4]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")

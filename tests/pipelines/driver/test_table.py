@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.results.table import render_funnel
+from pipelines.driver.table import render_funnel
 
 
 def funnel(**changes: Any) -> dict[str, Any]:

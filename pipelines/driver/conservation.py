@@ -1,0 +1,79 @@
+"""The check that no row was lost or doubled, from the data."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import pyarrow as pa
+
+from pipelines.driver.funnel import FunnelRecord
+from pipelines.plan import Unit
+from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import Place, each, read_table, row_count
+
+_T = TypeVar("_T")
+
+
+class NotConserved(RuntimeError):
+    """Rows were lost or doubled: a bug, or an output folder that was tampered with."""
+
+
+def check_conservation(layout: Layout, units: Sequence[Unit], funnel: FunnelRecord) -> None:
+    """Rows in = kept + rejected by exactly one reason + dead letters + not decided, counted from the files; per unit,
+    and in all.
+
+    Raises:
+        NotConserved: it does not hold; the message names the unit and the numbers.
+    """
+    expected = {f"part-{unit.name}.parquet" for unit in units} | {"part-unreadable.parquet"}
+    for kind in ("kept", "rejected", "dead_letter"):
+        for path in (layout.root / kind).glob("*.parquet"):
+            if path.name not in expected:
+                raise NotConserved(f"{path} belongs to no unit of this run; remove it")
+    reasons: Counter[str] = Counter()
+    total = 0
+    for rows, rejected in each(lambda unit: _check_unit(layout, unit.name), units, layout.root):
+        total += rows
+        reasons.update(rejected)
+    total += funnel["not_decided"]["rows"]
+    if total != funnel["rows_in"] or dict(reasons) != {r: n for r, n in funnel["rejected"].items() if n}:
+        raise NotConserved(
+            f"{funnel['rows_in']} rows in, {total} out; rejected by data "
+            f"{dict(reasons)}, by records {funnel['rejected']}"
+        )
+
+
+def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
+    """Rows of a unit's files, and how many were rejected for each reason."""
+    record = read_json(layout.commit("captions", unit))
+    kept = _readable(row_count, layout.part("kept", unit))
+    reasons = _column(layout.part("rejected", unit), "reason")
+    # Entries without ordinal stand for units, not rows.
+    ordinals = _column(layout.part("dead_letter", unit), "ordinal")
+    dead = len(ordinals) - ordinals.null_count
+    rejected = Counter({entry["values"]: entry["counts"] for entry in reasons.value_counts().to_pylist()})
+    if None in rejected:
+        raise NotConserved(f"unit {unit}: {rejected[None]} rejected rows without a reason")
+    if record["rows"] != kept + len(reasons) + dead:
+        raise NotConserved(
+            f"unit {unit}: {record['rows']} rows in, but kept {kept} + rejected {len(reasons)} + dead letters {dead}; "
+            f"remove {layout.commit('decide', unit)}, and the same command decides the unit again"
+        )
+    return record["rows"], rejected
+
+
+def _column(path: Place, name: str) -> pa.ChunkedArray:
+    try:
+        return _readable(lambda path: read_table(path, columns=[name])[name], path)
+    except FileNotFoundError:
+        return pa.chunked_array([], pa.string())
+
+
+def _readable(read: Callable[[Place], _T], path: Place) -> _T:
+    try:
+        return read(path)
+    except pa.ArrowInvalid as error:
+        raise NotConserved(f"{path} is damaged ({error}); remove it, and the same command makes it again") from error

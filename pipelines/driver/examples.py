@@ -1,0 +1,118 @@
+"""Rows of each reason with all evidence, for the report."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from filters.presets import Preset
+from filters.spotting.overlap import overlap
+from pipelines.datasets import Dataset
+from pipelines.manifests import FileChanged, UnreadableFile
+from pipelines.plan import Plan, Unit
+from pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
+from pipelines.stages.downloads import pictures_of
+from pipelines.stages.picture_records import picture_records
+from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import row_groups
+
+EXAMPLES = 8
+"""Examples of each reason in the report."""
+EXAMPLE_CHARS = 10_000
+"""As much of a caption is shown in the report."""
+
+
+def collect_examples(
+    layout: Layout,
+    plan: Plan,
+    units: Sequence[Unit],
+    dataset: Dataset,
+    preset: Preset,
+    stages: Sequence[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them."""
+    wanted: dict[str, list[tuple[str, int]]] = {}
+    for unit in units:
+        for reason, ordinals in read_json(layout.commit("decide", unit.name))["examples"].items():
+            room = EXAMPLES - len(wanted.setdefault(reason, []))
+            wanted[reason] += [(unit.name, ordinal) for ordinal in ordinals[:room]]
+        if len(wanted) > len(cascade(preset)) and all(len(rows) >= EXAMPLES for rows in wanted.values()):
+            break
+    examples: dict[str, list[dict[str, Any]]] = {reason: [] for reason in wanted}
+    spans = {unit.name: unit.span for unit in units}
+    for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
+        read = read_json(layout.commit("captions", name))
+        records = picture_records(layout, name, -(-read["rows"] // plan.picture_rows), stages)
+        record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
+        mine = sorted(
+            (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
+        )
+        asked = sorted({ordinal for ordinal, _ in mine})
+        groups = row_groups(layout.data("captions", name))
+        rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
+        place_of = {ordinal: place for place, ordinal in enumerate(rows["ordinal"].to_pylist())}
+        pictures = _pictures(pictures_of(layout, name, spans[name], plan.picture_rows, dataset, asked))
+        for ordinal, reason in mine:
+            one = rows.slice(place_of[ordinal], 1)
+            verdict = judge_captions(one, preset, "captions" in stages)
+            example = example_of(one, 0, preset, verdict, record_of.get(ordinal))
+            example["picture"] = pictures.get(ordinal)
+            examples[reason].append(example)
+    return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
+
+
+def _pictures(pictures: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    # Its rows are dead letters already, or the run says of the file that it has changed; shown without pictures.
+    with contextlib.suppress(UnreadableFile, FileChanged):
+        for ordinal, picture in pictures:
+            if isinstance(picture, bytes):
+                found[ordinal] = picture
+    return found
+
+
+def example_of(
+    rows: pa.Table,
+    place: int,
+    preset: Preset,
+    verdict: CaptionVerdict,
+    record: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
+    row = rows.slice(place, 1).to_pylist()[0]
+    decided = verdict.decisions
+    accepted = decided.accepted[place].as_py() if decided else []
+    example = {
+        "uid": row["uid"],
+        "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
+        "parsed": row.get("parsed") or "",
+        "objects": row.get("objects") or [],
+        "attributes": row.get("attributes") or [],
+        "relations": row.get("relations") or [],
+        "actions": [
+            {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
+        ],
+        "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
+        "picture": None,
+        "width": record["width"] if record else None,
+        "height": record["height"] if record else None,
+        "spotted": (record["spotted"] or []) if record else [],
+        "overlap": None,
+        "overlap_text": "",
+        "overlap_span": None,
+        "message": record["message"] if record else "",
+    }
+    if record and record["status"] == "ok":
+        lines = [(line["text"], line["score"]) for line in record["spotted"] or []]
+        best = overlap(example["caption"], lines, preset.text_spotting)
+        example |= {
+            "overlap": best.length,
+            "overlap_text": best.text,
+            "overlap_span": list(best.where) if best.where else None,
+        }
+    return example

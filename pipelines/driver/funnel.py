@@ -1,0 +1,191 @@
+"""The content of funnel.json: sums of the commit records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+from pipelines.plan import Plan, Unit
+from pipelines.settings import RunSettings
+from pipelines.stages.captions import CaptionRecord
+from pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade
+from pipelines.stages.tally import DecideRecord
+from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
+from pipelines.store.storage import each
+
+
+class DeadLetter(TypedDict):
+    """What could not be read."""
+
+    rows: int
+    units: int
+    """Units and files that could not be read to their end, and units that are set aside."""
+    by_error: dict[str, int]
+
+
+class NotDecided(TypedDict):
+    """Units that are set aside."""
+
+    rows: int
+    """As many as were read, or else as the plan counts."""
+    units: int
+    uncounted: int
+    """Units of which neither is known; their rows are in no sum."""
+
+
+class FunnelStep(TypedDict):
+    """One rule of the cascade, or a place where rows were lost."""
+
+    stage: str
+    reason: str
+    explanation: NotRequired[str]
+    rejected: int
+    lost: NotRequired[int]
+    left: int
+
+
+class FunnelRecord(TypedDict):
+    """What a run says of its rows; `funnel.json` is this with examples. `report.data.read_funnel` reads it back, of any
+    version."""
+
+    dataset: str
+    preset: str
+    stages: list[str]
+    rows_in: int
+    steps: list[FunnelStep]
+    rejected: dict[str, int]
+    """Rows by reason."""
+    dead_letter: DeadLetter
+    not_decided: NotDecided
+    kept: int
+    keep_rate: float
+    unparsed: int
+    """Captions that a lean run did not parse."""
+    histograms: dict[str, dict[str, int]]
+    duplicates: dict[str, dict[str, Any]]
+    """By kind: see `Findings.counts`."""
+    set_aside: dict[str, str]
+    """Units, and the stage in which each failed."""
+    seconds: dict[str, float]
+    """How long each stage took; of stages that had nothing to do, in the run before."""
+
+
+def summarise(
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[Step] = ()
+) -> FunnelRecord:
+    """The funnel of the decisions; duplicates, units that are set aside and seconds are added when they are known.
+
+    Args:
+        units: those that were decided.
+        plan: what there was to do; rows of other units count as not decided, and so do those that stand behind the
+            break of a unit that could not be read to its end, where the plan has counted them.
+        settings: of the run.
+        own: steps of stages of the user's.
+    """
+    rejected: Counter[str] = Counter()
+    dead: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    histograms: dict[str, Counter[int]] = {}
+    rows = kept = broken = unread = unparsed = 0
+
+    def records(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
+        return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
+
+    for unit, (read, decided) in zip(units, each(records, units, layout.root), strict=True):
+        rows += read["rows"]
+        unparsed += read.get("unparsed", 0)
+        if read["broken"] is not None:
+            broken += 1
+            unread += unit.span.rows - read["rows"] if unit.span.exact else 0
+        kept += decided["kept"]
+        rejected.update(decided["rejected"])
+        dead.update(decided["dead"])
+        lost.update(decided["lost"])
+        for name, counts in decided["histograms"].items():
+            histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
+    stages = list(settings.stages)
+    not_decided = _not_decided(layout, plan, units)
+    not_decided["rows"] += unread
+    rows += not_decided["rows"]
+    return {
+        "dataset": settings.dataset.name,
+        "preset": settings.preset.name,
+        "stages": stages,
+        "rows_in": rows,
+        "steps": _steps(cascade(settings.preset, own), settings.stages, rows, not_decided["rows"], lost, rejected),
+        "rejected": {reason: n for reason, n in sorted(rejected.items())},
+        "dead_letter": {
+            "rows": sum(dead.values()),
+            "units": broken + len(plan.unreadable),
+            "by_error": dict(sorted(dead.items())),
+        },
+        "not_decided": not_decided,
+        "kept": kept,
+        "keep_rate": kept / rows if rows else 0.0,
+        "unparsed": unparsed,
+        "histograms": {
+            name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
+        },
+        "duplicates": {},
+        "set_aside": {},
+        "seconds": {},
+    }
+
+
+def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDecided:
+    names = {unit.name for unit in decided}
+    found: NotDecided = {"rows": 0, "units": 0, "uncounted": 0}
+    for unit in plan.units:
+        if unit.name not in names:
+            record: CaptionRecord | None = read_json(layout.commit("captions", unit.name))
+            known = record["rows"] if record else unit.span.rows if unit.span.exact else None
+            found["units"] += 1
+            found["uncounted"] += known is None
+            found["rows"] += known or 0
+    return found
+
+
+def _steps(
+    known: Sequence[Step],
+    stages: Sequence[str],
+    rows: int,
+    not_decided: int,
+    lost: Mapping[str, int],
+    rejected: Mapping[str, int],
+) -> list[FunnelStep]:
+    """What was left after each step. Rows that a step did not reject, but that went to the dead letter or were not
+    decided there, are its `lost`."""
+    steps: list[FunnelStep] = []
+
+    def lose(stage: str, reason: str, count: int) -> None:
+        nonlocal rows
+        rows -= count
+        if count:
+            steps.append({"stage": stage, "reason": reason, "rejected": 0, "lost": count, "left": rows})
+
+    lose("set aside", NOT_DECIDED, not_decided)
+    lose("manifest", DEAD, lost.get("manifest", 0))
+    for step in known:
+        if step.reason == NOT_AT_HAND:  # the first that needs the pictures to have been read
+            lose("spotting", DEAD, lost.get("spotting", 0))
+        n = rejected.get(step.reason, 0)
+        if n or step.always or (step.stage in stages and not step.rare):
+            rows -= n
+            steps.append(
+                {
+                    "stage": step.stage,
+                    "reason": step.reason,
+                    "explanation": step.explanation,
+                    "rejected": n,
+                    "left": rows,
+                }
+            )
+    return steps
+
+
+def count_set_aside(funnel: FunnelRecord, set_aside: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add the units that are set aside to a funnel: those that were not decided, and those that were not exported."""
+    funnel["dead_letter"]["units"] += len(set_aside)
+    funnel["set_aside"] = {unit: record["stage"] for unit, record in sorted(set_aside.items())}

@@ -1,1 +1,0 @@
-"""The processes of a command: signals, and workers that end with their driver."""
