@@ -73,6 +73,11 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
+        "--lean",
+        action="store_true",
+        help="parse only captions with a word that may be a verb; with --stages captions or captions,export",
+    )
+    parser.add_argument(
         "--plugin",
         action="append",
         default=[],
@@ -226,6 +231,7 @@ def settings_of(
         output=output,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
+        lean=options.lean,
         workers=options.workers or backend.default_workers(),
         backend=backend,
         shard=_shard(options.shard),

@@ -30,6 +30,9 @@ class RunSettings:
     stages: tuple[str, ...] = STAGES
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
     to manifests with urls and no pictures."""
+    lean: bool = False
+    """Captions without a word that may be a verb are not parsed: a preset that asks for an action rejects them anyway,
+    and no more is known of them. Only for runs on captions alone."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Units that may run at the same time: worker processes, or a cluster's slots."""
     backend: Backend = field(default_factory=Direct)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from filters.captions.graph import CaptionGraph, build_graph
+from filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
 from filters.captions.normalise import normalise
-from filters.captions.parse import MODELS, CaptionParser, model_provenance
+from filters.captions.parse import MODELS, CaptionParser, Parse, model_provenance
 from filters.captions.verifier import Scores, load_verifier, weights_fingerprint
 
 VERSION = 2  # raise it when equal captions may get other annotations: runs then annotate anew
@@ -66,27 +66,50 @@ SCHEMA = pa.schema(
 scores, 0 to 1."""
 
 
-def provenance(models: Sequence[str] = MODELS) -> dict[str, str]:
+def provenance(models: Sequence[str] = MODELS, lean: bool = False) -> dict[str, str]:
     """What decides the annotations: model, library, weights and code versions. Loads no model."""
-    return {**model_provenance(models), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+    known = {**model_provenance(models), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+    return {**known, "lean": "only captions with a verb candidate are parsed"} if lean else known
 
 
 class CaptionAnnotator:
-    """Captions to annotation rows. One per process."""
+    """Captions to annotation rows. One per process.
 
-    def __init__(self, models: Sequence[str] = MODELS):
+    Args:
+        models: names of spaCy models, the first that is installed is taken.
+        lean: captions without a word that may be a verb are tagged and not parsed, for a rule that asks for an action
+            rejects them whatever else they say. Of their row all but `parsed` is null.
+    """
+
+    def __init__(self, models: Sequence[str] = MODELS, lean: bool = False):
         self._parser = CaptionParser(models)
         self._verifier = load_verifier()
+        self._lean = lean
+
+    @property
+    def slow(self) -> str | None:
+        """Why spaCy parses itself, about three times slower; None where it need not."""
+        return self._parser.slow
 
     def annotate(self, captions: Sequence[str]) -> pa.Table:
         """One row per caption, in order, of `SCHEMA`. Equal captions are annotated once."""
         distinct = list(dict.fromkeys(captions))
-        parses = self._parser.parse([normalise(caption) for caption in distinct])
+        texts = [normalise(caption) for caption in distinct]
+        parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
         rows: dict[str, dict[str, Any]] = {}
-        for caption, parse in zip(distinct, parses, strict=True):
+        for caption, text, parse in zip(distinct, texts, parses, strict=True):
+            if parse is None:
+                rows[caption] = {"parsed": text}
+                continue
             graph = build_graph(parse)
             rows[caption] = row_of(graph, self._verifier.score(graph, caption))
         return pa.Table.from_pylist([rows[caption] for caption in captions], schema=SCHEMA)
+
+
+def may_state_an_action(tagged: Parse) -> bool:
+    """Whether a caption that is tagged and not parsed has a word that may be an action candidate once it is: labels of
+    arcs only rule candidates out."""
+    return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 
 def row_of(graph: CaptionGraph, scores: Scores) -> dict[str, Any]:

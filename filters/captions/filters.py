@@ -47,7 +47,7 @@ class Complexity(CaptionFilter):
     min_complexity: int = 1
 
     def rejects(self, captions: CaptionEvidence) -> Bools:
-        return captions.counts.complexity < self.min_complexity
+        return captions.counts.parsed & (captions.counts.complexity < self.min_complexity)
 
 
 @dataclass(frozen=True, kw_only=True)

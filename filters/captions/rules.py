@@ -61,7 +61,10 @@ class CaptionRule:
 class CaptionDecisions:
     """What a rule makes of a table of annotations, one entry per row."""
 
+    parsed: Bools
+    """False for captions of a lean run that were not parsed: they state no action, and no more is known of them."""
     complexity: Ints
+    """0 where a caption was not parsed."""
     actions: pa.ListArray
     """list<string>: the accepted verbs, as in the parsed text, each lemma once."""
     accepted: pa.ListArray
@@ -138,6 +141,7 @@ def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecision
     n_actions = np.zeros(n, np.int64)
     np.add.at(n_actions, actions.rows[first_of_lemma], 1)
     return CaptionDecisions(
+        parsed=np.asarray(pc.is_valid(annotations["objects"])),
         complexity=complexity,
         actions=_lists(n, actions.rows[first_of_lemma], actions.values.field("verb").filter(pa.array(first_of_lemma))),
         accepted=_lists(n, actions.rows, pa.array(accepted)),

@@ -97,7 +97,7 @@ def example_of(
         "actions": [
             {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
         ],
-        "complexity": int(decided.complexity[place]) if decided else None,
+        "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
         "picture": None,
         "width": record["width"] if record else None,
         "height": record["height"] if record else None,

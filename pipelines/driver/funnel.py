@@ -61,6 +61,8 @@ class FunnelRecord(TypedDict):
     not_decided: NotDecided
     kept: int
     keep_rate: float
+    unparsed: int
+    """Captions that a lean run did not parse."""
     histograms: dict[str, dict[str, int]]
     duplicates: dict[str, dict[str, Any]]
     """By kind: see `Findings.counts`."""
@@ -86,13 +88,14 @@ def summarise(
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
-    rows = kept = broken = unread = 0
+    rows = kept = broken = unread = unparsed = 0
 
     def records(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
 
     for unit, (read, decided) in zip(units, each(records, units, layout.root), strict=True):
         rows += read["rows"]
+        unparsed += read.get("unparsed", 0)
         if read["broken"] is not None:
             broken += 1
             unread += unit.span.rows - read["rows"] if unit.span.exact else 0
@@ -121,6 +124,7 @@ def summarise(
         "not_decided": not_decided,
         "kept": kept,
         "keep_rate": kept / rows if rows else 0.0,
+        "unparsed": unparsed,
         "histograms": {
             name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
         },

@@ -18,6 +18,18 @@ def shared_uids_note(funnel: FunnelRecord) -> str | None:
     )
 
 
+def unparsed_note(funnel: FunnelRecord) -> str | None:
+    """What to tell a person whose captions were annotated by a lean run."""
+    if not funnel["unparsed"]:
+        return None
+    return (
+        f"lean run: {funnel['unparsed']:,} captions without a word that may be a verb were not parsed. They are "
+        "rejected by Action or a filter before it; their objects, attributes and complexity are not annotated (null), "
+        "and rows that "
+        "Complexity would have rejected first count under Action"
+    )
+
+
 def duplicates_note(funnel: FunnelRecord) -> str | None:
     """What to tell a person whose survivors hold exact duplicates that stay."""
     called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}

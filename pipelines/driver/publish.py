@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.driver.examples import collect_examples
 from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.notes import duplicates_note, not_at_hand_note, shared_uids_note
+from pipelines.driver.notes import duplicates_note, not_at_hand_note, shared_uids_note, unparsed_note
 from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
@@ -63,7 +63,7 @@ class Results:
             self.settings.preset,
             stages,
         )
-        found = (not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
+        found = (unparsed_note(funnel), not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
         notes = [note for note in found if note]
         retract(path)
         publish_json(root / "run.json", self._provenance(began))

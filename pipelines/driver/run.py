@@ -22,6 +22,7 @@ from pipelines.engine.work import Work
 from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.settings import STAGES, RunSettings
+from pipelines.stages.captions import check_lean
 from pipelines.stages.decide import Decisions
 from pipelines.stages.deduplication import Deduplication, check_semantic
 from pipelines.stages.downloads import STAGE
@@ -49,6 +50,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         RunFailed: the output folder was removed, or takes no more, or what lies there is damaged.
     """
     began = time.time()
+    check_lean(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
     cores = settings.workers if settings.unit_rows is None else 1

@@ -3,13 +3,15 @@ aside."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 
+from common.command_line import WrongUse
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
@@ -71,6 +73,12 @@ class CaptionRecord(TypedDict):
     own_uids: int
     """Rows whose uid is the manifest's."""
     without_url: int
+    lean: NotRequired[bool]
+    """See `RunSettings.lean`; earlier versions did not say."""
+    unparsed: NotRequired[int]
+    """Good rows whose captions a lean run did not parse."""
+    slow: NotRequired[str | None]
+    """See `CaptionParser.slow`."""
     broken: Broken | None
 
 
@@ -84,29 +92,39 @@ class CaptionStage(Stage):
     """Of model, code and weights."""
     annotate: bool = True
     """False where no caption filter is asked for: rows get identity, no parse."""
+    lean: bool = False
+    """See `RunSettings.lean`."""
+    fuller: str | None = None
+    """Fingerprint of annotations that hold all that a lean run asks for, and more."""
     name: str = field(default="captions", init=False)
 
     def setup(self) -> None:
-        self._annotator = CaptionAnnotator() if self.annotate else None
+        self._annotator = CaptionAnnotator(lean=self.lean) if self.annotate else None
+        gc.collect()
+        gc.freeze()  # a model is many objects, which every full collection would look through
 
     def teardown(self) -> None:
         self._annotator = None
+        gc.unfreeze()
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
-        known = super().current(unit, record)
+        is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
+        known = record if is_fuller else super().current(unit, record)
         # Records of earlier versions do not tell pairs from uids.
         return known if known and "own_uids" in known and known["annotated"] == self.annotate else None
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, own_uids, without_url = 0, 0, 0
+        rows, own_uids, without_url, unparsed = 0, 0, 0, 0
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-                    good.write(self._rows(batch))
+                    table = self._rows(batch)
+                    good.write(table)
+                    unparsed += table["objects"].null_count if self.annotate else 0
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
@@ -124,6 +142,9 @@ class CaptionStage(Stage):
             "dead": dead.rows,
             "own_uids": own_uids,
             "without_url": without_url,
+            "lean": self.lean,
+            "unparsed": unparsed,
+            "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
         }
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
@@ -144,8 +165,16 @@ class CaptionAnnotation(Annotator):
 
     def stage(self) -> CaptionStage:
         asked = self.name in self.settings.stages
-        self.work.models[self.name] = provenance() if asked else {}
-        return CaptionStage(self.work.layout, self.settings.dataset, annotations_fingerprint(self.settings), asked)
+        lean = self.settings.lean
+        self.work.models[self.name] = provenance(lean=lean) if asked else {}
+        return CaptionStage(
+            self.work.layout,
+            self.settings.dataset,
+            annotations_fingerprint(self.settings),
+            asked,
+            lean,
+            fuller=fingerprint_of(provenance()) if asked and lean else None,
+        )
 
     def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
         if self.name not in self.settings.stages and record is not None and "own_uids" in record:
@@ -153,9 +182,18 @@ class CaptionAnnotation(Annotator):
         return stage.current(unit, record) is not None
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        anew = sum(bool(record["annotated"]) for record in records)
-        said = f"{anew} of {of} units were annotated by another model or version; they are annotated anew"
-        return said if anew else None
+        lean = sum(bool(record.get("lean")) for record in records)
+        anew = sum(bool(record["annotated"]) for record in records) - lean
+        said = [f"{lean} of {of} units were annotated by a lean run, which did not parse all captions"] if lean else []
+        said += [f"{anew} of {of} units were annotated by another model or version"] if anew else []
+        return f"{'; '.join(said)}; they are annotated anew" if said else None
+
+    def finish(self, stage: Stage, todo: Sequence[str]) -> None:
+        """Say where spaCy had to parse itself."""
+        for _, record in self.work.records(self.name, todo):
+            if record is not None and record.get("slow"):
+                self.work.say(f"{self.name}: parsed by spaCy itself, about three times slower: {record['slow']}")
+                break
 
     def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
         spans = [self.work.plan.span(unit) for unit in todo]
@@ -176,7 +214,27 @@ def identities(batch: Batch) -> pa.Table:
 
 def annotations_fingerprint(settings: RunSettings) -> str:
     """Of model, code and weights of a run's caption annotations."""
-    return fingerprint_of(provenance() if CaptionAnnotation.name in settings.stages else {})
+    return fingerprint_of(provenance(lean=settings.lean) if CaptionAnnotation.name in settings.stages else {})
+
+
+def check_lean(settings: RunSettings) -> None:
+    """Whether a lean run gives each row the verdict that it would have without.
+
+    Raises:
+        WrongUse: it does not.
+    """
+    if not settings.lean:
+        return
+    if CaptionAnnotation.name not in settings.stages or not {*settings.stages} <= {CaptionAnnotation.name, "export"}:
+        raise WrongUse(
+            f"--lean with stages {','.join(settings.stages)}: it is for captions alone; say --stages captions or "
+            "captions,export, or leave --lean out"
+        )
+    if settings.preset.captions.min_actions < 1:
+        raise WrongUse(
+            f"--lean with preset {settings.preset.name!r}, which asks for no action: captions without a verb may be "
+            "kept and must be parsed; leave --lean out"
+        )
 
 
 def survivors_of(settings: RunSettings) -> Survivors:

@@ -172,7 +172,7 @@ class DecideStage(Stage):
     ) -> None:
         tally.rows.update(reasons.tolist())
         if verdict.decisions is not None:
-            tally.histograms["complexity"].update(verdict.decisions.complexity.tolist())
+            tally.histograms["complexity"].update(verdict.decisions.complexity[verdict.decisions.parsed].tolist())
             tally.histograms["actions"].update(verdict.decisions.n_actions.tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
         uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
 from pipelines.stages.said import COPIES
@@ -32,18 +35,27 @@ def output_rows(
         original = original.drop_columns("caption")
     columns = making_way(original, (*OURS, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, verdict.captions.decisions
-    texts = pa.list_(pa.string())
+    texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
+    # Of captions that were not parsed it is known that they state no action.
+    known = decided.parsed if decided else None
     columns |= {
         "uid": rows["uid"],
         "caption": rows["caption"],
-        "complexity": pa.array(decided.complexity, pa.int32()) if decided else pa.nulls(n, pa.int32()),
+        "complexity": _where(known, pa.array(decided.complexity, pa.int32())) if decided else pa.nulls(n, pa.int32()),
         "actions": decided.actions.cast(texts) if decided else pa.nulls(n, texts),
-        "objects": decided.objects.cast(texts) if decided else pa.nulls(n, texts),
-        "attributes": decided.attributes.cast(pa.list_(PAIR)) if decided else pa.nulls(n, pa.list_(PAIR)),
+        "objects": _where(known, decided.objects.cast(texts)) if decided else pa.nulls(n, texts),
+        "attributes": _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs),
         "spotted": _spotted(records, verdict, n),
         "overlap": pa.array(verdict.overlaps, pa.int32(), mask=verdict.overlaps == NOT_READ),
     }
     return pa.table(columns)
+
+
+def _where(known: NDArray[np.bool_] | None, values: pa.Array) -> pa.Array:
+    """The values, null where nothing is known."""
+    if known is None or known.all():
+        return values
+    return pc.if_else(pa.array(known), values, pa.scalar(None, values.type))
 
 
 def making_way(original: pa.Table, names: Iterable[str]) -> dict[str, pa.ChunkedArray]:

@@ -65,3 +65,38 @@ def test_a_row_holds_the_graph(annotator: CaptionAnnotator, graph_of: Callable[[
 
 def test_provenance_names_everything_that_decides() -> None:
     assert provenance().keys() == {"spacy", "model", "model_version", "verifier", "annotations"}
+
+
+@pytest.fixture(scope="module")
+def lean_annotator() -> CaptionAnnotator:
+    return CaptionAnnotator(lean=True)
+
+
+def test_lean_rows_are_those_of_a_full_annotation_or_state_no_action(
+    annotator: CaptionAnnotator, lean_annotator: CaptionAnnotator, odd_texts: list[str], laion: list[str]
+) -> None:
+    captions = [*CAPTIONS, *odd_texts, *laion[:1_500]]
+    full, lean = (made.annotate(captions).to_pylist() for made in (annotator, lean_annotator))
+    nothing = {"objects": None, "attributes": None, "actions": None, "relations": None}
+    unparsed = 0
+    for row, other in zip(full, lean, strict=True):
+        if other["objects"] is None:
+            unparsed += 1
+            assert other == {"parsed": row["parsed"], **nothing}
+            assert row["actions"] == []
+        else:
+            assert other == row
+    assert unparsed > 500
+
+
+def test_lean_rows_are_the_same_where_spacy_parses_itself(
+    lean_annotator: CaptionAnnotator, monkeypatch: pytest.MonkeyPatch, odd_texts: list[str]
+) -> None:
+    captions = [*CAPTIONS, *odd_texts]
+    expected = lean_annotator.annotate(captions)
+    monkeypatch.setattr(lean_annotator._parser, "_numpy", None)
+    assert lean_annotator.annotate(captions) == expected
+
+
+def test_lean_annotations_have_a_provenance_of_their_own() -> None:
+    assert provenance(lean=True).items() > provenance().items()

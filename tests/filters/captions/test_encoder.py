@@ -1,4 +1,4 @@
-"""Our encoder gives spaCy's vectors, whatever the batch and the cache, and refuses what it was not written for."""
+"""Our encoder gives spaCy's vectors, whatever the batch, and refuses what it was not written for."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from filters.captions.encoder import TokenEncoder, UnsupportedEncoder
+from filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
 from filters.captions.normalise import normalise
 
 HASHED = {
@@ -37,19 +37,26 @@ MAXOUT = {
 MISH = {"@architectures": "spacy.MishWindowEncoder.v2", "width": 96, "window_size": 1, "depth": 4}
 
 
-def encoder_of(nlp: Language, **options: Any) -> TokenEncoder:
+def encoder_of(nlp: Language) -> TokenEncoder:
     pipe: Any = nlp.get_pipe("tok2vec")
-    return TokenEncoder(pipe, [nlp.make_doc("a dog")], **options)
+    return TokenEncoder(pipe, [nlp.make_doc("a dog")])
 
 
 def docs_of(nlp: Language, texts: list[str]) -> list[Doc]:
     return [nlp.make_doc(text) for text in texts]
 
 
+def vectors_of(encoder: TokenEncoder, docs: list[Doc]) -> list[Floats]:
+    """Of the tokens of each document, made in one call."""
+    lengths = np.array([len(doc) for doc in docs])
+    rows = encoder.encode(encoder.embed(encoder.features(docs)), lengths)
+    return np.split(rows, np.cumsum(lengths)[:-1])
+
+
 def assert_equal_vectors(nlp: Language, texts: list[str], encoder: TokenEncoder) -> None:
     docs = docs_of(nlp, texts)
     pipe: Any = nlp.get_pipe("tok2vec")
-    for doc, ours, theirs in zip(docs, encoder.predict(docs), pipe.predict(docs), strict=True):
+    for doc, ours, theirs in zip(docs, vectors_of(encoder, docs), pipe.predict(docs), strict=True):
         assert ours.shape == (len(doc), 96)
         assert np.allclose(ours, theirs, atol=1e-4), doc.text
 
@@ -67,29 +74,17 @@ def test_real_captions(plain_nlp: Language, laion: list[str]) -> None:
 def test_a_text_does_not_depend_on_its_batch(plain_nlp: Language, odd_texts: list[str]) -> None:
     encoder = encoder_of(plain_nlp)
     docs = docs_of(plain_nlp, odd_texts)
-    together, backwards = encoder.predict(docs), encoder.predict(docs[::-1])[::-1]
+    together, backwards = vectors_of(encoder, docs), vectors_of(encoder, docs[::-1])[::-1]
     for doc, one, other in zip(docs, together, backwards, strict=True):
-        alone = encoder.predict([doc])[0]
+        (alone,) = vectors_of(encoder, [doc])
         assert np.allclose(one, other, atol=1e-5) and np.allclose(one, alone, atol=1e-5), doc.text
 
 
-def test_forgotten_words_are_learnt_anew(plain_nlp: Language, odd_texts: list[str]) -> None:
-    docs = docs_of(plain_nlp, odd_texts)
-    forgetful, retentive = encoder_of(plain_nlp, cache_words=1), encoder_of(plain_nlp)
-    for doc in docs + docs:
-        assert np.allclose(forgetful.predict([doc])[0], retentive.predict([doc])[0], atol=1e-5), doc.text
-
-
-def test_the_cache_grows_with_the_words(plain_nlp: Language) -> None:
+def test_no_tokens_have_no_vectors(plain_nlp: Language) -> None:
     encoder = encoder_of(plain_nlp)
-    texts = [" ".join(f"word{place}" for place in range(first, first + 50)) for first in range(0, 4_000, 50)]
-    assert_equal_vectors(plain_nlp, texts, encoder)
-
-
-@pytest.mark.parametrize("texts", [[], [""], ["", ""], ["", "a dog", ""]])
-def test_empty_documents(plain_nlp: Language, texts: list[str]) -> None:
-    docs = docs_of(plain_nlp, texts)
-    assert [len(vectors) for vectors in encoder_of(plain_nlp).predict(docs)] == [len(doc) for doc in docs]
+    nothing = np.zeros((0, 96), np.float32)
+    for lengths in ([], [0], [0, 0]):
+        assert encoder.encode(nothing, np.array(lengths, np.int64)).shape == (0, 96)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +103,7 @@ def test_other_architectures_are_refused(embed: dict[str, Any], encode: dict[str
     model = {"@architectures": "spacy.Tok2Vec.v2", "embed": embed, "encode": encode}
     nlp.add_pipe("tok2vec", config={"model": model})
     nlp.initialize()
-    with pytest.raises(UnsupportedEncoder, match="expected"):
+    with pytest.raises(UnsupportedModel, match="expected"):
         encoder_of(nlp)
 
 
@@ -124,5 +119,5 @@ def test_the_same_architecture_with_other_weights(pieces: int) -> None:
 def test_other_values_are_refused(plain_nlp: Language) -> None:
     pipe: Any = plain_nlp.get_pipe("tok2vec")
     shifted: Any = SimpleNamespace(model=pipe.model, predict=lambda docs: [rows + 0.01 for rows in pipe.predict(docs)])
-    with pytest.raises(UnsupportedEncoder, match=r"differ by 0\.01"):
+    with pytest.raises(UnsupportedModel, match=r"differ by 0\.01"):
         TokenEncoder(shifted, [plain_nlp.make_doc("a dog")])

@@ -3,14 +3,26 @@
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from spacy.language import Language
 
-from benchmarks.captions import plain_parse
 from filters.captions import parse as module
 from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser, ModelMissing, find_model, load_model, model_provenance
+from filters.captions.parse import (
+    CaptionParser,
+    ModelMissing,
+    find_model,
+    load_model,
+    model_provenance,
+    parse_with_spacy,
+)
+from filters.captions.tokenizer import ChunkTokenizer, Tokens
+from filters.captions.transitions import ArcEagerParser
+from tests.filters.captions.test_tokenizer import odd_texts_of
 
 # Sums in another order: a batch may turn the balance where two readings are equally likely. None of these texts does.
 SENTENCES = [
@@ -22,8 +34,8 @@ SENTENCES = [
 
 
 def assert_equal_to_spacy(parser: CaptionParser, nlp: Language, texts: Sequence[str]) -> None:
-    for text, ours, doc in zip(texts, parser.parse(texts), nlp.pipe(texts), strict=True):
-        assert ours == plain_parse(doc), text
+    for text, ours, theirs in zip(texts, parser.parse(texts), parse_with_spacy(nlp, texts), strict=True):
+        assert ours == theirs, text
 
 
 def test_odd_texts(parser: CaptionParser, plain_nlp: Language, odd_texts: list[str]) -> None:
@@ -34,6 +46,22 @@ def test_odd_texts(parser: CaptionParser, plain_nlp: Language, odd_texts: list[s
 def test_real_captions(parser: CaptionParser, plain_nlp: Language, laion: list[str]) -> None:
     assert_equal_to_spacy(parser, plain_nlp, laion[:1_000])
     assert_equal_to_spacy(parser, plain_nlp, [normalise(text) for text in laion[1_000:2_000]])
+
+
+@given(texts=st.lists(odd_texts_of, max_size=6))
+def test_any_text(texts: list[str], parser: CaptionParser, plain_nlp: Language) -> None:
+    assert_equal_to_spacy(parser, plain_nlp, texts)
+
+
+@pytest.mark.slow
+def test_all_samples(parser: CaptionParser, plain_nlp: Language, laion: list[str], cc3m: list[str]) -> None:
+    for texts in (laion, cc3m[:5_000], [normalise(text) for text in laion]):
+        assert_equal_to_spacy(parser, plain_nlp, texts)
+    texts = [normalise(text) for text in [*laion, *cc3m[:5_000]]]
+    found = parser.parse(texts)
+    random.Random(1).shuffle(texts)
+    shuffled = dict(zip(texts, CaptionParser().parse(texts), strict=True))
+    assert [shuffled[parse.text] for parse in found] == found
 
 
 def test_a_text_does_not_depend_on_its_batch(parser: CaptionParser, odd_texts: list[str]) -> None:
@@ -64,17 +92,43 @@ def test_equal_texts_share_a_parse_and_keep_their_places(parser: CaptionParser) 
     assert parser.parse([]) == []
 
 
-def test_words_are_forgotten_without_harm(monkeypatch: pytest.MonkeyPatch, parser: CaptionParser) -> None:
-    monkeypatch.setattr(module, "ZONE", 64)
+def test_batches_are_bounded_without_harm(monkeypatch: pytest.MonkeyPatch, parser: CaptionParser) -> None:
+    texts = [*SENTENCES, "x" * 300, "", "a dog " * 80, *SENTENCES[:10]]
+    expected = parser.parse(texts)
+    sizes: list[int] = []
+    right = ChunkTokenizer.__call__
+
+    def counted(tokenizer: ChunkTokenizer, batch: Sequence[str]) -> Tokens:
+        sizes.append(sum(map(len, batch)))
+        return right(tokenizer, batch)
+
+    monkeypatch.setattr(ChunkTokenizer, "__call__", counted)
     monkeypatch.setattr(module, "BATCH", 16)
-    texts = [f"a dog named Zq{number} chasing x{number * 7}" for number in range(3 * 64)] + SENTENCES
-    forgetful = CaptionParser()
-    before = len(forgetful.nlp.vocab.strings)
-    found = forgetful.parse(texts)
-    assert forgetful.parse(texts[:100]) == found[:100]
-    assert len(forgetful.nlp.vocab.strings) < before + 2 * 64 + 100  # not the 400 words met
-    monkeypatch.undo()
-    assert found == parser.parse(texts)
+    monkeypatch.setattr(module, "BATCH_CHARS", 200)
+    assert parser.parse(texts) == expected
+    assert [size for size in sizes if size > 200] == [300, 480]  # but for texts that are longer
+
+
+def test_another_model_is_parsed_by_spacy_itself(tmp_path: Path, laion: list[str]) -> None:
+    nlp = load_model()
+    pipe: Any = nlp.get_pipe("parser")
+    pipe.cfg["beam_width"] = 2
+    nlp.to_disk(tmp_path / "model")
+    parser = CaptionParser([str(tmp_path / "model")])
+    assert parser.slow is not None and "beam" in parser.slow
+    assert_equal_to_spacy(parser, load_model([str(tmp_path / "model")]), [*laion[:20], ""])
+
+
+def test_a_parse_that_is_not_spacys_is_never_used(monkeypatch: pytest.MonkeyPatch, plain_nlp: Language) -> None:
+    right = ArcEagerParser.__call__
+    monkeypatch.setattr(ArcEagerParser, "__call__", lambda *given: (right(*given)[0] * 0, right(*given)[1]))
+    wrong = CaptionParser()
+    assert wrong.slow is not None and "parsed otherwise" in wrong.slow
+    assert_equal_to_spacy(wrong, plain_nlp, SENTENCES[:3])
+
+
+def test_the_model_is_parsed_in_numpy(parser: CaptionParser) -> None:
+    assert parser.slow is None
 
 
 def test_a_missing_model_is_named_with_its_remedy() -> None:

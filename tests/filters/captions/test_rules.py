@@ -109,6 +109,7 @@ def textbook(row: Row, rule: CaptionRule) -> Row:
     for place, _ in done_by if rule.count_actions else ():
         counts[place] += 1
     return {
+        "parsed": True,
         "complexity": max(counts, default=0),
         "actions": list(verbs.values()),
         "accepted": accepted,

@@ -1,0 +1,254 @@
+"""spaCy's tokenizer, asked once per distinct chunk: what stands between two spaces is split the same way wherever it
+stands.
+
+The same is true of the context-free half of a token's vector (`TokenEncoder.embed`), so chunks are kept with the
+tokens they consist of, and tokens with their vectors. Both are kept in two generations: what was not met during a
+whole generation is forgotten, the common words never are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    from spacy.attrs import IDS, IDX, LENGTH, NORM, ORTH, SPACY
+    from spacy.language import Language
+    from spacy.tokenizer import Tokenizer
+    from spacy.tokens import Doc
+
+CHUNKS = 40_000
+"""Distinct chunks of a generation, about 1 kB each."""
+_CHARS = 16  # of a chunk and its tokens, on average, from which on a generation is full with fewer chunks
+_END = "\n"  # ends the last chunk of a text, which no space follows
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of some texts, one text after the other."""
+
+    lengths: Ints
+    """Tokens of each text."""
+    words: list[str]
+    starts: Ints
+    """Character at which each token begins in its text."""
+    vectors: Floats
+    """Context-free, shape (tokens, width)."""
+
+
+class _Generation:
+    """The distinct chunks and the distinct tokens met in a while. A token is known by its row."""
+
+    def __init__(self, width: int):
+        self.chunks: dict[str, list[int]] = {}
+        """The rows of each chunk's tokens."""
+        self.openers: set[str] = set()
+        """Chunks whose last token may be the first of a special case that crosses a space."""
+        self.rows: dict[int, int] = {}
+        """By `keys`."""
+        self.keys: list[int] = []
+        self.words: list[str] = []
+        self.steps = np.zeros(1024, np.int64)
+        """Characters from a token's first to the next token's."""
+        self.vectors = np.zeros((1024, width), np.float32)
+        self._characters = 0
+
+    def add_tokens(self, keys: Sequence[int], words: Sequence[str], steps: Ints, vectors: Floats) -> None:
+        """Tokens that are not known yet."""
+        first, stop = len(self.words), len(self.words) + len(words)
+        if stop > len(self.steps):
+            more = max(stop - len(self.steps), len(self.steps))
+            self.steps = np.concatenate([self.steps, np.zeros(more, np.int64)])
+            self.vectors = np.concatenate([self.vectors, np.zeros((more, self.vectors.shape[1]), np.float32)])
+        self.steps[first:stop], self.vectors[first:stop] = steps, vectors
+        self.rows.update(zip(keys, range(first, stop), strict=True))
+        self.keys += keys
+        self.words += words
+        self._characters += sum(map(len, words))
+
+    def add_chunk(self, chunk: str, rows: list[int]) -> None:
+        self.chunks[chunk] = rows
+        self._characters += len(chunk)
+
+    def is_full(self, limit: int) -> bool:
+        return max(len(self.chunks), len(self.words), self._characters // _CHARS) >= limit
+
+
+class ChunkTokenizer:
+    """Texts to tokens with their context-free vectors.
+
+    Args:
+        nlp: the pipeline whose tokenizer is asked. Its vocabulary computes from now on only those attributes of a new
+            word that `encoder` embeds; the others cost as much as splitting the text.
+        encoder: makes the vectors.
+        chunks: distinct chunks of a generation; two generations are kept.
+
+    Raises:
+        UnsupportedModel: the tokenizer is not spaCy's, or more is embedded than what a chunk says.
+    """
+
+    def __init__(self, nlp: Language, encoder: TokenEncoder, chunks: int = CHUNKS):
+        if type(nlp.tokenizer) is not Tokenizer:
+            raise UnsupportedModel(f"tokenizer {type(nlp.tokenizer).__name__}, expected spaCy's")
+        getters = nlp.vocab.lex_attr_getters
+        if others := [name for name in encoder.columns if IDS[name] not in {ORTH, SPACY, *getters}]:
+            raise UnsupportedModel(f"embedded attributes {', '.join(others)}, expected those of single tokens")
+        self._nlp, self._tokenizer, self._encoder, self._limit = nlp, nlp.tokenizer, encoder, chunks
+        needed = {IDS[name] for name in (*encoder.columns, "IS_SPACE")}
+        nlp.vocab.lex_attr_getters = {attribute: getters[attribute] for attribute in getters if attribute in needed}
+        with nlp.memory_zone():
+            self._crossing = _pairs_of_special_cases(nlp.tokenizer)
+        self._opening = frozenset(first for first, _ in self._crossing)
+        self._young, self._old = _Generation(encoder.width), _Generation(encoder.width)
+
+    def __len__(self) -> int:
+        """Distinct chunks that are kept."""
+        return len(self._young.chunks.keys() | self._old.chunks.keys())
+
+    def __call__(self, texts: Sequence[str]) -> Tokens:
+        """The tokens of `texts`. What a call meets is kept, so bound the characters of a call."""
+        if self._young.is_full(self._limit):
+            self._young, self._old = _Generation(self._encoder.width), self._young
+        young, split = self._young, [_split(text) for text in texts]
+        self._meet(set().union(*(chunks for chunks in split if chunks is not None)))
+        rows: list[int] = []
+        lengths = np.empty(len(texts), np.int64)
+        for place, (text, chunks) in enumerate(zip(texts, split, strict=True)):
+            before = len(rows)
+            if chunks is None or (not young.openers.isdisjoint(chunks) and self._may_cross(chunks)):
+                rows += self._rows_of_text(text)
+            else:
+                rows.extend(chain.from_iterable([young.chunks[chunk] for chunk in chunks]))
+            lengths[place] = len(rows) - before
+        chosen = np.array(rows, np.int64)
+        starts = _within(young.steps[chosen], lengths)
+        return Tokens(lengths, [young.words[row] for row in rows], starts, young.vectors[chosen])
+
+    def _meet(self, chunks: set[str]) -> None:
+        """Make chunks known to the young generation."""
+        missing = chunks.difference(self._young.chunks)
+        if not missing:
+            return
+        # In the order of their text: what is computed must not depend on the order of a set.
+        kept = sorted(missing & self._old.chunks.keys())
+        self._keep(kept)
+        self._learn(sorted(missing.difference(kept)))
+
+    def _keep(self, chunks: Sequence[str]) -> None:
+        """Take chunks over from the old generation."""
+        old, young = self._old, self._young
+        tokens = {row: old.keys[row] for chunk in chunks for row in old.chunks[chunk]}
+        fresh = {row: key for row, key in tokens.items() if key not in young.rows}
+        places = list(fresh)
+        words = [old.words[row] for row in places]
+        young.add_tokens(list(fresh.values()), words, old.steps[places], old.vectors[places])
+        for chunk in chunks:
+            young.add_chunk(chunk, [young.rows[tokens[row]] for row in old.chunks[chunk]])
+        young.openers.update(old.openers.intersection(chunks))
+
+    def _learn(self, chunks: Sequence[str]) -> None:
+        """Ask spaCy's tokenizer about chunks, all in one text, on lines of their own so that none sees another."""
+        if not chunks:
+            return
+        bare = [chunk.removesuffix(_END) for chunk in chunks]
+        stops = np.cumsum([len(chunk) + 1 for chunk in bare])  # of lines
+        text = "\n".join(bare)
+        with self._nlp.memory_zone():
+            doc = self._tokenizer(text)
+            places = doc.to_array([IDX]).astype(np.int64).reshape(-1)
+            lines = np.searchsorted(stops, places, side="right")
+            is_token = places != stops[lines] - 1
+            last = np.ones(len(places), bool)  # of its chunk
+            last[:-1] = ~is_token[1:]
+            spaced = last & ~np.array([chunk.endswith(_END) for chunk in chunks])[lines]
+            rows = self._rows_of_tokens(doc, text, np.flatnonzero(is_token), spaced)
+        bounds = np.searchsorted(lines[is_token], np.arange(len(chunks) + 1)).tolist()
+        words = self._young.words
+        for chunk, (first, stop) in zip(chunks, pairwise(bounds), strict=True):
+            self._young.add_chunk(chunk, rows[first:stop])
+            if words[rows[stop - 1]] in self._opening:
+                self._young.openers.add(chunk)
+
+    def _rows_of_text(self, text: str) -> list[int]:
+        """Of a text that cannot be put together from chunks."""
+        with self._nlp.memory_zone():
+            doc = self._tokenizer(text)
+            return self._rows_of_tokens(doc, text, np.arange(len(doc)), doc.to_array([SPACY]).reshape(-1).astype(bool))
+
+    def _rows_of_tokens(self, doc: Doc, text: str, places: Ints, spaced: NDArray[np.bool_]) -> list[int]:
+        """Rows of the tokens of `doc` at `places`; `spaced` says of all tokens whether a space follows."""
+        if not len(places):
+            return []
+        values = doc.to_array([ORTH, NORM, IDX, LENGTH])[places]
+        spaces = spaced[places].astype(np.uint64)
+        keys = ((values[:, 0] ^ (values[:, 1] * np.uint64(0x9E3779B97F4A7C15))) + spaces).tolist()
+        young = self._young
+        if fresh := {key: place for place, key in enumerate(keys) if key not in young.rows}:
+            new = np.fromiter(fresh.values(), np.int64, len(fresh))
+            starts, lengths = values[new, 2].astype(np.int64), values[new, 3].astype(np.int64)
+            features = self._encoder.features([doc])[places[new]]
+            if "SPACY" in self._encoder.columns:
+                features[:, self._encoder.columns.index("SPACY")] = spaces[new]
+            words = [text[at : at + n] for at, n in zip(starts.tolist(), lengths.tolist(), strict=True)]
+            young.add_tokens(list(fresh), words, lengths + spaces[new].astype(np.int64), self._encoder.embed(features))
+        return [young.rows[key] for key in keys]
+
+    def _may_cross(self, chunks: Sequence[str]) -> bool:
+        """Whether tokens to both sides of a space may belong to a special case, which spaCy looks for in the tokens of
+        a whole text."""
+        known, words = self._young.chunks, self._young.words
+        return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
+
+
+def _split(text: str) -> list[str] | None:
+    """The chunks of a text; None where other whitespace than single spaces between them is part of it."""
+    chunks = text.split()
+    if " ".join(chunks) != text:
+        return None
+    if chunks:
+        chunks[-1] += _END
+    return chunks
+
+
+def _within(steps: Ints, lengths: Ints) -> Ints:
+    """Sums of the steps before each token of its text."""
+    sums = np.cumsum(steps) - steps
+    first = np.cumsum(lengths) - lengths
+    return sums - np.repeat(sums[np.minimum(first, len(sums) - 1)] if len(sums) else first, lengths)
+
+
+def _pairs_of_special_cases(tokenizer: Tokenizer) -> frozenset[tuple[str, str]]:
+    """Neighbouring tokens of the special cases that spaCy looks for in the tokens of a text, such as ":" and ")".
+
+    A special case that was found may itself make way for a longer one, so what it is replaced by is paired too.
+    """
+    bare = Tokenizer(
+        tokenizer.vocab,
+        prefix_search=tokenizer.prefix_search,
+        suffix_search=tokenizer.suffix_search,
+        infix_finditer=tokenizer.infix_finditer,
+        token_match=tokenizer.token_match,
+        url_match=tokenizer.url_match,
+    )
+    patterns = {case: [token.text for token in bare(case)] for case in tokenizer.rules}
+    firsts: dict[str, set[str]] = defaultdict(set)
+    lasts: dict[str, set[str]] = defaultdict(set)
+    for case, pattern in patterns.items():
+        becomes = [token.text for token in tokenizer(case)]
+        firsts[pattern[0]].add(becomes[0])
+        lasts[pattern[-1]].add(becomes[-1])
+    return frozenset(
+        (one, two)
+        for pattern in patterns.values()
+        for left, right in pairwise(pattern)
+        for one in {left, *lasts[left]}
+        for two in {right, *firsts[right]}
+    )

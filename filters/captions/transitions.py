@@ -1,0 +1,206 @@
+"""spaCy's greedy arc-eager parser in plain NumPy: the parser states of many texts side by side, one transition of each
+at a time.
+
+A state is a stack and a buffer of tokens. In each step a small network scores the transitions by eight tokens of the
+state, and the best valid one is taken: shift the first token of the buffer to the stack, reduce the stack, draw an arc
+between the top of the stack and the first token of the buffer (left: it governs the top, right: the top governs it),
+or break the sentence behind it. The system is that of Honnibal & Johnson (2015), "An improved non-monotonic transition
+system for dependency parsing"; weights, arithmetic and results are spaCy's, up to the rounding of the sums.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.captions.encoder import Floats, Ints, UnsupportedModel, groups_of
+from filters.lean import FRAMEWORKS, without
+
+with without(*FRAMEWORKS):
+    from spacy.pipeline import DependencyParser
+    from thinc.api import Model
+
+GROUP_TOKENS = 4_096
+"""Tokens parsed at a time, where a text does not have more: what is computed of a token beforehand takes 4 kB."""
+ROOT = -1
+"""In place of a transition: no arc was drawn to the token."""
+
+_KINDS = "LDBRS"  # in an order in which those that pop the stack, and those that push, stand side by side
+_LEFT, _REDUCE, _BREAK, _RIGHT, _SHIFT = range(5)
+_FEATURES = 8
+_NONE = 0  # in place of a token; tokens of a group count from 1
+
+
+class ArcEagerParser:
+    """Token vectors to heads and transitions.
+
+    Args:
+        parser: the pipe of a loaded spaCy pipeline whose weights are used.
+
+    Raises:
+        UnsupportedModel: the pipe has another architecture or other transitions.
+    """
+
+    def __init__(self, parser: DependencyParser):
+        linear, lower, upper = _layers(parser)
+        self.moves: tuple[str, ...] = tuple(parser.move_names)
+        """Names of the transitions, such as L-det."""
+        if any(move[:1] not in _KINDS or "subtok" in move for move in self.moves):
+            raise UnsupportedModel(f"transitions {', '.join(self.moves)}, expected those of the arc-eager system")
+        self._kinds = np.array([_KINDS.index(move[0]) for move in self.moves], np.int8)
+        self._linear, self._linear_bias = np.ascontiguousarray(linear.get_param("W").T), linear.get_param("b")
+        # Laid out piece by piece, so that the maximum runs over contiguous blocks.
+        weights: Floats = lower.get_param("W").swapaxes(1, 2)  # (features, hidden, pieces, in) before
+        self._lower = np.ascontiguousarray(weights.reshape(-1, weights.shape[-1]).T)
+        self._nothing = lower.get_param("pad").swapaxes(2, 3).reshape(-1)
+        self._lower_bias = lower.get_param("b").T.reshape(-1)
+        self._hidden = lower.get_dim("nO")
+        self._upper, self._upper_bias = np.ascontiguousarray(upper.get_param("W").T), upper.get_param("b")
+        # What is added to the scores of a state, by a bit for each kind of transition that is valid.
+        valid = np.arange(2 ** len(_KINDS))[:, None] >> self._kinds[None, :] & 1
+        self._mask = np.where(valid, 0, -np.inf).astype(np.float32)
+
+    def __call__(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
+        """Parse texts.
+
+        Args:
+            vectors: those in context of the tokens of some texts, one text after the other, shape (tokens, width).
+            lengths: tokens of each text.
+
+        Returns:
+            Of each token the place of its head in its text, its own where it is a root; and the number in `moves` of
+            the transition that drew the arc, or `ROOT`.
+        """
+        heads, moves = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.int64)
+        first = np.cumsum(lengths) - lengths
+        order = np.argsort(lengths, kind="stable")  # texts of one length end together
+        order = order[lengths[order] > 0]
+        for texts in groups_of(lengths[order], GROUP_TOKENS):
+            group = order[texts]
+            here = lengths[group]
+            inside = np.arange(int(here.sum())) - np.repeat(np.cumsum(here) - here, here)  # place in its text
+            places = np.repeat(first[group], here) + inside
+            head, moves[places] = self._parse(vectors[places], here)
+            heads[places] = np.where(head == _NONE, inside, inside + head - np.arange(1, len(head) + 1))
+        return heads, moves
+
+    def _parse(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
+        """Heads, as tokens of the group or `_NONE`, and transitions."""
+        parts = self._parts(vectors)
+        states, columns = _States(lengths), np.arange(_FEATURES)
+        while len(states):
+            rows = states.features()
+            rows *= _FEATURES
+            rows += columns
+            hidden = parts.take(rows, axis=0).sum(axis=1)
+            hidden += self._lower_bias
+            scores = np.maximum(hidden[:, : self._hidden], hidden[:, self._hidden :]) @ self._upper
+            scores += self._upper_bias
+            scores += self._mask.take(states.valid(), axis=0)
+            best = scores.argmax(axis=1)
+            states.do(best, self._kinds.take(best))
+        return states.heads[1:], states.moves[1:]
+
+    def _parts(self, vectors: Floats) -> Floats:
+        """What a token adds to the hidden layer as each of the features: row `_FEATURES * token + feature`."""
+        rows = vectors @ self._linear
+        rows += self._linear_bias
+        parts = np.empty((len(rows) + 1, self._lower.shape[1]), np.float32)
+        parts[_NONE] = self._nothing
+        np.matmul(rows, self._lower, out=parts[1:])
+        return parts.reshape(len(parts) * _FEATURES, -1)
+
+
+class _States:
+    """The states of texts that are not parsed to their end, and the arcs of all."""
+
+    def __init__(self, lengths: Ints):
+        tokens, width = int(lengths.sum()) + 1, int(lengths.max()) + 3
+        self.heads = np.full(tokens, _NONE)
+        self.moves = np.full(tokens, ROOT)
+        self._left, self._right = np.full(tokens, _NONE), np.full(tokens, _NONE)  # the child attached last
+        self._before = np.full(tokens, _NONE)  # the right child of the same head attached before
+        self._starts = np.zeros(tokens, bool)  # a sentence
+        self._was_shifted = np.zeros(tokens, bool)  # and came back: it must not be shifted again
+        # Rows of stacks and buffers, one after the other, and places in them. Three empty places before a stack and
+        # behind a buffer are what is read of empty ones.
+        row = np.arange(len(lengths)) * width
+        self._stack = np.full(len(row) * width, _NONE)
+        self._bottom, self._top = row + 3, row + 3
+        inside = np.arange(tokens - 1) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        self._buffer = np.full(len(row) * width, _NONE)
+        self._buffer[np.repeat(row, lengths) + inside] = np.arange(1, tokens)
+        self._front, self._end = row, row + lengths
+
+    def __len__(self) -> int:
+        return len(self._front)
+
+    def features(self) -> Ints:
+        """Eight tokens of each state, shape (states, 8), in the order of spaCy's weights."""
+        self._s0, s1, s2 = (self._stack.take(self._top - depth) for depth in (1, 2, 3))
+        self._b0, self._b1 = self._buffer.take(self._front), self._buffer.take(self._front + 1)
+        s0, b0, b1 = self._s0, self._b0, self._b1
+        return np.stack([b0, b1, s0, s1, s2, self._left.take(b0), self._left.take(s0), self._right.take(s0)], axis=1)
+
+    def valid(self) -> Ints:
+        """The kinds of transitions that are valid in each state, a bit for each."""
+        s0, b0, b1 = self._s0, self._b0, self._b1
+        stacked, inside = s0 != _NONE, ~self._starts.take(b0)
+        arc = stacked & (b0 != _NONE) & inside
+        shift = ~stacked | ((b1 != _NONE) & inside & ~self._was_shifted.take(b0))
+        breaks = (b1 == b0 + 1) & ~self._starts.take(b1)
+        bits = stacked * (1 << _REDUCE)
+        bits += arc * (1 << _LEFT | 1 << _RIGHT)
+        bits += shift * (1 << _SHIFT)
+        bits += breaks * (1 << _BREAK)
+        return bits
+
+    def do(self, moves: Ints, kinds: NDArray[np.int8]) -> None:
+        """One valid transition in each state."""
+        s0, b0, top, front = self._s0, self._b0, self._top, self._front
+        by_kind = kinds.argsort(kind="stable")
+        left, reduce, breaks, right, _ = np.bincount(kinds, minlength=len(_KINDS)).cumsum().tolist()
+        if left:
+            at = by_kind[:left]
+            child, head = s0[at], b0[at]
+            again = child[self.heads[child] != _NONE]  # its head was to the left, and it was that one's last child
+            self._right[self.heads[again]] = self._before[again]
+            self.heads[child], self.moves[child], self._left[head] = head, moves[at], child
+            self._was_shifted[head] = False
+        if left < reduce:
+            at = by_kind[left:reduce]
+            back = at[(self.heads[s0[at]] == _NONE) & (top[at] - 1 > self._bottom[at])]
+            if len(back):  # without a head it returns to the buffer
+                front[back] -= 1
+                self._buffer[front[back]] = s0[back]
+                self._was_shifted[s0[back]] = True
+        top[by_kind[:reduce]] -= 1
+        if reduce < breaks:
+            self._starts[self._b1[by_kind[reduce:breaks]]] = True
+        if breaks < right:
+            at = by_kind[breaks:right]
+            child, head = b0[at], s0[at]
+            self._before[child], self._right[head] = self._right[head], child
+            self.heads[child], self.moves[child] = head, moves[at]
+        at = by_kind[breaks:]  # right and shift
+        self._stack[top[at]] = b0[at]
+        top[at] += 1
+        front[at] += 1
+        goes_on = (top > self._bottom) | (front < self._end)
+        if not goes_on.all():
+            self._top, self._front = top[goes_on], front[goes_on]
+            self._bottom, self._end = self._bottom[goes_on], self._end[goes_on]
+
+
+def _layers(parser: DependencyParser) -> tuple[Model, Model, Model]:
+    """The three layers with weights, checked by name and shape."""
+    model = parser.model
+    names = [layer.name for layer in model.layers]
+    if names != ["tok2vec-listener>>list2array>>linear", "precomputable_affine", "linear"]:
+        raise UnsupportedModel(f"parser of {', '.join(names)}: expected a listener and three layers")
+    linear, lower, upper = model.layers[0].layers[-1], model.layers[1], model.layers[2]
+    if (lower.get_dim("nF"), lower.get_dim("nP")) != (_FEATURES, 2):
+        raise UnsupportedModel("parser features or pieces: expected 8 and 2")
+    if model.attrs["unseen_classes"] or parser.cfg["beam_width"] != 1:
+        raise UnsupportedModel("parser with a beam or with classes that were not trained")
+    return linear, lower, upper
