@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+_PARTS = {"train": "train", "dev": "development", "test": "test"}
 HERE = Path(__file__).resolve().parent
 LAION = Path("img2dataset/test_10000.parquet")
 CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
@@ -31,7 +32,8 @@ class Labelled:
     complex: bool
     verbs: frozenset[str]
     """Verb words of the stated actions, lower case."""
-    test: bool
+    part: str
+    """train, development (thresholds are chosen there) or test, by a hash of the row number."""
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -61,7 +63,7 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 
 def laion_labels(folder: Path) -> list[Labelled]:
-    """The labelled LAION captions, train and test."""
+    """The labelled LAION captions, all 10,000."""
     captions = laion_captions(folder)
     return [
         Labelled(
@@ -70,9 +72,25 @@ def laion_labels(folder: Path) -> list[Labelled]:
             entry["action"] == "1",
             entry["complex"] == "1",
             frozenset(entry["verbs"].lower().split()),
-            entry["part"] == "test",
+            _PARTS[entry["part"]],
         )
         for entry in _entries("laion400m_sample.tsv")
+    ]
+
+
+def generous_readings() -> dict[int, bool]:
+    """Rows that no reader called complex: whether a third, generous one finds something said of something."""
+    return {int(entry["row"]): entry["something_said"] == "1" for entry in _entries("laion400m_generous.tsv")}
+
+
+def readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
+    """The two independent readings of the rows that were read so: (first, second) of action and of complex."""
+    return [
+        tuple(
+            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1")
+            for question in ("action", "complex")
+        )  # type: ignore[misc]
+        for entry in _entries("laion400m_readings.tsv")
     ]
 
 
@@ -86,7 +104,7 @@ def cc3m_labels(folder: Path) -> list[Labelled]:
             entry["action"] == "1",
             False,
             frozenset(entry["verbs"].lower().split()),
-            False,
+            "train",
         )
         for entry in _entries("cc3m_validation.tsv")
     ]

@@ -7,21 +7,44 @@ because they are weighed once. Names are readable, so that a score can be taken 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
-from filters.captions.graph import VERB_TAGS, Action, Attribute, CaptionGraph, Relation, subject_of
-from filters.captions.lexicon import is_first_name, noun_rating, verb_rating
+from filters.captions.graph import (
+    ATTRIBUTE_KINDS,
+    NAME_TAGS,
+    VERB_TAGS,
+    Action,
+    Attribute,
+    CaptionGraph,
+    Object,
+    Relation,
+    descriptor_group,
+    subject_of,
+)
+from filters.captions.lexicon import VerbRating, first_names, is_first_name, noun_rating, verb_rating
 from filters.captions.normalise import is_title_case
 
 Features = dict[str, float]
+Parts = tuple[Sequence[tuple[str, ...]], Features]
+"""Features of a candidate: groups of names of value 1, no name twice, and numbers by name. Groups are shared between
+candidates that have the same, so that each is weighed once."""
 
-_STOCK = re.compile(r"stock|royalty|shutterstock|footage", re.I)
+_STOCK = re.compile(r"stock|royalty|footage")
+_YEAR = re.compile(r"\b(?:1[89]|20)\d\d\b")
+_DIGIT = re.compile(r"\d")
+_FILE = re.compile(r"_|\.(?:jpe?g|png|gif)\b|^\S+$", re.I)
 _MARKS = "|-:,.#–—&/"
 _SEPARATORS = frozenset("|-:–—/")
 _ADDRESS = frozenset({"you", "your", "we", "our", "i", "my", "us"})
 _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
+_FINITE = frozenset({"VBZ", "VBP", "VBD"})
+_OBJECTS = frozenset({"dobj", "obj"})
+_PREPOSITIONS = frozenset({"prep", "agent"})
+_ATTRIBUTE: dict[str, str] = {kind: f"attribute {kind}" for kind in ATTRIBUTE_KINDS}
 _UNRATED = -1
+_UNRATED_VERB = VerbRating(_UNRATED, _UNRATED, _UNRATED)
+_CACHED = 20_000  # names of as many combinations of words, tags and ratings are kept
 
 
 class CaptionContext:
@@ -29,21 +52,20 @@ class CaptionContext:
 
     def __init__(self, graph: CaptionGraph, original: str):
         parse = graph.parse
-        self.graph, self.parse = graph, parse
+        self.graph, self.parse, self.children = graph, parse, graph.children
         self.lower = [word.lower() for word in parse.words]
-        self.children: dict[int, list[int]] = defaultdict(list)
-        for token, head in enumerate(parse.heads):
-            if head != token:
-                self.children[head].append(token)
         words = set(self.lower)
-        self._nouns = [self._rate(token) for token in range(len(parse.words))]
-        share = sum(map(str.isdigit, original)) / max(len(original), 1)
+        tokens = max(len(parse.words), 1)
+        self._nouns = [
+            _rate_name(lower, before) if tag in NAME_TAGS else _rate_word(lower)
+            for lower, before, tag in zip(self.lower, ["", *self.lower], parse.tags, strict=False)
+        ]
         values = {
             "caption: title case": float(is_title_case(original)),
             "caption: length": min(len(parse.words), 40) / 40,
             "caption: short": float(len(parse.words) < 6),
-            "caption: share of digits": share,
-            "caption: stock site": float(_STOCK.search(original) is not None),
+            "caption: share of digits": len(_DIGIT.findall(original)) / max(len(original), 1),
+            "caption: stock site": float(_STOCK.search(original.lower()) is not None),
             "caption: ends with a stop": float(original.rstrip().endswith(".")),
             "caption: verbs": sum([tag in VERB_TAGS for tag in parse.tags]) / 5,
             "caption: has a clause": float(self._has_clause()),
@@ -51,6 +73,13 @@ class CaptionContext:
             "caption: asks": float("?" in original or "how" in words),
             "caption: exclaims": float("!" in original),
             "caption: page words": sum([page == 2 for _, page in self._nouns]) / 3,
+            "caption: share of names": sum([tag in NAME_TAGS for tag in parse.tags]) / tokens,
+            "caption: begins with the": float(self.lower[:1] == ["the"]),
+            "caption: by a name": float("by" in words and self._by_a_name()),
+            "caption: year": float(_YEAR.search(original) is not None),
+            "caption: file name": float(_FILE.search(original) is not None),
+            "caption: other letters": float(not original.isascii()),
+            "caption: first name": float(not words.isdisjoint(first_names())),
         }
         self.title_case = bool(values["caption: title case"])
         self.features: Features = {name: value for name, value in values.items() if value}
@@ -59,12 +88,12 @@ class CaptionContext:
                 self.features[f"caption: has {mark}"] = 1.0
 
     def _has_clause(self) -> bool:
-        return any(
-            self.parse.deps[child] == "nsubj"
-            for token, tag in enumerate(self.parse.tags)
-            if tag in ("VBZ", "VBP", "VBD")
-            for child in self.children[token]
-        )
+        tags = self.parse.tags
+        heads = [head for dep, head in zip(self.parse.deps, self.parse.heads, strict=True) if dep == "nsubj"]
+        return any([tags[head] in _FINITE for head in heads])
+
+    def _by_a_name(self) -> bool:
+        return any(word == "by" and self.tag(token + 1) in NAME_TAGS for token, word in enumerate(self.lower))
 
     def tag(self, token: int) -> str:
         """The tag at a place, START or END past the ends."""
@@ -76,157 +105,287 @@ class CaptionContext:
         """(can act, is a page word) of the noun at a place; names of persons can act; -1 where unknown."""
         return self._nouns[token]
 
-    def _rate(self, token: int) -> tuple[int, int]:
-        lower = self.lower[token]
-        if lower in _PERSON_WORDS:
-            return 3, 0
-        rating = noun_rating(lower)
-        if self.parse.tags[token] in ("NNP", "NNPS") and rating is None:
-            named = is_first_name(lower) or (token > 0 and is_first_name(self.lower[token - 1]))
-            return (3, 0) if named else (_UNRATED, _UNRATED)
-        return tuple(rating) if rating else (_UNRATED, _UNRATED)  # type: ignore[return-value]
+
+@lru_cache(maxsize=_CACHED)
+def _rate_word(lower: str) -> tuple[int, int]:
+    if lower in _PERSON_WORDS:
+        return 3, 0
+    rating = noun_rating(lower)
+    return (rating.actor, rating.shop) if rating else (_UNRATED, _UNRATED)
 
 
-def action_features(context: CaptionContext, action: Action) -> Features:
+@lru_cache(maxsize=_CACHED)
+def _rate_name(lower: str, before: str) -> tuple[int, int]:
+    if lower in _PERSON_WORDS or noun_rating(lower):
+        return _rate_word(lower)
+    return (3, 0) if is_first_name(lower) or is_first_name(before) else (_UNRATED, _UNRATED)
+
+
+def action_parts(context: CaptionContext, action: Action) -> Parts:
     """Features of a verb candidate."""
     parse, token = context.parse, action.token
-    tag, rating = parse.tags[token], verb_rating(action.lemma) or (_UNRATED, _UNRATED, _UNRATED)
-    visible, shop, other_word = rating
-    head = parse.heads[token]
-    features: Features = {}
-    for name in (
+    tag, head, last = parse.tags[token], parse.heads[token], len(parse.words) - 1
+    visible = (verb_rating(action.lemma) or _UNRATED_VERB).visible
+    before, after = context.tag(token - 1), context.tag(token + 1)
+    prior = parse.words[:token]
+    named = [
+        _verb_names(context.lower[token], action.lemma, tag, context.title_case),
+        _tag_names(before, context.tag(token - 2) if token else "START", after, context.tag(token + 2)),
+        _role_names(parse.deps[token], parse.tags[head] if head != token else "none"),
+        *_children_names(context, token),
+        _neighbour_words(
+            context.lower[token - 1] if token else None, context.lower[token + 1] if token < last else None
+        ),
+        _form_names(
+            context.lower[token],
+            action.lemma,
+            action.tagged,
+            before,
+            after,
+            context.noun(token - 1)[0] if token else None,
+        ),
+        *_subject(context, token, visible),
+    ]
+    actors = any([context.noun(place)[0] == 3 for place in range(token)])
+    numbers = {
+        "capitalised": float(parse.words[token][0].isupper()),
+        "head to the right": float(head > token),
+        "head to the left": float(head < token),
+        "place in the caption": token / len(parse.words),
+        "first word": float(token == 0),
+        "last word": float(token == last),
+        "visible": max(visible, 0) / 3,
+        "visible, short caption": float(last < 4) * max(visible, 0) / 3,
+        "actor before": float(actors),
+        "visible with actor before": float(actors) * max(visible, 0) / 3,
+        "first name before": float(any([word[0].isupper() and is_first_name(word.lower()) for word in prior])),
+        "separator before": float(not _SEPARATORS.isdisjoint(prior)),
+        "separator after": float(not _SEPARATORS.isdisjoint(parse.words[token + 1 :])),
+    }
+    return named, numbers
+
+
+# Names are made once for each combination that occurs: making them costs more than weighing them.
+
+
+@lru_cache(maxsize=_CACHED)
+def _verb_names(word: str, lemma: str, tag: str, title_case: bool) -> tuple[str, ...]:
+    visible, shop, other_word = verb_rating(lemma) or _UNRATED_VERB
+    return (
         f"tag {tag}",
-        f"role {parse.deps[token]}",
-        f"head {parse.tags[head] if head != token else 'none'}",
-        f"before {context.tag(token - 1)}",
-        f"two before {context.tag(token - 2) if token else 'START'}",
-        f"after {context.tag(token + 1)}",
-        f"two after {context.tag(token + 2)}",
-        f"word {context.lower[token]}",
-        f"verb {action.lemma}",
-        f"ending {context.lower[token][-3:]}",
+        f"word {word}",
+        f"verb {lemma}",
+        f"ending {word[-3:]}",
         f"visible {visible}",
         f"shop word {shop}",
         f"other word {other_word}",
         f"visible {visible} as {tag}",
         f"other word {other_word} as {tag}",
-        f"tag {tag}, title case {context.title_case:d}",
-        *(f"has {parse.deps[child]}" for child in context.children[token]),
-        *_neighbour_words(context, token),
-        *_complement(context, token),
-        *_subject(context, token, visible),
-    ):
-        features[name] = 1.0
-    actors = any(context.noun(place)[0] == 3 for place in range(token))
-    left, right = parse.words[:token], parse.words[token + 1 :]
-    features.update(
-        {
-            "capitalised": float(parse.words[token][0].isupper()),
-            "head to the right": float(head > token),
-            "head to the left": float(head < token),
-            "place in the caption": token / len(parse.words),
-            "first word": float(token == 0),
-            "last word": float(token == len(parse.words) - 1),
-            "visible": max(visible, 0) / 3,
-            "visible, short caption": float(len(parse.words) < 5) * max(visible, 0) / 3,
-            "actor before": float(actors),
-            "visible with actor before": float(actors) * max(visible, 0) / 3,
-            "first name before": float(any(is_first_name(word.lower()) and word[0].isupper() for word in left)),
-            "separator before": float(any(word in _SEPARATORS for word in left)),
-            "separator after": float(any(word in _SEPARATORS for word in right)),
-        }
-    )
-    return features
-
-
-def _neighbour_words(context: CaptionContext, token: int) -> Iterator[str]:
-    if token:
-        yield f"word before {context.lower[token - 1]}"
-    if token + 1 < len(context.lower):
-        yield f"word after {context.lower[token + 1]}"
-
-
-def _complement(context: CaptionContext, token: int) -> Iterator[str]:
-    parse = context.parse
-    has_object = any(parse.deps[child] in ("dobj", "obj") for child in context.children[token])
-    prepositions = [child for child in context.children[token] if parse.deps[child] in ("prep", "agent")]
-    if has_object:
-        yield "with an object"
-    if prepositions:
-        yield "with a preposition"
-        yield f"with {context.lower[prepositions[0]]}"
-    yield (
-        f"{parse.tags[token]} {'with' if prepositions else 'without'} preposition, "
-        f"{'with' if has_object else 'without'} object"
+        f"tag {tag}, title case {title_case:d}",
     )
 
 
-def _subject(context: CaptionContext, token: int, visible: int) -> Iterator[str]:
+@lru_cache(maxsize=_CACHED)
+def _tag_names(before: str, two_before: str, after: str, two_after: str) -> tuple[str, ...]:
+    return f"before {before}", f"two before {two_before}", f"after {after}", f"two after {two_after}"
+
+
+@lru_cache(maxsize=_CACHED)
+def _neighbour_words(before: str | None, after: str | None) -> tuple[str, ...]:
+    named = (("word before", before), ("word after", after))
+    return tuple(f"{name} {word}" for name, word in named if word is not None)
+
+
+@lru_cache(maxsize=_CACHED)
+def _form_names(
+    word: str, lemma: str, tagged: bool, before: str, after: str, acts_before: int | None
+) -> tuple[str, ...]:
+    """The verb's inflection, with what stands around it: the ground on which disguised verbs are told from nouns."""
+    form = "base" if word == lemma else next((end for end in ("ing", "ed", "s") if word.endswith(end)), "irregular")
+    what = f"{'verb' if tagged else 'disguised'} form {form}"
+    return (
+        what,
+        f"{what}, {before} before",
+        f"{what}, {after} after",
+        f"{what}, acts {acts_before} before",
+        f"{before} {form} {after}",
+        f"{lemma} {form}",
+    )
+
+
+@lru_cache(maxsize=_CACHED)
+def _role_names(role: str, head: str) -> tuple[str, ...]:
+    return f"role {role}", f"head {head}"
+
+
+def _children_names(context: CaptionContext, token: int) -> Iterator[tuple[str, ...]]:
+    deps, children = context.parse.deps, context.children[token]
+    roles = tuple(sorted({deps[child] for child in children}))
+    first = next((context.lower[child] for child in children if deps[child] in ("prep", "agent")), None)
+    yield _complement_names(context.parse.tags[token], roles)
+    if first is not None:
+        yield _with_name(first)
+
+
+@lru_cache(maxsize=_CACHED)
+def _complement_names(tag: str, roles: tuple[str, ...]) -> tuple[str, ...]:
+    has_object, has_preposition = not _OBJECTS.isdisjoint(roles), not _PREPOSITIONS.isdisjoint(roles)
+    named = [f"has {role}" for role in roles]
+    named += ["with an object"] * has_object + ["with a preposition"] * has_preposition
+    named.append(
+        f"{tag} {'with' if has_preposition else 'without'} preposition, {'with' if has_object else 'without'} object"
+    )
+    return tuple(named)
+
+
+@lru_cache(maxsize=_CACHED)
+def _with_name(preposition: str) -> tuple[str, ...]:
+    return (f"with {preposition}",)
+
+
+def _subject(context: CaptionContext, token: int, visible: int) -> tuple[tuple[str, ...], ...]:
     parse = context.parse
     found = subject_of(parse, context.children, token)
     if found is None:
         near = [place for place in range(token - 1, max(-1, token - 5), -1) if parse.tags[place][:2] in ("NN", "PR")]
         found = (near[0], "near") if near else None
     if found is None:
-        yield "said of nobody"
-        return
+        return (("said of nobody",),)
     place, tie = found
-    acts, page = context.noun(place)
-    yield f"said of {context.lower[place]}"
-    yield f"said of {parse.tags[place]}"
-    yield f"tie {tie}"
-    yield f"tie {tie} as {parse.tags[token]}"
-    yield f"subject acts {acts}"
-    yield f"subject page word {page}"
-    yield f"tie {tie}, subject acts {acts}"
-    yield f"subject acts {acts}, visible {visible}"
-    yield f"tie {tie}, subject acts {acts}, visible {visible}"
-    if place:
-        yield f"before the subject {parse.tags[place - 1]}"
+    return (
+        _said_names(context.lower[place], parse.tags[place - 1] if place else None),
+        _subject_names(parse.tags[place], tie, parse.tags[token], *context.noun(place), visible),
+    )
 
 
-def attribute_features(context: CaptionContext, attribute: Attribute) -> Features:
+@lru_cache(maxsize=_CACHED)
+def _said_names(subject: str, before: str | None) -> tuple[str, ...]:
+    return (f"said of {subject}",) if before is None else (f"said of {subject}", f"before the subject {before}")
+
+
+@lru_cache(maxsize=_CACHED)
+def _subject_names(subject: str, tie: str, tag: str, acts: int, page: int, visible: int) -> tuple[str, ...]:
+    return (
+        f"said of a {subject}",
+        f"tie {tie}",
+        f"tie {tie} as {tag}",
+        f"subject acts {acts}",
+        f"subject page word {page}",
+        f"tie {tie}, subject acts {acts}",
+        f"subject acts {acts}, visible {visible}",
+        f"tie {tie}, subject acts {acts}, visible {visible}",
+    )
+
+
+def attribute_parts(context: CaptionContext, attribute: Attribute) -> Parts:
     """Features of an attribute of an object."""
-    owner = context.graph.objects[attribute.object]
-    return _tie_features(context, attribute.token, owner.token, f"attribute {attribute.kind}", attribute.text.lower())
+    token, owner = attribute.token, context.graph.objects[attribute.object]
+    word = context.lower[token]
+    named, numbers = _tie_parts(context, token, owner, _ATTRIBUTE[attribute.kind], word)
+    side, mark = _side(token, owner.token), _mark_before(context, token)
+    named.append(_descriptor_names(attribute.kind, word, side, mark, context.tag(token + 1)))
+    return named, numbers
 
 
-def relation_features(context: CaptionContext, relation: Relation) -> Features:
+@lru_cache(maxsize=_CACHED)
+def _descriptor_names(kind: str, word: str, side: str, mark: str, after: str) -> tuple[str, ...]:
+    group = descriptor_group(word) or "other"
+    return (
+        f"group {group}",
+        f"{kind}, group {group}",
+        f"describes {word}",
+        f"describes ..{word[-3:]}",
+        f"{kind}, {side}",
+        f"{kind}, behind {mark}",
+        f"{kind}, before {after}",
+    )
+
+
+def relation_parts(context: CaptionContext, relation: Relation) -> Parts:
     """Features of a relation between two objects."""
-    objects = context.graph.objects
-    target = objects[relation.target]
-    features = _tie_features(context, relation.token, objects[relation.source].token, "relation", relation.text)
-    acts, page = context.noun(target.token)
-    for name in (
-        f"target {target.kind}",
+    source, target = context.graph.objects[relation.source], context.graph.objects[relation.target]
+    named, numbers = _tie_parts(context, relation.token, source, "relation", relation.text)
+    named.append(_target_name(context.lower[target.token]))
+    named.append(
+        _relation_names(
+            relation.text, source.kind, context.noun(source.token)[0], target.kind, *context.noun(target.token)
+        )
+    )
+    return named, numbers
+
+
+@lru_cache(maxsize=_CACHED)
+def _target_name(word: str) -> tuple[str, ...]:
+    return (f"target {word}",)
+
+
+@lru_cache(maxsize=_CACHED)
+def _relation_names(text: str, source: str, source_acts: int, target: str, acts: int, page: int) -> tuple[str, ...]:
+    return (
+        f"target is a {target}",
         f"target acts {acts}",
         f"target page word {page}",
-        f"{relation.text} {target.kind}",
-    ):
-        features[name] = 1.0
-    return features
+        f"{text} {target}",
+        f"{text} between {source} and {target}",
+        f"{text} from {source_acts} to {acts}",
+    )
 
 
-def _tie_features(context: CaptionContext, token: int, owner: int, what: str, word: str) -> Features:
+def _side(token: int, owner: int) -> str:
+    if token == owner:
+        return "is the head"
+    if token < owner:
+        return "just before" if owner - token == 1 else "before"
+    return "just behind" if token - owner == 1 else "behind"
+
+
+def _mark_before(context: CaptionContext, token: int) -> str:
+    if token == 0:
+        return "nothing"
+    before = context.lower[token - 1]
+    return before if not before[0].isalnum() else "a word"
+
+
+def _tie_parts(
+    context: CaptionContext, token: int, owner: Object, what: str, word: str
+) -> tuple[list[tuple[str, ...]], Features]:
     parse = context.parse
-    acts, page = context.noun(owner)
-    features: Features = {}
-    kind = context.graph.objects[context.graph.object_at[owner]].kind
-    for name in (
-        what,
-        f"{what}, {word}",
+    head = owner.token
+    named = [
+        _what_names(what, word, parse.tags[token], context.title_case),
+        _owner_names(what, context.lower[head], parse.tags[head], owner.kind, *context.noun(head)),
+        _between_names(context.tag(token - 1), context.tag(token + 1)),
+    ]
+    return named, {
+        "capitalised": float(parse.words[token][0].isupper()),
+        "place in the caption": token / len(parse.words),
+    }
+
+
+@lru_cache(maxsize=_CACHED)
+def _what_names(what: str, word: str, tag: str, title_case: bool) -> tuple[str, ...]:
+    return what, f"{what}, {word}", f"{what}, tag {tag}", f"{what}, title case {title_case:d}"
+
+
+@lru_cache(maxsize=_CACHED)
+def _owner_names(what: str, head: str, tag: str, kind: str, acts: int, page: int) -> tuple[str, ...]:
+    return (
         f"{what} of {kind}",
-        f"{what}, tag {parse.tags[token]}",
-        f"{what}, title case {context.title_case:d}",
-        f"owner {context.lower[owner]}",
-        f"owner {parse.tags[owner]}",
+        f"owner {head}",
+        f"owner is a {tag}",
+        f"owner ..{head[-3:]}",
         f"owner acts {acts}",
         f"owner page word {page}",
         f"{what}, owner acts {acts}",
-        f"before {context.tag(token - 1)}",
-        f"after {context.tag(token + 1)}",
-    ):
-        features[name] = 1.0
-    features["capitalised"] = float(parse.words[token][0].isupper())
-    features["place in the caption"] = token / len(parse.words)
-    return features
+    )
+
+
+@lru_cache(maxsize=_CACHED)
+def _between_names(before: str, after: str) -> tuple[str, ...]:
+    return f"before {before}", f"after {after}"
+
+
+def merged(parts: Parts) -> Features:
+    """The features of a candidate, by name."""
+    named, numbers = parts
+    return {**{name: 1.0 for names in named for name in names}, **numbers}

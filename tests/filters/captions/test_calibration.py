@@ -59,9 +59,9 @@ def test_strict_finds_the_stated_actions_of_captions_it_was_not_trained_on(
     samples: Path, parser: CaptionParser
 ) -> None:
     labelled = laion_labels(samples)
-    tables = trained([entry for entry in labelled if not entry.test], cc3m_labels(samples), parser)
+    tables = trained([entry for entry in labelled if entry.part == "train"], cc3m_labels(samples), parser)
     verifier = Verifier(*(Scorer(tables[part]["bias"], tables[part]["weights"]) for part in ("actions", "details")))
-    test = [entry for entry in labelled if entry.test]
+    test = [entry for entry in labelled if entry.part == "test"]
     graphs: list[CaptionGraph] = [build_graph(p) for p in parser.parse([normalise(entry.caption) for entry in test])]
     rows = [row_of(graph, verifier.score(graph, entry.caption)) for graph, entry in zip(graphs, test, strict=True)]
     decisions = decide_captions(pa.Table.from_pylist(rows, schema=SCHEMA), load_preset("strict").captions)
