@@ -34,7 +34,7 @@ _STOCK = re.compile(r"stock|royalty|footage")
 _YEAR = re.compile(r"\b(?:1[89]|20)\d\d\b")
 _DIGIT = re.compile(r"\d")
 _FILE = re.compile(r"_|\.(?:jpe?g|png|gif)\b|^\S+$", re.I)
-_MARKS = "|-:,.#–—&/"
+_MARKS = [(mark, f"caption: has {mark}") for mark in "|-:,.#–—&/"]
 _SEPARATORS = frozenset("|-:–—/")
 _ADDRESS = frozenset({"you", "your", "we", "our", "i", "my", "us"})
 _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
@@ -54,38 +54,43 @@ class CaptionContext:
         parse = graph.parse
         self.graph, self.parse, self.children = graph, parse, graph.children
         self.lower = [word.lower() for word in parse.words]
+        tags, count = parse.tags, len(parse.words)
         words = set(self.lower)
-        tokens = max(len(parse.words), 1)
         self._nouns = [
             _rate_name(lower, before) if tag in NAME_TAGS else _rate_word(lower)
-            for lower, before, tag in zip(self.lower, ["", *self.lower], parse.tags, strict=False)
+            for lower, before, tag in zip(self.lower, ["", *self.lower], tags, strict=False)
         ]
-        values = {
-            "caption: title case": float(is_title_case(original)),
-            "caption: length": min(len(parse.words), 40) / 40,
-            "caption: short": float(len(parse.words) < 6),
-            "caption: share of digits": len(_DIGIT.findall(original)) / max(len(original), 1),
-            "caption: stock site": float(_STOCK.search(original.lower()) is not None),
-            "caption: ends with a stop": float(original.rstrip().endswith(".")),
-            "caption: verbs": sum([tag in VERB_TAGS for tag in parse.tags]) / 5,
-            "caption: has a clause": float(self._has_clause()),
-            "caption: addresses the reader": float(not words.isdisjoint(_ADDRESS)),
-            "caption: asks": float("?" in original or "how" in words),
-            "caption: exclaims": float("!" in original),
-            "caption: page words": sum([page == 2 for _, page in self._nouns]) / 3,
-            "caption: share of names": sum([tag in NAME_TAGS for tag in parse.tags]) / tokens,
-            "caption: begins with the": float(self.lower[:1] == ["the"]),
-            "caption: by a name": float("by" in words and self._by_a_name()),
-            "caption: year": float(_YEAR.search(original) is not None),
-            "caption: file name": float(_FILE.search(original) is not None),
-            "caption: other letters": float(not original.isascii()),
-            "caption: first name": float(not words.isdisjoint(first_names())),
-        }
-        self.title_case = bool(values["caption: title case"])
-        self.features: Features = {name: value for name, value in values.items() if value}
-        for mark in _MARKS:
+        self.title_case = is_title_case(original)
+        facts = (
+            (self.title_case, "caption: title case"),
+            (count < 6, "caption: short"),
+            (_STOCK.search(original.lower()), "caption: stock site"),
+            (original.rstrip().endswith("."), "caption: ends with a stop"),
+            (self._has_clause(), "caption: has a clause"),
+            (not words.isdisjoint(_ADDRESS), "caption: addresses the reader"),
+            ("?" in original or "how" in words, "caption: asks"),
+            ("!" in original, "caption: exclaims"),
+            (self.lower[:1] == ["the"], "caption: begins with the"),
+            ("by" in words and self._by_a_name(), "caption: by a name"),
+            (_YEAR.search(original), "caption: year"),
+            (_FILE.search(original), "caption: file name"),
+            (not original.isascii(), "caption: other letters"),
+            (not words.isdisjoint(first_names()), "caption: first name"),
+        )
+        self.features: Features = {name: 1.0 for fact, name in facts if fact}
+        shares = (
+            (min(count, 40) / 40, "caption: length"),
+            (len(_DIGIT.findall(original)) / max(len(original), 1), "caption: share of digits"),
+            (sum([tag in VERB_TAGS for tag in tags]) / 5, "caption: verbs"),
+            (sum([page == 2 for _, page in self._nouns]) / 3, "caption: page words"),
+            (sum([tag in NAME_TAGS for tag in tags]) / max(count, 1), "caption: share of names"),
+        )
+        for share, name in shares:
+            if share:
+                self.features[name] = share
+        for mark, name in _MARKS:
             if mark in original:
-                self.features[f"caption: has {mark}"] = 1.0
+                self.features[name] = 1.0
 
     def _has_clause(self) -> bool:
         tags = self.parse.tags
@@ -219,7 +224,7 @@ def _role_names(role: str, head: str) -> tuple[str, ...]:
 
 
 def _children_names(context: CaptionContext, token: int) -> Iterator[tuple[str, ...]]:
-    deps, children = context.parse.deps, context.children[token]
+    deps, children = context.parse.deps, context.children.get(token, ())
     roles = tuple(sorted({deps[child] for child in children}))
     first = next((context.lower[child] for child in children if deps[child] in ("prep", "agent")), None)
     yield _complement_names(context.parse.tags[token], roles)

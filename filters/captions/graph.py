@@ -8,7 +8,7 @@ rule's business (`rules.py`), so that presets differ without a new parse. Defini
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -56,8 +56,8 @@ AttributeKind = Literal[
 ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = get_args(AttributeKind)
 TIED_KINDS = tuple(kind for kind in ATTRIBUTE_KINDS if kind not in ("titled", "listed"))
 """Attributes that the parse ties to their object."""
-Children = Sequence[Sequence[int]]
-"""For each token those whose head it is."""
+Children = Mapping[int, Sequence[int]]
+"""Token to those whose head it is; tokens that are nobody's head are absent."""
 
 
 class Object(NamedTuple):
@@ -126,16 +126,16 @@ class CaptionGraph:
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
     """Token to object, for every token of an object's compound."""
-    children: Children = ()
-    """For each token those whose head it is."""
+    children: Children = field(default_factory=dict)
+    """Token to those whose head it is; tokens that are nobody's head are absent."""
 
 
 def build_graph(parse: Parse) -> CaptionGraph:
     """The graph of one parsed caption."""
-    children: list[list[int]] = [[] for _ in parse.heads]
+    children: dict[int, list[int]] = {}
     for token, head in enumerate(parse.heads):
         if head != token:
-            children[head].append(token)
+            children.setdefault(head, []).append(token)
     objects, object_at = _objects(parse, children)
     attributes = tuple(_attributes(parse, children, objects, object_at))  # may find objects that the parse has not
     return CaptionGraph(
@@ -169,7 +169,7 @@ def _can_be_object(word: str, tag: str) -> bool:
 
 def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
     first = token
-    while first and first - 1 in children[token] and parse.deps[first - 1] == "compound":
+    while first and first - 1 in children.get(token, ()) and parse.deps[first - 1] == "compound":
         first -= 1
     return first
 
@@ -188,18 +188,18 @@ def _attributes(parse: Parse, children: Children, objects: list[Object], object_
 
     def add(owner: int, token: int, kind: str) -> None:
         found.append(Attribute(owner, parse.words[token], kind, token))
-        for other in children[token]:  # "red and white": both are said of it
+        for other in children.get(token, ()):  # "red and white": both are said of it
             if parse.deps[other] == "conj" and parse.tags[other] in (*ADJECTIVE_TAGS, "VBN", "NN"):
                 found.append(Attribute(owner, parse.words[other], kind, other))
 
     for owner, thing in enumerate(objects):
-        for token in children[thing.token]:
+        for token in children.get(thing.token, ()):
             kind = _modifier_kind(parse, token)
             if kind:
                 add(owner, token, kind)
         if parse.deps[thing.token] in _SUBJECTS:
             head = parse.heads[thing.token]
-            for token in children[head]:
+            for token in children.get(head, ()):
                 if parse.deps[token] == "acomp":
                     add(owner, token, "predicate")
     # An adjective that the parser made the head ("black and white" alone) or hung elsewhere is no object's attribute.
@@ -233,7 +233,11 @@ def _untied(
             yield Attribute(owner, word, "titled", token)
             continue
         beside = _nearest([thing.token for thing in objects[:tied]], token)
-        if beside is None and owner is not None and any(parse.deps[child] in _INNER for child in children[token]):
+        if (
+            beside is None
+            and owner is not None
+            and any(parse.deps[child] in _INNER for child in children.get(token, ()))
+        ):
             beside = owner  # "Rain Coat Red": the parse took the colour for the head
         if beside is None:
             nouns = [at for at, tag in enumerate(parse.tags) if tag in NOUN_TAGS and at != token and at not in taken]
@@ -343,7 +347,7 @@ def _actions(parse: Parse, children: Children, object_at: dict[int, int]) -> lis
 def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
     """The token of whom the verb is said and the tie between them, None where the syntax names nobody."""
     head, dep = parse.heads[token], parse.deps[token]
-    for child in children[token]:
+    for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:
             if dep == "relcl" and parse.tags[child] in _RELATIVE_TAGS:
                 return head, "modified"  # "a dog that runs": the dog does
@@ -355,7 +359,7 @@ def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] 
     if dep == "amod":
         return head, "adjectival"
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
-        for child in children[head]:
+        for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
                 return child, "shared"
         if parse.deps[head] == "acl":
@@ -368,12 +372,12 @@ def _participants(parse: Parse, children: Children, object_at: dict[int, int], t
     subject = subject_of(parse, children, token)
     if subject and subject[0] in object_at:
         found[object_at[subject[0]]] = "subject"
-    for child in children[token]:
+    for child in children.get(token, ()):
         dep = parse.deps[child]
         if dep in _OBJECTS and child in object_at:
             found.setdefault(object_at[child], "object")
         elif dep in ("prep", "agent"):
-            for target in children[child]:
+            for target in children.get(child, ()):
                 if parse.deps[target] == "pobj" and target in object_at:
                     found.setdefault(object_at[target], "agent" if dep == "agent" else parse.words[child].lower())
     found.pop(object_at.get(token, -1), None)  # an -ing form may itself have been read as an object
