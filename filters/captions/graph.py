@@ -30,6 +30,7 @@ _NO_SUBJECT = frozenset(
     {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
 )  # before a verb in disguise stands none of these
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
+_DOES = VERB_TAGS - {"VBN", "VBD"}  # forms of verbs that say what is done, not how something is
 _NEAR = 4  # words before a verb in disguise among which its subject is looked for
 _CACHED = 20_000  # words
 _ING = re.compile(r"[A-Za-z]{3,}ing")
@@ -223,7 +224,8 @@ def _untied(
     becomes one."""
     tied = len(objects)
     for token, word in enumerate(parse.words):
-        if not (parse.tags[token] in ADJECTIVE_TAGS or descriptor_group(word)) or token in taken:
+        tag = parse.tags[token]
+        if not (tag in ADJECTIVE_TAGS or descriptor_group(word)) or tag in _DOES or token in taken:
             continue
         head, owner = token, object_at.get(token)
         while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:

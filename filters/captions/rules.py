@@ -51,6 +51,10 @@ class CaptionRule:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def counts(self, kind: str, score: float) -> bool:
+        """Whether an attribute of this kind and score counts for complexity."""
+        return kind in self.attribute_kinds and score >= self.min_attribute_score
+
 
 @dataclass(frozen=True)
 class CaptionDecisions:

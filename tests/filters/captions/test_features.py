@@ -66,7 +66,9 @@ def test_features_of_details(graph_of: GraphOf) -> None:
 
 
 def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
-    context = context_of(graph_of, "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog")
+    context = context_of(
+        graph_of, "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog"
+    )
     graph = context.graph
     parts = [action_parts(context, action) for action in graph.actions]
     parts += [attribute_parts(context, attribute) for attribute in graph.attributes]
