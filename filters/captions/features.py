@@ -7,7 +7,7 @@ because they are weighed once. Names are readable, so that a score can be taken 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from filters.captions.graph import (
@@ -26,9 +26,9 @@ from filters.captions.lexicon import VerbRating, first_names, is_first_name, nou
 from filters.captions.normalise import is_title_case
 
 Features = dict[str, float]
-Parts = tuple[Sequence[tuple[str, ...]], Features]
-"""Features of a candidate: groups of names of value 1, no name twice, and numbers by name. Groups are shared between
-candidates that have the same, so that each is weighed once."""
+Parts = tuple[Sequence[tuple[str, ...]], Sequence[str], Features]
+"""Features of a candidate: groups of names of value 1 that many candidates share, so that each is weighed once; other
+names of value 1, those with words in them; numbers by name. No name stands twice."""
 
 _STOCK = re.compile(r"stock|royalty|footage")
 _YEAR = re.compile(r"\b(?:1[89]|20)\d\d\b")
@@ -43,8 +43,9 @@ _OBJECTS = frozenset({"dobj", "obj"})
 _PREPOSITIONS = frozenset({"prep", "agent"})
 _ATTRIBUTE: dict[str, str] = {kind: f"attribute {kind}" for kind in ATTRIBUTE_KINDS}
 _UNRATED = -1
+_UNKNOWN, _PERSON = (_UNRATED, _UNRATED), (3, 0)
 _UNRATED_VERB = VerbRating(_UNRATED, _UNRATED, _UNRATED)
-_CACHED = 20_000  # names of as many combinations of words, tags and ratings are kept
+_CACHED = 5_000  # combinations of tags and ratings, or words
 
 
 class CaptionContext:
@@ -56,10 +57,7 @@ class CaptionContext:
         self.lower = [word.lower() for word in parse.words]
         tags, count = parse.tags, len(parse.words)
         words = set(self.lower)
-        self._nouns = [
-            _rate_name(lower, before) if tag in NAME_TAGS else _rate_word(lower)
-            for lower, before, tag in zip(self.lower, ["", *self.lower], tags, strict=False)
-        ]
+        self._nouns = self._rated()
         self.title_case = is_title_case(original)
         facts = (
             (self.title_case, "caption: title case"),
@@ -92,6 +90,21 @@ class CaptionContext:
             if mark in original:
                 self.features[name] = 1.0
 
+    def _rated(self) -> list[tuple[int, int]]:
+        """For each word (can act, is a page word), -1 where that is unknown; a name of a person can act."""
+        named, found, before = first_names(), [], False
+        for lower, tag in zip(self.lower, self.parse.tags, strict=True):
+            first = lower in named
+            rating = noun_rating(lower)
+            if lower in _PERSON_WORDS:
+                found.append(_PERSON)
+            elif rating:
+                found.append((rating.actor, rating.shop))
+            else:
+                found.append(_PERSON if (first or before) and tag in NAME_TAGS else _UNKNOWN)
+            before = first
+        return found
+
     def _has_clause(self) -> bool:
         tags = self.parse.tags
         heads = [head for dep, head in zip(self.parse.deps, self.parse.heads, strict=True) if dep == "nsubj"]
@@ -111,21 +124,6 @@ class CaptionContext:
         return self._nouns[token]
 
 
-@lru_cache(maxsize=_CACHED)
-def _rate_word(lower: str) -> tuple[int, int]:
-    if lower in _PERSON_WORDS:
-        return 3, 0
-    rating = noun_rating(lower)
-    return (rating.actor, rating.shop) if rating else (_UNRATED, _UNRATED)
-
-
-@lru_cache(maxsize=_CACHED)
-def _rate_name(lower: str, before: str) -> tuple[int, int]:
-    if lower in _PERSON_WORDS or noun_rating(lower):
-        return _rate_word(lower)
-    return (3, 0) if is_first_name(lower) or is_first_name(before) else (_UNRATED, _UNRATED)
-
-
 def action_parts(context: CaptionContext, action: Action) -> Parts:
     """Features of a verb candidate."""
     parse, token = context.parse, action.token
@@ -133,24 +131,22 @@ def action_parts(context: CaptionContext, action: Action) -> Parts:
     visible = (verb_rating(action.lemma) or _UNRATED_VERB).visible
     before, after = context.tag(token - 1), context.tag(token + 1)
     prior = parse.words[:token]
-    named = [
-        _verb_names(context.lower[token], action.lemma, tag, context.title_case),
-        _tag_names(before, context.tag(token - 2) if token else "START", after, context.tag(token + 2)),
-        _role_names(parse.deps[token], parse.tags[head] if head != token else "none"),
-        *_children_names(context, token),
-        _neighbour_words(
-            context.lower[token - 1] if token else None, context.lower[token + 1] if token < last else None
-        ),
-        _form_names(
-            context.lower[token],
-            action.lemma,
-            action.tagged,
-            before,
-            after,
-            context.noun(token - 1)[0] if token else None,
-        ),
-        *_subject(context, token, visible),
+    word, lemma = context.lower[token], action.lemma
+    form = "base" if word == lemma else next((end for end in ("ing", "ed", "s") if word.endswith(end)), "irregular")
+    groups = [
+        _verb_names(lemma, tag),
+        _before_names(before, context.tag(token - 2) if token else "START"),
+        _after_names(after, context.tag(token + 2)),
+        _role_names(parse.deps[token], parse.tags[head] if head != token else "none", tag, context.title_case),
+        _form_names(form, action.tagged, before, after, context.noun(token - 1)[0] if token else None),
     ]
+    names = [f"word {word}", f"verb {lemma}", f"ending {word[-3:]}", f"{lemma} {form}"]
+    if token:
+        names.append(f"word before {context.lower[token - 1]}")
+    if token < last:
+        names.append(f"word after {context.lower[token + 1]}")
+    _add_complement(context, token, groups, names)
+    _add_subject(context, token, visible, groups, names)
     actors = any([context.noun(place)[0] == 3 for place in range(token)])
     numbers = {
         "capitalised": float(parse.words[token][0].isupper()),
@@ -167,46 +163,42 @@ def action_parts(context: CaptionContext, action: Action) -> Parts:
         "separator before": float(not _SEPARATORS.isdisjoint(prior)),
         "separator after": float(not _SEPARATORS.isdisjoint(parse.words[token + 1 :])),
     }
-    return named, numbers
+    return groups, names, numbers
 
 
-# Names are made once for each combination that occurs: making them costs more than weighing them.
+# Groups of names without words in them are made once for each combination that occurs.
 
 
 @lru_cache(maxsize=_CACHED)
-def _verb_names(word: str, lemma: str, tag: str, title_case: bool) -> tuple[str, ...]:
+def _verb_names(lemma: str, tag: str) -> tuple[str, ...]:
     visible, shop, other_word = verb_rating(lemma) or _UNRATED_VERB
     return (
-        f"tag {tag}",
-        f"word {word}",
-        f"verb {lemma}",
-        f"ending {word[-3:]}",
         f"visible {visible}",
         f"shop word {shop}",
         f"other word {other_word}",
         f"visible {visible} as {tag}",
         f"other word {other_word} as {tag}",
-        f"tag {tag}, title case {title_case:d}",
     )
 
 
 @lru_cache(maxsize=_CACHED)
-def _tag_names(before: str, two_before: str, after: str, two_after: str) -> tuple[str, ...]:
-    return f"before {before}", f"two before {two_before}", f"after {after}", f"two after {two_after}"
+def _before_names(before: str, two_before: str) -> tuple[str, ...]:
+    return f"before {before}", f"two before {two_before}"
 
 
 @lru_cache(maxsize=_CACHED)
-def _neighbour_words(before: str | None, after: str | None) -> tuple[str, ...]:
-    named = (("word before", before), ("word after", after))
-    return tuple(f"{name} {word}" for name, word in named if word is not None)
+def _after_names(after: str, two_after: str) -> tuple[str, ...]:
+    return f"after {after}", f"two after {two_after}"
 
 
 @lru_cache(maxsize=_CACHED)
-def _form_names(
-    word: str, lemma: str, tagged: bool, before: str, after: str, acts_before: int | None
-) -> tuple[str, ...]:
+def _role_names(role: str, head: str, tag: str, title_case: bool) -> tuple[str, ...]:
+    return f"role {role}", f"head {head}", f"tag {tag}", f"tag {tag}, title case {title_case:d}"
+
+
+@lru_cache(maxsize=_CACHED)
+def _form_names(form: str, tagged: bool, before: str, after: str, acts_before: int | None) -> tuple[str, ...]:
     """The verb's inflection, with what stands around it: the ground on which disguised verbs are told from nouns."""
-    form = "base" if word == lemma else next((end for end in ("ing", "ed", "s") if word.endswith(end)), "irregular")
     what = f"{'verb' if tagged else 'disguised'} form {form}"
     return (
         what,
@@ -214,22 +206,16 @@ def _form_names(
         f"{what}, {after} after",
         f"{what}, acts {acts_before} before",
         f"{before} {form} {after}",
-        f"{lemma} {form}",
     )
 
 
-@lru_cache(maxsize=_CACHED)
-def _role_names(role: str, head: str) -> tuple[str, ...]:
-    return f"role {role}", f"head {head}"
-
-
-def _children_names(context: CaptionContext, token: int) -> Iterator[tuple[str, ...]]:
+def _add_complement(context: CaptionContext, token: int, groups: list[tuple[str, ...]], names: list[str]) -> None:
     deps, children = context.parse.deps, context.children.get(token, ())
-    roles = tuple(sorted({deps[child] for child in children}))
-    first = next((context.lower[child] for child in children if deps[child] in ("prep", "agent")), None)
-    yield _complement_names(context.parse.tags[token], roles)
-    if first is not None:
-        yield _with_name(first)
+    groups.append(_complement_names(context.parse.tags[token], tuple(sorted({deps[child] for child in children}))))
+    for child in children:
+        if deps[child] in _PREPOSITIONS:
+            names.append(f"with {context.lower[child]}")
+            break
 
 
 @lru_cache(maxsize=_CACHED)
@@ -243,29 +229,22 @@ def _complement_names(tag: str, roles: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(named)
 
 
-@lru_cache(maxsize=_CACHED)
-def _with_name(preposition: str) -> tuple[str, ...]:
-    return (f"with {preposition}",)
-
-
-def _subject(context: CaptionContext, token: int, visible: int) -> tuple[tuple[str, ...], ...]:
+def _add_subject(
+    context: CaptionContext, token: int, visible: int, groups: list[tuple[str, ...]], names: list[str]
+) -> None:
     parse = context.parse
     found = subject_of(parse, context.children, token)
     if found is None:
         near = [place for place in range(token - 1, max(-1, token - 5), -1) if parse.tags[place][:2] in ("NN", "PR")]
         found = (near[0], "near") if near else None
     if found is None:
-        return (("said of nobody",),)
+        names.append("said of nobody")
+        return
     place, tie = found
-    return (
-        _said_names(context.lower[place], parse.tags[place - 1] if place else None),
-        _subject_names(parse.tags[place], tie, parse.tags[token], *context.noun(place), visible),
-    )
-
-
-@lru_cache(maxsize=_CACHED)
-def _said_names(subject: str, before: str | None) -> tuple[str, ...]:
-    return (f"said of {subject}",) if before is None else (f"said of {subject}", f"before the subject {before}")
+    names.append(f"said of {context.lower[place]}")
+    if place:
+        names.append(f"before the subject {parse.tags[place - 1]}")
+    groups.append(_subject_names(parse.tags[place], tie, parse.tags[token], *context.noun(place), visible))
 
 
 @lru_cache(maxsize=_CACHED)
@@ -285,43 +264,35 @@ def _subject_names(subject: str, tie: str, tag: str, acts: int, page: int, visib
 def attribute_parts(context: CaptionContext, attribute: Attribute) -> Parts:
     """Features of an attribute of an object."""
     token, owner = attribute.token, context.graph.objects[attribute.object]
-    word = context.lower[token]
-    named, numbers = _tie_parts(context, token, owner, _ATTRIBUTE[attribute.kind], word)
-    side, mark = _side(token, owner.token), _mark_before(context, token)
-    named.append(_descriptor_names(attribute.kind, word, side, mark, context.tag(token + 1)))
-    return named, numbers
+    kind, word = attribute.kind, context.lower[token]
+    groups, names, numbers = _tie_parts(context, token, owner, _ATTRIBUTE[kind], word)
+    groups.append(_descriptor_names(kind, descriptor_group(word) or "other", _side(token, owner.token)))
+    groups.append(_place_names(kind, _mark_before(context, token), context.tag(token + 1)))
+    names += f"describes {word}", f"describes ..{word[-3:]}"
+    return groups, names, numbers
 
 
 @lru_cache(maxsize=_CACHED)
-def _descriptor_names(kind: str, word: str, side: str, mark: str, after: str) -> tuple[str, ...]:
-    group = descriptor_group(word) or "other"
-    return (
-        f"group {group}",
-        f"{kind}, group {group}",
-        f"describes {word}",
-        f"describes ..{word[-3:]}",
-        f"{kind}, {side}",
-        f"{kind}, behind {mark}",
-        f"{kind}, before {after}",
-    )
+def _descriptor_names(kind: str, group: str, side: str) -> tuple[str, ...]:
+    return f"group {group}", f"{kind}, group {group}", f"{kind}, {side}"
+
+
+@lru_cache(maxsize=_CACHED)
+def _place_names(kind: str, mark: str, after: str) -> tuple[str, ...]:
+    return f"{kind}, behind {mark}", f"{kind}, before {after}"
 
 
 def relation_parts(context: CaptionContext, relation: Relation) -> Parts:
     """Features of a relation between two objects."""
     source, target = context.graph.objects[relation.source], context.graph.objects[relation.target]
-    named, numbers = _tie_parts(context, relation.token, source, "relation", relation.text)
-    named.append(_target_name(context.lower[target.token]))
-    named.append(
+    groups, names, numbers = _tie_parts(context, relation.token, source, "relation", relation.text)
+    names.append(f"target {context.lower[target.token]}")
+    groups.append(
         _relation_names(
             relation.text, source.kind, context.noun(source.token)[0], target.kind, *context.noun(target.token)
         )
     )
-    return named, numbers
-
-
-@lru_cache(maxsize=_CACHED)
-def _target_name(word: str) -> tuple[str, ...]:
-    return (f"target {word}",)
+    return groups, names, numbers
 
 
 @lru_cache(maxsize=_CACHED)
@@ -353,32 +324,36 @@ def _mark_before(context: CaptionContext, token: int) -> str:
 
 def _tie_parts(
     context: CaptionContext, token: int, owner: Object, what: str, word: str
-) -> tuple[list[tuple[str, ...]], Features]:
+) -> tuple[list[tuple[str, ...]], list[str], Features]:
     parse = context.parse
-    head = owner.token
-    named = [
-        _what_names(what, word, parse.tags[token], context.title_case),
-        _owner_names(what, context.lower[head], parse.tags[head], owner.kind, *context.noun(head)),
+    place = owner.token
+    head = context.lower[place]
+    groups = [
+        _what_names(what, parse.tags[token], context.title_case),
+        _owner_names(what, parse.tags[place], owner.kind, *context.noun(place)),
         _between_names(context.tag(token - 1), context.tag(token + 1)),
     ]
-    return named, {
-        "capitalised": float(parse.words[token][0].isupper()),
-        "place in the caption": token / len(parse.words),
-    }
+    names = [f"{what}, {word}", f"owner {head}", f"owner ..{head[-3:]}"]
+    return (
+        groups,
+        names,
+        {
+            "capitalised": float(parse.words[token][0].isupper()),
+            "place in the caption": token / len(parse.words),
+        },
+    )
 
 
 @lru_cache(maxsize=_CACHED)
-def _what_names(what: str, word: str, tag: str, title_case: bool) -> tuple[str, ...]:
-    return what, f"{what}, {word}", f"{what}, tag {tag}", f"{what}, title case {title_case:d}"
+def _what_names(what: str, tag: str, title_case: bool) -> tuple[str, ...]:
+    return what, f"{what}, tag {tag}", f"{what}, title case {title_case:d}"
 
 
 @lru_cache(maxsize=_CACHED)
-def _owner_names(what: str, head: str, tag: str, kind: str, acts: int, page: int) -> tuple[str, ...]:
+def _owner_names(what: str, tag: str, kind: str, acts: int, page: int) -> tuple[str, ...]:
     return (
         f"{what} of {kind}",
-        f"owner {head}",
         f"owner is a {tag}",
-        f"owner ..{head[-3:]}",
         f"owner acts {acts}",
         f"owner page word {page}",
         f"{what}, owner acts {acts}",
@@ -392,5 +367,5 @@ def _between_names(before: str, after: str) -> tuple[str, ...]:
 
 def merged(parts: Parts) -> Features:
     """The features of a candidate, by name."""
-    named, numbers = parts
-    return {**{name: 1.0 for names in named for name in names}, **numbers}
+    groups, names, numbers = parts
+    return {**{name: 1.0 for group in (*groups, names) for name in group}, **numbers}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
-from filters.captions.lexicon import describing_words, verb_lemma, verb_rating, words
+from filters.captions.lexicon import describing_words, verb_forms, verb_lemma, verb_rating, words
 from filters.captions.parse import Parse
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
@@ -260,15 +260,15 @@ def _nearest(places: Sequence[int], token: int) -> int | None:
     return next((index for index, place in enumerate(places) if place > token), None)
 
 
-@lru_cache(maxsize=_CACHED)
 def descriptor_group(word: str) -> str | None:
     """The group of a word that describes by itself, `number` for figures and measures, `participle` for forms in -ed;
     None for others."""
     group = describing_words().get(word.lower())
-    if group is None and word[0].isdigit() and _MEASURE.fullmatch(word) and not _is_year(word):
-        return "number"
-    if group is None and word[-2:].lower() == "ed" and verb_lemma(word.lower()):
-        return "participle"
+    if group is None:
+        if word[0].isdigit():
+            return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
+        if word[-2:] in ("ed", "ED") and verb_lemma(word.lower()):
+            return "participle"
     return group
 
 
@@ -297,7 +297,11 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     tag = parse.tags[token]
     if tag in VERB_TAGS:
         return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
-    if tag not in _DISGUISES or (form := _form_in_disguise(parse.words[token])) == _NO_FORM:
+    word = parse.words[token]
+    if tag not in _DISGUISES or not (word[-1] in _ENDS_OF_VERBS or word.lower() in verb_forms()):
+        return False
+    form = _form_in_disguise(word)
+    if form == _NO_FORM:
         return False
     if form == _ING_FORM:
         return True
@@ -305,6 +309,7 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     return before not in _NO_SUBJECT and (form == _INFLECTED or before in _PLURAL_TAGS)
 
 
+_ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
 _NO_FORM, _ING_FORM, _INFLECTED, _BASE = range(4)
 
 

@@ -25,7 +25,7 @@ from filters.captions.features import (
 from filters.captions.graph import CaptionGraph
 
 WEIGHTS = "verifier.json"
-_CACHED = 100_000  # groups of names
+_CACHED = 20_000  # groups of names
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,16 @@ class Scorer:
 
     def weigh_parts(self, parts: Parts) -> float:
         """Log odds that a candidate's own features add: what `weigh` makes of them merged, faster."""
-        named, numbers = parts
-        known, odds = self._known, 0.0
-        for names in named:
-            weight = known.get(names)
-            if weight is None:
+        groups, names, numbers = parts
+        known, weight = self._known, self.weights.get
+        odds = sum([weight(name, 0.0) for name in names])
+        for group in groups:
+            share = known.get(group)
+            if share is None:
                 if len(known) >= _CACHED:
                     known.clear()
-                weight = known[names] = sum([self.weights.get(name, 0.0) for name in names])
-            odds += weight
+                share = known[group] = sum([weight(name, 0.0) for name in group])
+            odds += share
         return odds + self.weigh(numbers)
 
     def probability(self, log_odds: float) -> float:

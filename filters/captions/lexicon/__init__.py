@@ -71,6 +71,12 @@ def describing_words() -> dict[str, str]:
     return {word: group for table in tables for group, listed in table for word in listed.split()}
 
 
+@cache
+def verb_forms() -> frozenset[str]:
+    """Base forms and irregular forms of the rated verbs, in lower case."""
+    return frozenset({*_verbs(), *_irregular()})
+
+
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
     """The rated verb of which the lower-case `form` is an inflection, None where there is none."""

@@ -74,8 +74,8 @@ def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
     parts += [attribute_parts(context, attribute) for attribute in graph.attributes]
     parts += [relation_parts(context, relation) for relation in graph.relations]
     assert parts
-    for named, numbers in parts:
-        names = [*(name for group in named for name in group), *numbers]
+    for groups, single, numbers in parts:
+        names = [*(name for group in groups for name in group), *single, *numbers]
         assert len(names) == len(set(names))
 
 
