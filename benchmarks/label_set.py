@@ -10,12 +10,13 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+_PARTS = {"train": "train", "dev": "development", "test": "test"}
 HERE = Path(__file__).resolve().parent
 LAION = Path("img2dataset/test_10000.parquet")
 CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
@@ -31,7 +32,8 @@ class Labelled:
     complex: bool
     verbs: frozenset[str]
     """Verb words of the stated actions, lower case."""
-    test: bool
+    part: str
+    """train, development (thresholds are chosen there) or test, by a hash of the row number."""
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -61,8 +63,24 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 
 def laion_labels(folder: Path) -> list[Labelled]:
-    """The labelled LAION captions, train and test."""
+    """The labelled LAION captions, all 10,000."""
     return _labelled("laion400m_sample.tsv", laion_captions(folder))
+
+
+def generous_readings() -> dict[int, bool]:
+    """Rows that no reader called complex: whether a third, generous one finds something said of something."""
+    return {int(entry["row"]): entry["something_said"] == "1" for entry in _entries("laion400m_generous.tsv")}
+
+
+def readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
+    """The two independent readings of the rows that were read so: (first, second) of action and of complex."""
+    return [
+        tuple(
+            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1")
+            for question in ("action", "complex")
+        )  # type: ignore[misc]
+        for entry in _entries("laion400m_readings.tsv")
+    ]
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:
@@ -71,15 +89,19 @@ def cc3m_labels(folder: Path) -> list[Labelled]:
 
 
 def _labelled(name: str, captions: Sequence[str]) -> list[Labelled]:
+    return [
+        Labelled(
+            int(entry["row"]),
+            captions[int(entry["row"])],
+            entry["action"] == "1",
+            entry.get("complex") == "1",
+            frozenset(entry["verbs"].lower().split()),
+            _PARTS[entry.get("part", "train")],
+        )
+        for entry in _entries(name)
+    ]
+
+
+def _entries(name: str) -> Iterator[dict[str, str]]:
     with open(HERE / "labels" / name, encoding="utf-8", newline="") as lines:
-        return [
-            Labelled(
-                int(entry["row"]),
-                captions[int(entry["row"])],
-                entry["action"] == "1",
-                entry.get("complex") == "1",
-                frozenset(entry["verbs"].lower().split()),
-                entry.get("part") == "test",
-            )
-            for entry in csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        ]
+        yield from csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -8,26 +8,57 @@ rule's business (`rules.py`), so that presets differ without a new parse. Defini
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Literal, NamedTuple, get_args
 
-from filters.captions.lexicon import verb_lemma, words
+from filters.captions.lexicon import describing_words, verb_forms, verb_lemma, verb_rating, words
 from filters.captions.parse import Parse
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
+ADJECTIVE_TAGS = frozenset({"JJ", "JJR", "JJS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
 COPULA = frozenset(
     {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
 )
+_PRONOUN_TAGS = frozenset({"PRP", "WP"})
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
+_DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that titles and news give to verbs
+_NO_SUBJECT = frozenset(
+    {"START", "DT", "IN", "PRP$", "TO", "POS", "CD", "CC"}
+)  # before a verb in disguise stands none of these
+_PLURAL_TAGS = frozenset({"NNS", "NNPS"})
+_DOES = VERB_TAGS - {"VBN", "VBD"}  # forms of verbs that say what is done, not how something is
+_NEAR = 4  # words before a verb in disguise among which its subject is looked for
+_CACHED = 20_000  # words
 _ING = re.compile(r"[A-Za-z]{3,}ing")
 # A noun with one of these labels belongs to another.
 _INNER = frozenset({"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"})
 _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
 _RELATIVE_TAGS = frozenset({"WP", "WDT"})
 _OBJECTS = frozenset({"dobj", "obj", "dative", "oprd"})
+
+
+AttributeKind = Literal[
+    "adjective",
+    "predicate",
+    "participle",
+    "number",
+    "colour",
+    "material",
+    "size",
+    "state",
+    "pattern",
+    "titled",
+    "listed",
+]
+ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = get_args(AttributeKind)
+TIED_KINDS = tuple(kind for kind in ATTRIBUTE_KINDS if kind not in ("titled", "listed"))
+"""Attributes that the parse ties to their object."""
+Children = Mapping[int, Sequence[int]]
+"""Token to those whose head it is; tokens that are nobody's head are absent."""
 
 
 class Object(NamedTuple):
@@ -50,7 +81,8 @@ class Attribute(NamedTuple):
     text: str
     kind: str
     """adjective, predicate, participle, number, or the lexicon group of a noun used so: colour, material, size, state,
-    pattern."""
+    pattern. Describing words that the parse does not tie to the object: titled (inside its name or compound), listed
+    (beside it)."""
     token: int
 
 
@@ -70,7 +102,7 @@ class Action(NamedTuple):
     start: int
     end: int
     tagged: bool
-    """Whether the tagger took it for a verb; others are -ing forms tagged as noun or adjective."""
+    """Whether the tagger took it for a verb; others are forms of verbs that it took for a noun or an adjective."""
     participants: tuple[Participant, ...]
     token: int
 
@@ -95,71 +127,153 @@ class CaptionGraph:
     relations: tuple[Relation, ...] = ()
     object_at: dict[int, int] = field(default_factory=dict)
     """Token to object, for every token of an object's compound."""
+    children: Children = field(default_factory=dict)
+    """Token to those whose head it is; tokens that are nobody's head are absent."""
 
 
 def build_graph(parse: Parse) -> CaptionGraph:
     """The graph of one parsed caption."""
-    children: dict[int, list[int]] = defaultdict(list)
+    children: dict[int, list[int]] = {}
     for token, head in enumerate(parse.heads):
         if head != token:
-            children[head].append(token)
+            children.setdefault(head, []).append(token)
     objects, object_at = _objects(parse, children)
+    attributes = tuple(_attributes(parse, children, objects, object_at))  # may find objects that the parse has not
     return CaptionGraph(
         parse=parse,
         objects=tuple(objects),
         object_at=object_at,
-        attributes=tuple(_attributes(parse, children, objects, object_at)),
+        children=children,
+        attributes=attributes,
         actions=tuple(_actions(parse, children, object_at)),
         relations=tuple(_relations(parse, object_at)),
     )
 
 
-def _objects(parse: Parse, children: dict[int, list[int]]) -> tuple[list[Object], dict[int, int]]:
+def _objects(parse: Parse, children: Children) -> tuple[list[Object], dict[int, int]]:
     objects: list[Object] = []
     object_at: dict[int, int] = {}
     for token, tag in enumerate(parse.tags):
-        lower = parse.words[token].lower()
-        is_noun = tag in NOUN_TAGS and any(char.isalpha() for char in lower)
-        is_pronoun = lower in _PRONOUNS and tag in ("PRP", "WP")
-        if parse.deps[token] in _INNER or not (is_noun or is_pronoun):
+        if parse.deps[token] in _INNER or not _can_be_object(parse.words[token], tag):
             continue
-        first = token
-        while first and first - 1 in children[token] and parse.deps[first - 1] == "compound":
-            first -= 1
-        start, end = parse.starts[first], parse.starts[token] + len(parse.words[token])
-        kind = "pronoun" if not is_noun else "name" if tag in NAME_TAGS else "noun"
-        for part in range(first, token + 1):
+        for part in range(_first_of_compound(parse, children, token), token + 1):
             object_at[part] = len(objects)
-        objects.append(Object(parse.text[start:end], start, end, kind, token))
+        objects.append(_object(parse, children, token))
     return objects, object_at
 
 
-def _attributes(
-    parse: Parse, children: dict[int, list[int]], objects: list[Object], object_at: dict[int, int]
-) -> list[Attribute]:
+def _can_be_object(word: str, tag: str) -> bool:
+    if tag in NOUN_TAGS:
+        return word[0].isalpha() or any(char.isalpha() for char in word)
+    return tag in _PRONOUN_TAGS and word.lower() in _PRONOUNS
+
+
+def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
+    first = token
+    while first and first - 1 in children.get(token, ()) and parse.deps[first - 1] == "compound":
+        first -= 1
+    return first
+
+
+def _object(parse: Parse, children: Children, token: int) -> Object:
+    """The object of which the token is the head."""
+    tag = parse.tags[token]
+    start = parse.starts[_first_of_compound(parse, children, token)]
+    end = parse.starts[token] + len(parse.words[token])
+    kind = "name" if tag in NAME_TAGS else "noun" if tag in NOUN_TAGS else "pronoun"
+    return Object(parse.text[start:end], start, end, kind, token)
+
+
+def _attributes(parse: Parse, children: Children, objects: list[Object], object_at: dict[int, int]) -> list[Attribute]:
     found: list[Attribute] = []
 
     def add(owner: int, token: int, kind: str) -> None:
         found.append(Attribute(owner, parse.words[token], kind, token))
-        for other in children[token]:  # "red and white": both are said of it
-            if parse.deps[other] == "conj" and parse.tags[other] in ("JJ", "JJR", "JJS", "VBN", "NN"):
+        for other in children.get(token, ()):  # "red and white": both are said of it
+            if parse.deps[other] == "conj" and parse.tags[other] in (*ADJECTIVE_TAGS, "VBN", "NN"):
                 found.append(Attribute(owner, parse.words[other], kind, other))
 
     for owner, thing in enumerate(objects):
-        for token in children[thing.token]:
+        for token in children.get(thing.token, ()):
             kind = _modifier_kind(parse, token)
             if kind:
                 add(owner, token, kind)
         if parse.deps[thing.token] in _SUBJECTS:
             head = parse.heads[thing.token]
-            for token in children[head]:
+            for token in children.get(head, ()):
                 if parse.deps[token] == "acomp":
                     add(owner, token, "predicate")
     # An adjective that the parser made the head ("black and white" alone) or hung elsewhere is no object's attribute.
-    return [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
+    found = [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
+    return [*found, *_untied(parse, children, objects, object_at, {attribute.token for attribute in found})]
 
 
 _GROUPS = ("colour", "material", "size", "pattern", "state")
+_MEASURE = re.compile(
+    r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp|pcs?|ct|packs?|pieces?"
+    r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
+    re.I,
+)
+
+
+def _untied(
+    parse: Parse, children: Children, objects: list[Object], object_at: dict[int, int], taken: set[int]
+) -> Iterator[Attribute]:
+    """Describing words that the parse ties to no object: inside a name or compound (`titled`, "Elegant Wedding Card"),
+    or beside their object (`listed`, "Cat Toy - Blue"). Where the parse names no object at all, the nearest noun
+    becomes one."""
+    tied = len(objects)
+    for token, word in enumerate(parse.words):
+        tag = parse.tags[token]
+        if not (tag in ADJECTIVE_TAGS or descriptor_group(word)) or tag in _DOES or token in taken:
+            continue
+        head, owner = token, object_at.get(token)
+        while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:
+            head = parse.heads[head]
+            owner = object_at.get(head)
+        if owner is not None and objects[owner].token != token:
+            yield Attribute(owner, word, "titled", token)
+            continue
+        beside = _nearest([thing.token for thing in objects[:tied]], token)
+        if (
+            beside is None
+            and owner is not None
+            and any(parse.deps[child] in _INNER for child in children.get(token, ()))
+        ):
+            beside = owner  # "Rain Coat Red": the parse took the colour for the head
+        if beside is None:
+            nouns = [at for at, tag in enumerate(parse.tags) if tag in NOUN_TAGS and at != token and at not in taken]
+            place = _nearest(nouns, token)
+            if place is None:
+                continue
+            beside = next((at for at in range(tied, len(objects)) if objects[at].token == nouns[place]), len(objects))
+            if beside == len(objects):
+                objects.append(_object(parse, children, nouns[place]))
+        yield Attribute(beside, word, "listed", token)
+
+
+def _nearest(places: Sequence[int], token: int) -> int | None:
+    """Index of the last of `places` (in order) before the token, else of the first behind it."""
+    before = [index for index, place in enumerate(places) if place < token]
+    if before:
+        return before[-1]
+    return next((index for index, place in enumerate(places) if place > token), None)
+
+
+def descriptor_group(word: str) -> str | None:
+    """The group of a word that describes by itself, `number` for figures and measures, `participle` for forms in -ed;
+    None for others."""
+    group = describing_words().get(word.lower())
+    if group is None:
+        if word[0].isdigit():
+            return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
+        if word[-2:] in ("ed", "ED") and verb_lemma(word.lower()):
+            return "participle"
+    return group
+
+
+def _is_year(word: str) -> bool:
+    return len(word) == 4 and word.isdigit() and word[:2] in ("18", "19", "20")
 
 
 def _modifier_kind(parse: Parse, token: int) -> str | None:
@@ -169,7 +283,7 @@ def _modifier_kind(parse: Parse, token: int) -> str | None:
         for group in _GROUPS:
             if lower in words(group) and (dep != "appos" or group == "colour"):
                 return group
-    if dep in ("amod", "acl", "relcl") and tag in ("JJ", "JJR", "JJS"):
+    if dep in ("amod", "acl", "relcl") and tag in ADJECTIVE_TAGS:
         return "adjective"
     if dep == "amod" and tag in ("VBN", "VBG"):
         return "participle"
@@ -179,19 +293,48 @@ def _modifier_kind(parse: Parse, token: int) -> str | None:
 
 
 def is_action_candidate(parse: Parse, token: int) -> bool:
-    """A verb that is neither auxiliary nor copula, or an -ing form in the guise of a noun or adjective."""
-    word, tag = parse.words[token], parse.tags[token]
-    if word.lower() in COPULA:
-        return False
+    """A verb that is neither auxiliary nor copula, or what may be a verb in the guise of a noun or adjective."""
+    tag = parse.tags[token]
     if tag in VERB_TAGS:
-        return parse.deps[token] not in ("aux", "auxpass")
-    return tag in ("NN", "NNP", "JJ") and _ING.fullmatch(word) is not None
+        return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
+    word = parse.words[token]
+    if tag not in _DISGUISES or not (word[-1] in _ENDS_OF_VERBS or word.lower() in verb_forms()):
+        return False
+    form = _form_in_disguise(word)
+    if form == _NO_FORM:
+        return False
+    if form == _ING_FORM:
+        return True
+    before = parse.tags[token - 1] if token else "START"
+    return before not in _NO_SUBJECT and (form == _INFLECTED or before in _PLURAL_TAGS)
 
 
-def _actions(parse: Parse, children: dict[int, list[int]], object_at: dict[int, int]) -> list[Action]:
+_ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
+_NO_FORM, _ING_FORM, _INFLECTED, _BASE = range(4)
+
+
+@lru_cache(maxsize=_CACHED)
+def _form_in_disguise(word: str) -> int:
+    """As what form of a verb that states something visible a noun or adjective may be read. A base form that is seldom
+    another word counts with the inflected ones; others only behind a plural ("Rescuers help")."""
+    lower = word.lower()
+    if lower in COPULA:
+        return _NO_FORM
+    if _ING.fullmatch(word):
+        return _ING_FORM
+    lemma = verb_lemma(lower)
+    rating = verb_rating(lemma) if lemma else None
+    if rating is None or rating.visible == 0:
+        return _NO_FORM
+    if lemma != lower or rating.other_word <= 1:
+        return _INFLECTED
+    return _BASE if rating.other_word == 2 else _NO_FORM
+
+
+def _actions(parse: Parse, children: Children, object_at: dict[int, int]) -> list[Action]:
     found = []
-    for token in range(len(parse.words)):
-        if not is_action_candidate(parse, token):
+    for token, tag in enumerate(parse.tags):
+        if (tag not in VERB_TAGS and tag not in _DISGUISES) or not is_action_candidate(parse, token):
             continue
         word, start = parse.words[token], parse.starts[token]
         found.append(
@@ -208,10 +351,10 @@ def _actions(parse: Parse, children: dict[int, list[int]], object_at: dict[int, 
     return found
 
 
-def subject_of(parse: Parse, children: dict[int, list[int]], token: int) -> tuple[int, str] | None:
+def subject_of(parse: Parse, children: Children, token: int) -> tuple[int, str] | None:
     """The token of whom the verb is said and the tie between them, None where the syntax names nobody."""
     head, dep = parse.heads[token], parse.deps[token]
-    for child in children[token]:
+    for child in children.get(token, ()):
         if parse.deps[child] in _SUBJECTS:
             if dep == "relcl" and parse.tags[child] in _RELATIVE_TAGS:
                 return head, "modified"  # "a dog that runs": the dog does
@@ -223,7 +366,7 @@ def subject_of(parse: Parse, children: dict[int, list[int]], token: int) -> tupl
     if dep == "amod":
         return head, "adjectival"
     if dep in ("conj", "advcl", "xcomp", "ccomp"):
-        for child in children[head]:
+        for child in children.get(head, ()):
             if parse.deps[child] in _SUBJECTS:
                 return child, "shared"
         if parse.deps[head] == "acl":
@@ -231,22 +374,24 @@ def subject_of(parse: Parse, children: dict[int, list[int]], token: int) -> tupl
     return None
 
 
-def _participants(
-    parse: Parse, children: dict[int, list[int]], object_at: dict[int, int], token: int
-) -> list[Participant]:
+def _participants(parse: Parse, children: Children, object_at: dict[int, int], token: int) -> list[Participant]:
     found: dict[int, str] = {}
     subject = subject_of(parse, children, token)
     if subject and subject[0] in object_at:
         found[object_at[subject[0]]] = "subject"
-    for child in children[token]:
+    for child in children.get(token, ()):
         dep = parse.deps[child]
         if dep in _OBJECTS and child in object_at:
             found.setdefault(object_at[child], "object")
         elif dep in ("prep", "agent"):
-            for target in children[child]:
+            for target in children.get(child, ()):
                 if parse.deps[target] == "pobj" and target in object_at:
                     found.setdefault(object_at[target], "agent" if dep == "agent" else parse.words[child].lower())
     found.pop(object_at.get(token, -1), None)  # an -ing form may itself have been read as an object
+    if not found and parse.tags[token] not in VERB_TAGS:
+        near = [object_at[place] for place in range(max(0, token - _NEAR), token) if place in object_at]
+        if near and near[-1] != object_at.get(token):
+            found[near[-1]] = "near"
     return [Participant(place, role) for place, role in sorted(found.items())]
 
 

@@ -8,7 +8,6 @@ above the verifier scores that the rule names; of a caption = the maximum over i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,14 +15,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.fields import Count, Positive, Share, check_fields
+from filters.captions.graph import TIED_KINDS, AttributeKind
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-
-AttributeKind = Literal[
-    "adjective", "predicate", "participle", "number", "colour", "material", "size", "state", "pattern"
-]
-ATTRIBUTE_KINDS: tuple[AttributeKind, ...] = get_args(AttributeKind)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +31,8 @@ class CaptionRule:
     """Captions with fewer distinct actions are rejected (`action`)."""
     max_chars: Positive = 4_096
     """Longer captions are rejected unread (`caption_length`): shifted columns and page text."""
-    attribute_kinds: tuple[AttributeKind, ...] = ATTRIBUTE_KINDS
-    """Kinds of attributes that count for complexity."""
+    attribute_kinds: tuple[AttributeKind, ...] = TIED_KINDS
+    """Kinds of attributes that count for complexity; `titled` and `listed` are words that the parse ties to none."""
     min_attribute_score: Share = 0.0
     """Attributes with a lower score do not count."""
     count_relations: bool = True
@@ -47,7 +42,7 @@ class CaptionRule:
     count_actions: bool = True
     """Whether actions count for the complexity of their participants."""
     tagged_actions: bool = True
-    """Only what the tagger calls a verb can be an action; False admits -ing forms tagged as nouns or adjectives."""
+    """Only what the tagger calls a verb can be an action; False admits verbs that it took for nouns or adjectives."""
     need_participant: bool = False
     """An action must have an object that takes part in it."""
     min_action_score: Share = 0.0
@@ -55,6 +50,10 @@ class CaptionRule:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    def counts(self, kind: str, score: float) -> bool:
+        """Whether an attribute of this kind and score counts for complexity."""
+        return kind in self.attribute_kinds and score >= self.min_attribute_score
 
 
 @dataclass(frozen=True)

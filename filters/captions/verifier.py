@@ -10,14 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 
-from filters.captions.features import CaptionContext, Features, action_features, attribute_features, relation_features
+from filters.captions.features import (
+    CaptionContext,
+    Features,
+    Parts,
+    action_parts,
+    attribute_parts,
+    relation_parts,
+)
 from filters.captions.graph import CaptionGraph
 
 WEIGHTS = "verifier.json"
+_CACHED = 20_000  # groups of names
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,27 @@ class Scorer:
 
     bias: float
     weights: dict[str, float]
+    _known: dict[tuple[str, ...], float] = field(default_factory=dict, repr=False, compare=False)
+    """Groups of names that were weighed already."""
 
     def weigh(self, features: Features) -> float:
         """Log odds that the features add."""
-        weights = self.weights
-        return sum([value * weights[name] for name, value in features.items() if name in weights])
+        weight = self.weights.get
+        return sum([value * weight(name, 0.0) for name, value in features.items()])
+
+    def weigh_parts(self, parts: Parts) -> float:
+        """Log odds that a candidate's own features add: what `weigh` makes of them merged, faster."""
+        groups, names, numbers = parts
+        known, weight = self._known, self.weights.get
+        odds = sum([weight(name, 0.0) for name in names])
+        for group in groups:
+            share = known.get(group)
+            if share is None:
+                if len(known) >= _CACHED:
+                    known.clear()
+                share = known[group] = sum([weight(name, 0.0) for name in group])
+            odds += share
+        return odds + self.weigh(numbers)
 
     def probability(self, log_odds: float) -> float:
         """Of a candidate whose features (its own and its caption's) weigh `log_odds`: 0 to 1."""
@@ -72,13 +96,15 @@ class Verifier:
         act_base = act.weigh(context.features) if graph.actions else 0.0
         base = detail.weigh(context.features) if graph.attributes or graph.relations else 0.0
         return Scores(
-            tuple(act.probability(act_base + act.weigh(action_features(context, action))) for action in graph.actions),
             tuple(
-                detail.probability(base + detail.weigh(attribute_features(context, attribute)))
+                act.probability(act_base + act.weigh_parts(action_parts(context, action))) for action in graph.actions
+            ),
+            tuple(
+                detail.probability(base + detail.weigh_parts(attribute_parts(context, attribute)))
                 for attribute in graph.attributes
             ),
             tuple(
-                detail.probability(base + detail.weigh(relation_features(context, relation)))
+                detail.probability(base + detail.weigh_parts(relation_parts(context, relation)))
                 for relation in graph.relations
             ),
         )

@@ -92,7 +92,7 @@ def example_of(
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
         "objects": row.get("objects") or [],
-        "attributes": row.get("attributes") or [],
+        "attributes": [one for one in row.get("attributes") or [] if preset.captions.counts(one["kind"], one["score"])],
         "relations": row.get("relations") or [],
         "actions": [
             {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)

@@ -52,7 +52,8 @@ def _nouns() -> dict[str, NounRating]:
 
 
 @cache
-def _names() -> frozenset[str]:
+def first_names() -> frozenset[str]:
+    """Common first names, in lower case."""
     return frozenset(line[0] for line in _lines("first_names.tsv"))
 
 
@@ -60,6 +61,20 @@ def _names() -> frozenset[str]:
 def words(group: str) -> frozenset[str]:
     """The words of a group of `attributes.tsv`: colour, material, size, state, pattern, age."""
     return frozenset(word for name, *rest in _lines("attributes.tsv") if name == group for word in rest[0].split())
+
+
+@cache
+def describing_words() -> dict[str, str]:
+    """Lower-case words that describe an object wherever they stand near it, with their group: those of
+    `attributes.tsv`, and shapes, wearers, counts, qualities and more of `describing.tsv`."""
+    tables = (_lines("describing.tsv"), _lines("attributes.tsv"))
+    return {word: group for table in tables for group, listed in table for word in listed.split()}
+
+
+@cache
+def verb_forms() -> frozenset[str]:
+    """Base forms and irregular forms of the rated verbs, in lower case."""
+    return frozenset({*_verbs(), *_irregular()})
 
 
 @lru_cache(maxsize=20_000)
@@ -115,4 +130,4 @@ def noun_rating(word: str) -> NounRating | None:
 
 def is_first_name(word: str) -> bool:
     """Whether the lower-case word is a common first name."""
-    return word in _names()
+    return word in first_names()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from filters.captions.features import CaptionContext, action_features, attribute_features, relation_features
+from filters.captions.features import CaptionContext, action_parts, attribute_parts, merged, relation_parts
 from filters.captions.graph import CaptionGraph
 from filters.captions.verifier import load_verifier
 
@@ -43,7 +43,7 @@ def test_the_original_caption_counts_not_the_parsed_one(graph_of: GraphOf) -> No
 def test_features_of_an_action(graph_of: GraphOf) -> None:
     context = context_of(graph_of, "A child is sitting on a bench")
     (action,) = context.graph.actions
-    features = action_features(context, action)
+    features = merged(action_parts(context, action))
     for name in ("tag VBG", "verb sit", "word sitting", "with on", "with a preposition", "tie subject"):
         assert features[name] == 1
     assert features["actor before"] == 1 and "with an object" not in features
@@ -53,24 +53,39 @@ def test_features_of_an_action(graph_of: GraphOf) -> None:
 def test_a_verb_said_of_nobody(graph_of: GraphOf) -> None:
     context = context_of(graph_of, "running")
     (action,) = context.graph.actions
-    assert "said of nobody" in action_features(context, action)
+    assert "said of nobody" in merged(action_parts(context, action))
 
 
 def test_features_of_details(graph_of: GraphOf) -> None:
     context = context_of(graph_of, "a red cup on the table")
     (attribute,) = context.graph.attributes
     (relation,) = context.graph.relations
-    assert {"attribute colour", "attribute colour, red", "owner cup"} <= attribute_features(context, attribute).keys()
-    assert {"relation", "relation, on", "owner cup", "target noun"} <= relation_features(context, relation).keys()
+    said, tied = merged(attribute_parts(context, attribute)), merged(relation_parts(context, relation))
+    assert {"attribute colour", "attribute colour, red", "describes red", "owner cup"} <= said.keys()
+    assert {"relation", "relation, on", "owner cup", "target table", "target is a noun"} <= tied.keys()
+
+
+def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
+    context = context_of(
+        graph_of, "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog"
+    )
+    graph = context.graph
+    parts = [action_parts(context, action) for action in graph.actions]
+    parts += [attribute_parts(context, attribute) for attribute in graph.attributes]
+    parts += [relation_parts(context, relation) for relation in graph.relations]
+    assert parts
+    for groups, single, numbers in parts:
+        names = [*(name for group in groups for name in group), *single, *numbers]
+        assert len(names) == len(set(names))
 
 
 def test_odd_texts_give_finite_named_features(graph_of: GraphOf, odd_texts: list[str]) -> None:
     for text in odd_texts:
         context = context_of(graph_of, text)
         graph = context.graph
-        found = [context.features, *(action_features(context, action) for action in graph.actions)]
-        found += [attribute_features(context, attribute) for attribute in graph.attributes]
-        found += [relation_features(context, relation) for relation in graph.relations]
+        found = [context.features, *(merged(action_parts(context, action)) for action in graph.actions)]
+        found += [merged(attribute_parts(context, attribute)) for attribute in graph.attributes]
+        found += [merged(relation_parts(context, relation)) for relation in graph.relations]
         for features in found:
             assert all(math.isfinite(value) for value in features.values()), text
 
@@ -80,6 +95,6 @@ def test_the_weights_are_of_features_that_exist(graph_of: GraphOf) -> None:
     context = context_of(graph_of, sentence)
     names = set(context.features)
     for action in context.graph.actions:
-        names |= action_features(context, action).keys()
+        names |= merged(action_parts(context, action)).keys()
     known = names & load_verifier().actions.weights.keys()
     assert len(known) > len(names) / 2

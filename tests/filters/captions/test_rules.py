@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.captions.annotate import SCHEMA
-from filters.captions.rules import ATTRIBUTE_KINDS, CaptionRule, decide_captions
+from filters.captions.graph import ATTRIBUTE_KINDS
+from filters.captions.rules import CaptionRule, decide_captions
 
 Row = dict[str, Any]
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.captions import verifier as module
-from filters.captions.features import CaptionContext, action_features
+from filters.captions.features import CaptionContext, action_parts, merged
 from filters.captions.graph import CaptionGraph
 from filters.captions.verifier import Scorer, load_verifier, weights_fingerprint
 
@@ -27,6 +27,13 @@ def test_a_score_is_a_logistic_regression(bias: float, weights: dict[str, float]
     assert score == pytest.approx(1 / (1 + math.exp(-max(min(odds, 30), -30))), rel=1e-6)
 
 
+def test_groups_weigh_what_their_features_do(graph_of: GraphOf) -> None:
+    context = CaptionContext(graph := graph_of("a man riding a brown horse"), "a man riding a brown horse")
+    scorer, parts = load_verifier().actions, action_parts(context, graph.actions[0])
+    assert scorer.weigh_parts(parts) == pytest.approx(scorer.weigh(merged(parts)))
+    assert scorer.weigh_parts(parts) == pytest.approx(scorer.weigh(merged(parts)))  # from what is known by now
+
+
 def test_reasons_are_the_loudest_features_first() -> None:
     scorer = Scorer(0.0, {"a": 1.0, "b": -3.0, "c": 2.0})
     assert scorer.reasons({"a": 1, "b": 1, "c": 1, "d": 9}, 2) == [("b", -3.0), ("c", 2.0)]
@@ -41,7 +48,7 @@ def test_one_score_per_candidate_in_the_order_of_the_graph(graph_of: GraphOf) ->
     assert len(scores.attributes) == len(graph.attributes) > 0
     assert len(scores.relations) == len(graph.relations)
     context = CaptionContext(graph, text)
-    features = {**context.features, **action_features(context, graph.actions[0])}
+    features = {**context.features, **merged(action_parts(context, graph.actions[0]))}
     assert scores.actions[0] == pytest.approx(load_verifier().actions(features))
 
 
