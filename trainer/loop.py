@@ -32,7 +32,7 @@ from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
-from trainer.data import Batch, DataError
+from trainer.data import Batch
 from trainer.distillation import resolved
 from trainer.export import export
 from trainer.logs import RunLog
@@ -148,15 +148,8 @@ class _Run:
         return False
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        """A batch, None when asked to stop. The signal may have reached the loader's workers first and ended them."""
-        if self.wish.asked:
-            return None
-        try:
-            return next(batches)
-        except RuntimeError as error:
-            if self.wish.asked and not isinstance(error, DataError):
-                return None
-            raise
+        """A batch, None when asked to stop."""
+        return None if self.wish.asked else next(batches)
 
     def _one_step(self, batch: Batch, epoch: int, number: int) -> None:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)

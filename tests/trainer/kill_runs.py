@@ -1,10 +1,12 @@
 """Trains, kills, resumes and compares in child processes of one process that has imported torch. Not a test.
 
-    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS SEED [tear]
+    kill_runs.py CONFIG.yaml FOLDER WORLD KILLS SEED [tear] [stop]
 
 Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
 and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the first kill comes when there
-are two checkpoints, and the newest is damaged after it.
+are two checkpoints, and the newest is damaged after it. With `stop` it is asked to stop instead, at random moments: every
+process of every rank gets SIGTERM, twice, as from `scancel` and then torchrun. `lost` are the steps that no checkpoint
+then has.
 """
 
 import json
@@ -76,6 +78,22 @@ def kill_at(children: list[int], workdir: Path, step: int) -> int:
     return reached
 
 
+def stop_at(children: list[int], workdir: Path, step: int, pause_s: float) -> tuple[int, int]:
+    """SIGTERM to all processes, workers included, `pause_s` after a step is logged; the step reached and how many of
+    them no checkpoint has."""
+    began = time.monotonic()
+    while max(losses(workdir), default=0) < step and time.monotonic() - began < LIMIT_S:
+        time.sleep(0.01)
+    time.sleep(pause_s)
+    for _ in range(2):
+        for child in children:
+            os.killpg(child, signal.SIGTERM)
+    finish(children)
+    reached = max(losses(workdir))
+    newest = max((workdir / "checkpoints").glob("step-*"))
+    return reached, reached - int(newest.name.removeprefix("step-"))
+
+
 def losses(workdir: Path) -> dict[int, float]:
     """Loss by step, from the log; a line that is being written is left out."""
     found = {}
@@ -120,9 +138,15 @@ def main() -> int:
     finish(start(config, calm, world))
     expected = losses(calm)
     draw = random.Random(seed)
-    at, reached = [], 0
+    at, reached, lost = [], 0, 0
     for number in range(kills):
         children = start(config, killed, world)
+        if "stop" in sys.argv:
+            step, pause_s = draw.randint(reached + 1, max(reached + 1, max(expected) - 2)), draw.uniform(0, 0.2)
+            reached, missing = stop_at(children, killed, step, pause_s)
+            at.append(reached)
+            lost += missing
+            continue
         first = TWO_CHECKPOINTS if number == 0 and "tear" in sys.argv else reached + 1
         reached = kill_at(children, killed, draw.randint(first, max(first, max(expected) - 1)))
         at.append(reached)
@@ -135,7 +159,7 @@ def main() -> int:
     damaged = [path.name for path in (killed / "checkpoints").glob("damaged-*")]
     print(json.dumps({
         "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected, "model": model[0] == model[1],
-        "training": same_bits(*states), "damaged": damaged,
+        "training": same_bits(*states), "damaged": damaged, "lost": lost,
     }))  # fmt: skip
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,9 +19,12 @@ from safetensors.torch import load_file
 
 from common.command_line import WrongUse
 from common.fields import build
+from trainer import quality
+from trainer.checkpoint import Checkpoints
 from trainer.cli import main
 from trainer.config_files import merged, plain
 from trainer.loop import train
+from trainer.step import Stepper
 
 Values = Callable[..., dict[str, Any]]
 
@@ -151,6 +155,48 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert len(losses[0]) == 10 and losses[0] == losses[1]
     models = [(tmp_path / run / "export" / "open_clip_model.safetensors").read_bytes() for run in "ab"]
     assert models[0] == models[1]
+
+
+@pytest.mark.parametrize("moment", ["a step", "a check", "a save"])
+def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
+    moment: str, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from torchrun or `scancel`, and twice, because the one passes on what the other has sent already."""
+    owner, name = {"a step": (Stepper, "step"), "a check": (quality, "measure"), "a save": (Checkpoints, "save")}[
+        moment
+    ]
+    done, calls = getattr(owner, name), []
+
+    def disturbed(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()) * 2:
+                os.kill(process.pid, signal.SIGTERM)
+        return done(*arguments)
+
+    monkeypatch.setattr(owner, name, disturbed)
+    config = tiny_config(
+        data={"workers": 2, "split": {"holdout": 0.2}}, check={"every_samples": 32}, checkpoint={"every_samples": 48}
+    )
+    stopped = train(config, tmp_path, lambda text: None)
+    assert (stopped.finished, stopped.signal) == (False, signal.SIGTERM)
+    assert stopped.step == {"a step": 1, "a check": 2, "a save": 3}[moment]
+    newest = max((tmp_path / "checkpoints").glob("step-*"))
+    assert newest.name == f"step-{stopped.step:012d}"
+    assert train(config, tmp_path, lambda text: None).finished
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(
+    tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    def say(text: str) -> None:
+        if text.startswith("step 2/"):
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_config(), tmp_path, say)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -> None:

@@ -76,3 +76,15 @@ def test_killed_again_and_again(
     found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 4, "tear")
     assert len(found["killed_at"]) == 4 and len(found["damaged"]) == 1, (SEED, found)
     assert equal(found), (SEED, found)
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("world", [1, 2])
+def test_asked_to_stop_at_random_moments(
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path
+) -> None:
+    """All processes get the signal, as from a launcher; it may come in a step, a check or a save. No step is lost."""
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 3, "stop")
+    assert equal(found) and found["lost"] == 0, (SEED, found)

@@ -8,17 +8,13 @@ time. Workers are torch's; they take whole batches and hand them back in order.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
@@ -27,8 +23,7 @@ from trainer.data.order import EpochOrder
 from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
 from trainer.data.settings import DataSettings
 from trainer.data.shards import open_source
-
-_STATE_BYTES = 512
+from trainer.data.workers import Batches
 
 
 class ShardLoader:
@@ -102,7 +97,7 @@ class ShardLoader:
         self.waited_s = 0.0
         """Seconds in which the caller waited for batches."""
         self._ahead = Ahead(self._reader, self.batches_per_epoch)
-        self._batches = _Batches(self._reader, settings.workers)
+        self._batches = Batches(self._reader, settings.workers)
         self._positions = _Positions()
         self._workers: DataLoader[Any] | None = None
         self._turn = 0
@@ -185,10 +180,12 @@ class ShardLoader:
                 timeout=self._settings.stall_s,
                 pin_memory=self._pin,
                 collate_fn=_as_it_is,
+                worker_init_fn=self._batches.begin,
                 generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
             )
         number = start
-        batches = iter(self._workers)
+        with self._batches.starting():
+            batches = iter(self._workers)
         while number < self.batches_per_epoch:
             try:
                 item = next(batches)
@@ -208,6 +205,7 @@ class ShardLoader:
         """End the workers and close the shards."""
         self._turn += 1
         self._ahead.stop()
+        self._batches.dismiss()
         self._workers = None
         self._reader.close()
 
@@ -226,53 +224,6 @@ class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
 
     def __len__(self) -> int:
         return len(self._range)
-
-
-class _Batches(Dataset[tuple[Batch, list[Bad]]]):
-    """Batches by (epoch, number), and a board on which each worker writes what it does."""
-
-    def __init__(self, reader: Reader, workers: int):
-        self._reader = reader
-        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
-        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
-        self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
-
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Batch, list[Bad]]:
-        worker = get_worker_info()
-        if worker is not None:
-            self._pids[worker.id] = os.getpid()
-            self._reader.state = _Writer(self._board.numpy()[worker.id], self._since.numpy(), worker.id)
-        item = self._reader.batch(*position)
-        self._reader.state("idle")
-        return item
-
-    def end_workers(self) -> None:
-        """Ask the workers to end: torch would wait five seconds for each that hangs."""
-        for pid in self._pids.tolist():
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-
-    def states(self) -> str:
-        """One line on what the workers are doing."""
-        now = time.time()
-        lines = []
-        for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
-            said = text.tobytes().rstrip(b"\0").decode("utf-8", "replace") or "starting"
-            lines.append(f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else ""))
-        return "; ".join(lines)
-
-
-class _Writer:
-    """Writes one worker's line on the board."""
-
-    def __init__(self, line: Any, since: Any, worker: int):
-        self._line, self._since, self._worker = line, since, worker
-
-    def __call__(self, text: str) -> None:
-        said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
-        self._line[: len(said)], self._line[len(said) :] = said, 0
-        self._since[self._worker] = time.time()
 
 
 def _as_it_is(item: Any) -> Any:
