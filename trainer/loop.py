@@ -120,6 +120,8 @@ class _Run:
         if self.ranks.first:
             (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             self.log = RunLog(self.workdir, self.config.log, plain(self.config), self.say, self.step)
+            if step is not None:
+                self.log.write("event", self.step, self._samples(), {"event": "resumed"})
         self.ranks.barrier()
 
     def go(self) -> Outcome:

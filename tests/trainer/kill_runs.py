@@ -4,9 +4,9 @@
 
 Prints one JSON line: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed run
 and a run that is killed with SIGKILL at random steps, each on WORLD ranks; with `tear` the first kill comes when there
-are two checkpoints, and the newest is damaged after it. With `stop` it is asked to stop instead, at random moments: every
-process of every rank gets SIGTERM, twice, as from `scancel` and then torchrun. `lost` are the steps that no checkpoint
-then has.
+are two checkpoints, and the newest is damaged after it. With `stop` it is asked to stop instead, at random moments:
+every process of every rank gets SIGTERM, twice, as from `scancel` and then torchrun. `lost` are the steps that no
+checkpoint then has.
 """
 
 import json
@@ -104,8 +104,8 @@ def losses(workdir: Path) -> dict[int, float]:
         except ValueError:
             continue
         if entry["kind"] == "step":
-            assert entry["step"] not in found, f"step {entry['step']} twice"
-            found[entry["step"]] = entry["loss"]
+            known = found.setdefault(entry["step"], entry["loss"])
+            assert known == entry["loss"], f"step {entry['step']} has another loss after a resume"
     return found
 
 

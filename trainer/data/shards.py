@@ -30,6 +30,10 @@ from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 MANIFEST = "manifest.json"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FEW = 8  # up to that many shards are indexed in this process
+_NO_GUARD = (
+    "the processes that index shards ended by themselves: they begin by importing the script that started them, so that "
+    "a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
+)
 
 
 @dataclass(frozen=True)
@@ -213,6 +217,8 @@ def _stamp(url: str) -> str:
 
 def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[tuple[str, Path, ShardIndex]]:
     """The index of every shard, kept or made now, in the order of `urls`."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
+        raise BadSource(_NO_GUARD)
     with _locked(folder):
         stamps = {url: _stamp(url) for url in urls}
         places = {url: folder / f"{_name(url)}.npz" for url in urls}
@@ -234,10 +240,7 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         for job in jobs:
             job.result()
     except BrokenProcessPool as error:
-        raise BadSource(
-            "the processes that index shards ended by themselves: a script that trains has to do so under "
-            "`if __name__ == '__main__':`; else memory was short, and starting again goes on with what is left to index"
-        ) from error
+        raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
 
 
 def _scan_one(url: str, stamp: str, place: Path, store: ShardStore) -> None:
