@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainer.architecture import image_size, tokenizer
 from trainer.checks import ZeroShotData, read_zero_shot
 from trainer.concepts import ConceptTargets
 from trainer.config import Config
-from trainer.data import ShardLoader
+from trainer.data import ShardFacts, ShardLoader
 from trainer.distillation import concept_targets
 from trainer.ema import Average
 from trainer.model import Student, build_student
@@ -84,9 +85,14 @@ def prepare_torch(config: Config) -> None:
     torch.backends.cudnn.benchmark = not run.deterministic
 
 
-def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
-    """The parts, on every rank the same weights. `concepts.path` is resolved. Raises `WrongUse`, `BadArchitecture`,
-    `BadWeights`, `DataError`, `BadZeroShotFolder`."""
+def assemble(
+    config: Config, ranks: Ranks, device: torch.device, begun: Sequence[Sequence[ShardFacts]] | None = None
+) -> Parts:
+    """The parts, on every rank the same weights. `concepts.path` is resolved; `begun` are the shards of a run that is
+    resumed. In the configuration of the parts stands what was left to the program.
+
+    Raises `WrongUse`, `BadArchitecture`, `BadWeights`, `DataError`, `BadZeroShotFolder`.
+    """
     per_rank = _pairs_per_rank(config, ranks)
     zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
     targets = concept_targets(config)
@@ -104,8 +110,10 @@ def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
         transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
         concepts=targets or None,
+        begun=begun,
         pin=device.type == "cuda",
     )
+    config = replace(config, data=replace(config.data, streams=loader.streams))
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
     optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
@@ -171,7 +179,8 @@ def introduction(parts: Parts) -> str:
     return (
         f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
         f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
-        f"{config.schedule.batch_size:,}; {parts.total_steps:,} steps, {parts.total_samples:,} samples; "
+        f"{config.schedule.batch_size:,} from {loader.streams} streams; "
+        f"{parts.total_steps:,} steps, {parts.total_samples:,} samples; "
         f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
         + (f"; left out: {', '.join(bad)}" if bad else "")
     )

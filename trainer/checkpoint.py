@@ -71,8 +71,8 @@ class Checkpoints:
         return self.folder / f"{_PREFIX}{step:012d}"
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Publish a checkpoint and remove those that need not be kept: before it where it does not fit beside them, else
-        after it. Raises `CheckpointError` where it cannot be written; the newest one before stays as it was."""
+        """Publish a checkpoint and remove those that need not be kept: before it where it does not fit beside them,
+        else after it. Raises `CheckpointError` where it cannot be written; the newest one before stays as it was."""
         try:
             self._write(checkpoint)
         except CANNOT_WRITE as error:
@@ -139,9 +139,9 @@ class Checkpoints:
         damaged = sorted(path.name for path in self.folder.glob(f"{_DAMAGED}*"))
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} is "
-                "the newest): put a copy of a good one there to go on from it; to start from the beginning take another "
-                "WORKDIR, or remove that folder"
+                f"no checkpoint in {self.folder} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} "
+                "is the newest): put a copy of a good one there to go on from it; to start from the beginning take "
+                "another WORKDIR, or remove that folder"
             )
         return None
 

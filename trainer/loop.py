@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
-from trainer.data import Batch
+from trainer.data import Batch, ShardFacts
 from trainer.distillation import resolved
 from trainer.export import export
 from trainer.logs import RunLog
 from trainer.model_card import model_card
 from trainer.optim import rate_factor
 from trainer.progress import Progress, line
-from trainer.resume import fingerprint, take_over, training_state
+from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
 from trainer.transforms import preprocessing
@@ -99,23 +100,30 @@ class _Run:
         self.measured: dict[str, Share] = {}
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
-        self.parts = assemble(self.config, ranks, device)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
+        found = self.checkpoints.newest(say) if ranks.first else None
+        begun = ranks.share({key: found.training[key] for key in ("config", "shards")} if found else None)
+        if begun is not None:
+            self.config = as_begun(self.config, begun["config"], workdir)
+        facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
+        self.parts = assemble(self.config, ranks, device, facts)
+        self.config = self.parts.config
         self.data = fingerprint(self.parts)
         same_on_all(ranks, "the training data", self.data)
-        self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
         for text in (about_concepts, *(f"warm start: {text}" for text in self.parts.said)):
             say(text)
-        self._restore()
+        self._restore(found)
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
+        self.bad = 0
         self.progress = Progress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
 
-    def _restore(self) -> None:
-        found = self.checkpoints.newest(self.say) if self.ranks.first else None
+    def _restore(self, found: Checkpoint | None) -> None:
         step = self.ranks.share(found.step if found else None)
         if step is not None:
             found = found or self.checkpoints.load(step)
-            self.say(take_over(found, self.parts, self.data, self.workdir))
+            for text in take_over(found, self.parts, self.data, self.workdir):
+                self.say(text)
             self.step = found.step
         if self.ranks.first:
             (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
@@ -138,12 +146,17 @@ class _Run:
     def _epoch(self, epoch: int, start: int) -> bool:
         """Steps to the end of an epoch, or of the run; True where it was asked to stop."""
         self.parts.student.train()
-        batches = self.parts.loader.epoch(epoch, start)
+        loader = self.parts.loader
+        batches = loader.epoch(epoch, start)
         for number in range(start, self.batches):
             if self.step >= self.parts.total_steps:
                 return False
             batch = self._next(batches)
-            if self.ranks.any(batch is None):
+            asked, lost, self.bad = self.ranks.total(
+                batch is None, loader.lost, loader.read.total() - loader.read["ok"]
+            )
+            loader.check_lost(epoch, lost)
+            if asked:
                 return True
             assert batch is not None
             self._one_step(batch, epoch, number)
@@ -184,8 +197,7 @@ class _Run:
         self.log.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
         values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
-        bad = sum(count for kind, count in loader.counts.items() if kind != "ok")
-        counts = {"skipped": skipped, "bad_samples": bad}
+        counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
@@ -197,6 +209,8 @@ class _Run:
         return found
 
     def _save(self) -> None:
+        loader = self.parts.loader
+        read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
         if self.log is not None and self.step not in self.checkpoints.steps():
             self.log.sync()
             self.checkpoints.save(
@@ -204,7 +218,7 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(self.parts, self.data),
+                    training=training_state(self.parts, self.data, sum(read, Counter()), lost),
                     metric=quality.metric(self.measured),
                 )
             )

@@ -96,7 +96,7 @@ def stop_at(children: list[int], workdir: Path, step: int, pause_s: float) -> tu
 
 def losses(workdir: Path) -> dict[int, float]:
     """Loss by step, from the log; a line that is being written is left out."""
-    found = {}
+    found: dict[int, float] = {}
     path = workdir / "log.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

@@ -80,7 +80,7 @@ def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
 def test_on_a_disk_with_room_for_those_that_are_kept_the_oldest_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints, room, save_file = kept(tmp_path, keep_last=2), [2], module.save_file
+    checkpoints, room, save_file = kept(tmp_path, keep_last=2), [2], vars(module)["save_file"]
 
     def small_disk(*arguments: Any, **options: Any) -> None:
         if len(list(tmp_path.glob("step-*"))) >= room[0]:

@@ -22,7 +22,9 @@ from common.fields import build
 from trainer import quality
 from trainer.checkpoint import Checkpoints
 from trainer.cli import main
+from trainer.config import Config
 from trainer.config_files import merged, plain
+from trainer.data import BadSource, streams
 from trainer.loop import train
 from trainer.step import Stepper
 
@@ -119,8 +121,6 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     copy = shutil.copytree(workdir, tmp_path / "copy")
     import yaml
 
-    from trainer.config import Config
-
     config = build(Config, yaml.safe_load((copy / "config.yaml").read_text()))
     said: list[str] = []
     again = train(config, copy, said.append)
@@ -170,8 +170,8 @@ def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
     def disturbed(*arguments: Any) -> Any:
         calls.append(1)
         if len(calls) == 1:
-            for process in (*multiprocessing.active_children(), multiprocessing.current_process()) * 2:
-                os.kill(process.pid, signal.SIGTERM)
+            for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()) * 2:
+                os.kill(pid or 0, signal.SIGTERM)
         return done(*arguments)
 
     monkeypatch.setattr(owner, name, disturbed)
@@ -200,8 +200,6 @@ def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(
 
 
 def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -> None:
-    from trainer.config import Config
-
     values = tiny_values()
     interrupted(build(Config, values), tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -214,8 +212,6 @@ def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -
 
 
 def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
-    from trainer.config import Config
-
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}]}})
     interrupted(build(Config, values), tmp_path / "w", 2)
@@ -223,8 +219,63 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(WrongUse, match=r"the data are not those that the run in .* began with"):
+    with pytest.raises(
+        BadSource, match=r"the data are not those that the run began with: shard 00001\.tar is not there"
+    ):
         train(build(Config, there), tmp_path / "w")
+
+
+def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(
+    tiny_values: Values, shards: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4}})
+    interrupted(build(Config, values), tmp_path / "w", 4)
+    assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 0
+    (data / "00001.tar").unlink()
+    told = merged(values, {"data": {"skip": ["00001.tar"]}})
+    shutil.copytree(tmp_path / "w", tmp_path / "again")
+    said: list[str] = []
+    outcomes = [train(build(Config, told), tmp_path / run, said.append) for run in ("w", "again")]
+    assert all(outcome.finished for outcome in outcomes)
+    assert any(
+        "leaves out 1 shards with 32 of 96 samples (33.33%): others of the shards after" in text for text in said
+    )
+    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "again")]
+    assert losses[0] == losses[1]
+    assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
+
+
+def test_what_the_program_chose_stays_for_the_run(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of streams is derived from the data: another version may derive another one."""
+    config = tiny_config()
+    _, said = interrupted(config, tmp_path / "w", 4)
+    assert any("from 2 streams" in text for text in said)
+    monkeypatch.setattr(streams, "MOST", 1)
+    train(config, tmp_path / "w", said.append)
+    assert any("from 2 streams" in text for text in said[-12:])
+    train(tiny_config(data={"streams": 2}), tmp_path / "calm", lambda text: None)
+    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "calm")]
+    assert losses[0] == losses[1]
+
+
+def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+    """A limit that began anew with every resume would not be one."""
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    content = bytearray((data / "00000.tar").read_bytes())
+    for place in range(0, len(content) - 8, 512):
+        if content[place : place + 4] == b"\x89PNG" and place % 3 == 0:
+            content[place : place + 4] = b"HTML"
+    (data / "00000.tar").write_bytes(content)
+    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.9}})
+    train(build(Config, values), tmp_path / "calm", lambda text: None)
+    for step in (2, 3, 8):
+        interrupted(build(Config, values), tmp_path / "w", step)
+    train(build(Config, values), tmp_path / "w", lambda text: None)
+    counts = [[line["bad_samples"] for line in entries(tmp_path / run, "step")] for run in ("calm", "w")]
+    assert counts[0] == counts[1] and counts[0][-1] > counts[0][1] > 0
 
 
 def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
