@@ -76,9 +76,10 @@ def toy(case: dict[str, Any]) -> Any:
 
 def whole_batch(case: dict[str, Any]) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    hashes = torch.arange(N)
+    hashes, pictures = torch.arange(N), torch.arange(N)
     if case.get("duplicates"):
         hashes[[3, 9, 14]] = 3
+        pictures[[2, 9, 11]] = 2
     concepts = {}
     if case.get("concepts"):
         for head in ("objects", "attributes"):
@@ -91,6 +92,7 @@ def whole_batch(case: dict[str, Any]) -> Batch:
         images=torch.randn(N, 3, 2, 2, generator=generator),
         texts=torch.randint(0, 20, (N, CONTEXT), generator=generator),
         caption_hash=hashes,
+        image_hash=pictures,
         keys=[str(i) for i in range(N)],
         concepts=concepts,
     )
@@ -101,6 +103,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         images=batch.images[rows],
         texts=batch.texts[rows],
         caption_hash=batch.caption_hash[rows],
+        image_hash=batch.image_hash[rows],
         keys=batch.keys[rows],
         concepts={head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()},
     )
@@ -374,7 +377,13 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
         masked.append(nn.functional.dropout(batch.images[4 * part : 4 * part + 4], 0.5))
     plain = toy(case)
     plain.load_state_dict(student.state_dict())
-    whole = Batch(images=torch.cat(masked), texts=batch.texts, caption_hash=batch.caption_hash, keys=batch.keys)
+    whole = Batch(
+        images=torch.cat(masked),
+        texts=batch.texts,
+        caption_hash=batch.caption_hash,
+        image_hash=batch.image_hash,
+        keys=batch.keys,
+    )
     backward(plain, plain, whole, losses)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)

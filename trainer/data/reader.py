@@ -298,11 +298,13 @@ class Reader:
         self._opened = OrderedDict()
 
     def _collate(self, samples: list[_Sample], images: Tensor) -> Batch:
-        hashes = [int(sample.opened.index.rows[sample.row]["caption_hash"]) for sample in samples]
+        rows = [sample.opened.index.rows[sample.row] for sample in samples]
+        image_hashes = np.array([row["picture_hash"] for row in rows], np.uint64).view(np.int64)
         return Batch(
             images=images,
             texts=self._tokenizer([sample.caption for sample in samples]),
-            caption_hash=torch.tensor(hashes, dtype=torch.int64),
+            caption_hash=torch.tensor([int(row["caption_hash"]) for row in rows], dtype=torch.int64),
+            image_hash=torch.from_numpy(image_hashes),
             keys=[sample.key for sample in samples],
             concepts={head: self._targets(head, samples) for head in self._heads},
         )
@@ -314,6 +316,7 @@ class Reader:
             images=blank.new_zeros((0, *blank.shape)),
             texts=self._tokenizer([""])[:0],
             caption_hash=torch.zeros(0, dtype=torch.int64),
+            image_hash=torch.zeros(0, dtype=torch.int64),
             keys=[],
             concepts={
                 head: (torch.zeros(0, self._k, dtype=torch.int64), torch.zeros(0, self._k)) for head in self._heads

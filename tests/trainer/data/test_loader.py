@@ -170,6 +170,15 @@ def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) 
     (batch,) = load(tmp_path / "d").epoch(0)
     by_parity = {(int(key) % 2, value) for key, value in zip(batch.keys, batch.caption_hash.tolist(), strict=True)}
     assert len(by_parity) == 2
+    assert len(set(batch.image_hash.tolist())) == 4
+
+
+def test_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
+    content = [item for n in range(4) for item in ((f"{n}.png", tars.picture(n // 2)), (f"{n}.txt", b"%d" % n))]
+    tars.write(tmp_path / "d" / "a.tar", content)
+    (batch,) = load(tmp_path / "d").epoch(0)
+    by_picture = {(int(key) // 2, value) for key, value in zip(batch.keys, batch.image_hash.tolist(), strict=True)}
+    assert len(by_picture) == 2 and len(set(batch.caption_hash.tolist())) == 4
 
 
 # What is wrong with samples

@@ -138,9 +138,10 @@ def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.Mon
         images=torch.zeros(2, 3, 4, 4),
         texts=torch.zeros(2, 5, dtype=torch.int64),
         caption_hash=torch.arange(2),
+        image_hash=torch.arange(2),
         keys=["a", "b"],
         concepts={"objects": (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))},
     )
     found, bad = pin_memory((batch, [Bad("kind", "message")]))
-    assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 5
+    assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 6
     assert bad == [Bad("kind", "message")] and bad[0].message == "message"
