@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from trainer.config import Config
 from trainer.data import ShardFacts, ShardLoader
 from trainer.distillation import concept_targets
 from trainer.ema import Average
+from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
 from trainer.randomness import Purpose, seed_torch
-from trainer.step import Stepper, losses_of
+from trainer.step import Stepper, autocast, losses_of
 from trainer.transforms import transform
 
 
@@ -52,7 +54,7 @@ class Parts:
     total_samples: int
     total_steps: int
     said: list[str]
-    """Lines about the warm start."""
+    """Lines about the warm start, and what was left to the program."""
 
     @property
     def judged(self) -> Student:
@@ -114,10 +116,15 @@ def assemble(
         pin=device.type == "cuda",
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
-    schedule = config.schedule
-    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
     optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
     average = Average(student, config.run.ema) if config.run.ema else None
+    chosen = []
+    if config.schedule.micro_batches == "auto":
+        parts, text = _fitting(student, config, ranks, device, size, tokenize, per_rank)
+        config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
+        chosen.append(text)
+    schedule = config.schedule
+    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
     if config.model.compile:
         student.compile()
     stepper = Stepper(
@@ -146,7 +153,7 @@ def assemble(
         stepper=stepper,
         total_samples=samples,
         total_steps=math.ceil(samples / schedule.batch_size),
-        said=said,
+        said=[*(f"warm start: {text}" for text in said), *chosen],
     )
 
 
@@ -156,9 +163,26 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
         raise WrongUse(f"schedule.batch_size {size} cannot be divided over {ranks.world} ranks")
     if not config.data.drop_last:
         raise WrongUse("data.drop_last is false: all ranks need batches of one size, so leave it true")
-    if parts > size // ranks.world:
+    if parts != "auto" and parts > size // ranks.world:
         raise WrongUse(f"schedule.micro_batches {parts} is more than the {size // ranks.world} pairs of a rank")
     return size // ranks.world
+
+
+def _fitting(
+    student: Student, config: Config, ranks: Ranks, device: torch.device, size: int, tokenize: Any, pairs: int
+) -> tuple[int, str]:
+    """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
+    student.train()
+    needed = need(student, size, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
+    free = min(ranks.collect(free_bytes(device)))
+    try:
+        parts = needed.parts(pairs, free)
+    except DoesNotFit as error:
+        raise WrongUse(f"schedule.micro_batches auto: {error}") from error
+    return parts, (
+        f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
+        f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
+    )
 
 
 def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:

@@ -37,6 +37,7 @@ from trainer.data import Batch, ShardFacts
 from trainer.distillation import resolved
 from trainer.export import export
 from trainer.logs import RunLog
+from trainer.memory import remedy
 from trainer.model_card import model_card
 from trainer.optim import rate_factor
 from trainer.progress import Progress, line
@@ -67,7 +68,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = prin
     call this with the same arguments and a `workdir` that all of them see.
 
     `say` gets lines for people, on the first rank. Raises `WrongUse`, `DataError`, `BadWeights`, `BadArchitecture`,
-    `CheckpointError`, `CannotExport`, and `Diverged` when steps stay non-finite.
+    `CheckpointError`, `CannotExport`, `OutOfMemory`, and `Diverged` when steps stay non-finite.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
@@ -102,15 +103,15 @@ class _Run:
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
         found = self.checkpoints.newest(say) if ranks.first else None
-        begun = ranks.share({key: found.training[key] for key in ("config", "shards")} if found else None)
+        begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
         if begun is not None:
-            self.config = as_begun(self.config, begun["config"], workdir)
+            self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, workdir)
         facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
         self.parts = assemble(self.config, ranks, device, facts)
         self.config = self.parts.config
         self.data = fingerprint(self.parts)
         same_on_all(ranks, "the training data", self.data)
-        for text in (about_concepts, *(f"warm start: {text}" for text in self.parts.said)):
+        for text in (about_concepts, *self.parts.said):
             say(text)
         self._restore(found)
         say(introduction(self.parts))
@@ -201,7 +202,8 @@ class _Run:
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
-        found = quality.measure(self.parts)
+        with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
+            found = quality.measure(self.parts)
         if found and self.log is not None:
             for text in quality.lines(found):
                 self.log.say(f"step {self.step:,}: {text}")

@@ -57,11 +57,14 @@ def training_state(parts: Parts, data: str, read: Mapping[str, int], lost: int) 
     }
 
 
-def as_begun(config: Config, begun: Mapping[str, Any], workdir: Path) -> Config:
+def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: Path) -> Config:
     """The configuration of a run that is resumed: what it leaves to the program is what that chose at the beginning.
-    `begun`: the plain configuration of the checkpoint. Raises `WrongUse` where it is another run's."""
+    `begun`: the plain configuration of the checkpoint; `same_ranks`: there are as many as then. Raises `WrongUse` where
+    it is another run's."""
     if config.data.streams is None:
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
+    if config.schedule.micro_batches == "auto" and same_ranks:
+        config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
     changed = [name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(

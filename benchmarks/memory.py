@@ -1,0 +1,59 @@
+"""What a pair keeps of memory, and which settings follow: the table of `docs/howto/train.md`.
+
+    python -m benchmarks.memory [CONFIG ...]
+
+For each configuration: MiB that autograd keeps of a pair from the forward to the backward pass, counted on a CPU in the
+configuration's precision with `trainer.memory`; gradients and moments; and for GPUs of several sizes the pairs of a
+micro-batch and `schedule.micro_batches` of the configuration's batch on eight of them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from trainer.architecture import image_size, tokenizer
+from trainer.config_files import load_config
+from trainer.memory import DoesNotFit, need
+from trainer.model import build_student
+from trainer.step import autocast
+
+CONFIGS = ("vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336")
+GPUS_GIB = (24, 40, 80, 141)
+RANKS = 8
+
+
+def row(name: str) -> str:
+    """One configuration."""
+    config = load_config(name, ["data.sources=[{path: none}]"])
+    student, architecture, _ = build_student(config.model, config.concepts, {})
+    student.train()
+    size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
+    pairs = config.schedule.batch_size // RANKS
+    weights = 4 * sum(parameter.numel() for parameter in student.parameters())
+    needed = need(student, size, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
+    cells = []
+    for gib in GPUS_GIB:
+        try:
+            parts = needed.parts(pairs, gib * 2**30 - weights)
+            cells.append(f"{parts} of {-(-pairs // parts):,}")
+        except DoesNotFit:
+            cells.append("no")
+    checkpointed = "yes" if config.model.gradient_checkpointing else "no"
+    fixed = (needed.fixed + weights) / 2**30
+    return f"| `{name}` | {checkpointed} | {needed.per_pair / 2**20:.0f} | {fixed:.1f} | {' | '.join(cells)} |"
+
+
+def main(names: Sequence[str]) -> None:
+    """Print the table."""
+    print(f"| config | checkpointing | MiB a pair | GiB fixed | {' | '.join(f'{gib} GiB' for gib in GPUS_GIB)} |")
+    print(f"|---|---|---|---|{'---|' * len(GPUS_GIB)}")
+    for name in names or CONFIGS:
+        print(row(name), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
