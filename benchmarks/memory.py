@@ -43,14 +43,15 @@ def row(name: str) -> str:
         except DoesNotFit:
             cells.append("no")
     checkpointed = "yes" if config.model.gradient_checkpointing else "no"
-    fixed = (needed.fixed + weights) / 2**30
-    return f"| `{name}` | {checkpointed} | {needed.per_pair / 2**20:.0f} | {fixed:.1f} | {' | '.join(cells)} |"
+    sizes = f"{weights / 2**30:.1f} | {needed.fixed / 2**30:.1f} | {needed.per_pair / 2**20:.0f}"
+    return f"| `{name}` | {checkpointed} | {sizes} | {' | '.join(cells)} |"
 
 
 def main(names: Sequence[str]) -> None:
     """Print the table."""
-    print(f"| config | checkpointing | MiB a pair | GiB fixed | {' | '.join(f'{gib} GiB' for gib in GPUS_GIB)} |")
-    print(f"|---|---|---|---|{'---|' * len(GPUS_GIB)}")
+    gpus = " | ".join(f"{gib} GiB" for gib in GPUS_GIB)
+    print(f"| config | checkpointing | weights, GiB | fixed, GiB | a pair, MiB | {gpus} |")
+    print(f"|---|---|---|---|---|{'---|' * len(GPUS_GIB)}")
     for name in names or CONFIGS:
         print(row(name), flush=True)
 

@@ -87,7 +87,8 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> list
     if parts.average is not None:
         parts.average.student.load_state_dict(state["average"])
     if parts.ranks.first:  # the counts are of all ranks
-        parts.loader.take_over(state["read"], found.step // parts.loader.batches_per_epoch, state["lost"])
+        epoch, batch = divmod(found.step, parts.loader.batches_per_epoch)
+        parts.loader.take_over(state["read"], epoch, state["lost"] if batch else 0)
     text = f"going on after step {found.step:,} of {parts.total_steps:,}"
     if state["world"] != parts.ranks.world:
         text += f" (saved by {state['world']} ranks, now {parts.ranks.world}: not bit-equal to a run with as many)"

@@ -24,7 +24,7 @@ from trainer.checkpoint import Checkpoints
 from trainer.cli import main
 from trainer.config import Config
 from trainer.config_files import merged, plain
-from trainer.data import BadSource, streams
+from trainer.data import BadSource, TooManyBad, streams
 from trainer.loop import train
 from trainer.step import Stepper
 
@@ -271,11 +271,17 @@ def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: P
     (data / "00000.tar").write_bytes(content)
     values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.9}})
     train(build(Config, values), tmp_path / "calm", lambda text: None)
-    for step in (2, 3, 8):
-        interrupted(build(Config, values), tmp_path / "w", step)
-    train(build(Config, values), tmp_path / "w", lambda text: None)
-    counts = [[line["bad_samples"] for line in entries(tmp_path / run, "step")] for run in ("calm", "w")]
-    assert counts[0] == counts[1] and counts[0][-1] > counts[0][1] > 0
+    calm = [line["bad_samples"] for line in entries(tmp_path / "calm", "step")]
+    limit = {"data": {"max_bad_share": (calm[5] + 0.5) / 96}}  # what the first epoch holds, of 6 steps, and no more
+    for step in (2, 3, 6, 8):
+        interrupted(build(Config, merged(values, limit)), tmp_path / "w", step)
+    train(build(Config, merged(values, limit)), tmp_path / "w", lambda text: None)
+    assert [line["bad_samples"] for line in entries(tmp_path / "w", "step")] == calm
+    assert calm[-1] > calm[1] > 0
+    limit = {"data": {"max_bad_share": (calm[5] - 0.5) / 96}}
+    interrupted(build(Config, merged(values, limit)), tmp_path / "x", 2)
+    with pytest.raises(TooManyBad, match=rf"epoch 0: {calm[5]} bad samples, more than"):
+        train(build(Config, merged(values, limit)), tmp_path / "x", lambda text: None)
 
 
 def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path) -> None:

@@ -122,8 +122,8 @@ class ShardLoader:
         return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
 
     def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
-        """Go on counting: `read` of an earlier loader, of which `lost` are of the epoch that comes next."""
-        self.read, self._resumed = Counter(read), (epoch, lost)
+        """Go on counting: `read` of an earlier loader, with `lost` bad samples of the epoch that is gone on with."""
+        self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
 
     def check_lost(self, epoch: int, lost: int) -> None:
         """Raises TooManyBad where that many bad samples of an epoch, of all ranks, are more than max_bad_share."""
