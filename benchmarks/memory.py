@@ -2,9 +2,10 @@
 
     python -m benchmarks.memory [CONFIG ...]
 
-For each configuration: MiB that autograd keeps of a pair from the forward to the backward pass, counted on a CPU in the
-configuration's precision with `trainer.memory`; gradients and moments; and for GPUs of several sizes the pairs of a
-micro-batch and `schedule.micro_batches` of the configuration's batch on eight of them.
+For each configuration: weights; gradients, moments, images and features of a rank; MiB that autograd keeps of a pair
+from the forward to the backward pass; and for GPUs of several sizes `schedule.micro_batches` of the configuration's
+batch on eight of them, with the pairs of each. `trainer.memory` counts them, here on tensors without memory (those of
+torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainer.architecture import image_size, tokenizer
 from trainer.config_files import load_config
@@ -29,12 +31,13 @@ RANKS = 8
 def row(name: str) -> str:
     """One configuration."""
     config = load_config(name, ["data.sources=[{path: none}]"])
-    student, architecture, _ = build_student(config.model, config.concepts, {})
-    student.train()
-    size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
     pairs = config.schedule.batch_size // RANKS
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        student, architecture, _ = build_student(config.model, config.concepts, {})
+        student.train()
+        size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
+        needed = need(student, size, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
     weights = 4 * sum(parameter.numel() for parameter in student.parameters())
-    needed = need(student, size, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
     cells = []
     for gib in GPUS_GIB:
         try:

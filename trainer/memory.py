@@ -95,13 +95,13 @@ def _kept(
 ) -> int:
     """Bytes that autograd keeps of a forward pass, weights apart."""
     device = student.clip.logit_scale.device
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*student.parameters(), *student.buffers())}
+    own = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        storage = tensor.untyped_storage()  # known by its handle: fake tensors have no address
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
     images = torch.zeros(pairs, 3, size, size, device=device)

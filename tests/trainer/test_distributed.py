@@ -167,6 +167,7 @@ def helpers_work(folder: Path) -> None:
         assert float(ranks.sum(torch.tensor(1.0))) == world
         assert ranks.share({"rank": rank}) == {"rank": 0}
         assert ranks.collect(rank) == list(range(world))
+        assert ranks.total(1, rank) == [world, sum(range(world))]
         assert ranks.any(rank == world - 1) and not ranks.any(False)
         same_on_all(ranks, "the answer", 42)
         with pytest.raises(RuntimeError, match=r"the rank differs between ranks: \[0, 1"):
@@ -330,6 +331,7 @@ def test_alone_nothing_is_communicated() -> None:
     ranks = Ranks()
     tensor = torch.randn(3, requires_grad=True)
     assert ranks.gather(tensor) is tensor and ranks.gather_with_gradient(tensor) is tensor
+    assert ranks.total(2, 3) == [2, 3]
     assert ranks.share("x") == "x" and ranks.collect(1) == [1] and ranks.any(True) and not ranks.any(False)
 
 

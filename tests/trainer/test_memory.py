@@ -116,6 +116,13 @@ def test_a_step_that_is_too_large_names_the_setting(
     assert err.endswith("(CUDA out of memory. Tried to allocate 20.00 GiB.)\n") and err.count("\n") == 1
 
 
+@pytest.mark.slow
+def test_the_table_of_the_docs_is_what_the_probe_counts() -> None:
+    from benchmarks.memory import row
+
+    assert row("vit-b-32") in (Path(__file__).parents[2] / "docs/howto/train.md").read_text()
+
+
 def test_a_cpu_has_no_class_for_it() -> None:
     with pytest.raises(OutOfMemory, match=r"^smaller, please \("), remedy(lambda: "smaller, please"):
         torch.empty(2**60, dtype=torch.uint8)
