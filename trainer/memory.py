@@ -66,9 +66,7 @@ def need(
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     batch = pairs * 4 * 3 * size * size
-    features = (
-        2 * 4 * d * (2 * pairs + 3 * world * pairs)
-    )  # of both kinds: own and their gradient; gathered, and theirs
+    features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
     return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, size, tokens, autocast))
 
 
@@ -111,7 +109,7 @@ def _kept(
         torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
         autocast(),
     ):
-        encoded: Encoded = student(images, texts)  # held until the bytes are summed: addresses are not used again
+        encoded: Encoded = student(images, texts)  # held until the bytes are summed: no handle is used twice
         total = sum(kept.values())
         del encoded
     return total

@@ -226,6 +226,10 @@ class ShardLoader:
                     ) from error
                 error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")
                 raise
+            except (ConnectionError, EOFError) as error:
+                raise RuntimeError(
+                    f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
+                ) from error
             yield item
             number += 1
 
