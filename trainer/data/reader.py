@@ -130,7 +130,10 @@ class Reader:
         self._store = store_of(settings)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
         self._lost: dict[tuple[int, int], ShardLost] = {}
-        self._filled = [[n for n, shard in enumerate(source.shards) if shard.samples] for source in sources]
+        self._there = [
+            [number for number, shard in enumerate(source.shards) if shard.samples and not shard.left_out]
+            for source in sources
+        ]
         self._owner = os.getpid()
         self.state: Callable[[str], None] = lambda text: None
         """Told what is being done, for the watchdog."""
@@ -210,7 +213,7 @@ class Reader:
             url = self._sources[source].shards[shard].file.url
             raise TooManyBad(
                 f"no sample of shard {url} or its neighbours could be used in {_NEIGHBOURS * _TRIES} tries; "
-                f"last: {bad[-1].message if bad else 'they are left out by data.skip'}"
+                f"last: {bad[-1].message}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
@@ -221,22 +224,24 @@ class Reader:
     ) -> Iterator[tuple[_Opened, int]]:
         """Shard and row of the index: first the sample itself, then others of its shard, then of the shards after it. A
         function of position and seed alone, so that all ranks and every resume agree."""
-        filled = self._filled[source]
-        first = bisect_left(filled, shard)
-        for neighbour in range(_NEIGHBOURS):
-            number = filled[(first + neighbour) % len(filled)]
-            if self._sources[source].shards[number].left_out:
-                continue
+        there = self._there[source]
+        first, attempt = bisect_left(there, shard), 0
+        for step in range(len(there) + _NEIGHBOURS):
+            number = there[(first + step) % len(there)]
             try:
                 opened = self._open(source, number)
             except ShardLost as error:
-                if not neighbour:
+                if not step:
                     bad.append(Bad(Kind.MISSING_SHARD, str(error)))
                 continue
-            for attempt in range(neighbour * _TRIES, (neighbour + 1) * _TRIES):
+            for _ in range(_TRIES):
                 if (source, number) in self._lost:
                     break
-                yield opened, int(opened.rows[_mix(seed ^ attempt) % len(opened.rows) if attempt else row])
+                itself = number == shard and not attempt
+                yield opened, int(opened.rows[row if itself else _mix(seed ^ attempt) % len(opened.rows)])
+                attempt += 1
+            if attempt >= _NEIGHBOURS * _TRIES:
+                return
 
     def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
         entry = opened.index.rows[place]

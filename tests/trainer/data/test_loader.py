@@ -303,6 +303,21 @@ def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path:
         load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path: Path) -> None:
+    """A disk that is lost takes shards with it whose names follow each other."""
+    folder = tars.folder(tmp_path / "d", [4] * 12)
+    loader, numbers = load(folder, max_bad_share=0.6), range(2, 9)
+    if told:
+        begun = [source.facts for source in loader.sources]
+        skip = tuple(f"{number:05d}.tar" for number in numbers)
+        loader = load(folder, begun=begun, skip=skip, max_bad_share=0.6)
+    for number in numbers:
+        (folder / f"{number:05d}.tar").unlink()
+    assert {int(key[:32], 16) // 4 for key in keys(list(loader.epoch(0)))} == {0, 1, 9, 10, 11}
+    assert loader.counts == {"ok": 48, "missing_shard": 28}
+
+
 def test_a_run_may_begin_without_some_shards(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = tars.folder(tmp_path / "d", [4, 8])
     loader = load(folder, skip=(str(folder / "00000.tar"),))
