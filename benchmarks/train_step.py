@@ -50,6 +50,7 @@ def pairs(model: str, batch: int, concepts: int, device: str) -> Batch:
         images=torch.randn(batch, 3, size, size),
         texts=texts,
         caption_hash=torch.arange(batch),
+        image_hash=torch.arange(batch),
         keys=[str(i) for i in range(batch)],
         concepts={"objects": targets, "attributes": targets},
     ).to(device)

@@ -64,13 +64,17 @@ class Ranks:
         dist.all_gather_object(box, value, group=self.control)
         return box
 
+    def total(self, *counts: int) -> list[int]:
+        """The sum of each count over ranks, on all ranks."""
+        if self.world == 1:
+            return list(counts)
+        sums = torch.tensor(counts, dtype=torch.int64)
+        dist.all_reduce(sums, group=self.control)
+        return [int(count) for count in sums]
+
     def any(self, flag: bool) -> bool:
         """Some rank says so."""
-        if self.world == 1:
-            return flag
-        said = torch.tensor(int(flag))
-        dist.all_reduce(said, op=dist.ReduceOp.MAX, group=self.control)
-        return bool(said)
+        return self.total(int(flag))[0] > 0
 
     def barrier(self) -> None:
         """Wait for all ranks."""

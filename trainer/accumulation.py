@@ -65,7 +65,7 @@ def backward(
     if not 1 <= parts <= len(batch):
         raise ValueError(f"a batch of {len(batch)} pairs on this rank cannot be computed in {parts} parts")
     scale = scaler.scale if scaler is not None else lambda tensor: tensor
-    hashes, counts = batch.caption_hash, _counts(batch, losses, ranks)
+    hashes, counts = batch.hashes, _counts(batch, losses, ranks)
     if parts == 1:
         seed_part(0)
         with autocast():

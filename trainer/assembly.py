@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from trainer.architecture import image_size, tokenizer
 from trainer.checks import ZeroShotData, read_zero_shot
 from trainer.concepts import ConceptTargets
 from trainer.config import Config
-from trainer.data import ShardLoader
+from trainer.data import ShardFacts, ShardLoader
 from trainer.distillation import concept_targets
 from trainer.ema import Average
+from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
 from trainer.randomness import Purpose, seed_torch
-from trainer.step import Stepper, losses_of
+from trainer.step import Stepper, autocast, losses_of
 from trainer.transforms import transform
 
 
@@ -51,7 +54,7 @@ class Parts:
     total_samples: int
     total_steps: int
     said: list[str]
-    """Lines about the warm start."""
+    """Lines about the warm start, and what was left to the program."""
 
     @property
     def judged(self) -> Student:
@@ -84,9 +87,14 @@ def prepare_torch(config: Config) -> None:
     torch.backends.cudnn.benchmark = not run.deterministic
 
 
-def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
-    """The parts, on every rank the same weights. `concepts.path` is resolved. Raises `WrongUse`, `BadArchitecture`,
-    `BadWeights`, `DataError`, `BadZeroShotFolder`."""
+def assemble(
+    config: Config, ranks: Ranks, device: torch.device, begun: Sequence[Sequence[ShardFacts]] | None = None
+) -> Parts:
+    """The parts, on every rank the same weights. `concepts.path` is resolved; `begun` are the shards of a run that is
+    resumed. In the configuration of the parts stands what was left to the program.
+
+    Raises `WrongUse`, `BadArchitecture`, `BadWeights`, `DataError`, `BadZeroShotFolder`.
+    """
     per_rank = _pairs_per_rank(config, ranks)
     zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
     targets = concept_targets(config)
@@ -104,12 +112,19 @@ def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
         transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
         concepts=targets or None,
+        begun=begun,
         pin=device.type == "cuda",
     )
-    schedule = config.schedule
-    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
+    config = replace(config, data=replace(config.data, streams=loader.streams))
     optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
     average = Average(student, config.run.ema) if config.run.ema else None
+    chosen = []
+    if config.schedule.micro_batches == "auto":
+        parts, text = _fitting(student, config, ranks, device, size, tokenize, per_rank)
+        config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
+        chosen.append(text)
+    schedule = config.schedule
+    samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
     if config.model.compile:
         student.compile()
     stepper = Stepper(
@@ -138,7 +153,7 @@ def assemble(config: Config, ranks: Ranks, device: torch.device) -> Parts:
         stepper=stepper,
         total_samples=samples,
         total_steps=math.ceil(samples / schedule.batch_size),
-        said=said,
+        said=[*(f"warm start: {text}" for text in said), *chosen],
     )
 
 
@@ -148,9 +163,26 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
         raise WrongUse(f"schedule.batch_size {size} cannot be divided over {ranks.world} ranks")
     if not config.data.drop_last:
         raise WrongUse("data.drop_last is false: all ranks need batches of one size, so leave it true")
-    if parts > size // ranks.world:
+    if parts != "auto" and parts > size // ranks.world:
         raise WrongUse(f"schedule.micro_batches {parts} is more than the {size // ranks.world} pairs of a rank")
     return size // ranks.world
+
+
+def _fitting(
+    student: Student, config: Config, ranks: Ranks, device: torch.device, size: int, tokenize: Any, pairs: int
+) -> tuple[int, str]:
+    """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
+    student.train()
+    needed = need(student, size, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
+    free = min(ranks.collect(free_bytes(device)))
+    try:
+        parts = needed.parts(pairs, free)
+    except DoesNotFit as error:
+        raise WrongUse(f"schedule.micro_batches auto: {error}") from error
+    return parts, (
+        f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
+        f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
+    )
 
 
 def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:
@@ -171,7 +203,8 @@ def introduction(parts: Parts) -> str:
     return (
         f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
         f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
-        f"{config.schedule.batch_size:,}; {parts.total_steps:,} steps, {parts.total_samples:,} samples; "
+        f"{config.schedule.batch_size:,} from {loader.streams} streams; "
+        f"{parts.total_steps:,} steps, {parts.total_samples:,} samples; "
         f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
         + (f"; left out: {', '.join(bad)}" if bad else "")
     )

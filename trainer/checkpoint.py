@@ -71,28 +71,38 @@ class Checkpoints:
         return self.folder / f"{_PREFIX}{step:012d}"
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Publish a checkpoint and remove those that need not be kept. Raises `CheckpointError` where it cannot be
-        written; what was there before stays as it was."""
-        target = self.path(checkpoint.step)
+        """Publish a checkpoint and remove those that need not be kept: before it where it does not fit beside them,
+        else after it. Raises `CheckpointError` where it cannot be written; the newest one before stays as it was."""
         try:
-            with published_folder(target) as temporary:
-                tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
-                save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
-                torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
-                manifest = {
-                    "step": checkpoint.step,
-                    "samples": checkpoint.samples,
-                    "metric": checkpoint.metric,
-                    "files": {name: _describe(temporary / name) for name in (MODEL, TRAINING)},
-                }
-                (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+            self._write(checkpoint)
         except CANNOT_WRITE as error:
-            raise CheckpointError(
-                f"the checkpoint of step {checkpoint.step} could not be written to {self.folder}: {error}; make room "
-                "there, and the same command goes on from the one before"
-            ) from error
+            if not self._prune(checkpoint):
+                raise self._cannot_write(checkpoint, error) from error
+            try:
+                self._write(checkpoint)
+            except CANNOT_WRITE as again:
+                raise self._cannot_write(checkpoint, again) from again
         self._prune()
-        return target
+        return self.path(checkpoint.step)
+
+    def _write(self, checkpoint: Checkpoint) -> None:
+        with published_folder(self.path(checkpoint.step)) as temporary:
+            tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
+            save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
+            torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
+            manifest = {
+                "step": checkpoint.step,
+                "samples": checkpoint.samples,
+                "metric": checkpoint.metric,
+                "files": {name: _describe(temporary / name) for name in (MODEL, TRAINING)},
+            }
+            (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+    def _cannot_write(self, checkpoint: Checkpoint, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"the checkpoint of step {checkpoint.step} could not be written to {self.folder}: {error}; make room "
+            "there, and the same command goes on from the one before"
+        )
 
     def load(self, step: int) -> Checkpoint:
         """The checkpoint of a step, verified. Raises `Damaged`."""
@@ -117,20 +127,21 @@ class Checkpoints:
 
     def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all;
-        raises `CheckpointError` where all are damaged."""
+        raises `CheckpointError` where all are damaged, found so now or at an earlier start."""
         self._remove_temporary()
-        steps = self.steps()
-        for step in reversed(steps):
+        for step in reversed(self.steps()):
             try:
                 return self.load(step)
             except Damaged as error:
                 aside = self.folder / f"{_DAMAGED}{self.path(step).name}-{uuid.uuid4().hex[:8]}"
                 os.rename(self.path(step), aside)
                 say(f"checkpoint of step {step} is damaged, now {aside.name}: {error}")
-        if steps:
+        damaged = sorted(path.name for path in self.folder.glob(f"{_DAMAGED}*"))
+        if damaged:
             raise CheckpointError(
-                f"none of the {len(steps)} checkpoints in {self.folder} verifies; remove the "
-                "folder to start from the beginning"
+                f"no checkpoint in {self.folder} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} "
+                "is the newest): put a copy of a good one there to go on from it; to start from the beginning take "
+                "another WORKDIR, or remove that folder"
             )
         return None
 
@@ -144,28 +155,40 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
-    def _prune(self) -> None:
-        steps = self.steps()
-        kept = set(steps[-self._settings.keep_last :])
+    def _prune(self, coming: Checkpoint | None = None) -> bool:
+        """Remove what the policy does not keep, as if `coming` were written already; whether there was any. The newest
+        stays in any case: until `coming` is there, it is all that a run can go on from."""
+        there = self.steps()
+        steps = there if coming is None else [*there, coming.step]
+        kept = {*steps[-self._settings.keep_last :], *there[-1:]}
         every = self._settings.keep_every_samples
         best: tuple[float, int] | None = None
         previous = 0
         for step in steps:
             try:
-                manifest = self._manifest(step)
+                samples, metric = self._about(step, coming)
             except Damaged:
                 continue  # it is found, and said, when a checkpoint is looked for
-            if every is not None and manifest["samples"] // every > previous // every:
+            if every is not None and samples // every > previous // every:
                 kept.add(step)
-                previous = manifest["samples"]
-            if manifest["metric"] is not None:
-                best = max(best or (manifest["metric"], step), (manifest["metric"], step))
+                previous = samples
+            if metric is not None:
+                best = max(best or (metric, step), (metric, step))
         if self._settings.keep_best and best is not None:
             kept.add(best[1])
-        for step in set(steps) - kept:
-            gone = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
-            os.rename(self.path(step), gone)
-            shutil.rmtree(gone)
+        gone = set(there) - kept
+        for step in gone:
+            aside = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
+            os.rename(self.path(step), aside)
+            shutil.rmtree(aside)
+        return bool(gone)
+
+    def _about(self, step: int, coming: Checkpoint | None) -> tuple[int, float | None]:
+        """Samples and metric of a checkpoint, from its manifest where it is not the one to come."""
+        if coming is not None and step == coming.step:
+            return coming.samples, coming.metric
+        manifest = self._manifest(step)
+        return manifest["samples"], manifest["metric"]
 
     def _remove_temporary(self) -> None:
         for path in self.folder.glob(f"{TEMPORARY}*"):

@@ -19,6 +19,7 @@ from trainer.data import BadSource, ConceptMismatch, DataError
 from trainer.export import CannotExport
 from trainer.logs import MissingTracker
 from trainer.loop import train
+from trainer.memory import OutOfMemory
 from trainer.step import Diverged
 from trainer.warm_start import BadWeights
 
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer"
             ConceptMismatch,
             MissingTracker,
         ),
-        failed=(Diverged, CheckpointError, CannotExport, DataError),
+        failed=(Diverged, CheckpointError, CannotExport, DataError, OutOfMemory),
         stopped="stopped at once; the same command goes on from the last checkpoint",
     )
 

@@ -123,9 +123,10 @@ class ScheduleSettings:
     """Samples to see, in units of the samples of an epoch of the data."""
     batch_size: Positive = 33_792
     """Pairs of a step over all ranks and micro-batches, all of them each other's negatives. (recipe)"""
-    micro_batches: Positive = 1
+    micro_batches: Literal["auto"] | Positive = 1
     """Each rank computes its share of a batch in that many parts, with the gradient of one batch (GradCache): memory
-    divided by this, one more forward pass."""
+    divided by this, one more forward pass. auto: as few as fit in the memory that is free, by a probe of a few pairs at
+    the start; the run keeps the number as long as it has as many ranks."""
     warmup_samples: Annotated[int, Range(at_least=0, at_most=10**15)] = 2_000 * 33_792
     """The learning rate rises linearly over these samples. (recipe: 2,000 steps)"""
     final_learning_rate: Share = 0.0
@@ -135,7 +136,7 @@ class ScheduleSettings:
         check_fields(self)
         if (self.samples is None) == (self.epochs is None):
             raise ValueError("set either schedule.samples or schedule.epochs, and the other one to null")
-        if self.micro_batches > self.batch_size:
+        if self.micro_batches != "auto" and self.micro_batches > self.batch_size:
             raise ValueError(f"schedule.micro_batches is {self.micro_batches}; it must be at most schedule.batch_size")
 
 

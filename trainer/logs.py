@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_bytes
 from trainer.config import LogSettings
 
 
@@ -19,8 +18,8 @@ class MissingTracker(RuntimeError):
 
 
 class RunLog:
-    """Writes values by step. After a resume everything later than the step resumed from is dropped, so that each step
-    appears once."""
+    """Writes values by step. The log is only ever continued: the steps after the one resumed from appear again, after a
+    line of kind `event`, `resumed`. The last line of a step is the one that counts."""
 
     def __init__(
         self,
@@ -32,7 +31,7 @@ class RunLog:
     ):
         self._say = say
         self._path = workdir / "log.jsonl"
-        _drop_after(self._path, resumed_at)
+        _drop_torn_line(self._path)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
         self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
@@ -66,18 +65,11 @@ class RunLog:
             self._wandb.finish()
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Keep the lines up to a step; a torn last line goes too."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError, TypeError):
-            continue
-    publish_bytes(path, "".join(kept).encode("utf-8"))
+def _drop_torn_line(path: Path) -> None:
+    """What a kill left of a line that was being written; its step is taken again."""
+    if path.exists():
+        content = path.read_bytes()
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _tensorboard(workdir: Path, resumed_at: int) -> Any:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,14 +34,15 @@ from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
-from trainer.data import Batch, DataError
+from trainer.data import Batch, ShardFacts
 from trainer.distillation import resolved
 from trainer.export import export
 from trainer.logs import RunLog
+from trainer.memory import remedy
 from trainer.model_card import model_card
 from trainer.optim import rate_factor
 from trainer.progress import Progress, line
-from trainer.resume import fingerprint, take_over, training_state
+from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
 from trainer.transforms import preprocessing
@@ -69,8 +71,8 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     call this with the same arguments and a `workdir` that all of them see.
 
     `say` gets lines for people, on the first rank; they are logged where nobody takes them. Raises `WrongUse`,
-    `DataError`, `BadWeights`, `BadArchitecture`, `CheckpointError`, `CannotExport`, and `Diverged` when steps stay
-    non-finite.
+    `DataError`, `BadWeights`, `BadArchitecture`, `CheckpointError`, `CannotExport`, `OutOfMemory`, and `Diverged` when
+    steps stay non-finite.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
@@ -103,27 +105,36 @@ class _Run:
         self.measured: dict[str, Share] = {}
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
-        self.parts = assemble(self.config, ranks, device)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
+        found = self.checkpoints.newest(say) if ranks.first else None
+        begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
+        if begun is not None:
+            self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, workdir)
+        facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
+        self.parts = assemble(self.config, ranks, device, facts)
+        self.config = self.parts.config
         self.data = fingerprint(self.parts)
         same_on_all(ranks, "the training data", self.data)
-        self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
-        for text in (about_concepts, *(f"warm start: {text}" for text in self.parts.said)):
+        for text in (about_concepts, *self.parts.said):
             say(text)
-        self._restore()
+        self._restore(found)
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
+        self.bad = 0
         self.progress = Progress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
 
-    def _restore(self) -> None:
-        found = self.checkpoints.newest(self.say) if self.ranks.first else None
+    def _restore(self, found: Checkpoint | None) -> None:
         step = self.ranks.share(found.step if found else None)
         if step is not None:
             found = found or self.checkpoints.load(step)
-            self.say(take_over(found, self.parts, self.data, self.workdir))
+            for text in take_over(found, self.parts, self.data, self.workdir):
+                self.say(text)
             self.step = found.step
         if self.ranks.first:
             (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             self.log = RunLog(self.workdir, self.config.log, plain(self.config), self.say, self.step)
+            if step is not None:
+                self.log.write("event", self.step, self._samples(), {"event": "resumed"})
         self.ranks.barrier()
 
     def go(self) -> Outcome:
@@ -140,27 +151,25 @@ class _Run:
     def _epoch(self, epoch: int, start: int) -> bool:
         """Steps to the end of an epoch, or of the run; True where it was asked to stop."""
         self.parts.student.train()
-        batches = self.parts.loader.epoch(epoch, start)
+        loader = self.parts.loader
+        batches = loader.epoch(epoch, start)
         for number in range(start, self.batches):
             if self.step >= self.parts.total_steps:
                 return False
             batch = self._next(batches)
-            if self.ranks.any(batch is None):
+            asked, lost, self.bad = self.ranks.total(
+                batch is None, loader.lost, loader.read.total() - loader.read["ok"]
+            )
+            loader.check_lost(epoch, lost)
+            if asked:
                 return True
             assert batch is not None
             self._one_step(batch, epoch, number)
         return False
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        """A batch, None when asked to stop. The signal may have reached the loader's workers first and ended them."""
-        if self.wish.asked:
-            return None
-        try:
-            return next(batches)
-        except RuntimeError as error:
-            if self.wish.asked and not isinstance(error, DataError):
-                return None
-            raise
+        """A batch, None when asked to stop."""
+        return None if self.wish.asked else next(batches)
 
     def _one_step(self, batch: Batch, epoch: int, number: int) -> None:
         factor = rate_factor(self.config.schedule, self._samples(), self.parts.total_samples)
@@ -193,12 +202,12 @@ class _Run:
         self.log.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
         values = {**result.values, "scale": result.scale, "gradient_norm": result.gradient_norm, "learning_rate": rate}
         plain_values = {key: value if math.isfinite(value) else str(value) for key, value in values.items()}
-        bad = sum(count for kind, count in loader.counts.items() if kind != "ok")
-        counts = {"skipped": skipped, "bad_samples": bad}
+        counts = {"skipped": skipped, "bad_samples": loader.indexed.total() + self.bad}
         self.log.write("step", self.step, self._samples(), {**plain_values, **speed, **counts})
 
     def _check(self) -> dict[str, Share]:
-        found = quality.measure(self.parts)
+        with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
+            found = quality.measure(self.parts)
         if found and self.log is not None:
             for text in quality.lines(found):
                 self.log.say(f"step {self.step:,}: {text}")
@@ -206,6 +215,8 @@ class _Run:
         return found
 
     def _save(self) -> None:
+        loader = self.parts.loader
+        read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
         if self.log is not None and self.step not in self.checkpoints.steps():
             self.log.sync()
             self.checkpoints.save(
@@ -213,7 +224,7 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(self.parts, self.data),
+                    training=training_state(self.parts, self.data, sum(read, Counter()), lost),
                     metric=quality.metric(self.measured),
                 )
             )

@@ -16,17 +16,19 @@ class Progress:
     def __init__(self, total_steps: int, batch_size: int, step: int, clock: Callable[[], float] = time.perf_counter):
         self._total, self._batch, self._clock = total_steps, batch_size, clock
         self._began, self._from, self._waited = clock(), step, 0.0
+        self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """samples_per_s over all ranks, data_wait (share of the time spent waiting for batches) and eta_s, since the
-        last call; `waited_s` is the seconds waited so far in all."""
+        """samples_per_s over all ranks and data_wait (share of the time spent waiting for batches) since the last call;
+        eta_s, which counts what is done aside as well, as often as so far. `waited_s` is the seconds waited so far in
+        all."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from
         speed = {
             "samples_per_s": steps * self._batch / spent,
             "data_wait": min(1.0, (waited_s - self._waited) / spent),
-            "eta_s": (self._total - step) * spent / max(steps, 1),
+            "eta_s": (self._total - step) * (spent / max(steps, 1) + self._aside / max(step - self._first, 1)),
         }
         self._began, self._from, self._waited = now, step, waited_s
         return speed
@@ -36,7 +38,9 @@ class Progress:
         """Something else than training is done meanwhile: a check, a checkpoint."""
         began = self._clock()
         yield
-        self._began += self._clock() - began
+        aside = self._clock() - began
+        self._began += aside
+        self._aside += aside
 
 
 def line(step: int, total: int, result: StepResult, speed: dict[str, float], rate: float, skipped: int) -> str:

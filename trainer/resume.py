@@ -1,21 +1,26 @@
-"""What a checkpoint holds besides the encoders, and how a run goes on from it."""
+"""What a checkpoint holds besides the encoders, and how a run goes on from it: first the configuration, which says what
+the parts are, then their state."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common.command_line import WrongUse
 from trainer.assembly import Parts
 from trainer.checkpoint import Checkpoint
+from trainer.config import Config
 from trainer.config_files import differences, plain
 from trainer.step import Skipped
 
 MAY_CHANGE = (
-    "data.sources", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder", "data.cache_folder",
-    "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile", "model.gradient_checkpointing",
+    "data.sources", "data.skip", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder",
+    "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
+    "model.gradient_checkpointing",
     "loss.chunk", "schedule.micro_batches", "run.device", "run.threads", "run.timeout_s", "run.max_nonfinite",
     "run.deterministic", "log.", "check.", "checkpoint.",
 )  # fmt: skip
@@ -34,11 +39,15 @@ def fingerprint(parts: Parts) -> str:
     return digest.hexdigest()
 
 
-def training_state(parts: Parts, data: str) -> dict[str, Any]:
-    """Everything that the next step depends on, except the encoders; `data`: the fingerprint."""
+def training_state(parts: Parts, data: str, read: Mapping[str, int], lost: int) -> dict[str, Any]:
+    """Everything that the next step depends on, except the encoders. `data`: the fingerprint; `read`: samples by what
+    became of them, on all ranks; `lost`: the bad ones of this epoch."""
     return {
         "config": plain(parts.config),
         "data": data,
+        "shards": [[tuple(fact) for fact in source.facts] for source in parts.loader.sources],
+        "read": {str(kind): count for kind, count in read.items()},  # nothing but plain values is read back
+        "lost": lost,
         "world": parts.ranks.world,
         "heads": parts.student.heads.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
@@ -48,15 +57,26 @@ def training_state(parts: Parts, data: str) -> dict[str, Any]:
     }
 
 
-def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> str:
-    """Bring the parts to the state of a checkpoint; a line that says so. Raises `WrongUse` where configuration or data
-    are not those of the run."""
-    state = found.training
-    changed = [name for name in differences(state["config"], plain(parts.config)) if not name.startswith(MAY_CHANGE)]
+def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: Path) -> Config:
+    """The configuration of a run that is resumed: what it leaves to the program is what that chose at the beginning.
+    `begun`: the plain configuration of the checkpoint; `same_ranks`: there are as many as then. Raises `WrongUse` where
+    it is another run's."""
+    if config.data.streams is None:
+        config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
+    if config.schedule.micro_batches == "auto" and same_ranks:
+        config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
+    changed = [name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(
             f"{workdir} holds a run with another {', '.join(changed)}; give it the same, or start in another WORKDIR"
         )
+    return config
+
+
+def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> list[str]:
+    """Bring the parts to the state of a checkpoint; lines that say so. Raises `WrongUse` where the data are not those
+    of the run."""
+    state = found.training
     if state["data"] != data:
         raise WrongUse(f"the data are not those that the run in {workdir} began with; start in another WORKDIR")
     parts.student.clip.load_state_dict(found.model)
@@ -66,7 +86,24 @@ def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> str:
     parts.stepper.skipped = Skipped(**state["skipped"])
     if parts.average is not None:
         parts.average.student.load_state_dict(state["average"])
+    if parts.ranks.first:  # the counts are of all ranks
+        epoch, batch = divmod(found.step, parts.loader.batches_per_epoch)
+        parts.loader.take_over(state["read"], epoch, state["lost"] if batch else 0)
     text = f"going on after step {found.step:,} of {parts.total_steps:,}"
     if state["world"] != parts.ranks.world:
         text += f" (saved by {state['world']} ranks, now {parts.ranks.world}: not bit-equal to a run with as many)"
-    return text
+    return [text, *left_out(parts)]
+
+
+def left_out(parts: Parts) -> list[str]:
+    """A line about the shards that stand in the order of the run and are left out, if there are any."""
+    shards = [shard for source in parts.loader.sources for shard in source.shards]
+    gone = [shard for shard in shards if shard.left_out]
+    if not gone:
+        return []
+    samples, of = sum(shard.samples for shard in gone), sum(shard.samples for shard in shards)
+    return [
+        f"data.skip leaves out {len(gone):,} shards with {samples:,} of {of:,} samples ({samples / of:.2%}): others of "
+        "the shards after them stand in, all other samples come when they would have come; not bit-equal to a run that "
+        "still has these shards, but to one that left them out at the same step"
+    ]

@@ -15,6 +15,7 @@ from trainer.accumulation import BatchLoss, Losses, backward
 from trainer.config import Config
 from trainer.data.batch import Batch
 from trainer.ema import Average
+from trainer.memory import remedy
 from trainer.model import Student
 from trainer.optim import gradient_norm, set_rate
 from trainer.randomness import Purpose, seed_torch
@@ -55,6 +56,12 @@ def losses_of(config: Config) -> Losses:
     )
 
 
+def autocast(config: Config, device: torch.device) -> AbstractContextManager[None]:
+    """The encoders' precision."""
+    dtype = _DTYPES.get(config.run.precision)
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
 @dataclass(kw_only=True)
 class Stepper:
     """Takes steps. `module` is the student, or DDP around it."""
@@ -75,14 +82,18 @@ class Stepper:
 
     def autocast(self) -> AbstractContextManager[None]:
         """The encoders' precision."""
-        dtype = _DTYPES.get(self.config.run.precision)
-        return nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
+        return autocast(self.config, self.device)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
         """One step on batch `number` of an epoch, this rank's part of it, with `rate` times the peak learning rates.
 
-        Raises `Diverged` when `run.max_nonfinite` steps in a row had a loss or gradient that was not finite.
+        Raises `Diverged` when `run.max_nonfinite` steps in a row had a loss or gradient that was not finite, and
+        `OutOfMemory`.
         """
+        with remedy(lambda: self._too_large(len(batch))):
+            return self._step(batch, epoch, number, rate)
+
+    def _step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
         scale = float(self.student.clip.logit_scale.detach().exp())
         self.optimizer.zero_grad(set_to_none=True)
         loss = backward(
@@ -90,7 +101,7 @@ class Stepper:
             self.student,
             batch.to(self.device, non_blocking=True),
             self.losses,
-            parts=self.config.schedule.micro_batches,
+            parts=self._parts,
             ranks=self.ranks,
             seed_part=self._seeder(epoch, number),
             scaler=self.scaler,
@@ -110,6 +121,19 @@ class Stepper:
         self.scaler.update()
         self._count(finite)
         return StepResult(values=values, gradient_norm=norm, scale=scale, finite=finite)
+
+    @property
+    def _parts(self) -> int:
+        parts = self.config.schedule.micro_batches
+        assert parts != "auto", "the number of parts is chosen before the first step"
+        return parts
+
+    def _too_large(self, pairs: int) -> str:
+        return (
+            f"a step needs more memory than there is, with {pairs:,} pairs on each rank and schedule.micro_batches "
+            f"{self._parts}: set schedule.micro_batches={min(pairs, 2 * self._parts)}, or lower schedule.batch_size; "
+            "the same command goes on from the last checkpoint"
+        )
 
     def _seeder(self, epoch: int, number: int) -> Callable[[int], None]:
         def seed(part: int) -> None:

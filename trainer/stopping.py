@@ -1,5 +1,7 @@
-"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step, the second ends
-it."""
+"""Being asked to stop: the first SIGTERM or SIGINT is a wish that the loop fulfils after its step.
+
+Another Ctrl-C ends it at once. Another SIGTERM changes nothing: `scancel` signals every process, and torchrun then
+passes on to its ranks what they have already had. Who has waited long enough sends SIGKILL."""
 
 from __future__ import annotations
 
@@ -34,9 +36,8 @@ def stop_wish() -> Iterator[StopWish]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, frame: FrameType | None) -> None:
-        wish.signal = number
-        for each in signals:
-            signal.signal(each, before[each])
+        wish.signal = wish.signal or number
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
 
     for number in signals:
         signal.signal(number, note)

@@ -69,9 +69,25 @@ def kill_at(children: list[int], workdir: Path, step: int) -> int:
     return reached
 
 
+def stop_at(children: list[int], workdir: Path, step: int, pause_s: float) -> tuple[int, int]:
+    """SIGTERM to all processes, workers included, `pause_s` after a step is logged; the step reached and how many of
+    them no checkpoint has."""
+    began = time.monotonic()
+    while max(losses(workdir), default=0) < step and time.monotonic() - began < LIMIT_S:
+        time.sleep(0.01)
+    time.sleep(pause_s)
+    for _ in range(2):
+        for child in children:
+            os.killpg(child, signal.SIGTERM)
+    finish(children)
+    reached = max(losses(workdir))
+    newest = max((workdir / "checkpoints").glob("step-*"))
+    return reached, reached - int(newest.name.removeprefix("step-"))
+
+
 def losses(workdir: Path) -> dict[int, float]:
     """Loss by step, from the log; a line that is being written is left out."""
-    found = {}
+    found: dict[int, float] = {}
     path = workdir / "log.jsonl"
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -79,8 +95,8 @@ def losses(workdir: Path) -> dict[int, float]:
         except ValueError:
             continue
         if entry["kind"] == "step":
-            assert entry["step"] not in found, f"step {entry['step']} twice"
-            found[entry["step"]] = entry["loss"]
+            known = found.setdefault(entry["step"], entry["loss"])
+            assert known == entry["loss"], f"step {entry['step']} has another loss after a resume"
     return found
 
 
@@ -105,22 +121,30 @@ def same_bits(one: object, other: object) -> bool:
     return one == other
 
 
-def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: int, torn: bool) -> None:
+def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: int, how: str) -> None:
     """Into found.json: steps at which runs were killed, whether loss curves and final bits are equal. An undisturbed
-    run and a run that is killed with SIGKILL at random steps, each on `world` ranks; with `torn` the first kill comes
-    when there are two checkpoints, and the newest is damaged after it."""
+    run and a run that is interrupted at random steps, each on `world` ranks. `how`: "tear", with SIGKILL, first when
+    there are two checkpoints, of which the newest is damaged after it; or "stop", asked to at random moments: every
+    process of every rank gets SIGTERM, twice, as from `scancel` and then torchrun; `lost` are the steps that no
+    checkpoint then has."""
     torch.set_num_threads(1)
     calm, killed = folder / "calm", folder / "killed"
     finish(start(config, calm, world))
     expected = losses(calm)
     draw = random.Random(seed)
-    at, reached = [], 0
+    at, reached, lost = [], 0, 0
     for number in range(kills):
         children = start(config, killed, world)
-        first = TWO_CHECKPOINTS if number == 0 and torn else reached + 1
+        if how == "stop":
+            step, pause_s = draw.randint(reached + 1, max(reached + 1, max(expected) - 2)), draw.uniform(0, 0.2)
+            reached, missing = stop_at(children, killed, step, pause_s)
+            at.append(reached)
+            lost += missing
+            continue
+        first = TWO_CHECKPOINTS if number == 0 else reached + 1
         reached = kill_at(children, killed, draw.randint(first, max(first, max(expected) - 1)))
         at.append(reached)
-        if number == 0 and torn:
+        if number == 0:
             tear(killed)
     finish(start(config, killed, world))
     newest = [max((run / "checkpoints").glob("step-*")) for run in (calm, killed)]
@@ -129,5 +153,5 @@ def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: in
     damaged = [path.name for path in (killed / "checkpoints").glob("damaged-*")]
     (folder / "found.json").write_text(json.dumps({
         "killed_at": at, "steps": len(expected), "losses": losses(killed) == expected, "model": model[0] == model[1],
-        "training": same_bits(*states), "damaged": damaged,
+        "training": same_bits(*states), "damaged": damaged, "lost": lost,
     }))  # fmt: skip

@@ -69,8 +69,32 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Pat
 def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     (checkpoints.save(made(1)) / "training.pt").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"none of the 1 checkpoints in .* verifies; remove the folder"):
-        checkpoints.newest()
+    for _ in range(2):  # the second start finds nothing but what the first one set aside
+        with pytest.raises(CheckpointError, match=r"1 are set aside as damaged \(damaged-step-0+1-.* another WORKDIR"):
+            checkpoints.newest()
+    checkpoints.save(made(2))  # a good copy
+    found = checkpoints.newest()
+    assert found is not None and found.step == 2
+
+
+def test_on_a_disk_with_room_for_those_that_are_kept_the_oldest_goes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints, room, save_file = kept(tmp_path, keep_last=2), [2], vars(module)["save_file"]
+
+    def small_disk(*arguments: Any, **options: Any) -> None:
+        if len(list(tmp_path.glob("step-*"))) >= room[0]:
+            raise OSError(28, "No space left on device")
+        save_file(*arguments, **options)
+
+    monkeypatch.setattr(module, "save_file", small_disk)
+    for step in (1, 2, 3):
+        checkpoints.save(made(step))
+    assert checkpoints.steps() == [2, 3]
+    room[0] = 1
+    with pytest.raises(CheckpointError, match="step 4 could not be written"):
+        kept(tmp_path, keep_last=1).save(made(4))
+    assert checkpoints.steps() == [3]  # not given up for one that may never be
 
 
 @pytest.mark.parametrize("call", ["save_file", "save", "rename"])

@@ -44,6 +44,7 @@ class Pairs:
                 images=torch.tensor([float(i) for i in part]).reshape(-1, 1, 1, 1).expand(-1, 3, 2, 2),
                 texts=torch.tensor(part).reshape(-1, 1),
                 caption_hash=hashes[part],
+                image_hash=torch.tensor(part),
                 keys=[str(i) for i in part],
             )
             for start in range(0, len(mine), 2)

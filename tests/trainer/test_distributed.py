@@ -76,9 +76,10 @@ def toy(case: dict[str, Any]) -> Any:
 
 def whole_batch(case: dict[str, Any]) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    hashes = torch.arange(N)
+    hashes, pictures = torch.arange(N), torch.arange(N)
     if case.get("duplicates"):
         hashes[[3, 9, 14]] = 3
+        pictures[[2, 9, 11]] = 2
     concepts = {}
     if case.get("concepts"):
         for head in ("objects", "attributes"):
@@ -91,6 +92,7 @@ def whole_batch(case: dict[str, Any]) -> Batch:
         images=torch.randn(N, 3, 2, 2, generator=generator),
         texts=torch.randint(0, 20, (N, CONTEXT), generator=generator),
         caption_hash=hashes,
+        image_hash=pictures,
         keys=[str(i) for i in range(N)],
         concepts=concepts,
     )
@@ -101,6 +103,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
         images=batch.images[rows],
         texts=batch.texts[rows],
         caption_hash=batch.caption_hash[rows],
+        image_hash=batch.image_hash[rows],
         keys=batch.keys[rows],
         concepts={head: (ids[rows], p[rows]) for head, (ids, p) in batch.concepts.items()},
     )
@@ -164,6 +167,7 @@ def helpers_work(folder: Path) -> None:
         assert float(ranks.sum(torch.tensor(1.0))) == world
         assert ranks.share({"rank": rank}) == {"rank": 0}
         assert ranks.collect(rank) == list(range(world))
+        assert ranks.total(1, rank) == [world, sum(range(world))]
         assert ranks.any(rank == world - 1) and not ranks.any(False)
         same_on_all(ranks, "the answer", 42)
         with pytest.raises(RuntimeError, match=r"the rank differs between ranks: \[0, 1"):
@@ -327,6 +331,7 @@ def test_alone_nothing_is_communicated() -> None:
     ranks = Ranks()
     tensor = torch.randn(3, requires_grad=True)
     assert ranks.gather(tensor) is tensor and ranks.gather_with_gradient(tensor) is tensor
+    assert ranks.total(2, 3) == [2, 3]
     assert ranks.share("x") == "x" and ranks.collect(1) == [1] and ranks.any(True) and not ranks.any(False)
 
 
@@ -374,7 +379,13 @@ def test_parts_draw_the_same_random_numbers_twice() -> None:
         masked.append(nn.functional.dropout(batch.images[4 * part : 4 * part + 4], 0.5))
     plain = toy(case)
     plain.load_state_dict(student.state_dict())
-    whole = Batch(images=torch.cat(masked), texts=batch.texts, caption_hash=batch.caption_hash, keys=batch.keys)
+    whole = Batch(
+        images=torch.cat(masked),
+        texts=batch.texts,
+        caption_hash=batch.caption_hash,
+        image_hash=batch.image_hash,
+        keys=batch.keys,
+    )
     backward(plain, plain, whole, losses)
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,9 +19,14 @@ from safetensors.torch import load_file
 
 from common.command_line import WrongUse
 from common.fields import build
+from trainer import quality
+from trainer.checkpoint import Checkpoints
 from trainer.cli import main
+from trainer.config import Config
 from trainer.config_files import merged, plain
+from trainer.data import BadSource, TooManyBad, streams
 from trainer.loop import train
+from trainer.step import Stepper
 
 Values = Callable[..., dict[str, Any]]
 
@@ -115,8 +121,6 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     copy = shutil.copytree(workdir, tmp_path / "copy")
     import yaml
 
-    from trainer.config import Config
-
     config = build(Config, yaml.safe_load((copy / "config.yaml").read_text()))
     said: list[str] = []
     again = train(config, copy, said.append)
@@ -153,9 +157,53 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
-def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -> None:
-    from trainer.config import Config
+@pytest.mark.parametrize("moment", ["a step", "a check", "a save"])
+def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
+    moment: str, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As from torchrun or `scancel`, and twice, because the one passes on what the other has sent already."""
+    owner, name = {"a step": (Stepper, "step"), "a check": (quality, "measure"), "a save": (Checkpoints, "save")}[
+        moment
+    ]
+    done, calls = getattr(owner, name), []
 
+    def disturbed(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            for pid in (*(child.pid for child in multiprocessing.active_children()), os.getpid()) * 2:
+                os.kill(pid or 0, signal.SIGTERM)
+        return done(*arguments)
+
+    monkeypatch.setattr(owner, name, disturbed)
+    config = tiny_config(
+        data={"workers": 2, "split": {"holdout": 0.2}}, check={"every_samples": 32}, checkpoint={"every_samples": 48}
+    )
+    stopped = train(config, tmp_path, lambda text: None)
+    assert (stopped.finished, stopped.signal) == (False, signal.SIGTERM)
+    assert stopped.step == {"a step": 1, "a check": 2, "a save": 3}[moment]
+    newest = max((tmp_path / "checkpoints").glob("step-*"))
+    assert newest.name == f"step-{stopped.step:012d}"
+    assert train(config, tmp_path, lambda text: None).finished
+
+
+def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(
+    tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    def say(text: str) -> None:
+        if text.startswith("step 2/"):
+            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_config(), tmp_path, say)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -> None:
     values = tiny_values()
     interrupted(build(Config, values), tmp_path, 2)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -168,8 +216,6 @@ def test_another_configuration_is_refused(tiny_values: Values, tmp_path: Path) -
 
 
 def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
-    from trainer.config import Config
-
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}]}})
     interrupted(build(Config, values), tmp_path / "w", 2)
@@ -177,8 +223,69 @@ def test_other_data_are_refused(tiny_values: Values, shards: Path, tmp_path: Pat
     there = merged(values, {"data": {"sources": [{"path": str(moved)}]}})
     interrupted(build(Config, there), tmp_path / "w", 4)  # moved, but the same
     (moved / "00001.tar").unlink()
-    with pytest.raises(WrongUse, match=r"the data are not those that the run in .* began with"):
+    with pytest.raises(
+        BadSource, match=r"the data are not those that the run began with: shard 00001\.tar is not there"
+    ):
         train(build(Config, there), tmp_path / "w")
+
+
+def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(
+    tiny_values: Values, shards: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4}})
+    interrupted(build(Config, values), tmp_path / "w", 4)
+    assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 0
+    (data / "00001.tar").unlink()
+    told = merged(values, {"data": {"skip": ["00001.tar"]}})
+    shutil.copytree(tmp_path / "w", tmp_path / "again")
+    said: list[str] = []
+    outcomes = [train(build(Config, told), tmp_path / run, said.append) for run in ("w", "again")]
+    assert all(outcome.finished for outcome in outcomes)
+    assert any(
+        "leaves out 1 shards with 32 of 96 samples (33.33%): others of the shards after" in text for text in said
+    )
+    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "again")]
+    assert losses[0] == losses[1]
+    assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
+
+
+def test_what_the_program_chose_stays_for_the_run(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of streams is derived from the data: another version may derive another one."""
+    config = tiny_config()
+    _, said = interrupted(config, tmp_path / "w", 4)
+    assert any("from 2 streams" in text for text in said)
+    monkeypatch.setattr(streams, "MOST", 1)
+    train(config, tmp_path / "w", said.append)
+    assert any("from 2 streams" in text for text in said[-12:])
+    train(tiny_config(data={"streams": 2}), tmp_path / "calm", lambda text: None)
+    losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "calm")]
+    assert losses[0] == losses[1]
+
+
+def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+    """A limit that began anew with every resume would not be one."""
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    content = bytearray((data / "00000.tar").read_bytes())
+    for place in range(0, len(content) - 8, 512):
+        if content[place : place + 4] == b"\x89PNG" and place % 3 == 0:
+            content[place : place + 4] = b"HTML"
+    (data / "00000.tar").write_bytes(content)
+    values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.9}})
+    train(build(Config, values), tmp_path / "calm", lambda text: None)
+    calm = [line["bad_samples"] for line in entries(tmp_path / "calm", "step")]
+    limit = {"data": {"max_bad_share": (calm[5] + 0.5) / 96}}  # what the first epoch holds, of 6 steps, and no more
+    for step in (2, 3, 6, 8):
+        interrupted(build(Config, merged(values, limit)), tmp_path / "w", step)
+    train(build(Config, merged(values, limit)), tmp_path / "w", lambda text: None)
+    assert [line["bad_samples"] for line in entries(tmp_path / "w", "step")] == calm
+    assert calm[-1] > calm[1] > 0
+    limit = {"data": {"max_bad_share": (calm[5] - 0.5) / 96}}
+    interrupted(build(Config, merged(values, limit)), tmp_path / "x", 2)
+    with pytest.raises(TooManyBad, match=rf"epoch 0: {calm[5]} bad samples, more than"):
+        train(build(Config, merged(values, limit)), tmp_path / "x", lambda text: None)
 
 
 def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
 
 
-def killed_and_calm(values: dict[str, Any], folder: Path, world: int, kills: int, forks: Forks) -> dict[str, Any]:
+def killed_and_calm(
+    values: dict[str, Any], folder: Path, world: int, kills: int, how: str, forks: Forks
+) -> dict[str, Any]:
     """What `kill_runs.py` found."""
     config = folder / "config.yaml"
     config.write_text(yaml.safe_dump(values))
-    arguments = (str(config), folder, world, kills, SEED, True)
+    arguments = (str(config), folder, world, kills, SEED, how)
     status = forks.wait(forks.start(str(SCRIPT), "kill_and_compare", *arguments, said=folder / "compared.txt"))
     said = "".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt")))
     assert status == 0, f"seed {SEED}: {said}"
@@ -55,7 +57,7 @@ def test_killed_at_a_random_step_with_a_torn_checkpoint(
 ) -> None:
     """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10. The test that kills again
     and again has all four pairs of numbers."""
-    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 1, forks)
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 1, "tear", forks)
     assert equal(found), (SEED, found)
     assert len(found["damaged"]) == 1 and found["killed_at"][0] >= 7, (SEED, found)
 
@@ -67,6 +69,17 @@ def test_killed_at_a_random_step_with_a_torn_checkpoint(
 def test_killed_again_and_again(
     world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
 ) -> None:
-    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 4, forks)
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 4, "tear", forks)
     assert len(found["killed_at"]) == 4 and len(found["damaged"]) == 1, (SEED, found)
     assert equal(found), (SEED, found)
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+@pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 2)])
+def test_asked_to_stop_at_random_moments(
+    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
+) -> None:
+    """All processes get the signal, as from a launcher; it may come in a step, a check or a save. No step is lost."""
+    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 3, "stop", forks)
+    assert equal(found) and found["lost"] == 0, (SEED, found)

@@ -38,6 +38,7 @@ def pairs(n: int, heads: bool = False) -> Batch:
         images=torch.randn(n, 3, 32, 32, generator=generator),
         texts=texts,
         caption_hash=torch.arange(n),
+        image_hash=torch.arange(n),
         keys=[str(i) for i in range(n)],
         concepts=concepts,
     )
@@ -108,8 +109,10 @@ def test_values_of_a_step(tiny_config: Callable[..., Any]) -> None:
     assert result.finite and result.gradient_norm > 0 and result.scale == pytest.approx(1 / 0.07)
 
 
-def test_equal_captions_are_masked(tiny_config: Callable[..., Any]) -> None:
-    batch = replace(pairs(16), caption_hash=torch.zeros(16, dtype=torch.int64))
+@pytest.mark.parametrize("equal", ["caption_hash", "image_hash"])
+def test_equal_captions_and_equal_images_are_masked(equal: str, tiny_config: Callable[..., Any]) -> None:
+    same: dict[str, Any] = {equal: torch.zeros(16, dtype=torch.int64)}
+    batch = replace(pairs(16), **same)
     assert stepper(tiny_config()).step(batch, 0, 0, 1.0).values["loss"] == pytest.approx(0, abs=1e-6)
     seen = stepper(tiny_config(loss={"mask_duplicates": False})).step(batch, 0, 0, 1.0)
     assert seen.values["loss"] > 1

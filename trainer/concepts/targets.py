@@ -83,6 +83,25 @@ class ConceptTargets:
         """Targets kept per picture and head."""
         return int(self.manifest["k"])
 
+    def missing(self, shards: Mapping[str, str]) -> list[str]:
+        """Which of these shards (name to SHA-256) have no targets: from the manifest and the names of the files alone.
+
+        Raises:
+            ConceptMismatch: targets are of another tar of that name.
+        """
+        files = set(self._folder.names(ending=".npz"))
+        for name, sha256 in shards.items():
+            self._check_tar(name, sha256)
+        return [name for name in shards if name not in self._shards or self._shards[name]["file"] not in files]
+
+    def _check_tar(self, name: str, sha256: str) -> None:
+        made_from = self._shards[name]["tar_sha256"] if name in self._shards else ""
+        if sha256 and made_from and sha256 != made_from:
+            raise ConceptMismatch(
+                f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
+                "run `make concepts` again"
+            )
+
     def shard(self, name: str, sha256: str = "") -> ShardTargets | None:
         """The targets of a shard; None where there are none.
 
@@ -96,11 +115,7 @@ class ConceptTargets:
         entry = self._shards.get(name)
         if entry is None:
             return None
-        if sha256 and entry["tar_sha256"] and sha256 != entry["tar_sha256"]:
-            raise ConceptMismatch(
-                f"the concept targets of shard {name} in {self._folder} were made from another file of that name; "
-                "run `make concepts` again"
-            )
+        self._check_tar(name, sha256)
         try:
             content = self._folder.read(entry["file"])
         except FileNotFoundError:

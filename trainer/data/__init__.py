@@ -7,12 +7,14 @@ from trainer.data.errors import (
     DataError,
     Kind,
     LoaderStalled,
+    ShardLost,
     ShardMismatch,
     ShardUnavailable,
     TooManyBad,
 )
 from trainer.data.loader import ShardLoader
 from trainer.data.settings import DataSettings, Source, Split
+from trainer.data.shards import ShardFacts
 
 __all__ = [
     "BadSource",
@@ -22,7 +24,9 @@ __all__ = [
     "DataSettings",
     "Kind",
     "LoaderStalled",
+    "ShardFacts",
     "ShardLoader",
+    "ShardLost",
     "ShardMismatch",
     "ShardUnavailable",
     "Source",

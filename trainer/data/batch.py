@@ -18,12 +18,19 @@ class Batch:
     texts: Tensor
     """(b, context) int64, token ids."""
     caption_hash: Tensor
-    """(b,) int64, equal for equal captions: the duplicate mask of HN-NCE."""
+    """(b,) int64, equal for equal captions."""
+    image_hash: Tensor
+    """(b,) int64, equal for images of equal bytes."""
     keys: list[str]
     """The samples' keys in their shards."""
     concepts: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Head ("objects", "attributes") to ids (b, k) int64 and probabilities (b, k) float32 that sum to 1; a row of zeros
     is a sample without concept. Empty where no targets are joined."""
+
+    @property
+    def hashes(self) -> Tensor:
+        """(b, 2) int64: pairs that share either are no negatives of each other."""
+        return torch.stack([self.caption_hash, self.image_hash], dim=1)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -45,6 +52,7 @@ class Batch:
             images=change(self.images),
             texts=change(self.texts),
             caption_hash=change(self.caption_hash),
+            image_hash=change(self.image_hash),
             keys=self.keys,
             concepts={head: (change(ids), change(p)) for head, (ids, p) in self.concepts.items()},
         )

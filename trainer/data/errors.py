@@ -8,6 +8,7 @@ from enum import StrEnum
 class Kind(StrEnum):
     """How a sample or shard is bad. The closed list of what `ShardLoader.counts` counts, besides `ok`."""
 
+    MISSING_SHARD = "missing_shard"  # a shard that is not there, or is left out by data.skip in the middle of a run
     EMPTY_TAR = "empty_tar"  # a shard of zero bytes
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
     NOT_A_TAR = "not_a_tar"  # something else under a shard's name
@@ -23,7 +24,7 @@ class DataError(RuntimeError):
 
 
 class BadSource(DataError):
-    """A source names no shards, or shards in a form that cannot be read."""
+    """A source names no shards, shards in a form that cannot be read, or not those that the run began with."""
 
 
 class ShardMismatch(DataError):
@@ -40,6 +41,10 @@ class TooManyBad(DataError):
 
 class ShardUnavailable(DataError):
     """A shard could not be opened or fetched."""
+
+
+class ShardLost(ShardUnavailable):
+    """A shard is not where it was: its samples are replaced, as far as `max_bad_share` allows."""
 
 
 class LoaderStalled(DataError):

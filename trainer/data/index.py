@@ -173,7 +173,7 @@ def save(index: ShardIndex, path: Path) -> None:
         )
 
 
-def load(path: Path) -> ShardIndex:
+def load(path: Path | IO[bytes]) -> ShardIndex:
     """A kept index.
 
     Raises:

@@ -8,27 +8,25 @@ time. Workers are torch's; they take whole batches and hand them back in order.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
-from trainer.data.errors import BadSource, LoaderStalled, TooManyBad
+from trainer.data.errors import BadSource, Kind, LoaderStalled, TooManyBad
 from trainer.data.order import EpochOrder
 from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
 from trainer.data.settings import DataSettings
-from trainer.data.shards import open_source
-
-_STATE_BYTES = 512
+from trainer.data.shards import OpenSource, ShardFacts, open_source
+from trainer.data.streams import bytes_in_use, default_streams
+from trainer.data.workers import Batches
 
 
 class ShardLoader:
@@ -43,6 +41,7 @@ class ShardLoader:
             NumPy, which are seeded for each sample.
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
+        begun: the shards of each source with which a run that is resumed began.
         pin: hand batches out in page-locked memory, for a GPU; with workers a thread does it beside the training.
 
     Raises:
@@ -60,6 +59,7 @@ class ShardLoader:
         transform: Transform,
         tokenizer: Tokenizer,
         concepts: Concepts | Sequence[Concepts | None] | None = None,
+        begun: Sequence[Sequence[ShardFacts]] | None = None,
         pin: bool = False,
     ):
         if batch_size < 1 or not 0 <= rank < world:
@@ -68,20 +68,27 @@ class ShardLoader:
             )
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed {seed} is not in [0, 2^63)")
-        self._settings, self._batch_size, self._world, self._pin = settings, batch_size, world, pin
-        self.sources = tuple(open_source(source, settings) for source in settings.sources)
+        self._batch_size, self._world, self._pin = batch_size, world, pin
+        self.sources = _open_sources(settings, begun)
+        self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
+        """Stretches of the data that are read side by side."""
+        self._settings = settings = replace(settings, streams=self.streams)
+        _require_cache(settings, self.sources, self.streams, world)
         order = EpochOrder(
             [[shard.samples for shard in source.shards] for source in self.sources],
             weights=_weights(settings),
             total=settings.samples_per_epoch,
             seed=seed,
             window=settings.shuffle,
-            streams=settings.streams,
+            streams=self.streams,
         )
         self.batches_per_epoch, self.samples_per_epoch = self._lengths(order.samples)
         joined = _per_source(concepts, len(self.sources))
         self.heads = heads_of(joined)
         """Head of the concept targets to the number of its concepts."""
+        self.problems: list[str] = [problem for source in self.sources for problem in source.problems]
+        """The first errors in words."""
+        self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
         self._reader = Reader(
             settings,
             self.sources,
@@ -94,18 +101,38 @@ class ShardLoader:
             transform=transform,
             tokenizer=tokenizer,
         )
-        self.counts: dict[str, int] = {"ok": 0, **sum((Counter(source.bad) for source in self.sources), Counter[str]())}
-        """Samples by what became of them: `ok` were handed out by this loader, the others are errors by kind (see
-        `Kind`); those found by the index are counted once, for all ranks."""
-        self.problems: list[str] = [problem for source in self.sources for problem in source.problems]
-        """The first errors in words."""
+        self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
+        """Samples that the index leaves out, by kind; for all ranks."""
+        self.read = Counter({"ok": 0})
+        """Samples that this loader has handed out (`ok`), and those in whose place others came, by kind."""
+        self.lost = 0
+        """Those of the epoch that is read."""
+        self._resumed: tuple[int, int] | None = None
         self.waited_s = 0.0
         """Seconds in which the caller waited for batches."""
         self._ahead = Ahead(self._reader, self.batches_per_epoch)
-        self._batches = _Batches(self._reader, settings.workers)
+        self._batches = Batches(self._reader, settings.workers)
         self._positions = _Positions()
         self._workers: DataLoader[Any] | None = None
         self._turn = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Samples by what became of them: `ok`, or an error (see `Kind`); what the index found and what was read."""
+        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
+
+    def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
+        """Go on counting: `read` of an earlier loader, with `lost` bad samples of the epoch that is gone on with."""
+        self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
+
+    def check_lost(self, epoch: int, lost: int) -> None:
+        """Raises TooManyBad where that many bad samples of an epoch, of all ranks, are more than max_bad_share."""
+        if lost > self._settings.max_bad_share * self.samples_per_epoch:
+            last = f"; last: {self.problems[-1]}" if self.problems else ""
+            raise TooManyBad(
+                f"epoch {epoch}: {lost:,} bad samples, more than data.max_bad_share "
+                f"{self._settings.max_bad_share:.2%} of its {self.samples_per_epoch:,}{last}"
+            )
 
     def _lengths(self, samples: int) -> tuple[int, int]:
         """Batches of an epoch, and their samples over all ranks: with drop_last floor(samples / (b world)) batches."""
@@ -123,7 +150,7 @@ class ShardLoader:
         iterator of the one before.
 
         Raises:
-            TooManyBad: the epoch held more bad samples than max_bad_share of it.
+            TooManyBad: this rank met more bad samples than max_bad_share of the epoch (`check_lost` for all ranks).
             LoaderStalled: a worker did not answer in time.
             ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
         """
@@ -134,8 +161,9 @@ class ShardLoader:
         return self._epoch(epoch, start, self._turn)
 
     def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
-        budget = int(self._settings.max_bad_share * self.samples_per_epoch / self._world)
-        lost, number = 0, start
+        self.lost = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
+        self._resumed = None
+        number = start
         batches = (
             self._in_this_process(epoch, start) if not self._settings.workers else self._from_workers(epoch, start)
         )
@@ -149,21 +177,16 @@ class ShardLoader:
             if item is None:
                 return
             batch, bad = item
-            self.counts["ok"] += len(batch)
+            self.read["ok"] += len(batch)
             self._note(bad)
-            lost += len(bad)
-            if lost > budget:
-                raise TooManyBad(
-                    f"epoch {epoch}: {lost} bad samples, more than data.max_bad_share "
-                    f"{self._settings.max_bad_share:.2%} "
-                    f"of this rank's {self.samples_per_epoch // self._world:,}; last: {bad[-1].message}"
-                )
+            self.check_lost(epoch, self.lost)
             number += 1
             yield batch
 
     def _note(self, bad: Sequence[Bad]) -> None:
+        self.lost += len(bad)
         for kind, message in bad:
-            self.counts[kind] = self.counts.get(kind, 0) + 1
+            self.read[kind] += 1
             if len(self.problems) < 1000:
                 self.problems.append(f"{kind}: {message}")
 
@@ -185,10 +208,12 @@ class ShardLoader:
                 timeout=self._settings.stall_s,
                 pin_memory=self._pin,
                 collate_fn=_as_it_is,
+                worker_init_fn=self._batches.begin,
                 generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
             )
         number = start
-        batches = iter(self._workers)
+        with self._batches.starting():
+            batches = iter(self._workers)
         while number < self.batches_per_epoch:
             try:
                 item = next(batches)
@@ -201,6 +226,10 @@ class ShardLoader:
                     ) from error
                 error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")
                 raise
+            except (ConnectionError, EOFError) as error:
+                raise RuntimeError(
+                    f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
+                ) from error
             yield item
             number += 1
 
@@ -208,6 +237,7 @@ class ShardLoader:
         """End the workers and close the shards."""
         self._turn += 1
         self._ahead.stop()
+        self._batches.dismiss()
         self._workers = None
         self._reader.close()
 
@@ -228,53 +258,6 @@ class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
         return len(self._range)
 
 
-class _Batches(Dataset[tuple[Batch, list[Bad]]]):
-    """Batches by (epoch, number), and a board on which each worker writes what it does."""
-
-    def __init__(self, reader: Reader, workers: int):
-        self._reader = reader
-        self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
-        self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
-        self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
-
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Batch, list[Bad]]:
-        worker = get_worker_info()
-        if worker is not None:
-            self._pids[worker.id] = os.getpid()
-            self._reader.state = _Writer(self._board.numpy()[worker.id], self._since.numpy(), worker.id)
-        item = self._reader.batch(*position)
-        self._reader.state("idle")
-        return item
-
-    def end_workers(self) -> None:
-        """Ask the workers to end: torch would wait five seconds for each that hangs."""
-        for pid in self._pids.tolist():
-            if pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGTERM)
-
-    def states(self) -> str:
-        """One line on what the workers are doing."""
-        now = time.time()
-        lines = []
-        for worker, (text, since) in enumerate(zip(self._board.numpy(), self._since.tolist(), strict=True)):
-            said = text.tobytes().rstrip(b"\0").decode("utf-8", "replace") or "starting"
-            lines.append(f"worker {worker}: {said}" + (f" for {now - since:.0f} s" if since else ""))
-        return "; ".join(lines)
-
-
-class _Writer:
-    """Writes one worker's line on the board."""
-
-    def __init__(self, line: Any, since: Any, worker: int):
-        self._line, self._since, self._worker = line, since, worker
-
-    def __call__(self, text: str) -> None:
-        said = np.frombuffer(text.encode("utf-8", "replace")[:_STATE_BYTES], np.uint8)
-        self._line[: len(said)], self._line[len(said) :] = said, 0
-        self._since[self._worker] = time.time()
-
-
 def _as_it_is(item: Any) -> Any:
     return item
 
@@ -282,6 +265,50 @@ def _as_it_is(item: Any) -> Any:
 def _weights(settings: DataSettings) -> list[float] | None:
     weights = [source.weight for source in settings.sources if source.weight is not None]
     return weights or None
+
+
+def _open_sources(settings: DataSettings, begun: Sequence[Sequence[ShardFacts]] | None) -> tuple[OpenSource, ...]:
+    if begun is not None and len(begun) != len(settings.sources):
+        raise BadSource(f"data.sources names {len(settings.sources)}; the run began with {len(begun)}")
+    facts: Sequence[Sequence[ShardFacts] | None] = begun or [None] * len(settings.sources)
+    opened = tuple(open_source(source, settings, of) for source, of in zip(settings.sources, facts, strict=True))
+    unknown = set(settings.skip).difference(*(source.skipped for source in opened))
+    if unknown:
+        raise BadSource(f"data.skip names {min(unknown)}, which is the file name or path of no shard")
+    return opened
+
+
+def _require_cache(settings: DataSettings, sources: Sequence[OpenSource], streams: int, world: int) -> None:
+    """Refuse remote shards of which the cache does not hold what is in use: each would be fetched again and again."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world)) / world  # of the ranks; a stream at the border is read twice
+    needed = bytes_in_use(sources, settings.shuffle, streams, min(1.0, here + 1 / streams))
+    if needed > settings.cache_bytes:
+        raise BadSource(
+            f"two windows of the shuffle are {needed / 2**30:.3g} GiB of remote shards on this machine, data.cache_gib "
+            f"is {settings.cache_gib:.3g}: raise it, or lower data.streams, now {streams}, or data.shuffle"
+        )
+
+
+def _missing_targets(
+    sources: Sequence[OpenSource], concepts: Sequence[Concepts | None], max_bad_share: float
+) -> list[str]:
+    """Shards without concept targets, in words. Raises TooManyBad where they hold more of a source than allowed,
+    ConceptMismatch where targets are of other shards."""
+    found = []
+    for source, known in zip(sources, concepts, strict=True):
+        if known is None:
+            continue
+        present = {shard.file.name: shard for shard in source.shards if shard.samples and not shard.left_out}
+        missing = known.missing({name: shard.sha256 for name, shard in present.items()})
+        lost, samples = (sum(present[name].samples for name in names) for names in (missing, present))
+        if lost > max_bad_share * samples:
+            raise TooManyBad(
+                f"{source.path}: {len(missing):,} shards with {lost / samples:.2%} of the samples have no concept "
+                f"targets, more than data.max_bad_share {max_bad_share:.2%}; first: {missing[0]}; run `make concepts` "
+                "again"
+            )
+        found += [f"{name}: {Kind.MISSING_CONCEPTS}: there are no concept targets of it" for name in missing]
+    return found
 
 
 def _per_source(concepts: Any, sources: int) -> list[Concepts | None]:

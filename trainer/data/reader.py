@@ -6,8 +6,10 @@ import contextlib
 import copy
 import os
 import random
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from trainer.data.batch import Batch
 from trainer.data.decode import BadPicture, decode
-from trainer.data.errors import ConceptMismatch, Kind, ShardMismatch, TooManyBad
+from trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from trainer.data.images import Images
 from trainer.data.index import ShardIndex, load
 from trainer.data.order import EpochOrder
@@ -27,8 +29,9 @@ from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, Shard, selected, store_of
 from trainer.data.store import is_remote
 
-_OPEN_SHARDS = 64  # kept open by one worker, beside their indices
-_TRIES = 32  # substitutes tried for one bad sample
+_OPEN_SHARDS = 256  # kept open by one worker, beside their indices
+_NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
+_TRIES = 8  # samples of each
 
 Transform = Callable[[Image.Image], Tensor]
 Tokenizer = Callable[[list[str]], Tensor]
@@ -58,6 +61,10 @@ class Concepts(Protocol):
     def shard(self, name: str, sha256: str) -> ShardConcepts | None:
         """The targets of a shard, None where there is no file; raises ConceptMismatch where it is of another tar."""
 
+    def missing(self, shards: Mapping[str, str]) -> list[str]:
+        """Which of these shards (name to SHA-256) have no targets; raises ConceptMismatch where they are of another
+        tar. Reads no targets."""
+
 
 class Bad(NamedTuple):
     """A sample that was replaced, or lacks its concepts."""
@@ -70,14 +77,22 @@ class Bad(NamedTuple):
 class _Opened:
     """A shard in use."""
 
+    place: tuple[int, int]
+    """Source, and number of the shard in it."""
     shard: Shard
-    descriptor: int
+    descriptor: int | None
+    """None where it is remote: the cache could not drop it."""
     index: ShardIndex
     rows: npt.NDArray[np.int64]
     """Rows of the index that belong to the part of the split that is read."""
     concepts: ShardConcepts | None
     concept_rows: npt.NDArray[np.int64] | None
     """Row in `concepts` of each row of the index."""
+
+    def close(self) -> None:
+        """Close the tar."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
 
 
 class _Sample(NamedTuple):
@@ -114,6 +129,11 @@ class Reader:
         self._k = next((known.k for known in concepts if known), 0)
         self._store = store_of(settings)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
+        self._lost: dict[tuple[int, int], ShardLost] = {}
+        self._there = [
+            [number for number, shard in enumerate(source.shards) if shard.samples and not shard.left_out]
+            for source in sources
+        ]
         self._owner = os.getpid()
         self.state: Callable[[str], None] = lambda text: None
         """Told what is being done, for the watchdog."""
@@ -138,6 +158,7 @@ class Reader:
             (source, shard)
             for source, shard in zip(sources.tolist(), shards.tolist(), strict=True)
             if is_remote(self._sources[source].shards[shard].file.url)
+            and not self._sources[source].shards[shard].left_out
         }
 
     def twin(self) -> Reader:
@@ -158,7 +179,7 @@ class Reader:
     @property
     def window_batches(self) -> int:
         """Batches in which one window of the shuffle is used up."""
-        return -(-self._settings.shuffle * self._settings.streams // (self._batch_size * self._world))
+        return -(-self._settings.shuffle * (self._settings.streams or 1) // (self._batch_size * self._world))
 
     def _slice(self, epoch: int, number: int) -> tuple[npt.NDArray[np.int64], ...]:
         whole = self._batch_size * self._world
@@ -173,28 +194,60 @@ class Reader:
         return _mix(_mix(_mix(self._seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """A sample, or where its picture is bad another of its shard: a function of position and seed alone."""
-        opened = self._open(source, shard)
-        for attempt in range(_TRIES):
-            place = int(opened.rows[row])
+        """A sample, or another one where its picture is bad or its shard has gone."""
+        for opened, place in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
                 picture, caption = self._read(opened, place)
                 break
+            except ShardLost as error:  # dropped from the cache, and not where it came from any more
+                self._lost[opened.place] = error
+                bad.append(Bad(Kind.MISSING_SHARD, str(error)))
             except BadPicture as error:
                 key = opened.index.keys[place]
                 bad.append(Bad(Kind.UNDECODABLE_PICTURE, f"shard {opened.shard.file.url}, key {key}: {error}"))
-                row = _mix(seed ^ (attempt + 1)) % len(opened.rows)
         else:
-            raise TooManyBad(f"{_TRIES} samples of shard {opened.shard.file.url} in a row are bad; last: {bad[-1][1]}")
+            lost = self._lost.get((source, shard))
+            if lost is not None:
+                raise lost
+            url = self._sources[source].shards[shard].file.url
+            raise TooManyBad(
+                f"no sample of shard {url} or its neighbours could be used in {_NEIGHBOURS * _TRIES} tries; "
+                f"last: {bad[-1].message}"
+            )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
         return _Sample(opened, place, caption), self._transformed(opened, place, picture, seed)
 
+    def _candidates(
+        self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
+    ) -> Iterator[tuple[_Opened, int]]:
+        """Shard and row of the index: first the sample itself, then others of its shard, then of the shards after it. A
+        function of position and seed alone, so that all ranks and every resume agree."""
+        there = self._there[source]
+        first, attempt = bisect_left(there, shard), 0
+        for step in range(len(there) + _NEIGHBOURS):
+            number = there[(first + step) % len(there)]
+            try:
+                opened = self._open(source, number)
+            except ShardLost as error:
+                if not step:
+                    bad.append(Bad(Kind.MISSING_SHARD, str(error)))
+                continue
+            for _ in range(_TRIES):
+                if (source, number) in self._lost:
+                    break
+                itself = number == shard and not attempt
+                yield opened, int(opened.rows[row if itself else _mix(seed ^ attempt) % len(opened.rows)])
+                attempt += 1
+            if attempt >= _NEIGHBOURS * _TRIES:
+                return
+
     def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
         entry = opened.index.rows[place]
-        picture = self._bytes(opened, int(entry["picture_at"]), int(entry["picture_size"]))
-        caption = self._bytes(opened, int(entry["caption_at"]), int(entry["caption_size"]))
+        with self._descriptor(opened) as tar:
+            picture = _bytes(opened, tar, int(entry["picture_at"]), int(entry["picture_size"]))
+            caption = _bytes(opened, tar, int(entry["caption_at"]), int(entry["caption_size"]))
         image = decode(picture, self._settings.max_pixels, self._settings.decode_side)
         return image, caption.decode("utf-8", "replace").strip()
 
@@ -208,11 +261,9 @@ class Reader:
             error.add_note(f"while transforming {opened.index.keys[place]} of shard {opened.shard.file.url}")
             raise
 
-    def _bytes(self, opened: _Opened, at: int, size: int) -> bytes:
-        content = os.pread(opened.descriptor, size, at)
-        if len(content) != size:
-            raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
-        return content
+    def _descriptor(self, opened: _Opened) -> AbstractContextManager[int]:
+        kept = opened.descriptor
+        return self._store.open(opened.shard.file) if kept is None else contextlib.nullcontext(kept)
 
     def _open(self, source: int, number: int) -> _Opened:
         if self._owner != os.getpid():  # a forked worker: file positions are not shared by pread, caches are its own
@@ -221,8 +272,16 @@ class Reader:
         if known is not None:
             self._opened.move_to_end((source, number))
             return known
+        if (source, number) in self._lost:
+            raise self._lost[source, number]
         shard = self._sources[source].shards[number]
         self.state(f"{shard.file.url}: opening")
+        try:
+            self._store.fetch(shard.file)
+            descriptor = None if is_remote(shard.file.url) else self._store.descriptor(shard.file)
+        except ShardLost as error:
+            self._lost[source, number] = error
+            raise
         index = load(shard.index)
         if index.sha256 != shard.sha256:
             raise ShardMismatch(f"shard {shard.file.url} was indexed anew while this run read it; start the run again")
@@ -230,25 +289,27 @@ class Reader:
         concepts = self._concepts[source]
         joined = concepts.shard(index.name, index.sha256) if concepts else None
         places = joined.rows(index.keys) if joined else None
-        opened = _Opened(shard, self._store.descriptor(shard.file), index, rows, joined, places)
+        opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
         self._opened[source, number] = opened
         if len(self._opened) > _OPEN_SHARDS:
-            os.close(self._opened.popitem(last=False)[1].descriptor)
+            self._opened.popitem(last=False)[1].close()
         return opened
 
     def close(self) -> None:
         """Close the shards."""
         if self._owner == os.getpid():
             for opened in self._opened.values():
-                os.close(opened.descriptor)
+                opened.close()
         self._opened = OrderedDict()
 
     def _collate(self, samples: list[_Sample], images: Tensor) -> Batch:
-        hashes = [int(sample.opened.index.rows[sample.row]["caption_hash"]) for sample in samples]
+        rows = [sample.opened.index.rows[sample.row] for sample in samples]
+        image_hashes = np.array([row["picture_hash"] for row in rows], np.uint64).view(np.int64)
         return Batch(
             images=images,
             texts=self._tokenizer([sample.caption for sample in samples]),
-            caption_hash=torch.tensor(hashes, dtype=torch.int64),
+            caption_hash=torch.tensor([int(row["caption_hash"]) for row in rows], dtype=torch.int64),
+            image_hash=torch.from_numpy(image_hashes),
             keys=[sample.key for sample in samples],
             concepts={head: self._targets(head, samples) for head in self._heads},
         )
@@ -260,6 +321,7 @@ class Reader:
             images=blank.new_zeros((0, *blank.shape)),
             texts=self._tokenizer([""])[:0],
             caption_hash=torch.zeros(0, dtype=torch.int64),
+            image_hash=torch.zeros(0, dtype=torch.int64),
             keys=[],
             concepts={
                 head: (torch.zeros(0, self._k, dtype=torch.int64), torch.zeros(0, self._k)) for head in self._heads
@@ -283,6 +345,13 @@ class Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._owner, self.state = os.getpid(), lambda text: None
+
+
+def _bytes(opened: _Opened, tar: int, at: int, size: int) -> bytes:
+    content = os.pread(tar, size, at)
+    if len(content) != size:
+        raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
+    return content
 
 
 @contextlib.contextmanager

@@ -54,10 +54,15 @@ class DataSettings:
     shuffle: Count = 20_000
     """Window of the bounded shuffle in samples: shards are permuted, then each window of that many consecutive samples
     is. A window touches about shuffle / (samples of a shard) shards. 0: no shuffle at all, the order of the shards."""
-    streams: Positive = 1
-    """An epoch's shards are dealt to that many streams, read side by side. With streams a multiple of the number of
-    ranks each rank reads mostly shards of its own: set it so for remote shards. The order depends on it, not on the
-    number of ranks."""
+    streams: Positive | None = None
+    """An epoch's shards are dealt to that many streams, read side by side: a batch has samples of about that many
+    stretches of the data. With streams a multiple of the number of ranks each rank reads mostly shards of its own. The
+    order depends on it, not on the number of ranks. None: as many as there are shards, rounded down to a power of two,
+    at most 64, and no more than the cache has room for where shards are remote; the run keeps the number that it began
+    with."""
+    skip: tuple[str, ...] = ()
+    """File names or paths of shards to leave out. A run that is resumed keeps their places: samples of the
+    neighbouring shards stand in for theirs, so that all others come when they would have come."""
     samples_per_epoch: Total | None = None
     """Samples of an epoch over all ranks; None: as many as the sources hold. With weights, or if given, sources are
     cut off or repeated: each goes on in the next epoch where it stopped."""
@@ -71,7 +76,8 @@ class DataSettings:
     stall_s: Above0 = 300.0
     """A batch that takes longer than this ends the run, with the state of the workers."""
     max_bad_share: Share = 0.01
-    """Above this share of bad samples the run ends: of a source when it is indexed, of an epoch while it is read."""
+    """Above this share of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks while
+    it is read. Samples of shards that are lost count, and those without concept targets."""
     decode_side: Positive | None = None
     """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides stay at or above this,
     which saves most of the time; None: at full size."""
@@ -82,8 +88,14 @@ class DataSettings:
     cache_folder: str | None = None
     """Where remote shards are kept while they are read; None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
-    """Bound on the remote shards kept there, in GiB; the longest unused go first. Shared by all ranks of a machine.
-    One window of the shuffle must fit."""
+    """Bound on the bytes of remote shards on disk there, in GiB; the longest unused go first. Shared by all ranks of a
+    machine. Two windows of the shuffle, of all streams that the machine reads, must fit: else the run is refused with
+    the figure."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_gib` in bytes."""
+        return int(self.cache_gib * 2**30)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import glob as globbing
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
@@ -28,8 +29,13 @@ from trainer.data.settings import DataSettings, Source, Split
 from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 
 MANIFEST = "manifest.json"
+_INDEX = ".index"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FEW = 8  # up to that many shards are indexed in this process
+_NO_GUARD = (
+    "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
+    "that a script has to train, or to open a ShardLoader, under `if __name__ == '__main__':`"
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,18 @@ class Shard:
     """Of the tar when it was indexed."""
     samples: int
     """Samples of the part of the split that is read."""
+    left_out: bool = False
+    """By `data.skip`, in a run that began with it: it keeps its place in the order, and others stand in."""
+
+
+class ShardFacts(NamedTuple):
+    """What a run remembers of a shard, for when it is resumed."""
+
+    name: str
+    """File name of the tar."""
+    sha256: str
+    samples: int
+    """Of the part of the split that is read."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +71,51 @@ class OpenSource:
     bad: dict[str, int]
     """Kind to count of what is left out."""
     problems: tuple[str, ...]
+    skipped: frozenset[str] = frozenset()
+    """Entries of `data.skip` that name shards of it."""
+
+    @property
+    def facts(self) -> list[ShardFacts]:
+        """What a run remembers of its shards, in their order."""
+        return [ShardFacts(shard.file.name, shard.sha256, shard.samples) for shard in self.shards]
 
 
-def open_source(source: Source, settings: DataSettings) -> OpenSource:
-    """Find the shards of a source and index those whose index is not kept yet.
+def open_source(source: Source, settings: DataSettings, begun: Sequence[ShardFacts] | None = None) -> OpenSource:
+    """Find the shards of a source and index those whose index is not kept yet. `begun`: those that a run which is
+    resumed began with, in the order in which it reads them.
 
     Raises:
-        BadSource: there are no shards, or none that can be read.
+        BadSource: there are no shards, none that can be read, or not those of `begun`.
         ShardMismatch: they differ from their manifest.
         TooManyBad: more than `max_bad_share` of the samples is unusable.
     """
     urls, manifest = find_shards(source.path)
-    folder, store = _index_folder(urls[0], settings), store_of(settings)
-    bad, problems, good, shards = Counter[str](), list[str](), 0, []
-    for url, place, index in _indices(urls, folder, store):
+    named = {url: {url, _name(url)}.intersection(settings.skip) for url in urls}
+    wanted = [url for url in urls if not named[url]]
+    if not wanted:
+        raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
+    folder, store = _index_folder(wanted[0], settings), store_of(settings)
+    bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
+    for url, place, index in _indices(wanted, folder, store):
         entry = manifest.get(_name(url), {})
+        if index is None:
+            missing.append(url)
+            continue
         bad.update(_losses(index, url, entry.get("sha256"), entry.get("samples")))
         problems += index.problems
         good += len(index.rows)
         file = ShardFile(url, index.bytes, index.stamp)
         shards.append(Shard(file, place, index.sha256, int(selected(index, settings.split).sum())))
+    skipped = set[str]().union(*named.values())
+    if begun is not None:
+        shards = _as_begun(source.path, shards, begun, settings.skip)
+        skipped |= {fact.name for fact in begun}.intersection(settings.skip)
+        missing = [url for url in missing if _name(url) not in {fact.name for fact in begun}]
+        left_out = sum(shard.samples for shard in shards if shard.left_out)
+        bad.update({Kind.MISSING_SHARD: left_out} if left_out else {})
+    for url in missing:  # of a size that no manifest tells it is taken for one like the others
+        bad[Kind.MISSING_SHARD] += int(manifest.get(_name(url), {}).get("samples", good // max(len(shards), 1))) or 1
+        problems.append(f"{_name(url)}: {Kind.MISSING_SHARD}: it is not there")
     lost = sum(bad.values())
     if lost and lost / (lost + good) > settings.max_bad_share:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(bad.items()))
@@ -82,7 +125,30 @@ def open_source(source: Source, settings: DataSettings) -> OpenSource:
         )
     if not any(shard.samples for shard in shards):
         raise BadSource(f"{source.path}: no sample in part {settings.split.part} of the split")
-    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems))
+    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
+
+
+def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
+    """The shards of a run that is resumed: all that it began with, except those that it is told to leave out."""
+    there, result = {shard.file.name: shard for shard in found}, []
+    for fact in begun:
+        shard = there.pop(fact.name, None)
+        if shard is None and fact.name in skip:
+            shard = Shard(ShardFile(fact.name), Path(), fact.sha256, fact.samples, left_out=True)
+        elif shard is None or (shard.sha256, shard.samples) != fact[1:]:
+            what = "is not there any more" if shard is None else "is another one now"
+            raise BadSource(
+                f"{path}: the data are not those that the run began with: shard {fact.name} {what}; put it back, or go "
+                f"on without it: data.skip=[{fact.name}]"
+            )
+        result.append(shard)
+    if there:
+        name = min(there)
+        raise BadSource(
+            f"{path}: the data are not those that the run began with: shard {name} is new; take it away, or go on "
+            f"without it: data.skip=[{name}]"
+        )
+    return result
 
 
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
@@ -100,11 +166,12 @@ def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
 def store_of(settings: DataSettings) -> ShardStore:
     """The store that the settings ask for."""
     folder = Path(settings.cache_folder) if settings.cache_folder else default_cache()
-    return ShardStore(folder, int(settings.cache_gib * 2**30))
+    return ShardStore(folder, settings.cache_bytes)
 
 
 def find_shards(path: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Paths or URLs of the tars of a source in order of name, and the entries of their manifest (empty without one)."""
+    """Paths or URLs of the tars of a source in order of name, and the entries of their manifest (empty without one).
+    What a manifest or a brace pattern names is among them whether it is there or not."""
     braces = _BRACES.search(path)
     if braces:
         first, last = braces.groups()
@@ -118,10 +185,12 @@ def find_shards(path: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
     if twice:
         raise BadSource(f"{path}: several shards are named {twice[0]}; give each folder as a source of its own")
     if manifest:
-        unknown, missing = sorted({*names} - {*manifest}), sorted({*manifest} - {*names})
-        if unknown or missing:
-            what = f"{unknown[0]} is not in" if unknown else f"{missing[0]} is missing, but in"
-            raise ShardMismatch(f"{path}: {what} {MANIFEST}; run `make filter` again, or remove that file")
+        if unknown := sorted({*names} - {*manifest}):
+            raise ShardMismatch(
+                f"{path}: {unknown[0]} is not in {MANIFEST}; run `make filter` again, or remove that file"
+            )
+        folder = urls[0].rsplit("/", 1)[0]
+        urls += [f"{folder}/{name}" for name in {*manifest} - {*names}]
     return sorted(urls, key=_name), manifest
 
 
@@ -191,42 +260,49 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
 def _index_folder(url: str, settings: DataSettings) -> Path:
     parent = url.rsplit("/", 1)[0]
     if settings.index_folder is None and not is_remote(url) and os.access(parent, os.W_OK):
-        return Path(parent) / ".index"
+        return Path(parent) / _INDEX
     root = Path(settings.index_folder) if settings.index_folder else default_cache() / "index"
     return root / hashlib.sha256(parent.encode()).hexdigest()[:16]
 
 
-def _stamp(url: str) -> str:
+def _stamp(url: str) -> str | None:
+    """What tells this file from another one of its name; None where there is none."""
     if is_remote(url):
         fs, inside = fsspec.core.url_to_fs(url)
         try:
             info = fs.info(inside)
+        except FileNotFoundError:
+            return None
         except OSError as error:
             raise BadSource(f"shard {url} cannot be reached: {error}") from error
         return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
     try:
         state = os.stat(url)
+    except FileNotFoundError:
+        return None
     except OSError as error:
         raise BadSource(f"shard {url}: {error.strerror}") from error
     return f"{state.st_size}-{state.st_mtime_ns}"
 
 
-def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[tuple[str, Path, ShardIndex]]:
-    """The index of every shard, kept or made now, in the order of `urls`."""
+def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[tuple[str, Path, ShardIndex | None]]:
+    """The index of every shard, kept or made now, in the order of `urls`; None where a shard is not there."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
+        raise BadSource(_NO_GUARD)
     with _locked(folder):
         stamps = {url: _stamp(url) for url in urls}
         places = {url: folder / f"{_name(url)}.npz" for url in urls}
-        todo = [url for url in urls if not is_current(places[url], stamps[url])]
+        there = [(url, stamp) for url, stamp in stamps.items() if stamp is not None]
+        todo = [(url, stamp, places[url]) for url, stamp in there if not is_current(places[url], stamp)]
         if len(todo) <= _FEW:
-            for url in todo:
-                _scan_one(url, stamps[url], places[url], store)
+            for job in todo:
+                _scan_one(*job, store)
         else:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-                jobs = [pool.submit(_scan_one, url, stamps[url], places[url], store) for url in todo]
-                _finish(jobs)
+                _finish([pool.submit(_scan_one, *job, store) for job in todo])
     for url in urls:
-        yield url, places[url], load(places[url])
+        yield url, places[url], None if stamps[url] is None else load(places[url])
 
 
 def _finish(jobs: Sequence[Future[None]]) -> None:
@@ -234,15 +310,29 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         for job in jobs:
             job.result()
     except BrokenProcessPool as error:
-        raise BadSource(
-            "the processes that index shards ended by themselves: a script that trains has to do so under "
-            "`if __name__ == '__main__':`; else memory was short, and starting again goes on with what is left to index"
-        ) from error
+        raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
 
 
 def _scan_one(url: str, stamp: str, place: Path, store: ShardStore) -> None:
+    known = _index_beside(url, stamp) if is_remote(url) else None
+    if known is not None:
+        save(known, place)
+        return
     with open(store.descriptor(ShardFile(url, stamp=stamp)), "rb") as stream:
         save(scan(_name(url), stream, stamp), place)
+
+
+def _index_beside(url: str, stamp: str) -> ShardIndex | None:
+    """The index in the folder `.index` beside a remote shard, made before the shards were copied there: without one
+    every machine fetches all of them once. None where there is none of a file of that size."""
+    folder, name = url.rsplit("/", 1)
+    fs, inside = fsspec.core.url_to_fs(f"{folder}/{_INDEX}/{name}.npz")
+    try:
+        index = load(io.BytesIO(fs.cat_file(inside)))
+    except (OSError, ShardMismatch):
+        return None
+    index.stamp = stamp
+    return index if stamp.partition("-")[0] == str(index.bytes) else None
 
 
 @contextlib.contextmanager

@@ -2,7 +2,8 @@
 
 A shard is read at random places of one window of the shuffle and then not for a long time, so it is fetched once and
 dropped when the cache is full. The cache is shared by the workers and ranks of a machine; a lock per shard keeps them
-from fetching it twice.
+from fetching it twice. Bytes on disk never exceed the bound: fetches reserve their room, and readers open a file for
+one sample only, so that none that was dropped lives on.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from trainer.data.errors import ShardMismatch, ShardUnavailable
+from trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
 TRIES = 4  # of a fetch, with pauses of 1, 2 and 4 seconds
-_ORPHANED_S = 3600  # age from which a part file is one that a killed process left
+_PAUSE_S = 0.1  # before another look whether there is room
 
 
 def is_remote(path: str) -> bool:
@@ -60,10 +62,12 @@ class ShardStore:
 
     @contextlib.contextmanager
     def open(self, shard: ShardFile) -> Iterator[int]:
-        """A file descriptor for `os.pread`. It stays readable even where the cache drops the file meanwhile.
+        """A file descriptor for `os.pread`. Do not hold that of a remote shard: the cache may drop the file meanwhile,
+        and its bytes stay on the disk until it is closed.
 
         Raises:
-            ShardUnavailable: it is not there or cannot be fetched.
+            ShardLost: it is not there.
+            ShardUnavailable: it cannot be opened or fetched.
         """
         descriptor = self.descriptor(shard)
         try:
@@ -76,17 +80,19 @@ class ShardStore:
         if not is_remote(shard.url):
             try:
                 return os.open(shard.url.removeprefix("file://").removeprefix("local://"), os.O_RDONLY)
+            except FileNotFoundError as error:
+                raise ShardLost(f"shard {shard.url} cannot be opened: {error.strerror}") from error
             except OSError as error:
                 raise ShardUnavailable(f"shard {shard.url} cannot be opened: {error.strerror}") from error
         for _ in range(TRIES):
             path = self._fetched(shard)
             with contextlib.suppress(FileNotFoundError):  # dropped by another process since
                 descriptor = os.open(path, os.O_RDONLY)
-                os.utime(path)
+                os.utime(descriptor)
                 return descriptor
         raise ShardUnavailable(
             f"shard {shard.url} was dropped from the cache as soon as it was fetched: "
-            f"raise data.cache_gib, now {self._max_bytes / 2**30:.3g}, or lower data.shuffle"
+            f"raise data.cache_gib, now {self._max_bytes / 2**30:.3g}, or lower data.shuffle or data.streams"
         )
 
     def fetch(self, shard: ShardFile) -> None:
@@ -99,28 +105,27 @@ class ShardStore:
         if path.exists():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path.with_suffix(".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _alone(path.with_suffix(".lock")):
             if not path.exists():
-                self._make_room(shard.bytes or 0)
                 self._fetch(shard, path)
         return path
 
     def _fetch(self, shard: ShardFile, path: Path) -> None:
         part = path.with_suffix(f".part-{uuid.uuid4().hex[:8]}")
         try:
-            for tried in range(TRIES):
-                try:
-                    with fsspec.open(shard.url, "rb") as remote, open(part, "wb") as local:
-                        while content := remote.read(2**22):
-                            local.write(content)
-                    break
-                except Exception as error:  # fsspec's backends share no error class
-                    if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
-                        raise ShardUnavailable(
-                            f"shard {shard.url} cannot be fetched: {type(error).__name__}: {error}"
-                        ) from error
-                    time.sleep(2**tried)
+            with self._reserved(shard, part) as local:
+                for tried in range(TRIES):
+                    try:
+                        local.seek(0)
+                        with fsspec.open(shard.url, "rb") as remote:
+                            while content := remote.read(2**22):
+                                local.write(content)
+                        local.truncate()
+                        break
+                    except Exception as error:  # fsspec's backends share no error class
+                        if tried == TRIES - 1 or isinstance(error, FileNotFoundError):
+                            raise _unavailable(shard, error) from error
+                        time.sleep(2**tried)
             if shard.bytes is not None and part.stat().st_size != shard.bytes:
                 raise ShardMismatch(
                     f"shard {shard.url} has {part.stat().st_size:,} bytes, {shard.bytes:,} when it was indexed"
@@ -129,18 +134,72 @@ class ShardStore:
         finally:
             part.unlink(missing_ok=True)
 
-    def _make_room(self, wanted: int) -> None:
-        files = []
+    @contextlib.contextmanager
+    def _reserved(self, shard: ShardFile, part: Path) -> Iterator[IO[bytes]]:
+        """An empty file that counts with the size of the shard from the beginning, so that processes which fetch at the
+        same time keep to the bound together. Waits where the fetches of others leave no room."""
+        size = shard.bytes if shard.bytes is not None else _size(shard)
+        if size > self._max_bytes:
+            raise ShardUnavailable(
+                f"shard {shard.url} has {size / 2**30:.3g} GiB, the cache data.cache_gib "
+                f"{self._max_bytes / 2**30:.3g}: raise it"
+            )
+        while True:
+            with _alone(self._folder / "room.lock"):
+                if self._make_room(size):
+                    local = open(part, "wb")  # noqa: SIM115 closed below
+                    fcntl.flock(local, fcntl.LOCK_EX)  # while it is held, the file is no orphan
+                    local.truncate(size)
+                    break
+            time.sleep(_PAUSE_S)
+        with local:
+            yield local
+
+    def _make_room(self, wanted: int) -> bool:
+        """Drop what was unused longest until that many bytes are free; whether they are."""
+        files, total = [], 0
         for path in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
-                state = path.stat()
-                if ".part-" in path.name and time.time() - state.st_mtime > _ORPHANED_S:
+                if ".part-" in path.name and _is_orphan(path):
                     path.unlink()
-                elif path.suffix == ".tar":
-                    files.append((state.st_mtime, state.st_size, path))
-        total = sum(size for _, size, _ in files)
+                    continue
+                state = path.stat()
+                total += state.st_size
+                if path.suffix == ".tar":
+                    files.append((state.st_mtime_ns, state.st_size, path))
         for _, size, path in sorted(files):
             if total + wanted <= self._max_bytes:
                 break
             path.unlink(missing_ok=True)
             total -= size
+        return total + wanted <= self._max_bytes
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with open(path, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _is_orphan(part: Path) -> bool:
+    """The process that wrote it was killed."""
+    with open(part, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+
+def _size(shard: ShardFile) -> int:
+    try:
+        fs, inside = fsspec.core.url_to_fs(shard.url)
+        return int(fs.info(inside)["size"])
+    except Exception as error:  # fsspec's backends share no error class
+        raise _unavailable(shard, error) from error
+
+
+def _unavailable(shard: ShardFile, error: Exception) -> ShardUnavailable:
+    kind = ShardLost if isinstance(error, FileNotFoundError) else ShardUnavailable
+    return kind(f"shard {shard.url} cannot be fetched: {type(error).__name__}: {error}")

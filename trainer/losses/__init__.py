@@ -5,5 +5,6 @@ from trainer.losses.hn_nce import HnNce
 from trainer.losses.infonce import InfoNce
 from trainer.losses.loss import Loss, Statistics
 from trainer.losses.registry import LOSSES, loss_of, register
+from trainer.losses.rows import duplicates
 
-__all__ = ["LOSSES", "HnNce", "InfoNce", "Loss", "Statistics", "concept_loss", "loss_of", "register"]
+__all__ = ["LOSSES", "HnNce", "InfoNce", "Loss", "Statistics", "concept_loss", "duplicates", "loss_of", "register"]

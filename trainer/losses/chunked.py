@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.losses.rows import RowLosses, check_constants, negatives_per_row, require_negatives, row_losses
+from trainer.losses.rows import RowLosses, check_constants, duplicates, negatives_per_row, require_negatives, row_losses
 
 TILE_ELEMENTS = 8 * 2**20
 """Default size of a tile: 32 MiB of float32."""
@@ -135,5 +135,5 @@ def _tile(
     positive = diagonal.clone()
     diagonal.fill_(-math.inf)
     if mine is not None and all_of is not None:
-        s.masked_fill_(mine[rows, None] == all_of[None, :], -math.inf)
+        s.masked_fill_(duplicates(mine[rows], all_of), -math.inf)
     return s, positive

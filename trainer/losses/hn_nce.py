@@ -31,7 +31,8 @@ class HnNce(Loss):
     detach_weights: bool = False
     """Keep the gradient out of the weights. (ours: every public implementation lets it through)"""
     mask_duplicates: bool = True
-    """Pairs with equal captions are no negatives of each other. Else they are the hardest ones. (ours)"""
+    """Pairs with equal captions or equal images are no negatives of each other. Else they are the hardest ones.
+    (ours)"""
     chunk: Count | None = None
     """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
     result does not depend on it."""

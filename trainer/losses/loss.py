@@ -38,12 +38,13 @@ class Loss(ABC):
         """(b,) differentiable losses of rows x against columns y, and statistics of the rows, each (b,).
 
         `x_bd` and `y_nd` are L2-normalised float32 or float64 features, row i belongs to column `offset` + i, `scale`
-        is exp of the learned temperature; `mine` (b,) and `all_of` (n,) are equal where captions are.
+        is exp of the learned temperature; `mine` (b, k) and `all_of` (n, k) are k hashes of each pair, of its caption
+        and its image: pairs that share one of them are duplicates, see `rows.duplicates`.
         """
 
     @property
     def tells_duplicates(self) -> bool:
-        """It needs to know which captions are equal; without it `mine` and `all_of` are None."""
+        """It needs to know which captions and images are equal; without it `mine` and `all_of` are None."""
         return True
 
     def describe(self) -> str:
@@ -62,7 +63,7 @@ class Loss(ABC):
         """Loss of this rank's rows, mean over rows and the two directions, and the means of its statistics.
 
         `image_bd`, `text_bd`: features of this rank, as the encoders give them (they are normalised here), the same b
-        on all ranks; `scale`: exp of the learned temperature; `hashes` (b,): equal for pairs with equal captions.
+        on all ranks; `scale`: exp of the learned temperature; `hashes` (b, k): pairs that share one are duplicates.
         Everything is computed in float32 (or float64) outside autocast.
         """
         ranks = ranks or Ranks()

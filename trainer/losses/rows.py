@@ -16,11 +16,15 @@ where logaddexp(log alpha + s_ii, N_i) - s_ii, or cross_entropy, cancels to 0. a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+_ODD = -7046029254386353131  # 2^64 over the golden ratio: products wrap around and stay spread
 
 
 class RowLosses(NamedTuple):
@@ -42,13 +46,43 @@ def check_constants(alpha: float, beta: float) -> None:
         raise ValueError(f"beta is {beta}; it must be at least 0")
 
 
+def duplicates(mine: Tensor, all_of: Tensor) -> Tensor:
+    """(b, n) bool: the column shares a hash with the row, which is a duplicate of itself. `mine` (b, k), `all_of`
+    (n, k), or (b,) and (n,) of one hash."""
+    same = None
+    for row, column in zip(_by_kind(mine), _by_kind(all_of), strict=True):
+        equal = row[:, None] == column[None, :]
+        same = equal if same is None else same.logical_or_(equal)
+    assert same is not None
+    return same
+
+
 def negatives_per_row(b: int, n: int, mine: Tensor | None, all_of: Tensor | None, device: torch.device) -> Tensor:
-    """(b,) number of negatives: n - 1, less the duplicates of the row's own sample."""
+    """(b,) number of negatives: n - 1, less the duplicates of the row's own sample. Those of several kinds are counted
+    by inclusion and exclusion, in memory O(n)."""
     if mine is None or all_of is None:
         return torch.full((b,), n - 1, device=device)
-    ordered = all_of.sort().values
-    equal = torch.searchsorted(ordered, mine, right=True) - torch.searchsorted(ordered, mine)
-    return n - equal
+    left = torch.full((b,), n, device=device)
+    rows, columns = _by_kind(mine), _by_kind(all_of)
+    for size in range(1, len(rows) + 1):
+        for kinds in combinations(range(len(rows)), size):
+            row, column = (_joint([hashes[kind] for kind in kinds]) for hashes in (rows, columns))
+            ordered = column.sort().values
+            equal = torch.searchsorted(ordered, row, right=True) - torch.searchsorted(ordered, row)
+            left = left - equal if size % 2 else left + equal
+    return left
+
+
+def _by_kind(hashes: Tensor) -> tuple[Tensor, ...]:
+    return (hashes,) if hashes.dim() == 1 else tuple(column.contiguous() for column in hashes.unbind(1))
+
+
+def _joint(hashes: Sequence[Tensor]) -> Tensor:
+    """One hash, equal where all of these are."""
+    joint = hashes[0]
+    for other in hashes[1:]:
+        joint = joint * _ODD + other
+    return joint
 
 
 def require_negatives(count: Tensor, alpha: float) -> None:
@@ -83,8 +117,9 @@ def hn_nce_rows(
 
     `x_bd` and `y_nd` are L2-normalised float32 or float64 features, row i belongs to column `offset` + i, `scale` is
     the factor of the cosine (exp of the learned temperature). `detach_weights` keeps the gradient out of w. `mine`
-    (b,) and `all_of` (n,) are hashes: columns with the row's own hash are no negatives, and n-1 becomes the number of
-    negatives left. Raises ValueError for constants out of range and, with alpha = 0, for a row without negatives.
+    (b, k) and `all_of` (n, k) are hashes: columns that share one with the row are no negatives, and n-1 becomes the
+    number of negatives left. Raises ValueError for constants out of range and, with alpha = 0, for a row without
+    negatives.
     """
     check_constants(alpha, beta)
     b, n = len(x_bd), len(y_nd)
@@ -96,7 +131,7 @@ def hn_nce_rows(
         excluded = torch.zeros(b, n, dtype=torch.bool, device=x_bd.device)
         excluded.diagonal(offset)[:b] = True
     else:
-        excluded = mine[:, None] == all_of[None, :]  # holds the diagonal
+        excluded = duplicates(mine, all_of)  # holds the diagonal
     empty = count == 0
     # A row of nothing but -inf has no gradient: it computes with zeros, and is replaced at the end.
     masked = s_bn.masked_fill(excluded, -math.inf).masked_fill(empty[:, None], 0.0)

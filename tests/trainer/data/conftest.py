@@ -104,7 +104,9 @@ class Loaders:
     def __call__(
         self, *paths: Path | str, batch_size: int = 4, rank: int = 0, world: int = 1, seed: int = 5, **settings: Any
     ) -> ShardLoader:
-        more = {name: settings.pop(name) for name in ("transform", "tokenizer", "concepts") if name in settings}
+        more = {
+            name: settings.pop(name) for name in ("transform", "tokenizer", "concepts", "begun") if name in settings
+        }
         loader = ShardLoader(
             self.settings(*paths, **settings),
             batch_size=batch_size,

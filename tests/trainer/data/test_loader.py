@@ -27,6 +27,7 @@ from trainer.data import (
     Split,
     TooManyBad,
 )
+from trainer.data.store import ShardStore
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -65,6 +66,20 @@ def test_every_sample_once_per_epoch_over_ranks_and_workers(
         seen.update(keys(list(loader.epoch(2))))
         assert (loader.batches_per_epoch, loader.samples_per_epoch) == (4, 48)
     assert seen == Counter({tars.key(number): 1 for number in range(48)})
+
+
+def test_the_default_mixes_many_shards_in_a_batch(tars: Any, load: Any, tmp_path: Path) -> None:
+    """A window of one stream touches a few shards of a large source; the default has about a stream a shard."""
+    folder = tars.folder(tmp_path / "d", [6] * 32)
+
+    def shards_per_batch(loader: Any) -> float:
+        numbers = [{int(key[:32], 16) // 6 for key in batch.keys} for batch in loader.epoch(0)]
+        return sum(map(len, numbers)) / len(numbers)
+
+    one, default = load(folder, batch_size=48, shuffle=12, streams=1), load(folder, batch_size=48, shuffle=12)
+    assert default.streams == 32
+    assert shards_per_batch(one) < 14 and shards_per_batch(default) > 20  # of a uniform draw: 25
+    assert load(folder, shuffle=0).streams == 1
 
 
 def test_what_does_not_fill_a_global_batch_is_dropped_or_shared(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -155,6 +170,15 @@ def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) 
     (batch,) = load(tmp_path / "d").epoch(0)
     by_parity = {(int(key) % 2, value) for key, value in zip(batch.keys, batch.caption_hash.tolist(), strict=True)}
     assert len(by_parity) == 2
+    assert len(set(batch.image_hash.tolist())) == 4
+
+
+def test_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
+    content = [item for n in range(4) for item in ((f"{n}.png", tars.picture(n // 2)), (f"{n}.txt", b"%d" % n))]
+    tars.write(tmp_path / "d" / "a.tar", content)
+    (batch,) = load(tmp_path / "d").epoch(0)
+    by_picture = {(int(key) // 2, value) for key, value in zip(batch.keys, batch.image_hash.tolist(), strict=True)}
+    assert len(by_picture) == 2 and len(set(batch.caption_hash.tolist())) == 4
 
 
 # What is wrong with samples
@@ -190,8 +214,115 @@ def test_more_bad_pictures_than_allowed_end_the_run(tars: Any, load: Any, tmp_pa
 
 def test_a_shard_without_one_good_picture_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = damaged(tars, tmp_path / "d", bad=8, of=8)
-    with pytest.raises(TooManyBad, match=r"32 samples of shard .*00000\.tar in a row are bad"):
+    with pytest.raises(
+        TooManyBad, match=r"no sample of shard .*00000\.tar or its neighbours could be used in 32 tries"
+    ):
         list(load(folder, max_bad_share=1).epoch(0))
+
+
+def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, load: Any, tmp_path: Path) -> None:
+    """The same ones for every rank, every number of workers and every resume."""
+    folder = tars.folder(tmp_path / "d", [1, 8, 15])
+    tars.write(folder / "00000.tar", [(f"{tars.key(0)}.png", b"<html>"), (f"{tars.key(0)}.txt", b"x")])
+    alone, workers = load(folder, max_bad_share=0.5), load(folder, max_bad_share=0.5, workers=2)
+    batches = list(alone.epoch(0))
+    assert tars.key(0) not in keys(batches) and len(keys(batches)) == 24
+    assert alone.counts == {"ok": 24, "undecodable_picture": 8}
+    assert same(batches, list(workers.epoch(0))) and same(batches[3:], list(workers.epoch(0, start=3)))
+    ranks = [load(folder, max_bad_share=0.5, batch_size=2, rank=rank, world=2) for rank in (0, 1)]
+    pairs = zip(*(loader.epoch(0) for loader in ranks), strict=True)
+    assert [one.keys + other.keys for one, other in pairs] == [batch.keys for batch in batches]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_goes_while_it_is_read_is_counted_and_replaced(
+    workers: int, tars: Any, load: Any, tmp_path: Path
+) -> None:
+    folder = tars.folder(tmp_path / "d", [4, 8, 36])
+    loader = load(folder, max_bad_share=0.1, workers=workers)
+    strict = load(folder, max_bad_share=0.05, workers=workers)
+    (folder / "00000.tar").unlink()
+    seen = keys(list(loader.epoch(0)))
+    assert len(seen) == 48 and not {*seen} & {tars.key(number) for number in range(4)}
+    assert loader.counts == {"ok": 48, "missing_shard": 4}
+    with pytest.raises(TooManyBad, match=r"[34] bad samples, .*missing_shard: shard .*00000\.tar cannot be opened"):
+        list(strict.epoch(0))
+
+
+def test_bad_samples_of_all_ranks_count_against_one_limit(tars: Any, load: Any, tmp_path: Path) -> None:
+    """All the bad ones may be one rank's: the shard that is lost is in its stream."""
+    folder = tars.folder(tmp_path / "d", [6] * 8)
+    ranks = [load(folder, rank=rank, world=2, batch_size=6, max_bad_share=0.13, streams=8) for rank in (0, 1)]
+    (folder / "00003.tar").unlink()
+    for loader in ranks:
+        list(loader.epoch(0))
+    assert sum(loader.lost for loader in ranks) == 6
+    ranks[0].check_lost(0, 6)
+    with pytest.raises(TooManyBad, match=r"epoch 0: 7 bad samples, more than data.max_bad_share 13.00% of its 48"):
+        ranks[0].check_lost(0, 7)
+
+
+def test_counts_go_on_after_a_resume(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = damaged(tars, tmp_path / "d", bad=6, of=60)
+    whole = load(folder, max_bad_share=0.5)
+    batches = whole.epoch(0)
+    for _ in range(7):
+        next(batches)
+    again = load(folder, max_bad_share=0.5)
+    again.take_over(whole.read, 0, whole.lost)
+    list(again.epoch(0, start=7))
+    list(batches)
+    assert again.counts == whole.counts and again.lost == whole.lost >= 6
+    list(again.epoch(1))
+    assert again.lost < again.counts["undecodable_picture"]  # an epoch begins at nought
+
+
+def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path: Path) -> None:
+    """Every other sample comes when it would have come."""
+    folder = tars.folder(tmp_path / "d", [4, 20, 24])
+    before = load(folder)
+    whole, begun = list(before.epoch(0)), [source.facts for source in before.sources]
+    (folder / "00000.tar").unlink()
+    with pytest.raises(
+        BadSource, match=r"began with: shard 00000\.tar is not there any more; .*data.skip=\[00000.tar\]"
+    ):
+        load(folder, begun=begun)
+    gone = {tars.key(number) for number in range(4)}
+    loaders = [load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1, workers=n) for n in (0, 2)]
+    left = list(loaders[0].epoch(0))
+    assert same(left, list(loaders[1].epoch(0)))
+    for new, old in zip(keys(left), keys(whole), strict=True):
+        assert new not in gone and (new == old or old in gone)
+    assert loaders[0].counts == {"ok": 48, "missing_shard": 4}
+    with pytest.raises(TooManyBad, match=r"missing_shard 4\), more than data.max_bad_share 1.00%"):
+        load(folder, begun=begun, skip=("00000.tar",))
+    with pytest.raises(BadSource, match=r"data.skip names 0000\.tar, which is the file name or path of no shard"):
+        load(folder, skip=("0000.tar",))
+    tars.write(folder / "00003.tar", tars.members(range(100, 104)))
+    with pytest.raises(BadSource, match=r"shard 00003\.tar is new; take it away, or .*data.skip=\[00003.tar\]"):
+        load(folder, begun=begun, skip=("00000.tar",), max_bad_share=0.1)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_many_neighbours_may_be_lost(told: bool, tars: Any, load: Any, tmp_path: Path) -> None:
+    """A disk that is lost takes shards with it whose names follow each other."""
+    folder = tars.folder(tmp_path / "d", [4] * 12)
+    loader, numbers = load(folder, max_bad_share=0.6), range(2, 9)
+    if told:
+        begun = [source.facts for source in loader.sources]
+        skip = tuple(f"{number:05d}.tar" for number in numbers)
+        loader = load(folder, begun=begun, skip=skip, max_bad_share=0.6)
+    for number in numbers:
+        (folder / f"{number:05d}.tar").unlink()
+    assert {int(key[:32], 16) // 4 for key in keys(list(loader.epoch(0)))} == {0, 1, 9, 10, 11}
+    assert loader.counts == {"ok": 48, "missing_shard": 28}
+
+
+def test_a_run_may_begin_without_some_shards(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [4, 8])
+    loader = load(folder, skip=(str(folder / "00000.tar"),))
+    assert sorted(keys(list(loader.epoch(0)))) == [tars.key(number) for number in range(4, 12)]
+    assert loader.counts == {"ok": 8}
 
 
 def test_broken_shards_are_counted_or_refused_before_training(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -216,8 +347,9 @@ def test_shards_that_are_not_the_manifests(tars: Any, load: Any, tmp_path: Path)
     with pytest.raises(ShardMismatch, match=r"00001\.tar is not the one its manifest\.json describes"):
         load(folder)
     (folder / "00001.tar").unlink()
-    with pytest.raises(ShardMismatch, match=r"00001\.tar is missing, but in manifest\.json"):
+    with pytest.raises(TooManyBad, match=r"50.00% of the samples cannot be used \(missing_shard 4\).*00001\.tar"):
         load(folder)
+    assert load(folder, max_bad_share=0.5).samples_per_epoch == 4
     tars.folder(folder, [4, 4, 4])
     with pytest.raises(ShardMismatch, match=r"00002\.tar is not in manifest\.json"):
         load(folder)
@@ -353,26 +485,98 @@ def test_sources_may_share_names_of_shards_and_keys(tars: Any, load: Any, tmp_pa
 # Remote shards
 
 
-def test_remote_shards_are_fetched_into_a_bounded_cache(tars: Any, load: Any, tmp_path: Path) -> None:
-    import fsspec
+class Remote:
+    """Six shards of eight samples in a store, and a cache of `shards` of them."""
 
-    folder = tars.folder(tmp_path / "d", [8] * 6)
-    tars.manifest(folder, {f"0000{n}.tar": 8 for n in range(6)})
-    memory = fsspec.filesystem("memory")
-    memory.put(str(folder), f"/{tmp_path.name}/shards", recursive=True)
-    shard_bytes = (folder / "00000.tar").stat().st_size
-    cache = tmp_path / "cache"
-    remote = {
-        "cache_folder": str(cache),
-        "index_folder": str(tmp_path / "index"),
-        "cache_gib": 2.5 * shard_bytes / 2**30,
-    }
-    loader = load(f"memory://{tmp_path.name}", **remote)
-    assert same(list(loader.epoch(0)), list(load(folder).epoch(0)))
-    assert 1 <= len([*cache.rglob("*.tar")]) <= 2
-    workers = load(f"memory://{tmp_path.name}", workers=2, **remote)  # forked: they see the same memory
-    assert same(list(workers.epoch(1)), list(load(folder).epoch(1)))
-    late = load(f"memory://{tmp_path.name}", **remote)
-    memory.rm(f"/{tmp_path.name}", recursive=True)
+    def __init__(self, tars: Any, load: Any, folder: Path):
+        import fsspec
+
+        self.folder, self._load, self._root = tars.folder(folder / "d", [8] * 6), load, folder
+        tars.manifest(self.folder, {f"0000{n}.tar": 8 for n in range(6)})
+        self.memory = fsspec.filesystem("memory")
+        self.memory.put(str(self.folder), f"/{folder.name}/shards", recursive=True)
+        self.shard_bytes = (self.folder / "00000.tar").stat().st_size
+
+    @property
+    def on_disk(self) -> int:
+        """Bytes of the cache, with what is being fetched."""
+        return sum(path.stat().st_size for path in (self._root / "cache").rglob("*") if path.is_file())
+
+    def loader(self, shards: float, **settings: Any) -> Any:
+        places = {"cache_folder": str(self._root / "cache"), "index_folder": str(self._root / "index")}
+        places |= {"cache_gib": shards * self.shard_bytes / 2**30}
+        return self._load(f"memory://{self._root.name}", **{**places, "shuffle": 8, "streams": 1, **settings})
+
+    def local(self, **settings: Any) -> Any:
+        return self._load(self.folder, **{"shuffle": 8, "streams": 1, **settings})
+
+
+@pytest.fixture
+def remote(tars: Any, load: Any, tmp_path: Path) -> Remote:
+    return Remote(tars, load, tmp_path)
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """URLs of the shards that this process has fetched."""
+    urls: list[str] = []
+    fetch = ShardStore._fetch
+
+    def noted(self: ShardStore, shard: Any, path: Path) -> None:
+        urls.append(shard.url)
+        fetch(self, shard, path)
+
+    monkeypatch.setattr(ShardStore, "_fetch", noted)
+    return urls
+
+
+def test_remote_shards_are_fetched_once_into_a_bounded_cache(remote: Remote, fetched: list[str]) -> None:
+    loader = remote.loader(4.5)
+    fetched.clear()  # of the index
+    batches = []
+    for batch in loader.epoch(0):
+        assert remote.on_disk <= 4.5 * remote.shard_bytes
+        batches.append(batch)
+    assert same(batches, list(remote.local().epoch(0)))
+    assert len(fetched) == len(set(fetched)) and len(fetched) >= 2
+    here = [os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.lexists(entry.path)]
+    assert not [path for path in here if path.endswith("(deleted)") and ".tar" in path]
+    workers = remote.loader(4.5, workers=2)  # forked: they see the same memory
+    assert same(list(workers.epoch(1)), list(remote.local().epoch(1)))
+    assert remote.on_disk <= 4.5 * remote.shard_bytes
+
+
+def test_a_cache_without_room_for_the_window_is_refused_with_the_figure(remote: Remote) -> None:
+    with pytest.raises(
+        BadSource, match=r"two windows of the shuffle are \S+ GiB .* data.cache_gib is .*data.streams, now 2"
+    ):
+        remote.loader(4.5, streams=2)
+    assert remote.loader(4.5, streams=None).streams == 1  # the default is what there is room for
+    assert remote.loader(20, streams=None).streams == 4
+    with pytest.raises(ShardUnavailable, match=r"GiB, the cache data.cache_gib \S+: raise it"):
+        remote.loader(0.5, index_folder=str(remote.folder / "other"))
+
+
+def test_shards_that_go_from_the_store_are_lost(remote: Remote) -> None:
+    late = remote.loader(20)
+    list(late.epoch(0))
+    for path in remote.folder.parent.rglob("cache/**/*.tar"):
+        path.unlink()
+    remote.memory.rm(f"/{remote.folder.parent.name}", recursive=True)
     with pytest.raises(ShardUnavailable, match=r"memory://.*\.tar cannot be fetched: FileNotFoundError"):
-        list(late.epoch(2))
+        list(late.epoch(1))
+
+
+def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:
+    """Made before they were copied to the store: no machine fetches them all before the first step."""
+    remote.local()  # makes the index
+    remote.memory.put(f"{remote.folder}/.index", f"/{tmp_path.name}/shards/.index", recursive=True)
+    loader = remote.loader(20)
+    assert not fetched
+    assert same(list(loader.epoch(0)), list(remote.local().epoch(0)))
+    remote.memory.pipe(f"/{tmp_path.name}/shards/00002.tar", b"\0" * 10240)  # another file: its index is of no use
+    (remote.folder / "manifest.json").unlink()
+    remote.memory.rm(f"/{tmp_path.name}/shards/manifest.json")
+    fetched.clear()
+    remote.loader(20, max_bad_share=1, index_folder=str(tmp_path / "other"))
+    assert fetched == [f"memory://{tmp_path.name}/shards/00002.tar"]

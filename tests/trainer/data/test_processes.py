@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +25,7 @@ from trainer.data.index import load as read_index
 from trainer.data.reader import Bad
 from trainer.transforms import transform
 
+ROOT = Path(__file__).parents[3]
 TEXT = {"text_cfg": {"context_length": 16}}
 
 
@@ -107,6 +111,21 @@ def test_indexing_processes_that_die_are_no_riddle(
         load(tars.folder(tmp_path / "d", [1] * 9))
 
 
+@pytest.mark.slow
+def test_a_script_without_a_main_guard_ends_with_the_remedy(tars: Any, tmp_path: Path) -> None:
+    """The processes that index import it, and would wait for a lock that it holds while it waits for them."""
+    tars.folder(tmp_path / "d", [1] * 9)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from trainer.data import DataSettings, ShardLoader, Source\n"
+        f"settings = DataSettings(sources=(Source(path={str(tmp_path / 'd')!r}),))\n"
+        "ShardLoader(settings, batch_size=1, transform=None, tokenizer=None)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "under `if __name__ == '__main__':`" in done.stderr.splitlines()[-1]
+
+
 def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch's thread makes of what a worker hands over is what the loader takes from it."""
     pinned: list[Any] = []
@@ -120,9 +139,10 @@ def test_batches_are_pinned_by_torch_beside_the_training(monkeypatch: pytest.Mon
         images=torch.zeros(2, 3, 4, 4),
         texts=torch.zeros(2, 5, dtype=torch.int64),
         caption_hash=torch.arange(2),
+        image_hash=torch.arange(2),
         keys=["a", "b"],
         concepts={"objects": (torch.zeros(2, 3, dtype=torch.int64), torch.zeros(2, 3))},
     )
     found, bad = pin_memory((batch, [Bad("kind", "message")]))
-    assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 5
+    assert isinstance(found, Batch) and found.keys == ["a", "b"] and len(pinned) == 6
     assert bad == [Bad("kind", "message")] and bad[0].message == "message"

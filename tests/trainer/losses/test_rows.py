@@ -147,10 +147,22 @@ def test_one_pair(rows: Rows, features: Any) -> None:
         rows(x, y, torch.tensor(1.0), alpha=0)
 
 
-def test_duplicates_are_no_negatives(rows: Rows, textbook: Rows, features: Any) -> None:
+CAPTIONS, IMAGES = torch.tensor([7, 8, 7, 9, 7, 10]), torch.tensor([1, 1, 1, 2, 3, 2])
+
+
+@pytest.mark.parametrize(
+    ("hashes", "same"),
+    [
+        (CAPTIONS, CAPTIONS[:, None] == CAPTIONS[None, :]),
+        (
+            torch.stack([CAPTIONS, IMAGES], dim=1),  # the first and third pair share both
+            (CAPTIONS[:, None] == CAPTIONS[None, :]) | (IMAGES[:, None] == IMAGES[None, :]),
+        ),
+    ],
+    ids=["captions", "captions and images"],
+)
+def test_duplicates_are_no_negatives(rows: Rows, hashes: Any, same: Any, textbook: Rows, features: Any) -> None:
     x, y = features(6)
-    hashes = torch.tensor([7, 8, 7, 9, 7, 10])
-    same = hashes[:, None] == hashes[None, :]
     for alpha, beta in ((1, 0), (1, 0.25), (0.5, 2), (0, 0.5)):
         expected = evaluated(textbook, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, same=same)
         found = evaluated(rows, x, y, 9.0, torch.float64, alpha=alpha, beta=beta, mine=hashes, all_of=hashes)

@@ -1,0 +1,63 @@
+"""What a pair keeps of memory, and which settings follow: the table of `docs/howto/train.md`.
+
+    python -m benchmarks.memory [CONFIG ...]
+
+For each configuration: weights; gradients, moments, images and features of a rank; MiB that autograd keeps of a pair
+from the forward to the backward pass; and for GPUs of several sizes `schedule.micro_batches` of the configuration's
+batch on eight of them, with the pairs of each. `trainer.memory` counts them, here on tensors without memory (those of
+torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from trainer.architecture import image_size, tokenizer
+from trainer.config_files import load_config
+from trainer.memory import DoesNotFit, need
+from trainer.model import build_student
+from trainer.step import autocast
+
+CONFIGS = ("vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336")
+GPUS_GIB = (24, 40, 80, 141)
+RANKS = 8
+
+
+def row(name: str) -> str:
+    """One configuration."""
+    config = load_config(name, ["data.sources=[{path: none}]"])
+    pairs = config.schedule.batch_size // RANKS
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        student, architecture, _ = build_student(config.model, config.concepts, {})
+        student.train()
+        size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
+        needed = need(student, size, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
+    weights = 4 * sum(parameter.numel() for parameter in student.parameters())
+    cells = []
+    for gib in GPUS_GIB:
+        try:
+            parts = needed.parts(pairs, gib * 2**30 - weights)
+            cells.append(f"{parts} of {-(-pairs // parts):,}")
+        except DoesNotFit:
+            cells.append("no")
+    checkpointed = "yes" if config.model.gradient_checkpointing else "no"
+    sizes = f"{weights / 2**30:.1f} | {needed.fixed / 2**30:.1f} | {needed.per_pair / 2**20:.0f}"
+    return f"| `{name}` | {checkpointed} | {sizes} | {' | '.join(cells)} |"
+
+
+def main(names: Sequence[str]) -> None:
+    """Print the table."""
+    gpus = " | ".join(f"{gib} GiB" for gib in GPUS_GIB)
+    print(f"| config | checkpointing | weights, GiB | fixed, GiB | a pair, MiB | {gpus} |")
+    print(f"|---|---|---|---|---|{'---|' * len(GPUS_GIB)}")
+    for name in names or CONFIGS:
+        print(row(name), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

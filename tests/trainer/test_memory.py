@@ -1,0 +1,142 @@
+"""Micro-batches by the memory that is free: counted by a probe, said, kept for the run; errors that name the
+setting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from trainer import assembly, memory, step
+from trainer.cli import main
+from trainer.config import ConceptSettings, ModelSettings
+from trainer.loop import train
+from trainer.memory import DoesNotFit, Need, OutOfMemory, need, remedy
+from trainer.model import Student, build_student
+
+MIB = 2**20
+
+
+def test_as_few_parts_as_fit() -> None:
+    needed = Need(fixed=100 * MIB, per_pair=10 * MIB)
+    assert needed.parts(10, 250 * MIB) == 1  # 0.8 of 250 MiB are 100 and ten pairs
+    assert [needed.parts(100, free * MIB) for free in (1375, 1374, 750, 138)] == [1, 2, 2, 100]
+    with pytest.raises(
+        DoesNotFit, match=r"need 0.0977 GiB, each pair 10 MiB: lower schedule.batch_size, set model.grad"
+    ):
+        needed.parts(10, 100 * MIB)
+
+
+def tiny(**changes: Any) -> Student:
+    architecture = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 4, "width": 64, "head_width": 32, "patch_size": 8},
+        "text_cfg": {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 2},
+    }
+    return build_student(ModelSettings(architecture=architecture, **changes), ConceptSettings(), {})[0].train()
+
+
+def per_pair(student: Student) -> int:
+    return need(student, 32, torch.ones(1, 16, dtype=torch.int64), 8, 1, nullcontext).per_pair
+
+
+def test_what_a_pair_keeps_is_what_autograd_holds() -> None:
+    """Growing a batch by a pair grows what is kept by as much, whatever its size; what saves memory is seen."""
+    student, tokens = tiny(), torch.ones(1, 16, dtype=torch.int64)
+    kept = [memory._kept(student, pairs, 32, tokens, nullcontext) for pairs in (3, 8)]
+    plain = per_pair(student)
+    assert kept[1] - kept[0] == 5 * plain > 5 * 4 * 17 * 64 * 4 * 4  # 17 tokens of width 64 in 4 blocks, several times
+    assert per_pair(tiny(patch_dropout=0.5)) < 0.7 * plain
+    assert per_pair(tiny(freeze_image=True)) < 0.4 * plain
+    checkpointed = tiny(gradient_checkpointing=True)
+    assert 0.2 * plain < per_pair(checkpointed) < 0.6 * plain
+    assert checkpointed.clip.visual.transformer.grad_checkpointing
+
+
+def test_a_probe_leaves_no_trace() -> None:
+    student = tiny(patch_dropout=0.5)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    per_pair(student)
+    assert torch.equal(torch.rand(2), expected)
+    assert all(parameter.grad is None for parameter in student.parameters())
+
+
+def test_auto_is_said_and_stays_for_the_run(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bit-equal to a run with that number, also where there is more memory when it is resumed."""
+    said: list[str] = []
+
+    def stop(text: str) -> None:
+        said.append(text)
+        if text.startswith("step 4/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    auto = tiny_config(schedule={"micro_batches": "auto"}, model={"patch_dropout": 0.5})
+    monkeypatch.setattr(Need, "parts", lambda self, pairs, free: 3)
+    assert not train(auto, tmp_path / "w", stop).finished
+    assert any(text.startswith("schedule.micro_batches auto: 3 of 6 pairs on each rank; a pair keeps") for text in said)
+    monkeypatch.setattr(Need, "parts", lambda self, pairs, free: 1)
+    assert train(auto, tmp_path / "w", said.append).finished
+    train(tiny_config(schedule={"micro_batches": 3}, model={"patch_dropout": 0.5}), tmp_path / "calm", said.append)
+    logs = [(tmp_path / run / "log.jsonl").read_text().splitlines() for run in ("w", "calm")]
+    losses = [[line["loss"] for line in map(json.loads, lines) if line["kind"] == "step"] for lines in logs]
+    assert len(losses[0]) == 10 and losses[0] == losses[1]
+    assert yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())["schedule"]["micro_batches"] == 3
+
+
+def test_where_no_pair_fits(tiny_values: Any, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(assembly, "free_bytes", lambda device: 1000)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": "auto"})))
+    assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 2
+    assert "error: schedule.micro_batches auto: of 9.31e-07 GiB of free memory 80% are used" in capsys.readouterr().err
+
+
+def test_a_step_that_is_too_large_names_the_setting(
+    tiny_values: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def backward(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nMore")
+
+    monkeypatch.setattr(step, "backward", backward)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(schedule={"micro_batches": 2})))
+    assert main(["--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]) == 1
+    err = capsys.readouterr().err
+    assert "with 16 pairs on each rank and schedule.micro_batches 2: set schedule.micro_batches=4, or lower" in err
+    assert err.endswith("(CUDA out of memory. Tried to allocate 20.00 GiB.)\n") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_table_of_the_docs_is_what_the_probe_counts() -> None:
+    from benchmarks.memory import row
+
+    assert row("vit-b-32") in (Path(__file__).parents[2] / "docs/howto/train.md").read_text()
+
+
+def test_a_cpu_has_no_class_for_it() -> None:
+    with pytest.raises(OutOfMemory, match=r"^smaller, please \("), remedy(lambda: "smaller, please"):
+        torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="other"), remedy(lambda: ""):
+        raise RuntimeError("other")
+
+
+def test_the_free_memory_of_a_cpu_is_that_of_its_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:  3000 kB\n")
+    assert memory._available(tmp_path / "meminfo", tmp_path) == 3000 * 1024
+    (tmp_path / "memory.current").write_text("1000\n")
+    for limit, expected in (("max", 3000 * 1024), ("51000", 50_000), ("900", 0)):
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        assert memory._available(tmp_path / "meminfo", tmp_path) == expected
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(memory, "_available", lambda: 100)
+    assert memory.free_bytes(torch.device("cpu")) == 50

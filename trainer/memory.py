@@ -1,0 +1,150 @@
+"""How many parts a batch is computed in so that it fits in memory (`schedule.micro_batches: auto`), and what to do
+where it does not fit.
+
+What a pair costs is what autograd keeps of it from the forward to the backward pass. A probe counts these bytes, on the
+device and in the precision of the training, so that one way serves GPUs and CPUs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from trainer.model import Encoded, Student, clip_width
+
+USED = 0.8
+"""Share of the free memory that is planned with: the rest is for what kernels need for a moment, and for checks."""
+_PAIRS = 2  # of the smaller probe
+_MIB, _GIB = 2**20, 2**30
+
+
+class OutOfMemory(RuntimeError):
+    """A step or a check needs more memory than there is; the message names the setting."""
+
+
+class DoesNotFit(ValueError):
+    """Not even one pair at a time fits in memory; the message says what does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What a rank needs, in bytes."""
+
+    fixed: int
+    """Gradients, moments of AdamW, the rank's batch, and its features: whatever the number of parts."""
+    per_pair: int
+    """Kept from the forward to the backward pass, for each pair of a part."""
+
+    def parts(self, pairs: int, free: int) -> int:
+        """The fewest parts in which that many pairs fit. Raises `DoesNotFit`."""
+        at_once = min(pairs, int(USED * free - self.fixed) // max(self.per_pair, 1))
+        if at_once < 1:
+            raise DoesNotFit(
+                f"of {free / _GIB:.3g} GiB of free memory {USED:.0%} are used; gradients, optimizer and batch need "
+                f"{self.fixed / _GIB:.3g} GiB, each pair {self.per_pair / _MIB:.3g} MiB: lower schedule.batch_size, "
+                "set model.gradient_checkpointing=true, or use more ranks"
+            )
+        return -(-pairs // at_once)
+
+
+def need(
+    student: Student,
+    size: int,
+    tokens: Tensor,
+    pairs: int,
+    world: int,
+    autocast: Callable[[], AbstractContextManager[None]],
+) -> Need:
+    """What a rank with `pairs` pairs needs, from two probes of a few. `size`: side of the image; `tokens` (1, context):
+    of any caption. Random numbers and gradients are as before."""
+    trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    d = clip_width(student.clip)
+    batch = pairs * 4 * 3 * size * size
+    features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
+    return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, size, tokens, autocast))
+
+
+def _bytes_per_pair(
+    student: Student, size: int, tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
+) -> int:
+    def slope() -> int:
+        small, large = (_kept(student, n, size, tokens, autocast) for n in (_PAIRS, 2 * _PAIRS))
+        return (large - small) // _PAIRS  # what does not grow with the pairs, such as weights in bf16, drops out
+
+    found = slope()
+    if any(getattr(module, "grad_checkpointing", False) for module in student.modules()):
+        # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
+        student.clip.set_grad_checkpointing(False)
+        try:
+            found += slope() // _blocks(student.clip.visual)
+        finally:
+            student.clip.set_grad_checkpointing(True)
+    return found
+
+
+def _kept(
+    student: Student, pairs: int, size: int, tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
+) -> int:
+    """Bytes that autograd keeps of a forward pass, weights apart."""
+    device = student.clip.logit_scale.device
+    own = {tensor.untyped_storage()._cdata for tensor in (*student.parameters(), *student.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()  # known by its handle: fake tensors have no address
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(pairs, 3, size, size, device=device)
+    texts = tokens.to(device).expand(pairs, -1)
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor),
+        autocast(),
+    ):
+        encoded: Encoded = student(images, texts)  # held until the bytes are summed: no handle is used twice
+        total = sum(kept.values())
+        del encoded
+    return total
+
+
+def _blocks(tower: nn.Module) -> int:
+    """How many blocks of about the same size a tower has: its longest list of modules."""
+    return max(
+        (len(module) for module in tower.modules() if isinstance(module, nn.ModuleList | nn.Sequential)), default=1
+    )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that this rank may use: of its GPU; or its share of what this machine, or its control group, has left."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _available(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
+    lines = dict(line.split(":", 1) for line in proc.read_text().splitlines())
+    available = int(lines["MemAvailable"].split()[0]) * 1024
+    limit = group / "memory.max"
+    if limit.is_file() and (most := limit.read_text().strip()) != "max":
+        available = min(available, max(0, int(most) - int((group / "memory.current").read_text())))
+    return available
+
+
+@contextmanager
+def remedy(text: Callable[[], str]) -> Iterator[None]:
+    """Where memory is short in the `with` block, the error says what to do about it. Raises `OutOfMemory`."""
+    try:
+        yield
+    except RuntimeError as error:  # torch's allocator of the CPU has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise OutOfMemory(f"{text()} ({str(error).splitlines()[0]})") from error
