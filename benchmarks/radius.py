@@ -75,13 +75,14 @@ def pools(root: Path, folder: Path, seeds: int) -> Iterator[Pool]:
     cache = FeatureCache(folder, model, workers=1)
     tasks = {task.name: task for task in load_suite("demo").tasks}
     fashion, stamps = tasks["fashion_mnist"], dataclasses.replace(tasks["stamps"], sample=None)
-    yield _pool(fashion, open_support(fashion, root, memo), open_task(fashion, root, memo), cache, seeds)
+    tests = open_task(fashion, root, memo)
+    yield _pool(fashion, open_support(fashion, tests, root, memo), tests, cache, seeds)
     data = open_task(stamps, root, memo)
     halves: tuple[list[int], list[int]] = ([], [])
     for index, key in enumerate(data.pictures.keys):
         halves[hashlib.sha256(key.encode()).digest()[0] % 2].append(index)
-    for shots, tests in (halves, halves[::-1]):
-        yield _pool(stamps, data.take(shots), data.take(tests), cache, seeds)
+    for shots, others in (halves, halves[::-1]):
+        yield _pool(stamps, data.take(shots), data.take(others), cache, seeds)
 
 
 def _pool(task: Task, support: DataSet, test: DataSet, cache: FeatureCache, seeds: int) -> Pool:
@@ -114,7 +115,6 @@ def rules(pool: Pool, seeds: int) -> None:
             metric="mean_per_class",
             standard_errors=errors,
             floor=floor,
-            draws=1,
         )
         found = run(
             pool.train,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparison import Comparison, TaskComparison
+from eval.comparison import Average, Comparison, TaskComparison
 from eval.fewshot.comparison import FewShotComparison
 from eval.report.text import cell
 
@@ -23,15 +23,15 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [_table_row(found) for found in comparison.tasks]
     average = comparison.average
     if average is not None:
-        ends = f"[{_points(average.low)}, {_points(average.high)}]"
+        ends = _ends(average)
         lines.append(
             f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
-            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | | paired bootstrap within each task |"
+            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | | paired t over pictures |"
         )
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. The interval is from the paired bootstrap over pictures.",
+        "of tasks tested. Intervals are over pictures: those of one set count once in the average, whatever asks about them.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,
@@ -45,7 +45,7 @@ def _table_row(found: TaskComparison) -> str:
     note = cell(found.note)
     if found.difference is None:
         return f"{start} | | | | | not compared: {note} |"
-    ends = f"[{_points(found.low)}, {_points(found.high)}]"
+    ends = _ends(found)
     test = f"{found.test}; {note}" if note else found.test
     p = f"{_p(found.p)} | {_p(found.p_holm)}"
     return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
@@ -67,16 +67,21 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
         lines.append(
             f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
             f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
-            f"[{_points(found.low)}, {_points(found.high)}] | {_p(found.p)} | {_p(found.p_holm)} | "
+            f"{_ends(found)} | {_p(found.p)} | {_p(found.p_holm)} | "
             f"{len(found.seeds)} | {found.n:,} |"
         )
     return [
         *lines,
         "",
-        "Means over the seeds of the shots, which both models were given alike. Test pictures and seeds are resampled "
-        "together; a few seeds say little of the luck of the shots. Holm's correction is for the rows of this table.",
+        "Means over the seeds of the shots, which both models were given alike. Intervals and p values are over test "
+        "pictures and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
+        "is for the rows of this table.",
         "",
     ]
+
+
+def _ends(found: TaskComparison | Average | FewShotComparison) -> str:
+    return "too few" if found.low is None else f"[{_points(found.low)}, {_points(found.high)}]"
 
 
 def _percent(value: float | None) -> str:

@@ -13,18 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.ranks import Ranks
-from eval import protocol
+from eval import estimates, protocol
 from eval.data import DataSet, Question
 from eval.examples import Answered, chosen
 from eval.features import FeatureCache, Features
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
-from eval.results import Items, TaskOutcome, measured
+from eval.results import INTERVAL, Items, TaskOutcome, measured
 from eval.statements import statement
-from eval.statistics import bootstrap
 from eval.task import Task
 
-DRAWS = 1000
 BLOCK = 1024
 """Questions whose features are in memory at once, at most."""
 
@@ -57,7 +55,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         "candidates": "the data's own" if task.candidates is None else f"{task.candidates} per type of question",
         "truncated_texts": texts.truncated,
         "ties": "mean over the nearest",
-        "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %",
+        "interval": INTERVAL,
     }
     kinds = sorted({question.kind for question in questions})
     parts = [(task.metric, np.ones(len(questions), dtype=bool))]
@@ -66,7 +64,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
     results = []
     for metric, part in parts:
-        ends = bootstrap(values[part], clusters[part], draws=DRAWS)
+        ends = estimates.mean(values[part], clusters[part]).interval()
         detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
         results.append(measured(task, metric, float(values[part].mean()), ends, int(part.sum()), detail))
     items = Items(

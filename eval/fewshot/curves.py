@@ -14,18 +14,20 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from common.statistics import Interval
+from eval import estimates
 from eval.fewshot.methods import METHODS, Fitted
 from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
-from eval.metrics.classification import lowest_best, mean_per_class
-from eval.statistics import bootstrap, bootstrap_metric
+from eval.metrics.classification import lowest_best
+from eval.statistics import Estimate, crossed_interval
 
 ROWS = 8192
 """Test pictures whose scores are held at a time."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
+INTERVAL = "over test pictures and draws of the shots (two-way random effects, Student's t), 95 %"
+ONE_DRAW = "none: one draw says nothing of the luck of the shots; --seeds 2 or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +48,6 @@ class FewShotSettings:
     """Whether a radius or penalty for several shots gives at least the freedom that one shot gets."""
     device: str = "cpu"
     """Where probes are fitted."""
-    draws: int = 1000
-    """Resamples of the test set behind an interval."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or len(set(self.shots)) != len(self.shots):
@@ -86,9 +86,10 @@ class CurvePoint:
     """Mean over seeds."""
     std: float | None
     """Standard deviation over seeds (n - 1); None with one seed."""
-    low: float
-    high: float
-    """95 % interval from resampling the test pictures, with the drawn shots as they are."""
+    low: float | None
+    high: float | None
+    """95 % interval over test pictures and draws of the shots, as if both had been others; None with one draw, which
+    says nothing of the luck of the shots."""
     per_seed: tuple[float, ...]
 
 
@@ -136,7 +137,7 @@ class FewShotResult:
                 "selected_on": sorted({one["selected_on"] for one in choices}),
                 "choices": choices,
                 "classes_with_fewer_shots": list(self.short_classes[point.shots]),
-                "interval": f"percentile bootstrap over test pictures, {self.settings.draws} draws, 95 %; shots fixed",
+                "interval": INTERVAL if len(self.settings.seeds) > 1 else ONE_DRAW,
             }
             rows.append(
                 {
@@ -289,21 +290,18 @@ def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int
 def _point(
     method: str, k: int, predicted: Mapping[int, NDArray[np.int64]], labels: NDArray[Any], settings: FewShotSettings
 ) -> CurvePoint:
-    hits = np.stack([(classes == labels) for classes in predicted.values()]).astype(np.float64)
-    mean_hits = hits.mean(axis=0)  # over seeds: the mean of the metrics is the metric of the mean hits
-    if settings.metric == "top1":
-        per_seed = tuple(hits.mean(axis=1).tolist())
-        value, ends = float(mean_hits.mean()), bootstrap(mean_hits, draws=settings.draws)
-    else:
-        per_seed = tuple(float(mean_per_class(row, labels)) for row in hits)
-        value = float(mean_per_class(mean_hits, labels))
-        ends = Interval(
-            *bootstrap_metric(
-                lambda index: mean_per_class(mean_hits[index], labels[index]), len(labels), draws=settings.draws
-            )
-        )
+    hits = [(classes == labels).astype(np.float64) for classes in predicted.values()]
+    of_seed = [estimate(row, labels, settings.metric) for row in hits]
+    per_seed = tuple(one.value for one in of_seed)
+    low, high = crossed_interval(of_seed) or (None, None)
     std = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
-    return CurvePoint(method=method, shots=k, value=value, std=std, low=ends.low, high=ends.high, per_seed=per_seed)
+    value = float(np.mean(per_seed))
+    return CurvePoint(method=method, shots=k, value=value, std=std, low=low, high=high, per_seed=per_seed)
+
+
+def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
+    """`metric` (top1 or mean_per_class) of hits (n,) on test pictures of these classes."""
+    return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 
 def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:

@@ -48,7 +48,7 @@ def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
     shots = Shots(counts=(1, 2), seeds=(0, 1))
     model = counted_model(tiny)
     found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
-    support: Any = open_support(TASK, root, memo)
+    support: Any = open_support(TASK, open_task(TASK, root, memo), root, memo)
     drawn = [draw_shots(list(support.pictures.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
     kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
     assert kept["shots"] == {str(one.seed): [list(keys) for keys in one.keys] for one in drawn}

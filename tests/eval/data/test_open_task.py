@@ -36,7 +36,7 @@ def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> No
     with pytest.raises(DataMissing, match=r"data not at hand: paint some .*nowhere is not there; colours is not there"):
         open_task(TASK, tmp_path, memo)
     with pytest.raises(DataMissing, match="no training split"):
-        open_support(TASK, tmp_path, memo)
+        open_support(TASK, open_task(TASK, tmp_path, memo), tmp_path, memo)
 
 
 def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
