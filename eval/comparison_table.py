@@ -31,7 +31,8 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over pictures: those of one set count once in the average, whatever asks about them.",
+        "of tasks tested. Intervals are over pictures; in the average, those of one set count once, whatever asks about "
+        "them.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,

@@ -138,9 +138,7 @@ class FeatureCache:
                 yield self.model.texts([unique[index] for index in batch])
 
         def truncated() -> int:  # in parts: the tokens of all texts at once would take more room than the texts
-            return sum(
-                self.model.truncated(texts[start : start + COUNTED]) for start in range(0, len(texts), COUNTED)
-            )
+            return sum(self.model.truncated(texts[start : start + COUNTED]) for start in range(0, len(texts), COUNTED))
 
         key = sha256_of(["texts", ENCODING, self.model.fingerprint, sha256_texts(texts)])
         found = self._filled(key, what, unique, self._text_batch, encode, truncated)
@@ -186,7 +184,9 @@ class FeatureCache:
 def _write(folder: Path, rows: range, features: np.ndarray) -> None:
     """Raises `ModelError` for features that are no finite numbers, or not as many as rows."""
     if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
-        raise ModelError(f"{folder}, rows {rows.start} to {rows.stop}: features are no {len(rows)} rows of finite numbers")
+        raise ModelError(
+            f"{folder}, rows {rows.start} to {rows.stop}: features are no {len(rows)} rows of finite numbers"
+        )
     buffer = io.BytesIO()
     np.save(buffer, features)
     content = buffer.getvalue()
@@ -234,7 +234,9 @@ def _missing(folder: Path, count: int, batch: int) -> list[range]:
             sound.append(one)
         else:
             one.path.unlink()  # damaged by something other than us; encoding it again is the remedy
-    return [range(low, min(low + batch, stop)) for start, stop in _gaps(sound, count) for low in range(start, stop, batch)]
+    return [
+        range(low, min(low + batch, stop)) for start, stop in _gaps(sound, count) for low in range(start, stop, batch)
+    ]
 
 
 def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:

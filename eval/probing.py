@@ -59,18 +59,18 @@ def evaluate_few_shot(
     test = cache.images(data.pictures, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
     truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
+    settings = FewShotSettings(
+        shots=shots.counts,
+        seeds=shots.seeds,
+        metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
+        device=str(cache.model.record["device"]),
+    )
+    found = run(
+        train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
+        cache.model.logit_scale, settings, group,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     if group.first:
-        settings = FewShotSettings(
-            shots=shots.counts,
-            seeds=shots.seeds,
-            metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
-            device=str(cache.model.record["device"]),
-        )
-        found = run(
-            train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
-            cache.model.logit_scale, settings,
-        )  # fmt: skip
         record = protocol.base(task, data, cache.model)
         record["rules"] = FEW_SHOT_RULES
         record["class_names"] = protocol.texts_record(names, named.source)

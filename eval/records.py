@@ -22,8 +22,8 @@ def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:
 
 
 def read_written(path: Path) -> Any:
-    """The content of `path`, None where there is no file. Raises `DataBroken` for what is no JSON: for what only another
-    run makes again."""
+    """The content of `path`, None where there is no file. Raises `DataBroken` for what is no JSON: for what only
+    another run makes again."""
     try:
         return read_json(path)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -162,7 +162,7 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate], level: floa
 
 
 def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[float, float, float]:
-    draws, n = parts.shape
+    draws = len(parts)
     value = float(np.mean(values))
     if draws < 2:
         return value, float(np.sum(parts**2)), 0.0
@@ -203,7 +203,7 @@ def _quantile(df: float, level: float) -> float:
 def _summed(parts: Sequence[Floats], units: Sequence[NDArray[Any]]) -> tuple[Floats, NDArray[Any]]:
     """Parts of the same unit added up, and the units."""
     found, place = np.unique(np.concatenate(units), return_inverse=True)
-    return np.bincount(place, weights=np.concatenate(parts), minlength=len(found)), found
+    return np.bincount(place, weights=np.concatenate(parts)).astype(np.float64), found
 
 
 def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:

@@ -15,12 +15,13 @@ import numpy as np
 from common.ranks import Ranks
 from eval import estimates, protocol
 from eval.data import DataSet, Question
+from eval.data.questions import SNLI_VE
 from eval.examples import Answered, chosen
 from eval.features import FeatureCache, Features
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
 from eval.results import INTERVAL, Items, TaskOutcome, measured
-from eval.statements import statement
+from eval.statements import judgement, statement
 from eval.task import Task
 
 BLOCK = 1024
@@ -34,10 +35,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
     group = group or Ranks()
     images = cache.images(data.pictures, task.name)
     rows: dict[str, int] = {}
-    choices = [
-        [rows.setdefault(statement(q.kind, q.question, answer), len(rows)) for answer in q.candidates]
-        for q in questions
-    ]
+    choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
@@ -75,6 +73,12 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         label=np.full(len(questions), -1),
     )
     return TaskOutcome(tuple(results), items)
+
+
+def _said(question: Question, answer: str) -> str:
+    if question.kind == SNLI_VE:
+        return judgement(question.question, answer)
+    return statement(question.question, answer)
 
 
 def _answered(

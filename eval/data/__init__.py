@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,6 +118,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
         own = class_names(task, data).texts
         if [_squeezed(name) for name in own] != [_squeezed(name) for name in names]:
             raise DataBroken(f"{data.place} has other classes than {test.place}, or the same in another order")
+    assert data.labels is not None  # as before
     top = data.labels.shape[1] - 1 if data.labels.ndim == 2 else int(data.labels.max())
     if top >= len(names) or (data.labels.ndim == 1 and int(data.labels.min()) < 0):
         raise DataBroken(f"{data.place} has labels up to {top} and class names for {len(names)}")
@@ -135,7 +136,7 @@ def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
             few = ", ".join(names[:5])
             raise DataBroken(f"{data.place}: the folder {own!r} is not one of the {len(names)} classes ({few}, ...)")
         numbers.append(squeezed.index(_squeezed(own)))
-    return replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
+    return dataclasses.replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
 
 
 def class_names(task: Task, data: DataSet) -> Listed:

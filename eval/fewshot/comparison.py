@@ -135,22 +135,21 @@ def _tested(
         hits = [(one.of(method, k, seeds) == one.label).astype(np.float64) for one in (a, b)]
     except KeyError as error:
         raise DataBroken(f"{task}: predictions lack {method} at {k} shots, seed {error.args[0]}") from None
-    of_seed = [[estimate(row, one.label, metric) for row in right] for one, right in zip((a, b), hits, strict=True)]
-    found = crossed_difference(*of_seed)
-    change = [two.value - one.value for one, two in zip(*of_seed, strict=True)]
+    of_a, of_b = ([estimate(row, a.label, metric) for row in right] for right in hits)
+    found = crossed_difference(of_a, of_b)
     return FewShotComparison(
         task=task,
         metric=metric,
         method=method,
         shots=k,
-        a=float(np.mean([one.value for one in of_seed[0]])),
-        b=float(np.mean([one.value for one in of_seed[1]])),
+        a=float(np.mean([one.value for one in of_a])),
+        b=float(np.mean([one.value for one in of_b])),
         difference=found.difference,
         low=found.low,
         high=found.high,
         p=found.p,
         n=len(a.label),
         seeds=tuple(seeds),
-        per_seed=tuple(change),
+        per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),
         note="one draw of the shots: too few for a test" if len(seeds) < 2 else "",
     )

@@ -5,6 +5,7 @@ Predicting and scoring are apart: `predict_curves` never sees a test label, so n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from common.ranks import Ranks
 from eval import estimates
 from eval.fewshot.methods import METHODS, Fitted
 from eval.fewshot.predictions import Predictions
@@ -193,11 +195,13 @@ def run(
     classifier: ArrayLike | Tensor,
     logit_scale: float,
     settings: FewShotSettings | None = None,
+    group: Ranks | None = None,
 ) -> FewShotResult:
     """Few-shot curves from cached features.
 
     Features (n, d) are L2-normalised, labels (n,) class indices, the classifier (d, C) is the zero-shot one with unit
     columns, `logit_scale` the model's (100, say). Shots come from the training samples, by their keys.
+    To be called on all ranks of `group` with the same arguments; the result is the same on each.
 
     Raises ValueError for shapes that do not fit, features that are not normalised, a repeated key; ShotsMissing (a
     ValueError) for a class without a training sample."""
@@ -208,7 +212,7 @@ def run(
         raise ValueError(f"{len(test)} test features, labels of shape {test_classes.shape}: expected one each")
     _check_normalised(test, "test")
     draws, choices, predicted = predict_curves(
-        train_features, train_labels, train_keys, test, classifier, logit_scale, settings
+        train_features, train_labels, train_keys, test, classifier, logit_scale, settings, group
     )
     points = tuple(
         _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, test_classes, settings)
@@ -234,8 +238,11 @@ def predict_curves(
     classifier: ArrayLike | Tensor,
     logit_scale: float,
     settings: FewShotSettings,
+    group: Ranks | None = None,
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
-    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels."""
+    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels. Support
+    sets are shared over the ranks of `group`, to all of which everything is returned."""
+    group = group or Ranks()
     weight = _tensor(classifier, settings.device).T.contiguous()
     labels = np.asarray(train_labels)
     train = torch.as_tensor(train_features)
@@ -244,30 +251,31 @@ def predict_curves(
             f"train features {tuple(train.shape)}, test features {tuple(test.shape)}, classifier "
             f"{tuple(weight.T.shape)}: expected (n, d), (m, d), (d, C)"
         )
-    draws: dict[int, Shots] = {}
-    choices: list[Choice] = []
-    predicted: dict[Cell, NDArray[np.int64]] = {}
-    for seed in settings.seeds:
-        draws[seed] = shots = draw_shots(train_keys, labels, len(weight), max(settings.shots), seed)
-        for k in settings.shots:
-            rows = shots.indices(k)
-            features = _tensor(train[rows], settings.device)
-            _check_normalised(features, "training")
-            targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
-            support = Support(
-                features,
-                targets,
-                shots.places(k),
-                weight,
-                logit_scale,
-                standard_errors=settings.standard_errors,
-                floor=settings.floor,
-            )
-            for method in settings.methods:
-                fitted = METHODS[method](support)
-                predicted[method, k, seed] = _predict(fitted.scores, test)
-                choices.append(_choice(method, k, seed, fitted))
-    return draws, tuple(choices), predicted
+    draws = {seed: draw_shots(train_keys, labels, len(weight), max(settings.shots), seed) for seed in settings.seeds}
+    # The most shots first: what is left at the end is short.
+    supports = [(k, seed) for k in sorted(settings.shots, reverse=True) for seed in settings.seeds]
+    found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
+    for place in group.part(len(supports)):
+        k, seed = supports[place]
+        rows = draws[seed].indices(k)
+        features = _tensor(train[rows], settings.device)
+        _check_normalised(features, "training")
+        support = Support(
+            features,
+            torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device),
+            draws[seed].places(k),
+            weight,
+            logit_scale,
+            standard_errors=settings.standard_errors,
+            floor=settings.floor,
+        )
+        for method in settings.methods:
+            fitted = METHODS[method](support)
+            found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
+    for part in group.collect(found):
+        found |= part
+    cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
+    return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 
 
 def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
