@@ -63,7 +63,7 @@ class TaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Over the tasks tested, each with the same weight; the pictures of one set count once, whatever asks about them."""
+    """Over the tasks tested, each with the same weight; pictures of one set count once, whatever asks about them."""
 
     tasks: int
     a: float

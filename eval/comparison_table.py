@@ -31,8 +31,7 @@ def to_markdown(comparison: Comparison) -> str:
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over pictures; in the average, those of one set count once, whatever asks about "
-        "them.",
+        "of tasks tested. Intervals are over pictures; the average counts those of one set once.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,

@@ -45,7 +45,7 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
         return estimates.mean(items.hits, items.clusters)
     if name == "mean_per_class":
         return estimates.mean_per_class(items.hits, items.label)
-    scores, labels = items.extra.get("scores"), items.extra.get("labels", items.label)
-    if name not in estimates.METRICS or scores is None or labels.ndim != scores.ndim:
+    scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
+    if name not in estimates.METRICS or scores is None or labels is None:
         return None
     return estimates.METRICS[name](scores, labels)

@@ -19,7 +19,7 @@ from eval.fewshot.curves import estimate
 from eval.fewshot.predictions import Predictions, read_predictions
 from eval.records import read_written
 from eval.results import rules_of
-from eval.statistics import crossed_difference
+from eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
 """The task's own number, compared as such."""
@@ -151,5 +151,5 @@ def _tested(
         n=len(a.label),
         seeds=tuple(seeds),
         per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),
-        note="one draw of the shots: too few for a test" if len(seeds) < 2 else "",
+        note="" if len(seeds) >= FEWEST else f"fewer than {FEWEST} draws of the shots: too few for a test",
     )

@@ -22,14 +22,14 @@ from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
 from eval.metrics.classification import lowest_best
-from eval.statistics import Estimate, crossed_interval
+from eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
 """Test pictures whose scores are held at a time."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
 INTERVAL = "over test pictures and draws of the shots (two-way random effects, Student's t), 95 %"
-ONE_DRAW = "none: one draw says nothing of the luck of the shots; --seeds 2 or more"
+TOO_FEW = f"none: fewer than {FEWEST} draws say too little of the luck of the shots; --seeds {FEWEST} or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,8 @@ class CurvePoint:
     """Standard deviation over seeds (n - 1); None with one seed."""
     low: float | None
     high: float | None
-    """95 % interval over test pictures and draws of the shots, as if both had been others; None with one draw, which
-    says nothing of the luck of the shots."""
+    """95 % interval over test pictures and draws of the shots, as if both had been others; None with fewer than
+    three draws, which say too little of the luck of the shots."""
     per_seed: tuple[float, ...]
 
 
@@ -139,7 +139,7 @@ class FewShotResult:
                 "selected_on": sorted({one["selected_on"] for one in choices}),
                 "choices": choices,
                 "classes_with_fewer_shots": list(self.short_classes[point.shots]),
-                "interval": INTERVAL if len(self.settings.seeds) > 1 else ONE_DRAW,
+                "interval": INTERVAL if len(self.settings.seeds) >= FEWEST else TOO_FEW,
             }
             rows.append(
                 {
@@ -272,8 +272,7 @@ def predict_curves(
         for method in settings.methods:
             fitted = METHODS[method](support)
             found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
-    for part in group.collect(found):
-        found |= part
+    found = {cell: one for part in group.collect(found) for cell, one in part.items()}
     cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
     return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 

@@ -90,7 +90,7 @@ def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
         "--shots",
         "1,2",
         "--seeds",
-        "1",
+        "3",
     ]
     return {"command": command, "data": data, "out": tmp_path / "out", "suite": suite}
 
@@ -185,6 +185,24 @@ def test_two_models_are_compared_on_their_tasks_and_their_shots(world: Any, tmp_
     for (_, method, k), one in pairs.items():
         assert one["a"] == pytest.approx(values[f"top1, {method}, {k} shots"]) and one["p_holm"] >= one["p"]
     assert "Few-shot, on the same shots" in (tmp_path / "out2" / "compare.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("gone", ["items/colours.npz", "few_shot/colours.npz", "items/told.npz", "tasks/told.json"])
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_was_deleted_or_torn_is_measured_again(world: Any, gone: str, torn: bool) -> None:
+    assert cli.main(world["command"]) == 0
+    before, whole = rows(world), (world["out"] / gone).read_bytes()
+    if torn:
+        (world["out"] / gone).write_bytes(whole[: len(whole) // 2])
+    else:
+        (world["out"] / gone).unlink()
+    for record in (world["out"].parent / "features").rglob("*.json"):  # memories of hashes, records of features
+        record.write_text("{")
+    assert cli.main(world["command"]) == 0
+    for row in (*before, *rows(world)):
+        row["protocol"].pop("seconds", None)
+    if gone.endswith("npz"):
+        assert set(np.load(world["out"] / gone).files) and len((world["out"] / gone).read_bytes()) == len(whole)
 
 
 def test_few_shot_without_shots_is_the_zero_shot_number(world: Any) -> None:

@@ -86,7 +86,7 @@ def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, t
     assert found[1] == found[2]
     assert {kind for _, kind, *_ in found[1]} == {"retrieval", "classification", "few_shot", "vqa"}
     (folder,) = [path for path in (tmp_path / "features2").iterdir() if len(list(path.glob("*.npy"))) == 8]
-    spans = sorted(tuple(int(part) for part in path.stem.split("-")) for path in folder.glob("*.npy"))
+    spans = sorted(tuple(int(part) for part in path.stem.split("-")[:2]) for path in folder.glob("*.npy"))
     assert spans == [(start, min(start + 4, 31)) for start in range(0, 31, 4)]
     assert all(len(np.load(path)) for path in folder.glob("*.npy"))
 
@@ -96,7 +96,7 @@ def _run(tmp_path: Path, model: Path, ranks: int) -> list[tuple[Any, ...]]:
     out = tmp_path / f"out{ranks}"
     command = [*starter, "--model", str(model), "--tasks", str(tmp_path / "two.yaml"), "--data", str(tmp_path / "data")]
     command += ["--output", str(out), "--cache", str(tmp_path / f"features{ranks}"), "--batch", "4", "--workers", "0"]
-    command += ["--shots", "1,2", "--seeds", "2"]
+    command += ["--shots", "1,2", "--seeds", "3"]
     done = subprocess.run(
         [*command, "--device", "cpu"], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
