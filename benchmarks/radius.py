@@ -5,7 +5,8 @@
 On labelled pictures of the `demo` suite (`make bench-data TASK=demo`) with the reference encoder: Fashion-MNIST, and
 Tux Paint's stamps, one half of them to draw shots from and the other to test on, and the other way round. The rule of
 one standard error against the best candidate of cross-validation, with and without the floor that one shot sets, all
-on the shots alone; beside them the probe that is blind to the text and chooses by the same rule. One shot per class
+on the shots alone; beside them the probe that is blind to the text and chooses by the same rule, and the choice between
+the two by held-out cross-entropy (text-or-zero). One shot per class
 leaves nothing to validate on: every radius there is. Test labels score and choose nothing.
 """
 
@@ -111,7 +112,7 @@ def rules(pool: Pool, seeds: int) -> None:
         settings = FewShotSettings(
             shots=SHOTS,
             seeds=tuple(range(seeds)),
-            methods=("zero-shot", "probe", "random-init"),
+            methods=("zero-shot", "probe", "text-or-zero", "random-init"),
             metric="mean_per_class",
             standard_errors=errors,
             floor=floor,

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, ttest_1samp
 
-from common.statistics import wilson
+from common.statistics import Interval, wilson
 from eval import estimates
 from eval.statistics import (
     Estimate,
@@ -30,7 +30,7 @@ def worlds(rounds: int) -> list[np.random.Generator]:
     return [np.random.default_rng(seed) for seed in range(rounds)]
 
 
-def holds(found: list[tuple[tuple[float, float] | None, float]]) -> float:
+def holds(found: list[tuple[Interval | None, float]]) -> float:
     return float(np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends, truth in found]))
 
 
