@@ -16,7 +16,6 @@ from eval.data import DataSet
 from eval.hashes import sha256_texts
 from eval.models import Model
 from eval.task import Source, Task
-from eval.tasks.kinds import KINDS
 from eval.versions import library_versions
 
 SHARED_RULES = 3
@@ -28,7 +27,6 @@ numbers: models measured by different ones are not compared."""
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
     """Data, model and software; what a kind of task adds to it comes from `eval.zeroshot` and its siblings."""
     return {
-        "rules": KINDS[task.kind].rules,
         "data": data_record(task, data),
         "model": {"name": model.name, **model.record, "features": model.fingerprint},
         "preprocessing": dict(model.preprocessing),

@@ -101,8 +101,9 @@ def _evaluated(
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
+    rules = {"rules": KINDS[task.kind].rules}
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
-    results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
+    results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
     if group.first:
         if outcome.items is not None:
             outcome.items.write(output / "items" / f"{task.name}.npz")
