@@ -58,6 +58,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
     )
     parser.add_argument("--seeds", type=number(Positive), default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument(
+        "--power", action="store_true", help="say which differences the tasks could show, before anything is measured"
+    )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
 
@@ -92,6 +95,11 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.tasks import choose_tasks
 
     suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
+    if options.power:
+        from eval.power import power_table
+
+        print(power_table(suite))
+        return OK
 
     from common.ranks import joined_ranks
     from eval.data import Memo, data_root

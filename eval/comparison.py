@@ -55,6 +55,8 @@ class TaskComparison:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    detectable: float | None = None
+    """The difference that as many items of this kind show in 80 % of cases."""
     n: int = 0
     test: str = ""
     note: str = ""
@@ -73,6 +75,7 @@ class Average:
     """None where there are too few items to say, as `high` and `p`."""
     high: float | None
     p: float | None
+    detectable: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +95,8 @@ _Compared = TypeVar("_Compared", TaskComparison, FewShotComparison)
 
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two result folders. Raises WrongUse where one is none."""
-    all_a, all_b = _rows(a), _rows(b)
-    rows_a, rows_b = _main_rows(all_a), _main_rows(all_b)
+    all_a, all_b = rows_of(a), rows_of(b)
+    rows_a, rows_b = main_rows(all_a), main_rows(all_b)
     tasks: list[TaskComparison] = []
     pairs: list[tuple[str, Estimate, Estimate]] = []
     for task in dict.fromkeys([*rows_a, *rows_b]):
@@ -144,7 +147,8 @@ class _OtherItems(Exception):
     """The two runs were not asked about the same items."""
 
 
-def _rows(folder: Path) -> list[Mapping[str, Any]]:
+def rows_of(folder: Path) -> list[Mapping[str, Any]]:
+    """The rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is torn."""
     rows = read_written(folder / "results.json")
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
@@ -156,7 +160,7 @@ def _rows(folder: Path) -> list[Mapping[str, Any]]:
         raise DataBroken(f"{folder}/results.json: {error}; run `make bench` for it again") from None
 
 
-def _main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The first row of every task, which holds its main number."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in rows:
@@ -233,6 +237,7 @@ def _compare_task(
             low=found.low,
             high=found.high,
             p=found.p,
+            detectable=found.detectable,
             n=len(a.keys),
             test=found.test,
             note="; ".join(note for note in notes if note),
@@ -283,4 +288,5 @@ def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> Average | None:
         low=found.low,
         high=found.high,
         p=found.p,
+        detectable=found.detectable,
     )

@@ -17,8 +17,8 @@ def to_markdown(comparison: Comparison) -> str:
         f"A: `{comparison.a}`  ",
         f"B: `{comparison.b}`",
         "",
-        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | n | test |",
-        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
+        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | shows | n | test |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
     ]
     lines += [_table_row(found) for found in comparison.tasks]
     average = comparison.average
@@ -26,12 +26,14 @@ def to_markdown(comparison: Comparison) -> str:
         ends = _ends(average)
         lines.append(
             f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
-            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | | paired t over pictures |"
+            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_shown(average.detectable)} | | "
+            "paired t over pictures |"
         )
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over pictures; the average counts those of one set once.",
+        "of tasks tested. Intervals are over pictures; the average counts those of one set once. Shows: the difference "
+        "that a test set of this kind and size would show in 80 % of cases, so a smaller one may be there unseen.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,
@@ -44,10 +46,10 @@ def _table_row(found: TaskComparison) -> str:
     start = f"| {cell(found.task)} | {cell(found.metric)} | {_percent(found.a)} | {_percent(found.b)} |"
     note = cell(found.note)
     if found.difference is None:
-        return f"{start} | | | | | not compared: {note} |"
+        return f"{start} | | | | | | not compared: {note} |"
     ends = _ends(found)
     test = f"{found.test}; {note}" if note else found.test
-    p = f"{_p(found.p)} | {_p(found.p_holm)}"
+    p = f"{_p(found.p)} | {_p(found.p_holm)} | {_shown(found.detectable)}"
     return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
 
 
@@ -57,18 +59,18 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     lines = [
         "## Few-shot, on the same shots",
         "",
-        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | seeds | n |",
-        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|",
+        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | shows | seeds | n |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for found in few_shot:
         if found.difference is None:
-            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | |")
+            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | | |")
             continue
         lines.append(
             f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
             f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
             f"{_ends(found)} | {_p(found.p)} | {_p(found.p_holm)} | "
-            f"{len(found.seeds)} | {found.n:,} |"
+            f"{_shown(found.detectable)} | {len(found.seeds)} | {found.n:,} |"
         )
     return [
         *lines,
@@ -90,6 +92,10 @@ def _percent(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _p(value: float | None) -> str:

@@ -77,6 +77,12 @@ class Paired:
     test: str
     """`mcnemar` or `paired t`."""
 
+    @property
+    def detectable(self) -> float | None:
+        """The difference that another test set of this kind and size would show in 80 % of cases (p < 0.05); None where
+        too little is known, or no image changed."""
+        return None if self.p is None or not self.se else (_quantile(self.df, 0.95) + _quantile(self.df, 0.6)) * self.se
+
 
 def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
     """Interval of a share whose variance was estimated with `df` degrees of freedom: Wilson's for as many items as

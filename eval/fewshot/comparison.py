@@ -41,6 +41,8 @@ class FewShotComparison:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    detectable: float | None = None
+    """The difference that as many pictures and draws of this kind show in 80 % of cases."""
     n: int = 0
     """Test pictures."""
     seeds: tuple[int, ...] = ()
@@ -148,6 +150,7 @@ def _tested(
         low=found.low,
         high=found.high,
         p=found.p,
+        detectable=found.detectable,
         n=len(a.label),
         seeds=tuple(seeds),
         per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),
