@@ -6,8 +6,8 @@ On labelled pictures of the `demo` suite (`make bench-data TASK=demo`) with the 
 Tux Paint's stamps, one half of them to draw shots from and the other to test on, and the other way round. The rule of
 one standard error against the best candidate of cross-validation, with and without the floor that one shot sets, all
 on the shots alone; beside them the probe that is blind to the text and chooses by the same rule, and the choice between
-the two by held-out cross-entropy (text-or-zero). One shot per class
-leaves nothing to validate on: every radius there is. Test labels score and choose nothing.
+the two by held-out cross-entropy (text-or-zero). One shot per class leaves nothing to validate on: every radius there
+is. Test labels score and choose nothing.
 """
 
 from __future__ import annotations

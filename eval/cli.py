@@ -57,7 +57,12 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
     )
-    parser.add_argument("--seeds", type=number(Positive), default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument(
+        "--seeds",
+        type=number(Positive),
+        default=3,
+        help="few-shot: draws of the shots (default 3, the fewest with intervals)",
+    )
     parser.add_argument(
         "--power", action="store_true", help="say which differences the tasks could show, before anything is measured"
     )

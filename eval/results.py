@@ -54,7 +54,7 @@ class Items:
     hits: np.ndarray
     """(n,) float64, 1 right, 0 wrong, or in between (VQA)."""
     clusters: np.ndarray
-    """(n,) int64, the picture each item belongs to: what a bootstrap resamples."""
+    """(n,) int64, the picture each item belongs to: what counts as one observation."""
     predicted: np.ndarray
     """(n,) what the model said: a class index, a rank, or a candidate's index."""
     label: np.ndarray
