@@ -111,7 +111,7 @@ def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None 
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
-    names = class_names(task, test or data).texts
+    names = class_names(task, data if test is None else test).texts
     if data.layout == "folder":
         data = _by_name(data, names)
     elif test is not None and test.layout == data.layout:
