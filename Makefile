@@ -153,9 +153,10 @@ bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetch
 compare: env-bench ## Test two models against each other on the same items (A, B)
 	@set -f; $(PY) -m eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
 
-bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark, probes beside scikit-learn
+bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark, probes beside scikit-learn, how often intervals hold
 	@$(PY) -m benchmarks.evaluation $(ARGS)
 	@$(PY) -m benchmarks.probe
+	@$(PY) -m benchmarks.coverage
 
 clean: ## Remove .venv and caches; results in out/ and the OCR weights stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

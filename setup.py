@@ -57,6 +57,7 @@ EXTRAS = {
     "bench": [
         *TRAIN,
         *TEACHER,
+        "scipy",  # quantiles of Student's t
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it

@@ -5,8 +5,9 @@
 On labelled pictures of the `demo` suite (`make bench-data TASK=demo`) with the reference encoder: Fashion-MNIST, and
 Tux Paint's stamps, one half of them to draw shots from and the other to test on, and the other way round. The rule of
 one standard error against the best candidate of cross-validation, with and without the floor that one shot sets, all
-on the shots alone; beside them the probe that is blind to the text and chooses by the same rule. One shot per class
-leaves nothing to validate on: every radius there is. Test labels score and choose nothing.
+on the shots alone; beside them the probe that is blind to the text and chooses by the same rule, and the choice between
+the two by held-out cross-entropy (text-or-zero). One shot per class leaves nothing to validate on: every radius there
+is. Test labels score and choose nothing.
 """
 
 from __future__ import annotations
@@ -75,13 +76,14 @@ def pools(root: Path, folder: Path, seeds: int) -> Iterator[Pool]:
     cache = FeatureCache(folder, model, workers=1)
     tasks = {task.name: task for task in load_suite("demo").tasks}
     fashion, stamps = tasks["fashion_mnist"], dataclasses.replace(tasks["stamps"], sample=None)
-    yield _pool(fashion, open_support(fashion, root, memo), open_task(fashion, root, memo), cache, seeds)
+    tests = open_task(fashion, root, memo)
+    yield _pool(fashion, open_support(fashion, tests, root, memo), tests, cache, seeds)
     data = open_task(stamps, root, memo)
     halves: tuple[list[int], list[int]] = ([], [])
     for index, key in enumerate(data.pictures.keys):
         halves[hashlib.sha256(key.encode()).digest()[0] % 2].append(index)
-    for shots, tests in (halves, halves[::-1]):
-        yield _pool(stamps, data.take(shots), data.take(tests), cache, seeds)
+    for shots, others in (halves, halves[::-1]):
+        yield _pool(stamps, data.take(shots), data.take(others), cache, seeds)
 
 
 def _pool(task: Task, support: DataSet, test: DataSet, cache: FeatureCache, seeds: int) -> Pool:
@@ -110,11 +112,10 @@ def rules(pool: Pool, seeds: int) -> None:
         settings = FewShotSettings(
             shots=SHOTS,
             seeds=tuple(range(seeds)),
-            methods=("zero-shot", "probe", "random-init"),
+            methods=("zero-shot", "probe", "text-or-zero", "random-init"),
             metric="mean_per_class",
             standard_errors=errors,
             floor=floor,
-            draws=1,
         )
         found = run(
             pool.train,

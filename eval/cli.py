@@ -55,7 +55,15 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
     )
-    parser.add_argument("--seeds", type=number(Positive), default=3, help="few-shot: draws of the shots (default 3)")
+    parser.add_argument(
+        "--seeds",
+        type=number(Positive),
+        default=3,
+        help="few-shot: draws of the shots (default 3, the fewest with intervals)",
+    )
+    parser.add_argument(
+        "--power", action="store_true", help="say which differences the tasks could show, before anything is measured"
+    )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
     return parser
 
@@ -90,6 +98,11 @@ def _bench(options: argparse.Namespace) -> int:
     from eval.tasks import choose_tasks
 
     suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
+    if options.power:
+        from eval.power import power_table
+
+        print(power_table(suite))
+        return OK
 
     from common.ranks import joined_ranks
     from eval.data import Memo, data_root

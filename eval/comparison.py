@@ -14,24 +14,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from common.files import read_json
 from eval.errors import DataBroken, WrongUse
 from eval.fewshot.comparison import FewShotComparison, compare_few_shot
-from eval.items import is_mean, metric_of, read_items
-from eval.results import Items, cautions
+from eval.items import estimate_of, is_mean, read_items
+from eval.records import read_written
+from eval.report.data import checked
+from eval.results import Items, cautions, pictures_of, rules_of
 from eval.statistics import (
-    Floats,
-    PairedComparison,
-    average_draws,
-    bootstrap_p,
-    compare_metric,
-    compare_paired,
+    Estimate,
+    Paired,
+    average_difference,
+    binary,
+    difference,
+    disagreement_interval,
     holm,
-    interval,
+    mcnemar,
 )
 
-METRIC_DRAWS = 2000
-"""Fewer where every draw computes a metric anew: p values down to 0.001."""
 NOT_SEED_NOISE = (
     "A sampling interval is not seed noise. Intervals and p values are about the test items: would the difference "
     "survive other pictures of the same kind? They say nothing about training again. Two trainings of one recipe that "
@@ -56,6 +55,8 @@ class TaskComparison:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    detectable: float | None = None
+    """The difference that as many items of this kind show in 80 % of cases."""
     n: int = 0
     test: str = ""
     note: str = ""
@@ -64,15 +65,17 @@ class TaskComparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Average:
-    """Over the tasks tested, each with the same weight, items resampled within each."""
+    """Over the tasks tested, each with the same weight; pictures of one set count once, whatever asks about them."""
 
     tasks: int
     a: float
     b: float
     difference: float
-    low: float
-    high: float
-    p: float
+    low: float | None
+    """None where there are too few items to say, as `high` and `p`."""
+    high: float | None
+    p: float | None
+    detectable: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +95,10 @@ _Compared = TypeVar("_Compared", TaskComparison, FewShotComparison)
 
 def compare(a: Path, b: Path) -> Comparison:
     """Compare two result folders. Raises WrongUse where one is none."""
-    all_a, all_b = _rows(a), _rows(b)
-    rows_a, rows_b = _main_rows(all_a), _main_rows(all_b)
+    all_a, all_b = rows_of(a), rows_of(b)
+    rows_a, rows_b = main_rows(all_a), main_rows(all_b)
     tasks: list[TaskComparison] = []
-    spreads: list[Floats] = []
+    pairs: list[tuple[str, Estimate, Estimate]] = []
     for task in dict.fromkeys([*rows_a, *rows_b]):
         row_a, row_b = rows_a.get(task), rows_b.get(task)
         reason = _not_comparable(row_a, row_b)
@@ -107,11 +110,10 @@ def compare(a: Path, b: Path) -> Comparison:
         except (FileNotFoundError, _OtherItems) as error:
             tasks.append(_untested(task, row_a, row_b, str(error)))
             continue
-        found, tested_as = _compare_task(task, row_a, row_b, *pair)
+        found, estimates = _compare_task(task, row_a, row_b, *pair)
         tasks.append(found)
-        if tested_as is not None:
-            spreads.append(tested_as.draws)
-    tested = [found for found in tasks if found.p is not None]
+        if estimates is not None:
+            pairs.append((pictures_of(task, row_a["protocol"]), *estimates))
     shots_a, shots_b = _few_shot_rows(all_a), _few_shot_rows(all_b)
     few_shot = [
         one
@@ -122,7 +124,7 @@ def compare(a: Path, b: Path) -> Comparison:
         a=str(a),
         b=str(b),
         tasks=_corrected(tasks),
-        average=_average(tested, spreads),
+        average=_average(pairs),
         few_shot=_corrected(few_shot),
     )
 
@@ -145,16 +147,20 @@ class _OtherItems(Exception):
     """The two runs were not asked about the same items."""
 
 
-def _rows(folder: Path) -> list[Mapping[str, Any]]:
-    rows = read_json(folder / "results.json")
+def rows_of(folder: Path) -> list[Mapping[str, Any]]:
+    """The rows of results.json. Raises `WrongUse` where there is none, `DataBroken` where it is torn."""
+    rows = read_written(folder / "results.json")
     if rows is None:
         raise WrongUse(f"{folder} has no results.json; name the OUTPUT folder of a `make bench`")
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is no list of results")
-    return rows
+    try:
+        return checked(rows)
+    except ValueError as error:
+        raise DataBroken(f"{folder}/results.json: {error}; run `make bench` for it again") from None
 
 
-def _main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+def main_rows(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """The first row of every task, which holds its main number."""
     found: dict[str, Mapping[str, Any]] = {}
     for row in rows:
@@ -172,6 +178,10 @@ def _not_comparable(row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | 
     assert row_a is not None and row_b is not None
     if row_a["metric"] != row_b["metric"]:
         return f"A has {row_a['metric']}, B has {row_b['metric']}"
+    rules_a, rules_b = rules_of(row_a["protocol"]), rules_of(row_b["protocol"])
+    if rules_a != rules_b:
+        older = "A" if rules_a < rules_b else "B"
+        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `make bench` for {older} again"
     data_a, data_b = row_a["protocol"].get("data", {}), row_b["protocol"].get("data", {})
     other = [name for name in SAME_DATA if data_a.get(name) != data_b.get(name)]
     return f"not the same data: {', '.join(other)} differ" if other else ""
@@ -207,19 +217,16 @@ def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:
 
 def _compare_task(
     task: str, row_a: Mapping[str, Any], row_b: Mapping[str, Any], a: Items, b: Items
-) -> tuple[TaskComparison, PairedComparison | None]:
+) -> tuple[TaskComparison, tuple[Estimate, Estimate] | None]:
     metric = row_a["metric"]
-    notes = (_protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))
-    note = "; ".join(note for note in notes if note)
     if _has_labels(metric) and not np.array_equal(a.label, b.label):
         return _untested(task, row_a, row_b, "the same items have other labels in A and B"), None
-    of_a, of_b = metric_of(a, metric), metric_of(b, metric)
+    of_a, of_b = estimate_of(a, metric), estimate_of(b, metric)
     if of_a is None or of_b is None:
         return _untested(task, row_a, row_b, f"the items kept do not carry what {metric} is computed from"), None
-    if is_mean(metric):
-        found = compare_paired(a.hits, b.hits, a.clusters)
-    else:
-        found = compare_metric(of_a, of_b, len(a.keys), a.clusters, METRIC_DRAWS)
+    found = _tested(metric, a, b, of_a, of_b)
+    few = "too few items for a test" if found.p is None else ""
+    notes = (few, _protocol_note(row_a["protocol"], row_b["protocol"]), cautions(row_a["protocol"]))
     return (
         TaskComparison(
             task=task,
@@ -230,12 +237,22 @@ def _compare_task(
             low=found.low,
             high=found.high,
             p=found.p,
-            n=found.n,
+            detectable=found.detectable,
+            n=len(a.keys),
             test=found.test,
-            note=note,
+            note="; ".join(note for note in notes if note),
         ),
-        found,
+        (of_a, of_b),
     )
+
+
+def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
+    """By McNemar where hits are 0 or 1 and every item has a picture of its own, else by the paired t test."""
+    found = difference(of_a, of_b)
+    if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
+        low, high = disagreement_interval(a.hits, b.hits)
+        return replace(found, low=low, high=high, p=mcnemar(a.hits, b.hits), test="mcnemar")
+    return found
 
 
 def _has_labels(metric: str) -> bool:
@@ -258,19 +275,18 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
     )
 
 
-def _average(tested: Sequence[TaskComparison], spreads: Sequence[Floats]) -> Average | None:
-    """None below two tasks. Of the tested tasks alone: one that is missing on a side counts on neither."""
-    if len(tested) < 2:
+def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> Average | None:
+    """None below two tasks. Of the tasks compared alone: one that is missing on a side counts on neither."""
+    if len(pairs) < 2:
         return None
-    fewest = min(len(spread) for spread in spreads)
-    spread = average_draws([spread[:fewest] for spread in spreads])
-    low, high = interval(spread)
+    found = average_difference(pairs)
     return Average(
-        tasks=len(tested),
-        a=float(np.mean([found.a for found in tested if found.a is not None])),
-        b=float(np.mean([found.b for found in tested if found.b is not None])),
-        difference=float(np.mean([found.difference for found in tested if found.difference is not None])),
-        low=low,
-        high=high,
-        p=bootstrap_p(spread),
+        tasks=len(pairs),
+        a=float(np.mean([a.value for _, a, _ in pairs])),
+        b=float(np.mean([b.value for _, _, b in pairs])),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        detectable=found.detectable,
     )

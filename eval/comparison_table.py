@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparison import Comparison, TaskComparison
+from eval.comparison import Average, Comparison, TaskComparison
 from eval.fewshot.comparison import FewShotComparison
 from eval.report.text import cell
 
@@ -17,21 +17,23 @@ def to_markdown(comparison: Comparison) -> str:
         f"A: `{comparison.a}`  ",
         f"B: `{comparison.b}`",
         "",
-        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | n | test |",
-        "|---|---|--:|--:|--:|---|--:|--:|--:|---|",
+        "| task | metric | A | B | B - A | 95 % interval | p | p (Holm) | shows | n | test |",
+        "|---|---|--:|--:|--:|---|--:|--:|--:|--:|---|",
     ]
     lines += [_table_row(found) for found in comparison.tasks]
     average = comparison.average
     if average is not None:
-        ends = f"[{_points(average.low)}, {_points(average.high)}]"
+        ends = _ends(average)
         lines.append(
             f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
-            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | | paired bootstrap within each task |"
+            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_shown(average.detectable)} | | "
+            "paired t over pictures |"
         )
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. The interval is from the paired bootstrap over pictures.",
+        "of tasks tested. Intervals are over pictures; the average counts those of one set once. Shows: the difference "
+        "that a test set of this kind and size would show in 80 % of cases, so a smaller one may be there unseen.",
         "",
         *_few_shot_lines(comparison.few_shot),
         comparison.caution,
@@ -44,10 +46,10 @@ def _table_row(found: TaskComparison) -> str:
     start = f"| {cell(found.task)} | {cell(found.metric)} | {_percent(found.a)} | {_percent(found.b)} |"
     note = cell(found.note)
     if found.difference is None:
-        return f"{start} | | | | | not compared: {note} |"
-    ends = f"[{_points(found.low)}, {_points(found.high)}]"
+        return f"{start} | | | | | | not compared: {note} |"
+    ends = _ends(found)
     test = f"{found.test}; {note}" if note else found.test
-    p = f"{_p(found.p)} | {_p(found.p_holm)}"
+    p = f"{_p(found.p)} | {_p(found.p_holm)} | {_shown(found.detectable)}"
     return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
 
 
@@ -57,26 +59,31 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     lines = [
         "## Few-shot, on the same shots",
         "",
-        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | seeds | n |",
-        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|",
+        "| task | method | shots | A | B | B - A | 95 % interval | p | p (Holm) | shows | seeds | n |",
+        "|---|---|--:|--:|--:|--:|---|--:|--:|--:|--:|--:|",
     ]
     for found in few_shot:
         if found.difference is None:
-            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | |")
+            lines.append(f"| {cell(found.task)} | not compared: {cell(found.note)} | | | | | | | | | | |")
             continue
         lines.append(
             f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
             f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
-            f"[{_points(found.low)}, {_points(found.high)}] | {_p(found.p)} | {_p(found.p_holm)} | "
-            f"{len(found.seeds)} | {found.n:,} |"
+            f"{_ends(found)} | {_p(found.p)} | {_p(found.p_holm)} | "
+            f"{_shown(found.detectable)} | {len(found.seeds)} | {found.n:,} |"
         )
     return [
         *lines,
         "",
-        "Means over the seeds of the shots, which both models were given alike. Test pictures and seeds are resampled "
-        "together; a few seeds say little of the luck of the shots. Holm's correction is for the rows of this table.",
+        "Means over the seeds of the shots, which both models were given alike. Intervals and p values are over test "
+        "pictures and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
+        "is for the rows of this table.",
         "",
     ]
+
+
+def _ends(found: TaskComparison | Average | FewShotComparison) -> str:
+    return "too few" if found.low is None else f"[{_points(found.low)}, {_points(found.high)}]"
 
 
 def _percent(value: float | None) -> str:
@@ -85,6 +92,10 @@ def _percent(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}"
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _p(value: float | None) -> str:

@@ -1,33 +1,41 @@
 """Features of pictures and texts, encoded once and kept: what zero-shot, retrieval, VQA and few-shot all read.
 
-They lie under a key of what they depend on: the model (weights, architecture, precision), the preprocessing, and the
-pictures or texts. A batch is written under a temporary name, flushed and renamed as soon as it is encoded, so an
-interrupted run has every batch that it finished, and the next one encodes the others and no more. Several ranks share
-the batches; the folder must be visible to all of them.
+They lie under a key of what they depend on: the model (weights, architecture, precision, kind of device), versions of
+libraries, the preprocessing, and the pictures or texts. A batch is written under a temporary name, flushed and renamed
+as soon as it is encoded, so an interrupted run has every batch that it finished, and the next one encodes the others
+and no more. The name of a batch holds the hash of its content: what was damaged since is encoded again. Several ranks
+share the batches; the folder must be visible to all of them.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.files import publish_json, published, read_json
+from common.files import publish_bytes, publish_json
 from common.progress import ProgressBar
 from common.ranks import Ranks
 from eval.data.dataset import Pictures
-from eval.errors import DataBroken, EvalError
+from eval.errors import DataBroken, EvalError, ModelError
 from eval.hashes import sha256_of, sha256_texts
 from eval.models.model import Model
+from eval.records import read_record
 
 COUNTED = 4096
 """Texts whose tokens are counted at once."""
+ENCODING = 1
+"""Raised when a change of the code changes features: those kept before are then encoded again."""
+_HASHED = 16
+"""Letters of the hash in a batch's name."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +54,20 @@ class Features:
     """Texts of which the model reads only the beginning."""
     key: str
     """What they are kept under."""
+    places: np.ndarray | None = None
+    """(n,) row on disk of each, where some are the same; None: as they come."""
 
     @functools.cached_property
-    def _files(self) -> list[tuple[int, int, Path]]:
+    def _files(self) -> list[Batch]:
         return _batches(self.folder)
 
     def rows(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """(stop - start, d) float32, read from disk, into `out` where it is given: memory is that of the rows asked
         for."""
         found = np.empty((stop - start, self.width), dtype=np.float32) if out is None else out
+        if self.places is not None:
+            found[:] = self.take(np.arange(start, stop))
+            return found
         for first, last, path in self._files:
             low, high = max(first, start), min(last, stop)
             if low < high:
@@ -64,6 +77,8 @@ class Features:
     def take(self, indices: np.ndarray) -> np.ndarray:
         """(k, d) float32, the rows at `indices` (k,), in their order."""
         found = np.empty((len(indices), self.width), dtype=np.float32)
+        if self.places is not None:
+            indices = self.places[indices]
         order = np.argsort(indices, kind="stable")
         wanted = indices[order]
         for first, last, path in self._files:
@@ -105,18 +120,27 @@ class FeatureCache:
             for content in _preprocessed(pictures, self.model, batches, self._workers):
                 yield self.model.images(content)
 
-        key = sha256_of(["images", self.model.fingerprint, pictures.fingerprint])
-        return self._filled(key, what, pictures.keys, self._batch, encode, None)
+        key = sha256_of(["images", ENCODING, self.model.fingerprint, pictures.fingerprint])
+        return self._filled(key, what, pictures.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
-        """Features of texts, in their order."""
+        """Features of texts, in their order. Equal texts are encoded once: in two batches they would differ by
+        rounding, and two classes of one name would not be tied."""
+        place: dict[str, int] = {}
+        places = [place.setdefault(text, len(place)) for text in texts]
+        unique = list(place)
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
             for batch in batches:
-                yield self.model.texts([texts[index] for index in batch])
+                yield self.model.texts([unique[index] for index in batch])
 
-        key = sha256_of(["texts", self.model.fingerprint, sha256_texts(texts)])
-        return self._filled(key, what, texts, self._text_batch, encode, self.model.truncated)
+        def truncated() -> int:  # in parts: the tokens of all texts at once would take more room than the texts
+            return sum(self.model.truncated(texts[start : start + COUNTED]) for start in range(0, len(texts), COUNTED))
+
+        key = sha256_of(["texts", ENCODING, self.model.fingerprint, sha256_texts(texts)])
+        found = self._filled(key, what, unique, self._text_batch, encode, truncated)
+        repeated = np.array(places) if len(unique) < len(texts) else None
+        return replace(found, count=len(texts), keys=texts, places=repeated)
 
     def _filled(
         self,
@@ -125,7 +149,7 @@ class FeatureCache:
         keys: Sequence[str],
         batch: int,
         encode: Callable[[Sequence[range]], Iterator[np.ndarray]],
-        count_truncated: Callable[[Sequence[str]], int] | None,
+        truncated: Callable[[], int] | None = None,
     ) -> Features:
         if not keys:
             raise DataBroken(f"{what}: nothing to encode")
@@ -138,17 +162,15 @@ class FeatureCache:
             done = len(keys) - sum(len(part) for part in missing)
             with ProgressBar(desc=what, total=len(keys), initial=done, disable=not self._progress) as bar:
                 for part, features in zip(mine, encode(mine), strict=True):
-                    name = f"{part.start:09d}-{part.stop:09d}.npy"
-                    with published(folder / name) as temporary, open(temporary, "wb") as file:
-                        np.save(file, features)
+                    _write(folder, part, features)
                     bar.update(min(len(part) * self._group.world, len(keys) - bar.n))
         except EvalError as caught:
             error = caught
         self._group.all_or_error(error)
         if self._group.first:
-            _complete(folder, key, what, len(keys), keys, count_truncated)
+            _complete(folder, key, what, len(keys), truncated)
         self._group.collect(None)
-        meta = read_json(folder / "meta.json")
+        meta = read_record(folder / "meta.json", "width", "truncated")
         if meta is None:
             raise EvalError(f"rank {self._group.rank} does not see {folder}: the ranks must share one cache folder")
         return Features(
@@ -156,57 +178,74 @@ class FeatureCache:
         )
 
 
-def _complete(
-    folder: Path,
-    key: str,
-    what: str,
-    count: int,
-    keys: Sequence[str],
-    count_truncated: Callable[[Sequence[str]], int] | None,
-) -> None:
-    if _missing(folder, count, count):
+def _write(folder: Path, rows: range, features: np.ndarray) -> None:
+    """Raises `ModelError` for features that are no finite numbers, or not as many as rows."""
+    if features.shape[:1] != (len(rows),) or not np.isfinite(features).all():
+        raise ModelError(
+            f"{folder}, rows {rows.start} to {rows.stop}: features are no {len(rows)} rows of finite numbers"
+        )
+    buffer = io.BytesIO()
+    np.save(buffer, features)
+    content = buffer.getvalue()
+    publish_bytes(folder / f"{rows.start:09d}-{rows.stop:09d}-{_hash(content)}.npy", content)
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_HASHED]
+
+
+def _complete(folder: Path, key: str, what: str, count: int, truncated: Callable[[], int] | None) -> None:
+    batches = _batches(folder)
+    if _gaps(batches, count):
         raise EvalError(f"{folder} lacks batches that other ranks wrote: the ranks must share one cache folder")
-    if (folder / "meta.json").is_file():
+    if read_record(folder / "meta.json", "width", "truncated") is not None:
         return
-    _, _, first = _batches(folder)[0]
-    width = int(np.load(first, mmap_mode="r").shape[1])
-    truncated = 0
-    if count_truncated is not None:  # in parts: the tokens of all texts at once would take more room than the texts
-        truncated = sum(count_truncated(keys[start : start + COUNTED]) for start in range(0, count, COUNTED))
-    publish_json(
-        folder / "meta.json", {"key": key, "what": what, "count": count, "width": width, "truncated": truncated}
-    )
+    width = int(np.load(batches[0].path, mmap_mode="r").shape[1])
+    cut = truncated() if truncated is not None else 0
+    publish_json(folder / "meta.json", {"key": key, "what": what, "count": count, "width": width, "truncated": cut})
 
 
-def _batches(folder: Path) -> list[tuple[int, int, Path]]:
-    """(first, last + 1, file) of every batch that is there, in order."""
+class Batch(NamedTuple):
+    """A file of features."""
+
+    first: int
+    last: int
+    """Behind the last row."""
+    path: Path
+
+
+def _batches(folder: Path) -> list[Batch]:
+    """The batches that are there, in order, by their names."""
     found = []
-    for path in folder.glob("[0-9]*-[0-9]*.npy"):
-        first, _, last = path.stem.partition("-")
-        found.append((int(first), int(last), path))
+    for path in folder.glob("[0-9]*-[0-9]*-*.npy"):
+        first, last, _ = path.stem.split("-")
+        found.append(Batch(int(first), int(last), path))
     return sorted(found)
 
 
 def _missing(folder: Path, count: int, batch: int) -> list[range]:
     """The rows that no file has, in pieces of at most `batch`. A file that is not what its name says is removed."""
+    sound = []
+    for one in _batches(folder):
+        if one.path.stem.endswith(_hash(one.path.read_bytes())):
+            sound.append(one)
+        else:
+            one.path.unlink()  # damaged by something other than us; encoding it again is the remedy
+    return [
+        range(low, min(low + batch, stop)) for start, stop in _gaps(sound, count) for low in range(start, stop, batch)
+    ]
+
+
+def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:
+    """(first, last + 1) of rows that are in no batch."""
     gaps, reached = [], 0
-    for first, last, path in _batches(folder):
-        if not _sound(path, last - first):
-            path.unlink()
-            continue
+    for first, last, _ in batches:
         if first > reached:
             gaps.append((reached, first))
         reached = max(reached, last)
     if reached < count:
         gaps.append((reached, count))
-    return [range(low, min(low + batch, stop)) for start, stop in gaps for low in range(start, stop, batch)]
-
-
-def _sound(path: Path, rows: int) -> bool:
-    try:
-        return len(np.load(path, mmap_mode="r")) == rows
-    except (ValueError, OSError, EOFError):
-        return False  # torn by something other than us; encoding it again is the remedy
+    return gaps
 
 
 class _Loaded(Dataset[torch.Tensor]):

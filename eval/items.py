@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from eval import estimates
 from eval.errors import DataBroken
-from eval.metrics.classification import average_precision, average_precision_11point, mean_per_class, roc_auc
 from eval.results import Items
-from eval.statistics import Floats, Indices, Metric, bootstrap_draws, metric_draws
+from eval.statistics import Estimate
 
 NEEDED = ("keys", "hits", "clusters", "predicted", "label")
 MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score")
@@ -38,34 +38,14 @@ def is_mean(metric: str) -> bool:
     return metric.startswith(MEANS)
 
 
-def metric_of(items: Items, metric: str) -> Metric | None:
-    """The metric as a function of item indices; None where these items do not carry what it needs."""
+def estimate_of(items: Items, metric: str) -> Estimate | None:
+    """The metric with each image's part in it; None where these items do not carry what it needs."""
     name = metric.partition(" ")[0]  # what follows is a caption template
-    hits, label, extra = items.hits, items.label, items.extra
     if is_mean(name):
-        return lambda index: float(hits[index].mean())
+        return estimates.mean(items.hits, items.clusters)
     if name == "mean_per_class":
-        return lambda index: mean_per_class(hits[index], label[index])
-    scores = extra.get("scores")
-    if name == "roc_auc" and scores is not None:
-
-        def auc(index: Indices) -> float:
-            positive = label[index]
-            one_class = not 0 < positive.sum() < len(positive)
-            return float("nan") if one_class else roc_auc(scores[index], positive)
-
-        return auc
-    labels, precision = extra.get("labels"), {"map": average_precision, "map_11point": average_precision_11point}
-    if name in precision and scores is not None and labels is not None:
-        return lambda index: float(precision[name](scores[index], labels[index]).mean())
-    return None
-
-
-def draws_of(items: Items, metric: str, draws: int, seed: int = 0) -> Floats | None:
-    """Bootstrap draws (draws,) of the metric, pictures resampled; None where `metric_of` is."""
-    of = metric_of(items, metric)
-    if of is None:
+        return estimates.mean_per_class(items.hits, items.label)
+    scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
+    if name not in estimates.METRICS or scores is None or labels is None:
         return None
-    if is_mean(metric):
-        return bootstrap_draws(items.hits, items.clusters, draws, seed)
-    return metric_draws(of, len(items.hits), items.clusters, draws, seed)
+    return estimates.METRICS[name](scores, labels)

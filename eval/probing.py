@@ -13,9 +13,12 @@ from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
 from eval.options import Shots
-from eval.results import Result, missing
+from eval.results import Result, broken_data, missing
 from eval.task import Task
 from eval.zeroshot import prompt_texts, zero_shot_classifier
+
+FEW_SHOT_RULES = 2
+"""Raised when a change of the code changes few-shot numbers; see `eval.protocol.SHARED_RULES`."""
 
 
 def evaluate_few_shot(
@@ -34,9 +37,11 @@ def evaluate_few_shot(
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return []
     try:
-        support = open_support(task, root, memo)
+        support = open_support(task, data, root, memo)
     except DataMissing as error:
         return [missing(task.name, "few_shot", "few-shot", f"training split: {error}")]
+    except DataBroken as error:  # costs the few-shot part alone: zero-shot needs no training split
+        return [broken_data(task.name, "few_shot", "few-shot", error)]
     assert support.labels is not None  # `open_support` saw to it
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
@@ -44,7 +49,9 @@ def evaluate_few_shot(
     try:
         drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
     except ShotsMissing as error:
-        raise DataBroken(f"{support.place}: {error}") from None
+        lacking = [names[number] for number in error.classes]
+        few = f"{len(lacking)} of {len(names)} classes have no picture in {support.place}: {', '.join(lacking[:5])}"
+        return [missing(task.name, "few_shot", "few-shot", f"training split: {few}")]
     # A shot depends on its own key alone, so drawing again from these few pictures draws the same ones.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
@@ -52,19 +59,20 @@ def evaluate_few_shot(
     test = cache.images(data.pictures, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
     truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
+    settings = FewShotSettings(
+        shots=shots.counts,
+        seeds=shots.seeds,
+        metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
+        device=str(cache.model.record["device"]),
+    )
+    found = run(
+        train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
+        cache.model.logit_scale, settings, group,
+    )  # fmt: skip
     rows: list[dict[str, Any]] = []
     if group.first:
-        settings = FewShotSettings(
-            shots=shots.counts,
-            seeds=shots.seeds,
-            metric="mean_per_class" if task.metric == "mean_per_class" else "top1",
-            device=str(cache.model.record["device"]),
-        )
-        found = run(
-            train, labels[chosen], [keys[index] for index in chosen], test, data.labels, classifier,
-            cache.model.logit_scale, settings,
-        )  # fmt: skip
         record = protocol.base(task, data, cache.model)
+        record["rules"] = FEW_SHOT_RULES
         record["class_names"] = protocol.texts_record(names, named.source)
         record["templates"] = protocol.texts_record(prompts, prompted.source)
         record["truncated_texts"] = truncated

@@ -6,7 +6,6 @@ Most failures to reproduce a published number come down to one of these fields.
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,10 +16,12 @@ from eval.data import DataSet
 from eval.hashes import sha256_texts
 from eval.models import Model
 from eval.task import Source, Task
+from eval.versions import library_versions
 
-LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
-RULES = 2
-"""Raised when a change of the code changes numbers: results kept from an earlier version are then measured again."""
+SHARED_RULES = 3
+"""Raised when a change of the code that all kinds of task share changes numbers or intervals: results kept from an
+earlier version are then measured again. What concerns one kind is counted by its own `rules`, and stands beside its
+numbers: models measured by different ones are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
@@ -70,18 +71,11 @@ def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
 @functools.cache
 def software() -> Mapping[str, Any]:
     """Versions, the commit of this checkout where it is one, and the machine."""
-    versions = {}
-    for name in LIBRARIES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "commit": _commit(),
-        "rules": RULES,
-        **versions,
+        **library_versions(),
     }
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from common.files import published
 from common.statistics import Interval
+from eval.errors import DataBroken
 from eval.task import Task
 
 
@@ -28,7 +29,7 @@ class Result:
     value: float | None
     """The number, None where there is none (then `protocol` says why under `missing`)."""
     low: float | None
-    """Lower end of the 95 % interval."""
+    """Lower end of the 95 % interval; None where there are too few items to say."""
     high: float | None
     """Upper end of the 95 % interval."""
     n: int
@@ -53,7 +54,7 @@ class Items:
     hits: np.ndarray
     """(n,) float64, 1 right, 0 wrong, or in between (VQA)."""
     clusters: np.ndarray
-    """(n,) int64, the picture each item belongs to: what a bootstrap resamples."""
+    """(n,) int64, the picture each item belongs to: what counts as one observation."""
     predicted: np.ndarray
     """(n,) what the model said: a class index, a rank, or a candidate's index."""
     label: np.ndarray
@@ -83,9 +84,18 @@ class TaskOutcome:
     items: Items | None = None
 
 
-def measured(task: Task, metric: str, value: float, interval: Interval, n: int, record: Mapping[str, Any]) -> Result:
-    """The row of a number of a task; `record` is its protocol."""
-    low, high = interval
+INTERVAL = "Wilson with the effective number of items over pictures, 95 %"
+TOO_FEW = "none: too few items to say"
+
+
+def measured(
+    task: Task, metric: str, value: float, interval: Interval | None, n: int, record: Mapping[str, Any]
+) -> Result:
+    """The row of a number of a task; `record` is its protocol. Without an interval the record says that there is
+    none."""
+    low, high = interval or (None, None)
+    if interval is None:
+        record = {**record, "interval": TOO_FEW}
     return Result(task=task.name, kind=task.kind, metric=metric, value=value, low=low, high=high, n=n, protocol=record)
 
 
@@ -96,7 +106,31 @@ def missing(task: str, kind: str, metric: str, reason: str) -> Result:
     )
 
 
+_BROKEN = "data broken: "
+
+
+def broken_data(task: str, kind: str, metric: str, error: DataBroken) -> Result:
+    """The row of a task whose data is at hand and not usable."""
+    return missing(task, kind, metric, f"{_BROKEN}{error}")
+
+
+def is_broken(result: Result) -> bool:
+    """Whether there is no number because the data is not usable."""
+    return str(result.protocol.get("missing", "")).startswith(_BROKEN)
+
+
 def cautions(record: Mapping[str, Any]) -> str:
     """What must be said beside the number of a protocol record wherever it is shown; empty where there is nothing."""
     data = record.get("data", {})
     return "; ".join(data[name] for name in ("caution", "warning") if name in data)
+
+
+def pictures_of(task: str, record: Mapping[str, Any]) -> str:
+    """What names the set of pictures behind a number: tasks that have it in common are about the same pictures."""
+    return str(record.get("data", {}).get("pictures_sha256", task))
+
+
+def rules_of(record: Mapping[str, Any]) -> int:
+    """By which version of the rules of its kind a number was measured; in records from before each kind had its own, by
+    which version of all."""
+    return int(record.get("rules", record.get("software", {}).get("rules", 1)))

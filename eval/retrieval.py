@@ -8,20 +8,18 @@ import numpy as np
 
 from common.ranks import Ranks
 from common.statistics import chance_of_hit
-from eval import protocol
+from eval import estimates, protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
 from eval.examples import Example, FoundPictures, FoundTexts, chosen
 from eval.features import FeatureCache, Features
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
 from eval.metrics.rows import BLOCK_ROWS, tiles
-from eval.results import Items, Result, TaskOutcome, measured
-from eval.statistics import bootstrap
+from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
 from eval.task import Task
 from eval.templates import fill
 
 KS = (1, 5, 10)
-DRAWS = 1000
 NEAREST = 4
 """Captions or pictures shown for a query."""
 TIES = {
@@ -49,7 +47,7 @@ def evaluate_retrieval(
         record["captions"] = len(texts)
         record["captions_per_image"] = task.captions_per_image or "all"
         record["truncated_texts"] = captions.truncated
-        record["interval"] = f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"
+        record["interval"] = INTERVAL
         suffix = "" if template == task.caption_templates[0] else f" ({template})"
         if data.layout == "winoground":
             found, outcome = _winoground(task, data, images, captions, record, suffix)
@@ -85,7 +83,7 @@ def _ranked(
         right = hits(ranks, k)
         guessed = chance_of_hit(k, right_ones, others.count)
         detail = {**record, "metric": f"recall@{k}", "k": k, "chance": guessed}
-        ends = bootstrap(right, clusters, draws=DRAWS)
+        ends = estimates.mean(right, clusters).interval()
         results.append(measured(task, f"recall@{k}{suffix}", float(right.mean()), ends, queries.count, detail))
     wanted = int(task.metric.partition("@")[2] or 1)
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
@@ -110,7 +108,7 @@ def _winoground(
     n = images.count // 2
     results = []
     for metric, right in scores.items():
-        ends = bootstrap(right, None, draws=DRAWS)
+        ends = estimates.mean(right).interval()
         detail = {**record, "metric": metric, "ties": "wrong", "chance": 1 / 6 if metric == "group_score" else 0.25}
         results.append(measured(task, f"{metric}{suffix}", float(right.mean()), ends, n, detail))
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_json, read_json
+from common.files import publish_json, sha256_file
 from common.ranks import Ranks
 from eval import protocol
 from eval.data import DataSet, Memo, open_support
@@ -17,8 +17,9 @@ from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.hashes import sha256_of
 from eval.options import Options
-from eval.probing import evaluate_few_shot
-from eval.results import Result, cautions, missing
+from eval.probing import FEW_SHOT_RULES, evaluate_few_shot
+from eval.records import read_record
+from eval.results import Result, broken_data, cautions, is_broken, missing
 from eval.task import Suite, Task
 from eval.tasks.kinds import KINDS
 from eval.tasks.opening import open_task
@@ -33,7 +34,7 @@ class Run:
     results: tuple[Result, ...]
     """Of every task in the order of the suite; a task that has no number has a row that says why."""
     broken: int
-    """Tasks whose data is at hand and not usable."""
+    """Tasks whose data, or training split, is at hand and not usable."""
 
 
 def sampled(suite: Suite, count: int | None) -> Suite:
@@ -62,10 +63,11 @@ def run_tasks(
     for task in suite.tasks:
         try:
             found = _evaluated(task, cache, data, output, memo, group, options)
+            broken += any(is_broken(result) for result in found)
         except DataMissing as error:
             found = [missing(task.name, task.kind, task.metric, str(error))]
         except DataBroken as error:
-            found = [missing(task.name, task.kind, task.metric, f"data broken: {error}")]
+            found = [broken_data(task.name, task.kind, task.metric, error)]
             broken += 1
         results += found
         say(line(found[0]))
@@ -82,16 +84,16 @@ def _evaluated(
     try:
         # The leader first: the others then find the hashes of large files already computed.
         found = open_task(task, data, memo) if group.first else None
-        shots = _support_hash(task, data, memo, options) if group.first else None
+        shots = _support_hash(task, found, data, memo, options) if found is not None else None
     except (DataMissing, DataBroken) as caught:
         error = caught
     group.all_or_error(error)
     content = open_task(task, data, memo) if found is None else found
     key = _key(task, content, group.share(shots), cache, options)
     record = output / "tasks" / f"{task.name}.json"
-    kept = group.share(read_json(record) if group.first else None)
-    if isinstance(kept, Mapping) and kept["key"] == key:
-        return [Result(**row) for row in kept["results"]]
+    kept = group.share(_kept(record, key, output) if group.first else None)
+    if kept is not None:
+        return kept
     began = time.perf_counter()
     outcome = KINDS[task.kind].measure(task, content, cache, group, options)
     results = list(outcome.results)
@@ -99,23 +101,42 @@ def _evaluated(
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
+    rules = {"rules": KINDS[task.kind].rules}
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
-    results = [dataclasses.replace(result, protocol={**result.protocol, **taken}) for result in results]
+    results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
     if group.first:
         if outcome.items is not None:
             outcome.items.write(output / "items" / f"{task.name}.npz")
         if not any(result.value is None for result in results):  # data that was not at hand may be there next time
-            publish_json(record, {"key": key, "results": [result.row() for result in results]})
+            files = {name: sha256_file(output / name) for name in _files_of(task) if (output / name).is_file()}
+            publish_json(record, {"key": key, "files": files, "results": [result.row() for result in results]})
     return results
 
 
-def _support_hash(task: Task, data: Path, memo: Memo, options: Options) -> str | None:
-    """sha256 of the training split that few-shot draws from; None where none is asked for, or at hand."""
+def _files_of(task: Task) -> list[str]:
+    """What a task may leave in the output besides its numbers."""
+    return [f"items/{task.name}.npz", f"few_shot/{task.name}.json", f"few_shot/{task.name}.npz"]
+
+
+def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
+    """The results of a task that was measured before on the same things, with all that it left beside them as it was;
+    None where it has to be measured again."""
+    found = read_record(record, "key", "files", "results")
+    if found is None or found["key"] != key:
+        return None
+    for name, content in found["files"].items():
+        if not (output / name).is_file() or sha256_file(output / name) != content:
+            return None
+    return [Result(**row) for row in found["results"]]
+
+
+def _support_hash(task: Task, test: DataSet, data: Path, memo: Memo, options: Options) -> str | None:
+    """sha256 of the training split that few-shot draws from; None where none is asked for, at hand, or usable."""
     if options.shots is None or not task.support:
         return None
     try:
-        support = open_support(task, data, memo)
-    except DataMissing:
+        support = open_support(task, test, data, memo)
+    except (DataMissing, DataBroken):
         return None  # a row will say so
     return sha256_of([support.pictures.fingerprint, support.label_hash])
 
@@ -131,6 +152,7 @@ def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, o
         cache.model.fingerprint,
         dataclasses.asdict(options),
         protocol.software(),
+        [protocol.SHARED_RULES, KINDS[task.kind].rules, FEW_SHOT_RULES],
     ]
     return sha256_of(parts)
 
@@ -139,8 +161,8 @@ def line(result: Result) -> str:
     """One line of the terminal's table for a task's main number."""
     if result.value is None:
         return f"{result.task:24} {result.protocol['missing']}"
-    low, high = result.low or 0.0, result.high or 0.0
-    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    few = result.low is None or result.high is None
+    interval = "too few" if few else f"[{100 * (result.low or 0):.1f}, {100 * (result.high or 0):.1f}]"
     chance = result.protocol.get("chance")
     beside = "" if chance is None else f"  chance {100 * chance:.1f}"
     said = cautions(result.protocol)

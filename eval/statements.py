@@ -1,7 +1,7 @@
 """A question and an answer as a statement, which is what a dual encoder can compare with a picture.
 
-Our protocol, a rule for each form of question; the paper's own is not public. Questions that no rule fits become
-"question: ... answer: ...".
+Our protocol, a rule for each form of question; the paper's own is not public. The form is read off the question and the
+answer that is offered, never off what people answered. Questions that no rule fits become "question: ... answer: ...".
 """
 
 from __future__ import annotations
@@ -27,13 +27,24 @@ _PROPERTY = re.compile(
 _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 
 
-def statement(kind: str, question: str, answer: str) -> str:
-    """The statement that `answer` to `question` makes about the picture; `kind` is yes/no, number, other or snli_ve."""
-    text = " ".join(question.strip().rstrip("?.! ").split())
-    if kind == "snli_ve":
-        return ENTAILED[answer].format(text[:1].lower() + text[1:])
-    rule = {"yes/no": _yes_no, "number": _number}.get(kind, _other)
-    return rule(text.lower(), answer.lower()) or f"question: {text.lower()} answer: {answer.lower()}"
+def statement(question: str, answer: str) -> str:
+    """The statement that `answer` to `question` makes about the picture."""
+    text, answer = _plain(question).lower(), answer.lower()
+    for rule in (_yes_no, _number, _other):
+        found = rule(text, answer)
+        if found is not None:
+            return found
+    return f"question: {text} answer: {answer}"
+
+
+def judgement(hypothesis: str, answer: str) -> str:
+    """What `answer` (entailment, neutral, contradiction) says of the hypothesis."""
+    text = _plain(hypothesis)
+    return ENTAILED[answer].format(text[:1].lower() + text[1:])
+
+
+def _plain(question: str) -> str:
+    return " ".join(question.strip().rstrip("?.! ").split())
 
 
 def _yes_no(text: str, answer: str) -> str | None:

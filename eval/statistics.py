@@ -1,8 +1,13 @@
 """How sure a number is: intervals for one model, paired tests between two.
 
-Top-1 gets a Wilson interval. Everything else gets a percentile bootstrap over clusters: the five captions of one
-picture are not five independent observations, so the picture is what is drawn. Two models on the same items share the
-difficulty of these items, so they are compared item by item, which is far sharper than comparing two intervals.
+A number is kept with the part that every image had in it (its influence, divided by the number of images): the parts
+of independent images add up to the variance, those of one image in several tasks are added before they are squared,
+and those of two models on the same image are subtracted. The five captions of one image are not five independent
+observations, so the image is what counts.
+
+Shares between 0 and 1 get Wilson's interval with the number of items that would be as sure (Korn and Graubard 1998;
+Dean and Pagano 2015) and a quantile of Student's t: it holds for few items and for extreme shares, where quantiles of
+resamples do not. benchmarks/coverage.py shows how often each interval holds what it promises.
 
 All of this is sampling noise of the test set. Two trainings of one recipe differ by more than that (about 0.2 points on
 ImageNet, according to the DataComp authors), which no test set can show: it takes several seeds.
@@ -11,165 +16,212 @@ ImageNet, according to the DataComp authors), which no test set can show: it tak
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
 
-from common.statistics import Interval, check_level, wilson
+from common.statistics import Interval, check_level, score_interval, wilson
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Metric = Callable[[Indices], float]
 
-DRAWS = 1000
-PAIRED_DRAWS = 10_000
-"""Enough for a p value of 0.0002, which still says something after a correction for 29 tasks."""
-_CELLS = 4_000_000
-"""Counts held at a time: 32 MB."""
+FEWEST = 3
+"""Draws of shots from which on their luck can be told at all."""
+_MANY = 1e6
+"""Degrees of freedom beyond which Student's t is the normal distribution."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PairedComparison:
+class Estimate:
+    """A number between 0 and 1, and what each image had to do with it."""
+
+    value: float
+    parts: Floats = field(repr=False)
+    """(n,) of each image: how far it moved the number off its expectation, to first order. They sum to 0, their
+    squares to the variance."""
+    units: NDArray[Any] = field(repr=False)
+    """(n,) the images, all different; the same ones in another estimate are the same images."""
+    df: float
+    """Degrees of freedom of the variance; below 1 there are too few items to know it."""
+    most: float
+    """As how many independent items the number counts where it is 0 or 1, and the parts say nothing."""
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error."""
+        return float(np.sum(self.parts**2))
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """Wilson's with an effective number of items; None where there are too few of them to say."""
+        return share_interval(self.value, self.variance, self.df, self.most, level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
     """Model B against model A on the same items."""
 
     difference: float
     """Metric of B minus metric of A."""
-    low: float
-    high: float
-    p: float
-    """Two-sided p value of "no difference"."""
-    n: int
-    """Items both models were asked about."""
+    low: float | None
+    """Lower end of the interval; None where there are too few items to say."""
+    high: float | None
+    p: float | None
+    """Two-sided p value of "no difference"; None with `low`."""
+    se: float
+    """Standard error of the difference."""
+    df: float
     test: str
-    """`mcnemar` or `paired bootstrap`."""
-    draws: Floats = field(repr=False, compare=False)
-    """Differences (draws,) in resamples, for an average over tasks."""
+    """`mcnemar` or `paired t`."""
+
+    @property
+    def detectable(self) -> float | None:
+        """The difference that another test set of this kind and size would show in 80 % of cases (p < 0.05); None where
+        too little is known, or no image changed."""
+        return None if self.p is None or not self.se else (_quantile(self.df, 0.95) + _quantile(self.df, 0.6)) * self.se
 
 
-def bootstrap(
-    values: ArrayLike, clusters: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0, level: float = 0.95
-) -> Interval:
-    """Interval of the mean of `values` (n,), whole clusters resampled (None: every item is its own cluster).
+def share_interval(value: float, variance: float, df: float, most: float, level: float = 0.95) -> Interval | None:
+    """Interval of a share whose variance was estimated with `df` degrees of freedom: Wilson's for as many items as
+    would give that variance. None where `df` is below 1.
 
-    Where all values are 0, or all are 1, no resample differs and the bootstrap would claim certainty. Then it is
-    Wilson's interval with clusters as the items."""
-    flat, groups = _checked(values, clusters)
-    if np.all(flat == 0.0) or np.all(flat == 1.0):
-        n = len(np.unique(groups))
-        return wilson(int(flat[0]) * n, n, level)
-    return interval(bootstrap_draws(flat, groups, draws, seed), level)
-
-
-def bootstrap_metric(
-    metric: Metric,
-    n_items: int,
-    clusters: ArrayLike | None = None,
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Interval of a metric that is no mean over items (ROC-AUC, mean per class, mAP).
-
-    `metric` gets the indices (m,) of a resample, repeats included, and returns a number; NaN says that it is not
-    defined there (an AUC of items of one class), and the resample is drawn again.
-
-        bootstrap_metric(lambda index: roc_auc_score(labels[index], scores[index]), len(labels))
-    """
-    return interval(metric_draws(metric, n_items, clusters, draws, seed), level)
-
-
-def bootstrap_draws(values: ArrayLike, clusters: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Means (draws,) of resamples of whole clusters; what `bootstrap` takes its quantiles from.
-
-    Clusters with the same sum and size are interchangeable, so how often each kind is drawn is one multinomial count:
-    the same distribution as drawing cluster by cluster, and 0/1 hits have two kinds, whatever n is."""
-    flat, groups = _checked(values, clusters)
-    _check_draws(draws)
-    _, group_of = np.unique(groups, return_inverse=True)
-    sums = np.bincount(group_of, weights=flat)
-    sizes = np.bincount(group_of).astype(np.float64)
-    kinds, often = np.unique(np.stack([sums, sizes], axis=1), axis=0, return_counts=True)
-    n_clusters = len(sums)
-    generator = np.random.default_rng(seed)
-    means = []
-    for size in _chunks(draws, len(kinds)):
-        counts = generator.multinomial(n_clusters, often / n_clusters, size=size)
-        means.append((counts @ kinds[:, 0]) / (counts @ kinds[:, 1]))
-    return np.concatenate(means)
-
-
-def metric_draws(
-    metric: Metric, n_items: int, clusters: ArrayLike | None = None, draws: int = DRAWS, seed: int = 0
-) -> Floats:
-    """The metric (draws,) of resamples of whole clusters; what `bootstrap_metric` takes its quantiles from."""
-    _check_draws(draws)
-    found: list[float] = []
-    for tried, index in enumerate(resamples(n_items, clusters, seed), start=1):
-        value = float(metric(index))
-        if not math.isnan(value):
-            found.append(value)
-        if len(found) == draws:
-            return np.array(found)
-        if tried == 2 * draws:
-            raise ValueError(
-                f"the metric is undefined in {tried - len(found)} of {tried} resamples of {n_items} items: too few "
-                "items, or too few of one class, for an interval"
-            )
-    raise AssertionError("unreachable: resamples do not end")
-
-
-def resamples(n_items: int, clusters: ArrayLike | None, seed: int) -> Iterator[Indices]:
-    """Without end: the items of as many clusters as there are, drawn with replacement."""
-    if n_items < 1:
-        raise ValueError("no items to resample")
-    groups = np.arange(n_items) if clusters is None else np.asarray(clusters)
-    if groups.shape != (n_items,):
-        raise ValueError(f"clusters have shape {groups.shape}, expected ({n_items},)")
-    _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    by_cluster = np.argsort(group_of, kind="stable")
-    starts = np.cumsum(sizes) - sizes
-    generator = np.random.default_rng(seed)
-    while True:
-        drawn = generator.integers(len(sizes), size=len(sizes))
-        lengths = sizes[drawn]
-        within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        yield by_cluster[np.repeat(starts[drawn], lengths) + within]
-
-
-def interval(draws: ArrayLike, level: float = 0.95) -> Interval:
-    """Percentile interval of bootstrap draws."""
+    Where few items are right, or few wrong, the variance is itself hardly known: one item counts as if nothing was
+    known but `most`, the number of independent items at the least."""
     check_level(level)
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.asarray(draws, dtype=np.float64), [tail, 1 - tail])
-    return Interval(float(low), float(high))
+    if df < 1:
+        return None
+    n = most
+    if 0 < value < 1 and variance > 0:
+        n = value * (1 - value) / variance
+        rare = n * min(value, 1 - value)
+        n = (rare + 1) / (rare / n + 1 / most) if n > most else n
+    low, high = score_interval(value, n, _quantile(df, level))
+    return Interval(0.0 if value <= 0 else max(low, 0.0), 1.0 if value >= 1 else min(high, 1.0))
 
 
-def average_draws(by_task: Sequence[ArrayLike], seed: int = 0) -> Floats:
-    """Draws (draws,) of the plain average over tasks, from the draws of each, resampled within its own items.
+def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Estimate:
+    """The plain average, each estimate with the set of images that it is about: parts of one image of one set are
+    added up, different sets are independent. Raises ValueError for none."""
+    if not estimates:
+        raise ValueError("no numbers to average over")
+    share = 1 / len(estimates)
+    sets = list(dict.fromkeys(name for name, _ in estimates))
+    parts, units, spread = [], [], 0.0
+    for number, wanted in enumerate(sets):
+        own = [one for name, one in estimates if name == wanted]
+        summed, of = _summed([one.parts * share for one in own], [one.units for one in own])
+        parts.append(summed)
+        units.append(np.array([f"{number}/{unit}" for unit in of.tolist()]))
+        variance = float(np.sum(summed**2))
+        fewest = min(one.df for one in own)
+        spread += variance**2 / fewest if fewest > 0 else math.inf if variance > 0 else 0.0
+    total = sum(float(np.sum(one**2)) for one in parts)
+    return Estimate(
+        value=float(np.mean([one.value for _, one in estimates])),
+        parts=np.concatenate(parts),
+        units=np.concatenate(units),
+        df=_satterthwaite(total, spread, min(one.df for _, one in estimates)),
+        most=sum(max(one.most for name, one in estimates if name == wanted) for wanted in sets),
+    )
 
-    Each task's draws are shuffled first: made with one seed they would rise and fall together. Tasks count as
-    independent, which two directions of one retrieval set are not: their average is somewhat less sure than this says.
-    """
-    if not by_task:
-        raise ValueError("no tasks to average over")
-    arrays = [np.asarray(task, dtype=np.float64) for task in by_task]
-    if len({len(task) for task in arrays}) != 1:
-        raise ValueError(f"the tasks have different numbers of draws: {[len(task) for task in arrays]}")
-    generator = np.random.default_rng(seed)
-    return np.mean([generator.permutation(task) for task in arrays], axis=0)
+
+def difference(a: Estimate, b: Estimate, level: float = 0.95) -> Paired:
+    """B minus A by a paired t test over the images of both. Raises ValueError where they have other images."""
+    if not np.array_equal(a.units, b.units):
+        raise ValueError(f"a paired test needs the same images: A has {len(a.units)}, B has {len(b.units)}")
+    variance = float(np.sum((b.parts - a.parts) ** 2))
+    return _tested(b.value - a.value, variance, min(a.df, b.df), len(a.units), level)
+
+
+def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]], level: float = 0.95) -> Paired:
+    """B minus A averaged over tasks, each (set of images, A's number, B's number); as `average`."""
+    one = average([(name, a) for name, a, _ in pairs])
+    other = average([(name, b) for name, _, b in pairs])
+    return difference(one, other, level)
+
+
+def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
+    """Mean, variance and degrees of freedom of a number measured on the same images with several draws of shots, where
+    both images and draws could have been others: two-way random effects. Three draws say little of the luck of the
+    shots, which the degrees of freedom then show: those of images and draws, weighted by their share of the variance
+    (Satterthwaite's hold 92 % at three draws, these 94 to 96).
+
+    Fewer than FEWEST draws leave 0 degrees of freedom."""
+    return _crossed([one.value for one in of_draw], np.stack([one.parts for one in of_draw]), of_draw[0].df)
+
+
+def crossed_interval(of_draw: Sequence[Estimate], level: float = 0.95) -> Interval | None:
+    """Interval of the mean over draws; None with fewer than FEWEST."""
+    value, variance, df = crossed(of_draw)
+    return share_interval(value, variance, df, of_draw[0].most, level)
+
+
+def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate], level: float = 0.95) -> Paired:
+    """B minus A, averaged over draws that both models were given alike."""
+    values = [two.value - one.value for one, two in zip(a, b, strict=True)]
+    parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
+    value, variance, df = _crossed(values, parts, min(a[0].df, b[0].df))
+    return _tested(value, variance, df, parts.shape[1], level)
+
+
+def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[float, float, float]:
+    draws = len(parts)
+    value = float(np.mean(values))
+    if draws < FEWEST:
+        return value, float(np.sum(parts.mean(axis=0) ** 2)), 0.0
+    mean = parts.mean(axis=0)
+    images = float(np.sum(mean**2))
+    shots = float(np.var(values, ddof=1)) / draws
+    both = float(np.sum((parts - mean) ** 2)) / (draws * (draws - 1))
+    # Each of the first two holds the interaction once; it is there once.
+    variance = max(images + shots - both, images, shots)
+    of_shots = min(shots, variance)
+    if df_images < 1 or variance == 0:
+        return value, variance, df_images
+    return value, variance, variance / (of_shots / (draws - 1) + (variance - of_shots) / df_images)
+
+
+def _tested(value: float, variance: float, df: float, n: int, level: float) -> Paired:
+    se = math.sqrt(variance)
+    if df < 1:
+        return Paired(difference=value, low=None, high=None, p=None, se=se, df=df, test="paired t")
+    if variance == 0:  # no image changed: what share could have changed unseen
+        reach = wilson(0, n, level).high
+        return Paired(difference=value, low=value - reach, high=value + reach, p=1.0, se=0.0, df=df, test="paired t")
+    reach = _quantile(df, level) * se
+    p = float(2 * stdtr(min(df, _MANY), -abs(value) / se))
+    return Paired(difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t")
+
+
+def _satterthwaite(total: float, spread: float, otherwise: float) -> float:
+    """Degrees of freedom of a sum of variances; `spread` is the sum of their squares, each over its own."""
+    return total**2 / spread if spread > 0 else otherwise
+
+
+def _quantile(df: float, level: float) -> float:
+    check_level(level)
+    return float(stdtrit(min(df, _MANY), 0.5 + level / 2))
+
+
+def _summed(parts: Sequence[Floats], units: Sequence[NDArray[Any]]) -> tuple[Floats, NDArray[Any]]:
+    """Parts of the same unit added up, and the units."""
+    found, place = np.unique(np.concatenate(units), return_inverse=True)
+    return np.bincount(place, weights=np.concatenate(parts)).astype(np.float64), found
 
 
 def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     """Exact two-sided p value of two models' 0/1 hits (n,) on the same independent items.
 
     Only the items where the models disagree count: without a difference, each is a fair coin. Computed in integers, so
-    it is exact also where it is 1e-200."""
-    a, b = _paired(hits_a, hits_b)
-    if not _binary(a, b):
-        raise ValueError("McNemar's test needs hits of 0 or 1; use compare_paired for other values")
+    it is exact also where it is 1e-200. Being exact, it is conservative where few items differ."""
+    a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"a paired test needs the same items: A has {len(a)}, B has {len(b)}")
+    if not binary(a, b):
+        raise ValueError("McNemar's test needs hits of 0 or 1")
     only_a, only_b = int(np.sum(a > b)), int(np.sum(b > a))
     n, fewer = only_a + only_b, min(only_a, only_b)
     ways, total = 1, 0  # binomial coefficients (n over k) and their sum up to `fewer`
@@ -179,64 +231,21 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     return min(1.0, 2 * total / 2**n)
 
 
-def compare_paired(
-    values_a: ArrayLike,
-    values_b: ArrayLike,
-    clusters: ArrayLike | None = None,
-    draws: int = PAIRED_DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> PairedComparison:
-    """Mean of B minus mean of A on the same items (n,): interval from the bootstrap over clusters; p value by McNemar
-    where hits are 0 or 1 and every item is its own cluster, else from the bootstrap."""
-    a, b = _paired(values_a, values_b)
-    change = b - a
-    spread = bootstrap_draws(change, clusters, draws, seed)
-    exact = _binary(a, b) and (clusters is None or len(np.unique(np.asarray(clusters))) == len(a))
-    low, high = interval(spread, level)
-    return PairedComparison(
-        difference=float(change.mean()),
-        low=low,
-        high=high,
-        p=mcnemar(a, b) if exact else bootstrap_p(spread),
-        n=len(a),
-        test="mcnemar" if exact else "paired bootstrap",
-        draws=spread,
-    )
+def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike, level: float = 0.95) -> Interval:
+    """Interval of the difference of two shares on the same independent 0/1 items (n,): Agresti and Min's (2005), half
+    an item added to each of the four outcomes, which holds where few items differ."""
+    check_level(level)
+    a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
+    n = len(a) + 2
+    value = float((b - a).sum()) / n
+    changed = (float(np.sum(a != b)) + 1) / n
+    reach = _quantile(_MANY, level) * math.sqrt((changed - value**2) / n)
+    return Interval(max(-1.0, value - reach), min(1.0, value + reach))
 
 
-def compare_metric(
-    metric_a: Metric,
-    metric_b: Metric,
-    n_items: int,
-    clusters: ArrayLike | None = None,
-    draws: int = PAIRED_DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> PairedComparison:
-    """The same for a metric that is no mean over items: both models are asked about the same resamples."""
-
-    def change(index: Indices) -> float:
-        return metric_b(index) - metric_a(index)
-
-    spread = metric_draws(change, n_items, clusters, draws, seed)
-    low, high = interval(spread, level)
-    return PairedComparison(
-        difference=float(change(np.arange(n_items))),
-        low=low,
-        high=high,
-        p=bootstrap_p(spread),
-        n=n_items,
-        test="paired bootstrap",
-        draws=spread,
-    )
-
-
-def bootstrap_p(draws: ArrayLike) -> float:
-    """Two-sided p value of "no difference": twice the share of draws beyond zero, never below 2 / (draws + 1)."""
-    spread = np.asarray(draws, dtype=np.float64)
-    beyond = min(int(np.sum(spread <= 0)), int(np.sum(spread >= 0)))
-    return min(1.0, 2 * (beyond + 1) / (len(spread) + 1))
+def binary(*arrays: Floats) -> bool:
+    """Whether all values are 0 or 1."""
+    return all(bool(np.all((array == 0.0) | (array == 1.0))) for array in arrays)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -249,37 +258,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
         corrected[place] = largest
     return corrected
-
-
-def _chunks(total: int, width: int) -> Iterator[int]:
-    step = max(1, _CELLS // width)
-    for start in range(0, total, step):
-        yield min(step, total - start)
-
-
-def _checked(values: ArrayLike, clusters: ArrayLike | None) -> tuple[Floats, NDArray[Any]]:
-    flat = np.asarray(values, dtype=np.float64)
-    if flat.ndim != 1 or not len(flat):
-        raise ValueError(f"expected values of shape (n,), n >= 1; got {flat.shape}")
-    if not np.all(np.isfinite(flat)):
-        raise ValueError(f"{int(np.sum(~np.isfinite(flat)))} of {len(flat)} values are not finite")
-    groups = np.arange(len(flat)) if clusters is None else np.asarray(clusters)
-    if groups.shape != flat.shape:
-        raise ValueError(f"clusters have shape {groups.shape}, values {flat.shape}")
-    return flat, groups
-
-
-def _paired(values_a: ArrayLike, values_b: ArrayLike) -> tuple[Floats, Floats]:
-    (a, _), (b, _) = _checked(values_a, None), _checked(values_b, None)
-    if a.shape != b.shape:
-        raise ValueError(f"a paired test needs the same items: A has {len(a)}, B has {len(b)}")
-    return a, b
-
-
-def _binary(*arrays: Floats) -> bool:
-    return all(bool(np.all((array == 0.0) | (array == 1.0))) for array in arrays)
-
-
-def _check_draws(draws: int) -> None:
-    if draws < 1:
-        raise ValueError(f"{draws} bootstrap draws: expected at least 1")

@@ -13,18 +13,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from common.ranks import Ranks
-from eval import protocol
+from eval import estimates, protocol
 from eval.data import DataSet, Question
+from eval.data.questions import SNLI_VE
 from eval.examples import Answered, chosen
 from eval.features import FeatureCache, Features
 from eval.hashes import sha256_texts
 from eval.metrics.answers import soft_accuracy
-from eval.results import Items, TaskOutcome, measured
-from eval.statements import statement
-from eval.statistics import bootstrap
+from eval.results import INTERVAL, Items, TaskOutcome, measured
+from eval.statements import judgement, statement
 from eval.task import Task
 
-DRAWS = 1000
 BLOCK = 1024
 """Questions whose features are in memory at once, at most."""
 
@@ -36,10 +35,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
     group = group or Ranks()
     images = cache.images(data.pictures, task.name)
     rows: dict[str, int] = {}
-    choices = [
-        [rows.setdefault(statement(q.kind, q.question, answer), len(rows)) for answer in q.candidates]
-        for q in questions
-    ]
+    choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
     size = min(BLOCK, -(-len(questions) // group.world))
     blocks = [range(start, min(start + size, len(questions))) for start in range(0, len(questions), size)]
@@ -57,7 +53,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         "candidates": "the data's own" if task.candidates is None else f"{task.candidates} per type of question",
         "truncated_texts": texts.truncated,
         "ties": "mean over the nearest",
-        "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %",
+        "interval": INTERVAL,
     }
     kinds = sorted({question.kind for question in questions})
     parts = [(task.metric, np.ones(len(questions), dtype=bool))]
@@ -66,7 +62,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         parts += [(f"{task.metric} ({kind})", asked == kind) for kind in kinds]
     results = []
     for metric, part in parts:
-        ends = bootstrap(values[part], clusters[part], draws=DRAWS)
+        ends = estimates.mean(values[part], clusters[part]).interval()
         detail = {**record, "metric": metric, "chance": float(chance[part].mean())}
         results.append(measured(task, metric, float(values[part].mean()), ends, int(part.sum()), detail))
     items = Items(
@@ -77,6 +73,12 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         label=np.full(len(questions), -1),
     )
     return TaskOutcome(tuple(results), items)
+
+
+def _said(question: Question, answer: str) -> str:
+    if question.kind == SNLI_VE:
+        return judgement(question.question, answer)
+    return statement(question.question, answer)
 
 
 def _answered(

@@ -7,7 +7,7 @@ public code bases agree), and a picture belongs to the class of the largest prod
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,26 +15,17 @@ import torch
 
 from common.ranks import Ranks
 from common.statistics import wilson
-from eval import protocol
+from eval import estimates, protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
 from eval.examples import MOST, Confusion
 from eval.features import FeatureCache, Features
-from eval.metrics.classification import (
-    average_precision,
-    average_precision_11point,
-    label_ranks,
-    logits_in_tiles,
-    mean_per_class,
-    roc_auc,
-)
+from eval.metrics.classification import label_ranks, logits_in_tiles
 from eval.metrics.rows import tiles
-from eval.results import Items, Result, TaskOutcome, measured
-from eval.statistics import bootstrap_metric
+from eval.results import INTERVAL, Items, Result, TaskOutcome, measured, missing
+from eval.statistics import Estimate
 from eval.task import Task
 from eval.templates import fill
-
-DRAWS = 1000
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
@@ -102,18 +93,22 @@ def _single_label(
         detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guesses / classes}
         return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
 
-    def drawn(metric: str, of: Callable[[np.ndarray], float]) -> Result:
-        detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        return measured(task, metric, of(np.arange(n)), bootstrap_metric(of, n, draws=DRAWS), n, detail)
+    def estimated(metric: str, found: Estimate) -> Result:
+        detail = {**record, "metric": metric, "interval": INTERVAL}
+        return measured(task, metric, found.value, found.interval(), n, detail)
 
     results = [share("top1", hits, 1)]
     if classes > 5:
         results.append(share("top5", (ranks < 5).astype(np.float64), 5))
-    results.append(drawn("mean_per_class", lambda index: mean_per_class(hits[index], labels[index])))
+    results.append(estimated("mean_per_class", estimates.mean_per_class(hits, labels)))
     extra = {}
     if classes == 2:
-        results.append(drawn("roc_auc", lambda index: _auc_or_nan(margin[index], labels[index])))
         extra["scores"] = margin.astype(np.float32)
+        if 0 < labels.sum() < n:
+            results.append(estimated("roc_auc", estimates.roc_auc(margin, labels)))
+        elif task.metric == "roc_auc":
+            reason = f"ROC-AUC needs items of both classes; all {n} are of class {labels[0]}"
+            results.append(missing(task.name, task.kind, "roc_auc", reason))
     if task.metric not in {result.metric for result in results}:
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
     results.sort(key=lambda result: result.metric != task.metric)
@@ -134,14 +129,10 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
     record["chance"] = float(labels.mean())
     record["ties"] = "wrong ones first"
     results = []
-    for metric, precision in (("map_11point", average_precision_11point), ("map", average_precision)):
-
-        def mean(index: np.ndarray, precision: Any = precision) -> float:
-            return float(precision(scores[index], labels[index]).mean())
-
-        ends = bootstrap_metric(mean, len(labels), draws=DRAWS)
-        detail = {**record, "metric": metric, "interval": f"percentile bootstrap over pictures, {DRAWS} draws, 95 %"}
-        results.append(measured(task, metric, mean(np.arange(len(labels))), ends, len(labels), detail))
+    for metric in ("map_11point", "map"):
+        found = estimates.METRICS[metric](scores, labels)
+        detail = {**record, "metric": metric, "interval": f"{INTERVAL}; for sets of as many pictures"}
+        results.append(measured(task, metric, found.value, found.interval(), len(labels), detail))
     results.sort(key=lambda result: result.metric != task.metric)
     best = scores.argmax(axis=1)
     items = Items(
@@ -153,11 +144,6 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
         extra={"scores": scores, "labels": labels},
     )
     return TaskOutcome(tuple(results), items)
-
-
-def _auc_or_nan(scores: np.ndarray, labels: np.ndarray) -> float:
-    """NaN where a resample has one class only: the bootstrap then draws again."""
-    return roc_auc(scores, labels) if 0 < labels.sum() < len(labels) else float("nan")
 
 
 def confusions(task: Task, data: DataSet, items: Items) -> list[Confusion]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from eval.data.dataset import Annotation, DataSet, Pictures, Question, sample_indices
 from eval.data.files import read_folder, read_manifest
@@ -61,11 +64,12 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     return _checked(task, needs, data)
 
 
-def open_support(task: Task, root: Path, memo: Memo) -> DataSet:
-    """The pictures from which few-shot draws its shots. Raises `DataMissing` where there are none."""
+def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
+    """The pictures from which few-shot draws its shots, labelled with the classes of `test`. Raises `DataMissing` where
+    there are none, `DataBroken` where a class is not among those of `test`."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")
-    return _checked(task, "labels", _first(task, task.support, "labels", root, memo))
+    return _checked(task, "labels", _first(task, task.support, "labels", root, memo), test)
 
 
 def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path, memo: Memo) -> DataSet:
@@ -100,21 +104,39 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
             return read_winoground(path, memo, place)
 
 
-def _checked(task: Task, needs: Annotation, data: DataSet) -> DataSet:
-    """The data, if it has what is needed and its labels fit its classes."""
+def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:
+    """The data, if it has what is needed and its labels fit its classes; those are of the split `test` where it is
+    given."""
     if getattr(data, needs) is None:
         raise DataBroken(f"{data.place} has nothing that a task of kind {task.kind} could use")
     if needs != "labels" or data.labels is None:
         return data
-    names = class_names(task, data).texts
-    if data.layout == "folder" and data.class_names and task.class_names != "dataset":
-        for own, listed in zip(data.class_names, names, strict=False):
-            if _squeezed(own) != _squeezed(listed):
-                raise DataBroken(f"{data.place}: the folder {own!r} stands where the class {listed!r} is expected")
+    names = class_names(task, data if test is None else test).texts
+    if data.layout == "folder":
+        data = _by_name(data, names)
+    elif test is not None and test.layout == data.layout:
+        own = class_names(task, data).texts
+        if [_squeezed(name) for name in own] != [_squeezed(name) for name in names]:
+            raise DataBroken(f"{data.place} has other classes than {test.place}, or the same in another order")
+    assert data.labels is not None  # as before
     top = data.labels.shape[1] - 1 if data.labels.ndim == 2 else int(data.labels.max())
     if top >= len(names) or (data.labels.ndim == 1 and int(data.labels.min()) < 0):
         raise DataBroken(f"{data.place} has labels up to {top} and class names for {len(names)}")
     return data
+
+
+def _by_name(data: DataSet, names: Sequence[str]) -> DataSet:
+    """Folders of classes numbered as in `names`: folders of a split are numbered by themselves, and another split may
+    lack some. Raises `DataBroken` for a folder that is none of them."""
+    assert data.labels is not None and data.class_names is not None  # a folder's reader saw to it
+    squeezed = [_squeezed(name) for name in names]
+    numbers = []
+    for own in data.class_names:
+        if squeezed.count(_squeezed(own)) != 1:
+            few = ", ".join(names[:5])
+            raise DataBroken(f"{data.place}: the folder {own!r} is not one of the {len(names)} classes ({few}, ...)")
+        numbers.append(squeezed.index(_squeezed(own)))
+    return dataclasses.replace(data, labels=np.array(numbers, dtype=np.int64)[data.labels], class_names=tuple(names))
 
 
 def class_names(task: Task, data: DataSet) -> Listed:

@@ -36,7 +36,7 @@ class Pictures(Protocol):
         """The picture in RGB. Raises `DataBroken`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question about a picture, with the answers people gave."""
 
@@ -47,7 +47,8 @@ class Question:
     question: str
     """As asked; for SNLI-VE the hypothesis."""
     kind: str
-    """yes/no, number, other or snli_ve: which statement template applies."""
+    """yes/no, number, other or snli_ve. The first three are what people's answers make it: numbers are reported by
+    them, and no statement may depend on them."""
     answers: tuple[str, ...]
     """Each annotator's answer."""
     candidates: tuple[str, ...]

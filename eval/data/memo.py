@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_json, read_json, sha256_file
+from common.files import publish_json, sha256_file
 from eval.hashes import sha256_of
+from eval.records import read_record
 
 
 class Memo:
@@ -22,7 +23,7 @@ class Memo:
         status = path.stat()
         stamp = [str(path.resolve()), status.st_size, status.st_mtime_ns, what]
         record = self._folder / f"{sha256_of(stamp[:1] + stamp[3:])[:32]}.json"
-        known = read_json(record)
+        known = read_record(record, "stamp", "value")
         if known is None or known["stamp"] != stamp:
             known = {"stamp": stamp, "value": compute(path)}
             publish_json(record, known)
@@ -40,7 +41,7 @@ class Memo:
         listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
         stamp = [str(folder.resolve()), sha256_of(listing)]
         record = self._folder / f"{sha256_of([*stamp, 'files'])[:32]}.json"
-        known = read_json(record)
+        known = read_record(record, "stamp", "value")
         if known is None or known["stamp"] != stamp:
             known = {"stamp": stamp, "value": sha256_of([[name, sha256_file(folder / name)] for name in names])}
             publish_json(record, known)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.data.dataset import DataSet, Question
 from eval.data.files import FilePictures
+from eval.data.json_stream import elements
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
 
+SNLI_VE = "snli_ve"
 ENTAILMENT = ("entailment", "neutral", "contradiction")
 DEFAULT_CANDIDATES = 10
 
@@ -30,42 +33,60 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
     for name in wanted[:3]:
         if not (folder / options[name]).is_file():
             raise DataMissing(f"{place}/{options[name]} is not there")
-    asked = {entry["question_id"]: entry for entry in _json(folder / options["questions"], place)["questions"]}
-    answered = _json(folder / options["annotations"], place)["annotations"]
-    frequent = _frequent(_json(folder / options["train_annotations"], place)["annotations"], candidates)
+    count = candidates or DEFAULT_CANDIDATES
+    frequent = {
+        kind: tuple(answers)
+        for kind, answers in memo.of(
+            folder / options["train_annotations"],
+            f"{count} frequent answers",
+            lambda path: _frequent(path, count, place),
+        ).items()
+    }
+    asked = {
+        entry["question_id"]: (entry["question"], entry.get("multiple_choices"))
+        for entry in _entries(folder / options["questions"], "questions", place)
+    }
     pictures: dict[str, int] = {}
     questions = []
-    for entry in answered:
+    for entry in _entries(folder / options["annotations"], "annotations", place):
         number = entry["question_id"]
         if number not in asked:
             raise DataBroken(f"{place}: question {number} has annotations and no text")
         name = str(options["picture"]).format(image_id=int(entry["image_id"]))
-        own = asked[number].get("multiple_choices")
+        text, own = asked[number]
         questions.append(
             Question(
                 key=str(number),
                 picture=pictures.setdefault(name, len(pictures)),
-                question=asked[number]["question"],
-                kind=entry["answer_type"],
-                answers=tuple(answer["answer"] for answer in entry["answers"]),
-                candidates=tuple(own or frequent.get(entry["question_type"]) or frequent[""]),
+                question=text,
+                kind=sys.intern(entry["answer_type"]),
+                answers=tuple(sys.intern(answer["answer"]) for answer in entry["answers"]),
+                candidates=tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""],
             )
         )
     return _with_pictures(folder, pictures, questions, "vqav2", memo, place)
 
 
-def _frequent(annotations: Sequence[Mapping[str, Any]], count: int | None) -> dict[str, tuple[str, ...]]:
-    """The most frequent answers of each question type, and of all under ""; ties by the answer's text."""
+def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
+    """The most frequent answers of each question type (the first words of a question), and of all under ""; ties by the
+    answer's text."""
     answers: dict[str, Counter[str]] = {"": Counter()}
-    for entry in annotations:
+    for entry in _entries(path, "annotations", place):
         for kind in ("", entry["question_type"]):
             answers.setdefault(kind, Counter())[entry["multiple_choice_answer"]] += 1
     return {
-        kind: tuple(answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))[
-            : count or DEFAULT_CANDIDATES
-        ]
+        kind: [answer for answer, _ in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:count]]
         for kind, counts in answers.items()
     }
+
+
+def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
+    """The objects of the list `name` in a file {..., name: [...], ...}, one at a time: the annotations of VQAv2 would
+    be gigabytes at once."""
+    try:
+        yield from elements(path, name)
+    except json.JSONDecodeError as error:
+        raise DataBroken(f"{place}/{path.name} is no JSON with a list {name!r}: {error}") from None
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
@@ -78,24 +99,22 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
         raise DataMissing(f"{place}/{options['file']} is not there")
     pictures: dict[str, int] = {}
     questions = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            row = json.loads(line)
-            if row["gold_label"] == "-":
-                continue
-            if row["gold_label"] not in ENTAILMENT:
-                raise DataBroken(f"{place}, line {number}: gold label {row['gold_label']!r}")
-            name = str(options["picture"]).format_map(row)
-            questions.append(
-                Question(
-                    key=str(row.get("pairID", number)),
-                    picture=pictures.setdefault(name, len(pictures)),
-                    question=row["sentence2"],
-                    kind="snli_ve",
-                    answers=(row["gold_label"],),
-                    candidates=ENTAILMENT,
-                )
+    for number, row in _lines(path, place):
+        if row["gold_label"] == "-":
+            continue
+        if row["gold_label"] not in ENTAILMENT:
+            raise DataBroken(f"{place}, line {number}: gold label {row['gold_label']!r}")
+        name = str(options["picture"]).format_map(row)
+        questions.append(
+            Question(
+                key=str(row.get("pairID", number)),
+                picture=pictures.setdefault(name, len(pictures)),
+                question=row["sentence2"],
+                kind=SNLI_VE,
+                answers=(row["gold_label"],),
+                candidates=ENTAILMENT,
             )
+        )
     return _with_pictures(folder, pictures, questions, "snli_ve", memo, place)
 
 
@@ -106,8 +125,7 @@ def read_winoground(folder: Path, memo: Memo, place: str) -> DataSet:
     if not path.is_file():
         raise DataMissing(f"{place}/examples.jsonl is not there")
     names, captions = [], []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in _lines(path, place):
         for side in ("0", "1"):
             names.append(f"images/{row[f'image_{side}']}.png")
             captions.append((str(row[f"caption_{side}"]),))
@@ -134,8 +152,11 @@ def _with_pictures(
     )
 
 
-def _json(path: Path, place: str) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataBroken(f"{place}/{path.name} is no JSON: {error}") from None
+def _lines(path: Path, place: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The objects of a .jsonl with their line numbers, from 1."""
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataBroken(f"{place}/{path.name}, line {number} is no JSON: {error}") from None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from eval.data.dataset import DataSet
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
 from eval.hashes import sha256_of
+
+PATHS = ("SUN397",)
+"""Classes of torchvision whose class names are paths."""
 
 
 def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], download: bool = False) -> Any:
@@ -53,7 +58,7 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
         layout="torchvision",
         place=place,
         labels=_labels(data, place),
-        class_names=None if names is None else tuple(_plain(name) for name in names),
+        class_names=None if names is None else tuple(_plain(name, options.get("name") in PATHS) for name in names),
     )
 
 
@@ -69,7 +74,7 @@ class _TorchvisionPictures:
     @property
     def fingerprint(self) -> str:
         if self._fingerprint is None:
-            self._fingerprint = sha256_of([self._memo.tree_hash(self._folder), self._what])
+            self._fingerprint = sha256_of([_content(self._data, self._folder, self._memo), self._what])
         return self._fingerprint
 
     def open(self, index: int) -> Image.Image:
@@ -77,6 +82,22 @@ class _TorchvisionPictures:
             return self._data[index][0].convert("RGB")
         except (OSError, SyntaxError) as error:
             raise DataBroken(f"{self._place}, picture {index}: {error}") from None
+
+
+def _content(data: Any, folder: Path, memo: Memo) -> str:
+    """sha256 of what the pictures are read from, and of nothing that lies beside: the files that this class lists, the
+    array that it holds, or else its own folder below `folder`."""
+    for name in ("_image_files", "_samples", "samples", "_images", "images"):
+        found = getattr(data, name, None)
+        if isinstance(found, list) and len(found) == len(data):
+            paths = [one[0] if isinstance(one, tuple) else one for one in found]
+            if all(isinstance(path, str | Path) for path in paths):
+                return memo.files_hash(folder, [os.path.relpath(path, folder) for path in paths])
+    array = getattr(data, "data", None)
+    if array is not None and len(array) == len(data):
+        pixels = np.ascontiguousarray(array)
+        return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
+    return memo.tree_hash(Path(getattr(data, "_base_folder", getattr(data, "root", folder))))
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
@@ -91,6 +112,7 @@ def _labels(data: Any, place: str) -> np.ndarray:
     return np.array([int(data[index][1]) for index in range(len(data))], dtype=np.int64)
 
 
-def _plain(name: Any) -> str:
+def _plain(name: Any, paths: bool) -> str:
+    """A class name without underscores; `paths`: it is a path, as "apartment_building/outdoor", and not "F-16A/B"."""
     first = name[0] if isinstance(name, tuple) else name  # ImageNet has tuples of synonyms
-    return str(first).replace("_", " ").replace("/", " ").strip()
+    return str(first).replace("_", " ").replace("/", " " if paths else "/").strip()

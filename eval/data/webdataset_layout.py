@@ -74,7 +74,7 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
     questions: list[Question] = []
     for index, label in enumerate(labels):
         key = samples[index]["key"]
-        for number, raw in enumerate(json.loads(label)["questions"]):
+        for number, raw in enumerate(_questions(label, f"{place}, sample {key!r}")):
             questions.append(
                 Question(
                     key=f"{key}/{number}",
@@ -86,6 +86,13 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
                 )
             )
     return DataSet(pictures=pictures, layout="webdataset", place=place, questions=tuple(questions))
+
+
+def _questions(label: bytes, place: str) -> list[dict[str, Any]]:
+    try:
+        return json.loads(label)["questions"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataBroken(f"{place}: its .json member is no object with questions ({error})") from None
 
 
 class TarPictures:

@@ -1,8 +1,8 @@
 """Few-shot numbers of two models on the same shots and the same test pictures.
 
 Both were given the same shots for every seed, so their numbers are paired over pictures and over seeds. Both are drawn
-at random from more that there could have been, so both are resampled (crossed: every draw has its pictures and its
-seeds). Three seeds say little of the luck of the shots; the interval is about as wide as they make it.
+at random from more that there could have been, so both count (two-way random effects). Three seeds say little of the
+luck of the shots, and Student's t with the degrees of freedom that they leave says how little.
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from common.files import read_json
 from eval.errors import DataBroken
+from eval.fewshot.curves import estimate
 from eval.fewshot.predictions import Predictions, read_predictions
-from eval.metrics.classification import mean_per_class
-from eval.statistics import Floats, bootstrap_p, interval
+from eval.records import read_written
+from eval.results import rules_of
+from eval.statistics import FEWEST, crossed_difference
 
-DRAWS = 10_000
-_CELLS = 1 << 22
 TEXT_ALONE = "zero-shot"
 """The task's own number, compared as such."""
 
@@ -43,13 +41,15 @@ class FewShotComparison:
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
+    detectable: float | None = None
+    """The difference that as many pictures and draws of this kind show in 80 % of cases."""
     n: int = 0
     """Test pictures."""
     seeds: tuple[int, ...] = ()
     per_seed: tuple[float, ...] = ()
     """B minus A with the shots of each seed."""
     note: str = ""
-    """Why there is no test."""
+    """Why there is no test, or no p value."""
 
 
 def compare_few_shot(
@@ -77,7 +77,7 @@ def _paired(
         lost = next((row["protocol"].get("missing", "no number") for row in rows if row["value"] is None), "")
         if lost:
             raise _NotPaired(f"no few-shot numbers in {name}: {lost}")
-        record = read_json(folder / "few_shot" / f"{task}.json")
+        record = read_written(folder / "few_shot" / f"{task}.json")
         try:
             kept.append(read_predictions(folder / "few_shot" / f"{task}.npz"))
         except FileNotFoundError:
@@ -85,6 +85,10 @@ def _paired(
         if record is None:
             raise _NotPaired(f"{name} keeps no predictions of its probes; run `make bench` for it again")
         records.append(record)
+    rules = [rules_of(rows[0]["protocol"]) for rows in (rows_a, rows_b)]
+    if rules[0] != rules[1]:
+        older = "A" if rules[0] < rules[1] else "B"
+        raise _NotPaired(f"measured by other rules (A: {rules[0]}, B: {rules[1]}); run `make bench` for {older} again")
     _same_data(rows_a[0]["protocol"], rows_b[0]["protocol"])
     metrics = [record["settings"]["metric"] for record in records]
     if metrics[0] != metrics[1]:
@@ -133,48 +137,22 @@ def _tested(
         hits = [(one.of(method, k, seeds) == one.label).astype(np.float64) for one in (a, b)]
     except KeyError as error:
         raise DataBroken(f"{task}: predictions lack {method} at {k} shots, seed {error.args[0]}") from None
-    groups = a.label if metric == "mean_per_class" else np.zeros(len(a.label), dtype=np.int64)
-    of_seed = [[mean_per_class(row, groups) for row in of] for of in hits]
-    spread = crossed_draws(hits[1] - hits[0], groups)
-    low, high = interval(spread)
-    change = np.subtract(of_seed[1], of_seed[0])
+    of_a, of_b = ([estimate(row, a.label, metric) for row in right] for right in hits)
+    found = crossed_difference(of_a, of_b)
     return FewShotComparison(
         task=task,
         metric=metric,
         method=method,
         shots=k,
-        a=float(np.mean(of_seed[0])),
-        b=float(np.mean(of_seed[1])),
-        difference=float(change.mean()),
-        low=low,
-        high=high,
-        p=bootstrap_p(spread),
+        a=float(np.mean([one.value for one in of_a])),
+        b=float(np.mean([one.value for one in of_b])),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        detectable=found.detectable,
         n=len(a.label),
         seeds=tuple(seeds),
-        per_seed=tuple(change.tolist()),
+        per_seed=tuple(two.value - one.value for one, two in zip(of_a, of_b, strict=True)),
+        note="" if len(seeds) >= FEWEST else f"fewer than {FEWEST} draws of the shots: too few for a test",
     )
-
-
-def crossed_draws(changes: Floats, groups: NDArray[np.int64], draws: int = DRAWS, seed: int = 0) -> Floats:
-    """(draws,) means over groups of the mean change, with pictures and seeds resampled: `changes` (seeds, n) of every
-    seed and picture, `groups` (n,) the class each picture counts in.
-
-    Pictures of one group whose changes are the same are interchangeable, so how often each kind of them is drawn is one
-    multinomial count: the same distribution as drawing one by one."""
-    kinds, often = np.unique(np.vstack([groups, changes]), axis=1, return_counts=True)
-    _, group_of = np.unique(kinds[0], return_inverse=True)
-    member = np.eye(int(group_of.max()) + 1)[group_of]  # (kinds, groups)
-    n, n_seeds = int(often.sum()), len(changes)
-    generator = np.random.default_rng(seed)
-    found = []
-    step = max(1, _CELLS // len(often))
-    for start in range(0, draws, step):
-        size = min(step, draws - start)
-        counts = generator.multinomial(n, often / n, size=size)
-        weights = generator.multinomial(n_seeds, [1 / n_seeds] * n_seeds, size=size) / n_seeds
-        totals = counts @ member
-        sums = (counts * (weights @ kinds[1:])) @ member
-        present = totals > 0
-        means = np.divide(sums, totals, out=np.zeros_like(sums), where=present)
-        found.append(means.sum(axis=1) / present.sum(axis=1))
-    return np.concatenate(found)

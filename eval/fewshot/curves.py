@@ -5,6 +5,7 @@ Predicting and scoring are apart: `predict_curves` never sees a test label, so n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -14,18 +15,21 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from common.statistics import Interval
+from common.ranks import Ranks
+from eval import estimates
 from eval.fewshot.methods import METHODS, Fitted
 from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
-from eval.metrics.classification import lowest_best, mean_per_class
-from eval.statistics import bootstrap, bootstrap_metric
+from eval.metrics.classification import lowest_best
+from eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
 """Test pictures whose scores are held at a time."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
+INTERVAL = "over test pictures and draws of the shots (two-way random effects, Student's t), 95 %"
+TOO_FEW = f"none: fewer than {FEWEST} draws say too little of the luck of the shots; --seeds {FEWEST} or more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +50,6 @@ class FewShotSettings:
     """Whether a radius or penalty for several shots gives at least the freedom that one shot gets."""
     device: str = "cpu"
     """Where probes are fitted."""
-    draws: int = 1000
-    """Resamples of the test set behind an interval."""
 
     def __post_init__(self) -> None:
         if not self.shots or min(self.shots) < 1 or len(set(self.shots)) != len(self.shots):
@@ -86,9 +88,10 @@ class CurvePoint:
     """Mean over seeds."""
     std: float | None
     """Standard deviation over seeds (n - 1); None with one seed."""
-    low: float
-    high: float
-    """95 % interval from resampling the test pictures, with the drawn shots as they are."""
+    low: float | None
+    high: float | None
+    """95 % interval over test pictures and draws of the shots, as if both had been others; None with fewer than
+    three draws, which say too little of the luck of the shots."""
     per_seed: tuple[float, ...]
 
 
@@ -136,7 +139,7 @@ class FewShotResult:
                 "selected_on": sorted({one["selected_on"] for one in choices}),
                 "choices": choices,
                 "classes_with_fewer_shots": list(self.short_classes[point.shots]),
-                "interval": f"percentile bootstrap over test pictures, {self.settings.draws} draws, 95 %; shots fixed",
+                "interval": INTERVAL if len(self.settings.seeds) >= FEWEST else TOO_FEW,
             }
             rows.append(
                 {
@@ -192,11 +195,13 @@ def run(
     classifier: ArrayLike | Tensor,
     logit_scale: float,
     settings: FewShotSettings | None = None,
+    group: Ranks | None = None,
 ) -> FewShotResult:
     """Few-shot curves from cached features.
 
     Features (n, d) are L2-normalised, labels (n,) class indices, the classifier (d, C) is the zero-shot one with unit
     columns, `logit_scale` the model's (100, say). Shots come from the training samples, by their keys.
+    To be called on all ranks of `group` with the same arguments; the result is the same on each.
 
     Raises ValueError for shapes that do not fit, features that are not normalised, a repeated key; ShotsMissing (a
     ValueError) for a class without a training sample."""
@@ -207,7 +212,7 @@ def run(
         raise ValueError(f"{len(test)} test features, labels of shape {test_classes.shape}: expected one each")
     _check_normalised(test, "test")
     draws, choices, predicted = predict_curves(
-        train_features, train_labels, train_keys, test, classifier, logit_scale, settings
+        train_features, train_labels, train_keys, test, classifier, logit_scale, settings, group
     )
     points = tuple(
         _point(method, k, {seed: predicted[method, k, seed] for seed in settings.seeds}, test_classes, settings)
@@ -233,8 +238,11 @@ def predict_curves(
     classifier: ArrayLike | Tensor,
     logit_scale: float,
     settings: FewShotSettings,
+    group: Ranks | None = None,
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
-    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels."""
+    """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels. Support
+    sets are shared over the ranks of `group`, to all of which everything is returned."""
+    group = group or Ranks()
     weight = _tensor(classifier, settings.device).T.contiguous()
     labels = np.asarray(train_labels)
     train = torch.as_tensor(train_features)
@@ -243,30 +251,30 @@ def predict_curves(
             f"train features {tuple(train.shape)}, test features {tuple(test.shape)}, classifier "
             f"{tuple(weight.T.shape)}: expected (n, d), (m, d), (d, C)"
         )
-    draws: dict[int, Shots] = {}
-    choices: list[Choice] = []
-    predicted: dict[Cell, NDArray[np.int64]] = {}
-    for seed in settings.seeds:
-        draws[seed] = shots = draw_shots(train_keys, labels, len(weight), max(settings.shots), seed)
-        for k in settings.shots:
-            rows = shots.indices(k)
-            features = _tensor(train[rows], settings.device)
-            _check_normalised(features, "training")
-            targets = torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device)
-            support = Support(
-                features,
-                targets,
-                shots.places(k),
-                weight,
-                logit_scale,
-                standard_errors=settings.standard_errors,
-                floor=settings.floor,
-            )
-            for method in settings.methods:
-                fitted = METHODS[method](support)
-                predicted[method, k, seed] = _predict(fitted.scores, test)
-                choices.append(_choice(method, k, seed, fitted))
-    return draws, tuple(choices), predicted
+    draws = {seed: draw_shots(train_keys, labels, len(weight), max(settings.shots), seed) for seed in settings.seeds}
+    # The most shots first: what is left at the end is short.
+    supports = [(k, seed) for k in sorted(settings.shots, reverse=True) for seed in settings.seeds]
+    found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
+    for place in group.part(len(supports)):
+        k, seed = supports[place]
+        rows = draws[seed].indices(k)
+        features = _tensor(train[rows], settings.device)
+        _check_normalised(features, "training")
+        support = Support(
+            features,
+            torch.as_tensor(labels[rows], dtype=torch.int64, device=settings.device),
+            draws[seed].places(k),
+            weight,
+            logit_scale,
+            standard_errors=settings.standard_errors,
+            floor=settings.floor,
+        )
+        for method in settings.methods:
+            fitted = METHODS[method](support)
+            found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
+    found = {cell: one for part in group.collect(found) for cell, one in part.items()}
+    cells = list(itertools.product(settings.methods, settings.shots, settings.seeds))
+    return draws, tuple(found[cell][0] for cell in cells), {cell: found[cell][1] for cell in cells}
 
 
 def _choice(method: str, k: int, seed: int, fitted: Fitted) -> Choice:
@@ -289,21 +297,18 @@ def _predict(scores: Callable[[Tensor], Tensor], test: Tensor) -> NDArray[np.int
 def _point(
     method: str, k: int, predicted: Mapping[int, NDArray[np.int64]], labels: NDArray[Any], settings: FewShotSettings
 ) -> CurvePoint:
-    hits = np.stack([(classes == labels) for classes in predicted.values()]).astype(np.float64)
-    mean_hits = hits.mean(axis=0)  # over seeds: the mean of the metrics is the metric of the mean hits
-    if settings.metric == "top1":
-        per_seed = tuple(hits.mean(axis=1).tolist())
-        value, ends = float(mean_hits.mean()), bootstrap(mean_hits, draws=settings.draws)
-    else:
-        per_seed = tuple(float(mean_per_class(row, labels)) for row in hits)
-        value = float(mean_per_class(mean_hits, labels))
-        ends = Interval(
-            *bootstrap_metric(
-                lambda index: mean_per_class(mean_hits[index], labels[index]), len(labels), draws=settings.draws
-            )
-        )
+    hits = [(classes == labels).astype(np.float64) for classes in predicted.values()]
+    of_seed = [estimate(row, labels, settings.metric) for row in hits]
+    per_seed = tuple(one.value for one in of_seed)
+    low, high = crossed_interval(of_seed) or (None, None)
     std = float(np.std(per_seed, ddof=1)) if len(per_seed) > 1 else None
-    return CurvePoint(method=method, shots=k, value=value, std=std, low=ends.low, high=ends.high, per_seed=per_seed)
+    value = float(np.mean(per_seed))
+    return CurvePoint(method=method, shots=k, value=value, std=std, low=low, high=high, per_seed=per_seed)
+
+
+def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
+    """`metric` (top1 or mean_per_class) of hits (n,) on test pictures of these classes."""
+    return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 
 def _tensor(values: ArrayLike | Tensor, device: str) -> Tensor:

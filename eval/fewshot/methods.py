@@ -6,6 +6,7 @@ Every method that has something to choose chooses it on the support set, by the 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +46,8 @@ class Fitted:
     selected_on: str
     """`support_cv`, `fixed`, or that there was nothing to choose. Never the test set."""
     converged: bool = True
+    loss: float | None = None
+    """Cross-entropy of the choice on held-out shots, where it was made on them."""
 
 
 def zero_shot(support: Support) -> Fitted:
@@ -52,6 +55,7 @@ def zero_shot(support: Support) -> Fitted:
     return Fitted(zero_shot_probe(support.classifier, support.logit_scale).scores, {}, NOTHING)
 
 
+@functools.lru_cache(maxsize=1)  # `text_or_zero` asks again
 def probe(support: Support) -> Fitted:
     """The paper's: offsets on a ball, its radius chosen."""
     choice = select(support, _scorer(_probe_path), RADIUS_OF_ONE_SHOT, ordered=True)
@@ -66,6 +70,7 @@ def unprojected(support: Support) -> Fitted:
     return Fitted(fitted.scores, {"delta": math.inf}, NOTHING, fitted.converged)
 
 
+@functools.lru_cache(maxsize=1)
 def random_init(support: Support) -> Fitted:
     """The ordinary linear probe, blind to the text, with L2. The penalised problem has one optimum, so its random start
     has no say; it starts at zero."""
@@ -77,6 +82,15 @@ def l2(support: Support) -> Fitted:
     choice = select(support, _scorer(_l2_path), PENALTY_OF_ONE_SHOT, ordered=True)
     penalty = PENALTIES[choice.index]
     return _fitted(_l2_at(support, penalty, None), {"l2": penalty}, choice)
+
+
+def text_or_zero(support: Support) -> Fitted:
+    """For weak text priors: the probe, or the one that is blind to the text, whichever had the lower cross-entropy on
+    held-out shots. A single shot per class says nothing of it and takes the probe."""
+    with_text, blind = probe(support), random_init(support)
+    if with_text.loss is None or blind.loss is None or with_text.loss <= blind.loss:
+        return replace(with_text, chosen={**with_text.chosen, "text": 1.0})
+    return replace(blind, chosen={**blind.chosen, "text": 0.0})
 
 
 def tip_adapter(support: Support) -> Fitted:
@@ -120,6 +134,7 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
     "probe": probe,
     "unprojected": unprojected,
     "random-init": random_init,
+    "text-or-zero": text_or_zero,
     "l2": l2,
     "tip-adapter": tip_adapter,
     "ridge": ridge,
@@ -176,7 +191,7 @@ def _scorer(path: Callable[[Support], Sequence[Probe]]) -> Callable[[Support, Te
 
 
 def _fitted(fitted: Probe, chosen: dict[str, float], choice: Selection) -> Fitted:
-    return Fitted(fitted.scores, chosen, choice.selected_on, fitted.converged)
+    return Fitted(fitted.scores, chosen, choice.selected_on, fitted.converged, choice.loss)
 
 
 def _tip_scores(support: Support, features: Tensor, alpha: float, beta: float) -> Tensor:

@@ -27,7 +27,7 @@ FIXED = "fixed"
 FOLDS = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Support:
     """A support set and the classifier it is to improve; tensors share dtype and device."""
 
@@ -66,6 +66,11 @@ class Selection:
     """`support_cv`, or `fixed` where the support set has one shot per class."""
     losses: tuple[float, ...]
     """Cross-entropy of every candidate on held-out shots; empty where fixed."""
+
+    @property
+    def loss(self) -> float | None:
+        """That of the choice; None where fixed."""
+        return self.losses[self.index] if self.losses else None
 
 
 def select(

@@ -18,7 +18,11 @@ Indices = NDArray[np.int64]
 
 
 class ShotsMissing(ValueError):
-    """A class has no training sample."""
+    """Some classes have no training sample."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__(f"{len(classes)} classes have no training sample, the first is class {classes[0]}")
+        self.classes = tuple(classes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,6 @@ def draw_shots(keys: Sequence[str], labels: ArrayLike, n_classes: int, k: int, s
         members[label].append((hashlib.sha256(f"{seed}/{key}".encode(errors="surrogatepass")).digest(), index))
     empty = [number for number, found in enumerate(members) if not found]
     if empty:
-        raise ShotsMissing(f"{len(empty)} classes have no training sample, the first is class {empty[0]}")
+        raise ShotsMissing(empty)
     by_class = tuple(tuple(index for _, index in sorted(found)[:k]) for found in members)
     return Shots(seed, by_class, tuple(tuple(keys[index] for index in order) for order in by_class))

@@ -67,7 +67,7 @@ def average_precision(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
-        truth = _sorted_truth(scores[:, column], labels[:, column])
+        _, truth = sorted_truth(scores[:, column], labels[:, column])
         precision = np.cumsum(truth) / np.arange(1, len(truth) + 1)
         found[column] = precision[truth].sum() / max(int(truth.sum()), 1)
     return found
@@ -78,7 +78,7 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
     the highest precision at that recall or beyond. Arguments as in `average_precision`."""
     found = np.zeros(scores.shape[1])
     for column in range(scores.shape[1]):
-        truth = _sorted_truth(scores[:, column], labels[:, column])
+        _, truth = sorted_truth(scores[:, column], labels[:, column])
         hits = np.cumsum(truth)
         if hits[-1] == 0:
             continue
@@ -91,6 +91,8 @@ def average_precision_11point(scores: np.ndarray, labels: np.ndarray) -> np.ndar
     return found
 
 
-def _sorted_truth(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Labels by falling score; among equal scores the wrong ones come first, so ties gain nothing."""
-    return labels[np.lexsort((labels, -scores))].astype(bool)
+def sorted_truth(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) the items by falling score, and their labels in that order; among equal scores the wrong ones come first, so
+    ties gain nothing."""
+    order = np.lexsort((labels, -scores))
+    return order, labels[order].astype(bool)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from eval.errors import ModelError
 from eval.hashes import sha256_of
+from eval.versions import library_versions
 
 
 class Model(ABC):
@@ -37,15 +39,23 @@ class Model(ABC):
         """sha256 over everything that features depend on besides the data: features are kept under it."""
         # Neither a name nor a place: the same weights in another folder need not be encoded again.
         parts = {key: value for key, value in self.record.items() if key not in ("model", "device")}
-        return sha256_of([parts, dict(self.preprocessing)])
+        # Of the device its kind: ranks have one each, and share what they encode.
+        kind = str(self.record.get("device", "cpu")).partition(":")[0]
+        return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
         """(b, d) float32 unit vectors of a batch of preprocessed pictures (b, 3, h, w)."""
-        return _unit(self._images(batch), f"{self.name}: a batch of pictures")
+        with self._exact():
+            return _unit(self._images(batch), f"{self.name}: a batch of pictures")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(b, d) float32 unit vectors of texts."""
-        return _unit(self._texts(texts), f"{self.name}: a batch of texts")
+        with self._exact():
+            return _unit(self._texts(texts), f"{self.name}: a batch of texts")
+
+    def _exact(self) -> contextlib.AbstractContextManager[None]:
+        """fp32 is what it is called: no TF32, which CUDA's convolutions use unless told otherwise."""
+        return _without_tf32() if self.record["precision"] == "fp32" else contextlib.nullcontext()
 
     @abstractmethod
     def _images(self, batch: torch.Tensor) -> torch.Tensor: ...
@@ -56,6 +66,18 @@ class Model(ABC):
     @abstractmethod
     def truncated(self, texts: Sequence[str]) -> int:
         """How many of the texts are longer than what the model reads of them."""
+
+
+@contextlib.contextmanager
+def _without_tf32() -> Iterator[None]:
+    matmul, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.allow_tf32 = convolutions
 
 
 def _unit(features: torch.Tensor, what: str) -> np.ndarray:

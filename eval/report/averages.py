@@ -1,4 +1,5 @@
-"""Averages over the tasks of a kind, with intervals from the items that were kept."""
+"""Averages over the tasks of a kind, with intervals from the items that were kept; the pictures of one set count once,
+however many tasks ask about them."""
 
 from __future__ import annotations
 
@@ -6,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.items import draws_of, read_items
+from eval.items import estimate_of, read_items
 from eval.report.data import TaskRows
-from eval.statistics import average_draws, interval
-
-DRAWS = 1000
+from eval.results import pictures_of
+from eval.statistics import average
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Average:
     """Tasks of this kind without a number; they are not counted."""
     value: float
     low: float | None
-    """None where the items of a task are not kept."""
+    """None where the items of a task are not kept, or too few."""
     high: float | None
 
 
@@ -42,11 +42,11 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[Average]:
 
 
 def _interval(measured: Sequence[TaskRows], folder: Path) -> tuple[float | None, float | None]:
-    by_task = []
+    found = []
     for task in measured:
         path = folder / "items" / f"{task.task}.npz"
-        draws = draws_of(read_items(path), task.main["metric"], DRAWS) if path.is_file() else None
-        if draws is None:
+        estimate = estimate_of(read_items(path), task.main["metric"]) if path.is_file() else None
+        if estimate is None:
             return None, None
-        by_task.append(draws)
-    return interval(average_draws(by_task))
+        found.append((pictures_of(task.task, task.main["protocol"]), estimate))
+    return average(found).interval() or (None, None)

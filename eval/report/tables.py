@@ -120,7 +120,7 @@ def _few_shot_cell(row: Row | None) -> str:
         return "\u2013"
     std = row["protocol"]["few_shot"].get("std_over_seeds")
     spread = "" if std is None else f' <span class="quiet">\u00b1 {percent(std)}</span>'
-    ends = f"95 % interval over test pictures {percent(row['low'])} to {percent(row['high'])}, n = {row['n']:,}"
+    ends = f"{_ends(row) or 'too few draws of the shots for an interval'}, n = {row['n']:,}"
     return f'<span title="{attribute(ends)}">{percent(row["value"])}{spread}</span>'
 
 

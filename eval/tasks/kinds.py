@@ -30,6 +30,9 @@ class Kind(ABC):
     """What may be the metric of a task."""
     needs: ClassVar[Annotation]
     """The field of a `DataSet` that is filled; with labels come class names."""
+    rules: ClassVar[int] = 1
+    """Raised when a change of the code changes the numbers of this kind: they are then measured again, and not compared
+    with older ones."""
 
     @abstractmethod
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
@@ -48,6 +51,7 @@ class Classification(Kind):
     heading = "Zero-shot classification"
     metrics = ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point")
     needs = "labels"
+    rules = 2
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.zeroshot`."""
@@ -69,6 +73,7 @@ class Retrieval(Kind):
     heading = "Retrieval"
     metrics = ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score")
     needs = "captions"
+    rules = 2
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.retrieval`."""
@@ -90,6 +95,7 @@ class VisualQuestionAnswering(Kind):
     heading = "Visual question answering"
     metrics = ("soft_accuracy", "accuracy")
     needs = "questions"
+    rules = 3
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.vqa`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import time
@@ -124,6 +125,95 @@ def test_a_broken_picture_is_named_and_what_was_encoded_before_stays(
         with pytest.raises(DataBroken, match="sample s5"):
             FeatureCache(tmp_path / "f", model, batch=2, workers=workers).images(data.pictures)
         assert model.pictures == expected
+
+
+@pytest.mark.parametrize("damage", ["not a number", "another number", "another batch", "no array"])
+def test_a_damaged_batch_is_no_hit(tmp_path: Any, tiny: Any, data: Any, damage: Any) -> None:
+    """Thirty of sixty rows set to not-a-number once made 35 % of hits 67 %."""
+    features = FeatureCache(tmp_path / "f", tiny, batch=4).images(data.pictures)
+    whole = features.all()
+    first, second = sorted(features.folder.glob("*.npy"))[:2]
+    rows = np.load(second)
+    if damage == "another batch":
+        second.write_bytes(first.read_bytes())
+    elif damage == "no array":
+        second.write_bytes(b"")
+    else:
+        rows[1] = np.nan if damage == "not a number" else -rows[1]
+        np.save(second, rows)
+    counted = counted_model(tiny)
+    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.pictures)
+    assert counted.pictures == 4 and again.all() == pytest.approx(whole, abs=1e-6)
+
+
+def test_features_that_are_no_numbers_are_never_kept(tmp_path: Any, tiny: Any, data: Any) -> None:
+    model = counted_model(tiny)
+    model.images = lambda batch: np.full((len(batch), tiny.width), np.nan, np.float32)
+    with pytest.raises(ModelError, match="finite"):
+        FeatureCache(tmp_path / "f", model, batch=4).images(data.pictures)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_torn_record_is_written_again(tmp_path: Any, tiny: Any, data: Any) -> None:
+    for content in ("", '{"width": 3', "[]", '{"width": 32}'):
+        features = FeatureCache(tmp_path / "f", tiny).images(data.pictures)
+        (features.folder / "meta.json").write_text(content)
+    counted = counted_model(tiny)
+    assert FeatureCache(tmp_path / "f", counted).images(data.pictures).width == tiny.width and counted.pictures == 0
+
+
+def test_other_libraries_or_another_kind_of_device_are_encoded_anew(tiny: Any, monkeypatch: Any) -> None:
+    before = tiny.fingerprint
+    monkeypatch.setitem(tiny.record, "device", "cuda:1")
+    on_gpu = tiny.fingerprint
+    monkeypatch.setitem(tiny.record, "device", "cuda:0")
+    assert tiny.fingerprint == on_gpu != before  # ranks share what they encode
+    monkeypatch.undo()
+    monkeypatch.setattr("eval.models.model.library_versions", lambda: {"torch": "1.0"})
+    assert tiny.fingerprint != before
+
+
+def test_fp32_is_no_tf32(tiny: Any) -> None:
+    class Spy:
+        """Sees what is allowed while it encodes."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tiny._model, name)
+
+        def encode_text(self, tokens: Any) -> Any:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+            return tiny._model.encode_text(tokens)
+
+    seen: list[Any] = []
+    before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    model = copy.copy(tiny)
+    model._model, model._short = Spy(), False
+    torch.set_float32_matmul_precision("high")
+    try:
+        model.texts(["a cat"])
+        assert seen == [(False, "highest")] and torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before[1])
+    assert torch.backends.cudnn.allow_tf32 == before[0]
+
+
+def test_equal_texts_are_encoded_once_and_equal_to_the_last_bit(tmp_path: Any, tiny: Any) -> None:
+    model = counted_model(tiny)
+    texts = [
+        "sunglasses",
+        *(f"a longer text, number {i}" for i in range(9)),
+        "sunglasses",
+        "word " * 200,
+        "word " * 200,
+    ]
+    features = FeatureCache(tmp_path / "f", model, text_batch=4).texts(texts)
+    assert model.texts_seen == 11 and features.count == 13 and features.truncated == 2
+    found = features.all()
+    assert (found[0] == found[10]).all() and (found[11] == found[12]).all()
+    assert (features.rows(9, 12) == found[9:12]).all()
+    assert (features.take(np.array([12, 0, 10])) == found[[12, 0, 10]]).all()
+    direct = np.concatenate([tiny.texts([text]) for text in texts])
+    assert found == pytest.approx(direct, abs=1e-5)
 
 
 def test_texts_are_kept_too_and_the_cut_ones_counted(tmp_path: Any, tiny: Any) -> None:

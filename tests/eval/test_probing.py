@@ -10,12 +10,12 @@ import pytest
 
 from common.ranks import Ranks
 from eval.data import open_support
-from eval.errors import DataBroken
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
 from eval.options import Shots
 from eval.probing import evaluate_few_shot
+from eval.results import is_broken
 from eval.tasks import Source, Task
 from eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, picture
@@ -45,10 +45,10 @@ def rows(task: Task, root: Any, memo: Any, cache: FeatureCache, tmp_path: Any, s
 def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
     tmp_path: Any, root: Any, memo: Any, tiny: Any
 ) -> None:
-    shots = Shots(counts=(1, 2), seeds=(0, 1))
+    shots = Shots(counts=(1, 2), seeds=(0, 1, 2))
     model = counted_model(tiny)
     found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
-    support: Any = open_support(TASK, root, memo)
+    support: Any = open_support(TASK, open_task(TASK, root, memo), root, memo)
     drawn = [draw_shots(list(support.pictures.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
     kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
     assert kept["shots"] == {str(one.seed): [list(keys) for keys in one.keys] for one in drawn}
@@ -69,11 +69,23 @@ def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(
     assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
 
 
-def test_a_class_without_a_training_picture_is_broken_data(tmp_path: Any, root: Any, memo: Any, cache: Any) -> None:
+def test_a_class_without_a_training_picture_costs_the_few_shot_part_alone(
+    tmp_path: Any, root: Any, memo: Any, cache: Any
+) -> None:
     samples = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "cls": "0"}) for i in range(5)]
     write_webdataset(root / "training", samples, split="train", class_names=list(COLOURS), templates=["{}"])
-    with pytest.raises(DataBroken, match="2 classes have no training sample"):
-        rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+    (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+    assert row.value is None and row.kind == "few_shot" and not is_broken(row)
+    assert "2 of 3 classes have no picture in training: green, blue" in row.protocol["missing"]
+
+
+def test_a_training_split_with_other_classes_costs_the_few_shot_part_alone_and_is_broken_data(
+    tmp_path: Any, root: Any, memo: Any, cache: Any
+) -> None:
+    samples = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "cls": str(i % 3)}) for i in range(6)]
+    write_webdataset(root / "training", samples, split="train", class_names=["red", "blue", "green"], templates=["{}"])
+    (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
+    assert is_broken(row) and "other classes than colours" in row.protocol["missing"]
 
 
 def test_a_collapsed_model_scores_chance_with_every_method(tmp_path: Any, root: Any, memo: Any, tiny: Any) -> None:

@@ -1,4 +1,5 @@
-"""Intervals that cover, tests that do not cry wolf: reference values, scipy and scikit-learn as oracles, coverage."""
+"""Intervals and tests from each image's part in a number: they hold for few items and extreme shares, an image counts
+once, and where there is too little to tell they say so. How often they hold: benchmarks/coverage.py."""
 
 from __future__ import annotations
 
@@ -6,152 +7,110 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
-from scipy.stats import binomtest, rankdata
-from sklearn.metrics import roc_auc_score
+from scipy.stats import binomtest, ttest_1samp
 
-from common.statistics import wilson
+from common.statistics import Interval, wilson
+from eval import estimates
 from eval.statistics import (
-    average_draws,
-    bootstrap,
-    bootstrap_draws,
-    bootstrap_metric,
-    bootstrap_p,
-    compare_metric,
-    compare_paired,
+    Estimate,
+    average,
+    average_difference,
+    crossed,
+    crossed_difference,
+    crossed_interval,
+    difference,
+    disagreement_interval,
     holm,
-    interval,
     mcnemar,
-    metric_draws,
-    resamples,
+    share_interval,
 )
 
 
-def auc(labels: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
-    """Mann-Whitney form of ROC-AUC: a tenth of scikit-learn's time, which a thousand resamples feel."""
-    positive = labels == 1
-    n = int(positive.sum())
-    rank_sum = rankdata(scores)[positive].sum()
-    return float((rank_sum - n * (n + 1) / 2) / (n * (len(labels) - n)))
+def worlds(rounds: int) -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in range(rounds)]
 
 
-class TestBootstrap:
-    def test_agrees_with_wilson_on_independent_hits(self) -> None:
+def holds(found: list[tuple[Interval | None, float]]) -> float:
+    return float(np.mean([ends is not None and ends[0] <= truth <= ends[1] for ends, truth in found]))
+
+
+class TestInterval:
+    def test_of_independent_hits_is_wilsons(self) -> None:
         hits = np.repeat([1, 0], [1400, 600])
-        assert bootstrap(hits, draws=4000) == pytest.approx(wilson(1400, 2000), abs=0.003)
-
-    def test_counting_kinds_is_drawing_clusters(self) -> None:
-        # The shortcut (one multinomial over kinds of clusters) against the plain way, on clusters of unequal size.
-        generator = np.random.default_rng(1)
-        clusters = np.repeat(np.arange(60), generator.integers(1, 6, size=60))
-        values = generator.integers(0, 2, size=len(clusters)).astype(float)
-        fast = bootstrap_draws(values, clusters, draws=4000)
-        plain = metric_draws(lambda index: values[index].mean(), len(values), clusters, draws=4000, seed=5)
-        assert fast.mean() == pytest.approx(plain.mean(), abs=0.005)
-        assert fast.std() == pytest.approx(plain.std(), rel=0.06)
-        assert interval(fast) == pytest.approx(interval(plain), abs=0.012)
+        assert estimates.mean(hits).interval() == pytest.approx(wilson(1400, 2000), abs=1e-4)
 
     def test_captions_of_one_image_do_not_count_as_five(self) -> None:
         images = np.repeat(np.arange(200), 5)
         hits = np.repeat(np.random.default_rng(0).integers(0, 2, size=200), 5)  # five captions, one fate
-        clustered, naive = bootstrap(hits, images), bootstrap(hits)
-        per_image = bootstrap(hits[::5])
-        assert clustered.high - clustered.low == pytest.approx(per_image.high - per_image.low, rel=0.1)
-        assert naive.high - naive.low < 0.6 * (clustered.high - clustered.low)
-
-    def test_covers_where_the_naive_interval_does_not(self) -> None:
-        generator = np.random.default_rng(3)
-        truth, images, captions, rounds = 0.6, 80, 5, 200
-        clusters = np.repeat(np.arange(images), captions)
-        inside = naive = 0
-        for seed in range(rounds):
-            ease = generator.beta(1.2, 0.8, size=images)  # mean 0.6: some pictures are easy for all their captions
-            hits = (generator.random((images, captions)) < ease[:, None]).ravel()
-            low, high = bootstrap(hits, clusters, draws=400, seed=seed)
-            inside += low <= truth <= high
-            low, high = bootstrap(hits, draws=400, seed=seed)
-            naive += low <= truth <= high
-        assert inside / rounds > 0.90
-        assert naive / rounds < 0.85
+        assert estimates.mean(hits, images).interval() == pytest.approx(estimates.mean(hits[::5]).interval())
 
     def test_all_hits_are_not_certainty(self) -> None:
-        assert bootstrap(np.ones(20)) == wilson(20, 20)
-        assert bootstrap(np.zeros(20), np.repeat(np.arange(4), 5)) == wilson(0, 4)
+        for p in (0.0, 1.0):
+            found = estimates.mean(np.full(60, p), np.repeat(np.arange(12), 5)).interval()
+            assert found is not None and found.high - found.low > 0.2 and found.low <= p <= found.high
 
-    def test_is_a_function_of_the_seed(self) -> None:
-        values = np.random.default_rng(0).random(50)
-        assert bootstrap(values, seed=1) == bootstrap(values, seed=1) != bootstrap(values, seed=2)
+    def test_one_image_is_too_few(self) -> None:
+        assert estimates.mean([0.0, 1.0], [7, 7]).interval() is None
+        assert share_interval(0.5, 0.01, df=0, most=3) is None
 
-    @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-    def test_stays_between_the_values(self, values: list[float]) -> None:
-        low, high = bootstrap(values, draws=50)
-        assert -1e-9 <= low <= high <= 1 + 1e-9
+    @given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
+    def test_lies_within_0_and_1_around_the_value(self, values: list[float]) -> None:
+        found = estimates.mean(values)
+        ends = found.interval()
+        assert ends is not None and -1e-9 <= ends.low <= found.value + 1e-9 and found.value - 1e-9 <= ends.high <= 1
 
-    @pytest.mark.parametrize("values", [[], [[0.0, 1.0]], [0.5, float("nan")]])
-    def test_refuses_what_is_no_list_of_numbers(self, values: list[float]) -> None:
-        with pytest.raises(ValueError):
-            bootstrap(values)
-
-    def test_refuses_clusters_of_other_items(self) -> None:
-        with pytest.raises(ValueError, match="clusters have shape"):
-            bootstrap([0.0, 1.0], clusters=[0, 0, 1])
-
-
-class TestMetrics:
-    def test_auc_covers(self) -> None:
-        # Two normal classes one deviation apart: AUC = Phi(1 / sqrt 2).
-        generator, truth, inside = np.random.default_rng(0), 0.7602, 0
-        labels = np.repeat([0, 1], 60)
-        for seed in range(60):
-            scores = generator.normal(labels, 1)
-            assert auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
-
-            def metric(index: NDArray[np.int64], scores: NDArray[np.float64] = scores) -> float:
-                return auc(labels[index], scores[index])
-
-            low, high = bootstrap_metric(metric, 120, draws=100, seed=seed)
-            inside += low <= truth <= high
-        assert inside >= 52
-
-    def test_a_resample_keeps_clusters_whole(self) -> None:
-        clusters = np.array(["b", "a", "b", "c", "a", "b"])
-        stream = resamples(6, clusters, seed=0)
-        for _ in range(20):
-            index = next(stream)
-            times = np.bincount(index, minlength=6)
-            assert times[0] == times[2] == times[5] and times[1] == times[4]
-            assert times[0] + times[1] + times[3] == 3  # as many clusters as there are
-
-    def test_undefined_resamples_are_drawn_again(self) -> None:
-        labels = np.array([0, 0, 0, 1, 1])
-
-        def both_classes(index: NDArray[np.int64]) -> float:
-            return float(labels[index].mean()) if len(set(labels[index])) == 2 else float("nan")
-
-        drawn = metric_draws(both_classes, 5, draws=300)
-        assert len(drawn) == 300 and drawn.min() > 0 and drawn.max() < 1
-
-    def test_a_metric_that_is_never_defined_is_an_error(self) -> None:
-        with pytest.raises(ValueError, match="undefined in 20 of 20 resamples"):
-            bootstrap_metric(lambda index: float("nan"), 4, draws=10)
+    def test_holds_for_rare_hits_in_clusters(self) -> None:
+        owner = np.repeat(np.arange(100), 5)
+        found = []
+        for generator in worlds(200):
+            ease = generator.beta(0.02, 1.98, size=(100, 1))
+            hits = (generator.random((100, 5)) < ease).ravel()
+            found.append((estimates.mean(hits, owner).interval(), 0.01))
+        assert holds(found) > 0.9
 
 
 class TestAverage:
-    def test_independent_tasks_shrink_the_interval_by_the_root(self) -> None:
-        task = bootstrap_draws(np.repeat([0.0, 1.0], 200), draws=4000)
-        average = average_draws([task] * 4)  # one seed in every task: still independent
-        assert average.std() == pytest.approx(task.std() / 2, rel=0.06)
-        assert average.mean() == pytest.approx(0.5, abs=0.005)
+    @staticmethod
+    def both_ways(generator: np.random.Generator, images: int = 150) -> tuple[Estimate, Estimate]:
+        ease = generator.beta(0.5, 0.5, size=images)
+        to_image = generator.random(5 * images) < np.repeat(ease, 5)
+        return estimates.mean(to_image, np.repeat(np.arange(images), 5)), estimates.mean(
+            generator.random(images) < ease
+        )
+
+    def test_two_directions_on_one_set_of_images_share_their_luck(self) -> None:
+        shared, apart = [], []
+        for generator in worlds(300):
+            one, other = self.both_ways(generator)
+            shared.append((average([("set", one), ("set", other)]).interval(), 0.5))
+            apart.append((average([("one", one), ("other", other)]).interval(), 0.5))
+        assert holds(shared) > 0.92 and holds(apart) < 0.9
+
+    def test_equal_models_are_rarely_told_apart_by_it(self) -> None:
+        alarms = []
+        for generator in worlds(300):
+            a, b = self.both_ways(generator), self.both_ways(generator)
+            p = average_difference([("set", one, two) for one, two in zip(a, b, strict=True)]).p
+            alarms.append(p is not None and p < 0.05)
+        assert np.mean(alarms) < 0.08
+
+    def test_independent_tasks_shrink_the_error_by_the_root(self) -> None:
+        task = estimates.mean(np.tile([0.0, 1.0], 200))
+        found = average([(number, task) for number in range(4)])
+        assert found.value == 0.5 and found.variance == pytest.approx(task.variance / 4)
+        assert average([("same", task)] * 4).variance == pytest.approx(task.variance)
 
     def test_every_task_weighs_the_same(self) -> None:
-        small, large = bootstrap_draws([1.0] * 3), bootstrap_draws([0.0] * 3000)
-        assert np.allclose(average_draws([small, large]), 0.5)
+        assert average([(0, estimates.mean(np.ones(3))), (1, estimates.mean(np.zeros(3000)))]).value == 0.5
 
-    def test_refuses_nothing_and_unequal_draws(self) -> None:
-        with pytest.raises(ValueError, match="no tasks"):
-            average_draws([])
-        with pytest.raises(ValueError, match=r"\[3, 4\]"):
-            average_draws([np.zeros(3), np.zeros(4)])
+    def test_a_task_of_too_few_items_leaves_no_interval(self) -> None:
+        hits = estimates.mean(np.tile([0.0, 1.0], 20))
+        few = estimates.roc_auc([0.1, 0.2, 0.15], [0, 0, 1])
+        assert average([(0, hits), (1, few)]).interval() is None
+
+    def test_nothing_has_no_average(self) -> None:
+        with pytest.raises(ValueError, match="no numbers"):
+            average([])
 
 
 class TestPaired:
@@ -165,55 +124,71 @@ class TestPaired:
     def test_mcnemar_stays_exact_far_out_and_is_symmetric(self) -> None:
         a, b = np.zeros(900), np.ones(900)
         assert mcnemar(a, b) == mcnemar(b, a) == pytest.approx(2.0**-899, rel=1e-12)
+        with pytest.raises(ValueError, match="0 or 1"):
+            mcnemar([0.3], [1.0])
+        with pytest.raises(ValueError, match="A has 3, B has 4"):
+            mcnemar(np.zeros(3), np.zeros(4))
+
+    def test_independent_items_are_a_t_test_of_the_changes(self) -> None:
+        generator = np.random.default_rng(0)
+        a, b = generator.random(50), generator.random(50)
+        found = difference(estimates.mean(a), estimates.mean(b))
+        theirs = ttest_1samp(b - a, 0)
+        assert found.p == pytest.approx(theirs.pvalue) and found.difference == pytest.approx((b - a).mean())
+        assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval()))
 
     def test_pairing_sees_what_two_intervals_do_not(self) -> None:
         generator = np.random.default_rng(0)
         a = generator.integers(0, 2, size=2000)
         b = np.where((a == 0) & (generator.random(2000) < 0.03), 1, a)  # B solves what A solves and a little more
-        compared = compare_paired(a, b)
-        assert compared.low > 0 and compared.p < 1e-4 and compared.test == "mcnemar"
-        assert compared.difference == pytest.approx(b.mean() - a.mean())
+        found = difference(estimates.mean(a), estimates.mean(b))
+        assert found.low is not None and found.low > 0 and found.p is not None and found.p < 1e-4
         assert wilson(int(a.sum()), 2000).high > wilson(int(b.sum()), 2000).low
 
-    def test_clustered_hits_take_the_bootstrap(self) -> None:
-        hits = np.tile([0, 1], 50)
-        assert compare_paired(hits, 1 - hits, clusters=np.arange(100) // 5).test == "paired bootstrap"
-        assert compare_paired(hits, 1 - hits, clusters=np.arange(100)).test == "mcnemar"
-        assert compare_paired(hits / 3, hits).test == "paired bootstrap"
-
-    def test_false_alarms_stay_near_the_level(self) -> None:
-        generator, alarms = np.random.default_rng(7), 0
-        clusters = np.repeat(np.arange(60), 5)
-        for seed in range(200):
-            ease = generator.beta(1, 1, size=(60, 2))  # same distribution, different pictures are easy for A and for B
-            a = generator.random((60, 5)) < ease[:, :1]
-            b = generator.random((60, 5)) < ease[:, 1:]
-            alarms += compare_paired(a.ravel(), b.ravel(), clusters, draws=500, seed=seed).p < 0.05
-        assert alarms <= 20  # 5 % expected, 10 % allowed
-
-    def test_equal_models_differ_by_nothing(self) -> None:
+    def test_equal_models_do_not_differ_and_that_is_no_certainty(self) -> None:
         hits = np.tile([0.0, 1.0], 20)
         for clusters in (None, np.arange(40) // 2):
-            compared = compare_paired(hits, hits, clusters)
-            assert (compared.difference, compared.low, compared.high, compared.p) == (0, 0, 0, 1)
+            one = estimates.mean(hits, clusters)
+            found = difference(one, one)
+            assert (found.difference, found.p) == (0, 1)
+            assert found.low is not None and -0.2 < found.low < 0 < (found.high or 0) < 0.2
+        low, high = disagreement_interval(hits, hits)
+        assert -0.1 < low < 0 < high < 0.1
 
-    def test_metrics_are_compared_on_shared_resamples(self) -> None:
-        generator = np.random.default_rng(0)
-        labels = np.repeat([0, 1], 100)
-        weak = generator.normal(labels, 1.0)
-        strong = weak + 0.3 * labels
-        compared = compare_metric(
-            lambda index: auc(labels[index], weak[index]),
-            lambda index: auc(labels[index], strong[index]),
-            200,
-            draws=300,
-        )
-        assert compared.low > 0 and compared.p == pytest.approx(2 / 301)
-        assert compared.difference == pytest.approx(auc(labels, strong) - auc(labels, weak))
+    def test_other_images_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="the same images"):
+            difference(estimates.mean([0, 1]), estimates.mean([0, 1, 1]))
 
-    def test_refuses_other_items(self) -> None:
-        with pytest.raises(ValueError, match="A has 3, B has 4"):
-            compare_paired(np.zeros(3), np.zeros(4))
+
+class TestCrossed:
+    """Both the images and the shots could have been others."""
+
+    @staticmethod
+    def drawn(generator: np.random.Generator, seeds: int, n: int, luck: float) -> list[Estimate]:
+        ease = generator.normal(size=n)
+        shots = luck * generator.normal(size=(seeds, 1))
+        return [estimates.mean(row) for row in ease + shots + generator.normal(size=(seeds, n)) > 0]
+
+    @pytest.mark.parametrize(("n", "luck"), [(100, 0.3), (3000, 0.3), (100, 0.02)])
+    def test_three_draws_hold_the_mean_over_all_draws(self, n: int, luck: float) -> None:
+        found = [(crossed_interval(self.drawn(generator, 3, n, luck)), 0.5) for generator in worlds(200)]
+        assert holds(found) > 0.91
+
+    def test_three_seeds_of_equal_models_are_rarely_told_apart(self) -> None:
+        alarms = []
+        for generator in worlds(200):
+            p = crossed_difference(self.drawn(generator, 3, 3000, 0.2), self.drawn(generator, 3, 3000, 0.2)).p
+            alarms.append(p is not None and p < 0.05)
+        assert np.mean(alarms) < 0.09
+
+    def test_draws_without_luck_are_the_images_alone(self) -> None:
+        one = estimates.mean(np.tile([0.0, 1.0, 1.0], 40))
+        value, variance, df = crossed([one] * 3)
+        assert (value, variance, df) == pytest.approx((one.value, one.variance, one.df))
+
+    def test_two_draws_are_too_few(self) -> None:
+        of = self.drawn(np.random.default_rng(0), 2, 50, 0.3)
+        assert crossed_interval(of) is None and crossed_difference(of, of[::-1]).p is None
 
 
 class TestSeveralTests:
@@ -227,7 +202,3 @@ class TestSeveralTests:
             assert p <= q <= min(1.0, len(values) * p) + 1e-12
         order = np.argsort(values, kind="stable")
         assert np.all(np.diff(np.array(corrected)[order]) >= 0)
-
-    def test_bootstrap_p_is_never_zero(self) -> None:
-        assert bootstrap_p(np.ones(99)) == pytest.approx(0.02)
-        assert bootstrap_p(np.array([-1.0, 1.0] * 50)) == 1.0

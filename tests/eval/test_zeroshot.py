@@ -96,6 +96,21 @@ def test_two_classes_have_an_roc_auc_which_may_be_the_tasks_metric(cache: Any, c
         evaluate_classification(auc, data, cache)
 
 
+@pytest.mark.parametrize("metric", ["top1", "roc_auc"])
+def test_a_two_class_set_of_which_one_class_was_drawn_has_no_auc_and_says_so(
+    cache: Any, colour_set: Any, memo: Any, metric: Any
+) -> None:
+    data: Any = open_task(TASK, colour_set(n=6), memo)
+    one = dataclasses.replace(data, labels=np.zeros(6, dtype=np.int64), class_names=("a", "b"))
+    outcome: Any = evaluate_classification(dataclasses.replace(TASK, metric=metric), one, cache)
+    first = outcome.results[0]
+    assert first.metric == metric
+    if metric == "roc_auc":
+        assert first.value is None and first.protocol["missing"].endswith("all 6 are of class 0")
+    else:
+        assert first.value is not None and "roc_auc" not in {result.metric for result in outcome.results}
+
+
 def test_several_labels_per_picture_have_mean_average_precision(cache: Any, colour_set: Any, memo: Any) -> None:
     data: Any = open_task(TASK, colour_set(n=12), memo)
     flags = dataclasses.replace(data, labels=np.eye(3, dtype=bool)[data.labels])

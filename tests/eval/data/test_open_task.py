@@ -35,8 +35,12 @@ def test_the_first_source_at_hand_is_read(colour_set: Any, memo: Any) -> None:
 def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
     with pytest.raises(DataMissing, match=r"data not at hand: paint some .*nowhere is not there; colours is not there"):
         open_task(TASK, tmp_path, memo)
+
+
+def test_a_task_without_a_training_split_says_so(colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
     with pytest.raises(DataMissing, match="no training split"):
-        open_support(TASK, tmp_path, memo)
+        open_support(TASK, open_task(TASK, root, memo), root, memo)
 
 
 def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
@@ -84,8 +88,24 @@ def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
     data: Any = open_task(folder, tmp_path, memo)
     assert data.class_names == ("blue", "deep red")
     assert data.labels is not None and data.labels.tolist() == [0, 0, 1]
-    with pytest.raises(DataBroken, match="'deep red' stands where the class 'red'"):
+    with pytest.raises(DataBroken, match="the folder 'deep red' is not one of the 2 classes"):
         open_task(dataclasses.replace(folder, class_names=("Blue", "red")), tmp_path, memo)
+    listed: Any = open_task(dataclasses.replace(folder, class_names=("Deep red", "green", "Blue")), tmp_path, memo)
+    assert listed.labels.tolist() == [2, 2, 0]
+
+
+def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path: Any, memo: Any) -> None:
+    pictures_in(tmp_path / "f", {"test/ant/1.png": "red", "test/cat/2.png": "blue"})
+    pictures_in(tmp_path / "f", {"train/ant/1.png": "red", "train/bee/2.png": "blue"})
+    source, support = (Source(layout="folder", path="f", split=split) for split in ("test", "train"))
+    both = task(sources=(source,), support=(support,))
+    data = open_task(both, tmp_path, memo)
+    with pytest.raises(DataBroken, match="the folder 'bee' is not one of the 2 classes"):
+        open_support(both, data, tmp_path, memo)
+    (tmp_path / "f" / "train" / "bee").rename(tmp_path / "f" / "train" / "cat")
+    (tmp_path / "f" / "train" / "ant").rename(tmp_path / "elsewhere")
+    labels = open_support(both, data, tmp_path, memo).labels
+    assert labels is not None and labels.tolist() == [1]  # a cat, as in the test split
 
 
 def test_lists_of_pictures_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
@@ -119,6 +139,37 @@ def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any
     data: Any = open_task(wanted, tmp_path, memo)
     assert data.labels is not None and data.labels.tolist() == [7, 0, 2]
     assert data.pictures.open(0).mode == "RGB" and data.pictures.open(0).size == (28, 28)
+    (tmp_path / "tv" / "notes.txt").write_text("a foreign file changes nothing")
+    again = open_task(wanted, tmp_path, memo)
+    assert again.pictures.fingerprint == data.pictures.fingerprint
+    raw_test = raw / "t10k-images-idx3-ubyte"
+    raw_test.write_bytes(raw_test.read_bytes()[:-1] + b"x")
+    assert open_task(wanted, tmp_path, memo).pictures.fingerprint != data.pictures.fingerprint
+
+
+def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_strokes(
+    tmp_path: Any, memo: Any, monkeypatch: Any
+) -> None:
+    class Planes:
+        """As torchvision's FGVCAircraft."""
+
+        def __init__(self, root: Any) -> None:
+            self._image_files = [str(Path(root) / f"{number}.png") for number in (1, 2)]
+            self._labels, self.classes = [1, 0], ["F-16A/B", "Cessna_172"]
+
+        def __len__(self) -> int:
+            return 2
+
+    monkeypatch.setattr("torchvision.datasets.Planes", Planes, raising=False)
+    pictures_in(tmp_path / "tv", {"1.png": "red", "2.png": "blue", "3.png": "blue"})
+    source = Source(layout="torchvision", path="tv", options={"name": "Planes"})
+    wanted = task(sources=(source,), templates=("a {}",))
+    data = open_task(wanted, tmp_path, memo)
+    assert data.class_names == ("F-16A/B", "Cessna 172")
+    (tmp_path / "tv" / "3.png").unlink()
+    assert open_task(wanted, tmp_path, memo).pictures.fingerprint == data.pictures.fingerprint
+    pictures_in(tmp_path / "tv", {"2.png": "green"})
+    assert open_task(wanted, tmp_path, memo).pictures.fingerprint != data.pictures.fingerprint
 
 
 def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:

@@ -37,8 +37,21 @@ def test_choices_are_recorded_and_made_on_the_support_set(world: World, method: 
         assert fitted.scores(world.test).shape == (len(world.test), len(world.classifier))
         if method in ("probe", "l2", "random-init", "tip-adapter"):
             assert fitted.selected_on == (FIXED if shots == 1 else SUPPORT_CV) and fitted.chosen
-        else:
+        elif method != "text-or-zero":
             assert fitted.selected_on not in (SUPPORT_CV,)
+
+
+def test_text_or_zero_takes_the_text_where_it_helps_and_none_where_it_misleads(world: World) -> None:
+    support = support_of(world, 8)
+    means = torch.stack([world.train[world.train_labels == label].mean(0) for label in range(5)])
+    helpful = replace(support, classifier=means / means.norm(dim=1, keepdim=True))
+    misleading = replace(support, classifier=helpful.classifier.roll(1, dims=0))
+    for support, text in ((helpful, 1.0), (misleading, 0.0)):
+        found = METHODS["text-or-zero"](support)
+        other = METHODS["probe" if text else "random-init"](support)
+        assert found.chosen["text"] == text and found.selected_on == SUPPORT_CV
+        assert torch.equal(found.scores(world.test), other.scores(world.test))
+    assert METHODS["text-or-zero"](support_of(world, 1)).chosen["text"] == 1.0  # nothing is held out
 
 
 @pytest.mark.parametrize("shots", [1, 12])  # more features than samples, and fewer

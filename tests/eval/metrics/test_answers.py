@@ -24,12 +24,14 @@ def test_answers_are_compared_without_case_articles_and_punctuation(given: Any, 
     assert normalised(given) == expected
 
 
-@pytest.mark.parametrize(("matching", "value"), [(0, 0.0), (1, 1 / 3), (2, 2 / 3), (3, 1.0), (10, 1.0)])
-def test_three_of_ten_people_suffice(matching: Any, value: Any) -> None:
+@pytest.mark.parametrize(("matching", "value"), [(0, 0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1), (10, 1)])
+def test_of_ten_people_each_is_left_out_once(matching: Any, value: Any) -> None:
     assert soft_accuracy("yes", ["yes"] * matching + ["no"] * (10 - matching)) == pytest.approx(value)
 
 
-def test_a_single_right_answer_counts_one() -> None:
-    assert soft_accuracy("2", ["two"]) == 1.0
+def test_with_few_people_all_of_the_others_are_enough() -> None:
+    assert soft_accuracy("2", ["two"]) == 1.0 and soft_accuracy("3", ["two"]) == 0.0
+    assert soft_accuracy("2", ["two", "2"]) == 1.0 and soft_accuracy("2", ["two", "3"]) == 0.5
+    assert soft_accuracy("2", ["two", "2", "3"]) == pytest.approx(2 / 3)
     with pytest.raises(ValueError, match="without annotators"):
         soft_accuracy("2", [])

@@ -1,0 +1,381 @@
+"""How often the evaluation's intervals hold the truth, and how often its tests cry wolf, in simulated worlds.
+
+    python -m benchmarks.coverage [--rounds 2000] [--only few-shot]
+
+Every row is a world whose truth is known: images drawn at random, hits, scores or shots drawn for them, and what the
+evaluation says of it. Intervals should hold the truth in 95 % of the rounds, tests of two equal models should find a
+difference (p < 0.05) in 5 %. A row outside of 92 to 97 % or 3 to 7 % is marked with what it is. NumPy alone; minutes.
+
+`conservative` is wider than promised, which errs on the side of saying nothing; `too sure` is narrower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from common.statistics import Interval, wilson
+from eval import estimates
+from eval.metrics.classification import average_precision, average_precision_11point
+from eval.statistics import (
+    Estimate,
+    Paired,
+    average,
+    average_difference,
+    crossed_difference,
+    crossed_interval,
+    difference,
+    disagreement_interval,
+    mcnemar,
+)
+
+Generator = np.random.Generator
+Floats = np.ndarray
+GAINS = np.array([0.0, 0.3, 0.6, 0.9, 1.0])
+HOLDS, WOLF = (0.92, 0.97), (0.03, 0.07)
+
+
+@dataclass(frozen=True)
+class World:
+    """A row: what is drawn in a round, and what is asked of it."""
+
+    part: str
+    name: str
+    what: str
+    """`interval` or `test`."""
+    play: Callable[[Generator], tuple[Interval | None, float] | float | None]
+    """Of a round: an interval and the truth, or a p value of two equal models; None where it said too few."""
+    share: float = 1.0
+    """Of the rounds that this row needs."""
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=2000)
+    parser.add_argument("--only", default="", help="parts whose names begin so")
+    options = parser.parse_args()
+    print(
+        "| of | world | interval holds | test finds what is not there | said «too few» | |\n|---|---|--:|--:|--:|---|"
+    )
+    for world in worlds():
+        if not world.part.startswith(options.only):
+            continue
+        rounds = max(100, int(options.rounds * world.share))
+        generator = np.random.default_rng(0)
+        said = [world.play(generator) for _ in range(rounds)]
+        print(_row(world, said), flush=True)
+    return 0
+
+
+def _row(world: World, said: list[tuple[Interval | None, float] | float | None]) -> str:
+    told: list[bool] = []
+    for one in said:
+        if isinstance(one, tuple):
+            found, truth = one
+            if found is not None:
+                told.append(found.low - 1e-12 <= truth <= found.high + 1e-12)
+        elif one is not None:
+            told.append(one < 0.05)
+    few = f"{100 * (1 - len(told) / len(said)):.0f} %" if len(told) < len(said) else ""
+    share = float(np.mean(told)) if told else math.nan
+    verdict = _verdict(share, world.what) if told else "too few, said"
+    cells = (f"{100 * share:.1f} %" if told else "", "")
+    left, right = cells if world.what == "interval" else cells[::-1]
+    return f"| {world.part} | {world.name} | {left} | {right} | {few} | {verdict} |"
+
+
+def _verdict(share: float, what: str) -> str:
+    low, high = HOLDS if what == "interval" else WOLF
+    if low <= share <= high:
+        return ""
+    return "conservative" if (share > high) == (what == "interval") else "too sure"
+
+
+def worlds() -> Iterator[World]:
+    """All rows."""
+    yield from _shares()
+    yield from _clustered()
+    yield from _classes()
+    yield from _areas()
+    yield from _precisions()
+    yield from _averages()
+    yield from _few_shot()
+    yield from _two_models()
+
+
+def _shares() -> Iterator[World]:
+    for n, p in ((30, 0.5), (30, 0.95), (200, 0.02), (1000, 0.7)):
+
+        def play(generator: Generator, n: int = n, p: float = p) -> tuple[Interval, float]:
+            return wilson(int(generator.binomial(n, p)), n), p
+
+        yield World("top-1", f"{n:,} images, {100 * p:g} %", "interval", play)
+
+
+def captions(generator: Generator, images: int, p: float, alike: float, each: int = 5) -> Floats:
+    """(images * each,) hits of captions; an image is easy or hard for all its captions, more so for small `alike`."""
+    ease = generator.beta(p * alike, (1 - p) * alike, size=(images, 1))
+    return (generator.random((images, each)) < ease).astype(np.float64).ravel()
+
+
+def _clustered() -> Iterator[World]:
+    for images in (20, 100, 1000):
+        for p in (0.01, 0.1, 0.6):
+            owner = np.repeat(np.arange(images), 5)
+
+            def play(
+                generator: Generator, images: int = images, p: float = p, owner: Floats = owner
+            ) -> tuple[Interval | None, float]:
+                return estimates.mean(captions(generator, images, p, 1.0), owner).interval(), p
+
+            yield World("R@k, VQA", f"{images:,} images of 5 captions, {100 * p:g} %", "interval", play)
+
+    def uneven(generator: Generator) -> tuple[Interval | None, float]:
+        sizes = generator.integers(1, 9, size=150)
+        ease = np.repeat(generator.beta(0.6, 0.4, size=150), sizes)
+        gains = GAINS[generator.binomial(4, ease)]
+        truth = sum(GAINS[k] * _beta_binomial(k, 4, 0.6, 0.4) for k in range(5))
+        return estimates.mean(gains, np.repeat(np.arange(150), sizes)).interval(), truth
+
+    yield World("R@k, VQA", "150 images of 1 to 8 questions, soft accuracy", "interval", uneven)
+
+
+def _beta_binomial(k: int, n: int, a: float, b: float) -> float:
+    def beta(x: float, y: float) -> float:
+        return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
+
+    return math.comb(n, k) * math.exp(beta(k + a, n - k + b) - beta(a, b))
+
+
+def _classes() -> Iterator[World]:
+    for classes, sizes, name in (
+        (2, (5, 5), "5 images each"),
+        (10, (1, 1), "1 image each"),
+        (7, (10, 10), "10 images each"),
+        (37, (2, 40), "2 to 40 images"),
+        (100, (50, 50), "50 images each"),
+    ):
+        for p in (0.6, 0.98):
+
+            def play(
+                generator: Generator, classes: int = classes, sizes: tuple[int, int] = sizes, p: float = p
+            ) -> tuple[Interval | None, float]:
+                of = generator.integers(sizes[0], sizes[1] + 1, size=classes)
+                rates = generator.beta(8 * p, 8 * (1 - p), size=classes)
+                labels = np.repeat(np.arange(classes), of)
+                hits = generator.random(len(labels)) < rates[labels]
+                return estimates.mean_per_class(hits, labels).interval(), float(rates.mean())
+
+            yield World("mean per class", f"{classes} classes, {name}, {100 * p:g} %", "interval", play)
+
+
+def _areas() -> Iterator[World]:
+    for m, k in ((1, 9), (3, 7), (10, 10), (20, 400), (250, 250)):
+        for area, spread in ((0.6, 1.0), (0.95, 1.0), (0.8, 2.0)):
+            shift = NormalDist().inv_cdf(area) * math.sqrt(1 + spread**2)
+
+            def play(
+                generator: Generator,
+                m: int = m,
+                k: int = k,
+                area: float = area,
+                spread: float = spread,
+                at: float = shift,
+            ) -> tuple[Interval | None, float]:
+                scores = np.concatenate([generator.normal(at, spread, m), generator.normal(0, 1, k)])
+                return estimates.roc_auc(scores, np.repeat([1, 0], [m, k])).interval(), area
+
+            yield World("ROC-AUC", f"{m} against {k}, area {area:g}, spread {spread:g} to 1", "interval", play)
+
+
+def tagged(generator: Generator, n: int, classes: int, rate: float, shift: float) -> tuple[Floats, Floats]:
+    """Scores (n, classes) and labels of a multi-label set, two images of each class at least."""
+    labels = generator.random((n, classes)) < rate
+    for column in np.flatnonzero(labels.sum(axis=0) < 2):
+        labels[generator.choice(n, 2, replace=False), column] = True
+    shared = 0.3 * generator.normal(size=(n, 1))
+    return generator.normal(size=(n, classes)) + shift * labels + shared, labels
+
+
+def _precisions() -> Iterator[World]:
+    kinds = (
+        ("mAP", estimates.mean_average_precision, average_precision),
+        ("mAP, 11 points", estimates.mean_average_precision_11point, average_precision_11point),
+    )
+    for part, estimate, metric in kinds:
+        for n, classes, rate in ((60, 5, 0.2), (500, 10, 0.05)):
+            for shift in (1.0, 3.0):
+                other = np.random.default_rng(1)
+                rounds = 1500
+                truth = float(np.mean([metric(*tagged(other, n, classes, rate, shift)).mean() for _ in range(rounds)]))
+
+                def play(
+                    generator: Generator,
+                    estimate: Callable[[Floats, Floats], Estimate] = estimate,
+                    world: tuple[int, int, float, float] = (n, classes, rate, shift),
+                    truth: float = truth,
+                ) -> tuple[Interval | None, float]:
+                    return estimate(*tagged(generator, *world)).interval(), truth
+
+                name = f"{n} images, {classes} classes, mean {100 * truth:.0f} %"
+                yield World(part, name, "interval", play, 0.5 if part == "mAP" else 0.15)
+
+
+def both_ways(generator: Generator, images: int, p: float) -> tuple[Estimate, Estimate]:
+    """Text to image and image to text of one set: an image that is easy one way is easy the other way."""
+    ease = generator.beta(p, 1 - p, size=images)
+    owner = np.repeat(np.arange(images), 5)
+    to_image = generator.random(5 * images) < np.repeat(ease, 5)
+    to_text = generator.random(images) < ease
+    return estimates.mean(to_image, owner), estimates.mean(to_text)
+
+
+def _averages() -> Iterator[World]:
+    for images in (100, 1000):
+        for p in (0.3, 0.7):
+
+            def play(generator: Generator, images: int = images, p: float = p) -> tuple[Interval | None, float]:
+                one, other = both_ways(generator, images, p)
+                return average([("set", one), ("set", other)]).interval(), p
+
+            yield World("average row", f"both ways on {images:,} images, {100 * p:g} %", "interval", play)
+
+    def mixed(generator: Generator) -> tuple[Interval | None, float]:
+        one, other = both_ways(generator, 300, 0.4)
+        hits = estimates.mean(generator.random(50) < 0.8)
+        return average([("set", one), ("set", other), ("alone", hits)]).interval(), (0.4 + 0.4 + 0.8) / 3
+
+    yield World("average row", "both ways on 300 images, and 50 others", "interval", mixed)
+
+
+def drawn_shots(
+    generator: Generator, seeds: int, n: int, luck: float, interaction: float, ease: Floats, shots: Floats
+) -> list[Estimate]:
+    """Hits of a probe on n test images with several draws: `shots` (seeds,) is how lucky each draw is."""
+    own = interaction * generator.normal(size=(seeds, n))
+    hits = ease + luck * shots[:, None] + own + generator.normal(size=(seeds, n)) > 0
+    return [estimates.mean(row) for row in hits]
+
+
+def _few_shot() -> Iterator[World]:
+    for seeds in (2, 3, 10):
+        for n in (300, 10_000):
+            for luck in (0.05, 0.3):
+
+                def play(
+                    generator: Generator, seeds: int = seeds, n: int = n, luck: float = luck
+                ) -> tuple[Interval | None, float]:
+                    ease = 0.2 + generator.normal(size=n)
+                    of = drawn_shots(generator, seeds, n, luck, 0.5, ease, generator.normal(size=seeds))
+                    return crossed_interval(of), NormalDist().cdf(0.2 / math.sqrt(1 + 1 + luck**2 + 0.25))
+
+                name = f"{seeds} draws, {n:,} images, luck of the shots {luck:g}"
+                yield World("few-shot", name, "interval", play, 0.5)
+
+
+def _two_models() -> Iterator[World]:
+    for n, p, changed in ((100, 0.5, 0.3), (1000, 0.7, 0.05), (1000, 0.7, 0.004)):
+
+        def hits(generator: Generator, n: int = n, p: float = p, changed: float = changed) -> tuple[Floats, Floats]:
+            a = generator.random(n) < p
+            swapped = generator.random(n) < changed
+            # As many lost as won in expectation.
+            b = np.where(swapped, generator.random(n) < p, a)
+            return a.astype(np.float64), b.astype(np.float64)
+
+        def alarm(generator: Generator, hits: Callable[[Generator], tuple[Floats, Floats]] = hits) -> float:
+            return mcnemar(*hits(generator))
+
+        def held(
+            generator: Generator, hits: Callable[[Generator], tuple[Floats, Floats]] = hits
+        ) -> tuple[Interval, float]:
+            return disagreement_interval(*hits(generator)), 0.0
+
+        name = f"top-1, {n:,} images, {100 * changed:g} % drawn anew"
+        yield World("two models", f"{name}: McNemar", "test", alarm)
+        yield World("two models", name, "interval", held)
+    yield from _paired_worlds()
+
+
+def _paired_worlds() -> Iterator[World]:
+    def retrieval(generator: Generator, images: int, p: float, alike: float) -> Paired:
+        owner = np.repeat(np.arange(images), 5)
+        ease = generator.beta(p, 1 - p, size=images)
+        of = []
+        for _ in range(2):
+            own = np.where(generator.random(images) < alike, ease, generator.beta(p, 1 - p, size=images))
+            of.append(estimates.mean(generator.random(5 * images) < np.repeat(own, 5), owner))
+        return difference(of[0], of[1])
+
+    def classes(generator: Generator) -> Paired:
+        labels = np.repeat(np.arange(20), generator.integers(3, 30, size=20))
+        rates = generator.beta(2, 1, size=20)[labels]
+        a, b = (estimates.mean_per_class(generator.random(len(labels)) < rates, labels) for _ in range(2))
+        return difference(a, b)
+
+    def areas(generator: Generator) -> Paired:
+        labels = np.repeat([1, 0], [25, 75])
+        shared = generator.normal(labels, 1)
+        a, b = (estimates.roc_auc(shared + generator.normal(size=100), labels) for _ in range(2))
+        return difference(a, b)
+
+    def precision(generator: Generator) -> Paired:
+        scores, labels = tagged(generator, 200, 8, 0.1, 1.5)
+        noisy = (scores + 0.7 * generator.normal(size=scores.shape) for _ in range(2))
+        a, b = (estimates.mean_average_precision(one, labels) for one in noisy)
+        return difference(a, b)
+
+    def averaged(generator: Generator) -> Paired:
+        pairs = []
+        for images in (200, 400):
+            a, b = both_ways(generator, images, 0.5), both_ways(generator, images, 0.5)
+            pairs += [(images, one, other) for one, other in zip(a, b, strict=True)]
+        return average_difference(pairs)
+
+    def shots(generator: Generator, seeds: int, n: int) -> Paired:
+        ease, both = 0.2 + generator.normal(size=n), generator.normal(size=seeds)
+        of = []
+        for _ in range(2):
+            luck = 0.7 * both + 0.7 * generator.normal(size=seeds)
+            own = ease + 0.5 * generator.normal(size=n)
+            of.append(drawn_shots(generator, seeds, n, 0.2, 0.5, own, luck))
+        return crossed_difference(of[0], of[1])
+
+    rows: list[tuple[str, Callable[[Generator], Paired], float]] = [
+        ("R@k, 50 images of 5 captions, 30 %", lambda g: retrieval(g, 50, 0.3, 0.5), 1.0),
+        ("R@k, 1,000 images, 30 %", lambda g: retrieval(g, 1000, 0.3, 0.5), 1.0),
+        ("R@k, 200 images, 1 %", lambda g: retrieval(g, 200, 0.01, 0.9), 1.0),
+        ("mean per class, 20 classes", classes, 1.0),
+        ("ROC-AUC, 25 against 75", areas, 1.0),
+        ("mAP, 200 images, 8 classes", precision, 0.5),
+        ("average row: both ways on two sets", averaged, 1.0),
+        *(
+            (f"few-shot, {seeds} draws, {n:,} images", lambda g, seeds=seeds, n=n: shots(g, seeds, n), 0.5)
+            for seeds in (3, 5)
+            for n in (300, 10_000)
+        ),
+    ]
+    for name, play, share in rows:
+
+        def alarm(generator: Generator, play: Callable[[Generator], Paired] = play) -> float | None:
+            return play(generator).p
+
+        yield World("two models", f"{name}: paired t", "test", alarm, share)
+
+        def held(generator: Generator, play: Callable[[Generator], Paired] = play) -> tuple[Interval | None, float]:
+            found = play(generator)
+            if found.low is None or found.high is None:
+                return None, 0.0
+            return Interval(found.low, found.high), 0.0
+
+        yield World("two models", name, "interval", held, share)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

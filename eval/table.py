@@ -1,0 +1,139 @@
+"""Several models in one table: `python -m eval.table out/bench/one out/bench/other ... [--format latex]`.
+
+Reads results.json of each folder and prints the main number of every task that any of them measured, as Markdown, CSV
+or LaTeX. Nothing is bold: whether two models differ is a test of their items, which `make compare` does. Numbers of
+other data or by other rules than the first model's have a mark.
+
+Exit status: 0 printed; 1 a file is broken; 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.command_line import OK, Parser, WrongUse, exit_status
+from eval.comparison import SAME_DATA, main_rows, rows_of
+from eval.errors import EvalError
+from eval.results import rules_of
+
+FORMATS = ("markdown", "csv", "latex")
+MARK = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A model's number of a task; shares between 0 and 1."""
+
+    value: float
+    low: float | None
+    high: float | None
+    other: bool
+    """Of other data, or by other rules, than the first model that has the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A task."""
+
+    task: str
+    metric: str
+    cells: tuple[Cell | None, ...]
+    """One for each model; None where it has no number."""
+
+
+def lines_of(folders: Sequence[Path]) -> list[Line]:
+    """The tasks of all folders, in the order in which they come up. Raises `WrongUse` where one is no folder of
+    results, `DataBroken` where its results are torn."""
+    of_models = [main_rows(rows_of(folder)) for folder in folders]
+    found = []
+    for task in dict.fromkeys(name for rows in of_models for name in rows):
+        rows = [one.get(task) for one in of_models]
+        measured = [row for row in rows if row is not None and row["value"] is not None]
+        if measured:
+            cells = tuple(_cell(row, measured[0]) for row in rows)
+            found.append(Line(task, measured[0]["metric"], cells))
+    return found
+
+
+def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | None:
+    if row is None or row["value"] is None:
+        return None
+    return Cell(row["value"], row["low"], row["high"], _asked(row) != _asked(first))
+
+
+def _asked(row: Mapping[str, Any]) -> list[Any]:
+    data = row["protocol"].get("data", {})
+    return [row["metric"], rules_of(row["protocol"]), *(data.get(name) for name in SAME_DATA)]
+
+
+def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:
+    """Numbers in percent with half the width of their intervals."""
+    rows = [["task", "metric", *names], ["---", "---", *["--:"] * len(names)]]
+    rows += [[line.task, line.metric, *_texts(line, " \u00b1 ")] for line in lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def to_csv(names: Sequence[str], lines: Sequence[Line]) -> str:
+    """Value, low and high of every model in columns of their own, shares between 0 and 1."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "metric", *(f"{name} {what}".strip() for name in names for what in ("", "low", "high"))])
+    for line in lines:
+        numbers = [(None,) * 3 if cell is None else (cell.value, cell.low, cell.high) for cell in line.cells]
+        writer.writerow(
+            [line.task, line.metric, *("" if one is None else f"{one:.6f}" for of in numbers for one in of)]
+        )
+    return text.getvalue().rstrip("\n")
+
+
+def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
+    """A tabular for booktabs, numbers as in Markdown."""
+    rows = [[*map(_escaped, (line.task, line.metric)), *_texts(line, r" $\pm$ ")] for line in lines]
+    head, *body = (f"{' & '.join(row)} \\\\" for row in [["task", "metric", *map(_escaped, names)], *rows])
+    begin = r"\begin{tabular}{ll" + "r" * len(names) + "}"
+    return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
+
+
+def _texts(line: Line, between: str) -> list[str]:
+    found = []
+    for cell in line.cells:
+        if cell is None:
+            found.append("-")
+            continue
+        spread = "" if cell.low is None or cell.high is None else f"{between}{50 * (cell.high - cell.low):.1f}"
+        found.append(f"{100 * cell.value:.1f}{spread}{MARK if cell.other else ''}")
+    return found
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.table") -> int:
+    """Run the command line; returns the exit status."""
+    parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
+    parser.add_argument("folders", type=Path, nargs="+", metavar="OUTPUT", help="results of a model (`make bench`)")
+    parser.add_argument("--format", default=FORMATS[0], help=f"{', '.join(FORMATS)} (default: {FORMATS[0]})")
+    return exit_status(lambda: _print(parser.parse_args(arguments)), failed=(EvalError,))
+
+
+def _print(options: argparse.Namespace) -> int:
+    if options.format not in FORMATS:
+        raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
+    lines = lines_of(options.folders)
+    written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[options.format]
+    print(written([folder.name for folder in options.folders], lines))
+    if any(cell is not None and cell.other for line in lines for cell in line.cells):
+        print(f"{MARK} other data, or other rules, than the first model's", file=sys.stderr)
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""A list of a large JSON file, one element at a time, as the whole file would give it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.data import json_stream
+from eval.data.json_stream import elements
+
+VALUE = {
+    "info": {"about": 'a "list": [1, 2]', "n": [1, 2, {"list": 3}]},
+    "list": [{"a": "\u00e9\u4e2d\\"}, 12345, -1.5e10, "text", None, [], {"b": [True]}],
+    "behind": "x",
+}
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_it_is_the_list_however_little_is_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int, indent: int | None
+) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK", chunk)
+    (tmp_path / "x.json").write_text(json.dumps(VALUE, indent=indent), encoding="utf-8")
+    assert list(elements(tmp_path / "x.json", "list")) == VALUE["list"]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"list": 3}', '{"other": []}', '{"list": [1, 2', '{"list": [{"a": 1}, {"b']
+)
+def test_what_has_no_such_list_or_is_cut_off_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(json.JSONDecodeError):
+        list(elements(tmp_path / "x.json", "list"))
+
+
+def test_an_empty_list_has_no_elements(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"list": [ ]}')
+    found: list[Any] = list(elements(tmp_path / "x.json", "list"))
+    assert found == []

@@ -1,0 +1,38 @@
+"""What a test set can show, before it is measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from eval import cli
+from eval.power import detectable, items_needed
+from eval.statistics import mcnemar
+
+
+@pytest.mark.parametrize(("n", "disagree"), [(400, 0.2), (2000, 0.1)])
+def test_the_difference_is_found_in_80_of_100_test_sets(n: int, disagree: float) -> None:
+    gain, generator = detectable(n, disagree), np.random.default_rng(0)
+    found = []
+    for _ in range(400):
+        change = generator.choice([-1, 0, 1], size=n, p=[(disagree - gain) / 2, 1 - disagree, (disagree + gain) / 2])
+        found.append(mcnemar(change < 0, change > 0) < 0.05)
+    assert 0.72 < np.mean(found) < 0.88
+
+
+def test_items_and_differences_are_two_sides_of_one_thing() -> None:
+    assert detectable(items_needed(0.01, 0.1), 0.1) == pytest.approx(0.01, rel=1e-3)
+    assert detectable(3, 0.1) == 0.1
+    with pytest.raises(ValueError, match=r"disagree on 0\.1"):
+        items_needed(0.2, 0.1)
+
+
+def test_the_command_says_it_and_measures_nothing(capsys: Any, tmp_path: Any) -> None:
+    assert cli.main(["--power", "--tasks", "imagenet1k,winoground_t2i", "--output", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.startswith("imagenet1k ")]
+    assert "winoground_t2i                400" in said  # 800 pictures are 400 pairs
+    assert line.split() == ["imagenet1k", "50,000", "0.28", "0.40", "0.56"]
+    assert not (tmp_path / "out").exists()

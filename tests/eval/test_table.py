@@ -1,0 +1,63 @@
+"""Several models in one table, as people paste it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.table import main
+from tests.eval.test_compare import row, write
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    def of(task: str, value: float | None, **protocol: Any) -> dict[str, Any]:
+        ends = {} if value is None else {"low": value - 0.02, "high": value + 0.02}
+        return {**row(task, "top1", value, **protocol), **ends}
+
+    models = {
+        "one": [of("cats", 0.5), of("dogs_2", 0.3), row("cats", "top5", 0.9)],
+        "two": [of("cats", 0.6), of("dogs_2", 0.31), of("birds", None, missing="away")],
+        "new": [of("cats", 0.9, rules=7), of("fish", 0.2)],
+    }
+    return [str(write(tmp_path / name, rows, {})) for name, rows in models.items()]
+
+
+def test_markdown_has_every_task_once_and_marks_what_was_asked_otherwise(folders: Any, capsys: Any) -> None:
+    assert main(folders) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines() == [
+        "| task | metric | one | two | new |",
+        "| --- | --- | --: | --: | --: |",
+        "| cats | top1 | 50.0 ± 2.0 | 60.0 ± 2.0 | 90.0 ± 2.0* |",
+        "| dogs_2 | top1 | 30.0 ± 2.0 | 31.0 ± 2.0 | - |",
+        "| fish | top1 | - | - | 20.0 ± 2.0 |",
+    ]
+    assert "other rules" in said.err
+
+
+def test_csv_has_the_numbers_as_they_are(folders: Any, capsys: Any) -> None:
+    assert main([*folders, "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [one["task"] for one in rows] == ["cats", "dogs_2", "fish"]
+    assert float(rows[0]["two"]) == 0.6 and float(rows[0]["two low"]) == 0.58 and rows[2]["one high"] == ""
+
+
+def test_latex_is_a_tabular_with_its_letters_escaped(folders: Any, capsys: Any) -> None:
+    assert main([*folders, "--format", "latex"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("\\begin{tabular}{llrrr}") and said.rstrip().endswith("\\end{tabular}")
+    assert "cats & top1 & 50.0 $\\pm$ 2.0 & 60.0 $\\pm$ 2.0 & 90.0 $\\pm$ 2.0* \\\\" in said
+    assert "dogs\\_2 &" in said
+
+
+def test_wrong_use_and_torn_results_are_one_line(folders: Any, tmp_path: Path, capsys: Any) -> None:
+    assert main([*folders, "--format", "xls"]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
+    (tmp_path / "one" / "results.json").write_text("[{")
+    assert main(folders) == 1
+    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()] == [True] * 3
