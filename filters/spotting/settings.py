@@ -56,6 +56,10 @@ class SpotterSettings:
     """Folder of a Paddle text detector with inference.yml; needed by engine `paddle` only."""
     paddle_recognition: str = ""
     """Folder of a Paddle text recogniser with inference.yml; needed by engine `paddle` only."""
+    batch: int = 32
+    """Images that are handed to the OCR process at a time, which reads their lines together."""
+    lines_at_once: int = 8
+    """Most lines that are read in one go."""
     limit_side: int = 384
     """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the
     decoded resolution. Text 14 pixels high in a picture of 512 to 640 is still found, 10 pixels high in three of four
@@ -75,7 +79,7 @@ class SpotterSettings:
     recycle_rss_mib: int = 2048
     """The OCR process is replaced when its resident memory passes this, in MiB."""
     timeout_s: float = 60.0
-    """Longest time for one picture, in seconds; a normal one takes some hundredths."""
+    """Longest time for a picture, and for a batch of them, in seconds; a normal picture takes some hundredths."""
     start_timeout_s: float = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
     attempts: int = 2
@@ -103,7 +107,15 @@ class SpotterSettings:
         ):
             if value not in choices:
                 raise ValueError(f"SpotterSettings.{name} is {value!r}; choose one of {choices}")
-        for name in ("limit_side", "recycle_after", "recycle_rss_mib", "attempts", "crashes_in_a_row"):
+        for name in (
+            "limit_side",
+            "batch",
+            "lines_at_once",
+            "recycle_after",
+            "recycle_rss_mib",
+            "attempts",
+            "crashes_in_a_row",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("min_score", "reread_below", "pixel_threshold", "box_threshold"):

@@ -50,9 +50,9 @@ def test_finders_that_imports_add_stay() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
-@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.driver.run", "filters.spotting.engine"])
+@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.driver.run", "filters.spotting.ocr.paddle"])
 def test_filters_do_not_load_torch(module: str) -> None:
-    if module == "filters.spotting.engine":
+    if module == "filters.spotting.ocr.paddle":
         pytest.importorskip("paddleocr")
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

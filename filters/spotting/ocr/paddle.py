@@ -1,20 +1,20 @@
-"""PaddleOCR itself: its package, its models, its pre- and post-processing; only sizes and thresholds are ours.
+"""PaddleOCR's own pipeline: what runs where paddlepaddle does, and the reference that `engine.Engine` is compared with.
 
-Runs in the child process of `worker.py`: importing it takes a second and 300 MB.
+Importing it takes a second and 300 MB.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import cv2
-import numpy as np
 
 from filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
-    from paddleocr import PaddleOCR, TextRecognition  # type: ignore[import-untyped, unused-ignore]
-    from paddlex.inference.pipelines.components import CropByPolys  # type: ignore[import-untyped, unused-ignore]
+    from paddleocr import PaddleOCR  # type: ignore[import-untyped, unused-ignore]
 
 from filters.spotting.pictures import Picture
 from filters.spotting.settings import Spotted, SpotterSettings
@@ -27,12 +27,16 @@ _ONNX: Final = {
 }
 
 
-class Engine:
-    """A loaded PaddleOCR pipeline, and a larger recogniser for the lines it is not sure of.
+@dataclass(frozen=True)
+class Read:
+    """An image that was read at once."""
 
-    The small recogniser takes five times the time of the tiny one, but only one line in twenty is doubtful; reading
-    those once more finds nearly all that the small one alone finds.
-    """
+    lines: list[Spotted]
+
+
+class PaddleEngine:
+    """A loaded PaddleOCR pipeline, one image and one line at a time, with our sizes and thresholds; see
+    `engine.Engine` for the methods. There is no second reading."""
 
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
@@ -52,31 +56,26 @@ class Engine:
             text_det_unclip_ratio=settings.unclip_ratio,
             text_rec_score_thresh=settings.min_score,
         )
-        self._crop = CropByPolys(det_box_type="quad")  # as the pipeline cuts its lines
-        self._second = _second_reader(settings)
 
-    def read(self, picture: Picture) -> list[Spotted]:
-        """The text lines of a picture, from top to bottom, in coordinates of the upright original."""
+    def find(self, picture: Picture) -> Read:
         (found,) = self.pipeline.predict(picture.pixels)
         height, width = picture.pixels.shape[:2]
         across, down = picture.width / width, picture.height / height
-        lines = []
-        for text, score, polygon in zip(found["rec_texts"], found["rec_scores"], found["rec_polys"], strict=True):
-            text, score = self._read_again(picture, text, float(score), polygon)
-            if text.strip() and score >= self.settings.min_score:
-                lines.append(Spotted(text=text, score=score, box=_corners(polygon, across, down)))
-        return lines
+        lines = zip(found["rec_texts"], found["rec_scores"], found["rec_polys"], strict=True)
+        return Read(
+            [
+                Spotted(text=text, score=float(score), box=_corners(polygon, across, down))
+                for text, score, polygon in lines
+                if text.strip()
+            ]
+        )
 
-    def _read_again(self, picture: Picture, text: str, score: float, polygon: Any) -> tuple[str, float]:
-        if self._second is None or score >= self.settings.reread_below or len(text) < self.settings.reread_chars:
-            return text, score
-        (crop,) = self._crop(picture.pixels, np.asarray([polygon]))
-        (line,) = self._second.predict(crop)
-        return line["rec_text"], float(line["rec_score"])
+    def read(self, found: Sequence[Read]) -> list[list[Spotted]]:
+        return [one.lines for one in found]
 
 
 def _models(settings: SpotterSettings) -> dict[str, Any]:
-    if settings.engine == "onnxruntime":
+    if settings.engine != "paddle":
         models = find_models(settings.model, settings.models)
         return {
             **_ONNX,
@@ -95,13 +94,6 @@ def _models(settings: SpotterSettings) -> dict[str, Any]:
         "text_recognition_model_name": _model_name(settings.paddle_recognition),
         "text_recognition_model_dir": settings.paddle_recognition,
     }
-
-
-def _second_reader(settings: SpotterSettings) -> TextRecognition | None:
-    if settings.second_reader is None:
-        return None
-    models = find_models(settings.second_reader, settings.models)
-    return TextRecognition(**_ONNX, model_name=models.recognition_name, model_dir=str(models.recognition))
 
 
 def _model_name(folder: str) -> str:

@@ -1,0 +1,113 @@
+"""Our pre- and post-processing around PP-OCRv6, with PaddleOCR's own as the reference."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from filters.spotting.ocr import recognition
+from filters.spotting.ocr.engine import Engine
+from filters.spotting.pictures import Picture, PictureLimits, decode_picture
+from filters.spotting.settings import Spotted, SpotterSettings
+
+SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "pictures"
+WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
+
+
+@pytest.fixture(scope="module")
+def engine(ocr_models: None) -> Engine:
+    return Engine(SpotterSettings())
+
+
+def page(*lines: tuple[tuple[int, int], int, str]) -> Picture:
+    """A picture with lines of text: ((x, y), height, text)."""
+    image = Image.new("RGB", (640, 480), "white")
+    for at, height, text in lines:
+        ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return decode_picture(file.getvalue(), PictureLimits())
+
+
+def sample() -> list[Picture]:
+    return [decode_picture((SAMPLE / f"{name}.jpg").read_bytes(), PictureLimits()) for name in WITH_TEXT]
+
+
+PAGES = [
+    page(((30, 40), 40, "CARLSBERG BREWERY"), ((60, 200), 24, "No parking at any time"), ((400, 300), 60, "SALE")),
+    page(((10, 10), 16, "small print of a page"), ((20, 400), 32, "Wartburg 353, 1966")),
+    page(),
+]
+
+
+def texts(lines: Sequence[Spotted]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines padded as PaddleOCR pads them: to 320 pixels at least."""
+    pytest.importorskip("paddleocr")
+    from filters.spotting.ocr.paddle import PaddleEngine
+
+    monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
+    settings = SpotterSettings(reread=None)
+    ours, reference = Engine(settings), PaddleEngine(settings)
+    read = 0
+    for picture in (*PAGES, *sample()):
+        (given,), (expected,) = ours.read([ours.find(picture)]), reference.read([reference.find(picture)])
+        assert texts(given) == texts(expected)
+        for line, known in zip(given, expected, strict=True):
+            # Boxes grow by whole pixels of the detector's map; one in twenty is rounded otherwise.
+            assert line.score == pytest.approx(known.score, abs=0.03)
+            for corner, other in zip(line.box, known.box, strict=True):
+                assert corner == pytest.approx(other, abs=3)
+            read += 1
+    assert read >= 12
+
+
+def test_narrow_padding_reads_the_same_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = engine.read([engine.find(picture) for picture in PAGES])
+    monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+
+
+def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
+    """To the last bit."""
+    found = [engine.find(picture) for picture in (*PAGES, *sample())]
+    alone = [engine.read([lines])[0] for lines in found]
+    assert engine.read(found) == alone
+    assert engine.read(found[::-1])[::-1] == alone
+    engine.settings = replace(engine.settings, lines_at_once=3)
+    try:
+        assert engine.read(found) == alone
+    finally:
+        engine.settings = SpotterSettings()
+
+
+def test_an_image_without_text_has_no_lines(engine: Engine) -> None:
+    assert engine.read([engine.find(page())]) == [[]]
+    assert engine.read([]) == []
+
+
+def test_doubtful_lines_are_read_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the larger recogniser, alone; short ones and hopeless ones are not."""
+    first = {
+        "sure": ("a sure line", 0.9),
+        "doubt": ("a doubt", 0.6),
+        "short": ("shrt", 0.6),
+        "hopeless": ("#####", 0.4),
+    }
+    asked: list[int] = []
+
+    def again(strips: Sequence[object], batch: int) -> list[tuple[str, float]]:
+        asked.append(len(strips))
+        return [("no doubt", 0.95)]
+
+    monkeypatch.setattr(engine._first, "read", lambda strips, batch: list(first.values())[: len(strips)])
+    monkeypatch.setattr(engine._second, "read", again)
+    (line, *_) = engine.find(PAGES[0])
+    assert texts(engine.read([[line] * 4])[0]) == ["a sure line", "no doubt", "shrt"]
+    assert asked == [1]
