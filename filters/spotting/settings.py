@@ -48,6 +48,9 @@ class SpotterSettings:
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
     reread_below: float = 0.85
     """Lines with a lower score are read once more, and the second reading counts."""
+    turn_below: float = 0.9
+    """Lines that may stand on their heads, taller than wide or along an arc, are read both ways if they have a lower
+    score, and the better reading counts; 0 switches that off."""
     reread_chars: int = 5
     """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
     models: str | None = None
@@ -118,7 +121,7 @@ class SpotterSettings:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("min_score", "reread_below", "pixel_threshold", "box_threshold"):
+        for name in ("min_score", "turn_below", "reread_below", "pixel_threshold", "box_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must lie between 0 and 1")
         for name in ("timeout_s", "start_timeout_s", "unclip_ratio"):

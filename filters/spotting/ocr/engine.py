@@ -11,6 +11,8 @@ from typing import Any
 
 import cv2
 
+from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
+from filters.spotting.ocr.columns import read_columns
 from filters.spotting.ocr.detection import (
     Pixels,
     Quad,
@@ -36,8 +38,8 @@ class Line:
     """See `lines.to_strip`."""
     box: Box
     """See `Spotted.box`."""
-    tall: bool
-    """Whether it was taller than wide and has been turned."""
+    either_way: bool
+    """Whether the strip may stand on its head: it was taller than wide, or an arc."""
 
 
 class Engine:
@@ -61,40 +63,58 @@ class Engine:
         size = pixels.shape[1], pixels.shape[0]
         probabilities = self._detect(detector_input(pixels, settings.limit_side))[0, 0]
         map_size = probabilities.shape[1], probabilities.shape[0]
-        contours = find_contours(probabilities, settings.pixel_threshold)
-        found = (text_box(contour, probabilities, settings) for contour in contours)
-        boxes = [in_image(box, map_size, size) for box in found if box is not None]
-        scale = picture.width / size[0], picture.height / size[1]
+        scale = size[0] / map_size[0], size[1] / map_size[1]
+        found: list[tuple[Quad, Arc | None]] = []
+        for contour in find_contours(probabilities, settings.pixel_threshold):
+            box = text_box(contour, probabilities, settings)
+            if box is not None:
+                found.append((in_image(box, map_size, size), None))
+            elif arc := find_arc(contour, probabilities, scale, settings):
+                found.append((box_of(arc, size), arc))
+        return self._cut(picture, found)
+
+    def _cut(self, picture: Picture, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
+        pixels = picture.pixels
+        across, down = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
         lines = []
-        for index in reading_order(boxes):
-            crop, tall = cut_line(pixels, boxes[index])
+        for index in reading_order([box for box, _ in found]):
+            box, arc = found[index]
+            crop, either_way = (unroll(pixels, arc), True) if arc else cut_line(pixels, box)
             if crop.size:
-                lines.append(Line(to_strip(crop), _corners(boxes[index], *scale), tall))
+                lines.append(Line(to_strip(crop), _corners(box, across, down), either_way))
         return lines
 
     def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
-        """What the lines of each of several images say, without those that cannot be read."""
+        """What the lines of each of several images say, without those that cannot be read, and after them what short
+        ones say together (see `columns`)."""
         readings = iter(self._read_lines([line for lines in found for line in lines]))
         spotted = [[(line, *next(readings)) for line in lines] for lines in found]
-        least = self.settings.min_score
-        return [
-            [
-                Spotted(text=text, score=score, box=line.box)
-                for line, text, score in lines
-                if text.strip() and score >= least
-            ]
+        read = [
+            [Spotted(text=text, score=score, box=line.box) for line, text, score in lines if self._counts(text, score)]
             for lines in spotted
         ]
+        return [[*lines, *read_columns(lines)] for lines in read]
+
+    def _counts(self, text: str, score: float) -> bool:
+        return bool(text.strip()) and score >= self.settings.min_score
 
     def _read_lines(self, lines: Sequence[Line]) -> list[Reading]:
         settings = self.settings
-        readings = self._first.read([line.strip for line in lines], settings.lines_at_once)
+        strips = [line.strip for line in lines]
+        readings = self._first.read(strips, settings.lines_at_once)
+        either = [
+            index for index, line in enumerate(lines) if line.either_way and readings[index][1] < settings.turn_below
+        ]
+        turned = [strips[index][::-1, ::-1] for index in either]
+        for index, strip, other in zip(either, turned, self._first.read(turned, settings.lines_at_once), strict=True):
+            if other[1] > readings[index][1]:
+                readings[index], strips[index] = other, strip
         if self._second is None:
             return readings
         for index, (text, score) in enumerate(readings):
             if settings.min_score <= score < settings.reread_below and len(text) >= settings.reread_chars:
                 # One by one: its results in a batch differ in the last digits, and doubtful lines are few.
-                (readings[index],) = self._second.read([lines[index].strip], 1)
+                (readings[index],) = self._second.read([strips[index]], 1)
         return readings
 
 

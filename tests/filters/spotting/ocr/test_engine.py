@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
@@ -30,6 +32,17 @@ def page(*lines: tuple[tuple[int, int], int, str]) -> Picture:
     file = io.BytesIO()
     image.save(file, "PNG")
     return decode_picture(file.getvalue(), PictureLimits())
+
+
+def bent(text: str, over: bool) -> Picture:
+    """A picture with a text over the upper half of a circle, or under the lower half."""
+    line = page(((60, 200), 44, text)).pixels[190:260, 50:590]
+    down, across = np.mgrid[:480, :640].astype(np.float32)
+    distance, angle = np.hypot(across - 320, down - 240), np.arctan2(across - 320, (240 - down) * (1 if over else -1))
+    x = (angle / 2.8 + 0.5) * line.shape[1]
+    y = (215 - distance) if over else (distance - 145)
+    pixels = cv2.remap(line, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
+    return replace(page(), pixels=pixels.astype(np.uint8))
 
 
 def sample() -> list[Picture]:
@@ -85,6 +98,29 @@ def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
         assert engine.read(found) == alone
     finally:
         engine.settings = SpotterSettings()
+
+
+@pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])
+def test_text_that_was_turned_is_read_either_way(engine: Engine, turns: int) -> None:
+    picture = page(((100, 200), 36, "Carlsberg brewery"))
+    turned = replace(picture, pixels=np.ascontiguousarray(np.rot90(picture.pixels, turns)), width=480, height=640)
+    (lines,) = engine.read([engine.find(turned)])
+    assert [text.replace(" ", "") for text in texts(lines)] == ["Carlsbergbrewery"]
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["over a circle", "under it"])
+def test_text_along_an_arc_is_unrolled(engine: Engine, over: bool) -> None:
+    picture = bent("COPENHAGEN BREWERY", over)
+    (lines,) = engine.read([engine.find(picture)])
+    assert "".join(texts(lines)).replace(" ", "") == "COPENHAGENBREWERY"
+    xs = [x for x, _ in lines[0].box]
+    assert min(xs) < 200 and max(xs) > 440, "the box is that of the whole arc"
+
+
+def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
+    letters = [((300, 20 + 70 * index), 56, letter) for index, letter in enumerate("HOTELS")]
+    (lines,) = engine.read([engine.find(page(*letters))])
+    assert "HOTELS" in texts(lines)
 
 
 def test_an_image_without_text_has_no_lines(engine: Engine) -> None:
