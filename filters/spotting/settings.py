@@ -9,6 +9,7 @@ from filters.spotting.pictures import PictureLimits
 from filters.spotting.weights import ModelSize
 
 EngineName = Literal["onnxruntime", "paddle"]
+Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
 
 
@@ -44,6 +45,9 @@ class SpotterSettings:
     """What runs PaddleOCR's models: ONNX Runtime, or paddlepaddle where that is installed."""
     model: ModelSize = "tiny"
     """Size of the PP-OCRv6 detector and recogniser (ONNX Runtime only)."""
+    alphabet: Alphabet = "latin"
+    """The characters that lines are read as (ONNX Runtime only): `latin` saves time; `all` reads Chinese, Japanese and
+    Greek too, which English captions have no use for."""
     reread: ModelSize | None = "small"
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
     reread_below: float = 0.85
@@ -75,8 +79,9 @@ class SpotterSettings:
     """Detector: how far a box is grown beyond its text pixels, as a share of area by perimeter."""
     min_score: float = 0.5
     """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
-    limits: PictureLimits = field(default_factory=PictureLimits)
-    """How large a picture may be."""
+    limits: PictureLimits = field(default_factory=lambda: PictureLimits(decode_side=512))
+    """How large a picture may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
+    large enough to be found is large enough to be read there, too."""
     recycle_after: int = 5000
     """The OCR process is replaced after this many pictures, because OCR engines leak."""
     recycle_rss_mib: int = 2048
@@ -106,6 +111,7 @@ class SpotterSettings:
         for name, value, choices in (
             ("engine", self.engine, ("onnxruntime", "paddle")),
             ("model", self.model, ("small", "tiny")),
+            ("alphabet", self.alphabet, ("latin", "all")),
             ("reread", self.reread, ("small", "tiny", None)),
         ):
             if value not in choices:

@@ -46,8 +46,8 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
     height, width = (max(STRIDE, round(int(side * ratio) / STRIDE) * STRIDE) for side in (height, width))
     resized = pixels if pixels.shape[:2] == (height, width) else cv2.resize(pixels, (width, height))
     planes = np.empty((1, 3, height, width), np.float32)
-    for channel in range(3):
-        np.multiply(resized[..., channel], _SCALE[channel], out=planes[0, channel], dtype=np.float32)
+    for channel, samples in enumerate(cv2.split(resized)):
+        np.multiply(samples, _SCALE[channel], out=planes[0, channel], dtype=np.float32)
         planes[0, channel] += _SHIFT[channel]
     return planes
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 
+from filters.spotting.ocr.alphabets import load_recogniser
 from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
 from filters.spotting.ocr.columns import read_columns
 from filters.spotting.ocr.detection import (
@@ -23,7 +24,7 @@ from filters.spotting.ocr.detection import (
     text_box,
 )
 from filters.spotting.ocr.lines import cut_line, to_strip
-from filters.spotting.ocr.networks import Network, alphabet_of
+from filters.spotting.ocr.networks import Network
 from filters.spotting.ocr.recognition import Reading, read_strips
 from filters.spotting.pictures import Picture
 from filters.spotting.settings import Box, Spotted, SpotterSettings
@@ -52,7 +53,8 @@ class Engine:
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
         self.settings = settings
-        self._detect = Network(find_models(settings.model, settings.models).detection)
+        detector = find_models(settings.model, settings.models).detection / "inference.onnx"
+        self._detect = Network(detector.read_bytes())
         self._first = _Recogniser(settings.model, settings)
         second = settings.second_reader
         self._second = _Recogniser(second, settings) if second else None
@@ -120,8 +122,8 @@ class Engine:
 
 class _Recogniser:
     def __init__(self, size: ModelSize, settings: SpotterSettings) -> None:
-        folder = find_models(size, settings.models).recognition
-        self._network, self._alphabet = Network(folder), alphabet_of(folder)
+        model, self._alphabet = load_recogniser(find_models(size, settings.models).recognition, settings.alphabet)
+        self._network = Network(model)
 
     def read(self, strips: Sequence[Pixels], batch: int) -> list[Reading]:
         return read_strips(strips, self._network, self._alphabet, batch)

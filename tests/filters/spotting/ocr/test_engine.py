@@ -66,7 +66,7 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
     from filters.spotting.ocr.paddle import PaddleEngine
 
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
-    settings = SpotterSettings(reread=None)
+    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)
     ours, reference = Engine(settings), PaddleEngine(settings)
     read = 0
     for picture in (*PAGES, *sample()):
