@@ -8,7 +8,8 @@ from typing import Literal
 from filters.spotting.pictures import PictureLimits
 from filters.spotting.weights import ModelSize
 
-EngineName = Literal["onnxruntime", "paddle"]
+EngineName = Literal["onnxruntime", "openvino", "cuda", "paddle"]
+Precision = Literal["auto", "bf16", "f32"]
 Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
 
@@ -42,11 +43,16 @@ class SpotterSettings:
     """How to read pictures."""
 
     engine: EngineName = "onnxruntime"
-    """What runs PaddleOCR's models: ONNX Runtime, or paddlepaddle where that is installed."""
+    """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (extra `ocr-openvino`), faster where the
+    processor has bf16; `cuda`, ONNX Runtime on an accelerator with onnxruntime-gpu, which nobody has tried yet; or
+    PaddleOCR's own pipeline where paddlepaddle is installed."""
+    precision: Precision = "auto"
+    """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
+    AMX. Its workers must have it, too; all other engines compute in f32."""
     model: ModelSize = "tiny"
-    """Size of the PP-OCRv6 detector and recogniser (ONNX Runtime only)."""
+    """Size of the PP-OCRv6 detector and recogniser (not of `paddle`)."""
     alphabet: Alphabet = "latin"
-    """The characters that lines are read as (ONNX Runtime only): `latin` saves time; `all` reads Chinese, Japanese and
+    """The characters that lines are read as (not of `paddle`): `latin` saves time; `all` reads Chinese, Japanese and
     Greek too, which English captions have no use for."""
     reread: ModelSize | None = "small"
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
@@ -109,7 +115,8 @@ class SpotterSettings:
 
     def __post_init__(self) -> None:
         for name, value, choices in (
-            ("engine", self.engine, ("onnxruntime", "paddle")),
+            ("engine", self.engine, ("onnxruntime", "openvino", "cuda", "paddle")),
+            ("precision", self.precision, ("auto", "bf16", "f32") if self.engine == "openvino" else ("auto", "f32")),
             ("model", self.model, ("small", "tiny")),
             ("alphabet", self.alphabet, ("latin", "all")),
             ("reread", self.reread, ("small", "tiny", None)),

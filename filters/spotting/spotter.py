@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from filters.spotting.child import Child, ChildDied, ChildTimeout
 from filters.spotting.pictures import BadPicture, BadPictureReason
+from filters.spotting.precision import resolved
 from filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
 from filters.spotting.weights import find_models, fingerprint
 
@@ -22,6 +23,8 @@ PROCESSING: Final = "2"
 """Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own."""
 _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
     "onnxruntime": {"onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino"},
+    "cuda": {"onnxruntime-gpu": "onnxruntime"},
     "paddle": {"paddleocr": "paddleocr", "paddlex": "paddlex", "paddlepaddle": "paddle"},
 }
 """Engine -> the packages that decide what it reads, each with a module of it."""
@@ -41,7 +44,7 @@ class TextSpotter:
     """
 
     def __init__(self, settings: SpotterSettings | None = None) -> None:
-        self.settings = settings or SpotterSettings()
+        self.settings = resolved(settings or SpotterSettings())
         self._child: Child | None = None
         self._lock = threading.Lock()
         self._lost_in_a_row = 0
@@ -84,8 +87,8 @@ class TextSpotter:
         MB)."""
         settings = self.settings
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
-        if settings.engine == "onnxruntime":
-            facts["processing"] = PROCESSING
+        if settings.engine != "paddle":
+            facts |= {"processing": PROCESSING, "precision": settings.precision}
         for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
         for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):

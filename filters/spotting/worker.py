@@ -129,9 +129,9 @@ def _load(settings: SpotterSettings) -> Reader:
         from filters.spotting.ocr.paddle import PaddleEngine
 
         return PaddleEngine(settings)
-    from filters.spotting.ocr.engine import Engine
+    from filters.spotting.ocr.engine import BatchedEngine, Engine
 
-    return Engine(settings)
+    return BatchedEngine(settings) if settings.engine == "cuda" else Engine(settings)
 
 
 def _follow_parent(parent: int) -> None:

@@ -159,12 +159,13 @@ class SpottingAnnotation(GenerationAnnotator):
     def stage(self) -> SpottingStage:
         settings, work = self.settings, self.work
         at_hand = pictures_at_hand(work.layout, work.plan.pictures)
-        known = work.models[self.name] = TextSpotter(settings.spotter).provenance() if at_hand else {}
+        spotter = TextSpotter(settings.spotter)
+        known = work.models[self.name] = spotter.provenance() if at_hand else {}
         return SpottingStage(
             work.layout,
             settings.dataset,
-            fingerprint_of(known, asdict(settings.spotter)),
-            settings.spotter,
+            fingerprint_of(known, asdict(spotter.settings)),
+            spotter.settings,
             survivors_of(settings),
         )
 

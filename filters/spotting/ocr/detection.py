@@ -52,6 +52,13 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
     return planes
 
 
+def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
+    """Shapes of `detector_input` for images that were reduced and are at most twice as long as wide."""
+    longest = max(STRIDE, round(limit_side / STRIDE) * STRIDE)
+    others = range(-(-longest // 2 // STRIDE) * STRIDE, longest + 1, STRIDE)
+    return {(1, 3, *sides) for other in others for sides in ((longest, other), (other, longest))}
+
+
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
     """The outlines of the patches of text pixels in a map (height, width): each int32 (points, 1, 2)."""
     mask = (probabilities > threshold).astype(np.uint8)

@@ -5,7 +5,7 @@ A line is padded to one of the widths of `WIDTHS`, never to its neighbours': wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -25,7 +25,7 @@ WIDTHS: Final = (
     *range(2048, MAX_WIDTH, 384),
     MAX_WIDTH,
 )
-"""Widths that lines are padded to, in pixels; a fifth more than a line needs at most. Few, for every shape that a
+"""Widths that lines are padded to, in pixels. They are few, and the sizes of batches powers of two: every shape that a
 network meets may cost memory."""
 SCORE_DIGITS: Final = 5
 """Digits that are kept of scores: the last of a float32 depend on the processor."""
@@ -40,15 +40,14 @@ def read_strips(
         strips: lines of any images.
         network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0 the blank of CTC.
         alphabet: the characters of the classes from 1 on.
-        batch: most lines that it is given at once.
+        batch: most lines that it is given at once, rounded down to a power of two.
     """
     readings: list[Reading] = [("", 0.0)] * len(strips)
     by_width: dict[int, list[int]] = {}
     for index, strip in enumerate(strips):
         by_width.setdefault(padded_width(strip.shape[1]), []).append(index)
     for width, indices in by_width.items():
-        for start in range(0, len(indices), batch):
-            some = indices[start : start + batch]
+        for some in _powers_of_two(indices, batch):
             probabilities = network(_padded([strips[index] for index in some], width))
             for index, one in zip(some, probabilities, strict=True):
                 readings[index] = decode(one, alphabet)
@@ -77,6 +76,15 @@ def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
     chosen = classes[steps]
     score = round(float(probabilities[steps, chosen].mean()), SCORE_DIGITS)
     return "".join([alphabet[index - 1] for index in chosen]), score
+
+
+def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    size = 1 << (most.bit_length() - 1)
+    while indices:
+        while size > len(indices):
+            size //= 2
+        yield indices[:size]
+        indices = indices[size:]
 
 
 def _padded(strips: Sequence[Pixels], width: int) -> Floats:

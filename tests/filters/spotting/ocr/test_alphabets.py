@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from filters.spotting.ocr.alphabets import load_recogniser
-from filters.spotting.ocr.networks import Network
+from filters.spotting.ocr.networks import load_network
+from filters.spotting.settings import SpotterSettings
 from filters.spotting.weights import find_models
 
 
@@ -28,9 +29,11 @@ def test_probabilities_are_those_of_all_classes_made_to_sum_to_one(folder: Path)
     cut, kept = load_recogniser(folder, "latin")
     assert len(cut) < 0.6 * len(whole)
     lines = np.random.default_rng(0).uniform(-1, 1, (2, 3, 48, 96)).astype(np.float32)
-    expected = Network(whole)(lines)[..., [0, *(known.index(character) + 1 for character in kept)]]
+    expected = load_network(whole, SpotterSettings())(lines)[
+        ..., [0, *(known.index(character) + 1 for character in kept)]
+    ]
     expected /= expected.sum(axis=-1, keepdims=True)
-    assert Network(cut)(lines) == pytest.approx(expected, abs=1e-5)
+    assert load_network(cut, SpotterSettings())(lines) == pytest.approx(expected, abs=1e-5)
 
 
 def test_files_of_another_kind_are_named(folder: Path, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from filters.spotting.ocr import recognition
-from filters.spotting.ocr.engine import Engine
+from filters.spotting.ocr.engine import BatchedEngine, Engine
 from filters.spotting.pictures import Picture, PictureLimits, decode_picture
-from filters.spotting.settings import Spotted, SpotterSettings
+from filters.spotting.precision import has_bf16
+from filters.spotting.settings import Precision, Spotted, SpotterSettings
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "pictures"
 WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
@@ -98,6 +99,27 @@ def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
         assert engine.read(found) == alone
     finally:
         engine.settings = SpotterSettings()
+
+
+def test_an_accelerators_batches_of_images_change_nothing(engine: Engine) -> None:
+    pictures = [*PAGES, *sample()]
+    batched = BatchedEngine(SpotterSettings())
+    given = batched.read([batched.find(picture) for picture in pictures])
+    assert given == engine.read([engine.find(picture) for picture in pictures])
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> None:
+    """And its results depend on no neighbour either."""
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[ocr-openvino]'")
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this processor has no bf16")
+    other = Engine(SpotterSettings(engine="openvino", precision=precision))
+    found = [other.find(picture) for picture in PAGES]
+    given = other.read(found)
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+    assert [other.read([lines])[0] for lines in found] == given
+    assert other.read(found[::-1])[::-1] == given
 
 
 @pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])

@@ -49,5 +49,5 @@ def test_lines_are_batched_by_width_and_come_back_in_order() -> None:
     grey_and_width = [(1, 30), (2, 200), (3, 20), (1, 32), (2, 210), (3, 31)]
     strips = [np.full((HEIGHT, width, 3), grey, np.uint8) for grey, width in grey_and_width]
     assert [text for text, _ in read_strips(strips, network, "abc", 3)] == list("abcabc")
-    assert sorted(shapes) == [(1, 3, HEIGHT, 32), (2, 3, HEIGHT, 224), (3, 3, HEIGHT, 32)]
+    assert sorted(shapes) == [(2, 3, HEIGHT, 32), (2, 3, HEIGHT, 32), (2, 3, HEIGHT, 224)]
     assert read_strips([], network, "abc", 3) == []
