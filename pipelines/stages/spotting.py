@@ -182,8 +182,9 @@ class SpottingAnnotation(GenerationAnnotator):
         return bool(record["downloads"] == self._downloads.get(unit))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        known = any(record["fingerprint"] == stage.fingerprint for record in records)
-        if not known or self.work.engine.seconds.get(STAGE):
+        if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):
+            return f"{outdated} of {of} units were read by another version, engine or setting; they are read anew"
+        if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
             f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are "
