@@ -53,10 +53,9 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
 
 
 def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
-    """Shapes of `detector_input` for images that were reduced and are at most twice as long as wide."""
-    longest = max(STRIDE, round(limit_side / STRIDE) * STRIDE)
-    others = range(-(-longest // 2 // STRIDE) * STRIDE, longest + 1, STRIDE)
-    return {(1, 3, *sides) for other in others for sides in ((longest, other), (other, longest))}
+    """Shapes of `detector_input` for reduced images of 1:1, 4:3 and 3:2, either way up."""
+    sides = [max(STRIDE, round(limit_side * share / STRIDE) * STRIDE) for share in (1, 3 / 4, 2 / 3)]
+    return {(1, 3, *pair) for side in sides for pair in ((sides[0], side), (side, sides[0]))}
 
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from filters.spotting.ocr.detection import (
+    common_shapes,
     detector_input,
     find_contours,
     in_image,
@@ -27,6 +28,12 @@ from filters.spotting.settings import SpotterSettings
 )
 def test_sides_are_multiples_of_the_stride(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert detector_input(np.zeros((*size, 3), np.uint8), 384).shape == (1, 3, *expected)
+
+
+def test_common_shapes_are_those_of_common_images() -> None:
+    for size in ((512, 512), (600, 800), (640, 480), (800, 533), (1000, 1500)):
+        assert detector_input(np.zeros((*size, 3), np.uint8), 384).shape in common_shapes(384)
+    assert len(common_shapes(384)) == 5
 
 
 def test_channels_are_normalised_each_by_its_own() -> None:
