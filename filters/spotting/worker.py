@@ -129,9 +129,9 @@ def _load(settings: SpotterSettings) -> Reader:
         from filters.spotting.ocr.paddle import PaddleEngine
 
         return PaddleEngine(settings)
-    from filters.spotting.ocr.engine import BatchedEngine, Engine
+    from filters.spotting.ocr import engine
 
-    return BatchedEngine(settings) if settings.engine == "cuda" else Engine(settings)
+    return engine.BatchedEngine(settings) if settings.engine == "cuda" else engine.Engine(settings)
 
 
 def _follow_parent(parent: int) -> None:
