@@ -61,7 +61,7 @@ PIP := $(PY) -m pip --disable-pip-version-check --no-input
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
 CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy examples tests setup.py open_diht.py docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
-BENCHES = captions verifier spotting overlap_false_positives dedup download
+BENCHES = captions verifier spotting text_shapes overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper
 TRAIN_BENCHES = losses train_step checkpoints loader
 # OCR is set up unless the stages asked for do without it.

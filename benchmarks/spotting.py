@@ -1,15 +1,18 @@
-"""Pictures per core-second of our text spotter against PaddleOCR with its default settings, at equal decisions.
+"""Images per core-second of our text spotter against PaddleOCR and faster-paddle with their defaults, and decisions.
 
-    python benchmarks/spotting.py [--pictures DIR] [--repeats 3]
+    python benchmarks/spotting.py [--pictures DIR] [--repeats 3] [--enlarge] [--sides ...]
 
-Both sides read the same files on one core with PaddleOCR 3.7, ONNX Runtime and PP-OCRv6 weights. The defaults: full
-resolution (`min`, 64), recognition in batches of 6, the small models (the largest at hand). The orientation and
-unwarping models are off on both sides: their weights are in no package, and the defaults would be slower with them.
+All sides read the same files on one core. PaddleOCR's defaults: full resolution (`min`, 64), recognition in batches of
+6, the small models (the largest at hand), ONNX Runtime. Its orientation and unwarping models are off: their weights are
+in no package, and the defaults would be slower with them. `PaddleOCR, our sizes` is its pipeline with our settings, as
+our spotter was until version 2 of its processing, without the second reading.
 
 Each run is a process of its own, the sides take turns, and the table has the median. CPU time counts the decoding of
-the files and the reading, of all processes and threads of a side; the loading of the models is left out. A decision is
-whether the picture's caption overlaps its text. Captions come from `manifest.tsv` beside the folder (columns
-image_path, caption); a picture without one is compared with what the defaults read in it.
+the files and the reading, of all processes and threads of a side; the loading of the models and a first pass over some
+images are left out. Images with text are those in which the reference reads a line of three letters; the mix is as many
+with as without. `--enlarge` reads them at 1,000 to 1,600 pixels. A decision is whether the image's caption overlaps
+its text. Captions come from `manifest.tsv` beside the folder (columns image_path, caption); an image without one is
+compared with what the reference reads in it.
 """
 
 from __future__ import annotations
@@ -20,14 +23,20 @@ import json
 import os
 import random
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,6 +44,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
 from common.image_formats import EXTENSIONS  # noqa: E402
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
+from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture  # noqa: E402
+from filters.spotting.precision import resolved  # noqa: E402
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
 from filters.spotting.weights import ModelSize, find_models  # noqa: E402
 
@@ -44,7 +55,21 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 Strings = list[list[SpottedText]]
 
 
-def read_with_defaults(files: Sequence[Path], size: ModelSize) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Side:
+    """Something that reads, warmed up."""
+
+    read: Callable[[Sequence[Path]], Strings]
+    clock: Callable[[], float] = time.process_time
+    """CPU time of all of its processes, in seconds."""
+    peak: Callable[[], float] = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """Resident memory of all of its processes, in MiB."""
+    warm: int | None = 8
+    """How many images it reads before it is measured; None: all, where shapes are compiled as they come."""
+
+
+@contextmanager
+def paddle_defaults(size: ModelSize) -> Iterator[Side]:
     """PaddleOCR as its documentation starts it, but with local weights and one thread."""
     import cv2
     from paddleocr import PaddleOCR
@@ -63,36 +88,69 @@ def read_with_defaults(files: Sequence[Path], size: ModelSize) -> dict[str, Any]
         use_doc_unwarping=False,
         use_textline_orientation=False,
     )
-    ocr.predict(str(files[0]))  # the first call allocates
-    strings: Strings = []
-    start = time.process_time()
-    for file in files:
-        (result,) = ocr.predict(str(file))
-        strings.append(list(zip(result["rec_texts"], map(float, result["rec_scores"]), strict=True)))
-    return {
-        "cpu_s": time.process_time() - start,
-        "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-        "strings": strings,
-    }
+
+    def read(files: Sequence[Path]) -> Strings:
+        results = [ocr.predict(str(file))[0] for file in files]
+        return [list(zip(one["rec_texts"], map(float, one["rec_scores"]), strict=True)) for one in results]
+
+    yield Side(read)
 
 
-def read_with_ours(files: Sequence[Path], settings: SpotterSettings) -> dict[str, Any]:
+@contextmanager
+def paddle_our_sizes() -> Iterator[Side]:
+    from filters.spotting.ocr.paddle import PaddleEngine
+
+    engine = PaddleEngine(SpotterSettings())
+
+    def read_one(file: Path) -> list[SpottedText]:
+        try:
+            picture = decode_picture(file.read_bytes(), PictureLimits())
+        except BadPicture:
+            return []
+        ((*lines,),) = engine.read([engine.find(picture)])
+        return [(line.text, line.score) for line in lines]
+
+    def read(files: Sequence[Path]) -> Strings:
+        return [read_one(file) for file in files]
+
+    yield Side(read)
+
+
+@contextmanager
+def faster_paddle() -> Iterator[Side]:
+    import faster_paddle as peer
+
+    engine = peer.OcrEngine(model_size="tiny", threads=1)
+
+    def read(files: Sequence[Path]) -> Strings:
+        results = engine.ocr_batch([file.read_bytes() for file in files])
+        return [[(line["text"], line["confidence"]) for line in one["bounds"].values()] for one in results]
+
+    yield Side(read)
+
+
+@contextmanager
+def ours(settings: SpotterSettings) -> Iterator[Side]:
     """TextSpotter as a pipeline uses it: this process, the pipe and the OCR process."""
     with TextSpotter(settings) as spotter:
-        list(spotter.spot([files[0].read_bytes()]))
         pid = spotter.pid
         assert pid is not None
-        start = time.process_time() + cpu_seconds(pid)
-        results = list(spotter.spot(file.read_bytes() for file in files))
-        cpu = time.process_time() + cpu_seconds(pid) - start
-        if spotter.pid != pid:
-            raise RuntimeError("the OCR process was replaced during the run; its CPU time is lost: give fewer pictures")
-        peak = peak_rss_mib(pid) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    strings = [
-        [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
-        for result in results
-    ]
-    return {"cpu_s": cpu, "rss_mib": peak, "strings": strings}
+
+        def read(files: Sequence[Path]) -> Strings:
+            results = list(spotter.spot(file.read_bytes() for file in files))
+            if spotter.pid != pid:
+                raise RuntimeError("the OCR process was replaced, its CPU time is lost: give fewer pictures")
+            return [
+                [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
+                for result in results
+            ]
+
+        def peak() -> float:
+            return peak_rss_mib(pid) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+        yield Side(
+            read, lambda: time.process_time() + cpu_seconds(pid), peak, None if settings.engine == "openvino" else 8
+        )
 
 
 def cpu_seconds(pid: int) -> float:
@@ -107,22 +165,38 @@ def peak_rss_mib(pid: int) -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-SIDES = {
-    "PaddleOCR defaults, small": lambda files: read_with_defaults(files, "small"),
-    "PaddleOCR defaults, tiny": lambda files: read_with_defaults(files, "tiny"),
-    "ours": lambda files: read_with_ours(files, SpotterSettings()),
-    "ours, tiny only": lambda files: read_with_ours(files, SpotterSettings(reread=None)),
-    "ours, small only": lambda files: read_with_ours(files, SpotterSettings(model="small")),
+SIDES: dict[str, Callable[[], AbstractContextManager[Side]]] = {
+    "PaddleOCR defaults, small": lambda: paddle_defaults("small"),
+    "PaddleOCR defaults, tiny": lambda: paddle_defaults("tiny"),
+    "PaddleOCR, our sizes": paddle_our_sizes,
+    "faster-paddle, tiny": faster_paddle,
+    "ours": lambda: ours(SpotterSettings()),
+    "ours, OpenVINO": lambda: ours(SpotterSettings(engine="openvino")),
+    "ours, OpenVINO f32": lambda: ours(SpotterSettings(engine="openvino", precision="f32")),
+    "ours, tiny only": lambda: ours(SpotterSettings(reread=None)),
+    "ours, small only": lambda: ours(SpotterSettings(model="small")),
 }
 REFERENCE = "PaddleOCR defaults, small"
 
 
-def run_side(name: str, files: Sequence[Path]) -> dict[str, Any]:
-    """One side in a process of its own."""
-    command = [sys.executable, __file__, "--side", name]
+def measure(name: str, groups: dict[str, list[str]]) -> dict[str, Any]:
+    """One side over each group of files."""
+    cost, strings = {}, {}
+    with SIDES[name]() as side:
+        for group, names in groups.items():
+            files = [Path(file) for file in names]
+            side.read(files[: side.warm])
+            start = side.clock()
+            strings[group] = side.read(files)
+            cost[group] = side.clock() - start
+        return {"cpu_s": cost, "rss_mib": side.peak(), "strings": strings}
+
+
+def run_side(name: str, groups: dict[str, list[Path]]) -> dict[str, Any]:
+    """`measure` in a process of its own."""
     done = subprocess.run(
-        command,
-        input="\n".join(map(str, files)),
+        [sys.executable, __file__, "--side", name],
+        input=json.dumps(groups, default=str),
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -130,6 +204,14 @@ def run_side(name: str, files: Sequence[Path]) -> dict[str, Any]:
     )
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])  # PaddleX prints before it
     return answer
+
+
+def processor() -> str:
+    """Its name and what of it the networks' kernels ask for."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    facts = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in lines}
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    return f"{facts['model name']}: {', '.join(flag for flag in wanted if flag in facts['flags'].split())}"
 
 
 def readable(folder: Path) -> list[Path]:
@@ -154,13 +236,13 @@ def made_pictures(folder: Path) -> list[Path]:
 
 
 def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
-    """File name -> its captions, by the manifest beside the folder; nothing where there is none."""
+    """Stem of a file's name -> its captions, by the manifest beside the folder; nothing where there is none."""
     manifest = files[0].parent.parent / "manifest.tsv"
     captions: dict[str, list[str]] = {}
     if manifest.is_file():
         with manifest.open(encoding="utf-8", newline="") as file:
             for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE):
-                captions.setdefault(Path(row["image_path"]).name, []).append(row["caption"])
+                captions.setdefault(Path(row["image_path"]).stem, []).append(row["caption"])
     return captions
 
 
@@ -170,31 +252,70 @@ def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule:
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
         own = [" ".join(text for text, score in known if score >= rule.min_score)]
-        for caption in captions.get(file.name, own):
+        for caption in captions.get(file.stem, own):
             pairs = [(text, score) for text, score in found]
             dropped.append(overlap(caption, pairs, rule).length >= rule.min_chars)
     return dropped
 
 
-def report(files: Sequence[Path], runs: dict[str, list[dict[str, Any]]]) -> None:
-    reference = runs[REFERENCE][0]["strings"]
-    cost = {name: statistics.median(run["cpu_s"] for run in side) for name, side in runs.items()}
-    print(
-        f"\n{len(files)} pictures, {len(runs[REFERENCE])} runs a side, one core, CPU time without loading the models\n"
-    )
-    print("| side | pictures per core-second | ratio | equal, plain rule | equal, our rule | peak RSS |")
-    print("|---|---|---|---|---|---|")
+def report(groups: dict[str, list[Path]], runs: dict[str, list[dict[str, Any]]]) -> None:
+    files = [file for some in groups.values() for file in some]
+    reference = joined(runs[REFERENCE][0]["strings"])
+    counts = ", ".join(f"{len(some)} {group}" for group, some in groups.items())
+    precision = resolved(SpotterSettings(engine="openvino")).precision
+    print(f"\n{counts}; {len(runs[REFERENCE])} runs a side, one core, CPU time without loading the models")
+    print(f"{processor()}; ONNX Runtime and PaddleOCR in f32, OpenVINO in {precision} unless said otherwise\n")
+    print("| side | " + " | ".join(f"ms, {group}" for group in groups) + " | images per core-second of the mix | ratio "
+          "| equal, plain rule | equal, our rule | peak RSS |")  # fmt: skip
+    print("|---" * (len(groups) + 6) + "|")
+    mixed = {}
     for name, side in runs.items():
+        cost = {
+            group: 1e3 * statistics.median(run["cpu_s"][group] for run in side) / len(some)
+            for group, some in groups.items()
+        }
+        mixed[name] = statistics.mean(cost.values())
         equal = []
         for rule in (PAPER, TOLERANT):
-            expected, given = (
-                decisions(files, strings, reference, rule) for strings in (reference, side[0]["strings"])
-            )
+            given = decisions(files, joined(side[0]["strings"]), reference, rule)
+            expected = decisions(files, reference, reference, rule)
             same = sum(a == b for a, b in zip(expected, given, strict=True))
             equal.append(f"{same} of {len(expected)} ({sum(given)} dropped)")
         memory = max(run["rss_mib"] for run in side)
-        ratio = cost[REFERENCE] / cost[name]
-        print(f"| {name} | {len(files) / cost[name]:.1f} | {ratio:.2f} | {equal[0]} | {equal[1]} | {memory:.0f} MiB |")
+        shown = " | ".join(f"{value:.1f}" for value in cost.values())
+        ratio = mixed[REFERENCE] / mixed[name]
+        print(f"| {name} | {shown} | {1e3 / mixed[name]:.1f} | {ratio:.2f} | {' | '.join(equal)} | {memory:.0f} MiB |")
+
+
+def joined(strings: dict[str, Strings]) -> Strings:
+    return [one for some in strings.values() for one in some]
+
+
+def split(files: Sequence[Path], side: str = REFERENCE) -> dict[str, list[Path]]:
+    """Files without and with text, as a side sees it."""
+    (strings,) = run_side(side, {"all": list(files)})["strings"].values()
+    groups: dict[str, list[Path]] = {"without text": [], "with text": []}
+    for file, lines in zip(files, strings, strict=True):
+        says = any(score >= 0.8 and sum(map(str.isalpha, text)) >= 3 for text, score in lines)
+        groups["with text" if says else "without text"].append(file)
+    return groups
+
+
+def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The images at 1,000 to 1,600 pixels, as JPEG, under their names."""
+    rng = random.Random(5)
+    written = []
+    for file in files:
+        image = Image.open(file).convert("RGB")
+        scale = rng.randint(1000, 1600) / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        written.append(folder / "pictures" / f"{file.stem}.jpg")
+        written[-1].parent.mkdir(exist_ok=True)
+        image.resize(size, Image.Resampling.LANCZOS).save(written[-1], "JPEG", quality=85)
+    manifest = files[0].parent.parent / "manifest.tsv"
+    if manifest.is_file():
+        shutil.copy(manifest, folder)
+    return written
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -203,12 +324,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--pictures", type=Path, help="folder of pictures (default: data/sample/pictures, else made ones)"
     )
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sides", nargs="+", default=[REFERENCE, "ours"], choices=SIDES, help="what to compare")
+    parser.add_argument("--enlarge", action="store_true", help="read them at 1,000 to 1,600 pixels")
+    parser.add_argument("--sides", nargs="+", default=installed(), choices=SIDES, help="what to compare")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.side:
-        files = [Path(line) for line in sys.stdin.read().splitlines()]
-        print(json.dumps(SIDES[options.side](files)))
+        print(json.dumps(measure(options.side, json.load(sys.stdin))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         if options.pictures or SAMPLE.is_dir():
@@ -218,13 +339,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not files:
             print(f"no readable pictures in {options.pictures}", file=sys.stderr)
             return 2
+        groups = split(enlarged(files, Path(folder)) if options.enlarge else files)
+        if not all(groups.values()):
+            print("there must be pictures with text and pictures without", file=sys.stderr)
+            return 2
         names = list(dict.fromkeys([REFERENCE, *options.sides]))
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(options.repeats):
             for name in names:
-                runs[name].append(run_side(name, files))
-        report(files, runs)
+                runs[name].append(run_side(name, groups))
+        report(groups, runs)
     return 0
+
+
+def installed() -> list[str]:
+    """The sides that are compared if none is named: ours, and the peers that are installed."""
+    needs = {"faster-paddle, tiny": "faster_paddle", "ours, OpenVINO": "openvino"}
+    known = ["PaddleOCR, our sizes", *(name for name, module in needs.items() if find_spec(module)), "ours"]
+    return [REFERENCE, *known]
 
 
 if __name__ == "__main__":

@@ -1,18 +1,16 @@
 """Importing a library without the optional giants that it would drag along.
 
 thinc (under spaCy) and modelscope (under PaddleOCR) import torch wherever it is installed, to support what is never
-used here: 0.5 GB of memory and seconds of start-up for every worker process. PaddleX (under PaddleOCR) does so with
-scikit-learn, its SciPy and faiss, after it has asked for their distributions.
+used here: 0.5 GB of memory and seconds of start-up for every worker process.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import Distribution, DistributionFinder
 from types import ModuleType
 from typing import Any
 
@@ -34,18 +32,13 @@ class _Hiding(MetaPathFinder):
         spec: ModuleSpec | None = self._finder.find_spec(fullname, path, target)
         return spec
 
-    def find_distributions(self, context: DistributionFinder.Context) -> Iterable[Distribution]:
-        find = getattr(self._finder, "find_distributions", None)
-        return [] if find is None or context.name in self._names else find(context)
-
     def __getattr__(self, name: str) -> Any:
         return getattr(self._finder, name)
 
 
 @contextmanager
 def without(*names: str) -> Iterator[None]:
-    """Top-level modules and distributions `names` look uninstalled to what is imported in the `with` block; modules
-    that are loaded do not."""
+    """Top-level modules `names` look uninstalled to what is imported in the `with` block, unless they are loaded."""
     finders = sys.meta_path[:]
     sys.meta_path[:] = [_Hiding(finder, names) for finder in finders]
     try:

@@ -18,6 +18,7 @@ from common.fields import Positive, Range, Share
 from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
+from filters.spotting.settings import SpotterSettings
 from filters.spotting.spotter import SpotterError
 from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
@@ -95,6 +96,13 @@ def command_parser(prog: str, description: str) -> Parser:
         type=number(Share),
         default=0.05,
         help="share of dead letters above which the exit status is 1 (default 0.05)",
+    )
+    parser.add_argument(
+        "--ocr-engine",
+        choices=("onnxruntime", "openvino", "cuda"),
+        default="onnxruntime",
+        help="what reads the images: openvino (extra ocr-openvino) is faster where the processor has bf16, cuda wants "
+        "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
     )
     portable = parser.add_argument_group(
         "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
@@ -238,6 +246,7 @@ def settings_of(
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,
         download=_download(options),
+        spotter=SpotterSettings(engine=options.ocr_engine),
         command=tuple(arguments),
         plugins=loaded_plugins(),
     )

@@ -13,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
 from filters.spotting.settings import SpotterSettings
-from filters.spotting.worker import settings_to_json
+from filters.spotting.worker import COUNT, settings_to_json
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
 _STDERR_TAIL: Final = 4000
@@ -57,19 +58,21 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, picture: bytes, timeout_s: float) -> dict[str, Any]:
-        """The child's answer to one picture (see worker.answer). Raises ChildDied, ChildTimeout; the child is gone
-        after either."""
+    def ask(self, pictures: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
+        """The child's answers to some pictures (see worker.answers), within `timeout_s` for all of them. Raises
+        ChildDied, ChildTimeout; the child is gone after either."""
         deadline = time.monotonic() + timeout_s
         try:
-            write_frame(self._requests, picture, deadline)
+            write_frame(self._requests, COUNT.pack(len(pictures)), deadline)
+            for picture in pictures:
+                write_frame(self._requests, picture, deadline)
         except PipeClosed as error:
             raise self._died() from error
         except PipeTimeout as error:
             raise self._timed_out() from error
-        reply = self._receive(deadline)
-        self.served += 1
-        return reply
+        replies: list[dict[str, Any]] = self._receive(deadline)["answers"]
+        self.served += len(pictures)
+        return replies
 
     def close(self) -> None:
         """Ends the process: by end of input, else by SIGKILL. May be called twice."""

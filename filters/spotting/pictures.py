@@ -120,7 +120,7 @@ def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:
         return Image.alpha_composite(white, rgba).convert("RGB")
     if inverted_cmyk:
         image = Image.fromarray(255 - np.asarray(image), "CMYK")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which copies also where nothing is to be done
 
 
 def _from_16_bit(samples: npt.NDArray[np.generic]) -> Image.Image:

@@ -8,7 +8,9 @@ from typing import Literal
 from filters.spotting.pictures import PictureLimits
 from filters.spotting.weights import ModelSize
 
-EngineName = Literal["onnxruntime", "paddle"]
+EngineName = Literal["onnxruntime", "openvino", "cuda", "paddle"]
+Precision = Literal["auto", "bf16", "f32"]
+Alphabet = Literal["latin", "all"]
 Box = tuple[tuple[float, float], ...]
 
 
@@ -41,13 +43,24 @@ class SpotterSettings:
     """How to read pictures."""
 
     engine: EngineName = "onnxruntime"
-    """What runs PaddleOCR's models: ONNX Runtime, or paddlepaddle where that is installed."""
+    """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (extra `ocr-openvino`), faster where the
+    processor has bf16; `cuda`, ONNX Runtime on an accelerator with onnxruntime-gpu, which nobody has tried yet; or
+    PaddleOCR's own pipeline where paddlepaddle is installed."""
+    precision: Precision = "auto"
+    """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
+    AMX. Its workers must have it, too; all other engines compute in f32."""
     model: ModelSize = "tiny"
-    """Size of the PP-OCRv6 detector and recogniser (ONNX Runtime only)."""
+    """Size of the PP-OCRv6 detector and recogniser (not of `paddle`)."""
+    alphabet: Alphabet = "latin"
+    """The characters that lines are read as (not of `paddle`): `latin` saves time; `all` reads Chinese, Japanese and
+    Greek too, which English captions have no use for."""
     reread: ModelSize | None = "small"
     """Size of the recogniser that reads doubtful lines once more; None or the same as `model`: no second reading."""
     reread_below: float = 0.85
     """Lines with a lower score are read once more, and the second reading counts."""
+    turn_below: float = 0.9
+    """Lines that may stand on their heads, taller than wide or along an arc, are read both ways if they have a lower
+    score, and the better reading counts; 0 switches that off."""
     reread_chars: int = 5
     """Lines shorter than this are not read once more: they are too short to overlap a caption anyway."""
     models: str | None = None
@@ -56,6 +69,10 @@ class SpotterSettings:
     """Folder of a Paddle text detector with inference.yml; needed by engine `paddle` only."""
     paddle_recognition: str = ""
     """Folder of a Paddle text recogniser with inference.yml; needed by engine `paddle` only."""
+    batch: int = 32
+    """Images that are handed to the OCR process at a time, which reads their lines together."""
+    lines_at_once: int = 8
+    """Most lines that are read in one go."""
     limit_side: int = 384
     """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the
     decoded resolution. Text 14 pixels high in a picture of 512 to 640 is still found, 10 pixels high in three of four
@@ -68,14 +85,15 @@ class SpotterSettings:
     """Detector: how far a box is grown beyond its text pixels, as a share of area by perimeter."""
     min_score: float = 0.5
     """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
-    limits: PictureLimits = field(default_factory=PictureLimits)
-    """How large a picture may be."""
+    limits: PictureLimits = field(default_factory=lambda: PictureLimits(decode_side=512))
+    """How large a picture may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
+    large enough to be found is large enough to be read there, too."""
     recycle_after: int = 5000
     """The OCR process is replaced after this many pictures, because OCR engines leak."""
     recycle_rss_mib: int = 2048
     """The OCR process is replaced when its resident memory passes this, in MiB."""
     timeout_s: float = 60.0
-    """Longest time for one picture, in seconds; a normal one takes some hundredths."""
+    """Longest time for a picture, and for a batch of them, in seconds; a normal picture takes some hundredths."""
     start_timeout_s: float = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
     attempts: int = 2
@@ -97,16 +115,26 @@ class SpotterSettings:
 
     def __post_init__(self) -> None:
         for name, value, choices in (
-            ("engine", self.engine, ("onnxruntime", "paddle")),
+            ("engine", self.engine, ("onnxruntime", "openvino", "cuda", "paddle")),
+            ("precision", self.precision, ("auto", "bf16", "f32") if self.engine == "openvino" else ("auto", "f32")),
             ("model", self.model, ("small", "tiny")),
+            ("alphabet", self.alphabet, ("latin", "all")),
             ("reread", self.reread, ("small", "tiny", None)),
         ):
             if value not in choices:
                 raise ValueError(f"SpotterSettings.{name} is {value!r}; choose one of {choices}")
-        for name in ("limit_side", "recycle_after", "recycle_rss_mib", "attempts", "crashes_in_a_row"):
+        for name in (
+            "limit_side",
+            "batch",
+            "lines_at_once",
+            "recycle_after",
+            "recycle_rss_mib",
+            "attempts",
+            "crashes_in_a_row",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("min_score", "reread_below", "pixel_threshold", "box_threshold"):
+        for name in ("min_score", "turn_below", "reread_below", "pixel_threshold", "box_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"SpotterSettings.{name} is {getattr(self, name)}; it must lie between 0 and 1")
         for name in ("timeout_s", "start_timeout_s", "unclip_ratio"):

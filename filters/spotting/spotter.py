@@ -5,16 +5,29 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from filters.spotting.child import Child, ChildDied, ChildTimeout
 from filters.spotting.pictures import BadPicture, BadPictureReason
-from filters.spotting.settings import Spotted, SpotterSettings, Spotting
+from filters.spotting.precision import resolved
+from filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
 from filters.spotting.weights import find_models, fingerprint
 
 __all__ = ["BadPicture", "Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter"]
+
+BATCH_BYTES: Final = 32 * 2**20
+"""Pictures of a batch are in memory together: large ones make small batches."""
+PROCESSING: Final = "2"
+"""Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own."""
+_PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
+    "onnxruntime": {"onnxruntime": "onnxruntime"},
+    "openvino": {"openvino": "openvino"},
+    "cuda": {"onnxruntime-gpu": "onnxruntime"},
+    "paddle": {"paddleocr": "paddleocr", "paddlex": "paddlex", "paddlepaddle": "paddle"},
+}
+"""Engine -> the packages that decide what it reads, each with a module of it."""
 
 
 class SpotterError(RuntimeError):
@@ -25,13 +38,13 @@ class TextSpotter:
     """PaddleOCR behind a pipe.
 
     Use it as a context manager, which starts the OCR process and so fails early; or call `spot`, which starts it when
-    needed, and `close`. The process is replaced after `recycle_after` pictures or above `recycle_rss_mib`. Every
-    picture is read by itself: its result depends neither on its neighbours nor on when the process was replaced. May be
-    shared between threads; they take turns.
+    needed, and `close`. The process is replaced after `recycle_after` pictures or above `recycle_rss_mib`. What is read
+    in a picture depends neither on its neighbours nor on when the process was replaced. May be shared between threads;
+    they take turns.
     """
 
     def __init__(self, settings: SpotterSettings | None = None) -> None:
-        self.settings = settings or SpotterSettings()
+        self.settings = resolved(settings or SpotterSettings())
         self._child: Child | None = None
         self._lock = threading.Lock()
         self._lost_in_a_row = 0
@@ -52,14 +65,15 @@ class TextSpotter:
         return self._child.pid if self._child else None
 
     def spot(self, pictures: Iterable[bytes]) -> Iterator[Spotting | BadPicture]:
-        """One result per picture file, in order, lazily: what was read, or why it could not be read.
+        """One result per picture file, in order: what was read, or why it could not be read. Lazily: `batch` pictures
+        are asked for at a time.
 
         Raises `SpotterError` where OCR does not work at all, WeightsMissing where its models are not installed.
         """
-        for picture in pictures:
+        for some in _batches(pictures, min(self.settings.batch, self.settings.recycle_after)):
             with self._lock:
-                result = self._spot_one(picture)
-            yield result
+                results = self._spot_some(some)
+            yield from results
 
     def close(self) -> None:
         """Ends the OCR process. A later `spot` starts another."""
@@ -73,19 +87,35 @@ class TextSpotter:
         MB)."""
         settings = self.settings
         facts = {"engine": settings.engine, "limit_side": str(settings.limit_side)}
-        for package in ("paddleocr", "paddlex", "onnxruntime" if settings.engine == "onnxruntime" else "paddlepaddle"):
+        if settings.engine != "paddle":
+            facts |= {"processing": PROCESSING, "precision": settings.precision}
+        for package in _PACKAGES[settings.engine]:
             facts[package] = importlib.metadata.version(package)
         for role, size in zip(("model", "second_reader"), settings.sizes, strict=False):
             facts[role] = f"PP-OCRv6 {size}"
             facts[f"{role}_sha256"] = fingerprint(find_models(size, settings.models))
         return facts
 
+    def _spot_some(self, pictures: Sequence[bytes]) -> list[Spotting | BadPicture]:
+        """A batch that kills or hangs the process is read picture by picture: only the one to blame is lost."""
+        if len(pictures) > 1:
+            child = self._running()
+            try:
+                replies = child.ask(pictures, self.settings.timeout_s)
+            except (ChildDied, ChildTimeout):
+                self._child = None
+            else:
+                self._lost_in_a_row = 0
+                self._recycle(child)
+                return [_result(reply) for reply in replies]
+        return [self._spot_one(picture) for picture in pictures]
+
     def _spot_one(self, picture: bytes) -> Spotting | BadPicture:
         last: ChildDied | None = None
         for _ in range(self.settings.attempts):
             child = self._running()
             try:
-                reply = child.ask(picture, self.settings.timeout_s)
+                (reply,) = child.ask([picture], self.settings.timeout_s)
             except ChildTimeout as error:
                 self._child = None
                 return BadPicture(BadPictureReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}")
@@ -114,10 +144,8 @@ class TextSpotter:
 
     def _check_installed(self) -> None:
         """Names what is missing before a child process has to fail over it."""
-        needed = ["paddleocr", "onnxruntime" if self.settings.engine == "onnxruntime" else "paddle"]
-        for module in needed:
+        for package, module in _PACKAGES[self.settings.engine].items():
             if importlib.util.find_spec(module) is None:
-                package = "paddlepaddle" if module == "paddle" else module
                 raise SpotterError(
                     f"OCR engine {self.settings.engine!r} needs the package {package}: pip install {package}"
                 )
@@ -128,6 +156,18 @@ class TextSpotter:
         if child.served >= self.settings.recycle_after or child.rss_mib > self.settings.recycle_rss_mib:
             child.close()
             self._child = None
+
+
+def _batches(pictures: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """Up to `most` pictures at a time, and no more of them once they have BATCH_BYTES."""
+    some: list[bytes] = []
+    for picture in pictures:
+        some.append(picture)
+        if len(some) == most or sum(map(len, some)) >= BATCH_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _result(reply: dict[str, Any]) -> Spotting | BadPicture:

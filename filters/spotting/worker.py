@@ -1,9 +1,9 @@
-"""The OCR process: reads a picture from stdin, writes what it says to stdout, until stdin ends.
+"""The OCR process: reads some pictures from stdin, writes what they say to stdout, until stdin ends.
 
 Started by `child.py` as `python -m filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`, and a
-process id. Messages are frames (frames.py): in come the bytes of a picture, out goes JSON. It never outlives its
-parent: it ends when stdin ends, when its parent changes, and, should a picture hang it in native code, by the kernel's
-alarm clock.
+process id. Messages are frames (frames.py): in come a number of pictures and the bytes of each, out goes JSON. It never
+outlives its parent: it ends when stdin ends, when its parent changes, and, should a picture hang it in native code, by
+the kernel's alarm clock.
 """
 
 from __future__ import annotations
@@ -12,19 +12,32 @@ import json
 import math
 import os
 import signal
+import struct
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Protocol
 
 from filters.spotting.frames import PipeClosed, read_frame, write_frame
-from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from filters.spotting.pictures import BadPicture, BadPictureReason, Picture, PictureLimits, decode_picture
 from filters.spotting.settings import Spotted, SpotterSettings
 
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
+COUNT: Final = struct.Struct(">I")
+"""The frame before pictures: how many follow."""
+
+
+class Reader(Protocol):
+    """What an engine does. What it reads in an image depends on that image alone."""
+
+    def find(self, picture: Picture) -> Any:
+        """All that `read` needs of an image."""
+
+    def read(self, found: Sequence[Any]) -> Sequence[list[Spotted]]:
+        """The text lines of each of several images, from top to bottom, in coordinates of the upright originals."""
 
 
 def settings_to_json(settings: SpotterSettings) -> str:
@@ -38,46 +51,87 @@ def settings_from_json(text: str) -> SpotterSettings:
     return SpotterSettings(**{**fields, "limits": PictureLimits(**fields["limits"])})
 
 
-def answer(data: bytes, limits: PictureLimits, read: Callable[[Any], list[Spotted]]) -> dict[str, Any]:
-    """The message for one picture: its lines, or why it has none."""
+def answers(pictures: Iterable[bytes], limits: PictureLimits, engine: Reader) -> list[dict[str, Any]]:
+    """A message for each picture: its lines, or why it has none. Its pixels are gone before the next one is decoded."""
+    found: list[_Found | BadPicture] = [_find(data, limits, engine) for data in pictures]
+    good = [one for one in found if isinstance(one, _Found)]
+    readings = iter(_read([one.lines for one in good], engine))
+    return [_message(one, None if isinstance(one, BadPicture) else next(readings)) for one in found]
+
+
+@dataclass(frozen=True)
+class _Found:
+    lines: Any
+    """As the engine found them."""
+    width: int
+    height: int
+
+
+def _find(data: bytes, limits: PictureLimits, engine: Reader) -> _Found | BadPicture:
     try:
         picture = decode_picture(data, limits)
+        return _Found(engine.find(picture), picture.width, picture.height)
     except BadPicture as bad:
-        return {"bad": bad.reason, "message": bad.message}
-    try:
-        lines = read(picture)
+        return bad
     except MemoryError:
         raise  # the process is in trouble, not the picture: die and be replaced
     except Exception as error:  # whatever a third-party engine raises on one picture must cost that picture only
-        return {"bad": BadPictureReason.OCR_FAILED, "message": f"{type(error).__name__}: {error}"}
-    return {
-        "spotted": [[line.text, line.score, line.box] for line in lines],
-        "width": picture.width,
-        "height": picture.height,
-    }
+        return _failed(error)
+
+
+def _read(found: Sequence[Any], engine: Reader) -> list[list[Spotted] | BadPicture]:
+    try:
+        return list(engine.read(found))
+    except MemoryError:
+        raise
+    except Exception as error:
+        if len(found) == 1:
+            return [_failed(error)]
+        return [reading for one in found for reading in _read([one], engine)]
+
+
+def _failed(error: Exception) -> BadPicture:
+    return BadPicture(BadPictureReason.OCR_FAILED, f"{type(error).__name__}: {error}")
+
+
+def _message(found: _Found | BadPicture, reading: list[Spotted] | BadPicture | None) -> dict[str, Any]:
+    for bad in (found, reading):
+        if isinstance(bad, BadPicture):
+            return {"bad": bad.reason, "message": bad.message}
+    assert isinstance(found, _Found) and isinstance(reading, list)
+    lines = [[line.text, line.score, line.box] for line in reading]
+    return {"spotted": lines, "width": found.width, "height": found.height}
 
 
 def main() -> int:
     """0 when the parent has closed the pipe."""
     settings = settings_from_json(sys.argv[1])
     # Libraries print to stdout; the frames get a descriptor of their own and everything else goes to stderr.
-    requests, answers = os.dup(0), os.dup(1)
+    requests, replied = os.dup(0), os.dup(1)
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _follow_parent(int(sys.argv[2]))
-    from filters.spotting.engine import Engine  # only now: it takes seconds, in which the parent may already have gone
-
-    engine = Engine(settings)
+    engine = _load(settings)  # only now: it takes seconds, in which the parent may already have gone
     try:
-        write_frame(answers, json.dumps({"ready": os.getpid(), "rss_mib": _rss_mib()}).encode())
+        write_frame(replied, json.dumps({"ready": os.getpid(), "rss_mib": _rss_mib()}).encode())
         while True:
-            data = read_frame(requests)
+            (count,) = COUNT.unpack(read_frame(requests))
             signal.alarm(math.ceil(settings.timeout_s) + ALARM_GRACE_S)
-            reply = answer(data, settings.limits, engine.read)
+            replies = answers((read_frame(requests) for _ in range(count)), settings.limits, engine)
             signal.alarm(0)
-            write_frame(answers, json.dumps({**reply, "rss_mib": _rss_mib()}).encode())
+            write_frame(replied, json.dumps({"answers": replies, "rss_mib": _rss_mib()}).encode())
     except PipeClosed:
         return 0
+
+
+def _load(settings: SpotterSettings) -> Reader:
+    if settings.engine == "paddle":
+        from filters.spotting.ocr.paddle import PaddleEngine
+
+        return PaddleEngine(settings)
+    from filters.spotting.ocr import engine
+
+    return engine.BatchedEngine(settings) if settings.engine == "cuda" else engine.Engine(settings)
 
 
 def _follow_parent(parent: int) -> None:

@@ -7,7 +7,8 @@ said of them in a later generation holds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -50,6 +51,10 @@ SCHEMA = pa.schema(
 )
 """One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
 the original; `sha256` and `bytes` are of the picture as stored, null where it is not at hand."""
+
+Asked = tuple[int, bytes | MissingPicture, tuple[int, int] | None]
+"""A row; the file of its picture, or why there is none; width and height of the picture before the download has reduced
+it."""
 
 
 def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
@@ -122,17 +127,25 @@ class SpottingStage(GenerationStage):
         plan = self._plan
         pictures = pictures_of(self.layout, parent, plan.span(parent), plan.picture_rows, self.dataset, ordinals)
         sizes = original_sizes(self.layout, unit)
+        broken: list[UnreadableFile] = []
+
+        def asked() -> Iterator[Asked]:
+            try:
+                for ordinal, picture in pictures:
+                    yield ordinal, picture, sizes.get(ordinal)
+            except UnreadableFile as error:  # the pages of a picture column may be broken where the captions' are not
+                broken.append(error)
+
         rows: list[dict[str, Any]] = []
         done = 0
-        try:
-            for ordinal, picture in pictures:
-                rows.append(read_text(self._spotter, ordinal, picture, sizes.get(ordinal)))
-                done += 1
-                if len(rows) >= BATCH:
-                    out.write(pa.Table.from_pylist(rows, SCHEMA))
-                    rows = []
-                heartbeat.beat(done)
-        except UnreadableFile as error:  # the pages of a picture column may be broken where the captions' are not
+        for row in read_texts(self._spotter, asked()):
+            rows.append(row)
+            done += 1
+            if len(rows) >= BATCH:
+                out.write(pa.Table.from_pylist(rows, SCHEMA))
+                rows = []
+            heartbeat.beat(done)
+        for error in broken:
             rest = ordinals[done:].tolist()
             rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in rest]
         out.write(pa.Table.from_pylist(rows, SCHEMA))
@@ -146,12 +159,13 @@ class SpottingAnnotation(GenerationAnnotator):
     def stage(self) -> SpottingStage:
         settings, work = self.settings, self.work
         at_hand = pictures_at_hand(work.layout, work.plan.pictures)
-        known = work.models[self.name] = TextSpotter(settings.spotter).provenance() if at_hand else {}
+        spotter = TextSpotter(settings.spotter)
+        known = work.models[self.name] = spotter.provenance() if at_hand else {}
         return SpottingStage(
             work.layout,
             settings.dataset,
-            fingerprint_of(known, asdict(settings.spotter)),
-            settings.spotter,
+            fingerprint_of(known, asdict(spotter.settings)),
+            spotter.settings,
             survivors_of(settings),
         )
 
@@ -168,8 +182,9 @@ class SpottingAnnotation(GenerationAnnotator):
         return bool(record["downloads"] == self._downloads.get(unit))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        known = any(record["fingerprint"] == stage.fingerprint for record in records)
-        if not known or self.work.engine.seconds.get(STAGE):
+        if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):
+            return f"{outdated} of {of} units were read by another version, engine or setting; they are read anew"
+        if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
             f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are "
@@ -187,21 +202,30 @@ def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:
     return before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
 
 
-def read_text(
-    spotter: TextSpotter, ordinal: int, picture: bytes | MissingPicture, original: tuple[int, int] | None = None
-) -> dict[str, Any]:
-    """A row of `SCHEMA`: what a picture says, or why it could not be read.
+def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
+    """Rows of `SCHEMA`, in order: what each picture says, or why it could not be read. Few pictures are in memory at a
+    time, as many as the spotter takes in one go."""
+    waiting: deque[tuple[int, MissingPicture | dict[str, Any], tuple[int, int] | None]] = deque()
 
-    Args:
-        spotter: reads it.
-        ordinal: its row.
-        picture: its file, or why there is none.
-        original: width and height of the picture before the download has reduced it.
-    """
-    if isinstance(picture, MissingPicture):
-        return _no_reading(ordinal, picture.reason, picture.message)
-    given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
-    return _reading(ordinal, next(spotter.spot([picture])), original) | given
+    def at_hand() -> Iterator[bytes]:
+        for ordinal, picture, original in asked:
+            if isinstance(picture, MissingPicture):
+                waiting.append((ordinal, picture, original))
+                continue
+            given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+            waiting.append((ordinal, given, original))
+            yield picture
+
+    def absent() -> Iterator[dict[str, Any]]:
+        while waiting and isinstance(missing := waiting[0][1], MissingPicture):
+            yield _no_reading(waiting.popleft()[0], missing.reason, missing.message)
+
+    for result in spotter.spot(at_hand()):
+        yield from absent()
+        ordinal, given, original = waiting.popleft()
+        assert isinstance(given, dict)
+        yield _reading(ordinal, result, original) | given
+    yield from absent()
 
 
 def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, int] | None) -> dict[str, Any]:

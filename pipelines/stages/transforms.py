@@ -38,7 +38,7 @@ from pipelines.stages.captions import identities
 from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
 from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
-from pipelines.stages.spotting import read_text
+from pipelines.stages.spotting import read_texts
 from pipelines.stages.verdicts import NotLookedAt, judge_by_filters
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
@@ -189,7 +189,7 @@ class _Spot(beam.DoFn):
         if kind == "picture":
             images = [image and image["bytes"] for image in images]
         absent = MissingPicture(reason="picture_not_at_hand", message=f"the row has no image in column {self._image!r}")
-        rows = [read_text(self._spotter, 0, absent if image is None else image) for image in images]
+        rows = list(read_texts(self._spotter, ((0, absent if image is None else image, None) for image in images)))
         yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_RECORD))), wanted, _RECORD)
 
     def _wanted(self, table: pa.Table) -> np.ndarray[Any, Any]:

@@ -38,7 +38,7 @@ def state():
 before = state()
 import filters
 for module in pkgutil.walk_packages(filters.__path__, "filters.") if sys.argv[1:] else ():
-    if module.name not in ("filters.spotting.engine", "filters.spotting.worker"):  # the OCR process, which is our own
+    if not module.name.startswith(("filters.spotting.ocr", "filters.spotting.worker")):  # the OCR process is our own
         importlib.import_module(module.name)
 after = state()
 print([name for name in before if before[name] != after[name]])

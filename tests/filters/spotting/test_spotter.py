@@ -17,7 +17,7 @@ from PIL import Image
 
 from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits
 from filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
-from filters.spotting.weights import WeightsMissing, find_models
+from filters.spotting.weights import WeightsMissing
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,11 +54,6 @@ def test_boxes_are_in_pixels_of_the_original(spotter: TextSpotter, render: Calla
     assert max(x for x, _ in result.spotted[0].box) > 2000
 
 
-def test_the_models_know_chinese(ocr_models: None) -> None:
-    """By their alphabet: no font for it comes with Pillow, so that nothing can be rendered here."""
-    assert "京" in (find_models("tiny").recognition / "inference.yml").read_text(encoding="utf-8")
-
-
 def test_photographs_have_no_words(spotter: TextSpotter) -> None:
     data = pytest.importorskip("skimage.data", reason="scikit-image is not installed: no photographs to read")
     folder = Path(data.__file__).parent
@@ -88,19 +83,33 @@ def test_odd_shapes_are_read(spotter: TextSpotter, size: tuple[int, int]) -> Non
     assert result.spotted == ()
 
 
-def test_spotting_is_lazy_and_in_order(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+def test_spotting_is_lazy_and_in_order(stubbed: SpotterSettings) -> None:
+    """A batch at a time."""
     asked: list[int] = []
 
     def pictures() -> Iterator[bytes]:
-        for number in range(3):
-            asked.append(number)
-            yield render(("ALPHA", "BRAVO", "CHARLIE")[number])
+        for width in range(1, 6):
+            asked.append(width)
+            yield picture_of_width(width)
 
-    results = spotter.spot(pictures())
-    assert asked == []
-    assert texts(next(results)) == ["ALPHA"]
-    assert asked == [0]
-    assert [texts(result) for result in results] == [["BRAVO"], ["CHARLIE"]]
+    with TextSpotter(replace(stubbed, batch=2)) as spotter:
+        results = spotter.spot(pictures())
+        assert asked == []
+        first = next(results)
+        assert asked == [1, 2]
+        widths = [result.width for result in (first, *results) if isinstance(result, Spotting)]
+    assert widths == [1, 2, 3, 4, 5]
+
+
+def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("filters.spotting.spotter.BATCH_BYTES", 100)
+    asked: list[bytes] = []
+    with TextSpotter(stubbed) as spotter:
+        picture = picture_of_width(1)  # some 70 bytes
+        results = spotter.spot(asked.append(picture) or picture for _ in range(9))  # type: ignore[func-returns-value]
+        next(results)
+        assert len(asked) == 2
+        assert len(list(results)) == 8
 
 
 def test_results_depend_on_nothing_but_the_picture(
@@ -120,7 +129,7 @@ def test_a_killed_process_is_replaced_and_costs_at_most_one_picture(
     ocr_models: None, render: Callable[..., bytes]
 ) -> None:
     picture = render("WARTBURG")
-    with TextSpotter() as spotter:
+    with TextSpotter(SpotterSettings(batch=1)) as spotter:
         results = []
         for number, result in enumerate(spotter.spot([picture] * 4)):
             results.append(result)
@@ -135,9 +144,9 @@ def stub_worker(folder: Path, body: str) -> None:
     """Puts a module in the place of the OCR engine, for the child process only."""
     (folder / "sitecustomize.py").write_text(
         "import sys, types\n"
-        "stub = types.ModuleType('filters.spotting.engine')\n"
+        "stub = types.ModuleType('filters.spotting.ocr.engine')\n"
         f"exec({body!r}, stub.__dict__)\n"
-        "sys.modules['filters.spotting.engine'] = stub\n"
+        "sys.modules['filters.spotting.ocr.engine'] = stub\n"
     )
 
 
@@ -145,13 +154,16 @@ CRASHES_ON_WIDE = """
 import os, signal, time
 class Engine:
     def __init__(self, settings): pass
-    def read(self, picture):
-        if picture.width == 13: os.kill(os.getpid(), signal.SIGSEGV)
-        if picture.width == 14:
+    def find(self, picture):
+        if picture.width == 17: raise RuntimeError('nothing found')
+        return picture.width
+    def read(self, widths):
+        if 13 in widths: os.kill(os.getpid(), signal.SIGSEGV)
+        if 14 in widths:
             print("\\x1b[33mslow\\x1b[0m\\tpicture\\r\\x07", flush=True)
             time.sleep(600)
-        if picture.width == 15: raise RuntimeError('no idea')
-        return []
+        if 15 in widths: raise RuntimeError('no idea')
+        return [[] for _ in widths]
 """
 
 
@@ -170,17 +182,20 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
     return SpotterSettings(timeout_s=2.0)
 
 
-def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSettings) -> None:
-    with TextSpotter(stubbed) as spotter:
-        results = list(spotter.spot([picture_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16)]))
-    assert [result.reason if isinstance(result, BadPicture) else "read" for result in results] == [
-        "read",
+@pytest.mark.parametrize("batch", [1, 2, 32])
+def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSettings, batch: int) -> None:
+    """Also in a batch: it is read again picture by picture."""
+    with TextSpotter(replace(stubbed, batch=batch, timeout_s=1.0)) as spotter:
+        results = list(spotter.spot([picture_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
+    assert [result.reason if isinstance(result, BadPicture) else result.width for result in results] == [
+        10,
         BadPictureReason.OCR_CRASHED,
-        "read",
+        11,
         BadPictureReason.OCR_TIMEOUT,
-        "read",
+        12,
         BadPictureReason.OCR_FAILED,
-        "read",
+        16,
+        BadPictureReason.OCR_FAILED,
     ]
     assert "signal 11" in str(results[1])
     assert "no idea" in str(results[5])
@@ -188,7 +203,7 @@ def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSet
 
 
 def test_crash_after_crash_is_no_matter_of_pictures(stubbed: SpotterSettings) -> None:
-    with TextSpotter(replace(stubbed, crashes_in_a_row=3)) as spotter:
+    with TextSpotter(replace(stubbed, batch=1, crashes_in_a_row=3)) as spotter:
         results = spotter.spot([picture_of_width(13)] * 9)
         assert isinstance(next(results), BadPicture)
         assert isinstance(next(results), BadPicture)
@@ -197,7 +212,7 @@ def test_crash_after_crash_is_no_matter_of_pictures(stubbed: SpotterSettings) ->
 
 
 def test_the_process_is_replaced_after_so_many_pictures(stubbed: SpotterSettings) -> None:
-    with TextSpotter(replace(stubbed, recycle_after=2)) as spotter:
+    with TextSpotter(replace(stubbed, batch=1, recycle_after=2)) as spotter:
         pids = []
         for _ in spotter.spot([picture_of_width(10)] * 5):
             pids.append(spotter.pid)
@@ -289,7 +304,7 @@ def test_works_inside_a_daemonic_process(stubbed: SpotterSettings, tmp_path: Pat
 
 def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
     facts = TextSpotter().provenance()
-    assert {"engine", "paddleocr", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
+    assert {"engine", "processing", "onnxruntime", "model", "model_sha256", "second_reader_sha256"} <= facts.keys()
     assert len(facts["model_sha256"]) == 64
 
 

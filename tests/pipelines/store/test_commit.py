@@ -121,6 +121,22 @@ def test_annotations_of_another_version_are_made_anew(
     assert all(row["spotted"] is not None for row in result.rows("kept"))
 
 
+def test_images_that_another_version_read_are_read_anew(
+    copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
+) -> None:
+    """One unit's, and no other's."""
+    known = {path: path.stat().st_mtime_ns for path in (copy / "work" / "spotting" / "commits").glob("*.json")}
+    older = min(known)
+    record = json.loads(older.read_text())
+    covers = [name.replace(record["fingerprint"], "older") for name in record["covers"]]
+    older.write_text(json.dumps(record | {"fingerprint": "older", "covers": covers}))
+    result = filtering(pairs, copy, unit_rows=15)
+    said = f"1 of {len(known)} units were read by another version, engine or setting; they are read anew"
+    assert any(said in line for line in result.said)
+    assert {path for path, time in known.items() if path.stat().st_mtime_ns != time} == {older}
+    assert result.tables() == paper.tables()
+
+
 @pytest.mark.parametrize("stage", ["captions", "spotting", "decide", "export"])
 def test_a_unit_without_its_record_is_done_again(
     stage: str, copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]

@@ -1,0 +1,120 @@
+"""Text along an arc, as in seals, logos and badges: unrolled into a straight line.
+
+The detector finds it, but its outline lies badly in a quadrilateral, so that `detection.text_box` rejects it. A circle
+through its pixels says along which arc to read.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from filters.spotting.ocr.detection import Contour, Floats, Pixels, corners_of, score_inside
+from filters.spotting.ocr.lines import HEIGHT
+from filters.spotting.settings import SpotterSettings
+
+# In pixels of the detector's map.
+_LEAST_AREA: Final = 200
+_LEAST_THICKNESS: Final = 3.0
+_SURE: Final = 0.6
+"""Probability of the pixels that the circle is laid through."""
+_LEAST_INSIDE: Final = 0.65
+"""Mean probability inside the outline: an arc of text is as sure as a straight line, a tangle of edges is not."""
+_MOST_TURN: Final = 1.9 * math.pi
+_LEAST_PROPORTION, _MOST_PROPORTION = 1.5, 32.0  # length by thickness
+
+
+@dataclass(frozen=True)
+class Arc:
+    """A band along a circle, in pixels of the image."""
+
+    centre: tuple[float, float]
+    radius: float
+    """To the middle of the letters."""
+    thickness: float
+    start: float
+    """Angle of the first letter, in radians; 0 points to the right and a quarter circle on points down."""
+    stop: float
+    """Angle of the last letter; less than `start` where the text is read counter-clockwise."""
+
+
+def find_arc(
+    contour: Contour, probabilities: Floats, scale: tuple[float, float], settings: SpotterSettings
+) -> Arc | None:
+    """The arc of text that an outline encloses; None where it is none, or straight enough for `text_box`.
+
+    Args:
+        contour: of the detector's map.
+        probabilities: the map, (height, width).
+        scale: pixels of the image by pixels of the map, across and down.
+        settings: of the detector.
+    """
+    if cv2.contourArea(contour) < _LEAST_AREA:
+        return None
+    rectangle, _ = corners_of(contour)
+    if score_inside(probabilities, rectangle) >= settings.box_threshold:
+        return None
+    left, top, width, height = cv2.boundingRect(contour)
+    inside = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(inside, [contour - (left, top)], (1,))
+    part = probabilities[top : top + height, left : left + width]
+    if cv2.mean(part, inside)[0] < _LEAST_INSIDE:
+        return None
+    down, across = np.nonzero((part > _SURE) & (inside > 0))
+    if len(across) < _LEAST_AREA / 2:
+        return None
+    return _fit(np.stack(((across + left) * scale[0], (down + top) * scale[1]), axis=1), scale, settings.unclip_ratio)
+
+
+def unroll(pixels: Pixels, arc: Arc) -> Pixels:
+    """The band of an image (height, width, 3) as a line, uint8 (HEIGHT, width, 3)."""
+    length = abs(arc.stop - arc.start) * arc.radius
+    angles = np.linspace(arc.start, arc.stop, max(1, round(HEIGHT * length / arc.thickness)))
+    outer, inner = arc.radius + arc.thickness / 2, arc.radius - arc.thickness / 2
+    clockwise = arc.stop > arc.start  # then letters stand with their feet towards the centre
+    radii = np.linspace(*((outer, inner) if clockwise else (inner, outer)), HEIGHT)
+    across = (arc.centre[0] + np.outer(radii, np.cos(angles))).astype(np.float32)
+    down = (arc.centre[1] + np.outer(radii, np.sin(angles))).astype(np.float32)
+    return cv2.remap(pixels, across, down, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def box_of(arc: Arc, size: tuple[int, int]) -> npt.NDArray[np.int32]:
+    """The upright rectangle around an arc: corners (4, 2) within an image of this (width, height)."""
+    angles = np.linspace(arc.start, arc.stop, 32)
+    rims = np.array([arc.radius - arc.thickness / 2, arc.radius + arc.thickness / 2])
+    across = arc.centre[0] + np.outer(rims, np.cos(angles))
+    down = arc.centre[1] + np.outer(rims, np.sin(angles))
+    left, right, top, bottom = across.min(), across.max(), down.min(), down.max()
+    corners = np.array(((left, top), (right, top), (right, bottom), (left, bottom)))
+    return np.clip(np.rint(corners), 0, size).astype(np.int32)
+
+
+def _fit(points: npt.NDArray[np.float64], scale: tuple[float, float], unclip_ratio: float) -> Arc | None:
+    """The band of text around core pixels (points, 2), x and y in the image."""
+    x, y = points.T
+    system = np.stack((x, y, np.ones_like(x)), axis=1)
+    a, b, c = map(float, np.linalg.lstsq(system, x * x + y * y, rcond=None)[0])  # x^2 + y^2 = a x + b y + c
+    centre_x, centre_y = a / 2, b / 2
+    radius = math.sqrt(max(c + centre_x**2 + centre_y**2, 1e-6))
+    middle = math.atan2(y.mean() - centre_y, x.mean() - centre_x)
+    turns = (np.arctan2(y - centre_y, x - centre_x) - middle + math.pi) % (2 * math.pi) - math.pi
+    first, last = map(float, np.quantile(turns, (0.002, 0.998)))
+    length = (last - first) * radius
+    core = len(points) * scale[0] * scale[1] / max(length, 1e-6)  # thickness of the patch, less than that of letters
+    if core < _LEAST_THICKNESS * min(scale) or np.hypot(x - centre_x, y - centre_y).std() > core:
+        return None  # too thin, or not along this circle
+    grown = length * core * unclip_ratio / (2 * (length + core))  # as text_box grows straight lines
+    thickness = core + 2 * grown
+    first, last = first - grown / radius, last + grown / radius
+    if last - first > _MOST_TURN or radius < thickness / 2:
+        return None
+    if not _LEAST_PROPORTION <= (last - first) * radius / thickness <= _MOST_PROPORTION:
+        return None
+    below = math.sin(middle) > 0  # the lower half of a circle is read counter-clockwise, from left to right
+    start, stop = (middle + last, middle + first) if below else (middle + first, middle + last)
+    return Arc((centre_x, centre_y), radius, thickness, start, stop)

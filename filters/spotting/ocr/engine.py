@@ -1,0 +1,159 @@
+"""PP-OCRv6's networks with pre- and post-processing of our own, which follows PaddleOCR's.
+
+Runs in the child process of `worker.py`. `paddle.PaddleEngine` is the reference; a test compares the two line by line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from filters.spotting.ocr.alphabets import load_recogniser
+from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
+from filters.spotting.ocr.columns import read_columns
+from filters.spotting.ocr.detection import (
+    Floats,
+    Pixels,
+    Quad,
+    common_shapes,
+    detector_input,
+    find_contours,
+    in_image,
+    reading_order,
+    text_box,
+)
+from filters.spotting.ocr.lines import cut_line, to_strip
+from filters.spotting.ocr.networks import load_network
+from filters.spotting.ocr.recognition import Reading, read_strips
+from filters.spotting.pictures import Picture
+from filters.spotting.settings import Box, Spotted, SpotterSettings
+from filters.spotting.weights import ModelSize, find_models
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of text that was found and not read yet."""
+
+    strip: Pixels
+    """See `lines.to_strip`."""
+    box: Box
+    """See `Spotted.box`."""
+    either_way: bool
+    """Whether the strip may stand on its head: it was taller than wide, or an arc."""
+
+
+class Engine:
+    """The loaded networks: a detector, a recogniser, and a larger one for the lines that the first is not sure of.
+
+    The small recogniser takes five times the time of the tiny one, but only one line in twenty is doubtful; reading
+    those once more finds nearly all that the small one alone finds.
+    """
+
+    def __init__(self, settings: SpotterSettings) -> None:
+        cv2.setNumThreads(1)
+        self.settings = settings
+        detector = find_models(settings.model, settings.models).detection / "inference.onnx"
+        self._detect = load_network(detector.read_bytes(), settings, common_shapes(settings.limit_side))
+        self._first = _Recogniser(settings.model, settings)
+        second = settings.second_reader
+        self._second = _Recogniser(second, settings) if second else None
+
+    def find(self, picture: Picture) -> list[Line]:
+        """The lines of text in an image, from top to bottom; they hold all that `read` needs of it."""
+        (probabilities,) = self._detect(detector_input(picture.pixels, self.settings.limit_side))[0]
+        return self._lines(picture, probabilities)
+
+    def _lines(self, picture: Picture, probabilities: Floats) -> list[Line]:
+        """The lines that the detector's map (height, width) shows."""
+        settings, size = self.settings, (picture.pixels.shape[1], picture.pixels.shape[0])
+        map_size = probabilities.shape[1], probabilities.shape[0]
+        scale = size[0] / map_size[0], size[1] / map_size[1]
+        found: list[tuple[Quad, Arc | None]] = []
+        for contour in find_contours(probabilities, settings.pixel_threshold):
+            box = text_box(contour, probabilities, settings)
+            if box is not None:
+                found.append((in_image(box, map_size, size), None))
+            elif arc := find_arc(contour, probabilities, scale, settings):
+                found.append((box_of(arc, size), arc))
+        return self._cut(picture, found)
+
+    def _cut(self, picture: Picture, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
+        pixels = picture.pixels
+        across, down = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
+        lines = []
+        for index in reading_order([box for box, _ in found]):
+            box, arc = found[index]
+            crop, either_way = (unroll(pixels, arc), True) if arc else cut_line(pixels, box)
+            if crop.size:
+                lines.append(Line(to_strip(crop), _corners(box, across, down), either_way))
+        return lines
+
+    def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
+        """What the lines of each of several images say, without those that cannot be read, and after them what short
+        ones say together (see `columns`)."""
+        readings = iter(self._read_lines([line for lines in found for line in lines]))
+        spotted = [[(line, *next(readings)) for line in lines] for lines in found]
+        read = [
+            [Spotted(text=text, score=score, box=line.box) for line, text, score in lines if self._counts(text, score)]
+            for lines in spotted
+        ]
+        return [[*lines, *read_columns(lines)] for lines in read]
+
+    def _counts(self, text: str, score: float) -> bool:
+        return bool(text.strip()) and score >= self.settings.min_score
+
+    def _read_lines(self, lines: Sequence[Line]) -> list[Reading]:
+        settings = self.settings
+        strips = [line.strip for line in lines]
+        readings = self._first.read(strips, settings.lines_at_once)
+        either = [
+            index for index, line in enumerate(lines) if line.either_way and readings[index][1] < settings.turn_below
+        ]
+        turned = [strips[index][::-1, ::-1] for index in either]
+        for index, strip, other in zip(either, turned, self._first.read(turned, settings.lines_at_once), strict=True):
+            if other[1] > readings[index][1]:
+                readings[index], strips[index] = other, strip
+        if self._second is None:
+            return readings
+        for index, (text, score) in enumerate(readings):
+            if settings.min_score <= score < settings.reread_below and len(text) >= settings.reread_chars:
+                # One by one: its results in a batch differ in the last digits, and doubtful lines are few.
+                (readings[index],) = self._second.read([strips[index]], 1)
+        return readings
+
+
+class _Recogniser:
+    def __init__(self, size: ModelSize, settings: SpotterSettings) -> None:
+        model, self._alphabet = load_recogniser(find_models(size, settings.models).recognition, settings.alphabet)
+        self._network = load_network(model, settings)
+
+    def read(self, strips: Sequence[Pixels], batch: int) -> list[Reading]:
+        return read_strips(strips, self._network, self._alphabet, batch)
+
+
+def _corners(box: Quad, across: float, down: float) -> Any:
+    return tuple((round(float(x) * across, 1), round(float(y) * down, 1)) for x, y in box)
+
+
+class BatchedEngine(Engine):
+    """For accelerators: the detector, too, looks at many images at once, those that are of one size for it. Their
+    pixels wait for one another, a megabyte or two each."""
+
+    def find(self, picture: Picture) -> Picture:  # type: ignore[override]
+        return picture
+
+    def read(self, found: Sequence[Picture]) -> list[list[Spotted]]:  # type: ignore[override]
+        inputs = [detector_input(picture.pixels, self.settings.limit_side) for picture in found]
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for index, one in enumerate(inputs):
+            by_shape.setdefault(one.shape, []).append(index)
+        lines: list[list[Line]] = [[] for _ in found]
+        for indices in by_shape.values():
+            maps = self._detect(np.concatenate([inputs[index] for index in indices]))
+            for index, (probabilities,) in zip(indices, maps, strict=True):
+                lines[index] = self._lines(found[index], probabilities)
+        return super().read(lines)

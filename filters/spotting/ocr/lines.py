@@ -1,0 +1,54 @@
+"""Lines of text cut out of an image, upright, as strips of the height that the recogniser reads."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import cv2
+import numpy as np
+
+from filters.spotting.ocr.detection import Pixels, Quad, corners_of
+
+HEIGHT: Final = 48
+"""Of a strip, in pixels."""
+MAX_WIDTH: Final = 3200
+_TALL: Final = 1.5
+"""A box so many times as high as wide holds text that was turned."""
+_ALIGNED: Final = 0.01
+"""Pixels by which the sides of a box may lean that is cut along rows and columns."""
+
+
+def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
+    """The part of an image inside a box of four corners, and whether it was taller than wide and is turned by a quarter
+    counter-clockwise, as text that reads downwards wants it. May be empty: (0, n, 3)."""
+    corners, _ = corners_of(box)
+    left_top, right_top, right_bottom, left_bottom = corners
+    width = int(max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom)))
+    height = int(max(np.linalg.norm(left_top - left_bottom), np.linalg.norm(right_top - right_bottom)))
+    if not width or not height:
+        return np.empty((0, 0, 3), np.uint8), False
+    if np.abs(corners[[0, 1]] - corners[[3, 2]])[:, 0].max() < _ALIGNED:  # no need to turn anything
+        left, top = np.rint(left_top).astype(int)
+        crop = pixels[top : top + height, left : left + width]
+        return _standing(crop)
+    target = np.array(((0, 0), (width, 0), (width, height), (0, height)), np.float32)
+    warped = cv2.warpPerspective(
+        pixels,
+        cv2.getPerspectiveTransform(corners, target),
+        (width, height),
+        borderMode=cv2.BORDER_REPLICATE,
+        flags=cv2.INTER_CUBIC,
+    )
+    return _standing(warped)  # type: ignore[arg-type]
+
+
+def to_strip(line: Pixels) -> Pixels:
+    """A cut line as uint8 (HEIGHT, width, 3), its proportions kept up to MAX_WIDTH."""
+    height, width = line.shape[:2]
+    return cv2.resize(line, (min(MAX_WIDTH, math.ceil(HEIGHT * (width / height))), HEIGHT))  # type: ignore[return-value]
+
+
+def _standing(crop: Pixels) -> tuple[Pixels, bool]:
+    tall = crop.shape[0] >= _TALL * crop.shape[1]
+    return (np.rot90(crop) if tall else crop), tall

@@ -1,0 +1,97 @@
+"""What a line of text says: PP-OCRv6's recogniser over many lines at once.
+
+A line is padded to one of the widths of `WIDTHS`, never to its neighbours': what is read does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+
+from filters.spotting.ocr.detection import Floats, Pixels
+from filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
+
+Reading = tuple[str, float]
+"""Text, and the mean probability of its characters; ("", 0.0) where nothing is read."""
+
+WIDTHS: Final = (
+    *range(32, 128, 16),
+    *range(128, 256, 32),
+    *range(256, 512, 64),
+    *range(512, 1024, 128),
+    *range(1024, 2048, 256),
+    *range(2048, MAX_WIDTH, 384),
+    MAX_WIDTH,
+)
+"""Widths that lines are padded to, in pixels. They are few, and the sizes of batches powers of two: every shape that a
+network meets may cost memory."""
+SCORE_DIGITS: Final = 5
+"""Digits that are kept of scores: the last of a float32 depend on the processor."""
+
+
+def read_strips(
+    strips: Sequence[Pixels], network: Callable[[Floats], Floats], alphabet: Sequence[str], batch: int
+) -> list[Reading]:
+    """The text of each strip (see `lines.to_strip`), in order.
+
+    Args:
+        strips: lines of any images.
+        network: float32 (lines, 3, HEIGHT, width) to probabilities (lines, steps, classes), class 0 the blank of CTC.
+        alphabet: the characters of the classes from 1 on.
+        batch: most lines that it is given at once, rounded down to a power of two.
+    """
+    readings: list[Reading] = [("", 0.0)] * len(strips)
+    by_width: dict[int, list[int]] = {}
+    for index, strip in enumerate(strips):
+        by_width.setdefault(padded_width(strip.shape[1]), []).append(index)
+    for width, indices in by_width.items():
+        for some in _powers_of_two(indices, batch):
+            probabilities = network(_padded([strips[index] for index in some], width))
+            for index, one in zip(some, probabilities, strict=True):
+                readings[index] = decode(one, alphabet)
+    return readings
+
+
+def padded_width(width: int) -> int:
+    """The least of `WIDTHS` that holds a line."""
+    return next(candidate for candidate in WIDTHS if candidate >= width)
+
+
+def decode(probabilities: Floats, alphabet: Sequence[str]) -> Reading:
+    """The likeliest class of each step, repetitions and blanks dropped (Graves et al., Connectionist Temporal
+    Classification, ICML 2006).
+
+    Args:
+        probabilities: (steps, classes), class 0 the blank.
+        alphabet: the characters of the classes from 1 on.
+    """
+    classes = probabilities.argmax(axis=1)
+    said = classes != 0
+    said[1:] &= classes[1:] != classes[:-1]
+    steps = np.flatnonzero(said)
+    if not steps.size:
+        return "", 0.0
+    chosen = classes[steps]
+    score = round(float(probabilities[steps, chosen].mean()), SCORE_DIGITS)
+    return "".join([alphabet[index - 1] for index in chosen]), score
+
+
+def _powers_of_two(indices: Sequence[int], most: int) -> Iterator[Sequence[int]]:
+    size = 1 << (most.bit_length() - 1)
+    while indices:
+        while size > len(indices):
+            size //= 2
+        yield indices[:size]
+        indices = indices[size:]
+
+
+def _padded(strips: Sequence[Pixels], width: int) -> Floats:
+    """Lines of one width of `WIDTHS` as the network wants them: -1 to 1, and 0 where a line has ended."""
+    lines = np.zeros((len(strips), 3, HEIGHT, width), np.float32)
+    for line, strip in zip(lines, strips, strict=True):
+        part = line[:, :, : strip.shape[1]]
+        np.divide(strip.transpose(2, 0, 1), 127.5, out=part, dtype=np.float32)
+        part -= 1.0
+    return lines

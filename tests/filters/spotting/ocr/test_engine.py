@@ -1,0 +1,171 @@
+"""Our pre- and post-processing around PP-OCRv6, with PaddleOCR's own as the reference."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from filters.spotting.ocr import recognition
+from filters.spotting.ocr.engine import BatchedEngine, Engine
+from filters.spotting.pictures import Picture, PictureLimits, decode_picture
+from filters.spotting.precision import has_bf16
+from filters.spotting.settings import Precision, Spotted, SpotterSettings
+
+SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "pictures"
+WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
+
+
+@pytest.fixture(scope="module")
+def engine(ocr_models: None) -> Engine:
+    return Engine(SpotterSettings())
+
+
+def page(*lines: tuple[tuple[int, int], int, str]) -> Picture:
+    """A picture with lines of text: ((x, y), height, text)."""
+    image = Image.new("RGB", (640, 480), "white")
+    for at, height, text in lines:
+        ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return decode_picture(file.getvalue(), PictureLimits())
+
+
+def bent(text: str, over: bool) -> Picture:
+    """A picture with a text over the upper half of a circle, or under the lower half."""
+    line = page(((60, 200), 44, text)).pixels[190:260, 50:590]
+    down, across = np.mgrid[:480, :640].astype(np.float32)
+    distance, angle = np.hypot(across - 320, down - 240), np.arctan2(across - 320, (240 - down) * (1 if over else -1))
+    x = (angle / 2.8 + 0.5) * line.shape[1]
+    y = (215 - distance) if over else (distance - 145)
+    pixels = cv2.remap(line, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(255, 255, 255))
+    return replace(page(), pixels=pixels.astype(np.uint8))
+
+
+def sample() -> list[Picture]:
+    return [decode_picture((SAMPLE / f"{name}.jpg").read_bytes(), PictureLimits()) for name in WITH_TEXT]
+
+
+PAGES = [
+    page(((30, 40), 40, "CARLSBERG BREWERY"), ((60, 200), 24, "No parking at any time"), ((400, 300), 60, "SALE")),
+    page(((10, 10), 16, "small print of a page"), ((20, 400), 32, "Wartburg 353, 1966")),
+    page(),
+]
+
+
+def texts(lines: Sequence[Spotted]) -> list[str]:
+    return [line.text for line in lines]
+
+
+def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines padded as PaddleOCR pads them: to 320 pixels at least."""
+    pytest.importorskip("paddleocr")
+    from filters.spotting.ocr.paddle import PaddleEngine
+
+    monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
+    settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)
+    ours, reference = Engine(settings), PaddleEngine(settings)
+    read = 0
+    for picture in (*PAGES, *sample()):
+        (given,), (expected,) = ours.read([ours.find(picture)]), reference.read([reference.find(picture)])
+        assert texts(given) == texts(expected)
+        for line, known in zip(given, expected, strict=True):
+            # Boxes grow by whole pixels of the detector's map; one in twenty is rounded otherwise.
+            assert line.score == pytest.approx(known.score, abs=0.03)
+            for corner, other in zip(line.box, known.box, strict=True):
+                assert corner == pytest.approx(other, abs=3)
+            read += 1
+    assert read >= 12
+
+
+def test_narrow_padding_reads_the_same_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = engine.read([engine.find(picture) for picture in PAGES])
+    monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+
+
+def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
+    """To the last bit."""
+    found = [engine.find(picture) for picture in (*PAGES, *sample())]
+    alone = [engine.read([lines])[0] for lines in found]
+    assert engine.read(found) == alone
+    assert engine.read(found[::-1])[::-1] == alone
+    engine.settings = replace(engine.settings, lines_at_once=3)
+    try:
+        assert engine.read(found) == alone
+    finally:
+        engine.settings = SpotterSettings()
+
+
+def test_an_accelerators_batches_of_images_change_nothing(engine: Engine) -> None:
+    pictures = [*PAGES, *sample()]
+    batched = BatchedEngine(SpotterSettings())
+    given = batched.read([batched.find(picture) for picture in pictures])
+    assert given == engine.read([engine.find(picture) for picture in pictures])
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> None:
+    """And its results depend on no neighbour either."""
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[ocr-openvino]'")
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this processor has no bf16")
+    other = Engine(SpotterSettings(engine="openvino", precision=precision))
+    found = [other.find(picture) for picture in PAGES]
+    given = other.read(found)
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+    assert [other.read([lines])[0] for lines in found] == given
+    assert other.read(found[::-1])[::-1] == given
+
+
+@pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])
+def test_text_that_was_turned_is_read_either_way(engine: Engine, turns: int) -> None:
+    picture = page(((100, 200), 36, "Carlsberg brewery"))
+    turned = replace(picture, pixels=np.ascontiguousarray(np.rot90(picture.pixels, turns)), width=480, height=640)
+    (lines,) = engine.read([engine.find(turned)])
+    assert [text.replace(" ", "") for text in texts(lines)] == ["Carlsbergbrewery"]
+
+
+@pytest.mark.parametrize("over", [True, False], ids=["over a circle", "under it"])
+def test_text_along_an_arc_is_unrolled(engine: Engine, over: bool) -> None:
+    picture = bent("COPENHAGEN BREWERY", over)
+    (lines,) = engine.read([engine.find(picture)])
+    assert "".join(texts(lines)).replace(" ", "") == "COPENHAGENBREWERY"
+    xs = [x for x, _ in lines[0].box]
+    assert min(xs) < 200 and max(xs) > 440, "the box is that of the whole arc"
+
+
+def test_letters_of_a_column_are_read_as_a_word_too(engine: Engine) -> None:
+    letters = [((300, 20 + 70 * index), 56, letter) for index, letter in enumerate("HOTELS")]
+    (lines,) = engine.read([engine.find(page(*letters))])
+    assert "HOTELS" in texts(lines)
+
+
+def test_an_image_without_text_has_no_lines(engine: Engine) -> None:
+    assert engine.read([engine.find(page())]) == [[]]
+    assert engine.read([]) == []
+
+
+def test_doubtful_lines_are_read_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the larger recogniser, alone; short ones and hopeless ones are not."""
+    first = {
+        "sure": ("a sure line", 0.9),
+        "doubt": ("a doubt", 0.6),
+        "short": ("shrt", 0.6),
+        "hopeless": ("#####", 0.4),
+    }
+    asked: list[int] = []
+
+    def again(strips: Sequence[object], batch: int) -> list[tuple[str, float]]:
+        asked.append(len(strips))
+        return [("no doubt", 0.95)]
+
+    monkeypatch.setattr(engine._first, "read", lambda strips, batch: list(first.values())[: len(strips)])
+    monkeypatch.setattr(engine._second, "read", again)
+    (line, *_) = engine.find(PAGES[0])
+    assert texts(engine.read([[line] * 4])[0]) == ["a sure line", "no doubt", "shrt"]
+    assert asked == [1]
