@@ -88,9 +88,11 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
     assert recall >= 0.84
     assert precision >= 2.5 * plain
     complex_ = np.array([entry.complex for entry in test])
-    _, recall = shares(decisions.complexity > 0, complex_)
-    _, lenient = shares(decide_captions(table_of(rows), load_preset("paper").captions).complexity > 0, complex_)
-    assert recall >= 0.94 > lenient
+    precision, recall = shares(decisions.complexity > 0, complex_)
+    paper = decide_captions(table_of(rows), load_preset("paper").captions)
+    lenient_precision, lenient = shares(paper.complexity > 0, complex_)
+    assert recall >= 0.9 > lenient
+    assert precision >= lenient_precision + 0.1
 
 
 def table_of(rows: list[dict[str, Any]]) -> pa.Table:
