@@ -16,7 +16,7 @@ UNITS   ?=#                 units to draw (20)
 SHARE   ?=#                 share of the units to draw, instead
 
 ##@ Variables of `make concepts`
-DATA    ?= out/sample#      output folder of `make filter`, with pictures
+DATA    ?= out/sample#      output folder of `make filter`, with images
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
 WEIGHTS ?=#                 file of the teacher's weights, which you fetch (swag-vit-h14: CC-BY-NC-4.0); the default one's are installed
 HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
@@ -66,7 +66,7 @@ SCALE_BENCHES = scale many_units on_paper
 TRAIN_BENCHES = losses train_step checkpoints loader
 # OCR is set up unless the stages asked for do without it.
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
-# Pictures are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
+# Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
 TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(OUTPUT)),$(comma)s3)

@@ -1,12 +1,12 @@
-"""Pictures per second of our guarded download unit against plain img2dataset, on the same addresses.
+"""Images per second of our guarded download unit against plain img2dataset, on the same addresses.
 
-    python -m benchmarks.download [--pictures 1000] [--repeats 3] [--threads 32]
+    python -m benchmarks.download [--images 1000] [--repeats 3] [--threads 32]
 
 A server on this machine, a process of its own, answers from memory. Each side is a process of its own with one
 download unit as a worker has it; the sides take turns, and the table has the medians. Both reduce to 512 pixels on the
 longest side and leave small JPEGs as they are. CPU time is the side's own, without the server's.
 
-The second table asks what the sides store of pictures that are not what they seem: cut off, turned by their EXIF
+The second table asks what the sides store of images that are not what they seem: cut off, turned by their EXIF
 orientation, in CMYK, HTML, and those whose server says noai.
 """
 
@@ -102,7 +102,7 @@ def download(side: str, urls: list[str], folder: Path, threads: int, place: str)
     from pipelines.fetch.tool import load_tool
 
     load_tool()
-    rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "A picture", "url": url} for n, url in enumerate(urls)]
+    rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url} for n, url in enumerate(urls)]
     table = pa.Table.from_pylist(rows, ASKED)
     began, cpu = time.monotonic(), time.process_time()
     if side == "ours":
@@ -171,7 +171,7 @@ def run_side(side: str, urls: list[str], threads: int, place: str) -> dict[str, 
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=1_000)
+    parser.add_argument("--images", type=int, default=1_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=32)
     for hidden in ("--side", "--folder", "--place"):
@@ -184,10 +184,10 @@ def main() -> None:
         urls = sys.stdin.read().splitlines()
         print(json.dumps(download(options.side, urls, Path(options.folder), options.threads, options.place)))
     else:
-        compare(options.pictures, options.repeats, options.threads)
+        compare(options.images, options.repeats, options.threads)
 
 
-def compare(pictures: int, repeats: int, threads: int) -> None:
+def compare(images: int, repeats: int, threads: int) -> None:
     """Prints both tables."""
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.download", "--serve"],
@@ -197,27 +197,27 @@ def compare(pictures: int, repeats: int, threads: int) -> None:
     ) as server:
         assert server.stdout is not None and server.stdin is not None
         place = f"127.0.0.1:{int(server.stdout.readline())}"
-        urls = [f"http://{place}/good-{n % 25}?{n}" for n in range(pictures)]
+        urls = [f"http://{place}/good-{n % 25}?{n}" for n in range(images)]
         runs: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
         for repeat in range(repeats):
             for side in random.Random(repeat).sample(SIDES, len(SIDES)):
                 runs[side].append(run_side(side, urls, threads, place))
-        print(f"{pictures} pictures, {threads} threads, median of {repeats} runs")
-        print(f"{'side':<20}{'stored':>8}{'pictures/s':>12}{'per core-s':>12}{'ratio':>8}{'peak MiB':>10}")
+        print(f"{images} images, {threads} threads, median of {repeats} runs")
+        print(f"{'side':<20}{'stored':>8}{'images/s':>12}{'per core-s':>12}{'ratio':>8}{'peak MiB':>10}")
         base = statistics.median(run["cpu_s"] for run in runs[SIDES[0]])
         for side, done in runs.items():
             seconds, cpu, rss = (
                 statistics.median(run[name] for run in done) for name in ("seconds", "cpu_s", "rss_mib")
             )
             stored = Counter(status == "ok" or status.startswith("stored") for status in done[0]["statuses"])[True]
-            rates = f"{pictures / seconds:>12.0f}{pictures / cpu:>12.0f}{base / cpu:>8.2f}"
+            rates = f"{images / seconds:>12.0f}{images / cpu:>12.0f}{base / cpu:>8.2f}"
             print(f"{side:<20}{stored:>8}{rates}{rss:>10.0f}")
         odd = [name for name in pages() if not name.startswith("good")]
         verdicts = {
             side: run_side(side, [f"http://{place}/{name}".replace(" ", "%20") for name in odd], 4, place)
             for side in SIDES
         }
-        print(f"\n{'a picture that is':<20}{SIDES[0]:>24}{SIDES[1]:>20}")
+        print(f"\n{'an image that is':<20}{SIDES[0]:>24}{SIDES[1]:>20}")
         for name, *theirs in zip(odd, *(verdicts[side]["statuses"] for side in SIDES), strict=True):
             print(f"{name:<20}{theirs[0]:>24}{theirs[1]:>20}")
         server.stdin.close()

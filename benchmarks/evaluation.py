@@ -1,4 +1,4 @@
-"""The evaluation beside clip-benchmark: pictures per second, and memory against the number of captions.
+"""The evaluation beside clip-benchmark: images per second, and memory against the number of captions.
 
 Both sides get the same model, the same data on disk in the webdataset layout and the same number of loader processes,
 in turn in one run; their numbers must agree, or the benchmark fails. Absolute rates are those of this machine, the
@@ -36,7 +36,7 @@ from eval.tasks.opening import open_task
 from eval.templates import look_up
 from eval.zeroshot import evaluate_classification
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample" / "images"
 CAPTIONS = 5
 WIDTH = 512
 TASK = Task(
@@ -62,7 +62,7 @@ def main() -> int:
     """Print the tables; 1 where the two sides disagree on a number."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description=__doc__)
     parser.add_argument("--model", default="ViT-S-32-alt", help="architecture of open_clip, random weights")
-    parser.add_argument("--pictures", type=int, default=128)
+    parser.add_argument("--images", type=int, default=128)
     parser.add_argument("--classes", type=int, default=10)
     parser.add_argument("--workers", type=int, default=1, help="loader processes of both sides")
     parser.add_argument("--batch", type=int, default=64)
@@ -97,11 +97,11 @@ def speed(options: argparse.Namespace) -> bool:
         names = look_up("class_names", "clip_benchmark:imagenet1k")[: options.classes]
         write_webdataset(
             root / "classes",
-            ((key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.pictures))),
+            ((key, {"jpg": shot, "cls": str(i % len(names))}) for i, (key, shot) in enumerate(shots(options.images))),
             class_names=names,
             templates=templates,
         )
-        write_webdataset(root / "captions", captioned(options.pictures), kind="retrieval")
+        write_webdataset(root / "captions", captioned(options.images), kind="retrieval")
         task, told = (open_task(one, root, Memo(root / "hashes")) for one in (TASK, TOLD))
 
         def theirs(name: str, evaluate: Callable[..., dict[str, float]], **arguments: Any) -> dict[str, float]:
@@ -143,17 +143,17 @@ def speed(options: argparse.Namespace) -> bool:
         evaluate_classification(TASK, task, kept)
         again = time.perf_counter() - began
     print(
-        f"\n{options.model}, {options.pictures} pictures, {len(names)} classes x {len(templates)} templates, "
-        f"{CAPTIONS} captions a picture, batch {options.batch}, {options.workers} loader process(es), "
+        f"\n{options.model}, {options.images} images, {len(names)} classes x {len(templates)} templates, "
+        f"{CAPTIONS} captions an image, batch {options.batch}, {options.workers} loader process(es), "
         f"{torch.get_num_threads()} threads, median of {options.repeats} in turn\n"
     )
-    print("| task, from pictures on disk to the number | side | pictures per second | ratio |\n|---|---|---|---|")
+    print("| task, from images on disk to the number | side | images per second | ratio |\n|---|---|---|---|")
     for what in sides:
         times = {side: statistics.median(seconds[f"{what}, {side}"]) for side in ("ours", "clip-benchmark")}
         for side, value in times.items():
             ratio = times["clip-benchmark"] / value
-            print(f"| {what} | {side} | {options.pictures / value:.1f} | {ratio:.2f} |")
-    print(f"| zero-shot classification, features kept | ours | {options.pictures / again:.1f} | |")
+            print(f"| {what} | {side} | {options.images / value:.1f} | {ratio:.2f} |")
+    print(f"| zero-shot classification, features kept | ours | {options.images / again:.1f} | |")
     agree = all(len(values) == 1 for values in found.values())
     print(f"\nnumbers of both sides: {'equal' if agree else f'DIFFERENT: {found}'}")
     return agree
@@ -164,11 +164,11 @@ def shots(count: int) -> Iterator[tuple[str, bytes]]:
     paths = sorted(path for path in SAMPLE.glob("*.jpg") if path.stem.isdecimal())
     for index in range(count):
         with Image.open(paths[index % len(paths)]) as found:
-            picture = found.convert("RGB")
-        picture.thumbnail((320, 320))
+            image = found.convert("RGB")
+        image.thumbnail((320, 320))
         if index // len(paths) % 2:
-            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        yield f"p{index:06d}", jpeg(picture, 85)
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        yield f"p{index:06d}", jpeg(image, 85)
 
 
 def captioned(count: int) -> Iterator[Sample]:
@@ -179,12 +179,12 @@ def captioned(count: int) -> Iterator[Sample]:
         yield key, {"jpg": shot, "txt": "\n".join(lines)}
 
 
-PICTURES = 1000
+IMAGES = 1000
 
 
 def memory(counts: list[int]) -> None:
     """The table of peak memory: retrieval both ways, features included, each side in a process of its own."""
-    print(f"\n| captions, {PICTURES:,} pictures, width {WIDTH} | ours, MiB | clip-benchmark, MiB |\n|---|---|---|")
+    print(f"\n| captions, {IMAGES:,} images, width {WIDTH} | ours, MiB | clip-benchmark, MiB |\n|---|---|---|")
     for count in counts:
         peaks = []
         for side in ("ours", "clip-benchmark"):
@@ -204,12 +204,12 @@ def vectors(start: int, stop: int) -> torch.Tensor:
 def peak_of(side: str, count: int) -> float:
     """MiB by which the peak of this process grows while `side` encodes and ranks `count` captions. What they are given,
     the captions themselves, is there before."""
-    per_picture = count // PICTURES
+    per_image = count // IMAGES
     if side == "ours":
         captions = tuple(
-            tuple(f"a made-up caption, number {n} of picture {i}" for n in range(per_picture)) for i in range(PICTURES)
+            tuple(f"a made-up caption, number {n} of image {i}" for n in range(per_image)) for i in range(IMAGES)
         )
-        data = DataSet(pictures=_Numbered(), layout="webdataset", place="captions", captions=captions)
+        data = DataSet(images=_Numbered(), layout="webdataset", place="captions", captions=captions)
         with tempfile.TemporaryDirectory() as scratch:
             cache = FeatureCache(Path(scratch), _Told())
             before = _settle()
@@ -221,10 +221,10 @@ def peak_of(side: str, count: int) -> float:
         from clip_benchmark.metrics import zeroshot_retrieval
 
         batches = [
-            (torch.arange(start, start + 50)[:, None], [[str(i)] * per_picture for i in range(start, start + 50)])
-            for start in range(0, PICTURES, 50)
+            (torch.arange(start, start + 50)[:, None], [[str(i)] * per_image for i in range(start, start + 50)])
+            for start in range(0, IMAGES, 50)
         ]
-        model = _Waves(per_picture)
+        model = _Waves(per_image)
         before = _settle()
         given = zeroshot_retrieval.evaluate(model, batches, model.tokens, device="cpu", amp=False, recall_k_list=[5])
         values = list(given.values())
@@ -233,9 +233,9 @@ def peak_of(side: str, count: int) -> float:
 
 
 class _Numbered:
-    """Pictures of one pixel each, whose colour is their number."""
+    """Images of one pixel each, whose colour is their number."""
 
-    keys = tuple(f"p{index:06d}" for index in range(PICTURES))
+    keys = tuple(f"p{index:06d}" for index in range(IMAGES))
     fingerprint = "numbered"
 
     def open(self, index: int) -> Image.Image:
@@ -243,11 +243,11 @@ class _Numbered:
 
 
 class _Told(Model):
-    """A model whose features are `vectors` of a picture's number, or of how many texts it has read before."""
+    """A model whose features are `vectors` of an image's number, or of how many texts it has read before."""
 
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0
-        self.preprocess = lambda picture: torch.from_numpy(np.array(picture).astype(np.int64))
+        self.preprocess = lambda image: torch.from_numpy(np.array(image).astype(np.int64))
         self.preprocessing, self.record = {}, {"device": "cpu"}
 
     def _images(self, batch: torch.Tensor) -> torch.Tensor:
@@ -265,8 +265,8 @@ class _Told(Model):
 class _Waves:
     """A model whose features are `vectors` of the index it is given."""
 
-    def __init__(self, per_picture: int):
-        self._next, self._per_picture = 0, per_picture
+    def __init__(self, per_image: int):
+        self._next, self._per_image = 0, per_image
 
     def tokens(self, texts: list[str]) -> torch.Tensor:
         start, self._next = self._next, self._next + len(texts)

@@ -63,8 +63,8 @@ def _driver(folder: Path, units: int) -> None:
     names = [unit.name for unit in load_plan(target.plan).units]
     models = [unit.name for unit in load_plan(template.plan).units]
     began = time.time()
-    for place, name in enumerate(names):
-        _link(template, models[place % len(models)], target, name)
+    for index, name in enumerate(names):
+        _link(template, models[index % len(models)], target, name)
     print(f"({len(names):,} units linked: {time.time() - began:.0f} s)")
     seconds, peak, said = _filter(manifest, folder / "out")
     funnel = read_json(target.root / "funnel.json")

@@ -50,13 +50,13 @@ def read_captions(path: Path) -> list[str]:
 
 
 def rate(captions: Sequence[str], spotted: Sequence[Sequence[SpottedText]], rule: OverlapRule) -> float:
-    """Share of rows that the rule drops, in percent."""
+    """Proportion of rows that the rule drops, in percent."""
     lengths = overlap_lengths(captions, spotted, rule)
     return 100 * sum(length >= rule.min_chars for length in lengths) / len(lengths)
 
 
 def as_lines(caption: str, rng: random.Random, most: int) -> list[SpottedText]:
-    """A caption as OCR would give it from a picture: lines of one to four words, at most so many."""
+    """A caption as OCR would give it from an image: lines of one to four words, at most so many."""
     words = caption.split()
     lines: list[SpottedText] = []
     while words and len(lines) < most:
@@ -115,7 +115,7 @@ def false_positives(samples: dict[str, list[str]], rng: random.Random) -> None:
             pairs = [(caption, lines) for caption, lines in pairs if lines]
             columns = [caption for caption, _ in pairs], [lines for _, lines in pairs]
             rows.append([name, amount, str(len(pairs)), *(f"{rate(*columns, rule):.2f} %" for rule in RULES.values())])
-    print_table("Accidents: text of other rows", ["captions", "text in the picture", "rows", *RULES], rows)
+    print_table("Accidents: text of other rows", ["captions", "text in the image", "rows", *RULES], rows)
 
 
 def synthetic_hits(captions: Sequence[str], rng: random.Random) -> None:
@@ -138,14 +138,14 @@ def rendered_hits(captions: Sequence[str], count: int, rng: random.Random) -> No
             pairs = []
             for caption in rng.sample(list(captions), len(captions)):
                 piece = piece_of(caption, rng)
-                picture = render_onto_photo(piece, height, rng.choice((512, 640)), rng, photos) if piece else None
-                if picture:
-                    pairs.append((caption, picture))
+                image = render_onto_photo(piece, height, rng.choice((512, 640)), rng, photos) if piece else None
+                if image:
+                    pairs.append((caption, image))
                 if len(pairs) == max(1, count // 4):
                     break
             spotted = [
                 [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
-                for result in spotter.spot(picture.data for _, picture in pairs)
+                for result in spotter.spot(image.data for _, image in pairs)
             ]
             texts = [caption for caption, _ in pairs]
             rows.append(
@@ -153,7 +153,7 @@ def rendered_hits(captions: Sequence[str], count: int, rng: random.Random) -> No
             )
             all_captions += texts
             all_spotted += spotted
-    print_table("Hits: rendered and read by the real spotter", ["text height", "pictures", *RULES], rows)
+    print_table("Hits: rendered and read by the real spotter", ["text height", "images", *RULES], rows)
     others = [rng.choice(captions) for _ in range(40 * len(all_spotted))]
     rates = [f"{rate(others, all_spotted * 40, rule):.2f} %" for rule in RULES.values()]
     print_table("Accidents: the strings read, other captions", ["pairs", *RULES], [[str(len(others)), *rates]])
@@ -163,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, also where the captions are not at hand: then it says so and measures nothing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--captions", type=Path, nargs="+", default=DEFAULT_CAPTIONS, help="caption files")
-    parser.add_argument("--rendered", type=int, default=200, help="pictures to render and read; 0 skips the OCR part")
+    parser.add_argument("--rendered", type=int, default=200, help="images to render and read; 0 skips the OCR part")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     missing = [str(path) for path in options.captions if not path.is_file()]

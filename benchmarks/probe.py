@@ -2,7 +2,7 @@
 
     python -m benchmarks.probe [--classes 100] [--width 512] [--shots 1 4 16] [--penalties 0.01 0.0001] [--repeats 3]
 
-Features are synthetic: classes around random centres, pictures scattered around them, a text classifier that is roughly
+Features are synthetic: classes around random centres, images scattered around them, a text classifier that is roughly
 right, all L2-normalised, logit scale 100. Both sides solve the L2-penalised problem without text, which scikit-learn
 knows too, and stop at the same objective: scikit-learn gets the number of iterations that brings it to within 1e-4 of
 ours. Sides run in turn. The probe itself has no peer; its time stands beside, with the Frank-Wolfe gap it reached,
@@ -51,7 +51,7 @@ class World:
 
 
 def make_world(classes: int, width: int, shots: int, seed: int = 0, tests: int = 2000) -> World:
-    """Classes on a sphere, with a direction that all pictures share, as those of a dual encoder do."""
+    """Classes on a sphere, with a direction that all images share, as those of a dual encoder do."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -63,11 +63,11 @@ def make_world(classes: int, width: int, shots: int, seed: int = 0, tests: int =
     centres, common = unit(normal(classes, width)), unit(normal(width))
     classifier = unit(0.5 * centres + unit(normal(classes, width)))
 
-    def pictures(of: Tensor) -> Tensor:
+    def images(of: Tensor) -> Tensor:
         return unit(0.6 * centres[of] + common + 2.2 * normal(len(of), width) / math.sqrt(width))
 
     labels, test_labels = torch.arange(classes).repeat(shots), torch.randint(classes, (tests,), generator=generator)
-    return World(classifier, pictures(labels), labels, pictures(test_labels), test_labels)
+    return World(classifier, images(labels), labels, images(test_labels), test_labels)
 
 
 def objective(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, penalty: float) -> float:
@@ -95,7 +95,7 @@ def timed(call: Callable[[], object]) -> float:
 
 
 def accuracy(probe: Probe, world: World) -> float:
-    """On the test pictures, in percent."""
+    """On the test images, in percent."""
     return 100 * (probe.scores(world.test).argmax(1) == world.test_labels).double().mean().item()
 
 

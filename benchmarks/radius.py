@@ -2,7 +2,7 @@
 
     python -m benchmarks.radius [--seeds 8] [--data DIR] [--cache DIR]
 
-On labelled pictures of the `demo` suite (`make bench-data TASK=demo`) with the reference encoder: Fashion-MNIST, and
+On labelled images of the `demo` suite (`make bench-data TASK=demo`) with the reference encoder: Fashion-MNIST, and
 Tux Paint's stamps, one half of them to draw shots from and the other to test on, and the other way round. The rule of
 one standard error against the best candidate of cross-validation, with and without the floor that one shot sets, all
 on the shots alone; beside them the probe that is blind to the text and chooses by the same rule, and the choice between
@@ -41,7 +41,7 @@ RULES = {"best, no less than one shot's": (0.0, True), "best": (0.0, False), "on
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures to draw shots from, pictures to test on, and the zero-shot classifier (d, C)."""
+    """Images to draw shots from, images to test on, and the zero-shot classifier (d, C)."""
 
     name: str
     train: np.ndarray
@@ -80,7 +80,7 @@ def pools(root: Path, folder: Path, seeds: int) -> Iterator[Pool]:
     yield _pool(fashion, open_support(fashion, tests, root, memo), tests, cache, seeds)
     data = open_task(stamps, root, memo)
     halves: tuple[list[int], list[int]] = ([], [])
-    for index, key in enumerate(data.pictures.keys):
+    for index, key in enumerate(data.images.keys):
         halves[hashlib.sha256(key.encode()).digest()[0] % 2].append(index)
     for shots, others in (halves, halves[::-1]):
         yield _pool(stamps, data.take(shots), data.take(others), cache, seeds)
@@ -89,15 +89,15 @@ def pools(root: Path, folder: Path, seeds: int) -> Iterator[Pool]:
 def _pool(task: Task, support: DataSet, test: DataSet, cache: FeatureCache, seeds: int) -> Pool:
     assert support.labels is not None and test.labels is not None
     names = class_names(task, test).texts
-    keys = list(support.pictures.keys)
+    keys = list(support.images.keys)
     drawn = [draw_shots(keys, support.labels, len(names), max(SHOTS), seed) for seed in range(seeds)]
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(SHOTS))})
     return Pool(
         name=task.title,
-        train=cache.images(support.take(chosen).pictures).all(),
+        train=cache.images(support.take(chosen).images).all(),
         train_labels=support.labels[chosen],
         keys=[keys[index] for index in chosen],
-        test=cache.images(test.pictures).all(),
+        test=cache.images(test.images).all(),
         test_labels=test.labels,
         classifier=zero_shot_classifier(cache, names, templates(task, test).texts),
         scale=cache.model.logit_scale,
@@ -105,8 +105,8 @@ def _pool(task: Task, support: DataSet, test: DataSet, cache: FeatureCache, seed
 
 
 def rules(pool: Pool, seeds: int) -> None:
-    """The table of both rules: mean per class over the test pictures, mean over seeds, in percent."""
-    print(f"\n{pool.name}: {len(pool.test_labels):,} test pictures, {seeds} seeds, mean per class in percent\n")
+    """The table of both rules: mean per class over the test images, mean over seeds, in percent."""
+    print(f"\n{pool.name}: {len(pool.test_labels):,} test images, {seeds} seeds, mean per class in percent\n")
     print(f"| method | rule | {' | '.join(f'k = {k}' for k in SHOTS)} |\n|---|---|{'--:|' * len(SHOTS)}")
     for rule, (errors, floor) in RULES.items():
         settings = FewShotSettings(
@@ -140,11 +140,11 @@ def one_shot(pool: Pool, seeds: int) -> None:
     for seed in range(seeds):
         rows = draw_shots(pool.keys, pool.train_labels, len(weight), 1, seed).indices(1)
         features, labels = torch.from_numpy(pool.train[rows]), torch.from_numpy(pool.train_labels[rows])
-        for place, logits in enumerate(RADII):
+        for index, logits in enumerate(RADII):
             radius = absolute_radius(logits / pool.scale, weight)
             probe = fit_probe(features, labels, weight, pool.scale, radius)
             hits = lowest_best(probe.scores(test)).numpy() == pool.test_labels
-            values[seed, place] = mean_per_class(hits.astype(np.float64), pool.test_labels)
+            values[seed, index] = mean_per_class(hits.astype(np.float64), pool.test_labels)
     print(f"\n| radius at one shot, logits | {' | '.join(str(one) for one in RADII)} |\n|---|{'--:|' * len(RADII)}")
     print(f"| probe | {' | '.join(f'{100 * value:.1f}' for value in values.mean(axis=0))} |", flush=True)
 

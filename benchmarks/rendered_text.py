@@ -1,4 +1,4 @@
-"""Pictures with known text for the benchmarks of text-spotting: captions rendered onto photographs of scikit-image."""
+"""Images with known text for the benchmarks of text-spotting: captions rendered onto photographs of scikit-image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FONTS = ("DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansCondensed-Oblique.
 
 
 @dataclass(frozen=True, kw_only=True)
-class RenderedPicture:
+class RenderedImage:
     """A JPEG with text in it."""
 
     data: bytes
@@ -43,7 +43,7 @@ def photographs() -> list[Path]:
 
 def render_onto_photo(
     text: str, height: int, side: int, rng: random.Random, photos: Sequence[Path]
-) -> RenderedPicture | None:
+) -> RenderedImage | None:
     """Writes one line, `height` pixels high, onto a photo with a longest side of `side`; None where it does not fit.
 
     Half of the lines stand on a plate, half have an outline as subtitles have; the font is Pillow's own or, where the
@@ -68,7 +68,7 @@ def render_onto_photo(
         draw.text((x, y), text, font=font, fill=ink, stroke_width=max(1, height // 14), stroke_fill=paper)
     file = io.BytesIO()
     photo.save(file, "JPEG", quality=rng.choice((60, 75, 90)))
-    return RenderedPicture(data=file.getvalue(), text=text)
+    return RenderedImage(data=file.getvalue(), text=text)
 
 
 def _font(height: int, rng: random.Random) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -1,6 +1,6 @@
 """Images per core-second of our text spotter against PaddleOCR and faster-paddle with their defaults, and decisions.
 
-    python benchmarks/spotting.py [--pictures DIR] [--repeats 3] [--enlarge] [--sides ...]
+    python benchmarks/spotting.py [--images DIR] [--repeats 3] [--enlarge] [--sides ...]
 
 All sides read the same files on one core. PaddleOCR's defaults: full resolution (`min`, 64), recognition in batches of
 6, the small models (the largest at hand), ONNX Runtime. Its orientation and unwarping models are off: their weights are
@@ -43,13 +43,13 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
 from common.image_formats import EXTENSIONS  # noqa: E402
+from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image  # noqa: E402
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture  # noqa: E402
 from filters.spotting.precision import resolved  # noqa: E402
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
 from filters.spotting.weights import ModelSize, find_models  # noqa: E402
 
-SAMPLE = ROOT / "data" / "sample" / "pictures"
+SAMPLE = ROOT / "data" / "sample" / "images"
 WORDS = "Carlsberg brewery, Wivenhoe Park, no parking at any time, Las Vegas 1998, keep calm, summer sale, Wartburg 353"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Strings = list[list[SpottedText]]
@@ -104,10 +104,10 @@ def paddle_our_sizes() -> Iterator[Side]:
 
     def read_one(file: Path) -> list[SpottedText]:
         try:
-            picture = decode_picture(file.read_bytes(), PictureLimits())
-        except BadPicture:
+            image = decode_image(file.read_bytes(), DecodeLimits())
+        except UnreadableImage:
             return []
-        ((*lines,),) = engine.read([engine.find(picture)])
+        ((*lines,),) = engine.read([engine.find(image)])
         return [(line.text, line.score) for line in lines]
 
     def read(files: Sequence[Path]) -> Strings:
@@ -139,7 +139,7 @@ def ours(settings: SpotterSettings) -> Iterator[Side]:
         def read(files: Sequence[Path]) -> Strings:
             results = list(spotter.spot(file.read_bytes() for file in files))
             if spotter.pid != pid:
-                raise RuntimeError("the OCR process was replaced, its CPU time is lost: give fewer pictures")
+                raise RuntimeError("the OCR process was replaced, its CPU time is lost: give fewer images")
             return [
                 [(line.text, line.score) for line in result.spotted] if isinstance(result, Spotting) else []
                 for result in results
@@ -215,23 +215,23 @@ def processor() -> str:
 
 
 def readable(folder: Path) -> list[Path]:
-    """The picture files that OpenCV, and so PaddleOCR by itself, can read."""
+    """The image files that OpenCV, and so PaddleOCR by itself, can read."""
     import cv2
 
     files = sorted(path for path in folder.iterdir() if path.suffix.lower().removeprefix(".") in EXTENSIONS)
     return [path for path in files if path.stat().st_size and cv2.imread(str(path)) is not None]
 
 
-def made_pictures(folder: Path) -> list[Path]:
-    """Where there is no folder of pictures: photographs without text, and as many with a rendered line."""
+def made_images(folder: Path) -> list[Path]:
+    """Where there is no folder of images: photographs without text, and as many with a rendered line."""
     rng = random.Random(3)
     photos = photographs()
     texts = WORDS.split(", ")
     for number in range(40):
         text = texts[number % len(texts)] if number % 2 else ""
-        picture = render_onto_photo(text, rng.choice((16, 24, 40)), rng.choice((512, 640, 1000)), rng, photos)
-        if picture:
-            (folder / f"{number:03}.jpg").write_bytes(picture.data)
+        image = render_onto_photo(text, rng.choice((16, 24, 40)), rng.choice((512, 640, 1000)), rng, photos)
+        if image:
+            (folder / f"{number:03}.jpg").write_bytes(image.data)
     return sorted(folder.iterdir())
 
 
@@ -247,7 +247,7 @@ def captions_of(files: Sequence[Path]) -> dict[str, list[str]]:
 
 
 def decisions(files: Sequence[Path], strings: Strings, reference: Strings, rule: OverlapRule) -> list[bool]:
-    """Whether each (picture, caption) would be dropped."""
+    """Whether each (image, caption) would be dropped."""
     captions = captions_of(files)
     dropped = []
     for file, found, known in zip(files, strings, reference, strict=True):
@@ -309,7 +309,7 @@ def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
         image = Image.open(file).convert("RGB")
         scale = rng.randint(1000, 1600) / max(image.size)
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        written.append(folder / "pictures" / f"{file.stem}.jpg")
+        written.append(folder / "images" / f"{file.stem}.jpg")
         written[-1].parent.mkdir(exist_ok=True)
         image.resize(size, Image.Resampling.LANCZOS).save(written[-1], "JPEG", quality=85)
     manifest = files[0].parent.parent / "manifest.tsv"
@@ -320,9 +320,7 @@ def enlarged(files: Sequence[Path], folder: Path) -> list[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--pictures", type=Path, help="folder of pictures (default: data/sample/pictures, else made ones)"
-    )
+    parser.add_argument("--images", type=Path, help="folder of images (default: data/sample/images, else made ones)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--enlarge", action="store_true", help="read them at 1,000 to 1,600 pixels")
     parser.add_argument("--sides", nargs="+", default=installed(), choices=SIDES, help="what to compare")
@@ -332,16 +330,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(options.side, json.load(sys.stdin))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        if options.pictures or SAMPLE.is_dir():
-            files = readable(options.pictures or SAMPLE)
+        if options.images or SAMPLE.is_dir():
+            files = readable(options.images or SAMPLE)
         else:
-            files = made_pictures(Path(folder))
+            files = made_images(Path(folder))
         if not files:
-            print(f"no readable pictures in {options.pictures}", file=sys.stderr)
+            print(f"no readable images in {options.images}", file=sys.stderr)
             return 2
         groups = split(enlarged(files, Path(folder)) if options.enlarge else files)
         if not all(groups.values()):
-            print("there must be pictures with text and pictures without", file=sys.stderr)
+            print("there must be images with text and images without", file=sys.stderr)
             return 2
         names = list(dict.fromkeys([REFERENCE, *options.sides]))
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}

@@ -26,11 +26,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.rendered_text import photographs
+from filters.spotting.decode import DecodeLimits, decode_image
 from filters.spotting.folding import fold
 from filters.spotting.ocr.engine import Engine
 from filters.spotting.ocr.paddle import PaddleEngine
 from filters.spotting.overlap import TOLERANT, overlap
-from filters.spotting.pictures import PictureLimits, decode_picture
 from filters.spotting.settings import SpotterSettings
 
 DEVELOPMENT_FONTS: Final = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "")
@@ -213,7 +213,7 @@ def captions_of(part: str) -> list[str]:
 
 
 def read_texts(engine: Engine | PaddleEngine, examples: Sequence[Example]) -> list[list[tuple[str, float]]]:
-    found = [engine.find(decode_picture(example.data, PictureLimits())) for example in examples]
+    found = [engine.find(decode_image(example.data, DecodeLimits())) for example in examples]
     return [[(line.text, line.score) for line in lines] for lines in engine.read(found)]  # type: ignore[arg-type]
 
 

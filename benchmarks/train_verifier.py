@@ -59,16 +59,16 @@ def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionPa
 def _train_actions(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], laion: int) -> dict[str, object]:
     rows: list[Features] = []
     positive, weights = [], []
-    for place, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
+    for index, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
         context = CaptionContext(graph, entry.caption)
         verbs = {_letters(verb) for verb in entry.verbs}
         for action in graph.actions:
             is_stated = _letters(action.verb) in verbs
-            if place >= laion and not (action.tagged or is_stated or action.verb.endswith("ing")):
+            if index >= laion and not (action.tagged or is_stated or action.verb.endswith("ing")):
                 continue  # CC3M was read for what the tagger calls a verb and for words in -ing
             rows.append({**context.features, **merged(action_parts(context, action))})
             positive.append(is_stated)
-            weights.append(1.0 if place < laion else CC3M_WEIGHT)
+            weights.append(1.0 if index < laion else CC3M_WEIGHT)
     return _fit(rows, positive, weights, STRENGTH["actions"])
 
 

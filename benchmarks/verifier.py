@@ -39,7 +39,7 @@ def part_trained(folder_labels: Sequence[Labelled], cc3m: Sequence[Labelled], pa
 
 
 def measure(found: Bools, truth: Bools) -> str:
-    """Precision, recall, F1 and the share of negatives rejected, as table cells."""
+    """Precision, recall, F1 and the proportion of negatives rejected, as table cells."""
     hits = int((found & truth).sum())
     precision, recall = hits / max(int(found.sum()), 1), hits / max(int(truth.sum()), 1)
     f1 = 2 * hits / max(int(found.sum() + truth.sum()), 1)

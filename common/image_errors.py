@@ -9,7 +9,7 @@ class BadImageReason(StrEnum):
     """Why bytes become no image. The values are written to data sets: add, never rename."""
 
     EMPTY = "empty"  # no bytes at all
-    NOT_AN_IMAGE = "not_a_picture"  # HTML, JSON, PDF, SVG, noise, or a format that is not accepted
+    NOT_AN_IMAGE = "not_an_image"  # HTML, JSON, PDF, SVG, noise, or a format that is not accepted
     TRUNCATED = "truncated"  # an image whose end is missing
     CORRUPT = "corrupt"  # an image whose header or body contradicts its format
     TOO_MANY_BYTES = "too_many_bytes"  # a larger file than ImageLimits.max_bytes

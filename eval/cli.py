@@ -19,7 +19,7 @@ from eval.errors import EvalError, ModelError
 if TYPE_CHECKING:
     from eval.options import Shots
 
-# Ranks wait for the slowest at the end of a set; with uneven pictures that can be long and is no failure.
+# Ranks wait for the slowest at the end of a set; with uneven images that can be long and is no failure.
 PATIENCE_S = 12 * 3600.0
 
 
@@ -40,20 +40,20 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--cache", help="folder of the encoded features (default: ~/.cache/diht/features)")
     parser.add_argument(
-        "--batch", type=number(Positive), help="pictures encoded at once (default: 64 on a CPU, 256 on a GPU)"
+        "--batch", type=number(Positive), help="images encoded at once (default: 64 on a CPU, 256 on a GPU)"
     )
     parser.add_argument(
         "--text-batch", type=number(Positive), help="texts encoded at once (default: 256, 1024 on a GPU)"
     )
     parser.add_argument(
-        "--workers", type=number(Count), help="processes that read pictures (default: cores - 1, at most 8)"
+        "--workers", type=number(Count), help="processes that read images (default: cores - 1, at most 8)"
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, bf16 or fp16 autocast (default fp32)")
     parser.add_argument("--strict-ties", action="store_true", help="retrieval: every equal score counts as ahead")
     parser.add_argument("--sample", type=number(Positive), help="evaluate so many items of each task, drawn by a seed")
     parser.add_argument(
-        "--shots", default="1,2,4,5,8,16", help="few-shot: pictures per class (default 1,2,4,5,8,16), or 0"
+        "--shots", default="1,2,4,5,8,16", help="few-shot: images per class (default 1,2,4,5,8,16), or 0"
     )
     parser.add_argument(
         "--seeds",

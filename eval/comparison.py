@@ -1,7 +1,7 @@
 """Two models on the same items: the tests of each task, and over all of them.
 
 Pairs the items of two runs of `make bench` by key and tests the main number of each task: B minus A, its interval, a p
-value, and the p value corrected for the number of tasks (Holm). Few-shot numbers are paired by test picture and by the
+value, and the p value corrected for the number of tasks (Holm). Few-shot numbers are paired by test image and by the
 seed of the shots (`eval.fewshot.comparison`).
 """
 
@@ -19,7 +19,7 @@ from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.items import estimate_of, is_mean, read_items
 from eval.records import read_written
 from eval.report.data import checked
-from eval.results import Items, cautions, pictures_of, rules_of
+from eval.results import Items, cautions, images_of, rules_of
 from eval.statistics import (
     Estimate,
     Paired,
@@ -33,11 +33,11 @@ from eval.statistics import (
 
 NOT_SEED_NOISE = (
     "A sampling interval is not seed noise. Intervals and p values are about the test items: would the difference "
-    "survive other pictures of the same kind? They say nothing about training again. Two trainings of one recipe that "
+    "survive other images of the same kind? They say nothing about training again. Two trainings of one recipe that "
     "differ only in the seed differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks "
     "(DataComp). Comparing recipes takes several seeds of each."
 )
-SAME_DATA = ("pictures_sha256", "labels_sha256")
+SAME_DATA = ("images_sha256", "labels_sha256")
 IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
 """Parts of the protocol that may differ: they are the model's own."""
 
@@ -64,8 +64,8 @@ class TaskComparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Average:
-    """Over the tasks tested, each with the same weight; pictures of one set count once, whatever asks about them."""
+class ComparedAverage:
+    """Over the tasks tested, each with the same weight; images of one set count once, whatever asks about them."""
 
     tasks: int
     a: float
@@ -85,7 +85,7 @@ class Comparison:
     a: str
     b: str
     tasks: tuple[TaskComparison, ...]
-    average: Average | None
+    average: ComparedAverage | None
     few_shot: tuple[FewShotComparison, ...] = ()
     caution: str = NOT_SEED_NOISE
 
@@ -113,7 +113,7 @@ def compare(a: Path, b: Path) -> Comparison:
         found, estimates = _compare_task(task, row_a, row_b, *pair)
         tasks.append(found)
         if estimates is not None:
-            pairs.append((pictures_of(task, row_a["protocol"]), *estimates))
+            pairs.append((images_of(task, row_a["protocol"]), *estimates))
     shots_a, shots_b = _few_shot_rows(all_a), _few_shot_rows(all_b)
     few_shot = [
         one
@@ -247,7 +247,7 @@ def _compare_task(
 
 
 def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> Paired:
-    """By McNemar where hits are 0 or 1 and every item has a picture of its own, else by the paired t test."""
+    """By McNemar where hits are 0 or 1 and every item has an image of its own, else by the paired t test."""
     found = difference(of_a, of_b)
     if is_mean(metric) and binary(a.hits, b.hits) and len(np.unique(a.clusters)) == len(a.keys):
         low, high = disagreement_interval(a.hits, b.hits)
@@ -275,12 +275,12 @@ def _untested(task: str, row_a: Mapping[str, Any] | None, row_b: Mapping[str, An
     )
 
 
-def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> Average | None:
+def _average(pairs: Sequence[tuple[str, Estimate, Estimate]]) -> ComparedAverage | None:
     """None below two tasks. Of the tasks compared alone: one that is missing on a side counts on neither."""
     if len(pairs) < 2:
         return None
     found = average_difference(pairs)
-    return Average(
+    return ComparedAverage(
         tasks=len(pairs),
         a=float(np.mean([a.value for _, a, _ in pairs])),
         b=float(np.mean([b.value for _, _, b in pairs])),

@@ -27,12 +27,12 @@ def to_markdown(comparison: Comparison) -> str:
         lines.append(
             f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
             f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_shown(average.detectable)} | | "
-            "paired t over pictures |"
+            "paired t over images |"
         )
     lines += [
         "",
         "Values in percent, differences in points. p: two-sided, of no difference; Holm's correction is for the number "
-        "of tasks tested. Intervals are over pictures; the average counts those of one set once. Shows: the difference "
+        "of tasks tested. Intervals are over images; the average counts those of one set once. Shows: the difference "
         "that a test set of this kind and size would show in 80 % of cases, so a smaller one may be there unseen.",
         "",
         *_few_shot_lines(comparison.few_shot),
@@ -76,7 +76,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
         *lines,
         "",
         "Means over the seeds of the shots, which both models were given alike. Intervals and p values are over test "
-        "pictures and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
+        "images and seeds; a few seeds say little of the luck of the shots, which makes them wide. Holm's correction "
         "is for the rows of this table.",
         "",
     ]

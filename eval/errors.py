@@ -20,7 +20,7 @@ class DataMissing(EvalError):
 
 
 class DataBroken(EvalError):
-    """The data set is at hand and not what its layout promises: a shard, a label or a picture."""
+    """The data set is at hand and not what its layout promises: a shard, a label or an image."""
 
 
 class FetchFailed(EvalError):

@@ -38,7 +38,7 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
 
 
 def mean_per_class(hits: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Mean over the classes that occur of the share of hits (n,) among a class's images. Classes of a single image
+    """Mean over the classes that occur of the proportion of hits (n,) among a class's images. Classes of a single image
     vouch for each other's spread."""
     right, of = np.asarray(hits, dtype=np.float64), np.asarray(labels)
     n = len(right)
@@ -66,7 +66,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
     if not m or not k:
         raise ValueError(f"ROC-AUC needs items of both classes; there are {m} of class 1 and {k} of class 0")
     parts = np.empty(len(found))
-    # Of every item, the share of the other class that it is on the right side of, an equal score counting half.
+    # Of every item, the proportion of the other class that it is on the right side of, an equal score counting half.
     below, above = _share_below(found[positive], found[~positive]), _share_below(found[~positive], found[positive])
     value = float(below.mean())
     parts[positive] = (below - value) / m * np.sqrt(m / max(m - 1, 1))
@@ -82,7 +82,7 @@ def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:
-    """(n,) for each value the share of `others` below it, equal ones counting half."""
+    """(n,) for each value the proportion of `others` below it, equal ones counting half."""
     order = np.sort(others)
     return (np.searchsorted(order, values, "left") + np.searchsorted(order, values, "right")) / (2 * len(others))
 

@@ -1,4 +1,4 @@
-"""Examples: what the model said of single pictures, questions and captions, for the report to show."""
+"""Examples: what the model said of single images, questions and captions, for the report to show."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ MOST = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confusion:
-    """A picture that was taken for another class."""
+    """An image that was taken for another class."""
 
-    picture: Image.Image
+    image: Image.Image
     key: str
     label: str
     predicted: str
     share: float
-    """Share of the pictures of `label` that were taken for `predicted`."""
+    """Proportion of the images of `label` that were taken for `predicted`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundTexts:
-    """A picture with the captions nearest to it."""
+    """An image with the captions nearest to it."""
 
-    picture: Image.Image
+    image: Image.Image
     key: str
     texts: Sequence[tuple[str, float, bool]]
-    """Caption, cosine, whether it is the picture's; nearest first."""
+    """Caption, cosine, whether it is the image's; nearest first."""
     rank: int
     """Rank of its first right caption, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPictures:
-    """A caption with the pictures nearest to it."""
+class FoundImages:
+    """A caption with the images nearest to it."""
 
     text: str
-    pictures: Sequence[tuple[Image.Image, float, bool]]
-    """Picture, cosine, whether it is the caption's; nearest first."""
+    images: Sequence[tuple[Image.Image, float, bool]]
+    """Image, cosine, whether it is the caption's; nearest first."""
     rank: int
-    """Rank of its picture, from 1."""
+    """Rank of its image, from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
     """A question with the answer chosen and those that people gave."""
 
-    picture: Image.Image
+    image: Image.Image
     key: str
     question: str
     predicted: str
@@ -61,7 +61,7 @@ class Answered:
     """Soft accuracy of the answer."""
 
 
-Example = Confusion | FoundTexts | FoundPictures | Answered
+Example = Confusion | FoundTexts | FoundImages | Answered
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:

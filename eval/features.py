@@ -1,7 +1,7 @@
-"""Features of pictures and texts, encoded once and kept: what zero-shot, retrieval, VQA and few-shot all read.
+"""Features of images and texts, encoded once and kept: what zero-shot, retrieval, VQA and few-shot all read.
 
 They lie under a key of what they depend on: the model (weights, architecture, precision, kind of device), versions of
-libraries, the preprocessing, and the pictures or texts. A batch is written under a temporary name, flushed and renamed
+libraries, the preprocessing, and the images or texts. A batch is written under a temporary name, flushed and renamed
 as soon as it is encoded, so an interrupted run has every batch that it finished, and the next one encodes the others
 and no more. The name of a batch holds the hash of its content: what was damaged since is encoded again. Several ranks
 share the batches; the folder must be visible to all of them.
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from common.files import publish_bytes, publish_json
 from common.progress import ProgressBar
 from common.ranks import Ranks
-from eval.data.dataset import Pictures
+from eval.data.dataset import Images
 from eval.errors import DataBroken, EvalError, ModelError
 from eval.hashes import sha256_of, sha256_texts
 from eval.models.model import Model
@@ -107,21 +107,21 @@ class FeatureCache:
         progress: bool = False,
     ):
         """`batch` and `text_batch` are what the encoders get at once, and what an interruption can lose; `workers`
-        loader processes read and preprocess pictures beside the encoder, 0 does it in this process; `progress` shows
+        loader processes read and preprocess images beside the encoder, 0 does it in this process; `progress` shows
         how far they are."""
         self._folder, self.model, self._group = folder, model, group or Ranks()
         self._batch, self._text_batch, self._workers = batch, text_batch, workers
         self._progress = progress
 
-    def images(self, pictures: Pictures, what: str = "pictures") -> Features:
-        """Features of all pictures. Raises `DataBroken` for one that cannot be read; what was encoded before stays."""
+    def images(self, images: Images, what: str = "images") -> Features:
+        """Features of all images. Raises `DataBroken` for one that cannot be read; what was encoded before stays."""
 
         def encode(batches: Sequence[range]) -> Iterator[np.ndarray]:
-            for content in _preprocessed(pictures, self.model, batches, self._workers):
+            for content in _preprocessed(images, self.model, batches, self._workers):
                 yield self.model.images(content)
 
-        key = sha256_of(["images", ENCODING, self.model.fingerprint, pictures.fingerprint])
-        return self._filled(key, what, pictures.keys, self._batch, encode)
+        key = sha256_of(["images", ENCODING, self.model.fingerprint, images.fingerprint])
+        return self._filled(key, what, images.keys, self._batch, encode)
 
     def texts(self, texts: Sequence[str], what: str = "texts") -> Features:
         """Features of texts, in their order. Equal texts are encoded once: in two batches they would differ by
@@ -249,18 +249,18 @@ def _gaps(batches: Sequence[Batch], count: int) -> list[tuple[int, int]]:
 
 
 class _Loaded(Dataset[torch.Tensor]):
-    """Preprocessed pictures by index; picklable, for loader processes."""
+    """Preprocessed images by index; picklable, for loader processes."""
 
-    def __init__(self, pictures: Pictures, preprocess: Callable[[Any], torch.Tensor]):
-        self._pictures, self._preprocess = pictures, preprocess
+    def __init__(self, images: Images, preprocess: Callable[[Any], torch.Tensor]):
+        self._images, self._preprocess = images, preprocess
 
     def __len__(self) -> int:
-        return len(self._pictures.keys)
+        return len(self._images.keys)
 
     def __getitem__(self, index: int) -> torch.Tensor | DataBroken:  # type: ignore[override]
         # An error raised in a loader process loses its class on the way; as a value it arrives whole.
         try:
-            return self._preprocess(self._pictures.open(index))
+            return self._preprocess(self._images.open(index))
         except DataBroken as error:
             return error
 
@@ -272,9 +272,9 @@ def _collate(items: list[torch.Tensor | DataBroken]) -> torch.Tensor | DataBroke
     return torch.stack([item for item in items if isinstance(item, torch.Tensor)])
 
 
-def _preprocessed(pictures: Pictures, model: Model, batches: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
+def _preprocessed(images: Images, model: Model, batches: Sequence[range], workers: int) -> Iterator[torch.Tensor]:
     loader = DataLoader(
-        _Loaded(pictures, model.preprocess),
+        _Loaded(images, model.preprocess),
         batch_sampler=[list(batch) for batch in batches],
         num_workers=min(workers, len(batches)),
         collate_fn=_collate,

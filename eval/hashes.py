@@ -23,8 +23,8 @@ def _json(value: Any) -> Iterator[str]:
     if not isinstance(value, list | tuple) or not value:
         yield _dumped(value)
     elif len(value) <= SHORT:
-        for place, one in enumerate(value):
-            yield "," if place else "["
+        for index, one in enumerate(value):
+            yield "," if index else "["
             yield from _json(one)
         yield "]"
     else:

@@ -1,6 +1,6 @@
 """What a test set can show before anything is measured: `make bench ARGS=--power`.
 
-Two models differ on a share of the items, and one is better by what it wins there more than it loses. That share
+Two models differ on a proportion of the items, and one is better by what it wins there more than it loses. That share
 decides how many items a difference needs: models of one recipe disagree on few items, different ones on many. With n
 items a difference is found (p < 0.05) in 80 % of cases from 2.8 sqrt(share / n) on (McNemar's test, Connor 1987).
 """
@@ -18,7 +18,7 @@ _REACH = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 def detectable(n: int, disagree: float) -> float:
-    """The difference of two shares that n items show in 80 % of cases, where the models disagree on a share of them;
+    """The difference of two shares that n items show in 80 % of cases, where the models disagree on a proportion of them;
     never more than that share."""
     return min(_REACH * math.sqrt(disagree / n), disagree)
 
@@ -38,7 +38,7 @@ def power_table(suite: Suite) -> str:
     head = "".join(f"{100 * share:>9.0f} %" for share in DISAGREE)
     lines = [
         "The smallest difference, in points, that a task shows in 80 % of cases (p < 0.05, before a correction for",
-        "several tasks), by the share of items on which two models disagree; and the items that one point needs.",
+        "several tasks), by the proportion of items on which two models disagree; and the items that one point needs.",
         "",
         f"{'task':24} {'items':>8} {head}",
     ]

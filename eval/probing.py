@@ -1,4 +1,4 @@
-"""Few-shot rows of a classification task: draws the shots, encodes these pictures and no others, runs the curves."""
+"""Few-shot rows of a classification task: draws the shots, encodes these images and no others, runs the curves."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def evaluate_few_shot(
     output: Path,
     group: Ranks,
 ) -> list[Result]:
-    """The few-shot rows of `task` on the test pictures `data`; the keys of all shots go to `output`/few_shot. A
+    """The few-shot rows of `task` on the test images `data`; the keys of all shots go to `output`/few_shot. A
     training split that is not at hand is a row that says so; a task that has none has no rows."""
     if not task.support or data.labels is None or data.labels.ndim != 1:
         return []
@@ -45,18 +45,18 @@ def evaluate_few_shot(
     assert support.labels is not None  # `open_support` saw to it
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
-    keys, labels = list(support.pictures.keys), support.labels
+    keys, labels = list(support.images.keys), support.labels
     try:
         drawn = [draw_shots(keys, labels, len(names), max(shots.counts), seed) for seed in shots.seeds]
     except ShotsMissing as error:
         lacking = [names[number] for number in error.classes]
-        few = f"{len(lacking)} of {len(names)} classes have no picture in {support.place}: {', '.join(lacking[:5])}"
+        few = f"{len(lacking)} of {len(names)} classes have no image in {support.place}: {', '.join(lacking[:5])}"
         return [missing(task.name, "few_shot", "few-shot", f"training split: {few}")]
-    # A shot depends on its own key alone, so drawing again from these few pictures draws the same ones.
+    # A shot depends on its own key alone, so drawing again from these few images draws the same ones.
     chosen = sorted({int(index) for one in drawn for index in one.indices(max(shots.counts))})
     pool = support.take(chosen)
-    train = cache.images(pool.pictures, f"{task.name} shots").all()
-    test = cache.images(data.pictures, task.name).all()
+    train = cache.images(pool.images, f"{task.name} shots").all()
+    test = cache.images(data.images, task.name).all()
     classifier = zero_shot_classifier(cache, names, prompts)
     truncated = cache.texts(prompt_texts(names, prompts), "prompts").truncated
     settings = FewShotSettings(
@@ -80,13 +80,13 @@ def evaluate_few_shot(
         record["support"] = {
             "place": support.place,
             "split": protocol.split_of(task.support, support),
-            "pictures": len(keys),
-            "pictures_sha256": support.pictures.fingerprint,
+            "images": len(keys),
+            "images_sha256": support.images.fingerprint,
             "labels_sha256": support.label_hash,
             "shots": f"few_shot/{task.name}.json",
         }
         record["chance"] = 1 / len(names)
         rows = found.rows(task.name, record)
         publish_json(output / "few_shot" / f"{task.name}.json", found.record())
-        found.predictions(list(data.pictures.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
+        found.predictions(list(data.images.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
     return [Result(**row) for row in group.share(rows)]

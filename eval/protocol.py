@@ -42,7 +42,7 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         "place": data.place,
         "split": split_of(task.sources, data),
         "items": len(data),
-        "pictures_sha256": data.pictures.fingerprint,
+        "images_sha256": data.images.fingerprint,
         "labels_sha256": data.label_hash,
         "licence": task.licence,
     }

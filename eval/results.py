@@ -54,7 +54,7 @@ class Items:
     hits: np.ndarray
     """(n,) float64, 1 right, 0 wrong, or in between (VQA)."""
     clusters: np.ndarray
-    """(n,) int64, the picture each item belongs to: what counts as one observation."""
+    """(n,) int64, the image each item belongs to: what counts as one observation."""
     predicted: np.ndarray
     """(n,) what the model said: a class index, a rank, or a candidate's index."""
     label: np.ndarray
@@ -84,7 +84,7 @@ class TaskOutcome:
     items: Items | None = None
 
 
-INTERVAL = "Wilson with the effective number of items over pictures, 95 %"
+INTERVAL = "Wilson with the effective number of items over images, 95 %"
 TOO_FEW = "none: too few items to say"
 
 
@@ -125,9 +125,9 @@ def cautions(record: Mapping[str, Any]) -> str:
     return "; ".join(data[name] for name in ("caution", "warning") if name in data)
 
 
-def pictures_of(task: str, record: Mapping[str, Any]) -> str:
-    """What names the set of pictures behind a number: tasks that have it in common are about the same pictures."""
-    return str(record.get("data", {}).get("pictures_sha256", task))
+def images_of(task: str, record: Mapping[str, Any]) -> str:
+    """What names the set of images behind a number: tasks that have it in common are about the same images."""
+    return str(record.get("data", {}).get("images_sha256", task))
 
 
 def rules_of(record: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from common.statistics import chance_of_hit
 from eval import estimates, protocol
 from eval.data import DataSet
 from eval.errors import DataBroken
-from eval.examples import Example, FoundPictures, FoundTexts, chosen
+from eval.examples import Example, FoundImages, FoundTexts, chosen
 from eval.features import FeatureCache, Features
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
 from eval.metrics.rows import BLOCK_ROWS, tiles
@@ -21,7 +21,7 @@ from eval.templates import fill
 
 KS = (1, 5, 10)
 NEAREST = 4
-"""Captions or pictures shown for a query."""
+"""Captions or images shown for a query."""
 TIES = {
     False: "pessimistic: equal scores of lower index are ahead",
     True: "strict: all equal scores that are not right are ahead",
@@ -36,7 +36,7 @@ def evaluate_retrieval(
     assert data.captions is not None  # `open_task` saw to it
     kept = [captions[: task.captions_per_image] for captions in data.captions]
     image_of = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])
-    images = cache.images(data.pictures, task.name)
+    images = cache.images(data.images, task.name)
     results: list[Result] = []
     items: Items | None = None
     for template in task.caption_templates:
@@ -87,7 +87,7 @@ def _ranked(
         results.append(measured(task, f"recall@{k}{suffix}", float(right.mean()), ends, queries.count, detail))
     wanted = int(task.metric.partition("@")[2] or 1)
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
-    keys = list(data.pictures.keys)
+    keys = list(data.images.keys)
     names = keys if to_text else [f"{keys[index]}#{number}" for number, index in enumerate(image_of)]
     items = Items(
         keys=np.array(names),
@@ -103,7 +103,7 @@ def _winoground(
     task: Task, data: DataSet, images: Features, captions: Features, record: dict[str, Any], suffix: str
 ) -> tuple[list[Result], Items]:
     if images.count != captions.count or images.count % 2:
-        raise DataBroken(f"{data.place}: {images.count} pictures and {captions.count} captions are no pairs of pairs")
+        raise DataBroken(f"{data.place}: {images.count} images and {captions.count} captions are no pairs of pairs")
     scores = winoground_scores(images.all(), captions.all())
     n = images.count // 2
     results = []
@@ -114,7 +114,7 @@ def _winoground(
     results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
     right = scores[task.metric]
     items = Items(
-        keys=np.array(data.pictures.keys)[::2],
+        keys=np.array(data.images.keys)[::2],
         hits=right,
         clusters=np.arange(n),
         predicted=right.astype(np.int64),
@@ -129,7 +129,7 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
     kept = [captions[: task.captions_per_image] for captions in data.captions]
     owner = np.repeat(np.arange(len(kept)), [len(captions) for captions in kept])
     texts = [fill(task.caption_templates[0], caption) for captions in kept for caption in captions]
-    images = cache.images(data.pictures, task.name)
+    images = cache.images(data.images, task.name)
     captions = cache.texts(texts, f"{task.name} captions")
     to_text = task.direction == "image_to_text"
     asked, others = (images, captions) if to_text else (captions, images)
@@ -148,7 +148,7 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
         if to_text:
             found.append(
                 FoundTexts(
-                    picture=data.pictures.open(index),
+                    image=data.images.open(index),
                     key=str(items.keys[index]),
                     texts=[(texts[i], float(cosines[i]), int(owner[i]) == index) for i in nearest.tolist()],
                     rank=rank,
@@ -157,9 +157,9 @@ def queries(task: Task, data: DataSet, items: Items, cache: FeatureCache) -> lis
         else:
             right = int(owner[index])
             found.append(
-                FoundPictures(
+                FoundImages(
                     text=texts[index],
-                    pictures=[(data.pictures.open(i), float(cosines[i]), i == right) for i in nearest.tolist()],
+                    images=[(data.images.open(i), float(cosines[i]), i == right) for i in nearest.tolist()],
                     rank=rank,
                 )
             )

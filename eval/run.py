@@ -138,13 +138,13 @@ def _support_hash(task: Task, test: DataSet, data: Path, memo: Memo, options: Op
         support = open_support(task, test, data, memo)
     except (DataMissing, DataBroken):
         return None  # a row will say so
-    return sha256_of([support.pictures.fingerprint, support.label_hash])
+    return sha256_of([support.images.fingerprint, support.label_hash])
 
 
 def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, options: Options) -> str:
     parts: list[Any] = [
         dataclasses.asdict(task),
-        content.pictures.fingerprint,
+        content.images.fingerprint,
         content.label_hash,
         content.class_names,
         content.templates,

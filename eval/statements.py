@@ -1,4 +1,4 @@
-"""A question and an answer as a statement, which is what a dual encoder can compare with a picture.
+"""A question and an answer as a statement, which is what a dual encoder can compare with an image.
 
 Our protocol, a rule for each form of question; the paper's own is not public. The form is read off the question and the
 answer that is offered, never off what people answered. Questions that no rule fits become "question: ... answer: ...".
@@ -28,7 +28,7 @@ _WHAT = re.compile(r"(?:what|where|who|which|when) (is|are|was|were) (.+)")
 
 
 def statement(question: str, answer: str) -> str:
-    """The statement that `answer` to `question` makes about the picture."""
+    """The statement that `answer` to `question` makes about the image."""
     text, answer = _plain(question).lower(), answer.lower()
     for rule in (_yes_no, _number, _other):
         found = rule(text, answer)

@@ -59,7 +59,7 @@ class Task:
     caption_templates: tuple[str, ...] = ("{}",)
     """What captions are wrapped in; each gives its own numbers, the first one the task's (retrieval)."""
     captions_per_image: Positive | None = None
-    """Keep the first so many captions of a picture; None keeps all (retrieval)."""
+    """Keep the first so many captions of an image; None keeps all (retrieval)."""
     candidates: Positive | None = None
     """Answers offered per question where the data has no list of its own (vqa)."""
     sample: Positive | None = None

@@ -1,5 +1,5 @@
 """Visual question answering by a dual encoder, under our own protocol (`vqa/multiple_choice`; the paper's is not
-public): every candidate answer becomes a statement, the statement nearest to the picture is the answer.
+public): every candidate answer becomes a statement, the statement nearest to the image is the answer.
 
 Where several candidates are nearest, the question counts with the mean of their accuracies: a model that cannot tell
 them apart scores chance, whatever the order of the candidates.
@@ -33,7 +33,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
     questions = data.questions
     assert questions is not None  # `open_task` saw to it
     group = group or Ranks()
-    images = cache.images(data.pictures, task.name)
+    images = cache.images(data.images, task.name)
     rows: dict[str, int] = {}
     choices = [[rows.setdefault(_said(q, answer), len(rows)) for answer in q.candidates] for q in questions]
     texts = cache.texts(list(rows), f"{task.name} statements")
@@ -45,7 +45,7 @@ def evaluate_vqa(task: Task, data: DataSet, cache: FeatureCache, group: Ranks | 
         answered.append(_answered(questions[rows_of], choices[rows_of], images, texts))
     table = group.in_order(blocks, np.concatenate(answered))
     values, predicted, chance = table[:, 0], table[:, 1].astype(np.int64), table[:, 2]
-    clusters = np.array([question.picture for question in questions])
+    clusters = np.array([question.image for question in questions])
     record = protocol.base(task, data, cache.model)
     record |= {
         "protocol": "ours: vqa/multiple_choice" if task.metric == "soft_accuracy" else "ours: vqa/entailment",
@@ -86,15 +86,15 @@ def _answered(
 ) -> np.ndarray:
     """(q, 3): accuracy of the nearest candidate, its place, and the mean accuracy of all, for each question; `choices`
     are the rows of its candidates' statements."""
-    pictures = images.take(np.array([question.picture for question in questions]))
+    asked = images.take(np.array([question.image for question in questions]))
     statements = texts.take(np.array([row for own in choices for row in own]))
     found, reached = np.empty((len(questions), 3)), 0
-    for place, (question, own) in enumerate(zip(questions, choices, strict=True)):
-        scores = statements[reached : reached + len(own)] @ pictures[place]
+    for index, (question, own) in enumerate(zip(questions, choices, strict=True)):
+        scores = statements[reached : reached + len(own)] @ asked[index]
         reached += len(own)
         gains = np.array([soft_accuracy(answer, question.answers) for answer in question.candidates])
         nearest = np.flatnonzero(scores == scores.max())
-        found[place] = gains[nearest].mean(), nearest[0], gains.mean()
+        found[index] = gains[nearest].mean(), nearest[0], gains.mean()
     return found
 
 
@@ -107,7 +107,7 @@ def answers(data: DataSet, items: Items) -> list[Answered]:
         common = ", ".join(answer for answer, _ in Counter(question.answers).most_common(3))
         found.append(
             Answered(
-                picture=data.pictures.open(question.picture),
+                image=data.images.open(question.image),
                 key=question.key,
                 question=question.question,
                 predicted=question.candidates[int(items.predicted[index])],

@@ -1,7 +1,7 @@
 """Zero-shot classification: class names in prompt templates, one vector per class, cosine.
 
 Every prompt is encoded and normalised, a class is the normalised mean over its templates (Radenovic et al. and all
-public code bases agree), and a picture belongs to the class of the largest product.
+public code bases agree), and an image belongs to the class of the largest product.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, grou
     assert data.labels is not None  # `open_task` saw to it
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
-    features = cache.images(data.pictures, task.name)
+    features = cache.images(data.images, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
     record = protocol.base(task, data, cache.model)
     record["class_names"] = protocol.texts_record(names, named.source)
@@ -113,7 +113,7 @@ def _single_label(
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
     results.sort(key=lambda result: result.metric != task.metric)
     items = Items(
-        keys=np.array(data.pictures.keys),
+        keys=np.array(data.images.keys),
         hits=hits,
         clusters=np.arange(n),
         predicted=predicted,
@@ -131,12 +131,12 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
     results = []
     for metric in ("map_11point", "map"):
         found = estimates.METRICS[metric](scores, labels)
-        detail = {**record, "metric": metric, "interval": f"{INTERVAL}; for sets of as many pictures"}
+        detail = {**record, "metric": metric, "interval": f"{INTERVAL}; for sets of as many images"}
         results.append(measured(task, metric, found.value, found.interval(), len(labels), detail))
     results.sort(key=lambda result: result.metric != task.metric)
     best = scores.argmax(axis=1)
     items = Items(
-        keys=np.array(data.pictures.keys),
+        keys=np.array(data.images.keys),
         hits=labels[np.arange(len(labels)), best].astype(np.float64),
         clusters=np.arange(len(labels)),
         predicted=best,
@@ -147,7 +147,7 @@ def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str
 
 
 def confusions(task: Task, data: DataSet, items: Items) -> list[Confusion]:
-    """The most frequent confusions of two classes, each with the first picture it befell."""
+    """The most frequent confusions of two classes, each with the first image it befell."""
     if data.labels is None or data.labels.ndim != 1:
         return []
     names = class_names(task, data).texts
@@ -159,7 +159,7 @@ def confusions(task: Task, data: DataSet, items: Items) -> list[Confusion]:
         index = next(i for i, pair in enumerate(zip(labels, predicted, strict=True)) if pair == (label, other))
         found.append(
             Confusion(
-                picture=data.pictures.open(index),
+                image=data.images.open(index),
                 key=str(items.keys[index]),
                 label=names[label],
                 predicted=names[other],

@@ -24,7 +24,7 @@ from filters.spotting.weights import WeightsDamaged, WeightsMissing
 from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 from pipelines.driver.annotations import stage_names
 from pipelines.driver.conservation import NotConserved
-from pipelines.driver.outcome import Outcome
+from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
@@ -38,7 +38,7 @@ from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
-from pipelines.store.storage import Place, place
+from pipelines.store.storage import StorePath, store_path
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
@@ -95,7 +95,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--max-dead-share",
         type=number(Share),
         default=0.05,
-        help="share of dead letters above which the exit status is 1 (default 0.05)",
+        help="proportion of dead letters above which the exit status is 1 (default 0.05)",
     )
     parser.add_argument(
         "--ocr-engine",
@@ -129,7 +129,7 @@ def command_parser(prog: str, description: str) -> Parser:
         help=f"how the manifests are written: {', '.join(format_names())}, or one of your own",
     )
     columns.add_argument(
-        "--pictures-root", metavar="FOLDER", help="what picture paths are relative to (default: the manifest's folder)"
+        "--images-root", metavar="FOLDER", help="what image paths are relative to (default: the manifest's folder)"
     )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
@@ -138,14 +138,14 @@ def command_parser(prog: str, description: str) -> Parser:
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("download of pictures, where a manifest has urls and no pictures")
+    group = parser.add_argument_group("download of images, where a manifest has urls and no images")
     known = DownloadSettings()
     for name, kind, what in (
         ("threads", int, "requests at a time in each worker"),
         ("timeout", float, "seconds of an attempt, from name to last byte"),
         ("retries", int, "further attempts where the failure may pass"),
-        ("max-bytes", int, "most bytes of a picture"),
-        ("image-size", int, "longest side of stored pictures, in pixels"),
+        ("max-bytes", int, "most bytes of an image"),
+        ("image-size", int, "longest side of stored images, in pixels"),
         ("user-agent", str, "how servers know you; add an address where they can reach you"),
     ):
         default = getattr(known, name.replace("-", "_"))
@@ -158,7 +158,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--download-ignore-opt-out",
         action="store_true",
-        help="take pictures whose server says noai, noindex ...; only where you have the right to",
+        help="take images whose server says noai, noindex ...; only where you have the right to",
     )
 
 
@@ -192,7 +192,7 @@ def exit_status(do: Callable[[], int]) -> int:
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 
-def told(outcome: Outcome) -> int:
+def told(outcome: FilterOutcome) -> int:
     """The exit status of a run that has ended, after its errors are told."""
     for line in outcome.errors:
         complain(line)
@@ -225,7 +225,7 @@ def settings_of(
         format=options.format,
         columns=names,
         delimiter=options.delimiter,
-        pictures_root=options.pictures_root,
+        images_root=options.images_root,
         **roles,
     )
     output = _output(options.output or f"out/{dataset.name}")
@@ -262,9 +262,9 @@ def _download(options: argparse.Namespace) -> DownloadSettings:
         raise WrongUse(str(error)) from error
 
 
-def _output(text: str) -> Place:
+def _output(text: str) -> StorePath:
     try:
-        return place(text)
+        return store_path(text)
     except (ValueError, ImportError) as error:
         raise WrongUse(
             f"OUTPUT {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
@@ -272,10 +272,10 @@ def _output(text: str) -> Place:
         ) from error
 
 
-def _places(output: Place, source: str, dataset: Dataset) -> list[tuple[str, str]]:
+def _places(output: StorePath, source: str, dataset: Dataset) -> list[tuple[str, str]]:
     """Where workers write and read, with what the user calls it."""
-    pictures = [("--pictures-root", dataset.pictures_root)] if dataset.pictures_root is not None else []
-    return [("OUTPUT", str(output)), *(("INPUT", item) for item in input_items(source)), *pictures]
+    images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
+    return [("OUTPUT", str(output)), *(("INPUT", item) for item in input_items(source)), *images]
 
 
 def _default_input(dataset: Dataset) -> str:
@@ -284,7 +284,7 @@ def _default_input(dataset: Dataset) -> str:
         if dataset.name == "sample":
             raise WrongUse(
                 f"the sample is not in {folder}: it comes with the repository and not with the package (10 MB of "
-                "pictures under licences of their own); run in a checkout, or say --dataset and --input"
+                "images under licences of their own); run in a checkout, or say --dataset and --input"
             )
         raise WrongUse(missing_data_message(dataset, str(folder)))
     return str(folder / dataset.default_glob)

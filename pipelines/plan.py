@@ -1,6 +1,6 @@
 """What there is to do: the input files and their units, fixed once per output folder.
 
-A unit is a piece of one file (beam.md: 97 to 100 % of a plain loop, against 31 % with rows as elements). The plan lies
+A unit is a part of one file (beam.md: 97 to 100 % of a plain loop, against 31 % with rows as elements). The plan lies
 in the output folder; a later run reads it back, whatever machine it runs on, so that unit names and commit records keep
 their meaning.
 """
@@ -24,9 +24,9 @@ from pipelines.manifests import (
     Span,
     UnreadableFile,
     check_consistent,
-    check_pictures_root,
+    check_images_root,
     expand_inputs,
-    has_pictures,
+    has_images,
     inspect,
     inspections,
     split,
@@ -34,10 +34,10 @@ from pipelines.manifests import (
 from pipelines.manifests.files import is_url
 from pipelines.store.commit import Garbled, publish_first, publish_json, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place, is_local, many_at_once
+from pipelines.store.storage import StorePath, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
-PICTURE_ROWS = (32, 10_000)  # the same for the pieces in which pictures are read
+IMAGE_ROWS = (32, 10_000)  # the same for image units
 UNITS_PER_CORE = 4
 
 
@@ -47,7 +47,7 @@ class PlanMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Unit:
-    """A piece of work. `name` is unique and a pure function of the input."""
+    """A unit of work. `name` is unique and a pure function of the input."""
 
     name: str
     span: Span
@@ -60,21 +60,21 @@ class Plan:
     fingerprint: str
     """Of the input files and how they are read."""
     units: tuple[Unit, ...]
-    picture_rows: int
-    pictures: bool
-    """Whether the input comes with pictures, or only with urls of them."""
+    image_rows: int
+    images: bool
+    """Whether the input comes with images, or only with urls of them."""
     unreadable: tuple[dict[str, str], ...]
     """Files that could not be read: path, error, message. They are dead letters."""
     rows: int
     """Rows in all, exact or estimated."""
     files: tuple[dict[str, Any], ...]
-    """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no pictures (`urls_only`)."""
+    """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no images (`urls_only`)."""
     infos: tuple[FileInfo, ...] = ()
     """What was seen of each readable file, so that nobody has to look again; nothing in plans of early versions."""
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {unit.name: place for place, unit in enumerate(self.units)}
+        return {unit.name: index for index, unit in enumerate(self.units)}
 
     def number(self, unit: str) -> int:
         """The place of a unit in the plan."""
@@ -84,18 +84,18 @@ class Plan:
         """The rows of a unit."""
         return self.units[self._places[unit]].span
 
-    def pieces(self, rows: int) -> int:
-        """How many picture units a caption unit of so many rows has."""
-        return -(-rows // self.picture_rows)
+    def image_units(self, rows: int) -> int:
+        """How many image units a caption unit of so many rows has."""
+        return -(-rows // self.image_rows)
 
     def downloadable(self) -> set[str]:
-        """The units whose pictures are only on the web."""
+        """The units whose images are only on the web."""
         paths = {entry["path"] for entry in self.files if entry.get("urls_only")}
         return {unit.name for unit in self.units if unit.span.path in paths}
 
 
 def make_plan(
-    pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: Place | None = None
+    pattern: str, dataset: Dataset, cores: int, unit_rows: int | None = None, output: StorePath | None = None
 ) -> Plan:
     """Look at every input file (footers and first lines) and cut it into units. What lies in `output` is no input: a
     folder of manifests may hold the results. Where it holds a plan, files that were not touched since are not looked at
@@ -104,7 +104,7 @@ def make_plan(
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
     """
-    check_pictures_root(dataset)
+    check_images_root(dataset)
     paths = expand_inputs(pattern, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
@@ -138,17 +138,17 @@ def make_plan(
     rows = sum(info.estimated_rows for info in infos)
     size = unit_rows or _size(rows, cores, UNIT_ROWS)
     units = [
-        Unit(f"{place:05d}-{part:05d}", _seen(span, infos[place]))
-        for place, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
+        Unit(f"{index:05d}-{part:05d}", _seen(span, infos[index]))
+        for index, spans in enumerate(of_all(partial(split, unit_rows=size), infos))
         for part, span in enumerate(spans)
     ]
     for entry, info in zip(files, infos, strict=True):
-        entry["urls_only"] = info.roles.url is not None and not has_pictures(info, dataset)
+        entry["urls_only"] = info.roles.url is not None and not has_images(info, dataset)
     return Plan(
         fingerprint=fingerprint,
         units=tuple(units),
-        picture_rows=_size(rows, 2 * cores, PICTURE_ROWS),
-        pictures=any(has_pictures(info, dataset) for info in infos),
+        image_rows=_size(rows, 2 * cores, IMAGE_ROWS),
+        images=any(has_images(info, dataset) for info in infos),
         unreadable=tuple(unreadable),
         rows=rows,
         files=tuple(files),
@@ -156,7 +156,7 @@ def make_plan(
     )
 
 
-def _kept(output: Place) -> Plan | None:
+def _kept(output: StorePath) -> Plan | None:
     found = known_plan(Layout(output).plan)
     return None if found is None else _load(found)
 
@@ -165,7 +165,7 @@ def _seen(span: Span, info: FileInfo) -> Span:
     return dataclasses.replace(span, fingerprint=info.fingerprint, info=info)
 
 
-def _outside(paths: list[str], pattern: str, output: Place) -> list[str]:
+def _outside(paths: list[str], pattern: str, output: StorePath) -> list[str]:
     # Real paths: INPUT may lead to OUTPUT through a link.
     folder = f"{os.path.realpath(output) if is_local(output) else str(output).rstrip('/')}/"
     found = [path for path in paths if not (path if is_url(path) else os.path.realpath(path)).startswith(folder)]
@@ -197,7 +197,7 @@ def part_of(plan: Plan, units: Sequence[Unit]) -> Plan:
     )
 
 
-def keep_plan(path: Place, plan: Plan) -> Plan:
+def keep_plan(path: StorePath, plan: Plan) -> Plan:
     """The plan of the output folder: the one that lies there, or this one, written there. Of shards that start at the
     same moment, the first one's holds for all.
 
@@ -233,7 +233,7 @@ def keep_plan(path: Place, plan: Plan) -> Plan:
     return kept
 
 
-def known_plan(path: Place) -> dict[str, Any] | None:
+def known_plan(path: StorePath) -> dict[str, Any] | None:
     """The content of a plan, None where there is none.
 
     Raises:
@@ -254,7 +254,7 @@ def known_plan(path: Place) -> dict[str, Any] | None:
     )
 
 
-def load_plan(path: Place) -> Plan:
+def load_plan(path: StorePath) -> Plan:
     """The plan that `keep_plan` wrote.
 
     Raises:

@@ -10,7 +10,7 @@ from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
 from pipelines.fetch import DownloadSettings
 from pipelines.runners import Backend, Direct
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 STAGES = ("captions", "download", "spotting", "dedup", "export")
 
@@ -23,13 +23,13 @@ class RunSettings:
     """How the manifests are read."""
     input: str
     """Pattern, folder, file or comma-separated list of manifests."""
-    output: Place
+    output: StorePath
     """Folder of everything that is written, on a disk or in an object store."""
     preset: Preset
     """Thresholds."""
     stages: tuple[str, ...] = STAGES
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
-    to manifests with urls and no pictures."""
+    to manifests with urls and no images."""
     lean: bool = False
     """Captions without a word that may be a verb are not parsed: a preset that asks for an action rejects them anyway,
     and no more is known of them. Only for runs on captions alone."""
@@ -43,11 +43,11 @@ class RunSettings:
     unit_rows: int | None = None
     """Rows of a unit; None: by size of the input and cores. Fixed by the first run on an output folder."""
     max_dead_share: float = 0.05
-    """Above this share of dead letters the exit status is 1."""
+    """Above this proportion of dead letters the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)
-    """How pictures are fetched, where a manifest has urls and no pictures."""
+    """How images are fetched, where a manifest has urls and no images."""
     spotter: SpotterSettings = field(default_factory=SpotterSettings)
-    """How pictures are read."""
+    """How images are read."""
     command: tuple[str, ...] = ()
     """The command line, for the provenance."""
     plugins: tuple[str, ...] = ()

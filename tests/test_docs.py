@@ -83,7 +83,7 @@ READ = [block for block in BLOCKS if "yaml" in block.kind]
 
 
 def ids(chosen: Sequence[Block]) -> list[str]:
-    return [f"{block.page}:{place}" for place, block in enumerate(chosen)]
+    return [f"{block.page}:{index}" for index, block in enumerate(chosen)]
 
 
 def lines() -> list[str]:
@@ -290,7 +290,7 @@ def test_every_guarantee_names_tests_that_exist() -> None:
     assert named > 50
 
 
-def test_the_readme_is_short_and_its_picture_small() -> None:
+def test_the_readme_is_short_and_its_image_small() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
     assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
 

@@ -35,9 +35,9 @@ def started(name: str, *words: object, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of some rows of the sample, as the sample's lies beside its pictures."""
+    """A manifest of some rows of the sample, as the sample's lies beside its images."""
     folder = tmp_path_factory.mktemp("sample")
-    (folder / "pictures").symlink_to(SAMPLE / "pictures")
+    (folder / "images").symlink_to(SAMPLE / "images")
     lines = (SAMPLE / "manifest.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
     chosen = [*lines[:ROWS], *(line for line in lines if "broken_truncated" in line)]
     (folder / "manifest.tsv").write_text("".join(chosen), encoding="utf-8")

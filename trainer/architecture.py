@@ -61,11 +61,11 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
 
 
 def image_size(model: dict[str, Any]) -> int:
-    """Side of the picture, in pixels. Raises `BadArchitecture` unless it is square."""
+    """Side of the image, in pixels. Raises `BadArchitecture` unless it is square."""
     size = model["vision_cfg"].get("image_size", 224)
     if isinstance(size, list | tuple):
         if len(set(size)) != 1:
-            raise BadArchitecture(f"pictures of {size} pixels are not square")
+            raise BadArchitecture(f"images of {size} pixels are not square")
         size = size[0]
     return int(size)
 

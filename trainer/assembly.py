@@ -23,7 +23,7 @@ from trainer.concepts import ConceptTargets
 from trainer.config import Config
 from trainer.data import ShardFacts, ShardLoader
 from trainer.distillation import concept_targets
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
@@ -49,7 +49,7 @@ class Parts:
     """One per data source, or none."""
     zero_shot: ZeroShotData | None
     optimizer: torch.optim.Optimizer
-    average: Average | None
+    average: WeightAverage | None
     stepper: Stepper
     total_samples: int
     total_steps: int
@@ -63,7 +63,7 @@ class Parts:
 
     @property
     def size(self) -> int:
-        """Side of the picture, in pixels."""
+        """Side of the image, in pixels."""
         return image_size(self.architecture)
 
 
@@ -117,7 +117,7 @@ def assemble(
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
     optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
-    average = Average(student, config.run.ema) if config.run.ema else None
+    average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":
         parts, text = _fitting(student, config, ranks, device, size, tokenize, per_rank)

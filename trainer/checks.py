@@ -21,7 +21,7 @@ from common.images import ImageLimits
 from common.ranks import Ranks
 from common.statistics import chance_of_hit, wilson
 from trainer.data import ShardLoader
-from trainer.data.decode import BadPicture, decode
+from trainer.data.decode import UndecodableImage, decode
 from trainer.model import Student
 
 KS = (1, 5, 10)
@@ -135,15 +135,15 @@ def _share(hits: float, n: int, chance: float) -> Share:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroShotData:
-    """Pictures by class."""
+    """Images by class."""
 
     names: tuple[str, ...]
-    pictures: tuple[tuple[Path, int], ...]
+    images: tuple[tuple[Path, int], ...]
     """Path and class, in a fixed order."""
 
 
 def read_zero_shot(folder: Path) -> ZeroShotData:
-    """A folder with one folder of pictures per class. Class names are the folders' with blanks for underscores, or the
+    """A folder with one folder of images per class. Class names are the folders' with blanks for underscores, or the
     lines of `classnames.txt`. Raises `BadZeroShotFolder`."""
     classes = sorted(path for path in folder.glob("*") if path.is_dir()) if folder.is_dir() else []
     if len(classes) < 2:
@@ -156,15 +156,15 @@ def read_zero_shot(folder: Path) -> ZeroShotData:
         names = tuple(line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
         if len(names) != len(classes):
             raise BadZeroShotFolder(f"{listed} names {len(names)} classes; there are {len(classes)} folders")
-    pictures = tuple(
+    images = tuple(
         (file, number)
         for number, path in enumerate(classes)
         for file in sorted(path.iterdir())
         if file.suffix.lower().removeprefix(".") in EXTENSIONS
     )
-    if not pictures:
-        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no pictures ({', '.join(EXTENSIONS)})")
-    return ZeroShotData(names=names, pictures=pictures)
+    if not images:
+        raise BadZeroShotFolder(f"check.zero_shot {folder} holds no images ({', '.join(EXTENSIONS)})")
+    return ZeroShotData(names=names, images=images)
 
 
 @torch.no_grad()
@@ -180,10 +180,10 @@ def zero_shot(
     device: torch.device,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Share]:
-    """Top-1 accuracy over pictures: `accuracy`. Rank r takes pictures r, r + world, ..."""
+    """Top-1 accuracy over images: `accuracy`. Rank r takes images r, r + world, ..."""
     student.eval()
     weights = _classifier(student, data.names, templates, tokenizer, batch_size, device, autocast)
-    mine = data.pictures[ranks.rank :: ranks.world]
+    mine = data.images[ranks.rank :: ranks.world]
     hits = 0
     for start in range(0, len(mine), batch_size):
         part = mine[start : start + batch_size]
@@ -193,7 +193,7 @@ def zero_shot(
         guesses = (normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1).tolist()
         hits += sum(guess == label for guess, (_, label) in zip(guesses, part, strict=True))
     total = float(ranks.sum(torch.tensor(float(hits), dtype=torch.float64, device=device)))
-    return {"accuracy": _share(total, len(data.pictures), 1 / len(data.names))}
+    return {"accuracy": _share(total, len(data.images), 1 / len(data.names))}
 
 
 def _classifier(
@@ -218,5 +218,5 @@ def _classifier(
 def _open(path: Path) -> Image.Image:
     try:
         return decode(path.read_bytes(), ImageLimits.max_pixels)
-    except (OSError, BadPicture) as error:
-        raise BadZeroShotFolder(f"{path} of check.zero_shot is not a picture: {error}") from error
+    except (OSError, UndecodableImage) as error:
+        raise BadZeroShotFolder(f"{path} of check.zero_shot is not an image: {error}") from error

@@ -28,10 +28,10 @@ class ModelSettings:
     architecture: dict[str, Any] | None = None
     """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`."""
     image_size: int | None = None
-    """Side of the square picture, in pixels; None: the architecture's. Position embeddings are resized on a warm
+    """Side of the square image, in pixels; None: the architecture's. Position embeddings are resized on a warm
     start."""
     patch_dropout: Annotated[float, Range(at_least=0, at_most=0.95)] = 0.0
-    """Share of the patches of a picture that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP).
+    """Proportion of the patches of an image that a training step leaves out, ViT only; 0.5 doubles the speed (FLIP).
     (ours)"""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
@@ -130,7 +130,7 @@ class ScheduleSettings:
     warmup_samples: Annotated[int, Range(at_least=0, at_most=10**15)] = 2_000 * 33_792
     """The learning rate rises linearly over these samples. (recipe: 2,000 steps)"""
     final_learning_rate: Share = 0.0
-    """The cosine ends here, as a share of the peak. (convention)"""
+    """The cosine ends here, as a proportion of the peak. (convention)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -142,10 +142,10 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformSettings:
-    """How a picture becomes an input."""
+    """How an image becomes an input."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Share of the area that a random crop keeps while training; no flip, no colour change. (paper)"""
+    """Proportion of the area that a random crop keeps while training; no flip, no colour change. (paper)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     """Subtracted from red, green, blue in 0 to 1. (paper)"""
     std: tuple[Above0, Above0, Above0] = (0.26862954, 0.26130258, 0.27577711)
@@ -159,7 +159,7 @@ class TransformSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RuntimeSettings:
     """How the run is carried out."""
 
     seed: Annotated[int, Range(at_least=0, at_most=2**63 - 1)] = 0
@@ -224,12 +224,12 @@ class CheckSettings:
     retrieval_samples: Annotated[int, Range(at_least=0, at_most=10**7)] = 5_000
     """Retrieval among at most so many held-out pairs (`data.split.holdout`); 0: no retrieval."""
     zero_shot: str = ""
-    """Folder with one folder of pictures per class, named like the class, or `classnames.txt` with the names in the
+    """Folder with one folder of images per class, named like the class, or `classnames.txt` with the names in the
     order of the sorted folders: zero-shot accuracy on it. Empty: none."""
     templates: tuple[str, ...] = ("a photo of a {}.",)
     """Prompts; a class is the normalised mean of its normalised prompts."""
     batch_size: Positive = 256
-    """Pictures, or prompts, encoded at once by a rank."""
+    """Images, or prompts, encoded at once by a rank."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -257,8 +257,8 @@ class Config:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     """AdamW."""
     transform: TransformSettings = field(default_factory=TransformSettings)
-    """From picture to input."""
-    run: RunSettings = field(default_factory=RunSettings)
+    """From image to input."""
+    run: RuntimeSettings = field(default_factory=RuntimeSettings)
     """Seed, device, precision, limits."""
     checkpoint: CheckpointSettings = field(default_factory=CheckpointSettings)
     """What is kept."""

@@ -9,7 +9,7 @@ import torch
 from trainer.model import Student
 
 
-class Average:
+class WeightAverage:
     """Float32 average of a student's weights, updated after each step: a <- decay a + (1 - decay) w."""
 
     def __init__(self, student: Student, decay: float):

@@ -41,7 +41,7 @@ from trainer.logs import RunLog
 from trainer.memory import remedy
 from trainer.model_card import model_card
 from trainer.optim import rate_factor
-from trainer.progress import Progress, line
+from trainer.progress import TrainingProgress, line
 from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
@@ -51,7 +51,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainingOutcome:
     """How a call of `train` ended."""
 
     step: int
@@ -66,7 +66,7 @@ class Outcome:
     """The exported model."""
 
 
-def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> Outcome:
+def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
     """Train, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its processes
     call this with the same arguments and a `workdir` that all of them see.
 
@@ -121,7 +121,7 @@ class _Run:
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
         self.bad = 0
-        self.progress = Progress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
+        self.progress = TrainingProgress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
 
     def _restore(self, found: Checkpoint | None) -> None:
         step = self.ranks.share(found.step if found else None)
@@ -137,7 +137,7 @@ class _Run:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
         self.ranks.barrier()
 
-    def go(self) -> Outcome:
+    def go(self) -> TrainingOutcome:
         """Steps until the end or until asked to stop."""
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
@@ -230,7 +230,7 @@ class _Run:
             )
         self.ranks.barrier()
 
-    def _finish(self) -> Outcome:
+    def _finish(self) -> TrainingOutcome:
         if not self.measured:  # the run had ended before, or nothing is held out
             self.measured = self._check()
         if self.ranks.first:
@@ -253,8 +253,8 @@ class _Run:
         seen = preprocessing(self.config.transform, self.parts.size)
         return export(self.workdir / "export", self.parts.architecture, weights, seen, card)
 
-    def _outcome(self, finished: bool) -> Outcome:
-        return Outcome(
+    def _outcome(self, finished: bool) -> TrainingOutcome:
+        return TrainingOutcome(
             step=self.step,
             samples=self._samples(),
             finished=finished,

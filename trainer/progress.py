@@ -10,7 +10,7 @@ from common.progress import duration
 from trainer.step import StepResult
 
 
-class Progress:
+class TrainingProgress:
     """Measures one window of steps after the other."""
 
     def __init__(self, total_steps: int, batch_size: int, step: int, clock: Callable[[], float] = time.perf_counter):
@@ -19,7 +19,7 @@ class Progress:
         self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """samples_per_s over all ranks and data_wait (share of the time spent waiting for batches) since the last call;
+        """samples_per_s over all ranks and data_wait (proportion of the time spent waiting for batches) since the last call;
         eta_s, which counts what is done aside as well, as often as so far. `waited_s` is the seconds waited so far in
         all."""
         now = self._clock()

@@ -66,7 +66,7 @@ def lines(found: Mapping[str, Share]) -> list[str]:
             said.append(f"held-out retrieval, {n} pairs, {words}: {recalls}")
     if "zero_shot/accuracy" in found:
         share = found["zero_shot/accuracy"]
-        said.append(f"zero-shot, {share.n} pictures: accuracy {share}")
+        said.append(f"zero-shot, {share.n} images: accuracy {share}")
     return said
 
 

@@ -14,7 +14,7 @@ from common.ranks import Ranks
 from trainer.accumulation import BatchLoss, Losses, backward
 from trainer.config import Config
 from trainer.data.batch import Batch
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.memory import remedy
 from trainer.model import Student
 from trainer.optim import gradient_norm, set_rate
@@ -73,7 +73,7 @@ class Stepper:
     config: Config
     ranks: Ranks
     device: torch.device
-    average: Average | None = None
+    average: WeightAverage | None = None
     skipped: Skipped = field(default_factory=Skipped)
 
     def __post_init__(self) -> None:

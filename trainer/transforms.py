@@ -1,4 +1,4 @@
-"""Pictures to inputs: open_clip's transforms with the configuration's constants."""
+"""Images to inputs: open_clip's transforms with the configuration's constants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
-    """What evaluation does to a picture, in open_clip's form: shortest side to `size` (bicubic), centre crop,
+    """What evaluation does to an image, in open_clip's form: shortest side to `size` (bicubic), centre crop,
     normalise."""
     return {
         "size": size,
@@ -24,7 +24,7 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
 
 
 def transform(settings: TransformSettings, size: int, *, training: bool) -> Any:
-    """A picture (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop
+    """An image (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop
     otherwise."""
     augmentation = AugmentationCfg(scale=settings.crop_scale) if training else None
     return image_transform_v2(PreprocessCfg(**preprocessing(settings, size)), is_train=training, aug_cfg=augmentation)

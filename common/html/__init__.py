@@ -1,6 +1,6 @@
 """One HTML kit for all reports: a page that loads and runs nothing, text of strangers made safe, one look."""
 
 from common.html.page import render_page
-from common.html.text import Span, attribute, marked, plain, show, text_width
+from common.html.text import TextSpan, attribute, marked, plain, show, text_width
 
-__all__ = ["Span", "attribute", "marked", "plain", "render_page", "show", "text_width"]
+__all__ = ["TextSpan", "attribute", "marked", "plain", "render_page", "show", "text_width"]

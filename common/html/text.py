@@ -15,7 +15,7 @@ _NARROW = frozenset("iIjlft.,:;'|!()[]- ")
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class TextSpan:
     """A stretch of a text and the class it is shown in."""
 
     start: int
@@ -44,7 +44,7 @@ def show(text: str, limit: int = 400) -> str:
     return marked(text, (), limit)
 
 
-def marked(text: str, spans: Iterable[Span], limit: int = 400) -> str:
+def marked(text: str, spans: Iterable[TextSpan], limit: int = 400) -> str:
     """`text` as HTML with some stretches marked; spans may overlap, and those beyond the text are ignored.
 
     A text longer than `limit` is cut to a window in which the first span can be seen.
@@ -73,7 +73,7 @@ def text_width(text: str, size: float) -> float:
     return size * sum(_advance(char) for char in text)
 
 
-def _window(length: int, spans: list[Span], limit: int) -> tuple[int, int]:
+def _window(length: int, spans: list[TextSpan], limit: int) -> tuple[int, int]:
     if length <= limit:
         return 0, length
     overlaps = [span for span in spans if span.css == "overlap"]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.data.dataset import Annotation, DataSet, Pictures, Question, sample_indices
+from eval.data.dataset import Annotation, DataSet, Images, Question, sample_indices
 from eval.data.files import read_folder, read_manifest
 from eval.data.memo import Memo
 from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
@@ -23,9 +23,9 @@ from eval.templates import Texts, check_templates, named
 __all__ = [
     "Annotation",
     "DataSet",
+    "Images",
     "Listed",
     "Memo",
-    "Pictures",
     "Question",
     "class_names",
     "data_root",
@@ -60,12 +60,12 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     """
     data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:
-        data = data.take(sample_indices(data.pictures.keys, task.sample))
+        data = data.take(sample_indices(data.images.keys, task.sample))
     return _checked(task, needs, data)
 
 
 def open_support(task: Task, test: DataSet, root: Path, memo: Memo) -> DataSet:
-    """The pictures from which few-shot draws its shots, labelled with the classes of `test`. Raises `DataMissing` where
+    """The images from which few-shot draws its shots, labelled with the classes of `test`. Raises `DataMissing` where
     there are none, `DataBroken` where a class is not among those of `test`."""
     if not task.support:
         raise DataMissing(f"{task.title} has no training split to draw shots from")

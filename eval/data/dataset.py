@@ -1,4 +1,4 @@
-"""A data set as the evaluation sees it: pictures that can be opened one by one, and what is known of each."""
+"""A data set as the evaluation sees it: images that can be opened one by one, and what is known of each."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from eval.errors import DataBroken
 from eval.hashes import sha256_of, sha256_texts
 
 Annotation = Literal["labels", "captions", "questions"]
-"""What may be known of the pictures: fields of a `DataSet`."""
+"""What may be known of the images: fields of a `DataSet`."""
 
 _LIMITS = ImageLimits()
 _FORMATS = (*FORMATS, "PPM")  # older sets have it; it is too simple to hold a surprise
 
 
-class Pictures(Protocol):
-    """Pictures in a fixed order. Opening one does not depend on another, so that any share can be read by anyone."""
+class Images(Protocol):
+    """Images in a fixed order. Opening one does not depend on another, so that any share can be read by anyone."""
 
     @property
     def keys(self) -> Sequence[str]:
-        """A unique name of each picture."""
+        """A unique name of each image."""
 
     @property
     def fingerprint(self) -> str:
         """sha256 over keys and contents, the same on every machine."""
 
     def open(self, index: int) -> Image.Image:
-        """The picture in RGB. Raises `DataBroken`."""
+        """The image in RGB. Raises `DataBroken`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question about a picture, with the answers people gave."""
+    """One question about an image, with the answers people gave."""
 
     key: str
     """Unique name."""
-    picture: int
-    """Index of the picture."""
+    image: int
+    """Index of the image."""
     question: str
     """As asked; for SNLI-VE the hypothesis."""
     kind: str
@@ -57,10 +57,10 @@ class Question:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """Pictures and their annotations; which of these are there depends on the kind of task it was read for."""
+    """Images and their annotations; which of these are there depends on the kind of task it was read for."""
 
-    pictures: Pictures
-    """The pictures."""
+    images: Images
+    """The images."""
     layout: str
     """The layout it was read from."""
     place: str
@@ -68,39 +68,39 @@ class DataSet:
     labels: np.ndarray | None = None
     """(n,) int64 class indices, or (n, c) bool where several classes apply."""
     captions: tuple[tuple[str, ...], ...] | None = None
-    """The captions of each picture, at least one."""
+    """The captions of each image, at least one."""
     questions: tuple[Question, ...] | None = None
-    """Questions about the pictures."""
+    """Questions about the images."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
     """The data's own templates."""
 
     def __len__(self) -> int:
-        return len(self.pictures.keys)
+        return len(self.images.keys)
 
     @property
     def label_hash(self) -> str:
-        """sha256 over keys and everything that is known of the pictures."""
+        """sha256 over keys and everything that is known of the images."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
-            (q.key, q.picture, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
+            (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
-        return sha256_of([sha256_texts(self.pictures.keys), labels, self.captions, questions])
+        return sha256_of([sha256_texts(self.images.keys), labels, self.captions, questions])
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """The pictures at `indices` with their annotations; questions keep those whose picture stays."""
+        """The images at `indices` with their annotations; questions keep those whose image stays."""
         position = {index: place for place, index in enumerate(indices)}
         questions = None
         if self.questions is not None:
             questions = tuple(
-                replace(question, picture=position[question.picture])
+                replace(question, image=position[question.image])
                 for question in self.questions
-                if question.picture in position
+                if question.image in position
             )
         return replace(
             self,
-            pictures=_Taken(self.pictures, tuple(indices)),
+            images=_Taken(self.images, tuple(indices)),
             labels=None if self.labels is None else self.labels[list(indices)],
             captions=None if self.captions is None else tuple(self.captions[index] for index in indices),
             questions=questions,
@@ -108,18 +108,18 @@ class DataSet:
 
 
 class _Taken:
-    """Some pictures of others."""
+    """Some images of others."""
 
-    def __init__(self, pictures: Pictures, indices: tuple[int, ...]):
-        self._pictures, self._indices = pictures, indices
-        self.keys: Sequence[str] = [pictures.keys[index] for index in indices]
+    def __init__(self, images: Images, indices: tuple[int, ...]):
+        self._images, self._indices = images, indices
+        self.keys: Sequence[str] = [images.keys[index] for index in indices]
 
     @property
     def fingerprint(self) -> str:
-        return sha256_of([self._pictures.fingerprint, list(self.keys)])
+        return sha256_of([self._images.fingerprint, list(self.keys)])
 
     def open(self, index: int) -> Image.Image:
-        return self._pictures.open(self._indices[index])
+        return self._images.open(self._indices[index])
 
 
 def sample_indices(keys: Sequence[str], count: int, seed: int = 0) -> list[int]:
@@ -133,16 +133,16 @@ def sample_indices(keys: Sequence[str], count: int, seed: int = 0) -> list[int]:
 
 
 def decode(content: bytes | Path, place: str) -> Image.Image:
-    """A picture in RGB as the field reads them (first frame, transparency dropped, no rotation by EXIF).
+    """An image in RGB as the field reads them (first frame, transparency dropped, no rotation by EXIF).
 
-    Raises `DataBroken` for what is no picture, is cut off, or has more pixels than any evaluation set has.
+    Raises `DataBroken` for what is no image, is cut off, or has more pixels than any evaluation set has.
     """
     try:
-        picture = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
-        with decoding(f"pixels of mode {picture.mode}"):
-            return picture.convert("RGB")
+        image = open_image(_bytes(content), _LIMITS, _FORMATS).decode()
+        with decoding(f"pixels of mode {image.mode}"):
+            return image.convert("RGB")
     except (OSError, BadImage) as error:
-        raise DataBroken(f"{place}: no readable picture ({error})") from None
+        raise DataBroken(f"{place}: no readable image ({error})") from None
 
 
 def _bytes(content: bytes | Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Pictures that are files: folders of classes, and lists of pictures with labels or captions."""
+"""Images that are files: folders of classes, and lists of images with labels or captions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from eval.errors import DataBroken, DataMissing, WrongUse
 csv.field_size_limit(1 << 24)
 
 
-class FilePictures:
-    """Pictures in files of their own; the key of one is its path below `root`."""
+class FileImages:
+    """Images in files of their own; the key of one is its path below `root`."""
 
     def __init__(self, root: Path, names: Sequence[str], memo: Memo, place: str):
         self._root, self._memo, self._place = root, memo, place
@@ -38,10 +38,10 @@ class FilePictures:
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
-    """Pictures in one folder per class: <folder>/<split>/<class>/<picture>. Labels follow the sorted class folders,
+    """Images in one folder per class: <folder>/<split>/<class>/<image>. Labels follow the sorted class folders,
     whose names, with blanks for underscores, are the class names.
 
-    Raises `DataMissing` where the split is not there, `DataBroken` where it holds no pictures.
+    Raises `DataMissing` where the split is not there, `DataBroken` where it holds no images.
     """
     root = folder / split
     if not root.is_dir():
@@ -53,9 +53,9 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
         names += [str(path.relative_to(root)) for path in found]
         labels += [label] * len(found)
     if not names:
-        raise DataBroken(f"{place}/{split} has no pictures in folders named after classes")
+        raise DataBroken(f"{place}/{split} has no images in folders named after classes")
     return DataSet(
-        pictures=FilePictures(root, names, memo, place),
+        images=FileImages(root, names, memo, place),
         layout="folder",
         place=place,
         labels=np.array(labels, dtype=np.int64),
@@ -64,19 +64,19 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """Pictures listed in a file, a row each: .tsv with a header, or .jsonl.
+    """Images listed in a file, a row each: .tsv with a header, or .jsonl.
 
-    Options: `picture`, a pattern over the row's columns that gives the picture's path relative to the file
-    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, pictures to pass over; `skip_empty`,
-    whether to pass over rows without a caption; `below`, a folder between the file's and the pictures. Rows of one
-    picture are put together, in order of appearance.
+    Options: `image`, a pattern over the row's columns that gives the image's path relative to the file
+    (`"{image_path}"`); `caption` or `label`, the column of either; `leave_out`, images to pass over; `skip_empty`,
+    whether to pass over rows without a caption; `below`, a folder between the file's and the images. Rows of one
+    image are put together, in order of appearance.
 
-    Raises `DataMissing` where the file or all pictures are not there, `DataBroken` for rows it cannot use.
+    Raises `DataMissing` where the file or all images are not there, `DataBroken` for rows it cannot use.
     """
-    unknown = set(options) - {"picture", "caption", "label", "leave_out", "skip_empty", "below"}
-    if unknown or "picture" not in options or ("caption" in options) == ("label" in options):
+    unknown = set(options) - {"image", "caption", "label", "leave_out", "skip_empty", "below"}
+    if unknown or "image" not in options or ("caption" in options) == ("label" in options):
         raise WrongUse(
-            f"{place}: a manifest takes picture, caption or label, leave_out, skip_empty, below; got {dict(options)}"
+            f"{place}: a manifest takes image, caption or label, leave_out, skip_empty, below; got {dict(options)}"
         )
     if not path.is_file():
         raise DataMissing(f"{place} is not there")
@@ -86,30 +86,30 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
     found: dict[str, list[Any]] = {}
     for number, row in enumerate(_rows(path, place), start=1):
         try:
-            name, value = str(options["picture"]).format_map(row), row[str(column)]
+            name, value = str(options["image"]).format_map(row), row[str(column)]
         except (KeyError, ValueError, IndexError) as error:
             raise DataBroken(f"{place}, row {number}: {error} is not among its columns {', '.join(row)}") from None
         if name not in leave_out and (str(value).strip() or not options.get("skip_empty")):
             found.setdefault(name, []).append(value)
     if found and not any((root / name).is_file() for name in found):
-        raise DataMissing(f"the pictures of {place} are not in {root}")
+        raise DataMissing(f"the images of {place} are not in {root}")
     for name, values in found.items():
         if not (root / name).is_file():
-            raise DataBroken(f"{place}: picture {name} is not there")
+            raise DataBroken(f"{place}: image {name} is not there")
         if not all(str(value).strip() for value in values):
-            raise DataBroken(f"{place}: picture {name} has an empty {column}")
-    pictures = FilePictures(root, list(found), memo, place)
+            raise DataBroken(f"{place}: image {name} has an empty {column}")
+    images = FileImages(root, list(found), memo, place)
     if "caption" in options:
         captions = tuple(tuple(str(value) for value in values) for values in found.values())
-        return DataSet(pictures=pictures, layout="manifest", place=place, captions=captions)
-    return DataSet(pictures=pictures, layout="manifest", place=place, labels=_labels(found, place))
+        return DataSet(images=images, layout="manifest", place=place, captions=captions)
+    return DataSet(images=images, layout="manifest", place=place, labels=_labels(found, place))
 
 
 def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:
     labels = []
     for name, values in found.items():
         if len(set(values)) != 1 or not str(values[0]).isdecimal():
-            raise DataBroken(f"{place}: picture {name} has labels {list(values)!r}, not one number")
+            raise DataBroken(f"{place}: image {name} has labels {list(values)!r}, not one number")
         labels.append(int(values[0]))
     return np.array(labels, dtype=np.int64)
 

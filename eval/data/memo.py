@@ -36,7 +36,7 @@ class Memo:
 
     def files_hash(self, folder: Path, names: Sequence[str]) -> str:
         """sha256 over `names` and the contents of these files of `folder`, in the order given. One record for all of
-        them, under the sizes and times of each: a record per picture would be a million files."""
+        them, under the sizes and times of each: a record per image would be a million files."""
         status = [(folder / name).stat() for name in names]
         listing = [[name, one.st_size, one.st_mtime_ns] for name, one in zip(names, status, strict=True)]
         stamp = [str(folder.resolve()), sha256_of(listing)]

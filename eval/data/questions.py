@@ -1,4 +1,4 @@
-"""Questions about pictures as their authors publish them: VQAv2 and SNLI-VE."""
+"""Questions about images as their authors publish them: VQAv2 and SNLI-VE."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.data.dataset import DataSet, Question
-from eval.data.files import FilePictures
+from eval.data.files import FileImages
 from eval.data.json_stream import elements
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
@@ -22,12 +22,12 @@ DEFAULT_CANDIDATES = 10
 
 def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None, memo: Memo, place: str) -> DataSet:
     """VQAv2 from its official files in `folder`. Options: `questions`, `annotations`, `train_annotations` (file names)
-    and `picture`, the pattern of a picture's path over {image_id}.
+    and `image`, the pattern of an image's path over {image_id}.
 
     Each question is offered its own `multiple_choices` where the file has them (VQA v1), else the `candidates` (10)
     most frequent training answers to questions of its type. Raises `DataMissing`, `DataBroken`.
     """
-    wanted = ("questions", "annotations", "train_annotations", "picture")
+    wanted = ("questions", "annotations", "train_annotations", "image")
     if set(options) != set(wanted):
         raise WrongUse(f"{place}: vqav2 takes the options {', '.join(wanted)}; got {dict(options)}")
     for name in wanted[:3]:
@@ -46,25 +46,25 @@ def read_vqav2(folder: Path, options: Mapping[str, Any], candidates: int | None,
         entry["question_id"]: (entry["question"], entry.get("multiple_choices"))
         for entry in _entries(folder / options["questions"], "questions", place)
     }
-    pictures: dict[str, int] = {}
+    images: dict[str, int] = {}
     questions = []
     for entry in _entries(folder / options["annotations"], "annotations", place):
         number = entry["question_id"]
         if number not in asked:
             raise DataBroken(f"{place}: question {number} has annotations and no text")
-        name = str(options["picture"]).format(image_id=int(entry["image_id"]))
+        name = str(options["image"]).format(image_id=int(entry["image_id"]))
         text, own = asked[number]
         questions.append(
             Question(
                 key=str(number),
-                picture=pictures.setdefault(name, len(pictures)),
+                image=images.setdefault(name, len(images)),
                 question=text,
                 kind=sys.intern(entry["answer_type"]),
                 answers=tuple(sys.intern(answer["answer"]) for answer in entry["answers"]),
                 candidates=tuple(own) if own else frequent.get(entry["question_type"]) or frequent[""],
             )
         )
-    return _with_pictures(folder, pictures, questions, "vqav2", memo, place)
+    return _with_images(folder, images, questions, "vqav2", memo, place)
 
 
 def _frequent(path: Path, count: int, place: str) -> dict[str, list[str]]:
@@ -90,36 +90,36 @@ def _entries(path: Path, name: str, place: str) -> Iterator[Mapping[str, Any]]:
 
 
 def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
-    """SNLI-VE from its official file. Options: `file` (a .jsonl) and `picture`, a pattern over its columns. Rows
+    """SNLI-VE from its official file. Options: `file` (a .jsonl) and `image`, a pattern over its columns. Rows
     without a gold label ("-") are left out, as its authors do. Raises `DataMissing`, `DataBroken`."""
-    if set(options) != {"file", "picture"}:
-        raise WrongUse(f"{place}: snli_ve takes the options file and picture; got {dict(options)}")
+    if set(options) != {"file", "image"}:
+        raise WrongUse(f"{place}: snli_ve takes the options file and image; got {dict(options)}")
     path = folder / options["file"]
     if not path.is_file():
         raise DataMissing(f"{place}/{options['file']} is not there")
-    pictures: dict[str, int] = {}
+    images: dict[str, int] = {}
     questions = []
     for number, row in _lines(path, place):
         if row["gold_label"] == "-":
             continue
         if row["gold_label"] not in ENTAILMENT:
             raise DataBroken(f"{place}, line {number}: gold label {row['gold_label']!r}")
-        name = str(options["picture"]).format_map(row)
+        name = str(options["image"]).format_map(row)
         questions.append(
             Question(
                 key=str(row.get("pairID", number)),
-                picture=pictures.setdefault(name, len(pictures)),
+                image=images.setdefault(name, len(images)),
                 question=row["sentence2"],
                 kind=SNLI_VE,
                 answers=(row["gold_label"],),
                 candidates=ENTAILMENT,
             )
         )
-    return _with_pictures(folder, pictures, questions, "snli_ve", memo, place)
+    return _with_images(folder, images, questions, "snli_ve", memo, place)
 
 
 def read_winoground(folder: Path, memo: Memo, place: str) -> DataSet:
-    """Winoground from `examples.jsonl` and `images/`: pictures 2 i and 2 i + 1 with a caption each are item i.
+    """Winoground from `examples.jsonl` and `images/`: images 2 i and 2 i + 1 with a caption each are item i.
     Raises `DataMissing`."""
     path = folder / "examples.jsonl"
     if not path.is_file():
@@ -130,22 +130,22 @@ def read_winoground(folder: Path, memo: Memo, place: str) -> DataSet:
             names.append(f"images/{row[f'image_{side}']}.png")
             captions.append((str(row[f"caption_{side}"]),))
     if not names or not (folder / names[0]).is_file():
-        raise DataMissing(f"the pictures of {place} are not in {folder / 'images'}")
+        raise DataMissing(f"the images of {place} are not in {folder / 'images'}")
     return DataSet(
-        pictures=FilePictures(folder, names, memo, place), layout="winoground", place=place, captions=tuple(captions)
+        images=FileImages(folder, names, memo, place), layout="winoground", place=place, captions=tuple(captions)
     )
 
 
-def _with_pictures(
-    folder: Path, pictures: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
+def _with_images(
+    folder: Path, images: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
 ) -> DataSet:
-    if not any((folder / name).is_file() for name in pictures):
-        raise DataMissing(f"the pictures of {place} are not in {folder}")
-    for name in pictures:
+    if not any((folder / name).is_file() for name in images):
+        raise DataMissing(f"the images of {place} are not in {folder}")
+    for name in images:
         if not (folder / name).is_file():
-            raise DataBroken(f"{place}: picture {name} is not there")
+            raise DataBroken(f"{place}: image {name} is not there")
     return DataSet(
-        pictures=FilePictures(folder, list(pictures), memo, place),
+        images=FileImages(folder, list(images), memo, place),
         layout=layout,
         place=place,
         questions=tuple(questions),

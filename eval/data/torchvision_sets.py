@@ -51,10 +51,10 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     except (RuntimeError, FileNotFoundError) as error:
         raise DataMissing(f"{place}: torchvision finds no {options.get('name')} ({error})") from None
     if len(data) == 0:
-        raise DataBroken(f"{place} holds no pictures")
+        raise DataBroken(f"{place} holds no images")
     names = getattr(data, "classes", None)
     return DataSet(
-        pictures=_TorchvisionPictures(data, folder, split, options, memo, place),
+        images=_TorchvisionImages(data, folder, split, options, memo, place),
         layout="torchvision",
         place=place,
         labels=_labels(data, place),
@@ -62,8 +62,8 @@ def read_torchvision(folder: Path, split: str, options: Mapping[str, Any], memo:
     )
 
 
-class _TorchvisionPictures:
-    """Pictures of a torchvision set; a key is the index, there being no names."""
+class _TorchvisionImages:
+    """Images of a torchvision set; a key is the index, there being no names."""
 
     def __init__(self, data: Any, folder: Path, split: str, options: Mapping[str, Any], memo: Memo, place: str) -> None:
         self._data, self._folder, self._memo, self._place = data, folder, memo, place
@@ -81,11 +81,11 @@ class _TorchvisionPictures:
         try:
             return self._data[index][0].convert("RGB")
         except (OSError, SyntaxError) as error:
-            raise DataBroken(f"{self._place}, picture {index}: {error}") from None
+            raise DataBroken(f"{self._place}, image {index}: {error}") from None
 
 
 def _content(data: Any, folder: Path, memo: Memo) -> str:
-    """sha256 of what the pictures are read from, and of nothing that lies beside: the files that this class lists, the
+    """sha256 of what the images are read from, and of nothing that lies beside: the files that this class lists, the
     array that it holds, or else its own folder below `folder`."""
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
@@ -101,7 +101,7 @@ def _content(data: Any, folder: Path, memo: Memo) -> str:
 
 
 def _labels(data: Any, place: str) -> np.ndarray:
-    """The labels without decoding a picture, from whichever attribute this class keeps them in."""
+    """The labels without decoding an image, from whichever attribute this class keeps them in."""
     for name in ("targets", "labels", "_labels"):
         found = getattr(data, name, None)
         if found is not None and len(found) == len(data):

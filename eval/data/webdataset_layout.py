@@ -31,7 +31,7 @@ from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing
 from eval.hashes import sha256_of
 
-# What `dataset_type.txt` says, what is known of the pictures then, and the member it is in.
+# What `dataset_type.txt` says, what is known of the images then, and the member it is in.
 TYPES: dict[str, tuple[Annotation, str]] = {
     "classification": ("labels", "cls"),
     "multilabel": ("labels", "npy"),
@@ -54,11 +54,11 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
     if annotation != needs:
         raise DataBroken(f"{place} is a {said} set and cannot serve a task that needs {needs}")
     samples = _samples(shards, member, memo, place)
-    pictures = TarPictures(shards, samples, place)
+    images = TarImages(shards, samples, place)
     labels = [_member(shards, sample, member, place) for sample in samples]
     if annotation == "labels":
         return DataSet(
-            pictures=pictures,
+            images=images,
             layout="webdataset",
             place=place,
             labels=_classes(labels, said, samples, place),
@@ -70,7 +70,7 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
         for sample, found in zip(samples, captions, strict=True):
             if not found:
                 raise DataBroken(f"{place}, sample {sample['key']}: no caption")
-        return DataSet(pictures=pictures, layout="webdataset", place=place, captions=captions)
+        return DataSet(images=images, layout="webdataset", place=place, captions=captions)
     questions: list[Question] = []
     for index, label in enumerate(labels):
         key = samples[index]["key"]
@@ -78,14 +78,14 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
             questions.append(
                 Question(
                     key=f"{key}/{number}",
-                    picture=index,
+                    image=index,
                     question=raw["question"],
                     kind=raw["kind"],
                     answers=tuple(raw["answers"]),
                     candidates=tuple(raw["candidates"]),
                 )
             )
-    return DataSet(pictures=pictures, layout="webdataset", place=place, questions=tuple(questions))
+    return DataSet(images=images, layout="webdataset", place=place, questions=tuple(questions))
 
 
 def _questions(label: bytes, place: str) -> list[dict[str, Any]]:
@@ -95,14 +95,14 @@ def _questions(label: bytes, place: str) -> list[dict[str, Any]]:
         raise DataBroken(f"{place}: its .json member is no object with questions ({error})") from None
 
 
-class TarPictures:
-    """Pictures inside shards, read by their offset."""
+class TarImages:
+    """Images inside shards, read by their offset."""
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str):
         self._shards, self._place = list(shards), place
-        self._where = [tuple(sample["picture"][:3]) for sample in samples]
+        self._where = [tuple(sample["image"][:3]) for sample in samples]
         self.keys: Sequence[str] = [sample["key"] for sample in samples]
-        self.fingerprint = sha256_of([[sample["key"], sample["picture"][3]] for sample in samples])
+        self.fingerprint = sha256_of([[sample["key"], sample["image"][3]] for sample in samples])
 
     def open(self, index: int) -> Image.Image:
         shard, offset, size = self._where[index]
@@ -130,7 +130,7 @@ def _shards(folder: Path, place: str) -> list[Path]:
 
 
 def _index(shard: Path) -> list[list[Any]]:
-    """[key, extension, offset, size, sha256 of a picture's content or ""] of every member of a sample."""
+    """[key, extension, offset, size, sha256 of an image's content or ""] of every member of a sample."""
     members: list[list[Any]] = []
     try:
         with open(shard, "rb") as file:
@@ -145,20 +145,20 @@ def _index(shard: Path) -> list[list[Any]]:
 
 
 def _samples(shards: Sequence[Path], label: str, memo: Memo, place: str) -> list[dict[str, Any]]:
-    """Every sample in order: key, [shard, offset, size, sha256] of the picture and [shard, offset, size] of the
+    """Every sample in order: key, [shard, offset, size, sha256] of the image and [shard, offset, size] of the
     label."""
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
         for key, extension, offset, size, digest in memo.of(shard, "members of samples", _index):
             sample = samples.setdefault(key, {"key": key, "shard": number})
-            what = "picture" if extension in EXTENSIONS else "label" if extension == label else None
+            what = "image" if extension in EXTENSIONS else "label" if extension == label else None
             if what is None:
                 continue
             if what in sample or sample["shard"] != number:
                 raise DataBroken(f"{place}: two samples have the key {key!r}")
             sample[what] = [number, offset, size, digest]
     for sample in samples.values():
-        for what, name in (("picture", "picture"), ("label", f".{label}")):
+        for what, name in (("image", "image"), ("label", f".{label}")):
             if what not in sample:
                 raise DataBroken(f"{place}, sample {sample['key']!r} has no {name} member")
     if not samples:

@@ -95,7 +95,7 @@ def _torchvision(task: Task, source: Source, root: Path) -> None:
         data = torchvision_set(folder, source.split, source.options, download=True)
     except (OSError, RuntimeError) as error:
         raise FetchFailed(f"{task.name}: torchvision could not fetch it ({error})") from None
-    say(f"{task.name}, {source.split}: {len(data):,} pictures in {folder}")
+    say(f"{task.name}, {source.split}: {len(data):,} images in {folder}")
 
 
 if __name__ == "__main__":

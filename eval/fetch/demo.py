@@ -1,4 +1,4 @@
-"""The data of the `demo` suite: labelled pictures that come in Debian packages, brought into the layouts we read.
+"""The data of the `demo` suite: labelled images that come in Debian packages, brought into the layouts we read.
 
 Fashion-MNIST (Xiao et al. 2017, MIT) as it is. Tux Paint's stamps (GPL-2) are cut-out photographs and drawings with a
 line of description each: captions for retrieval, and the folder they are sorted into as class. From the stamps' own
@@ -51,7 +51,7 @@ class Stamp:
     folder: str
     text: str
 
-    def picture(self) -> Image.Image:
+    def image(self) -> Image.Image:
         """RGB on white, at most 384 pixels on the longer edge."""
         with Image.open(self.path) as found:
             cut = found.convert("RGBA")
@@ -75,7 +75,7 @@ def fetch_fashion(root: Path, say: Say, debs: Path | None = None) -> None:
             with gzip.open(folder / f"{name}.gz", "rb") as packed, building.open("wb") as plain:
                 shutil.copyfileobj(packed, plain)
             building.replace(raw / name)
-    say(f"Fashion-MNIST: 70,000 pictures in {raw}")
+    say(f"Fashion-MNIST: 70,000 images in {raw}")
 
 
 def fetch_stamps(root: Path, say: Say, debs: Path | None = None) -> None:
@@ -94,19 +94,19 @@ def fetch_stamps(root: Path, say: Say, debs: Path | None = None) -> None:
         sorted_ones = [stamp for stamp in stamps if stamp.folder in KINDS]
         labelled = write_webdataset(
             targets[0],
-            ((s.key, {"jpg": jpeg(s.picture()), "cls": str(folders.index(s.folder))}) for s in sorted_ones),
+            ((s.key, {"jpg": jpeg(s.image()), "cls": str(folders.index(s.folder))}) for s in sorted_ones),
             class_names=[name for name, _ in KINDS.values()],
-            templates=["a photo of a {c}.", "a picture of a {c}.", "a drawing of a {c}.", "a {c}."],
+            templates=["a photo of a {c}.", "an image of a {c}.", "a drawing of a {c}.", "a {c}."],
         )
         described = write_webdataset(
-            targets[1], ((s.key, {"jpg": jpeg(s.picture()), "txt": s.text}) for s in stamps), kind="retrieval"
+            targets[1], ((s.key, {"jpg": jpeg(s.image()), "txt": s.text}) for s in stamps), kind="retrieval"
         )
         asked = write_webdataset(targets[2], questions(sorted_ones), kind="vqa")
     say(f"Tux Paint stamps: {labelled} with a class, {described} with a description, {asked} with questions in {root}")
 
 
 def find_stamps(folder: Path) -> list[Stamp]:
-    """All stamps below `folder` that are pictures of something and have a description, in order of path. Letters,
+    """All stamps below `folder` that are images of something and have a description, in order of path. Letters,
     signs and the like (`symbols`) are left out."""
     found = []
     for path in sorted(folder.rglob("*.png")):
@@ -131,7 +131,7 @@ def questions(stamps: Sequence[Stamp]) -> Iterator[Sample]:
             {"question": KINDS[folder][1], "kind": "yes/no", "answers": [answer], "candidates": ["yes", "no"]}
             for folder, answer in ((stamp.folder, "yes"), (denied, "no"))
         ]
-        yield stamp.key, {"jpg": jpeg(stamp.picture()), "json": questions_member(asked)}
+        yield stamp.key, {"jpg": jpeg(stamp.image()), "json": questions_member(asked)}
     for index in range(SHEETS):
         folder = list(COUNTED)[index % len(COUNTED)]
         number = index // len(COUNTED) % len(NUMBERS) + 1
@@ -152,9 +152,9 @@ def _sheet(stamps: Sequence[Stamp]) -> Image.Image:
     """Up to four stamps in the quarters of a white square."""
     sheet = Image.new("RGB", (LONGEST, LONGEST), "white")
     half = LONGEST // 2
-    for place, stamp in enumerate(stamps):
-        picture = stamp.picture()
-        picture.thumbnail((half - 16, half - 16), Image.Resampling.BICUBIC)
-        left, top = (place % 2) * half, (place // 2) * half
-        sheet.paste(picture, (left + (half - picture.width) // 2, top + (half - picture.height) // 2))
+    for index, stamp in enumerate(stamps):
+        image = stamp.image()
+        image.thumbnail((half - 16, half - 16), Image.Resampling.BICUBIC)
+        left, top = (index % 2) * half, (index // 2) * half
+        sheet.paste(image, (left + (half - image.width) // 2, top + (half - image.height) // 2))
     return sheet

@@ -19,10 +19,10 @@ Sample = tuple[str, Mapping[str, Any]]
 PER_SHARD = 1000
 
 
-def jpeg(picture: Image.Image, quality: int = 95) -> bytes:
-    """An RGB picture as JPEG."""
+def jpeg(image: Image.Image, quality: int = 95) -> bytes:
+    """An RGB image as JPEG."""
     out = io.BytesIO()
-    picture.save(out, "JPEG", quality=quality)
+    image.save(out, "JPEG", quality=quality)
     return out.getvalue()
 
 

@@ -1,6 +1,6 @@
-"""Few-shot numbers of two models on the same shots and the same test pictures.
+"""Few-shot numbers of two models on the same shots and the same test images.
 
-Both were given the same shots for every seed, so their numbers are paired over pictures and over seeds. Both are drawn
+Both were given the same shots for every seed, so their numbers are paired over images and over seeds. Both are drawn
 at random from more that there could have been, so both count (two-way random effects). Three seeds say little of the
 luck of the shots, and Student's t with the degrees of freedom that they leave says how little.
 """
@@ -42,9 +42,9 @@ class FewShotComparison:
     p: float | None = None
     p_holm: float | None = None
     detectable: float | None = None
-    """The difference that as many pictures and draws of this kind show in 80 % of cases."""
+    """The difference that as many images and draws of this kind show in 80 % of cases."""
     n: int = 0
-    """Test pictures."""
+    """Test images."""
     seeds: tuple[int, ...] = ()
     per_seed: tuple[float, ...] = ()
     """B minus A with the shots of each seed."""
@@ -64,7 +64,7 @@ def compare_few_shot(
 
 
 class _NotPaired(Exception):
-    """The two have not the same shots or pictures."""
+    """The two have not the same shots or images."""
 
 
 def _paired(
@@ -97,9 +97,9 @@ def _paired(
     try:
         second = second.ordered(first.keys)
     except KeyError as error:
-        raise _NotPaired(f"not the same test pictures: {error.args[0]}") from None
+        raise _NotPaired(f"not the same test images: {error.args[0]}") from None
     if not np.array_equal(first.label, second.label):
-        raise _NotPaired("the same pictures have other labels in A and B")
+        raise _NotPaired("the same images have other labels in A and B")
     found = []
     for k in sorted(set(first.shots.tolist()) & set(second.shots.tolist())):
         seeds = _common_seeds(records[0]["shots"], records[1]["shots"], k)
@@ -114,7 +114,7 @@ def _paired(
 
 
 def _same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for part, names in (("data", ("pictures_sha256", "labels_sha256")), ("support", ("pictures_sha256",))):
+    for part, names in (("data", ("images_sha256", "labels_sha256")), ("support", ("images_sha256",))):
         one, other = a.get(part, {}), b.get(part, {})
         differing = [f"{part}.{name}" for name in names if one.get(name) != other.get(name)]
         if differing:

@@ -25,10 +25,10 @@ from eval.metrics.classification import lowest_best
 from eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
-"""Test pictures whose scores are held at a time."""
+"""Test images whose scores are held at a time."""
 Cell = tuple[str, int, int]
 """Method, k, seed."""
-INTERVAL = "over test pictures and draws of the shots (two-way random effects, Student's t), 95 %"
+INTERVAL = "over test images and draws of the shots (two-way random effects, Student's t), 95 %"
 TOO_FEW = f"none: fewer than {FEWEST} draws say too little of the luck of the shots; --seeds {FEWEST} or more"
 
 
@@ -90,7 +90,7 @@ class CurvePoint:
     """Standard deviation over seeds (n - 1); None with one seed."""
     low: float | None
     high: float | None
-    """95 % interval over test pictures and draws of the shots, as if both had been others; None with fewer than
+    """95 % interval over test images and draws of the shots, as if both had been others; None with fewer than
     three draws, which say too little of the luck of the shots."""
     per_seed: tuple[float, ...]
 
@@ -107,9 +107,9 @@ class FewShotResult:
     short_classes: Mapping[int, tuple[int, ...]]
     """For every k the classes that have fewer samples, and give all they have."""
     n: int
-    """Test pictures."""
+    """Test images."""
     predicted: Mapping[Cell, NDArray[np.int64]] = field(repr=False)
-    """The class (n,) that each method saw in each test picture."""
+    """The class (n,) that each method saw in each test image."""
 
     def point(self, method: str, shots: int) -> CurvePoint:
         """The point of that method at k; KeyError where it was not asked for."""
@@ -156,7 +156,7 @@ class FewShotResult:
         return rows
 
     def predictions(self, keys: Sequence[str], labels: ArrayLike) -> Predictions:
-        """What every probe saw in the test pictures, whose names and classes are given; to be kept."""
+        """What every probe saw in the test images, whose names and classes are given; to be kept."""
         settings = self.settings
         cells = [
             self.predicted[method, k, seed]
@@ -307,7 +307,7 @@ def _point(
 
 
 def estimate(hits: NDArray[np.float64], labels: NDArray[Any], metric: str) -> Estimate:
-    """`metric` (top1 or mean_per_class) of hits (n,) on test pictures of these classes."""
+    """`metric` (top1 or mean_per_class) of hits (n,) on test images of these classes."""
     return estimates.mean(hits) if metric == "top1" else estimates.mean_per_class(hits, labels)
 
 

@@ -1,4 +1,4 @@
-"""What every probe saw in every test picture, kept for comparisons of two models on the same shots."""
+"""What every probe saw in every test image, kept for comparisons of two models on the same shots."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NAMES = ("keys", "label", "methods", "shots", "seeds", "predicted")
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """Predicted classes of n test pictures."""
+    """Predicted classes of n test images."""
 
     keys: NDArray[np.str_]
-    """(n,) names of the pictures, the same for every model on the same data."""
+    """(n,) names of the images, the same for every model on the same data."""
     label: NDArray[np.int64]
     """(n,) their classes."""
     methods: NDArray[np.str_]
@@ -45,10 +45,10 @@ class Predictions:
         return self.predicted[places[0], places[1], places[2:]]
 
     def ordered(self, keys: NDArray[np.str_]) -> Predictions:
-        """The same in the order of `keys`. Raises KeyError where they are not the same pictures."""
+        """The same in the order of `keys`. Raises KeyError where they are not the same images."""
         place = {key: index for index, key in enumerate(self.keys.tolist())}
         if len(place) != len(self.keys) or len(keys) != len(self.keys):
-            raise KeyError(f"{len(keys)} and {len(self.keys)} pictures, or names that repeat")
+            raise KeyError(f"{len(keys)} and {len(self.keys)} images, or names that repeat")
         order = np.array([place[key] for key in keys.tolist()])
         return Predictions(
             keys=keys,

@@ -41,7 +41,7 @@ class Shots:
 
     def places(self, k: int) -> Indices:
         """For every sample of `indices(k)`, the how-manieth of its class it is, from 0: what folds are dealt by."""
-        return np.array([place for order in self.by_class for place in range(len(order[:k]))], dtype=np.int64)
+        return np.array([index for order in self.by_class for index in range(len(order[:k]))], dtype=np.int64)
 
     def short_classes(self, k: int) -> list[int]:
         """Classes with fewer than k samples."""

@@ -1,4 +1,4 @@
-"""Answers to questions about pictures: how they are compared, and how far people agree with one."""
+"""Answers to questions about images: how they are compared, and how far people agree with one."""
 
 from __future__ import annotations
 

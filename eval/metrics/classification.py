@@ -40,7 +40,7 @@ def lowest_best(logits: torch.Tensor) -> torch.Tensor:
 
 
 def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of hits among a class's items (balanced accuracy)."""
+    """Mean over the classes that occur of the proportion of hits among a class's items (balanced accuracy)."""
     counts = np.bincount(labels)
     sums = np.bincount(labels, weights=hits)
     present = counts > 0
@@ -48,7 +48,7 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the share of (1, 0) pairs in the right
+    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the proportion of (1, 0) pairs in the right
     order, an equal pair counting half. Raises ValueError where a class does not occur."""
     positives = int(labels.sum())
     negatives = len(labels) - positives

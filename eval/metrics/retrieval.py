@@ -1,7 +1,7 @@
 """Ranks of the right answer in cross-modal retrieval, tile by tile, with ties decided against the model.
 
 Rank of a positive = number of items that score higher + number of equal-score items with a lower index; for image to
-text the minimum over the picture's captions. A model that maps everything to one vector then gets exactly chance, where
+text the minimum over the image's captions. A model that maps everything to one vector then gets exactly chance, where
 `topk` gives anything up to 100 %. `strict` counts every equal-score item that is not right as ahead.
 
 A positive's score is read from the same tile of scores as its competitors': computed apart, the same dot product can
@@ -24,20 +24,20 @@ PART = 1 << 18
 def image_to_text_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """0-based rank of each picture's best caption among all captions.
+    """0-based rank of each image's best caption among all captions.
 
-    `image_of` (m,) is the picture of each caption. `part` are the blocks of pictures to do (all; a rank's share);
-    returns one rank for each of their pictures, in order. Raises ValueError where a picture has no caption.
+    `image_of` (m,) is the image of each caption. `part` are the blocks of images to do (all; a rank's share);
+    returns one rank for each of their images, in order. Raises ValueError where an image has no caption.
     """
     order = np.argsort(image_of, kind="stable")
     starts = np.searchsorted(image_of[order], np.arange(images.count + 1))
     if bool((np.diff(starts) == 0).any()):
-        raise ValueError(f"picture {int(np.argmin(np.diff(starts)))} has no caption to find")
+        raise ValueError(f"image {int(np.argmin(np.diff(starts)))} has no caption to find")
     blocks = tiles(images.count, captions.count) if part is None else part
     tile, found = _Tile(blocks, images, captions), _Ranks(blocks)
     for block in blocks:
         scores = tile.scores(block)
-        # The positives of the block, flat, picture by picture and in order of index within each.
+        # The positives of the block, flat, image by image and in order of index within each.
         flat = torch.from_numpy(order[starts[block.start] : starts[block.stop]])
         lengths = torch.from_numpy(np.diff(starts[block.start : block.stop + 1]))
         row = torch.repeat_interleave(torch.arange(len(block)), lengths)
@@ -53,7 +53,7 @@ def image_to_text_ranks(
 def text_to_image_ranks(
     images: Rows, captions: Rows, image_of: np.ndarray, *, strict: bool = False, part: Sequence[range] | None = None
 ) -> np.ndarray:
-    """0-based rank of each caption's picture among all pictures; arguments as in `image_to_text_ranks`, with `part`
+    """0-based rank of each caption's image among all images; arguments as in `image_to_text_ranks`, with `part`
     blocks of captions."""
     blocks = tiles(captions.count, images.count) if part is None else part
     tile, found = _Tile(blocks, captions, images), _Ranks(blocks)
@@ -125,8 +125,8 @@ def hits(ranks: np.ndarray, k: int) -> np.ndarray:
 def winoground_scores(images: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
     """Text, image and group score of each Winoground item as 0.0 or 1.0; a tie counts as wrong.
 
-    `images`, `captions` (2 n, d): rows 2 i and 2 i + 1 are item i. Text score: each picture prefers its own caption;
-    image score: each caption prefers its own picture; chance is 25 % for both and 1/6 for the group.
+    `images`, `captions` (2 n, d): rows 2 i and 2 i + 1 are item i. Text score: each image prefers its own caption;
+    image score: each caption prefers its own image; chance is 25 % for both and 1/6 for the group.
     """
     left, right = images.reshape(-1, 2, images.shape[1]), captions.reshape(-1, 2, captions.shape[1])
     scores = np.einsum("npd,ncd->npc", left, right)

@@ -1,4 +1,4 @@
-"""What the evaluation asks of a model: unit vectors of pictures and texts, and a name for its weights."""
+"""What the evaluation asks of a model: unit vectors of images and texts, and a name for its weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Model(ABC):
     logit_scale: float
     """What cosines are multiplied by before a softmax."""
     preprocess: Callable[[Image.Image], torch.Tensor]
-    """An RGB picture to the (3, h, w) tensor the encoder takes. Must survive pickling, for loader processes."""
+    """An RGB image to the (3, h, w) tensor the encoder takes. Must survive pickling, for loader processes."""
     preprocessing: Mapping[str, Any]
     """The same in words: size, interpolation, crop, mean, std."""
     record: Mapping[str, Any]
@@ -44,9 +44,9 @@ class Model(ABC):
         return sha256_of([parts, kind, dict(self.preprocessing), library_versions()])
 
     def images(self, batch: torch.Tensor) -> np.ndarray:
-        """(b, d) float32 unit vectors of a batch of preprocessed pictures (b, 3, h, w)."""
+        """(b, d) float32 unit vectors of a batch of preprocessed images (b, 3, h, w)."""
         with self._exact():
-            return _unit(self._images(batch), f"{self.name}: a batch of pictures")
+            return _unit(self._images(batch), f"{self.name}: a batch of images")
 
     def texts(self, texts: Sequence[str]) -> np.ndarray:
         """(b, d) float32 unit vectors of texts."""

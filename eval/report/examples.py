@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from common.html import attribute, show
-from eval.examples import Answered, Confusion, Example, FoundPictures, FoundTexts
+from eval.examples import Answered, Confusion, Example, FoundImages, FoundTexts
 from eval.report.text import percent
 
 SIDE = 168
@@ -31,7 +31,7 @@ def _draw(example: Example) -> str:
                 f'<p class="quiet">{percent(example.share, 0)} % of {show(example.label, 60)} are taken for it</p>'
                 f'<p class="key">{show(example.key, 80)}</p></figcaption>'
             )
-            return f'<figure class="ex">{thumbnail(example.picture, example.key)}{body}</figure>'
+            return f'<figure class="ex">{thumbnail(example.image, example.key)}{body}</figure>'
         case Answered():
             css = "right" if example.score >= 0.5 else "wrong"
             body = (
@@ -39,7 +39,7 @@ def _draw(example: Example) -> str:
                 f'<p><b class="{css}">{show(example.predicted, 60)}</b></p>'
                 f'<p class="quiet">people: {show(example.right, 80)}</p></figcaption>'
             )
-            return f'<figure class="ex">{thumbnail(example.picture, example.key)}{body}</figure>'
+            return f'<figure class="ex">{thumbnail(example.image, example.key)}{body}</figure>'
         case FoundTexts():
             items = "".join(
                 f'<li class="{"right" if right else "wrong"}">{show(text, 120)} '
@@ -49,25 +49,25 @@ def _draw(example: Example) -> str:
             caption = (
                 f'<figcaption><ol>{items}</ol><p class="quiet">{_rank(example.rank, "its caption")}</p></figcaption>'
             )
-            return f'<figure class="ex wide">{thumbnail(example.picture, example.key)}{caption}</figure>'
-        case FoundPictures():
-            pictures = "".join(
-                f'<span class="hit {"right" if right else "wrong"}">{thumbnail(picture, "picture")}'
+            return f'<figure class="ex wide">{thumbnail(example.image, example.key)}{caption}</figure>'
+        case FoundImages():
+            images = "".join(
+                f'<span class="hit {"right" if right else "wrong"}">{thumbnail(image, "image")}'
                 f'<span class="quiet">{cosine:.3f}</span></span>'
-                for picture, cosine, right in example.pictures
+                for image, cosine, right in example.images
             )
             head = f'<figcaption><p class="asked">{show(example.text, 160)}</p>'
-            rank = f'<p class="quiet">{_rank(example.rank, "its picture")}</p></figcaption>'
-            return f'<figure class="ex row">{head}{rank}<div class="hits">{pictures}</div></figure>'
+            rank = f'<p class="quiet">{_rank(example.rank, "its image")}</p></figcaption>'
+            return f'<figure class="ex row">{head}{rank}<div class="hits">{images}</div></figure>'
 
 
 def _rank(rank: int, what: str) -> str:
     return f"{what} came first" if rank == 1 else f"{what} came at rank {rank:,}"
 
 
-def thumbnail(picture: Image.Image, name: str) -> str:
-    """The picture as a small JPEG inside the page."""
-    small = picture.convert("RGB")
+def thumbnail(image: Image.Image, name: str) -> str:
+    """The image as a small JPEG inside the page."""
+    small = image.convert("RGB")
     small.thumbnail((SIDE, SIDE))
     times = max(1, _LEAST // max(small.size))
     buffer = io.BytesIO()

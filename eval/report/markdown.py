@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.report.averages import Average
+from eval.report.averages import AverageRow
 from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.references import few_shot_references, references
 from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent
@@ -12,7 +12,10 @@ from eval.results import cautions
 
 
 def render_markdown(
-    tasks: Sequence[TaskRows], tables: Sequence[FewShotTable], unshot: Sequence[TaskRows], of_kinds: Sequence[Average]
+    tasks: Sequence[TaskRows],
+    tables: Sequence[FewShotTable],
+    unshot: Sequence[TaskRows],
+    of_kinds: Sequence[AverageRow],
 ) -> str:
     """All numbers as Markdown tables."""
     lines = ["# Results", "", CAUTION, ""]
@@ -34,15 +37,15 @@ def render_markdown(
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _kind_table(tasks: Sequence[TaskRows], average: Average | None) -> list[str]:
+def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[str]:
     lines = ["| task | metric | % | 95 % interval | n |", "|---|---|--:|---|--:|"]
     for task in tasks:
         if task.missing:
             continue
-        for place, row in enumerate(task.rows):
+        for index, row in enumerate(task.rows):
             said = cautions(row["protocol"])
-            name = cell(f"{task.task} ({said})" if said else task.task) if place == 0 else ""
-            value = f"**{percent(row['value'])}**" if place == 0 else percent(row["value"])
+            name = cell(f"{task.task} ({said})" if said else task.task) if index == 0 else ""
+            value = f"**{percent(row['value'])}**" if index == 0 else percent(row["value"])
             lines.append(
                 f"| {name} | {cell(row['metric'])} | {value} | {_ends(row['low'], row['high'])} | {row['n']:,} |"
             )

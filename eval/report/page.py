@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from common.html import render_page
 from eval.examples import Example
-from eval.report.averages import Average
+from eval.report.averages import AverageRow
 from eval.report.charts import draw_curves
 from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.examples import draw_examples
@@ -19,7 +19,7 @@ def render(
     tasks: Sequence[TaskRows],
     tables: Sequence[FewShotTable],
     unshot: Sequence[TaskRows],
-    of_kinds: Sequence[Average],
+    of_kinds: Sequence[AverageRow],
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
     """The report as HTML that loads nothing."""
@@ -47,7 +47,7 @@ def render(
     )
 
 
-def _kind(kind: str, tasks: Sequence[TaskRows], of_kinds: Sequence[Average]) -> dict[str, object]:
+def _kind(kind: str, tasks: Sequence[TaskRows], of_kinds: Sequence[AverageRow]) -> dict[str, object]:
     average = next((found for found in of_kinds if found.kind == kind), None)
     table = draw_tasks([task for task in tasks if task.kind == kind], average)
     return {"name": kind, "title": heading(kind), "table": table, "averaged": average is not None}

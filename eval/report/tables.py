@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.html import attribute, show
-from eval.report.averages import Average
+from eval.report.averages import AverageRow
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
@@ -21,7 +21,7 @@ _HEAD = (
 )
 
 
-def draw_tasks(tasks: Sequence[TaskRows], average: Average | None) -> str:
+def draw_tasks(tasks: Sequence[TaskRows], average: AverageRow | None) -> str:
     """The table of one kind of task: measured ones in order, then the average, then what is not at hand."""
     measured = [task for task in tasks if not task.missing]
     body = "".join(_draw_task(task) for task in measured)
@@ -33,14 +33,14 @@ def draw_tasks(tasks: Sequence[TaskRows], average: Average | None) -> str:
 
 def _draw_task(task: TaskRows) -> str:
     rows = []
-    for place, row in enumerate(task.rows):
+    for index, row in enumerate(task.rows):
         said = cautions(row["protocol"])
         beside = f'<br><span class="quiet">{show(said)}</span>' if said else ""
-        name = f'{show(task.title)}<br><span class="key">{show(task.task)}</span>{beside}' if place == 0 else ""
-        span = f' rowspan="{len(task.rows)}"' if place == 0 else ""
-        first = f'<td class="name"{span}>{name}</td>' if place == 0 else ""
+        name = f'{show(task.title)}<br><span class="key">{show(task.task)}</span>{beside}' if index == 0 else ""
+        span = f' rowspan="{len(task.rows)}"' if index == 0 else ""
+        first = f'<td class="name"{span}>{name}</td>' if index == 0 else ""
         rows.append(
-            f'<tr class="{"main" if place == 0 else "side"}">{first}<td>{show(row["metric"])}'
+            f'<tr class="{"main" if index == 0 else "side"}">{first}<td>{show(row["metric"])}'
             f"</td>{_number_cells(row['value'], row['low'], row['high'], row['protocol'].get('chance'), row['n'])}</tr>"
         )
     return "".join(rows) + f'<tr class="record"><td></td><td colspan="5">{_draw_protocols(task.rows)}</td></tr>'
@@ -67,7 +67,7 @@ def _number_cells(value: float | None, low: float | None, high: float | None, ch
     )
 
 
-def _draw_average(average: Average) -> str:
+def _draw_average(average: AverageRow) -> str:
     left_out = f", {average.missing} not at hand left out" if average.missing else ""
     cells = _number_cells(average.value, average.low, average.high, None, 0).rsplit("<td", 1)[0]
     return (

@@ -17,7 +17,7 @@ FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
     "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels have no "
     "say. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval over test "
-    "pictures and draws of the shots."
+    "images and draws of the shots."
 )
 
 

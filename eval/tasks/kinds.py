@@ -89,7 +89,7 @@ class Retrieval(Kind):
 
 
 class VisualQuestionAnswering(Kind):
-    """The statement nearest to the picture is the answer."""
+    """The statement nearest to the image is the answer."""
 
     name = "vqa"
     heading = "Visual question answering"

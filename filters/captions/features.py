@@ -147,7 +147,7 @@ def action_parts(context: CaptionContext, action: Action) -> Parts:
         names.append(f"word after {context.lower[token + 1]}")
     _add_complement(context, token, groups, names)
     _add_subject(context, token, visible, groups, names)
-    actors = any([context.noun(place)[0] == 3 for place in range(token)])
+    actors = any([context.noun(index)[0] == 3 for index in range(token)])
     numbers = {
         "capitalised": float(parse.words[token][0].isupper()),
         "head to the right": float(head > token),

@@ -156,11 +156,11 @@ def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     first = characters = 0
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         characters += len(text)
-        if place > first and (place - first >= BATCH or characters > BATCH_CHARS):
-            yield texts[first:place]
-            first, characters = place, len(text)
+        if index > first and (index - first >= BATCH or characters > BATCH_CHARS):
+            yield texts[first:index]
+            first, characters = index, len(text)
     if texts:
         yield texts[first:]
 

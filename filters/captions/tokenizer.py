@@ -121,13 +121,13 @@ class ChunkTokenizer:
         self._meet(set().union(*(chunks for chunks in split if chunks is not None)))
         rows: list[int] = []
         lengths = np.empty(len(texts), np.int64)
-        for place, (text, chunks) in enumerate(zip(texts, split, strict=True)):
+        for index, (text, chunks) in enumerate(zip(texts, split, strict=True)):
             before = len(rows)
             if chunks is None or (not young.openers.isdisjoint(chunks) and self._may_cross(chunks)):
                 rows += self._rows_of_text(text)
             else:
                 rows.extend(chain.from_iterable([young.chunks[chunk] for chunk in chunks]))
-            lengths[place] = len(rows) - before
+            lengths[index] = len(rows) - before
         chosen = np.array(rows, np.int64)
         starts = _within(young.steps[chosen], lengths)
         return Tokens(lengths, [young.words[row] for row in rows], starts, young.vectors[chosen])
@@ -191,7 +191,7 @@ class ChunkTokenizer:
         spaces = spaced[places].astype(np.uint64)
         keys = ((values[:, 0] ^ (values[:, 1] * np.uint64(0x9E3779B97F4A7C15))) + spaces).tolist()
         young = self._young
-        if fresh := {key: place for place, key in enumerate(keys) if key not in young.rows}:
+        if fresh := {key: index for index, key in enumerate(keys) if key not in young.rows}:
             new = np.fromiter(fresh.values(), np.int64, len(fresh))
             starts, lengths = values[new, 2].astype(np.int64), values[new, 3].astype(np.int64)
             features = self._encoder.features([doc])[places[new]]

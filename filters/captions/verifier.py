@@ -1,4 +1,4 @@
-"""How likely a candidate is stated of something in the picture: a logistic regression on named features.
+"""How likely a candidate is stated of something in the image: a logistic regression on named features.
 
 One set of weights for actions, one for attributes and relations ("details"). Trained by `benchmarks/train_verifier.py`
 from the labels in `benchmarks/labels/`; the weights are a table of feature names and numbers, so every score can be

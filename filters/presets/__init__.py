@@ -28,11 +28,11 @@ class BadPreset(ValueError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureRule:
-    """Which pictures are worth reading."""
+class ImageRule:
+    """Which images are worth reading."""
 
     min_side: Count = 10
-    """Pictures whose shorter side has fewer pixels are rejected (`picture_too_small`)."""
+    """Images whose shorter side has fewer pixels are rejected (`image_too_small`)."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -44,11 +44,11 @@ class Preset:
 
     name: str
     captions: CaptionRule = field(default_factory=CaptionRule)
-    pictures: PictureRule = field(default_factory=PictureRule)
+    images: ImageRule = field(default_factory=ImageRule)
     text_spotting: OverlapRule = field(default_factory=OverlapRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     foresee: tuple[str, ...] = ()
-    """Other presets whose survivors' pictures are read along, so that switching to them later needs no OCR."""
+    """Other presets whose survivors' images are read along, so that switching to them later needs no OCR."""
     filters: tuple[Filter, ...] = ()
     """Registered filters that the preset has a section for (see `filters.base`), in its order."""
 
@@ -68,7 +68,7 @@ class Preset:
     def image_filters(self) -> tuple[ImageFilter, ...]:
         """What is asked of images that were read, in order."""
         return (
-            ImageTooSmall(min_side=self.pictures.min_side),
+            ImageTooSmall(min_side=self.images.min_side),
             TextSpotting(min_chars=self.text_spotting.min_chars),
             *(one for one in self.filters if isinstance(one, ImageFilter)),
         )
@@ -81,12 +81,12 @@ class Preset:
     @property
     def filters_fingerprint(self) -> str:
         """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting, filters=self.filters)
+        return _fingerprint(self.captions, self.images, self.text_spotting, filters=self.filters)
 
     @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        return _fingerprint(self.captions, self.pictures, self.text_spotting, self.dedup, filters=self.filters)
+        return _fingerprint(self.captions, self.images, self.text_spotting, self.dedup, filters=self.filters)
 
     def as_dict(self) -> dict[str, Any]:
         """For the provenance record."""
@@ -125,7 +125,7 @@ def load_preset(name: str) -> Preset:
     try:
         content = read_yaml(path)
         if not isinstance(content, dict):
-            raise BadValue("a preset must map sections (captions, pictures, text_spotting, dedup) to settings")
+            raise BadValue("a preset must map sections (captions, images, text_spotting, dedup) to settings")
         own = {name: kind for name, kind in registered_filters().items() if name in content}
         filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
         shipped = {name: value for name, value in content.items() if name not in own}

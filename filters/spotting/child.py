@@ -58,20 +58,20 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def ask(self, pictures: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
-        """The child's answers to some pictures (see worker.answers), within `timeout_s` for all of them. Raises
+    def ask(self, images: Sequence[bytes], timeout_s: float) -> list[dict[str, Any]]:
+        """The child's answers to some images (see worker.answers), within `timeout_s` for all of them. Raises
         ChildDied, ChildTimeout; the child is gone after either."""
         deadline = time.monotonic() + timeout_s
         try:
-            write_frame(self._requests, COUNT.pack(len(pictures)), deadline)
-            for picture in pictures:
-                write_frame(self._requests, picture, deadline)
+            write_frame(self._requests, COUNT.pack(len(images)), deadline)
+            for image in images:
+                write_frame(self._requests, image, deadline)
         except PipeClosed as error:
             raise self._died() from error
         except PipeTimeout as error:
             raise self._timed_out() from error
         replies: list[dict[str, Any]] = self._receive(deadline)["answers"]
-        self.served += len(pictures)
+        self.served += len(images)
         return replies
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How likely a word is to stand in any caption, for the words that say little about one picture.
+"""How likely a word is to stand in any caption, for the words that say little about one image.
 
 The table `common_words.txt` lists the words found in at least one of a thousand captions; a word that is not in it is
 rarer. Its counts come from three public caption samples (the header of the file names them); regenerate it with
@@ -28,14 +28,14 @@ LEAST_CHANCE: Final = 0.001
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Folded word -> the share of captions that hold it, for every word with a share of `LEAST_CHANCE` or more."""
+    """Folded word -> the proportion of captions that hold it, for every word with a proportion of `LEAST_CHANCE` or more."""
     lines = importlib.resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
-    """Folded word -> the share of captions that hold it, for the words with a share of `LEAST_CHANCE` or more. Raises
+    """Folded word -> the proportion of captions that hold it, for the words with a proportion of `LEAST_CHANCE` or more. Raises
     ValueError for none."""
     rows = 0
     counts: Counter[str] = Counter()

@@ -14,8 +14,8 @@ from filters.base import Bools, ImageEvidence, ImageFilter
 class ImageTooSmall(ImageFilter):
     """Tracking pixels, bullets, icons."""
 
-    reason = "picture_too_small"
-    explanation = "The picture is too small to learn from, or to read text in."
+    reason = "image_too_small"
+    explanation = "The image is too small to learn from, or to read text in."
     min_side: int = 10
 
     def rejects(self, images: ImageEvidence) -> Bools:
@@ -29,7 +29,7 @@ class TextSpotting(ImageFilter):
 
     reason = "text_spotting"
     explanation = (
-        "Text that can be read in the picture repeats part of the caption. A model would learn to read there, not to "
+        "Text that can be read in the image repeats part of the caption. A model would learn to read there, not to "
         "see. The repeated part is marked in the caption."
     )
     min_chars: int = 5

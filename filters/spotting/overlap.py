@@ -1,4 +1,4 @@
-"""How much of a caption is written in its picture: the T rule as a pure function of caption, OCR strings, thresholds.
+"""How much of a caption is written in its image: the T rule as a pure function of caption, OCR strings, thresholds.
 
 The plain rule (`PAPER`) drops a pair where five characters in a row agree, spaces and case aside. It also drops every
 seventh page of text by accident: "other" stands in MOTHER, "ation" in everything. Ours (`TOLERANT`) wants evidence:
@@ -44,7 +44,7 @@ SpottedText = tuple[str, float]
 
 @dataclass(frozen=True, kw_only=True)
 class OverlapRule:
-    """What counts as text of the caption found in the picture. The defaults are `TOLERANT`; `PAPER` is the plain
+    """What counts as text of the caption found in the image. The defaults are `TOLERANT`; `PAPER` is the plain
     rule."""
 
     min_score: Share = 0.8
@@ -69,7 +69,7 @@ class OverlapRule:
     filler_chance: Share = 0.02
     """Words with at least this chance (`the`, `with`, `white`) say nothing and are left out of the product."""
     caption_share: Share = 0.4
-    """A run of common words counts nevertheless where it makes up this share of the caption's characters."""
+    """A run of common words counts nevertheless where it makes up this proportion of the caption's characters."""
     common_chars: Positive = 12
     """A run of common words counts nevertheless from this many characters on."""
     ideograph_weight: Positive = 2
@@ -87,7 +87,7 @@ TOLERANT: Final = OverlapRule()
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """The best match between a caption and the strings of its picture."""
+    """The best match between a caption and the strings of its image."""
 
     length: int
     """Matching characters; 0 where nothing counts. The pair is dropped where length >= OverlapRule.min_chars."""
@@ -124,7 +124,7 @@ def overlap_lengths(
     lengths = []
     for caption, strings in zip(captions, spotted, strict=True):
         if not strings or all(score < rule.min_score for _, score in strings):
-            lengths.append(0)  # most pictures hold no text: their captions are not even folded
+            lengths.append(0)  # most images hold no text: their captions are not even folded
             continue
         comparison = _Caption(caption, rule)
         lengths.append(max((comparison.best_run(text)[0] for text, _ in _units(strings, rule)), default=0))

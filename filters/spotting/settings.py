@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from filters.spotting.pictures import PictureLimits
+from filters.spotting.decode import DecodeLimits
 from filters.spotting.weights import ModelSize
 
 EngineName = Literal["onnxruntime", "openvino", "cuda", "paddle"]
@@ -16,19 +16,19 @@ Box = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Spotted:
-    """One line of text in a picture."""
+    """One line of text in an image."""
 
     text: str
     """The line as recognised; never empty."""
     score: float
     """Mean probability of its characters, 0 to 1."""
     box: Box
-    """Four corners (x, y), clockwise from the top left, in pixels of the upright original picture."""
+    """Four corners (x, y), clockwise from the top left, in pixels of the upright original image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spotting:
-    """What was read in one picture."""
+    """What was read in one image."""
 
     spotted: tuple[Spotted, ...]
     """The text lines, from top to bottom; empty where no text was found."""
@@ -40,7 +40,7 @@ class Spotting:
 
 @dataclass(frozen=True, kw_only=True)
 class SpotterSettings:
-    """How to read pictures."""
+    """How to read images."""
 
     engine: EngineName = "onnxruntime"
     """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (extra `ocr-openvino`), faster where the
@@ -74,32 +74,32 @@ class SpotterSettings:
     lines_at_once: int = 8
     """Most lines that are read in one go."""
     limit_side: int = 384
-    """Pictures are reduced to this longest side, in pixels, before text is searched; found lines are read at the
-    decoded resolution. Text 14 pixels high in a picture of 512 to 640 is still found, 10 pixels high in three of four
-    pictures; 512 finds nearly all of that, for half as much time again."""
+    """Images are reduced to this longest side, in pixels, before text is searched; found lines are read at the
+    decoded resolution. Text 14 pixels high in an image of 512 to 640 is still found, 10 pixels high in three of four
+    images; 512 finds nearly all of that, for half as much time again."""
     pixel_threshold: float = 0.2
     """Detector: least probability of a text pixel; PP-OCRv6's own, as `unclip_ratio` is."""
     box_threshold: float = 0.5
     """Detector: least mean probability within a box. PP-OCRv6's own 0.4 finds the same text and reads more junk."""
     unclip_ratio: float = 1.4
-    """Detector: how far a box is grown beyond its text pixels, as a share of area by perimeter."""
+    """Detector: how far a box is grown beyond its text pixels, as a proportion of area by perimeter."""
     min_score: float = 0.5
     """Lines recognised with a lower score are not returned; the T rule applies its own, higher threshold later."""
-    limits: PictureLimits = field(default_factory=lambda: PictureLimits(decode_side=512))
-    """How large a picture may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
+    limits: DecodeLimits = field(default_factory=lambda: DecodeLimits(decode_side=512))
+    """How large an image may be. From 1,024 pixels on they are decoded at a half, a quarter or an eighth: text that is
     large enough to be found is large enough to be read there, too."""
     recycle_after: int = 5000
-    """The OCR process is replaced after this many pictures, because OCR engines leak."""
+    """The OCR process is replaced after this many images, because OCR engines leak."""
     recycle_rss_mib: int = 2048
     """The OCR process is replaced when its resident memory passes this, in MiB."""
     timeout_s: float = 60.0
-    """Longest time for a picture, and for a batch of them, in seconds; a normal picture takes some hundredths."""
+    """Longest time for an image, and for a batch of them, in seconds; a normal image takes some hundredths."""
     start_timeout_s: float = 300.0
     """Longest time for the OCR process to load its models, in seconds."""
     attempts: int = 2
-    """How often a picture is tried when the OCR process dies on it: the kernel may have killed an innocent one."""
+    """How often an image is tried when the OCR process dies on it: the kernel may have killed an innocent one."""
     crashes_in_a_row: int = 10
-    """After so many pictures lost one after another to crashes the environment is to blame: `SpotterError`."""
+    """After so many images lost one after another to crashes the environment is to blame: `SpotterError`."""
 
     @property
     def second_reader(self) -> ModelSize | None:

@@ -1,4 +1,4 @@
-"""Reads the text in pictures with PaddleOCR, in a child process that may crash, hang or leak without harm."""
+"""Reads the text in images with PaddleOCR, in a child process that may crash, hang or leak without harm."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from types import TracebackType
 from typing import Any, Final
 
 from filters.spotting.child import Child, ChildDied, ChildTimeout
-from filters.spotting.pictures import BadPicture, BadPictureReason
+from filters.spotting.decode import UnreadableImage, UnreadableImageReason
 from filters.spotting.precision import resolved
 from filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
 from filters.spotting.weights import find_models, fingerprint
 
-__all__ = ["BadPicture", "Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter"]
+__all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
 
 BATCH_BYTES: Final = 32 * 2**20
-"""Pictures of a batch are in memory together: large ones make small batches."""
+"""Images of a batch are in memory together: large ones make small batches."""
 PROCESSING: Final = "2"
 """Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own."""
 _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
@@ -31,15 +31,15 @@ _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
 
 
 class SpotterError(RuntimeError):
-    """OCR does not work at all here: the process cannot start, or dies on one picture after another."""
+    """OCR does not work at all here: the process cannot start, or dies on one image after another."""
 
 
 class TextSpotter:
     """PaddleOCR behind a pipe.
 
     Use it as a context manager, which starts the OCR process and so fails early; or call `spot`, which starts it when
-    needed, and `close`. The process is replaced after `recycle_after` pictures or above `recycle_rss_mib`. What is read
-    in a picture depends neither on its neighbours nor on when the process was replaced. May be shared between threads;
+    needed, and `close`. The process is replaced after `recycle_after` images or above `recycle_rss_mib`. What is read
+    in an image depends neither on its neighbours nor on when the process was replaced. May be shared between threads;
     they take turns.
     """
 
@@ -64,13 +64,13 @@ class TextSpotter:
         """The process id of the running OCR process, None where none runs."""
         return self._child.pid if self._child else None
 
-    def spot(self, pictures: Iterable[bytes]) -> Iterator[Spotting | BadPicture]:
-        """One result per picture file, in order: what was read, or why it could not be read. Lazily: `batch` pictures
+    def spot(self, images: Iterable[bytes]) -> Iterator[Spotting | UnreadableImage]:
+        """One result per image file, in order: what was read, or why it could not be read. Lazily: `batch` images
         are asked for at a time.
 
         Raises `SpotterError` where OCR does not work at all, WeightsMissing where its models are not installed.
         """
-        for some in _batches(pictures, min(self.settings.batch, self.settings.recycle_after)):
+        for some in _batches(images, min(self.settings.batch, self.settings.recycle_after)):
             with self._lock:
                 results = self._spot_some(some)
             yield from results
@@ -96,29 +96,31 @@ class TextSpotter:
             facts[f"{role}_sha256"] = fingerprint(find_models(size, settings.models))
         return facts
 
-    def _spot_some(self, pictures: Sequence[bytes]) -> list[Spotting | BadPicture]:
-        """A batch that kills or hangs the process is read picture by picture: only the one to blame is lost."""
-        if len(pictures) > 1:
+    def _spot_some(self, images: Sequence[bytes]) -> list[Spotting | UnreadableImage]:
+        """A batch that kills or hangs the process is read image by image: only the one to blame is lost."""
+        if len(images) > 1:
             child = self._running()
             try:
-                replies = child.ask(pictures, self.settings.timeout_s)
+                replies = child.ask(images, self.settings.timeout_s)
             except (ChildDied, ChildTimeout):
                 self._child = None
             else:
                 self._lost_in_a_row = 0
                 self._recycle(child)
                 return [_result(reply) for reply in replies]
-        return [self._spot_one(picture) for picture in pictures]
+        return [self._spot_one(image) for image in images]
 
-    def _spot_one(self, picture: bytes) -> Spotting | BadPicture:
+    def _spot_one(self, image: bytes) -> Spotting | UnreadableImage:
         last: ChildDied | None = None
         for _ in range(self.settings.attempts):
             child = self._running()
             try:
-                (reply,) = child.ask([picture], self.settings.timeout_s)
+                (reply,) = child.ask([image], self.settings.timeout_s)
             except ChildTimeout as error:
                 self._child = None
-                return BadPicture(BadPictureReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}")
+                return UnreadableImage(
+                    UnreadableImageReason.OCR_TIMEOUT, f"more than {self.settings.timeout_s} s: {error}"
+                )
             except ChildDied as error:
                 self._child = None
                 last = error
@@ -129,9 +131,9 @@ class TextSpotter:
         self._lost_in_a_row += 1
         if self._lost_in_a_row >= self.settings.crashes_in_a_row:
             raise SpotterError(
-                f"{self._lost_in_a_row} pictures in a row were lost to crashes; the last: {last}"
+                f"{self._lost_in_a_row} images in a row were lost to crashes; the last: {last}"
             ) from last
-        return BadPicture(BadPictureReason.OCR_CRASHED, str(last))
+        return UnreadableImage(UnreadableImageReason.OCR_CRASHED, str(last))
 
     def _running(self) -> Child:
         if self._child is None:
@@ -158,11 +160,11 @@ class TextSpotter:
             self._child = None
 
 
-def _batches(pictures: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
-    """Up to `most` pictures at a time, and no more of them once they have BATCH_BYTES."""
+def _batches(images: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """Up to `most` images at a time, and no more of them once they have BATCH_BYTES."""
     some: list[bytes] = []
-    for picture in pictures:
-        some.append(picture)
+    for image in images:
+        some.append(image)
         if len(some) == most or sum(map(len, some)) >= BATCH_BYTES:
             yield some
             some = []
@@ -170,9 +172,9 @@ def _batches(pictures: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
         yield some
 
 
-def _result(reply: dict[str, Any]) -> Spotting | BadPicture:
+def _result(reply: dict[str, Any]) -> Spotting | UnreadableImage:
     if "bad" in reply:
-        return BadPicture(BadPictureReason(reply["bad"]), reply["message"])
+        return UnreadableImage(UnreadableImageReason(reply["bad"]), reply["message"])
     lines = tuple(
         Spotted(text=text, score=score, box=tuple((float(x), float(y)) for x, y in box))
         for text, score, box in reply["spotted"]

@@ -1,8 +1,8 @@
-"""The OCR process: reads some pictures from stdin, writes what they say to stdout, until stdin ends.
+"""The OCR process: reads some images from stdin, writes what they say to stdout, until stdin ends.
 
 Started by `child.py` as `python -m filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`, and a
-process id. Messages are frames (frames.py): in come a number of pictures and the bytes of each, out goes JSON. It never
-outlives its parent: it ends when stdin ends, when its parent changes, and, should a picture hang it in native code, by
+process id. Messages are frames (frames.py): in come a number of images and the bytes of each, out goes JSON. It never
+outlives its parent: it ends when stdin ends, when its parent changes, and, should an image hang it in native code, by
 the kernel's alarm clock.
 """
 
@@ -20,20 +20,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
+from filters.spotting.decode import DecodedImage, DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from filters.spotting.frames import PipeClosed, read_frame, write_frame
-from filters.spotting.pictures import BadPicture, BadPictureReason, Picture, PictureLimits, decode_picture
 from filters.spotting.settings import Spotted, SpotterSettings
 
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
 COUNT: Final = struct.Struct(">I")
-"""The frame before pictures: how many follow."""
+"""The frame before images: how many follow."""
 
 
 class Reader(Protocol):
     """What an engine does. What it reads in an image depends on that image alone."""
 
-    def find(self, picture: Picture) -> Any:
+    def find(self, image: DecodedImage) -> Any:
         """All that `read` needs of an image."""
 
     def read(self, found: Sequence[Any]) -> Sequence[list[Spotted]]:
@@ -48,15 +48,15 @@ def settings_to_json(settings: SpotterSettings) -> str:
 def settings_from_json(text: str) -> SpotterSettings:
     """Inverse of `settings_to_json`."""
     fields: dict[str, Any] = json.loads(text)
-    return SpotterSettings(**{**fields, "limits": PictureLimits(**fields["limits"])})
+    return SpotterSettings(**{**fields, "limits": DecodeLimits(**fields["limits"])})
 
 
-def answers(pictures: Iterable[bytes], limits: PictureLimits, engine: Reader) -> list[dict[str, Any]]:
-    """A message for each picture: its lines, or why it has none. Its pixels are gone before the next one is decoded."""
-    found: list[_Found | BadPicture] = [_find(data, limits, engine) for data in pictures]
+def answers(images: Iterable[bytes], limits: DecodeLimits, engine: Reader) -> list[dict[str, Any]]:
+    """A message for each image: its lines, or why it has none. Its pixels are gone before the next one is decoded."""
+    found: list[_Found | UnreadableImage] = [_find(data, limits, engine) for data in images]
     good = [one for one in found if isinstance(one, _Found)]
     readings = iter(_read([one.lines for one in good], engine))
-    return [_message(one, None if isinstance(one, BadPicture) else next(readings)) for one in found]
+    return [_message(one, None if isinstance(one, UnreadableImage) else next(readings)) for one in found]
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,19 @@ class _Found:
     height: int
 
 
-def _find(data: bytes, limits: PictureLimits, engine: Reader) -> _Found | BadPicture:
+def _find(data: bytes, limits: DecodeLimits, engine: Reader) -> _Found | UnreadableImage:
     try:
-        picture = decode_picture(data, limits)
-        return _Found(engine.find(picture), picture.width, picture.height)
-    except BadPicture as bad:
+        image = decode_image(data, limits)
+        return _Found(engine.find(image), image.width, image.height)
+    except UnreadableImage as bad:
         return bad
     except MemoryError:
-        raise  # the process is in trouble, not the picture: die and be replaced
-    except Exception as error:  # whatever a third-party engine raises on one picture must cost that picture only
+        raise  # the process is in trouble, not the image: die and be replaced
+    except Exception as error:  # whatever a third-party engine raises on one image must cost that image only
         return _failed(error)
 
 
-def _read(found: Sequence[Any], engine: Reader) -> list[list[Spotted] | BadPicture]:
+def _read(found: Sequence[Any], engine: Reader) -> list[list[Spotted] | UnreadableImage]:
     try:
         return list(engine.read(found))
     except MemoryError:
@@ -90,13 +90,13 @@ def _read(found: Sequence[Any], engine: Reader) -> list[list[Spotted] | BadPictu
         return [reading for one in found for reading in _read([one], engine)]
 
 
-def _failed(error: Exception) -> BadPicture:
-    return BadPicture(BadPictureReason.OCR_FAILED, f"{type(error).__name__}: {error}")
+def _failed(error: Exception) -> UnreadableImage:
+    return UnreadableImage(UnreadableImageReason.OCR_FAILED, f"{type(error).__name__}: {error}")
 
 
-def _message(found: _Found | BadPicture, reading: list[Spotted] | BadPicture | None) -> dict[str, Any]:
+def _message(found: _Found | UnreadableImage, reading: list[Spotted] | UnreadableImage | None) -> dict[str, Any]:
     for bad in (found, reading):
-        if isinstance(bad, BadPicture):
+        if isinstance(bad, UnreadableImage):
             return {"bad": bad.reason, "message": bad.message}
     assert isinstance(found, _Found) and isinstance(reading, list)
     lines = [[line.text, line.score, line.box] for line in reading]

@@ -1,6 +1,6 @@
 """Command line of the Beam half of `make concepts`: words to settings, errors to one line and an exit status.
 
-Exit status: 0 all is well; 1 units failed, or more pictures than allowed are bad; 2 wrong use, nothing was written.
+Exit status: 0 all is well; 1 units failed, or more images than allowed are bad; 2 wrong use, nothing was written.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pipelines.runners import RunnerError
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.store.locking import NotLocked
-from pipelines.store.storage import place
+from pipelines.store.storage import store_path
 
-_WORKERS_OF_A_GPU = 4  # they read and decode pictures side by side
+_WORKERS_OF_A_GPU = 4  # they read and decode images side by side
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
@@ -50,7 +50,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
     )
     parser.add_argument(
-        "--batch-size", type=number(Positive), default=32, help="pictures the teacher sees at a time (32)"
+        "--batch-size", type=number(Positive), default=32, help="images the teacher sees at a time (32)"
     )
     parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
     parser.add_argument(
@@ -62,7 +62,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
         "--max-bad-share",
         type=float,
         default=0.05,
-        help="share of bad pictures above which the exit status is 1 (0.05)",
+        help="proportion of bad images above which the exit status is 1 (0.05)",
     )
     parser.set_defaults(**defaults)
     return parser
@@ -86,10 +86,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
 
 def _settings(parser: Parser, arguments: Sequence[str]) -> ConceptSettings:
     options = parser.parse_args(arguments)
-    data = place(options.data)
+    data = store_path(options.data)
     return ConceptSettings(
         data=data,
-        output=place(options.output) if options.output else data / "concepts",
+        output=store_path(options.output) if options.output else data / "concepts",
         teacher=find_teacher(options.teacher, options.weights),
         min_count=options.min_count,
         max_size=options.max_size,

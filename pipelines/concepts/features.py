@@ -1,9 +1,9 @@
-"""Features of a frozen teacher for every picture, by Beam's RunInference.
+"""Features of a frozen teacher for every image, by Beam's RunInference.
 
-    unit -> Read (batches of pictures) -> RunInference (features) -> Write (a part per batch; the last closes the unit)
+    unit -> Read (batches of images) -> RunInference (features) -> Write (a part per batch; the last closes the unit)
 
-A unit is a shard. Its pictures are batched where they are read, not by RunInference: which pictures share a batch is
-then a function of the shard, so that a run that was killed ends with the same bytes as one that was not. A picture that
+A unit is a shard. Its images are batched where they are read, not by RunInference: which images share a batch is
+then a function of the shard, so that a run that was killed ends with the same bytes as one that was not. An image that
 cannot be decoded, or that the teacher fails on, costs its row, which is marked. Where the teacher itself fails the unit
 is set aside with the reason; its other batches stay, and the next run does what is missing.
 
@@ -26,15 +26,15 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.ml.inference.base import RunInference
 
-from pipelines.concepts.handler import GOOD, Features, Pictures, TeacherHandler
-from pipelines.concepts.shards import pictures_of
+from pipelines.concepts.handler import GOOD, Features, Images, TeacherHandler
+from pipelines.concepts.shards import images_of
 from pipelines.concepts.teacher import Teacher
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import TransformStage, failure, set_aside
 from pipelines.manifests import UnreadableFile
 from pipelines.store.commit import publish_json, published, read_json, remove, retract
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 
 @dataclass
@@ -42,7 +42,7 @@ class FeatureStage(TransformStage):
     """See `TransformStage`."""
 
     layout: Layout
-    shards: Place
+    shards: StorePath
     teacher: Teacher
     fingerprint: dict[str, str]
     """Unit to what its features depend on: teacher and tar. (The batch size moves their last bits only: who lowers it
@@ -52,17 +52,17 @@ class FeatureStage(TransformStage):
     threads: int = 1
     name: str = field(default="features", init=False)
     planned = False
-    noun = "pictures"
+    noun = "images"
 
     def transform(self) -> beam.PTransform[Any, Any]:
         """Unit names to committed units."""
         return _TeacherFeatures(self)
 
-    def part(self, unit: str, number: int) -> Place:
+    def part(self, unit: str, number: int) -> StorePath:
         """Where a batch lies until its unit is closed."""
         return self.layout.work / self.name / "parts" / f"{self._prefix(unit)}.{number:06d}.npz"
 
-    def end(self, unit: str) -> Place:
+    def end(self, unit: str) -> StorePath:
         """Says how many parts a unit has."""
         return self.part(unit, 0).with_name(f"{self._prefix(unit)}.end.json")
 
@@ -75,12 +75,12 @@ class FeatureStage(TransformStage):
             remove(path)
 
 
-def feature_path(layout: Layout, unit: str) -> Place:
+def feature_path(layout: Layout, unit: str) -> StorePath:
     """float16 array (n, d) of a shard."""
     return layout.data("features", unit).with_suffix(".npy")
 
 
-def status_path(layout: Layout, unit: str) -> Place:
+def status_path(layout: Layout, unit: str) -> StorePath:
     """`keys` and `good` (bool) of its rows."""
     return layout.data("features", unit).with_suffix(".npz")
 
@@ -95,19 +95,19 @@ class _TeacherFeatures(beam.PTransform[Any, Any]):
         handler = TeacherHandler(stage.teacher, stage.device, stage.threads)
         return (
             units
-            | "Read" >> beam.ParDo(_Read(stage)).with_output_types(Pictures)
+            | "Read" >> beam.ParDo(_Read(stage)).with_output_types(Images)
             | "Teacher" >> RunInference(handler)
             | "Write" >> beam.ParDo(_Write(stage))
         )
 
 
 class _Read(beam.DoFn):
-    """The pictures of a unit in batches, without those that have their part already."""
+    """The images of a unit in batches, without those that have their part already."""
 
     def __init__(self, stage: FeatureStage):
         self._stage = stage
 
-    def process(self, unit: str) -> Iterator[Pictures]:
+    def process(self, unit: str) -> Iterator[Images]:
         stage = self._stage
         mark = stage.layout.progress(stage.name, unit)
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -118,13 +118,13 @@ class _Read(beam.DoFn):
         contents: list[bytes | None] = []
         number, rows, broken = 0, 0, None
 
-        def batch() -> Iterator[Pictures]:
+        def batch() -> Iterator[Images]:
             if not stage.part(unit, number).exists():
-                yield Pictures(unit, number, tuple(keys), tuple(contents))
+                yield Images(unit, number, tuple(keys), tuple(contents))
             heartbeat.beat(rows)
 
         try:
-            for key, content in pictures_of(stage.shards / f"{unit}.tar"):
+            for key, content in images_of(stage.shards / f"{unit}.tar"):
                 keys.append(key)
                 contents.append(content)
                 rows += 1
@@ -136,7 +136,7 @@ class _Read(beam.DoFn):
         if keys:
             yield from batch()
             number += 1
-        yield Pictures(unit, number, batches=number, broken=broken)
+        yield Images(unit, number, batches=number, broken=broken)
 
 
 class _Write(beam.DoFn):

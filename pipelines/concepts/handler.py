@@ -1,8 +1,8 @@
-"""One batch of pictures to features of the teacher, as Beam's RunInference calls it.
+"""One batch of images to features of the teacher, as Beam's RunInference calls it.
 
-A picture that cannot be decoded costs its row. Where the teacher fails on a batch, its pictures are tried one by one:
+An image that cannot be decoded costs its row. Where the teacher fails on a batch, its images are tried one by one:
 those that it fails on alone cost their rows. It is the teacher that failed, and with it the batch, where it had too
-little memory, or failed on every picture of several.
+little memory, or failed on every image of several.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy.typing as npt
 from apache_beam.ml.inference.base import ModelHandler
 from PIL import Image
 
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
 from pipelines.concepts.teacher import LoadedTeacher, Teacher
 
 GOOD = "ok"
-NO_PICTURE = "missing_picture"
+NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"
 TEACHER_FAILED = "teacher_failed"
 MAX_ASPECT = 20
-"""Longer pictures lose their ends: teachers resize the shorter side, which would blow up a line of pixels, and look at
+"""Longer images lose their ends: teachers resize the shorter side, which would blow up a line of pixels, and look at
 the middle."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Some pictures of a unit, in its order; the one with `batches` set comes last and holds none."""
+class Images:
+    """Some images of a unit, in its order; the one with `batches` set comes last and holds none."""
 
     unit: str
     number: int
@@ -47,21 +47,21 @@ class Pictures:
 class Features:
     """What became of them."""
 
-    of: Pictures
+    of: Images
     status: tuple[str, ...] = ()
     """`ok`, or why there are no features."""
     messages: tuple[str, ...] = ()
     rows: npt.NDArray[np.float16] = field(default_factory=lambda: np.zeros((0, 0), np.float16))
     """(n, d); zeros where the status is not ok."""
     failed: str | None = None
-    """Why there is nothing: the teacher failed, whatever the pictures are."""
+    """Why there is nothing: the teacher failed, whatever the images are."""
 
 
 class TeacherFailed(RuntimeError):
     """The teacher cannot do a batch; the message names unit, batch and remedy."""
 
 
-class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
+class TeacherHandler(ModelHandler[Images, Features, LoadedTeacher]):
     """The teacher as Beam calls it: load once per worker process, then batch after batch."""
 
     def __init__(self, teacher: Teacher, device: str, threads: int):
@@ -75,17 +75,17 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
         return self._teacher.load(self._device)
 
     def run_inference(
-        self, batch: Sequence[Pictures] | Pictures, model: LoadedTeacher, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Images] | Images, model: LoadedTeacher, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Features]:
-        assert isinstance(batch, Pictures)
+        assert isinstance(batch, Images)
         status, messages, images = [], [], []
         for content in batch.contents:
             try:
                 images.append(_image(content))
                 status.append(GOOD)
                 messages.append("")
-            except BadPicture as error:
-                status.append(str(error.reason) if content is not None else NO_PICTURE)
+            except UnreadableImage as error:
+                status.append(str(error.reason) if content is not None else NO_IMAGE)
                 messages.append(error.message)
         try:
             found = self._found(batch, images, model) if images else []
@@ -103,9 +103,9 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
         return [Features(batch, tuple(status), tuple(messages), rows)]
 
     def _found(
-        self, batch: Pictures, images: list[Image.Image], model: LoadedTeacher
+        self, batch: Images, images: list[Image.Image], model: LoadedTeacher
     ) -> list[npt.NDArray[np.float16] | str]:
-        """For each picture its features, or why there are none."""
+        """For each image its features, or why there are none."""
         try:
             return [*_half(model.features(images))]
         except _ERRORS as error:
@@ -126,23 +126,23 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
             raise self._failed(batch, first) from first
         return found
 
-    def _failed(self, batch: Pictures, error: Exception) -> TeacherFailed:
+    def _failed(self, batch: Images, error: Exception) -> TeacherFailed:
         lacks = _lacks_memory(error)
         remedy = (
             "lower --batch-size, or --workers, each of which holds the teacher"
             if lacks
-            else "it fails on each of these pictures alone, too"
+            else "it fails on each of these images alone, too"
         )
         return TeacherFailed(
             f"teacher {self._teacher.name} on {self._device} failed on {batch.unit}.tar, batch {batch.number} of "
-            f"{len(batch)} pictures, from key {batch.keys[0]} on: {_in_words(error)}; {remedy}; what is done stays"
+            f"{len(batch)} images, from key {batch.keys[0]} on: {_in_words(error)}; {remedy}; what is done stays"
         )
 
     def should_skip_batching(self) -> bool:
-        return True  # `Pictures` is a batch already
+        return True  # `Images` is a batch already
 
-    def get_num_bytes(self, batch: Sequence[Pictures] | Pictures) -> int:
-        assert isinstance(batch, Pictures)
+    def get_num_bytes(self, batch: Sequence[Images] | Images) -> int:
+        assert isinstance(batch, Images)
         return sum(len(content or b"") for content in batch.contents)
 
     def get_metrics_namespace(self) -> str:
@@ -150,7 +150,7 @@ class TeacherHandler(ModelHandler[Pictures, Features, LoadedTeacher]):
 
 
 def _image(content: bytes | None) -> Image.Image:
-    pixels = decode_picture(content or b"", PictureLimits(decode_side=0)).pixels
+    pixels = decode_image(content or b"", DecodeLimits(decode_side=0)).pixels
     height, width = pixels.shape[:2]
     top, left = max(0, (height - MAX_ASPECT * width) // 2), max(0, (width - MAX_ASPECT * height) // 2)
     middle = pixels[top : height - top, left : width - left, ::-1]

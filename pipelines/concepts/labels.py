@@ -17,7 +17,7 @@ from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import UnreadableFile
 from pipelines.store.commit import published, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 
 @dataclass
@@ -26,8 +26,8 @@ class LabelStage(Stage):
     the ids of sample i are ids[offsets[i]:offsets[i + 1]]."""
 
     layout: Layout
-    shards: Place
-    vocabulary: Place
+    shards: StorePath
+    vocabulary: StorePath
     fingerprint: dict[str, str]
     name: str = field(default="labels", init=False)
     planned = False
@@ -39,7 +39,7 @@ class LabelStage(Stage):
     @cached_property
     def _ids(self) -> dict[str, dict[str, int]]:
         heads = read_json(self.vocabulary)["heads"]
-        return {head: {name: place for place, name in enumerate(heads[head]["names"])} for head in HEADS}
+        return {head: {name: index for index, name in enumerate(heads[head]["names"])} for head in HEADS}
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         keys: list[str] = []
@@ -79,7 +79,7 @@ class LabelStage(Stage):
         }
 
 
-def label_path(layout: Layout, unit: str) -> Place:
+def label_path(layout: Layout, unit: str) -> StorePath:
     """The labels of a shard."""
     return layout.data("labels", unit).with_suffix(".npz")
 

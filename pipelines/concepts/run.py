@@ -22,7 +22,7 @@ from pipelines.store.commit import publish_json, read_json, remove_leftovers
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import output_lock
-from pipelines.store.storage import Place, in_memory, is_local, stamps
+from pipelines.store.storage import StorePath, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
 _NAMED = 10  # units that failed
@@ -32,9 +32,9 @@ _NAMED = 10  # units that failed
 class ConceptSettings:
     """What is asked for."""
 
-    data: Place
+    data: StorePath
     """Output folder of `make filter`, with kept/ and shards/."""
-    output: Place
+    output: StorePath
     """Folder of everything that is written."""
     teacher: Teacher
     """Whose features are taken."""
@@ -43,20 +43,20 @@ class ConceptSettings:
     max_size: int = 10_000
     """Most concepts of a head."""
     batch_size: int = 32
-    """Pictures the teacher sees at a time."""
+    """Images the teacher sees at a time."""
     device: str = "cpu"
     """torch device of the teacher."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Worker processes."""
     max_bad_share: float = 0.05
-    """Above this share of pictures without features the exit status is 1."""
+    """Above this proportion of images without features the exit status is 1."""
     command: tuple[str, ...] = ()
     """The command line, for the provenance."""
 
 
 def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> int:
     """Do what is missing; `say` gets lines for people. Returns the exit status: 1 where units failed or too many
-    pictures are bad.
+    images are bad.
 
     Raises:
         WrongUse: the data cannot be used as asked.
@@ -110,7 +110,7 @@ class _Run:
         return vocabulary
 
     @property
-    def _vocabulary_path(self) -> Place:
+    def _vocabulary_path(self) -> StorePath:
         return self.layout.root / "vocabulary.json"
 
     def _labels(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]]) -> bool:
@@ -130,7 +130,7 @@ class _Run:
             )
         named = ", ".join(f"{head} {sum(r[head] for r in records) / max(rows, 1):.1%}" for head in vocabulary["heads"])
         note = f"; {without:,} have no annotations" if without else ""
-        self.say(f"labels: share of the {rows:,} samples with a concept: {named}{note}")
+        self.say(f"labels: proportion of the {rows:,} samples with a concept: {named}{note}")
         return True
 
     def missing_features(self, shards: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -214,7 +214,7 @@ class _Run:
         if bad:
             kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(Counter(entry["error"] for entry in bad).items()))
             self.say(
-                f"features: {len(bad):,} of {rows:,} pictures could not be read ({kinds}); each is named in "
+                f"features: {len(bad):,} of {rows:,} images could not be read ({kinds}); each is named in "
                 f"{self.layout.commits('features')}"
             )
         for what in broken:

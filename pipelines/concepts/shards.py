@@ -10,15 +10,15 @@ from common.command_line import WrongUse
 from common.image_formats import EXTENSIONS
 from pipelines.manifests.formats.webdataset import Sample, samples
 from pipelines.store.commit import read_json
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
-MAX_PICTURE_BYTES = 64 * 2**20
+MAX_IMAGE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
-PICTURES = (*EXTENSIONS, "bin")
-"""Endings of pictures in the shards of `make filter`; `bin` is what early ones call a format without an ending."""
+IMAGES = (*EXTENSIONS, "bin")
+"""Endings of images in the shards of `make filter`; `bin` is what early ones call a format without an ending."""
 
 
-def shard_entries(data: Place) -> dict[str, dict[str, Any]]:
+def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
     """Unit name (file name without .tar) to its entry in the manifest of `make filter`.
 
     Raises:
@@ -27,27 +27,27 @@ def shard_entries(data: Place) -> dict[str, dict[str, Any]]:
     manifest = read_json(data / "shards" / "manifest.json")
     if not manifest or not manifest.get("shards"):
         raise WrongUse(
-            f"{data}/shards/manifest.json: no shards; run `make filter` with pictures at hand and stage export"
+            f"{data}/shards/manifest.json: no shards; run `make filter` with images at hand and stage export"
         )
     return {entry["shard"].removesuffix(".tar"): entry for entry in manifest["shards"]}
 
 
-def pictures_of(path: Place) -> Iterator[tuple[str, bytes | None]]:
-    """Key and picture of every sample, None where it has none.
+def images_of(path: StorePath) -> Iterator[tuple[str, bytes | None]]:
+    """Key and image of every sample, None where it has none.
 
     Raises:
         UnreadableFile: the tar breaks; samples that are whole come first.
     """
 
     def limit(_: int, ending: str) -> int:
-        return MAX_PICTURE_BYTES if ending in PICTURES else 0
+        return MAX_IMAGE_BYTES if ending in IMAGES else 0
 
     for sample in _distinct(path, limit):
-        yield sample.key, next((sample.contents[ending] for ending in PICTURES if ending in sample.contents), None)
+        yield sample.key, next((sample.contents[ending] for ending in IMAGES if ending in sample.contents), None)
 
 
-def annotations_of(path: Place) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Key and .json of every sample, None where it has none that can be read. Raises as `pictures_of`."""
+def annotations_of(path: StorePath) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Key and .json of every sample, None where it has none that can be read. Raises as `images_of`."""
 
     def limit(_: int, ending: str) -> int:
         return MAX_JSON_BYTES if ending == "json" else 0
@@ -60,7 +60,7 @@ def annotations_of(path: Place) -> Iterator[tuple[str, dict[str, Any] | None]]:
         yield sample.key, row if isinstance(row, dict) else None
 
 
-def _distinct(path: Place, limit: Any) -> Iterator[Sample]:
+def _distinct(path: StorePath, limit: Any) -> Iterator[Sample]:
     """The samples, the first one of each key: the trainer's loader takes the same."""
     seen: set[str] = set()
     for sample in samples(str(path), "", size=path.stat().st_size, limit_of=limit):

@@ -30,7 +30,7 @@ _DISTRIBUTIONS = {"timm": "timm", "torchvision": "torchvision", "open_clip": "op
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A model and how pictures are prepared for it."""
+    """A model and how images are prepared for it."""
 
     name: str
     library: str
@@ -82,12 +82,12 @@ class LoadedTeacher:
 
         return int(self.features([Image.new("RGB", (64, 64))]).shape[1])
 
-    def features(self, pictures: list[Any]) -> Any:
-        """float32 array (n, d) of n PIL pictures."""
+    def features(self, images: list[Any]) -> Any:
+        """float32 array (n, d) of n PIL images."""
         import torch
 
         with torch.inference_mode():
-            batch = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
+            batch = torch.stack([self.transform(image) for image in images]).to(self.device)
             return self.model(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
 
 

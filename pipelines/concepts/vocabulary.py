@@ -21,7 +21,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.store.commit import publish_table, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place, read_table, row_count
+from pipelines.store.storage import StorePath, read_table, row_count
 
 HEADS = ("objects", "attributes")
 BATCH_ROWS = 10_000
@@ -36,7 +36,7 @@ class VocabularyStage(Stage):
     """See `Stage`. Counts the names in one part of kept/."""
 
     layout: Layout
-    kept: Place
+    kept: StorePath
     fingerprint: dict[str, str]
     name: str = field(default="vocabulary", init=False)
     planned = False

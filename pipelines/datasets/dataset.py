@@ -48,13 +48,13 @@ class Dataset:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Aliases of single roles, instead of those in roles.py."""
     needs: tuple[str, ...] = ("caption", "url")
-    """Roles without which a file is refused. Pictures at hand (bytes, paths, tar members) stand in for `url`."""
+    """Roles without which a file is refused. Images at hand (bytes, paths, tar members) stand in for `url`."""
     caption_list: CaptionList = "first"
     """What to do where a caption is a list of texts: take the first, or refuse the file."""
     swap_size: bool = False
     """Whether the columns called width and height hold each other's values (LAION)."""
-    pictures_root: str | None = None
-    """Folder (path or URL) that picture paths are relative to and may not leave; None: the folder of the manifest."""
+    images_root: str | None = None
+    """Folder (path or URL) that image paths are relative to and may not leave; None: the folder of the manifest."""
     notes: str = ""
     """What a reader of the data should know."""
 
@@ -94,7 +94,7 @@ class Dataset:
         columns: Sequence[str] | None = None,
         delimiter: str | None = None,
         caption_list: CaptionList | None = None,
-        pictures_root: str | None = None,
+        images_root: str | None = None,
         **roles: str | None,
     ) -> Dataset:
         """Returns a copy with settings of the user's own; what is None or not given stays as it is.
@@ -105,7 +105,7 @@ class Dataset:
             columns: names of the columns of header-less files; implies header=False.
             delimiter: what separates the fields of a CSV file.
             caption_list: what to do with lists of captions.
-            pictures_root: folder that picture paths are relative to.
+            images_root: folder that image paths are relative to.
             **roles: the column that plays a role, for example caption="alt".
 
         Raises:
@@ -126,7 +126,7 @@ class Dataset:
             columns=self.columns if columns is None else tuple(columns),
             delimiter=self.delimiter if delimiter is None else delimiter,
             caption_list=self.caption_list if caption_list is None else caption_list,
-            pictures_root=self.pictures_root if pictures_root is None else pictures_root,
+            images_root=self.images_root if images_root is None else images_root,
         )
 
 

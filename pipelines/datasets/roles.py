@@ -12,27 +12,27 @@ class Roles:
     absent."""
 
     url: str | None = None
-    """Where the picture was on the web."""
+    """Where the image was on the web."""
     caption: str | None = None
     """The text that the filters judge."""
     uid: str | None = None
     """The manifest's own identity of a row."""
     image: str | None = None
-    """The picture's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
+    """The image's bytes: a binary column, or a struct {bytes, path} as Hugging Face writes it."""
     image_path: str | None = None
-    """Path of the picture's file, relative to the manifest's folder."""
+    """Path of the image's file, relative to the manifest's folder."""
     key: str | None = None
     """Name of the row within its shard (img2dataset, webdataset); no identity, since it repeats across shards."""
     sha256: str | None = None
-    """SHA-256 of the picture's bytes."""
+    """SHA-256 of the image's bytes."""
     md5: str | None = None
-    """MD5 of the picture's bytes."""
+    """MD5 of the image's bytes."""
     width: str | None = None
     """Width in pixels; found or absent together with `height`. Some sets swap the two: see `Dataset.swap_size`."""
     height: str | None = None
     """Height in pixels."""
     similarity: str | None = None
-    """CLIP similarity of picture and text, -1 to 1."""
+    """CLIP similarity of image and text, -1 to 1."""
     unsafe: str | None = None
     """Probability (float) or class (text) of unsafe content."""
     watermark: str | None = None

@@ -1,4 +1,4 @@
-"""What a run asks of captions and pictures: units whose annotations are committed are skipped, the others done."""
+"""What a run asks of captions and images: units whose annotations are committed are skipped, the others done."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Annotations:
             one.make(self._work.alive(units))
 
     def undone(self, units: Sequence[str]) -> list[str]:
-        """Those of the units that still lack annotations, of themselves or of a piece."""
+        """Those of the units that still lack annotations, of themselves or of an image unit."""
         if not units:
             return []
         found = {unit for one in self._annotators for unit in one.undone(units)}

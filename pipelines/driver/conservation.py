@@ -12,7 +12,7 @@ from pipelines.driver.funnel import FunnelRecord
 from pipelines.plan import Unit
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place, each, read_table, row_count
+from pipelines.store.storage import StorePath, each, read_table, row_count
 
 _T = TypeVar("_T")
 
@@ -65,14 +65,14 @@ def _check_unit(layout: Layout, unit: str) -> tuple[int, Counter[str]]:
     return record["rows"], rejected
 
 
-def _column(path: Place, name: str) -> pa.ChunkedArray:
+def _column(path: StorePath, name: str) -> pa.ChunkedArray:
     try:
         return _readable(lambda path: read_table(path, columns=[name])[name], path)
     except FileNotFoundError:
         return pa.chunked_array([], pa.string())
 
 
-def _readable(read: Callable[[Place], _T], path: Place) -> _T:
+def _readable(read: Callable[[StorePath], _T], path: StorePath) -> _T:
     try:
         return read(path)
     except pa.ArrowInvalid as error:

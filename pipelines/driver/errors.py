@@ -71,10 +71,10 @@ def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
     ]
 
 
-def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
+def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
     """Dead letters of the files that could not be opened at all, and of the units that are set aside; None where there
     are none."""
-    letters = [
+    dead_letters = [
         broken_unit({"path": entry["path"], "error": entry["error"], "message": entry["message"]}, None)
         for entry in plan.unreadable
     ]
@@ -82,5 +82,5 @@ def letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Tab
     for unit, record in sorted(set_aside.items()):
         last = record["tries"][-1]
         entry: Broken = {"path": paths[unit], "error": last["error"], "message": last["message"]}
-        letters.append(broken_unit(entry, unit, record["stage"]))
-    return pa.concat_tables(letters) if letters else None
+        dead_letters.append(broken_unit(entry, unit, record["stage"]))
+    return pa.concat_tables(dead_letters) if dead_letters else None

@@ -15,8 +15,8 @@ from pipelines.datasets import Dataset
 from pipelines.manifests import FileChanged, UnreadableFile
 from pipelines.plan import Plan, Unit
 from pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
-from pipelines.stages.downloads import pictures_of
-from pipelines.stages.picture_records import picture_records
+from pipelines.stages.downloads import images_of
+from pipelines.stages.image_records import image_records
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import row_groups
@@ -47,7 +47,7 @@ def collect_examples(
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
-        records = picture_records(layout, name, -(-read["rows"] // plan.picture_rows), stages)
+        records = image_records(layout, name, -(-read["rows"] // plan.image_rows), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
         mine = sorted(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
@@ -55,24 +55,24 @@ def collect_examples(
         asked = sorted({ordinal for ordinal, _ in mine})
         groups = row_groups(layout.data("captions", name))
         rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
-        place_of = {ordinal: place for place, ordinal in enumerate(rows["ordinal"].to_pylist())}
-        pictures = _pictures(pictures_of(layout, name, spans[name], plan.picture_rows, dataset, asked))
+        place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
+        images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
             verdict = judge_captions(one, preset, "captions" in stages)
             example = example_of(one, 0, preset, verdict, record_of.get(ordinal))
-            example["picture"] = pictures.get(ordinal)
+            example["image"] = images.get(ordinal)
             examples[reason].append(example)
     return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
 
 
-def _pictures(pictures: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
+def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
-    # Its rows are dead letters already, or the run says of the file that it has changed; shown without pictures.
+    # Its rows are dead letters already, or the run says of the file that it has changed; shown without images.
     with contextlib.suppress(UnreadableFile, FileChanged):
-        for ordinal, picture in pictures:
-            if isinstance(picture, bytes):
-                found[ordinal] = picture
+        for ordinal, image in images:
+            if isinstance(image, bytes):
+                found[ordinal] = image
     return found
 
 
@@ -98,7 +98,7 @@ def example_of(
             {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
         ],
         "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
-        "picture": None,
+        "image": None,
         "width": record["width"] if record else None,
         "height": record["height"] if record else None,
         "spotted": (record["spotted"] or []) if record else [],

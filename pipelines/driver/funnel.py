@@ -168,7 +168,7 @@ def _steps(
     lose("set aside", NOT_DECIDED, not_decided)
     lose("manifest", DEAD, lost.get("manifest", 0))
     for step in known:
-        if step.reason == NOT_AT_HAND:  # the first that needs the pictures to have been read
+        if step.reason == NOT_AT_HAND:  # the first that needs the images to have been read
             lose("spotting", DEAD, lost.get("spotting", 0))
         n = rejected.get(step.reason, 0)
         if n or step.always or (step.stage in stages and not step.rare):

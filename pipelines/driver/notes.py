@@ -13,7 +13,7 @@ def shared_uids_note(funnel: FunnelRecord) -> str | None:
     if not found:
         return None
     return (
-        f"{found:,} rows have the uid of an earlier row with another url, picture or caption; subset.npy leaves such "
+        f"{found:,} rows have the uid of an earlier row with another url, image or caption; subset.npy leaves such "
         "uids out, since each would select all of its rows"
     )
 
@@ -32,7 +32,7 @@ def unparsed_note(funnel: FunnelRecord) -> str | None:
 
 def duplicates_note(funnel: FunnelRecord) -> str | None:
     """What to tell a person whose survivors hold exact duplicates that stay."""
-    called = {"pair": ("identical pairs", "pairs"), "picture": ("pairs with the picture of another", "pictures")}
+    called = {"pair": ("identical pairs", "pairs"), "image": ("pairs with the image of another", "images")}
     stay = [
         f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
         for kind, known in funnel.get("duplicates", {}).items()
@@ -44,12 +44,12 @@ def duplicates_note(funnel: FunnelRecord) -> str | None:
 
 
 def not_at_hand_note(funnel: FunnelRecord) -> str | None:
-    """What to tell a person whose rows passed the captions but have no picture here."""
+    """What to tell a person whose rows passed the captions but have no image here."""
     waiting = funnel["rejected"].get(NOT_AT_HAND, 0)
     if not waiting:
         return None
     return (
-        f"{waiting:,} rows passed the caption filters, but their pictures are not at hand "
+        f"{waiting:,} rows passed the caption filters, but their images are not at hand "
         "(urls only): they are kept apart, in rejected/ with "
         f"reason {NOT_AT_HAND}. STAGES with download fetches them; STAGES=captions,export keeps the rows on their "
         "captions alone."

@@ -8,7 +8,7 @@ from pipelines.driver.funnel import FunnelRecord
 
 
 @dataclass(frozen=True)
-class Outcome:
+class FilterOutcome:
     """How a run ended."""
 
     funnel: FunnelRecord | None

@@ -69,7 +69,7 @@ class Results:
         publish_json(root / "run.json", self._provenance(began))
         if "export" in stages:
             write_report({**funnel, "examples": _embedded(examples)}, report, notes=notes)
-        slim = {reason: [{**row, "picture": None} for row in rows] for reason, rows in examples.items()}
+        slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
         files = [root / "run.json", *([report] if "export" in stages else [])]
         publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
         say(render_funnel(funnel))
@@ -102,9 +102,9 @@ class Results:
 
 
 def _embedded(examples: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Pictures as data urls, as the report takes them."""
+    """Images as data urls, as the report takes them."""
 
-    def url(picture: bytes | None) -> str | None:
-        return None if picture is None else "data:application/octet-stream;base64," + base64.b64encode(picture).decode()
+    def url(image: bytes | None) -> str | None:
+        return None if image is None else "data:application/octet-stream;base64," + base64.b64encode(image).decode()
 
-    return {reason: [{**row, "picture": url(row["picture"])} for row in rows] for reason, rows in examples.items()}
+    return {reason: [{**row, "image": url(row["image"])} for row in rows] for reason, rows in examples.items()}

@@ -13,9 +13,9 @@ from dataclasses import replace
 from common.command_line import WrongUse
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
-from pipelines.driver.errors import errors_of, letters_of
+from pipelines.driver.errors import dead_letters_of, errors_of
 from pipelines.driver.funnel import count_set_aside, summarise
-from pipelines.driver.outcome import Outcome
+from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.publish import Results
 from pipelines.engine.engine import Engine
 from pipelines.engine.work import Work
@@ -34,13 +34,13 @@ from pipelines.store.locking import FileLock, Lease, NotLocked, output_lock
 from pipelines.store.records import removed
 from pipelines.store.storage import in_memory, is_local
 
-__all__ = ["STAGES", "Outcome", "RunSettings", "WrongUse", "run"]
+__all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> Outcome:
+def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:
     """Run the filters, over the units of `plan` where one is given. `say` gets lines for people; they are logged where
     nobody takes them.
 
@@ -100,19 +100,19 @@ class _Run:
         self.layout, self.plan, self.say = work.layout, work.plan, work.say
         self.annotations = Annotations(settings, work)
 
-    def do(self, began: float, lock: FileLock | Lease) -> Outcome:
+    def do(self, began: float, lock: FileLock | Lease) -> FilterOutcome:
         try:
             return self._do(began, lock)
         finally:
             self.work.take_back_changed()
 
-    def _do(self, began: float, lock: FileLock | Lease) -> Outcome:
+    def _do(self, began: float, lock: FileLock | Lease) -> FilterOutcome:
         if self.settings.shard:
             i, n = self.settings.shard
             self.annotations.make([unit.name for unit in self.plan.units[i::n]])
             self.work.give_up_changed()
             if self.work.set_aside:
-                return Outcome(None, errors_of(self.work, None, self.settings.max_dead_share))
+                return FilterOutcome(None, errors_of(self.work, None, self.settings.max_dead_share))
             left = self.annotations.undone([unit.name for unit in self.plan.units])
             lock.release()
             # Whoever did one of them while this one was looking has met it at work, and gone: so look at those again.
@@ -120,11 +120,11 @@ class _Run:
             if left or not lock.take_alone():
                 what = f"{len(left)} units are left to others" if left else "another one is still at work"
                 self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
-                return Outcome(None)
+                return FilterOutcome(None)
             self.say(f"shard {i}/{n} is the last one, and finishes")
         return self._finish(began)
 
-    def _finish(self, began: float) -> Outcome:
+    def _finish(self, began: float) -> FilterOutcome:
         remove_leftovers(self.layout.root)
         self.annotations.make([unit.name for unit in self.plan.units])
         settings, work, judges = self.settings, self.work, self.annotations.judges
@@ -138,23 +138,23 @@ class _Run:
         check_conservation(self.layout, units, funnel)
         Export(settings, work).make(decided, findings.said)
         count_set_aside(funnel, work.set_aside)
-        self._write_letters()
+        self._write_dead_letters()
         results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds)
         results.publish(funnel, decided, began, self.say)
         self.work.find_changed()
-        return Outcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
+        return FilterOutcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
 
-    def _write_letters(self) -> None:
-        letters = letters_of(self.plan, self.work.set_aside)
+    def _write_dead_letters(self) -> None:
+        dead_letters = dead_letters_of(self.plan, self.work.set_aside)
         path = self.layout.part("dead_letter", "unreadable")
-        if letters is None:
+        if dead_letters is None:
             remove(path)
         else:
-            publish_table(path, letters)
+            publish_table(path, dead_letters)
 
 
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """The settings with the stages that apply: pictures are downloaded only where manifests have urls and none.
+    """The settings with the stages that apply: images are downloaded only where manifests have urls and none.
 
     Raises:
         WrongUse: the download applies, and what it needs is not installed.

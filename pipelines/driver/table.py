@@ -68,10 +68,10 @@ def _widths(rows: list[_Row], width: int) -> list[int]:
 
 def _line(row: _Row, columns: list[int]) -> str:
     cells = []
-    for place, (cell, wide) in enumerate(zip(row, columns, strict=True)):
+    for index, (cell, wide) in enumerate(zip(row, columns, strict=True)):
         text = _printable(cell)
         text = text if len(text) <= wide else text[: wide - 1] + "~"
-        cells.append(text.ljust(wide) if place < 2 else text.rjust(wide))
+        cells.append(text.ljust(wide) if index < 2 else text.rjust(wide))
     return _GAP.join(cells).rstrip()
 
 

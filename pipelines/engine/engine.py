@@ -119,7 +119,7 @@ class _Counter:
         return int(record.get(self._counted, 0)), record.get("generations", 0)
 
     def look(self) -> Count:
-        """Rows or pictures done since the beginning, and of how many."""
+        """Rows or images done since the beginning, and of how many."""
         now = time.monotonic()
         if now - self._looked > _LISTING_SHARE * self._took:
             found = stamps(self._layout.commits(self._stage), ".json")

@@ -18,7 +18,7 @@ import apache_beam as beam
 from common.files import TEMPORARY
 from pipelines.runners import Backend, Direct, Job, Staged
 from pipelines.store.commit import publish_json, read_json, remove
-from pipelines.store.storage import Place, is_local
+from pipelines.store.storage import StorePath, is_local
 
 
 def run_units(
@@ -27,7 +27,7 @@ def run_units(
     do: beam.DoFn | beam.PTransform[Any, Any],
     workers: int,
     backend: Backend | None = None,
-    todo: Place | None = None,
+    todo: StorePath | None = None,
     hints: Mapping[str, str] | None = None,
 ) -> None:
     """Give every unit name to `do` once. Returns when all are done.
@@ -50,7 +50,7 @@ def run_units(
     """
     where: Backend = backend or Direct()
     with contextlib.ExitStack() as stack:
-        folder: Place = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
+        folder: StorePath = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
         prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
         names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
         begun = names.with_name(f"{names.name}.begun")
@@ -71,7 +71,7 @@ def assemble(
     pipeline: beam.Pipeline,
     *,
     label: str,
-    names: Place,
+    names: StorePath,
     do: beam.DoFn | beam.PTransform[Any, Any],
     hints: Mapping[str, str] | None = None,
 ) -> None:
@@ -88,7 +88,7 @@ def assemble(
     )
 
 
-def _read_names(names: Place) -> list[str]:
+def _read_names(names: StorePath) -> list[str]:
     """The unit names; leaves a mark that a worker has begun."""
     names.with_name(f"{names.name}.begun").write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
@@ -97,7 +97,7 @@ def _read_names(names: Place) -> list[str]:
     return found
 
 
-def _is_there(path: Place) -> bool:
+def _is_there(path: StorePath) -> bool:
     if not is_local(path):
         path.fs.invalidate_cache(path.path)  # listings are remembered; another machine writes
     return path.exists()

@@ -22,7 +22,7 @@ from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.records import publish_record
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 TRIES = 3
 """A unit that fails so often in one run is set aside, so that the others can go on."""
@@ -30,7 +30,7 @@ PAUSES_S = (1.0, 5.0)
 """Before the second and third try: what is wrong with a disk or a network may pass."""
 
 
-Done = tuple[Mapping[str, Any], Sequence[Place]]
+Done = tuple[Mapping[str, Any], Sequence[StorePath]]
 """What a commit record says of a unit, and the files that it vouches for."""
 
 

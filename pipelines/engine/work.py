@@ -13,7 +13,7 @@ from pipelines.manifests.files import difference
 from pipelines.plan import Plan, Unit
 from pipelines.store.commit import RunFailed, read_json, remove
 from pipelines.store.layout import Layout
-from pipelines.store.names import piece_name, unit_of
+from pipelines.store.names import image_unit_name, unit_of
 from pipelines.store.records import Vouched, removed
 from pipelines.store.storage import each, is_local, stamps
 
@@ -61,11 +61,11 @@ class Work:
         return failed
 
     def give_up(self, failed: dict[str, dict[str, Any]]) -> None:
-        """Take these units, or the units of these pieces, out of all that follows."""
+        """Take these units, or the units of these image units, out of all that follows."""
         self.set_aside |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
-        """Those of the units or pieces that are not given up."""
+        """Those of the units or image units that are not given up."""
         return [name for name in names if unit_of(name) not in self.set_aside]
 
     def units(self) -> list[Unit]:
@@ -73,7 +73,7 @@ class Work:
         return [unit for unit in self.plan.units if unit.name not in self.set_aside]
 
     def records(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        """Units or pieces with their commit records, None where there is none."""
+        """Units or image units with their commit records, None where there is none."""
         asked = list(names)
         found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
         return zip(asked, found, strict=True)
@@ -124,10 +124,10 @@ class Work:
                 if unit_of(name) in units or unit_of(name) not in known:
                     remove(self.layout.commit(folder.name, name))
 
-    def pieces(self, units: Iterable[str]) -> list[str]:
-        """The picture units of caption units."""
+    def image_units(self, units: Iterable[str]) -> list[str]:
+        """The image units of caption units."""
         return [
-            piece_name(unit, piece)
+            image_unit_name(unit, image_unit)
             for unit, record in self.records("captions", units)
-            for piece in range(-(-int(record["rows"]) // self.plan.picture_rows) if record else 0)
+            for image_unit in range(-(-int(record["rows"]) // self.plan.image_rows) if record else 0)
         ]

@@ -1,7 +1,7 @@
-"""Pictures from the web, fetched so that a hostile manifest can harm nobody.
+"""Images from the web, fetched so that a hostile manifest can harm nobody.
 
 A manifest is foreign input: an address in it may name the machine's own services, a cloud's metadata server, a file, a
-stream without end or a picture of a terabyte. `Fetcher` asks public addresses only, within bounds, and answers every
+stream without end or an image of a terabyte. `Fetcher` asks public addresses only, within bounds, and answers every
 failure with one reason out of a closed list. `fetch_shard` lets img2dataset's own downloader do the work on top of it.
 """
 

@@ -27,7 +27,7 @@ MAX_ADDRESSES = 4
 
 
 _ACCEPT = ",".join([*(f"image/{form.lower()}" for form in FORMATS), "*/*;q=0.1"])
-"""No image/*: servers that have a picture in several formats would send AVIF, which is not read."""
+"""No image/*: servers that have an image in several formats would send AVIF, which is not read."""
 
 
 class _Bounded:
@@ -101,8 +101,8 @@ class GuardedConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connects to the first address that answers. Raises FetchError connect_failed or timeout."""
         until = min(self._deadline, time.monotonic() + self._connect_timeout)
-        for place, address in enumerate(self._addresses):
-            last = place == len(self._addresses) - 1
+        for index, address in enumerate(self._addresses):
+            last = index == len(self._addresses) - 1
             try:
                 share = _left(until) if last else _left(until) / 2  # a dead first address leaves time for the others
                 sock = self._dial(address, self._target.port, share)

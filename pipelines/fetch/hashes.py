@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MISMATCH = "the picture is another than the manifest's"
+MISMATCH = "the image is another than the manifest's"
 _KINDS = ("sha256", "md5")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The hash that a row has of its picture's file."""
+    """The hash that a row has of its image's file."""
 
     kind: str
     """sha256 or md5."""

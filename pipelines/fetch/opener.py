@@ -68,7 +68,7 @@ class GuardedOpener(urllib.request.OpenerDirector):
         url = fullurl if isinstance(fullurl, str) else fullurl.full_url
         try:
             if data is not None:
-                raise FetchError(Reason.BAD_URL, "pictures are asked for, nothing is sent")
+                raise FetchError(Reason.BAD_URL, "images are asked for, nothing is sent")
             return _Answer(self._fetched(url, str(parse_url(url))))
         except FetchError:
             raise
@@ -96,7 +96,7 @@ def opening_by(fetcher: Fetcher, expected: Mapping[str, Sequence[Expected | None
 
     Args:
         fetcher: asks the servers.
-        expected: for each address the hashes of the rows that share it. What is the picture of none of them is refused.
+        expected: for each address the hashes of the rows that share it. What is the image of none of them is refused.
     """
     opener = GuardedOpener(fetcher, expected or {})
     with _ONE_AT_A_TIME:

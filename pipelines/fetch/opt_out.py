@@ -1,4 +1,4 @@
-"""Whether a server asks that its pictures are not used."""
+"""Whether a server asks that its images are not used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a picture was not fetched."""
+"""Why an image was not fetched."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a picture was not fetched. The values are written to data sets: add, never rename."""
+    """Why an image was not fetched. The values are written to data sets: add, never rename."""
 
     BAD_URL = "bad_url"  # no http(s) address, or one with a user, a control character, a broken host or port
     BLOCKED_PORT = "blocked_port"  # a port outside `DownloadSettings.ports`
@@ -18,9 +18,9 @@ class Reason(StrEnum):
     BAD_RESPONSE = "bad_response"  # not HTTP, too many headers, an unknown encoding, or a body that ends too early
     TOO_MANY_REDIRECTS = "too_many_redirects"
     TOO_LARGE = "too_large"  # more bytes than allowed, as sent or as unpacked
-    OPT_OUT = "opt_out"  # the server asks that its pictures are not used for training
+    OPT_OUT = "opt_out"  # the server asks that its images are not used for training
     HASH_MISMATCH = "hash_mismatch"  # other bytes than the manifest's sha256 or md5 was taken of
-    NOT_A_PICTURE = "not_a_picture"  # HTML, a truncated or broken picture, or a format that is not accepted
+    NOT_AN_IMAGE = "not_an_image"  # HTML, a truncated or broken image, or a format that is not accepted
     TOO_MANY_PIXELS = "too_many_pixels"  # by its header, before any pixel is decoded
     UNEXPECTED_ERROR = "unexpected_error"  # our own code failed on the answer; the message has the error
 
@@ -32,14 +32,14 @@ EXPLANATIONS = {
     Reason.DNS_FAILED: "The server's name is not known (any more).",
     Reason.CONNECT_FAILED: "The server could not be reached, or not safely.",
     Reason.TIMEOUT: "The server took too long.",
-    Reason.HTTP_STATUS: "The server answered that there is no such picture, or that it may not be had.",
+    Reason.HTTP_STATUS: "The server answered that there is no such image, or that it may not be had.",
     Reason.BAD_RESPONSE: "The server's answer was broken off or is not what the web speaks.",
     Reason.TOO_MANY_REDIRECTS: "The server sent the request from one address to the next.",
     Reason.TOO_LARGE: "The file is larger than allowed.",
-    Reason.OPT_OUT: "The server asks that its pictures are not used for training.",
-    Reason.HASH_MISMATCH: "The picture is another one than when the manifest was made.",
-    Reason.NOT_A_PICTURE: "What the server sent is no picture, or a broken one.",
-    Reason.TOO_MANY_PIXELS: "The picture has more pixels than allowed.",
+    Reason.OPT_OUT: "The server asks that its images are not used for training.",
+    Reason.HASH_MISMATCH: "The image is another one than when the manifest was made.",
+    Reason.NOT_AN_IMAGE: "What the server sent is no image, or a broken one.",
+    Reason.TOO_MANY_PIXELS: "The image has more pixels than allowed.",
     Reason.UNEXPECTED_ERROR: "The server's answer met a fault of this program; the message in the records of the "
     "download names it.",
 }
@@ -47,7 +47,7 @@ EXPLANATIONS = {
 
 
 class FetchError(Exception):
-    """A picture that was not fetched.
+    """An image that was not fetched.
 
     Args:
         reason: as a code.

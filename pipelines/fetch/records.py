@@ -33,5 +33,5 @@ FETCHED = pa.schema(
     ]
 )
 """One row per row asked for. `status` is ok or a `Reason`; `attempts` were made for its address; `sha256` is of the
-bytes as fetched; width and height are of the upright original in pixels; the picture as stored is `bytes` long and lies
-in tar `shard` at `offset`. Rows with the same address share a picture."""
+bytes as fetched; width and height are of the upright original in pixels; the image as stored is `bytes` long and lies
+in tar `shard` at `offset`. Rows with the same address share an image."""

@@ -1,4 +1,4 @@
-"""How pictures are fetched and stored."""
+"""How images are fetched and stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.fetch.addresses import Allowed
 
 _DAY_S = 86_400
 Threads = Annotated[int, Range(at_least=1, at_most=4096)]
-"""Of one process: each has a connection open, and memory for two pictures."""
+"""Of one process: each has a connection open, and memory for two images."""
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
@@ -27,7 +27,7 @@ def _version() -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """How pictures are fetched and stored. Times are in seconds."""
+    """How images are fetched and stored. Times are in seconds."""
 
     threads: Threads = 64
     """Requests at a time in one worker process."""
@@ -45,21 +45,21 @@ class DownloadSettings:
     max_redirects: Repeats = 5
     """Most redirects of one attempt; every hop is checked like the first address."""
     max_bytes: Positive = 16 * 2**20
-    """Most bytes of a picture, as sent and as unpacked. Up to 2 x `threads` pictures are in memory at a time."""
+    """Most bytes of an image, as sent and as unpacked. Up to 2 x `threads` images are in memory at a time."""
     max_header_bytes: Annotated[int, Range(at_least=1024, at_most=LARGEST)] = 64 * 2**10
     """Most bytes of a response before its body."""
     max_pixels: Positive = 100_000_000
-    """Largest width x height by the picture's header, checked before any pixel is decoded."""
+    """Largest width x height by the image's header, checked before any pixel is decoded."""
     image_size: Annotated[int, Range(at_least=32, at_most=LARGEST)] = 512
-    """Longest side in pixels of stored pictures; larger ones are reduced. Text in smaller pictures is hard to read."""
+    """Longest side in pixels of stored images; larger ones are reduced. Text in smaller images is hard to read."""
     quality: Annotated[int, Range(at_least=1, at_most=100)] = 95
-    """JPEG quality of stored pictures. A JPEG that needs no reduction is stored as it came."""
+    """JPEG quality of stored images. A JPEG that needs no reduction is stored as it came."""
     ports: tuple[Annotated[int, Range(at_least=1, at_most=2**16 - 1)], ...] = (80, 443, 8080, 8443)
     """Ports that may be asked."""
     allow: tuple[str, ...] = ()
     """Addresses that may be asked though they are not public, as address:port or network:port."""
     respect_opt_out: bool = True
-    """Whether pictures are left alone whose server says noai, noimageai, noindex or noimageindex."""
+    """Whether images are left alone whose server says noai, noimageai, noindex or noimageindex."""
     user_agent: str = f"diht/{_version()} (image-text data set filter)"
     """How the servers know us; its first word, without version, is the name that X-Robots-Tag may address."""
 
@@ -74,7 +74,7 @@ class DownloadSettings:
             Allowed.parse(text)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that stored pictures depend on. Pictures fetched with other ones are fetched anew; limits and
+        """The settings that stored images depend on. Images fetched with other ones are fetched anew; limits and
         patience only change how many fail."""
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}

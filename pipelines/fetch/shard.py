@@ -37,10 +37,10 @@ def fetch_shard(
     fetcher: Fetcher,
     beat: Callable[[int], None] = lambda done: None,
 ) -> tuple[pa.Table, Path | None]:
-    """Fetches the pictures of `rows`, a table of schema `ASKED`, into a tar.
+    """Fetches the images of `rows`, a table of schema `ASKED`, into a tar.
 
-    The tar has members jpg, txt (the caption) and json (with uid) for each picture. An address that several rows name
-    is asked once and its picture stored once, under the caption of the first; the records say whose it is.
+    The tar has members jpg, txt (the caption) and json (with uid) for each image. An address that several rows name
+    is asked once and its image stored once, under the caption of the first; the records say whose it is.
 
     Args:
         rows: what is asked for.
@@ -51,7 +51,7 @@ def fetch_shard(
         beat: called with the number of addresses done so far.
 
     Returns:
-        The records, a table of schema `FETCHED` by ordinal, and the tar, None where no picture came. The order inside
+        The records, a table of schema `FETCHED` by ordinal, and the tar, None where no image came. The order inside
         the tar is that of completion.
 
     Raises:
@@ -107,7 +107,7 @@ def _download(
         timeout=settings.timeout,
         number_sample_per_shard=max(10, len(rows)),
         oom_shard_count=5,
-        compute_hash=None,  # the opener's: it verifies a picture for every row that shares it
+        compute_hash=None,  # the opener's: it verifies an image for every row that shares it
         verify_hash_type=None,
         encode_format="jpg",
         retries=0,  # the fetcher's own: img2dataset would repeat what cannot succeed, at once
@@ -139,7 +139,7 @@ def _records(
 
 
 def _found(result: dict[str, Any], places: dict[str, tuple[int, int]], tar: str) -> dict[str, Any]:
-    """What a record says of an address: where its picture lies, or why there is none."""
+    """What a record says of an address: where its image lies, or why there is none."""
     if result["status"] != "success":
         reason, message = _reason(result["status"], result["error_message"] or "")
         return {"status": str(reason), "message": message}
@@ -168,5 +168,5 @@ def _reason(status: str, text: str) -> tuple[Reason, str]:
     if text.startswith("Use of image disallowed"):
         return Reason.OPT_OUT, text
     if status == "failed_to_resize":
-        return Reason.NOT_A_PICTURE, text[:300]
+        return Reason.NOT_AN_IMAGE, text[:300]
     raise RuntimeError(f"img2dataset failed with a text that is not known: {text[:300]!r}")

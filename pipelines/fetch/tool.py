@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from pipelines.fetch.reasons import Reason
 from pipelines.fetch.settings import DownloadSettings
 
@@ -24,7 +24,7 @@ class ToolMissing(RuntimeError):
 def check_tool() -> None:
     """Raises ToolMissing where img2dataset is not installed; does not load it."""
     if importlib.util.find_spec("img2dataset") is None:
-        raise ToolMissing(f"the download of pictures needs img2dataset, which is not installed; {REMEDY}")
+        raise ToolMissing(f"the download of images needs img2dataset, which is not installed; {REMEDY}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Tool:
 @functools.cache
 def load_tool() -> Tool:
     """Loads img2dataset. Its resizer is given pixels that Pillow has decoded under our limits, not the web's bytes: its
-    own decoding takes broken pictures for whole ones, ignores the orientation, and checks the size too late."""
+    own decoding takes broken images for whole ones, ignores the orientation, and checks the size too late."""
     check_tool()
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for a newer version
     import cv2
@@ -58,7 +58,7 @@ def load_tool() -> Tool:
                 encode_quality=settings.quality,
                 encode_format="jpg",
             )
-            self._limits = PictureLimits(
+            self._limits = DecodeLimits(
                 max_bytes=settings.max_bytes, max_pixels=settings.max_pixels, decode_side=settings.image_size
             )
 
@@ -66,15 +66,15 @@ def load_tool() -> Tool:
             img_stream.seek(0)
             data = img_stream.read()
             try:
-                picture = decode_picture(data, self._limits)
-            except BadPicture as bad:
-                pixels = bad.reason is BadPictureReason.TOO_MANY_PIXELS
-                reason = Reason.TOO_MANY_PIXELS if pixels else Reason.NOT_A_PICTURE
+                image = decode_image(data, self._limits)
+            except UnreadableImage as bad:
+                pixels = bad.reason is UnreadableImageReason.TOO_MANY_PIXELS
+                reason = Reason.TOO_MANY_PIXELS if pixels else Reason.NOT_AN_IMAGE
                 return None, None, None, None, None, f"{reason}: {bad.reason}: {bad.message}"
-            size = picture.width, picture.height
-            if picture.format == "JPEG" and max(size) <= self.image_size:
+            size = image.width, image.height
+            if image.format == "JPEG" and max(size) <= self.image_size:
                 return data, *size, *size, None  # as it came: no second loss
-            bitmap = cv2.imencode(".bmp", picture.pixels)[1].tobytes()
+            bitmap = cv2.imencode(".bmp", image.pixels)[1].tobytes()
             encoded, width, height, _, _, error = super().__call__(io.BytesIO(bitmap))
             return encoded, width, height, *size, error
 

@@ -1,4 +1,4 @@
-"""Manifests: from a pattern to batches of rows, and from rows to their pictures. Free of Beam.
+"""Manifests: from a pattern to batches of rows, and from rows to their images. Free of Beam.
 
 paths = expand_inputs(pattern, dataset)
 infos = [inspect(path, dataset) for path in paths]  # UnreadableFile: dead letter; BadSchema: the user's to mend
@@ -8,9 +8,9 @@ for batch in read(spans[0], dataset): ...
 
 from pipelines.manifests.batches import make_uid
 from pipelines.manifests.files import stamps_of
+from pipelines.manifests.images import MissingImage, check_images_root
 from pipelines.manifests.inputs import expand_inputs, input_items
-from pipelines.manifests.pictures import MissingPicture, check_pictures_root
-from pipelines.manifests.reader import has_pictures, info_of, inspect, read, read_pictures, split, whole_file
+from pipelines.manifests.reader import has_images, info_of, inspect, read, read_images, split, whole_file
 from pipelines.manifests.schema import Difference, check_consistent
 from pipelines.manifests.tables import read_rows
 from pipelines.manifests.types import (
@@ -35,20 +35,20 @@ __all__ = [
     "FileChanged",
     "FileInfo",
     "ManifestError",
-    "MissingPicture",
+    "MissingImage",
     "NoInput",
     "Span",
     "UnreadableFile",
     "check_consistent",
-    "check_pictures_root",
+    "check_images_root",
     "expand_inputs",
-    "has_pictures",
+    "has_images",
     "info_of",
     "input_items",
     "inspect",
     "make_uid",
     "read",
-    "read_pictures",
+    "read_images",
     "read_rows",
     "split",
     "stamps_of",

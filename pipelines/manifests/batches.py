@@ -93,7 +93,7 @@ def to_batch(chunk: Chunk, roles: Roles) -> Batch:
 
 
 def _stand_ins(table: pa.Table, roles: Roles, stand_ins: list[str | None] | None) -> list[str | None]:
-    """Returns what tells pictures apart without their urls. Best first: what names the picture, then what its bytes
+    """Returns what tells images apart without their urls. Best first: what names the image, then what its bytes
     hash to."""
     sources = [_texts(table, roles.image_path), stand_ins or [], _texts(table, roles.sha256), _texts(table, roles.md5)]
     given = [source for source in sources if source]
@@ -163,7 +163,7 @@ def _rows_without_utf8(table: pa.Table, roles: Roles) -> dict[int, _Why]:
     for name in table.column_names:
         column = table.column(name)
         if name == roles.image:
-            continue  # a row must be good or bad whether or not its picture is read along
+            continue  # a row must be good or bad whether or not its image is read along
         if is_bytes(column.type):
             if name in texts:
                 found |= {row: _not_utf8(name) for row, value in enumerate(column.to_pylist()) if not _is_utf8(value)}
@@ -270,7 +270,7 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
         url: the row's url; None or "" where it has none.
         caption: its caption as the file has it; None counts as "".
         own: the manifest's own id of the row.
-        stand_in: what tells pictures apart where the url is absent (path, tar member, hash of the picture).
+        stand_in: what tells images apart where the url is absent (path, tar member, hash of the image).
     """
     if own is not None and is_uid(own):
         return own.lower()
@@ -280,7 +280,7 @@ def make_uid(*, url: str | None, caption: str | None, own: str | None = None, st
 
 def make_pair(*, url: str | None, caption: str | None, stand_in: str | None = None) -> str | None:
     """Returns what is equal for equal pairs, whatever ids they have: the uid that the row would have without an own id.
-    None where nothing names the picture, so that only its bytes can tell. The arguments are those of `make_uid`."""
+    None where nothing names the image, so that only its bytes can tell. The arguments are those of `make_uid`."""
     name = url or stand_in
     return _digest(name, caption or "") if name else None
 

@@ -26,7 +26,7 @@ def kind_of(type: pa.DataType) -> Kind:
         return "texts" if kind_of(type.value_type) == "text" else "other"
     if pa.types.is_struct(type):
         index = type.get_field_index("bytes")
-        return "picture" if index >= 0 and is_bytes(type.field(index).type) else "other"
+        return "image" if index >= 0 and is_bytes(type.field(index).type) else "other"
     if pa.types.is_integer(type):
         return "integer"
     if pa.types.is_floating(type) or pa.types.is_decimal(type):

@@ -157,5 +157,5 @@ def _refuse_doubles(paths: set[str]) -> None:
         if path.endswith(".tar") and (table := f"{path.removesuffix('.tar')}.parquet") in paths:
             raise NoInput(
                 f"'{table}' and '{path}' have the same name, as img2dataset writes the same rows twice; "
-                f"say which to read: '{posixpath.dirname(path)}/*.tar' (with pictures) or '*.parquet' (without)"
+                f"say which to read: '{posixpath.dirname(path)}/*.tar' (with images) or '*.parquet' (without)"
             )

@@ -9,7 +9,7 @@ from typing import Any
 from pipelines.datasets import Roles
 from pipelines.manifests.types import Column, FileInfo
 
-_SHARED = ("format", "compression", "columns", "roles", "pictures", "read_as")
+_SHARED = ("format", "compression", "columns", "roles", "images", "read_as")
 _OWN = ("stamp", "row_groups", "data_start", "row_bytes")
 _ELSEWHERE = ("path", "rows", "bytes", "fingerprint")
 

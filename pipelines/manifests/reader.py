@@ -1,4 +1,4 @@
-"""Manifest files, whatever their format: what is in them, their spans, rows and pictures."""
+"""Manifest files, whatever their format: what is in them, their spans, rows and images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipelines.datasets import Dataset
 from pipelines.manifests.batches import batches
 from pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
 from pipelines.manifests.formats import detect, format_named, versions
-from pipelines.manifests.pictures import MAX_PICTURE_BYTES, MissingPicture, Picture
+from pipelines.manifests.images import MAX_IMAGE_BYTES, ImageOrMissing, MissingImage
 from pipelines.manifests.types import Batch, FileInfo, Span
 from pipelines.store.fingerprints import fingerprint_of
 
@@ -77,7 +77,7 @@ def whole_file(info: FileInfo) -> Span:
 
 
 def read(
-    info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, pictures: bool = False
+    info_or_span: FileInfo | Span, dataset: Dataset, batch_rows: int = 1000, *, images: bool = False
 ) -> Generator[Batch, None, None]:
     """Yields the rows of a file or span in batches. Every row is in exactly one, as good or bad, in the order of the
     file.
@@ -89,8 +89,8 @@ def read(
             not say what it is like, or the file was touched since.
         dataset: how rows are read; the one that `inspect` was given.
         batch_rows: most rows of a batch, good and bad together, at least 1.
-        pictures: whether `Batch.table` has the column of picture bytes (role image); it is not even read otherwise.
-            Pictures of tars are never in the table: see `read_pictures`.
+        images: whether `Batch.table` has the column of image bytes (role image); it is not even read otherwise.
+            Images of tars are never in the table: see `read_images`.
 
     Raises:
         ValueError: `batch_rows` is below 1.
@@ -101,37 +101,37 @@ def read(
     if batch_rows < 1:
         raise ValueError(f"batch_rows is {batch_rows}; a batch has at least 1 row")
     with _watched(info_or_span, dataset) as (info, span):
-        chunks = format_named(info.format).chunks(info, span, dataset, pictures=pictures)
+        chunks = format_named(info.format).chunks(info, span, dataset, images=images)
         yield from batches(chunks, info.roles, batch_rows)
 
 
-def has_pictures(info: FileInfo, dataset: Dataset) -> bool:
-    """Says whether pictures of the file's rows can be asked for: bytes, paths of files, or members of the tar.
+def has_images(info: FileInfo, dataset: Dataset) -> bool:
+    """Says whether images of the file's rows can be asked for: bytes, paths of files, or members of the tar.
 
-    Single rows may still lack theirs. A column of urls does not count: pictures are never fetched from the web here.
+    Single rows may still lack theirs. A column of urls does not count: images are never fetched from the web here.
     The data set adds nothing to what `inspect` saw; it is accepted so that all functions can be called alike.
     """
-    return info.pictures
+    return info.images
 
 
-def read_pictures(
+def read_images(
     info_or_span: FileInfo | Span,
     dataset: Dataset,
     ordinals: npt.NDArray[np.int64] | Sequence[int],
     *,
-    max_bytes: int = MAX_PICTURE_BYTES,
-) -> Iterator[tuple[int, Picture]]:
-    """Yields the pictures of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
+    max_bytes: int = MAX_IMAGE_BYTES,
+) -> Iterator[tuple[int, ImageOrMissing]]:
+    """Yields the images of chosen rows, in order: (ordinal, bytes as stored, not decoded), or why there are none.
 
     Args:
         info_or_span: the file or span that the ordinals count in.
-        dataset: how rows are read; `pictures_root` says where picture files are.
+        dataset: how rows are read; `images_root` says where image files are.
         ordinals: places of the rows inside the span, strictly ascending.
-        max_bytes: most bytes of a picture.
+        max_bytes: most bytes of an image.
 
     Raises:
         ValueError: ordinals are not ascending from 0, or lie beyond the end of the span.
-        UnreadableFile: the manifest or tar breaks; the pictures before were yielded.
+        UnreadableFile: the manifest or tar breaks; the images before were yielded.
         FileChanged: a span's file is not what it was; what was yielded must not be used.
     """
     wanted = [int(ordinal) for ordinal in ordinals]
@@ -141,25 +141,23 @@ def read_pictures(
         return
     with _watched(info_or_span, dataset) as (info, span):
         count = 0
-        for ordinal, picture in _pictures(info, span, dataset, wanted, max_bytes):
-            yield ordinal, picture
+        for ordinal, image in _images(info, span, dataset, wanted, max_bytes):
+            yield ordinal, image
             count += 1
         if count < len(wanted):
             where = f"the span {span.start}-{span.stop} of {info.path}"
             raise ValueError(f"row {wanted[count]} is beyond the end of {where}")
 
 
-def _pictures(
+def _images(
     info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-) -> Iterator[tuple[int, Picture]]:
-    if info.pictures:
-        return format_named(info.format).pictures(info, span, dataset, wanted, max_bytes)
+) -> Iterator[tuple[int, ImageOrMissing]]:
+    if info.images:
+        return format_named(info.format).images(info, span, dataset, wanted, max_bytes)
     message = (
-        "the manifest has only urls; download the pictures first"
-        if info.roles.url
-        else "the manifest names no pictures"
+        "the manifest has only urls; download the images first" if info.roles.url else "the manifest names no images"
     )
-    missing = MissingPicture(reason="picture_not_at_hand", message=message)
+    missing = MissingImage(reason="image_not_available", message=message)
     return ((ordinal, missing) for ordinal in wanted)
 
 

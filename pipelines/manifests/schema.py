@@ -18,7 +18,7 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "caption": ("text", "texts", "bytes", "null"),
     "url": ("text", "bytes", "null"),
     "uid": ("text", "integer", "bytes", "null"),
-    "image": ("bytes", "picture", "null"),
+    "image": ("bytes", "image", "null"),
     "image_path": ("text", "null"),
     "sha256": ("text", "null"),
     "md5": ("text", "null"),
@@ -38,7 +38,7 @@ def remedy(role: str) -> str:
     return f"name it: --{role.replace('_', '-')}-column NAME (in Python: with_roles({role}=...))"
 
 
-def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pictures: bool = False) -> Roles:
+def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, images: bool = False) -> Roles:
     """Returns the column of every role.
 
     A column named by the data set or the user comes first. Else the aliases are gone through in order; an alias matches
@@ -48,7 +48,7 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pic
         columns: the file's columns.
         dataset: names columns and aliases.
         path: for messages.
-        pictures: whether the file has pictures outside its columns (members of a tar).
+        images: whether the file has images outside its columns (members of a tar).
 
     Raises:
         BadSchema: two columns of the same name; a role that is needed or named has no column, two, or one of the wrong
@@ -76,7 +76,7 @@ def resolve_roles(columns: Sequence[Column], dataset: Dataset, path: str, *, pic
             _check_kind(role, by_name[match], dataset, path)
     if "width" not in found:
         found |= _size(names)
-    _check_needs(found, names, dataset, path, pictures)
+    _check_needs(found, names, dataset, path, images)
     return Roles(**found)
 
 
@@ -131,9 +131,9 @@ def _check_kind(role: str, column: Column, dataset: Dataset, path: str) -> None:
         raise BadSchema(f"{path}: column '{column.name}' is {column.type}, which cannot be the {role}; {remedy(role)}")
 
 
-def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, path: str, pictures: bool) -> None:
+def _check_needs(found: dict[str, str], names: Sequence[str], dataset: Dataset, path: str, images: bool) -> None:
     for role in dataset.needs:
-        if role in found or (role == "url" and (pictures or "image" in found or "image_path" in found)):
+        if role in found or (role == "url" and (images or "image" in found or "image_path" in found)):
             continue
         aliases = dataset.aliases_of(role)
         guess = next((hint for alias in aliases if (hint := nearest(alias, names))), "")

@@ -12,7 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 from pipelines.datasets import Roles
 
 Compression = Literal["", "gzip", "zstd", "bz2"]
-Kind = Literal["text", "texts", "bytes", "picture", "integer", "floating", "boolean", "null", "other"]
+Kind = Literal["text", "texts", "bytes", "image", "integer", "floating", "boolean", "null", "other"]
 Stamp = tuple[int, tuple[str, ...]]
 """Bytes of a file, and what changes when it is written to."""
 
@@ -59,8 +59,8 @@ class FileInfo:
     """Text: offset of the first byte after the header, in the uncompressed stream."""
     row_bytes: float = 0.0
     """Mean bytes of a row in the file's beginning, uncompressed; 0 where nothing was seen. Estimates rest on it."""
-    pictures: bool = False
-    """Whether the rows come with pictures: a bytes column, a column of paths, or picture members of a tar."""
+    images: bool = False
+    """Whether the rows come with images: a bytes column, a column of paths, or image members of a tar."""
 
     @property
     def estimated_rows(self) -> int:
@@ -126,7 +126,7 @@ duplicate_member: two members of one tar sample with the same name.
 MAX_ROW_BYTES = 16 * 2**20
 """A longer line, CSV record or tar text is a bad row."""
 MAX_CELL_BYTES = 64 * 2**20
-"""A row of Parquet with more bytes in a binary column, the picture's excepted, is a bad row."""
+"""A row of Parquet with more bytes in a binary column, the image's excepted, is a bad row."""
 MAX_RAW_BYTES = 64 * 2**10
 """As much of a bad row is kept for the dead letter."""
 
@@ -152,7 +152,7 @@ class Batch:
     ordinals: npt.NDArray[np.int64]
     """Places of the good rows inside the span, ascending; shape (n,)."""
     table: pa.Table
-    """The good rows with all original columns and their types; n rows. Picture bytes only where they were asked for."""
+    """The good rows with all original columns and their types; n rows. Image bytes only where they were asked for."""
     captions: list[str | None]
     """Captions of the good rows as the file has them; None where null, blank, "nan", "none" or "null";
     length n."""
@@ -164,7 +164,7 @@ class Batch:
     """Whether a uid is the manifest's own, which may give one to several rows; length n."""
     pairs: list[str | None]
     """What is equal for equal pairs, 32 lower-case hex digits: made of url and caption, or of what else names the
-    picture and caption; None where nothing does; length n (see `make_uid`)."""
+    image and caption; None where nothing does; length n (see `make_uid`)."""
     bad: list[BadRow]
     """The bad rows, ascending by ordinal."""
 
@@ -187,7 +187,7 @@ class Chunk:
     captions: list[str | None] | None = None
     """Captions as the file has them, where the reader knows them better than the table does (lists in JSON)."""
     stand_ins: list[str | None] | None = None
-    """What tells pictures apart that have no url, where it is in no column (see `make_uid`)."""
+    """What tells images apart that have no url, where it is in no column (see `make_uid`)."""
 
 
 class ManifestError(Exception):

@@ -22,7 +22,7 @@ from pipelines.settings import RunSettings
 from pipelines.stages.said import KINDS
 from pipelines.store.commit import RunFailed, publish_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import place
+from pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked from what is imported by then."""
@@ -54,15 +54,13 @@ def _parser(prog: str) -> Parser:
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
     prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
     prices.add_argument("--price-core-hour", type=_from_0(float), default=0.0, help="of a core for an hour")
-    prices.add_argument("--price-gb-egress", type=_from_0(float), default=0.0, help="of a GB of pictures fetched")
+    prices.add_argument("--price-gb-egress", type=_from_0(float), default=0.0, help="of a GB of images fetched")
     prices.add_argument("--price-gb-month", type=_from_0(float), default=0.0, help="of a GB stored for a month")
     prices.add_argument("--months", type=_from_0(float), default=1.0, help="for how long it is stored (default 1)")
-    assumed = parser.add_argument_group("what a pilot without pictures cannot measure (no default)")
-    assumed.add_argument("--picture-bytes", type=_from_0(float), help="bytes of a picture")
-    assumed.add_argument(
-        "--seconds-per-picture", type=_from_0(float), help="core-seconds to look for text in a picture"
-    )
-    assumed.add_argument("--picture-keep-rate", type=_from_0(float, 1), help="share kept of the pictures asked for")
+    assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
+    assumed.add_argument("--image-bytes", type=_from_0(float), help="bytes of an image")
+    assumed.add_argument("--seconds-per-image", type=_from_0(float), help="core-seconds to look for text in an image")
+    assumed.add_argument("--image-keep-rate", type=_from_0(float, 1), help="share kept of the images asked for")
     return parser
 
 
@@ -106,12 +104,12 @@ def _pilot(
         rows=rows_of(sample, planned, whole_plan.rows),
         exact_rows=all(unit.span.exact for unit in whole_plan.units),
         stages=settings.stages,
-        pictures_at_hand=whole_plan.pictures,
+        images_at_hand=whole_plan.images,
     )
     assumed = Assumptions(
-        picture_bytes=options.picture_bytes,
-        seconds_per_picture=options.seconds_per_picture,
-        picture_keep_rate=options.picture_keep_rate,
+        image_bytes=options.image_bytes,
+        seconds_per_image=options.seconds_per_image,
+        image_keep_rate=options.image_keep_rate,
     )
     prices = Prices(
         core_hour=options.price_core_hour,
@@ -150,7 +148,7 @@ def _pilot(
 
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
     """A pilot keeps out of the way of the whole run."""
-    output = settings.output / "pilot" if asked else place(f"out/{settings.dataset.name}-pilot")
+    output = settings.output / "pilot" if asked else store_path(f"out/{settings.dataset.name}-pilot")
     return replace(settings, output=output)
 
 
@@ -186,8 +184,8 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
         f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "
         "since a sample leaves most of their partners out"
     )
-    unknown = [name for name, line in (*found.pictures.items(), *found.core_hours.items()) if line.basis != "measured"]
+    unknown = [name for name, line in (*found.images.items(), *found.core_hours.items()) if line.basis != "measured"]
     if unknown:
-        notes.append(f"not measured, since the sample has no pictures: {', '.join(unknown)}")
+        notes.append(f"not measured, since the sample has no images: {', '.join(unknown)}")
     notes.append("hours are those of this machine's cores; starting workers and the network of others are not in them")
     return notes

@@ -52,7 +52,7 @@ def total(parts: Sequence[Estimate]) -> Estimate:
 
 
 def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
-    """The share of rows of a kind.
+    """The proportion of rows of a kind.
 
     Wilson's interval with the effective number of rows: the number of rows divided by the design effect, which says how
     much less a row tells because its unit's other rows are like it (Dean and Pagano 2015, "modified Wilson"). Never

@@ -1,4 +1,4 @@
-"""From what a pilot measured to what the whole data set will take: rows, core-hours, pictures, bytes, hours, cost."""
+"""From what a pilot measured to what the whole data set will take: rows, core-hours, images, bytes, hours, cost."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Measured:
     """Rows by outcome: kept, dead_letter or a reason of rejection. Duplicates count as kept: a sample holds few pairs
     of them, and their share grows with the data."""
     to_fetch: int
-    """Rows whose picture is asked for: the survivors of the caption filters."""
+    """Rows whose image is asked for: the survivors of the caption filters."""
     seconds: Mapping[str, float]
     """Core-seconds by stage."""
     stored: Mapping[str, int]
     """Bytes by place: work, kept, rejected, dead_letter, shards."""
-    pictures: int = 0
-    """Pictures read."""
-    picture_bytes: int = 0
+    images: int = 0
+    """Images read."""
+    image_bytes: int = 0
     """Their bytes."""
 
 
@@ -48,17 +48,17 @@ class Whole:
     """False where rows were estimated from bytes, as in text files."""
     stages: tuple[str, ...]
     """The stages that a run will do."""
-    pictures_at_hand: bool
+    images_at_hand: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Assumptions:
     """What a person says where the pilot could not measure; None: nothing."""
 
-    picture_bytes: float | None = None
-    seconds_per_picture: float | None = None
-    picture_keep_rate: float | None = None
-    """Share of the rows with a picture asked for that are kept in the end (some are gone, some rejected)."""
+    image_bytes: float | None = None
+    seconds_per_image: float | None = None
+    image_keep_rate: float | None = None
+    """Proportion of the rows with an image asked for that are kept in the end (some are gone, some rejected)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,14 @@ class Prices:
 
     core_hour: float = 0.0
     gb_transfer: float = 0.0
-    """For a GB of pictures fetched."""
+    """For a GB of images fetched."""
     gb_month: float = 0.0
     """For a GB stored for a month."""
     months: float = 1.0
 
 
 @dataclass(frozen=True)
-class Line:
+class ForecastLine:
     """A forecast quantity: its estimate (None: unknown), and what it rests on."""
 
     estimate: Estimate | None
@@ -92,19 +92,19 @@ class Forecast:
     """All of it, in the order of the table."""
 
     rates: dict[str, Estimate] = field(default_factory=dict)
-    """Share of all rows by outcome."""
-    rows: dict[str, Line] = field(default_factory=dict)
-    core_hours: dict[str, Line] = field(default_factory=dict)
-    pictures: dict[str, Line] = field(default_factory=dict)
-    stored: dict[str, Line] = field(default_factory=dict)
+    """Proportion of all rows by outcome."""
+    rows: dict[str, ForecastLine] = field(default_factory=dict)
+    core_hours: dict[str, ForecastLine] = field(default_factory=dict)
+    images: dict[str, ForecastLine] = field(default_factory=dict)
+    stored: dict[str, ForecastLine] = field(default_factory=dict)
     """Bytes by place."""
-    hours: dict[int, Line] = field(default_factory=dict)
+    hours: dict[int, ForecastLine] = field(default_factory=dict)
     """Wall hours by number of workers (processes of one core)."""
-    cost: dict[str, Line] = field(default_factory=dict)
+    cost: dict[str, ForecastLine] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        sections = ("rows", "core_hours", "pictures", "stored", "hours", "cost")
+        sections = ("rows", "core_hours", "images", "stored", "hours", "cost")
         lines = {name: {str(key): line.as_dict() for key, line in getattr(self, name).items()} for name in sections}
         return {"rates": {name: rate.as_dict() for name, rate in self.rates.items()}, **lines}
 
@@ -121,7 +121,7 @@ def forecast(
     Args:
         sample: what was measured, at least one unit.
         whole: the data set.
-        assumed: stands in where the sample has no pictures.
+        assumed: stands in where the sample has no images.
         prices: see `Prices`.
         workers: numbers of workers to give wall hours for.
 
@@ -135,11 +135,11 @@ def forecast(
     outcomes = sorted({outcome for unit in sample for outcome in unit.outcomes} | {KEPT, DEAD})
     for outcome in outcomes:
         result.rates[outcome] = share([unit.outcomes.get(outcome, 0) for unit in sample], rows, whole.rows)
-        result.rows[outcome] = Line(result.rates[outcome].times(whole.rows), "measured")
-    looked_at = "spotting" not in whole.stages or any(unit.pictures for unit in sample)
+        result.rows[outcome] = ForecastLine(result.rates[outcome].times(whole.rows), "measured")
+    looked_at = "spotting" not in whole.stages or any(unit.images for unit in sample)
     fetch = share([unit.to_fetch for unit in sample], rows, whole.rows).times(whole.rows)
     kept = _kept(result, fetch, assumed, looked_at)
-    _pictures(result, sample, whole, assumed, fetch)
+    _images(result, sample, whole, assumed, fetch)
     _core_hours(result, sample, whole, assumed, fetch)
     _stored(result, sample, whole, kept)
     _hours(result, sample, whole, workers)
@@ -147,53 +147,51 @@ def forecast(
     return result
 
 
-def _kept(result: Forecast, fetch: Estimate, assumed: Assumptions, looked_at: bool) -> Line:
+def _kept(result: Forecast, fetch: Estimate, assumed: Assumptions, looked_at: bool) -> ForecastLine:
     if looked_at:
         return result.rows[KEPT]
-    if assumed.picture_keep_rate is not None:
-        line = Line(
-            fetch.times(assumed.picture_keep_rate), "assumed", "survivors of the captions x --picture-keep-rate"
+    if assumed.image_keep_rate is not None:
+        line = ForecastLine(
+            fetch.times(assumed.image_keep_rate), "assumed", "survivors of the captions x --image-keep-rate"
         )
     else:
         most = fetch.high if fetch.high is not None else fetch.value
-        line = Line(Estimate(fetch.value, 0.0, most), "unknown", "at most the survivors of the captions")
+        line = ForecastLine(Estimate(fetch.value, 0.0, most), "unknown", "at most the survivors of the captions")
     result.rows[KEPT] = line
     return line
 
 
-def _pictures(
-    result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate
-) -> None:
+def _images(result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate) -> None:
     if not {"spotting", "download", "dedup"} & set(whole.stages):
         return
-    result.pictures["read" if whole.pictures_at_hand else "fetched"] = Line(fetch, "measured")
-    read = [unit for unit in sample if unit.pictures]
-    asked = sum(unit.pictures for unit in sample)
-    if read and any(unit.picture_bytes for unit in read):
-        all_pictures = round(fetch.value)
-        size = per_row([u.picture_bytes for u in read], [u.pictures for u in read], max(all_pictures, asked))
-        line = Line(_product(fetch, size), "measured")
-    elif assumed.picture_bytes is not None:
-        line = Line(fetch.times(assumed.picture_bytes), "assumed", "pictures x --picture-bytes")
+    result.images["read" if whole.images_at_hand else "fetched"] = ForecastLine(fetch, "measured")
+    read = [unit for unit in sample if unit.images]
+    asked = sum(unit.images for unit in sample)
+    if read and any(unit.image_bytes for unit in read):
+        all_images = round(fetch.value)
+        size = per_row([u.image_bytes for u in read], [u.images for u in read], max(all_images, asked))
+        line = ForecastLine(_product(fetch, size), "measured")
+    elif assumed.image_bytes is not None:
+        line = ForecastLine(fetch.times(assumed.image_bytes), "assumed", "images x --image-bytes")
     else:
-        line = Line(None, "unknown", "no picture was read; give --picture-bytes")
-    result.pictures["bytes"] = line
+        line = ForecastLine(None, "unknown", "no image was read; give --image-bytes")
+    result.images["bytes"] = line
 
 
 def _core_hours(
     result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate
 ) -> None:
     for stage in sorted({stage for unit in sample for stage in unit.seconds}, key=_order):
-        if stage == "spotting" and not any(unit.pictures for unit in sample):
+        if stage == "spotting" and not any(unit.images for unit in sample):
             continue
         seconds = _of_whole([unit.seconds.get(stage, 0.0) for unit in sample], sample, whole)
-        result.core_hours[stage] = Line(seconds.times(1 / 3600), "measured")
+        result.core_hours[stage] = ForecastLine(seconds.times(1 / 3600), "measured")
     if "spotting" in whole.stages and "spotting" not in result.core_hours:
-        if assumed.seconds_per_picture is not None:
-            hours = fetch.times(assumed.seconds_per_picture / 3600)
-            line = Line(hours, "assumed", "pictures x --seconds-per-picture")
+        if assumed.seconds_per_image is not None:
+            hours = fetch.times(assumed.seconds_per_image / 3600)
+            line = ForecastLine(hours, "assumed", "images x --seconds-per-image")
         else:
-            line = Line(None, "unknown", "no picture was read; give --seconds-per-picture")
+            line = ForecastLine(None, "unknown", "no image was read; give --seconds-per-image")
         result.core_hours["spotting"] = line
     result.core_hours["all"] = _sum(list(result.core_hours.values()))
 
@@ -206,18 +204,18 @@ def _of_whole(amounts: Sequence[float], sample: Sequence[Measured], whole: Whole
     return per_row(amounts, rows, whole.rows).times(whole.rows)
 
 
-def _stored(result: Forecast, sample: Sequence[Measured], whole: Whole, kept: Line) -> None:
+def _stored(result: Forecast, sample: Sequence[Measured], whole: Whole, kept: ForecastLine) -> None:
     for place in sorted({place for unit in sample for place in unit.stored}):
         size = _of_whole([unit.stored.get(place, 0) for unit in sample], sample, whole)
-        result.stored[place] = Line(size, "measured")
+        result.stored[place] = ForecastLine(size, "measured")
     if "export" in whole.stages and not any(unit.stored.get("shards") for unit in sample):
-        size_line, fetched = result.pictures.get("bytes"), result.pictures.get("fetched")
+        size_line, fetched = result.images.get("bytes"), result.images.get("fetched")
         if kept.basis == "assumed" and kept.estimate and size_line and size_line.estimate and fetched:
             each = size_line.estimate.value / max(fetched.estimate.value, 1) if fetched.estimate else 0.0
-            line = Line(kept.estimate.times(each), "assumed", "kept x bytes of a picture")
+            line = ForecastLine(kept.estimate.times(each), "assumed", "kept x bytes of an image")
             result.stored["shards"] = line
-        elif not whole.pictures_at_hand and result.pictures:
-            result.stored["shards"] = Line(None, "unknown", "give --picture-bytes and --picture-keep-rate")
+        elif not whole.images_at_hand and result.images:
+            result.stored["shards"] = ForecastLine(None, "unknown", "give --image-bytes and --image-keep-rate")
     result.stored["all"] = _sum(list(result.stored.values()))
 
 
@@ -226,16 +224,18 @@ def _hours(result: Forecast, sample: Sequence[Measured], whole: Whole, workers: 
     longest = max(sum(unit.seconds.values()) for unit in sample) / 3600
     for count in workers:
         if everything.estimate is None:
-            result.hours[count] = Line(None, everything.basis, everything.note)
+            result.hours[count] = ForecastLine(None, everything.basis, everything.note)
             continue
         shared = everything.estimate.times(1 / min(count, whole.units))
         ends = [None if end is None else max(end, longest) for end in (shared.low, shared.high)]
         note = f"there are only {whole.units} units to share" if count > whole.units else ""
-        result.hours[count] = Line(Estimate(max(shared.value, longest), ends[0], ends[1]), everything.basis, note)
+        result.hours[count] = ForecastLine(
+            Estimate(max(shared.value, longest), ends[0], ends[1]), everything.basis, note
+        )
 
 
 def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
-    transfer = None if whole.pictures_at_hand else result.pictures.get("bytes")
+    transfer = None if whole.images_at_hand else result.images.get("bytes")
     parts = {
         "cores": (result.core_hours["all"], prices.core_hour),
         "transfer": (transfer, prices.gb_transfer / _GB),
@@ -244,17 +244,17 @@ def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
     for name, (line, price) in parts.items():
         if price and line is not None:
             estimate = line.estimate.times(price) if line.estimate else None
-            result.cost[name] = Line(estimate, line.basis, line.note)
+            result.cost[name] = ForecastLine(estimate, line.basis, line.note)
     if result.cost:
         result.cost["all"] = _sum(list(result.cost.values()))
 
 
-def _sum(lines: list[Line]) -> Line:
+def _sum(lines: list[ForecastLine]) -> ForecastLine:
     """Of what is known; the weakest basis counts."""
     known = [line.estimate for line in lines if line.estimate is not None]
     bases = {line.basis for line in lines}
     basis: Basis = "unknown" if "unknown" in bases else "assumed" if "assumed" in bases else "measured"
-    return Line(total(known) if known else None, basis, "without what is unknown" if basis == "unknown" else "")
+    return ForecastLine(total(known) if known else None, basis, "without what is unknown" if basis == "unknown" else "")
 
 
 def _product(a: Estimate, b: Estimate) -> Estimate:

@@ -19,7 +19,7 @@ from pipelines.stages.tally import DecideRecord
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 from pipelines.store.names import unit_of
-from pipelines.store.storage import Place, stamps
+from pipelines.store.storage import StorePath, stamps
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
@@ -42,7 +42,7 @@ def _unit(
     for reason, rows in decided["rejected"].items():
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
     by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages.get(reason) == "captions")
-    records = load_records(layout, unit, -(-read["rows"] // plan.picture_rows))
+    records = load_records(layout, unit, -(-read["rows"] // plan.image_rows))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
     shards = [layout.root / "shards" / shard["shard"] for shard in (export["shards"] if export else ())]
@@ -54,8 +54,8 @@ def _unit(
         to_fetch=read["good"] - by_captions,
         seconds=seconds,
         stored=stored | {"work": work, "shards": sum(map(_size, shards))},
-        pictures=len(sizes),
-        picture_bytes=int(pc.sum(sizes).as_py() or 0),
+        images=len(sizes),
+        image_bytes=int(pc.sum(sizes).as_py() or 0),
     )
 
 
@@ -82,7 +82,7 @@ def _sizes_of_work(layout: Layout) -> Counter[str]:
     return found
 
 
-def _size(path: Place) -> int:
+def _size(path: StorePath) -> int:
     try:
         return int(path.stat().st_size)
     except FileNotFoundError:

@@ -50,7 +50,7 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     Args:
         settings: of the run.
         count: how many units; None: `UNITS`, or by `share`.
-        share: which share of all units.
+        share: which proportion of all units.
         seed: of the draw.
 
     Raises:

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipelines.pilot.estimate import Estimate
-from pipelines.pilot.forecast import Forecast, Line
+from pipelines.pilot.forecast import Forecast, ForecastLine
 
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def render(forecast: Forecast) -> str:
     """The forecast as plain ASCII: what, value, interval, what it rests on."""
-    lines = ["share of all rows              estimate   95 % interval", "-" * 76]
+    lines = ["proportion of all rows         estimate   95 % interval", "-" * 76]
     for outcome, rate in forecast.rates.items():
         lines.append(_row(outcome, _percent(rate.value), _interval(rate, _percent), ""))
     sections = (
         ("rows", forecast.rows, _count),
-        ("pictures", forecast.pictures, _count),
+        ("images", forecast.images, _count),
         ("core-hours", forecast.core_hours, _number),
         ("hours with workers", {f"{n:,}": line for n, line in forecast.hours.items()}, _number),
         ("bytes stored", forecast.stored, _bytes),
@@ -26,12 +26,12 @@ def render(forecast: Forecast) -> str:
     lines += ["", "the whole data set             estimate   95 % interval         rests on", "-" * 76]
     for title, section, shown in sections:
         for name, line in section.items():
-            show = _bytes if (title, name) == ("pictures", "bytes") else shown
+            show = _bytes if (title, name) == ("images", "bytes") else shown
             lines.append(_line(f"{title}: {name}", line, show))
     return "\n".join(lines)
 
 
-def _line(name: str, line: Line, shown: Callable[[float], str]) -> str:
+def _line(name: str, line: ForecastLine, shown: Callable[[float], str]) -> str:
     basis = line.basis + (f" ({line.note})" if line.note else "")
     if line.estimate is None:
         return _row(name, "?", "", basis)

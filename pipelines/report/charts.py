@@ -86,9 +86,9 @@ def draw_histogram(title: str, text: str, counts: dict[int, int]) -> str:
     step = _WIDE / max(len(columns), _FEWEST_COLUMNS)  # two or three columns need not be walls
     every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
     parts = []
-    for place, (label, count) in enumerate(columns):
+    for index, (label, count) in enumerate(columns):
         high = max(1.5, _HIGH * count / most) if count else 0.0
-        x, y = place * step, 16 + _HIGH - high
+        x, y = index * step, 16 + _HIGH - high
         middle = x + step / 2
         parts.append(
             f'<g><title>{attribute(label)}: {count:,}</title><rect class="h-bar" x="{x + step * 0.1:.1f}" y="{y:.1f}" '
@@ -98,7 +98,7 @@ def draw_histogram(title: str, text: str, counts: dict[int, int]) -> str:
             parts.append(
                 f'<text class="h-count" x="{middle:.1f}" y="{y - 4:.1f}" text-anchor="middle">{count:,}</text>'
             )
-        if place % every == 0:
+        if index % every == 0:
             parts.append(
                 f'<text class="h-label" x="{middle:.1f}" y="{16 + _HIGH + _BASE - 3:.1f}" text-anchor="middle">'
                 f"{attribute(label)}</text>"

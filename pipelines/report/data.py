@@ -92,7 +92,7 @@ class Example:
     parsed: str
     graph: Graph
     complexity: int | None
-    picture: str | None
+    image: str | None
     width: int
     height: int
     spotted: tuple[Spotted, ...]
@@ -135,7 +135,7 @@ class Funnel:
         return list(dict.fromkeys(step.reason for step in self.steps if not step.lost))
 
     def share(self, rows: int) -> float | None:
-        """Rows as a share of the rows in, None where there were none."""
+        """Rows as a proportion of the rows in, None where there were none."""
         return rows / self.rows_in if self.rows_in else None
 
 
@@ -180,14 +180,14 @@ def read_funnel(raw: Json) -> Funnel:
 def read_example(raw: Json) -> Example:
     """One example of `funnel.json`."""
     span = [_number(edge) for edge in _sequence(raw, "overlap_span")]
-    picture = raw.get("picture")
+    image = raw.get("image")
     return Example(
         uid=_text(raw, "uid"),
         caption=_text(raw, "caption"),
         parsed=_text(raw, "parsed"),
         graph=_graph(raw),
         complexity=_whole(raw, "complexity"),
-        picture=str(picture) if picture else None,
+        image=str(image) if image else None,
         width=_whole(raw, "width") or 0,
         height=_whole(raw, "height") or 0,
         spotted=tuple(_spotted(item) for item in _list(raw, "spotted")),
@@ -208,8 +208,8 @@ def _graph(raw: Json) -> Graph:
     known = range(len(objects))
     return Graph(
         things=tuple(
-            Thing(_text(item, "text"), _index(item, "start"), _index(item, "end"), tuple(attributes.get(place, ())))
-            for place, item in enumerate(objects)
+            Thing(_text(item, "text"), _index(item, "start"), _index(item, "end"), tuple(attributes.get(index, ())))
+            for index, item in enumerate(objects)
         ),
         actions=tuple(_action(item, known) for item in _list(raw, "actions")),
         relations=tuple(

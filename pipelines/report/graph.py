@@ -100,9 +100,9 @@ def _ends(actions: tuple[Action, ...], relations: list[Relation]) -> dict[int, i
 def _place_blocks(things: tuple[Thing, ...], x: float, ends: dict[int, int]) -> list[_Block]:
     blocks = []
     y = _EDGE
-    for place, thing in enumerate(things):
+    for index, thing in enumerate(things):
         width = max(56.0, text_width(plain(thing.text, 28), _FONT) + 22)
-        height = max(_BOX, ends.get(place, 0) * _PORT + 6)
+        height = max(_BOX, ends.get(index, 0) * _PORT + 6)
         block = _Block(thing, x, y, width, height, _place_pills(thing, x, y + height + 6))
         blocks.append(block)
         y = block.bottom + _BOX_GAP
@@ -182,10 +182,10 @@ def _draw_relations(relations: list[Relation], blocks: list[_Block]) -> tuple[li
     x = right + 20
     for lane in range(max(lanes, default=-1) + 1):
         widest = 0.0
-        for place, relation in enumerate(relations):
-            if lanes[place] != lane:
+        for index, relation in enumerate(relations):
+            if lanes[index] != lane:
                 continue
-            (x1, y1), (x2, y2) = ports[place, True], ports[place, False]
+            (x1, y1), (x2, y2) = ports[index, True], ports[index, False]
             down = 6.0 if y2 > y1 else -6.0
             lines.append(
                 f'<path class="g-relation" d="M{x1:.1f} {y1:.1f}H{x - 6:.1f}Q{x:.1f} {y1:.1f} {x:.1f} {y1 + down:.1f}'

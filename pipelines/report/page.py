@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.html import Span, marked, render_page, show
+from common.html import TextSpan, marked, render_page, show
 from pipelines.report.charts import anchor, draw_dead_letter, draw_funnel, draw_histogram, percent, reason_name
 from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
-from pipelines.report.picture import draw_picture
+from pipelines.report.thumbnail import draw_image
 from pipelines.store.commit import published
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""
@@ -21,7 +21,7 @@ MAX_GROUPS = 24
 
 _ENDS = {
     "kept": "Rows that passed every step asked for.",
-    "dead_letter": "Rows that could not be judged because they, or their pictures, are broken. They are neither kept "
+    "dead_letter": "Rows that could not be judged because they, or their images, are broken. They are neither kept "
     "nor rejected; each is stored with its error.",
     "not_decided": "Rows of units that failed and are set aside, which the same command tries again, and rows behind "
     "the place where a file is broken.",
@@ -31,7 +31,7 @@ _UNKNOWN = "Rejected at this step."
 _CHARTS = (
     ("complexity", "Complexity", "The most that is said of one object of the caption."),
     ("actions", "Actions", "How many actions of the caption were accepted."),
-    ("overlap", "Overlap", "Characters of the caption that can be read in the picture."),
+    ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
 )
 
 _LEGEND = Graph(
@@ -44,7 +44,7 @@ _LEGEND = Graph(
 )
 
 
-def write_report(funnel: Mapping[str, Any], path: Place, *, notes: Sequence[str] = ()) -> None:
+def write_report(funnel: Mapping[str, Any], path: StorePath, *, notes: Sequence[str] = ()) -> None:
     """Writes the report of a run, one file that loads nothing, to `path`: whole or not at all.
 
     `funnel` is the content of `funnel.json`; `notes` are sentences shown below the headline.
@@ -115,18 +115,18 @@ def _total(name: str, run: Funnel) -> int | None:
 
 
 def _card(example: Example) -> str:
-    picture = draw_picture(example)
+    image = draw_image(example)
     graph = draw_graph(example.graph)
     drawing = f'<div class="wide">{graph}</div>' if graph else ""
     words = _caption(example) + _facts(example) + _message(example)
     uid = f'<p class="uid">{show(example.uid, 80)}</p>' if example.uid else ""
-    # Without a picture the words take its place, so that every card has two columns.
-    left, right = (picture, words + drawing + uid) if picture else (words + uid, drawing)
+    # Without an image the words take its place, so that every card has two columns.
+    left, right = (image, words + drawing + uid) if image else (words + uid, drawing)
     return f'<article class="card"><div>{left}</div><div>{right}</div></article>'
 
 
 def _caption(example: Example) -> str:
-    overlap = [Span(*example.overlap_span, "overlap")] if example.overlap_span else []
+    overlap = [TextSpan(*example.overlap_span, "overlap")] if example.overlap_span else []
     if not example.caption:
         return '<p class="caption quiet">no caption</p>'
     words = _word_spans(example.graph)
@@ -139,9 +139,9 @@ def _caption(example: Example) -> str:
     )
 
 
-def _word_spans(graph: Graph) -> list[Span]:
-    objects = [Span(thing.start, thing.end, "t-object") for thing in graph.things]
-    actions = [Span(item.start, item.end, "t-action" if item.accepted else "t-off") for item in graph.actions]
+def _word_spans(graph: Graph) -> list[TextSpan]:
+    objects = [TextSpan(thing.start, thing.end, "t-object") for thing in graph.things]
+    actions = [TextSpan(item.start, item.end, "t-action" if item.accepted else "t-off") for item in graph.actions]
     return objects + actions
 
 
@@ -154,10 +154,10 @@ def _facts(example: Example) -> str:
     if example.overlap:
         text = f": {show(example.overlap_text, 120)}" if example.overlap_text else ""
         facts.append(f"overlap <b>{example.overlap:,}</b> characters{text}")
-    elif example.overlap == 0 and example.picture:
+    elif example.overlap == 0 and example.image:
         facts.append("overlap <b>0</b>")
     if example.width and example.height:
-        facts.append(f"picture <b>{example.width:,} x {example.height:,}</b>")
+        facts.append(f"image <b>{example.width:,} x {example.height:,}</b>")
     return f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>' if facts else ""
 
 

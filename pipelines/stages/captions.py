@@ -238,7 +238,7 @@ def check_lean(settings: RunSettings) -> None:
 
 
 def survivors_of(settings: RunSettings) -> Survivors:
-    """The rows of a run whose pictures are wanted."""
+    """The rows of a run whose images are wanted."""
     asked = CaptionAnnotation.name in settings.stages
     return Survivors(settings.preset, asked, annotations_fingerprint(settings))
 

@@ -23,9 +23,9 @@ from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
 from pipelines.stages.decisions import DEAD as DEAD_REASON
 from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
 from pipelines.stages.export import remove_shards
+from pipelines.stages.image_records import image_records
 from pipelines.stages.judge import Judge, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
-from pipelines.stages.picture_records import picture_records
 from pipelines.stages.said import Duplicates, Entries, Findings, Said, reject_duplicates
 from pipelines.stages.tally import Tally
 from pipelines.stages.verdicts import judge
@@ -97,7 +97,7 @@ class DecideStage(Stage):
         span = self._plan.span(unit)
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
-        records = picture_records(self.layout, unit, self._plan.pieces(read_record["rows"]), self.stages)
+        records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
         duplicates = Duplicates(self._entries, self.said, self._plan.number(unit))
         annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = Tally(), 0
@@ -110,13 +110,13 @@ class DecideStage(Stage):
             if read_record["broken"]:
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
-                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, pictures=True):
+                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
                     rows = annotations.take(len(batch.ordinals))
                     done += len(batch.ordinals)
                     self._decide(batch, rows, records, span, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Pictures lie in pages of their own: these may be broken where the captions were not. What is left
+                # Images lie in pages of their own: these may be broken where the captions were not. What is left
                 # cannot be written out.
                 for rest in annotations.rest():
                     why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
@@ -156,9 +156,9 @@ class DecideStage(Stage):
         if len(gone) and records is not None and found is not None:
             theirs = records.take(pa.array(found[gone]))
             dead_rows = rows.take(pa.array(gone))
-            letters = _dead_letters(dead_rows, span.path, unit, "spotting", theirs["status"], theirs["message"])
-            dead.write(letters)
-            tally.lose("spotting", letters)
+            dead_letters = _dead_letters(dead_rows, span.path, unit, "spotting", theirs["status"], theirs["message"])
+            dead.write(dead_letters)
+            tally.lose("spotting", dead_letters)
         self._count(tally, rows, reasons, verdict.captions, overlaps)
 
     def _caption_column(self, span: Span) -> str | None:

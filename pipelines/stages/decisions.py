@@ -17,19 +17,19 @@ from filters.presets import Preset
 from filters.spotting.overlap import overlap_lengths
 from pipelines.fetch.reasons import EXPLANATIONS
 
-NOT_AT_HAND = "picture_not_at_hand"
-DUPLICATE_PAIR, DUPLICATE_PICTURE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_picture", "duplicate_semantic"
+NOT_AT_HAND = "image_not_available"
+DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_image", "duplicate_semantic"
 
 KEPT = ""
 DEAD = "dead_letter"
 NOT_DECIDED = "not_decided"
 """Rows of units that are set aside; like `DEAD` no reason, for the next run decides them."""
 UNREAD = "unread"
-"""Status of a picture that is at hand where no stage is asked for that reads it."""
+"""Status of an image that is at hand where no stage is asked for that reads it."""
 DOWNLOAD_FAILED = "download:"
-"""Begins the status of a picture that was not fetched; the reason follows."""
+"""Begins the status of an image that was not fetched; the reason follows."""
 NOT_READ = -1
-"""Overlap of a picture that was not read."""
+"""Overlap of an image that was not read."""
 
 Reasons = NDArray[np.object_]
 
@@ -55,13 +55,13 @@ def cascade(preset: Preset, own: Sequence[Step] = ()) -> tuple[Step, ...]:
     duplicates = (
         (rule.pairs, DUPLICATE_PAIR, "The same url with the same caption is kept already."),
         (
-            rule.pictures,
-            DUPLICATE_PICTURE,
-            "The very same picture is kept already, with another caption or from another url.",
+            rule.images,
+            DUPLICATE_IMAGE,
+            "The very same image is kept already, with another caption or from another url.",
         ),
-        (rule.semantic, DUPLICATE_SEMANTIC, "A picture whose embedding is almost the same is kept already."),
+        (rule.semantic, DUPLICATE_SEMANTIC, "An image whose embedding is almost the same is kept already."),
     )
-    absent = "There is no picture for the row, so it cannot be checked for text."
+    absent = "There is no image for the row, so it cannot be checked for text."
     return (
         *(_step("captions", one, always=not one.needs_annotations) for one in preset.caption_filters),
         *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
@@ -102,33 +102,33 @@ def judge_captions(rows: pa.Table, preset: Preset, asked: bool) -> CaptionVerdic
 
 
 @dataclass(frozen=True)
-class PictureVerdict:
-    """What the picture filters say of rows with a spotting record."""
+class ImageVerdict:
+    """What the image filters say of rows with a spotting record."""
 
     reasons: Reasons
     """`KEPT`, a reason of the cascade, or `DEAD` (see the record's own status)."""
     overlaps: NDArray[np.int64]
-    """Characters of the caption found in the picture; `NOT_READ` where nobody looked."""
+    """Characters of the caption found in the image; `NOT_READ` where nobody looked."""
 
 
-def judge_pictures(captions: list[str], records: pa.Table, preset: Preset) -> PictureVerdict:
+def judge_images(captions: list[str], records: pa.Table, preset: Preset) -> ImageVerdict:
     """`records` are rows of `stages.spotting.SCHEMA`, one per caption."""
     statuses = records["status"].to_pylist()
     reasons: Reasons = np.full(len(captions), DEAD, object)
     overlaps = np.zeros(len(captions), np.int64)
-    for place, status in enumerate(statuses):
+    for index, status in enumerate(statuses):
         if status == NOT_AT_HAND:
-            reasons[place] = NOT_AT_HAND
+            reasons[index] = NOT_AT_HAND
         elif status == UNREAD:
-            reasons[place], overlaps[place] = KEPT, NOT_READ
+            reasons[index], overlaps[index] = KEPT, NOT_READ
         elif status.startswith(DOWNLOAD_FAILED):
-            reasons[place], overlaps[place] = status.removeprefix(DOWNLOAD_FAILED), NOT_READ
+            reasons[index], overlaps[index] = status.removeprefix(DOWNLOAD_FAILED), NOT_READ
     read = np.flatnonzero(np.asarray(pc.equal(records["status"], "ok")))
     evidence = _read(captions, records.take(pa.array(read)), read, preset)
     overlaps[read], reasons[read] = evidence.overlaps, KEPT
     for one in reversed(preset.image_filters):
         reasons[read[one.rejects(evidence)]] = one.reason
-    return PictureVerdict(reasons, overlaps)
+    return ImageVerdict(reasons, overlaps)
 
 
 def _read(captions: list[str], records: pa.Table, places: NDArray[np.int64], preset: Preset) -> ImageEvidence:

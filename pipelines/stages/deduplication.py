@@ -1,6 +1,6 @@
-"""The order of work on duplicates: pairs, then pictures, then what looks the same; each asked of what is left.
+"""The order of work on duplicates: pairs, then images, then what looks the same; each asked of what is left.
 
-Rows that turn out to be unreadable only when they are written out (picture pages of a Parquet file that break where its
+Rows that turn out to be unreadable only when they are written out (image pages of a Parquet file that break where its
 captions did not, and spotting was not asked for) have taken part; they are dead letters.
 
 Exact duplicates are always found, and so are uids that several different rows have. What is found of a kind of
@@ -20,10 +20,10 @@ from pipelines.stages.dedup.clusters import faiss
 from pipelines.stages.dedup.encoders import find_encoder
 from pipelines.stages.dedup.exact import ranges_of
 from pipelines.stages.dedup.semantic import groups_of
-from pipelines.stages.downloads import downloaded_state, pictures_at_hand
+from pipelines.stages.downloads import downloaded_state, images_at_hand
 from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
 from pipelines.stages.judge import Judge
-from pipelines.stages.said import PAIR, PICTURE, SEMANTIC, UID, Findings, Said, duplicates_stage, file_name
+from pipelines.stages.said import IMAGE, PAIR, SEMANTIC, UID, Findings, Said, duplicates_stage, file_name
 from pipelines.stages.similar import (
     CENTROIDS,
     EMBEDDINGS,
@@ -64,7 +64,7 @@ class Deduplication:
         """`judges` are of stages of the user's."""
         self.settings, self._work, self._judges = settings, work, judges
         self.layout, engine = work.layout, work.engine
-        self._pictures = pictures_at_hand(self.layout, work.plan.pictures)
+        self._images = images_at_hand(self.layout, work.plan.images)
         few = -(-work.plan.rows // _ROWS_PER_WORKER)
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
@@ -85,12 +85,12 @@ class Deduplication:
         """
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
         own, without_url = (self._sum("captions", names, of) for of in ("own_uids", "without_url"))
-        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._pictures and without_url > 0)
+        self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
         if own or without_url:  # every other uid is made of the pair
             self._exact(UID, survivors, rejects=False, read=False)
-        if self._pictures:
-            pictures = self.asked and self.rule.pictures
-            self._exact(PICTURE, survivors, rejects=pictures, read=pictures)
+        if self._images:
+            images = self.asked and self.rule.images
+            self._exact(IMAGE, survivors, rejects=images, read=images)
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
         self._work.models["dedup"] = self._models
@@ -99,7 +99,7 @@ class Deduplication:
     # ---- exact
 
     def _exact(self, kind: str, survivors: dict[str, str], *, rejects: bool, read: bool) -> None:
-        """Find those of a kind. `read` says whether pictures that nobody has read are read for it."""
+        """Find those of a kind. `read` says whether images that nobody has read are read for it."""
         settings = self.settings
         quick = not read or "spotting" in settings.stages  # whose records have the digests
         before = fingerprint_of(VERSION, kind, self._rejecting, read)
@@ -157,22 +157,22 @@ class Deduplication:
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> dict[str, int]:
-        """Embed what is not; how many pictures of each unit were looked at."""
+        """Embed what is not; how many images of each unit were looked at."""
         settings = self.settings
-        pieces = self._work.pieces(names)
+        image_units = self._work.image_units(names)
         todo = []
-        for piece, record in self._work.done(EMBEDDINGS, pieces):
-            state = downloaded_state(self.layout, piece)
+        for image_unit, record in self._work.done(EMBEDDINGS, image_units):
+            state = downloaded_state(self.layout, image_unit)
             current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
-            if not current or record["covers"] != competing[unit_of(piece)]:
-                todo.append(piece)
+            if not current or record["covers"] != competing[unit_of(image_unit)]:
+                todo.append(image_unit)
         covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
         stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
-        self._units(stage, todo, of=len(pieces))
+        self._units(stage, todo, of=len(image_units))
         parents = dict.fromkeys(names, 0)
-        for piece, record in self._work.records(EMBEDDINGS, pieces):
+        for image_unit, record in self._work.records(EMBEDDINGS, image_units):
             if record is not None:
-                parents[unit_of(piece)] += record["pictures"] - record["bad"]
+                parents[unit_of(image_unit)] += record["images"] - record["bad"]
         return parents
 
     # ---- what all share

@@ -1,6 +1,6 @@
-"""Stage `download`: fetches the pictures of rows that survive their caption, where the manifest has only their urls.
+"""Stage `download`: fetches the images of rows that survive their caption, where the manifest has only their urls.
 
-Its units are the pieces of caption units that spotting reads, at most ten thousand urls each. A generation of a piece
+Its units are the image units that spotting reads, at most ten thousand urls each. A generation of an image unit
 becomes a webdataset tar and a table with a row for every row of the unit; a row that was asked for is not asked for
 again, and a url that several rows of a generation name is asked once.
 """
@@ -33,39 +33,39 @@ from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
 from pipelines.manifests import Span, info_of, read
 from pipelines.stages.captions import survivors_of
-from pipelines.stages.downloads import STAGE, shard_place, state_of
+from pipelines.stages.downloads import STAGE, state_of, tar_path
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import publish_table, published, read_json, retract
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import unit_of
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
 """Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
-"""So many urls, and such a share of them that met nobody, say more of this machine's network than of the web."""
+"""So many urls, and such a proportion of them that were unreachable, say more of this machine's network than of the web."""
 
 
 _FEW_UNITS = 1_000  # where there are more, each is large enough to see an outage by itself
 
 
 class NetworkDown(RuntimeError):
-    """Almost nobody could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
+    """Almost no server could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
 
-    def __init__(self, nobody: int, asked: int, first: str):
+    def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(
-            f"{nobody} of {asked} urls met nobody ({first}); see whether this machine reaches the web and its resolver "
+            f"{unreachable} of {asked} urls were unreachable ({first}); see whether this machine reaches the web and its resolver "
             "answers, or ask for fewer at a time: --download-threads"
         )
 
 
-def is_outage(nobody: int, asked: int) -> bool:
-    """Whether so many of the urls asked for met nobody that it says nothing of them."""
+def is_outage(unreachable: int, asked: int) -> bool:
+    """Whether so many of the urls asked for were unreachable that it says nothing of them."""
     least, share = OUTAGE
-    return nobody >= max(least, share * asked)
+    return unreachable >= max(least, share * asked)
 
 
 @dataclass
@@ -75,17 +75,17 @@ class DownloadStage(GenerationStage):
     layout: Layout
     dataset: Dataset
     fingerprint: str
-    """Of the settings that stored pictures depend on."""
+    """Of the settings that stored images depend on."""
     settings: DownloadSettings
     survivors: Survivors
-    """The rows whose pictures are fetched."""
+    """The rows whose images are fetched."""
     name: str = field(default=STAGE, init=False)
     counted = noun = "urls"
     nothing: ClassVar[dict[str, Any]] = {
         "found": "",
         "urls": 0,
         "asked": 0,
-        "nobody": 0,
+        "unreachable": 0,
         "statuses": {},
         "bytes": 0,
     }
@@ -98,36 +98,36 @@ class DownloadStage(GenerationStage):
         self._fetcher.close()
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
-        return self.survivors.ordinals(self.layout, unit, self._plan.picture_rows)
+        return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
-    ) -> list[Place]:
+    ) -> list[StorePath]:
         found = self._fetch(self._plan.span(unit_of(unit)), ordinals, name, heartbeat)
         statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
         record["urls"] += found.num_rows
-        record["asked"], record["nobody"] = _reached(found)  # of this generation alone
+        record["asked"], record["unreachable"] = _reached(found)  # of this generation alone
         record["statuses"] = dict(sorted(statuses.items()))
         record["bytes"] += _stored_bytes(found)
         tars = set(found["shard"].drop_null().to_pylist())
-        return [self.layout.data(self.name, name), *(shard_place(self.layout, tar) for tar in tars)]
+        return [self.layout.data(self.name, name), *(tar_path(self.layout, tar) for tar in tars)]
 
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
 
     def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
-        """Fetches the pictures of rows and publishes them, the table last."""
+        """Fetches the images of rows and publishes them, the table last."""
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
             found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
-            asked, nobody = _reached(found)
-            if is_outage(nobody, asked):
+            asked, unreachable = _reached(found)
+            if is_outage(unreachable, asked):
                 first = found.filter(_unreachable(found))["message"][0].as_py()
-                raise NetworkDown(nobody, asked, f"the first: {first}")
+                raise NetworkDown(unreachable, asked, f"the first: {first}")
             if tar is not None:
-                with published(shard_place(self.layout, tar.name)) as temporary:
+                with published(tar_path(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
             publish_table(self.layout.data(self.name, name), found)
         return found
@@ -161,7 +161,7 @@ class DownloadStage(GenerationStage):
 
 
 class DownloadAnnotation(GenerationAnnotator):
-    """Pictures are fetched of manifests that have urls and none."""
+    """Images are fetched of manifests that have urls and none."""
 
     name = STAGE
     lasting = True
@@ -187,11 +187,11 @@ class DownloadAnnotation(GenerationAnnotator):
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if any(record["fingerprint"] == stage.fingerprint for record in records):
-            return f"only the pictures of rows that no run has asked for are fetched ({len(todo)} units)"
+            return f"only the images of rows that no run has asked for are fetched ({len(todo)} units)"
         with_urls, units = len(self.work.plan.downloadable()), len(self.work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (
-            f"{which} have urls and no pictures; those of the rows that pass the caption filters are fetched from the "
+            f"{which} have urls and no images; those of the rows that pass the caption filters are fetched from the "
             "web (STAGES without download leaves the web alone)"
         )
 
@@ -200,13 +200,13 @@ class DownloadAnnotation(GenerationAnnotator):
         if len(todo) > _FEW_UNITS:
             return
         records = {unit: record for unit, record in self.work.records(STAGE, self.work.alive(todo)) if record}
-        asked, nobody = (sum(record[name] for record in records.values()) for name in ("asked", "nobody"))
-        if is_outage(nobody, asked):
-            for unit in (unit for unit, record in records.items() if record["nobody"]):
+        asked, unreachable = (sum(record[name] for record in records.values()) for name in ("asked", "unreachable"))
+        if is_outage(unreachable, asked):
+            for unit in (unit for unit, record in records.items() if record["unreachable"]):
                 retract(self.work.layout.commit(STAGE, unit))
-                set_aside(stage, unit, [failure("NetworkDown", str(NetworkDown(nobody, asked, "in all units")))])
+                set_aside(stage, unit, [failure("NetworkDown", str(NetworkDown(unreachable, asked, "in all units")))])
                 self.work.give_up({unit: read_json(self.work.layout.failed(STAGE, unit))})
-        elif asked and nobody == asked:
+        elif asked and unreachable == asked:
             self.work.say(
                 f"download: none of the {asked} urls was reached. If that was this machine's network, remove "
                 f"{self.work.layout.work / STAGE}, and the next run asks for them anew"
@@ -217,19 +217,19 @@ class DownloadAnnotation(GenerationAnnotator):
 
 
 def _digest(before: str, found: pa.Table) -> str:
-    """Of what was found so far: which rows have a picture, and which one."""
+    """Of what was found so far: which rows have an image, and which one."""
     rows = [found[name].to_pylist() for name in ("ordinal", "status", "sha256")]
     return fingerprint_of(before, rows)
 
 
 def _stored_bytes(found: pa.Table) -> int:
-    """Rows with the same address share a picture; it counts once."""
+    """Rows with the same address share an image; it counts once."""
     stored = found.filter(pc.equal(found["status"], OK))
     return sum(dict(zip(stored["offset"].to_pylist(), stored["bytes"].to_pylist(), strict=True)).values())
 
 
 def _reached(found: pa.Table) -> tuple[int, int]:
-    """How many urls were asked for, and how many of them met nobody. Many rows may name one dead link."""
+    """How many urls were asked for, and how many of them were unreachable. Many rows may name one dead link."""
     asked = found.filter(pc.greater(found["attempts"], 0))
     return tuple(pc.count_distinct(table["url"]).as_py() for table in (asked, asked.filter(_unreachable(asked))))
 

@@ -1,6 +1,6 @@
 """Stages that find exact duplicates: the keys of each unit's survivors, then the duplicates in a range of all keys.
 
-First the pairs, then the pictures: each kind is asked only of rows that nothing before has rejected, so no rejected row
+First the pairs, then the images: each kind is asked only of rows that nothing before has rejected, so no rejected row
 takes the place of one that stays. Whether a uid stands for one pair is asked of all rows, since a subset names rows by
 their uids alone.
 """
@@ -21,7 +21,7 @@ from filters.presets import Preset
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.captions import ROW
 from pipelines.stages.decisions import KEPT
 from pipelines.stages.dedup.exact import duplicates, shared
@@ -36,10 +36,10 @@ from pipelines.stages.dedup.keys import (
     spread,
 )
 from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.downloads import pictures_of
+from pipelines.stages.downloads import images_of
+from pipelines.stages.image_records import image_records
 from pipelines.stages.judge import Judge
-from pipelines.stages.picture_records import picture_records
-from pipelines.stages.said import PAIR, PICTURE, UID, Entries, Said, duplicates_stage, write_entries
+from pipelines.stages.said import IMAGE, PAIR, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
 from pipelines.store.commit import publish_bytes, read_json
@@ -106,7 +106,7 @@ def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> N
 
 @dataclass
 class KeyStage(Stage):
-    """See `Stage`. Writes the keys of a unit: of its survivors' pairs, of the bytes of their pictures, or of all its
+    """See `Stage`. Writes the keys of a unit: of its survivors' pairs, of the bytes of their images, or of all its
     rows' uids."""
 
     layout: Layout
@@ -118,7 +118,7 @@ class KeyStage(Stage):
     before: tuple[Said, ...]
     """The kinds that were asked before, in order."""
     read_missing: bool
-    """Whether pictures whose digest nobody has taken yet are read for it."""
+    """Whether images whose digest nobody has taken yet are read for it."""
     fingerprint: Fingerprints
     """Of each unit: changes with the survivors and with what was said before."""
     judges: tuple[Judge, ...] = ()
@@ -132,13 +132,13 @@ class KeyStage(Stage):
         self._entries = Entries(self.layout)
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        of_kind = {PAIR: self._of_pairs, PICTURE: self._of_pictures, UID: self._of_uids}
+        of_kind = {PAIR: self._of_pairs, IMAGE: self._of_images, UID: self._of_uids}
         records = of_kind[self.kind](unit)
         publish_bytes(self.layout.slices(self.name, unit), pack(records, key_parts(records), PARTS))
         return {"rows": len(records)}, [self.layout.slices(self.name, unit)]
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
-        records = picture_records(self.layout, unit, self._pieces(unit), self.stages)
+        records = image_records(self.layout, unit, self._image_units(unit), self.stages)
         kept = _Pairs()
         for read in row_groups(self.layout.data("captions", unit)):
             verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
@@ -150,13 +150,13 @@ class KeyStage(Stage):
         for rows in row_groups(self.layout.data("captions", unit), ROW.names):
             every.add(rows)
         pairs = spread(self._keys(unit, every))
-        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose pictures were read where needed
+        known = _read_keys(self.layout, PAIR, unit, 0, PARTS)  # of the survivors, whose images were read where needed
         places = np.searchsorted(every.ordinals, known["ordinal"])
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
     def _keys(self, unit: str, rows: _Pairs) -> Halves:
-        """What is equal for equal pairs. A row without url is told by the bytes of its picture; where nobody has read
+        """What is equal for equal pairs. A row without url is told by the bytes of its image; where nobody has read
         them by what names it; and where nothing does it is like no other row."""
         pairs = list(rows.pairs)
         digests = self._digests(unit, list(rows.bare)) if rows.bare else {}
@@ -167,7 +167,7 @@ class KeyStage(Stage):
                 pairs[place] = hashlib.sha256(f"{unit} {ordinal}".encode()).digest()
         return halves_of_digests(pairs)
 
-    def _of_pictures(self, unit: str) -> NDArray[np.void]:
+    def _of_images(self, unit: str) -> NDArray[np.void]:
         rows = competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
         digests = self._digests(unit, rows.ordinals.tolist())
         have = np.array([ordinal in digests for ordinal in rows.ordinals.tolist()], bool)
@@ -175,14 +175,14 @@ class KeyStage(Stage):
         keys = halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()])
         return key_records(keys, rows.ordinals, rows.uids)
 
-    def _pieces(self, unit: str) -> int:
+    def _image_units(self, unit: str) -> int:
         read = read_json(self.layout.commit("captions", unit))
-        return self._plan.pieces(read["rows"])
+        return self._plan.image_units(read["rows"])
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
-        """SHA-256 of the pictures that spotting has read, whether or not it decides in this run; of the rows `ordinals`
+        """SHA-256 of the images that spotting has read, whether or not it decides in this run; of the rows `ordinals`
         also of those that are to be read for it."""
-        records = load_records(self.layout, unit, self._pieces(unit))
+        records = load_records(self.layout, unit, self._image_units(unit))
         pairs = zip(records["ordinal"].to_pylist(), records["sha256"].to_pylist(), strict=True)
         digests = {ordinal: digest for ordinal, digest in pairs if digest is not None}
         missing = [ordinal for ordinal in ordinals if ordinal not in digests]
@@ -192,12 +192,12 @@ class KeyStage(Stage):
 
     def _read_digests(self, unit: str, ordinals: list[int]) -> Iterator[tuple[int, bytes]]:
         plan = self._plan
-        pictures = pictures_of(self.layout, unit, plan.span(unit), plan.picture_rows, self.dataset, ordinals)
+        images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
         try:
-            for ordinal, picture in pictures:
-                if not isinstance(picture, MissingPicture):
-                    yield ordinal, hashlib.sha256(picture).digest()
-        except UnreadableFile:  # what is left has no picture to compare; stage decide puts it into the dead letter
+            for ordinal, image in images:
+                if not isinstance(image, MissingImage):
+                    yield ordinal, hashlib.sha256(image).digest()
+        except UnreadableFile:  # what is left has no image to compare; stage decide puts it into the dead letter
             return
 
 

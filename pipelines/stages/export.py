@@ -1,4 +1,4 @@
-"""Stage `export`: the survivors as webdataset shards, where their pictures are at hand."""
+"""Stage `export`: the survivors as webdataset shards, where their images are at hand."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ import numpy as np
 from PIL import Image
 
 from common.images import BadImage, open_image
-from filters.spotting.pictures import PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, decode_image
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.engine.work import Work
-from pipelines.manifests import MissingPicture
+from pipelines.manifests import MissingImage
 from pipelines.settings import RunSettings
-from pipelines.stages.downloads import pictures_at_hand, pictures_of
+from pipelines.stages.downloads import images_at_hand, images_of
 from pipelines.stages.said import Said
 from pipelines.stages.subset import write_subset
 from pipelines.store.commit import publish_json, published, remove, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.records import Vouched, publish_record
-from pipelines.store.storage import Place, read_table
+from pipelines.store.storage import StorePath, read_table
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
-_LIMITS = PictureLimits(decode_side=0)
+_LIMITS = DecodeLimits(decode_side=0)
 
 
-def shard_path(layout: Layout, unit: str, number: int) -> Place:
+def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
     """Where a unit's shard lies, counted from 0."""
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
@@ -57,7 +57,7 @@ class Shard(TypedDict):
     """File name."""
     rows: int
     samples: int
-    """Rows with a picture that loaders can open."""
+    """Rows with an image that loaders can open."""
     sha256: str
 
 
@@ -78,7 +78,7 @@ class ExportStage(Stage):
     fingerprint: Fingerprints
     """Of each unit: changes with its decisions."""
     name: str = field(default="export", init=False)
-    noun = "pictures"
+    noun = "images"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         rows = _kept_rows(self.layout, unit)
@@ -99,17 +99,17 @@ class ExportStage(Stage):
         return record, files
 
     def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
-        """Write a tar; how many samples it has. Rows whose picture is missing or broken, which only a run without
+        """Write a tar; how many samples it has. Rows whose image is missing or broken, which only a run without
         Text-spotting keeps, have none."""
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            pictures = pictures_of(self.layout, unit, plan.span(unit), plan.picture_rows, self.dataset, ordinals)
-            for row, (_, picture) in zip(rows, pictures, strict=True):
-                if isinstance(picture, MissingPicture):
+            images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
+            for row, (_, image) in zip(rows, images, strict=True):
+                if isinstance(image, MissingImage):
                     continue
                 try:
-                    ending, content = _member(picture)
+                    ending, content = _member(image)
                 except BadImage:
                     continue
                 key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
@@ -137,14 +137,14 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def _member(picture: bytes) -> tuple[str, bytes]:
-    """Ending and content of a picture's member: as it is, or its first frame as PNG where loaders would not know it.
+def _member(image: bytes) -> tuple[str, bytes]:
+    """Ending and content of an image's member: as it is, or its first frame as PNG where loaders would not know it.
     Raises BadImage for what no loader should open."""
-    ending = _AS_IT_IS.get(open_image(picture, _LIMITS).image.format or "")
+    ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
     if ending:
-        return ending, picture
+        return ending, image
     content = io.BytesIO()
-    pixels = decode_picture(picture, _LIMITS).pixels
+    pixels = decode_image(image, _LIMITS).pixels
     Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
     return "png", content.getvalue()
 
@@ -173,8 +173,8 @@ class Export:
 
     def _write(self, decided: Mapping[str, str], fingerprint: str, said: tuple[Said, ...]) -> None:
         began, units = time.time(), self.work.units()
-        pictures = pictures_at_hand(self.layout, self.work.plan.pictures)
-        if pictures:
+        images = images_at_hand(self.layout, self.work.plan.images)
+        if images:
             self._write_shards([unit.name for unit in units], decided)
         record = Vouched(self.layout).current(self.layout.exported)
         if record.get("fingerprint") == fingerprint and not self.work.engine.seconds:
@@ -182,10 +182,10 @@ class Export:
             return
         retract(self.layout.exported)
         uids = write_subset(self.layout, units, said)
-        if pictures:
+        if images:
             self._write_indexes(self.work.alive(decided))
         self.work.models["subset"] = {"uids": uids}
-        files = [self._subset, *(self._indexes if pictures else ())]
+        files = [self._subset, *(self._indexes if images else ())]
         publish_record(self.layout, self.layout.exported, {"fingerprint": fingerprint, "uids": uids}, files)
         self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
 

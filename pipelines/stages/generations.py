@@ -1,4 +1,4 @@
-"""Stages over picture units, which are added to: more rows of a unit become another generation of it."""
+"""Stages over image units, which are added to: more rows of a unit become another generation of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.stages.annotator import Annotator
 from pipelines.store.names import generation_name
-from pipelines.store.storage import Place, read_table
+from pipelines.store.storage import StorePath, read_table
 
 _COUNTED_ROWS = 100_000
 
@@ -32,7 +32,7 @@ class GenerationStage(Stage):
     @abstractmethod
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
-    ) -> Sequence[Place]:
+    ) -> Sequence[StorePath]:
         """Do some rows of a unit, publish them as generation `name`, and add to the counts of `record`. Returns the
         files."""
 
@@ -58,7 +58,7 @@ class GenerationStage(Stage):
         wanted = self.wanted(unit, before)
         heartbeat.expect(len(wanted))
         record = before or {"generations": 0, "covers": [], **self.nothing}
-        files: Sequence[Place] = ()
+        files: Sequence[StorePath] = ()
         if len(wanted):
             files = self.add(unit, generation_name(unit, record["generations"]), wanted, record, heartbeat)
             record["generations"] += 1
@@ -67,20 +67,20 @@ class GenerationStage(Stage):
 
 
 class GenerationAnnotator(Annotator):
-    """Of a stage over the picture units of rows that survive their captions."""
+    """Of a stage over the image units of rows that survive their captions."""
 
     @abstractmethod
     def stage(self) -> GenerationStage:
         """See `Annotator`."""
 
     def units(self, units: Sequence[str]) -> list[str]:
-        return self.work.pieces(units)
+        return self.work.image_units(units)
 
     def total(self, stage: Stage, todo: Sequence[str]) -> int | None:
         """Of large data it is not counted here, where one process would read all annotations: units say it when they
         are begun."""
         assert isinstance(stage, GenerationStage)
-        if len(todo) * self.work.plan.picture_rows > _COUNTED_ROWS:
+        if len(todo) * self.work.plan.image_rows > _COUNTED_ROWS:
             return None
         records = self.work.records(self.name, todo)
         return sum(len(stage.wanted(unit, stage.current(unit, record))) for unit, record in records)

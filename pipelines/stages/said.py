@@ -15,15 +15,15 @@ from pipelines.stages.decisions import KEPT, Reasons
 from pipelines.stages.dedup.entries import ENTRIES
 from pipelines.store.commit import TableFile
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place, open_parts
+from pipelines.store.storage import StorePath, open_parts
 
-PAIR, PICTURE, SEMANTIC = "pair", "picture", "semantic"
+PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"
 """No kind of duplicates: rows that have the uid of an earlier row and are another pair. It never rejects."""
-KINDS = (PAIR, PICTURE, SEMANTIC)
+KINDS = (PAIR, IMAGE, SEMANTIC)
 """In the order in which they are asked; the reason of a kind is `duplicate_<kind>`."""
 COPIES = pa.schema([("duplicate_of", pa.string()), ("duplicate_similarity", pa.float32())])
-"""Columns of rejected rows: the uid of the pair that stays, and the cosine of their pictures' embeddings."""
+"""Columns of rejected rows: the uid of the pair that stays, and the cosine of their images' embeddings."""
 _GROUP_ROWS = 16_384
 
 
@@ -53,7 +53,7 @@ def duplicates_stage(kind: str) -> str:
     return f"{kind}_duplicates"
 
 
-def write_entries(path: Place, tables: Iterable[pa.Table]) -> int:
+def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
     """Write entries that are sorted by unit, in row groups so small that a unit reads little besides its own. Returns
     how many."""
     with TableFile(path, ENTRIES) as out:

@@ -1,4 +1,4 @@
-"""Stages that find semantic duplicates: embeddings of pictures, centroids, each unit's members of clusters, and the
+"""Stages that find semantic duplicates: embeddings of images, centroids, each unit's members of clusters, and the
 near copies within a group of clusters."""
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.dedup import DedupRule
-from filters.spotting.pictures import BadPicture
+from filters.spotting.decode import UnreadableImage
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.stages.dedup.encoders import BATCH, Encoder, find_encoder
 from pipelines.stages.dedup.keys import spread
 from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.downloads import downloaded_state, pictures_of
+from pipelines.stages.downloads import downloaded_state, images_of
 from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.generations import GenerationStage
 from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
 from pipelines.store.commit import TableFile, publish_bytes, read_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, piece_name, place_of, unit_of
-from pipelines.store.storage import Place, read_range, read_table
+from pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
+from pipelines.store.storage import StorePath, read_range, read_table
 
 EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"
@@ -41,7 +41,7 @@ _OK = "ok"
 
 
 def embedding_type(dimension: int) -> pa.Schema:
-    """A picture: `status` is ok, or why it has no embedding."""
+    """An image: `status` is ok, or why it has no embedding."""
     return pa.schema(
         [
             ("ordinal", pa.int64()),
@@ -53,7 +53,7 @@ def embedding_type(dimension: int) -> pa.Schema:
 
 
 def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """What the embeddings of a piece depend on: the encoder, and the pictures where they were downloaded."""
+    """What the embeddings of an image unit depend on: the encoder, and the images where they were downloaded."""
     return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
 
 
@@ -82,11 +82,11 @@ class _Similar(Stage):
         return competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
 
     def _embedded(self, unit: str) -> Embedded | None:
-        """The embeddings of a unit's competitors that have one; None where no picture has any."""
+        """The embeddings of a unit's competitors that have one; None where no image has any."""
         rows = self._competitors(unit)
         tables = []
-        for piece in range(self._plan.pieces(read_json(self.layout.commit("captions", unit))["rows"])):
-            name = piece_name(unit, piece)
+        for image_unit in range(self._plan.image_units(read_json(self.layout.commit("captions", unit))["rows"])):
+            name = image_unit_name(unit, image_unit)
             record = read_json(self.layout.commit(EMBEDDINGS, name))
             for generation in range(record["generations"]):
                 tables.append(read_table(self.layout.data(EMBEDDINGS, generation_name(name, generation))))
@@ -110,7 +110,7 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 @dataclass
 class EmbeddingStage(_Similar, GenerationStage):
-    """See `GenerationStage`. Its units are pieces of caption units, as in stage spotting."""
+    """See `GenerationStage`. Its units are image units, as in stage spotting."""
 
     dataset: Dataset
     encoder: str
@@ -119,8 +119,8 @@ class EmbeddingStage(_Similar, GenerationStage):
     covers: Fingerprints
     """Names the rows of each caption unit that compete."""
     name: str = field(default=EMBEDDINGS, init=False)
-    counted = noun = "pictures"
-    nothing: ClassVar[dict[str, Any]] = {"pictures": 0, "bad": 0}
+    counted = noun = "images"
+    nothing: ClassVar[dict[str, Any]] = {"images": 0, "bad": 0}
 
     def setup(self) -> None:
         super().setup()
@@ -130,27 +130,27 @@ class EmbeddingStage(_Similar, GenerationStage):
         return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
-        parent, piece = place_of(unit)
-        rows, ordinals = self._plan.picture_rows, self._competitors(parent).ordinals
-        return ordinals[(ordinals >= piece * rows) & (ordinals < (piece + 1) * rows)]
+        parent, image_unit = place_of(unit)
+        rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals
+        return ordinals[(ordinals >= image_unit * rows) & (ordinals < (image_unit + 1) * rows)]
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
-    ) -> list[Place]:
+    ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         with TableFile(path) as out:
             record["bad"] += self._embed(unit_of(unit), ordinals, out, heartbeat)
-        record["pictures"] += len(ordinals)
+        record["images"] += len(ordinals)
         return [path]
 
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = self.covers[unit_of(unit)]
 
     def _embed(self, parent: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> int:
-        """Write a row for each picture; how many have no embedding."""
+        """Write a row for each image; how many have no embedding."""
         plan = self._plan
         span = plan.span(parent)
-        waiting: list[tuple[int, bytes | MissingPicture]] = []
+        waiting: list[tuple[int, bytes | MissingImage]] = []
         done = bad = 0
 
         def flush() -> None:
@@ -161,35 +161,35 @@ class EmbeddingStage(_Similar, GenerationStage):
             heartbeat.beat(done)
 
         try:
-            for ordinal, picture in pictures_of(self.layout, parent, span, plan.picture_rows, self.dataset, ordinals):
-                waiting.append((ordinal, picture))
+            for ordinal, image in images_of(self.layout, parent, span, plan.image_rows, self.dataset, ordinals):
+                waiting.append((ordinal, image))
                 if len(waiting) == BATCH:
                     flush()
         except UnreadableFile as error:
-            gone = MissingPicture(reason="picture_unreadable", message=error.message)
+            gone = MissingImage(reason="image_unreadable", message=error.message)
             waiting += [(ordinal, gone) for ordinal in ordinals[done + len(waiting) :].tolist()]
         if waiting:
             flush()
         return bad
 
-    def _write(self, pictures: list[tuple[int, bytes | MissingPicture]], out: TableFile) -> int:
-        given = [picture for _, picture in pictures if isinstance(picture, bytes)]
+    def _write(self, images: list[tuple[int, bytes | MissingImage]], out: TableFile) -> int:
+        given = [image for _, image in images if isinstance(image, bytes)]
         answers = iter(self._encoder.encode(given))
-        results = [next(answers) if isinstance(picture, bytes) else picture for _, picture in pictures]
+        results = [next(answers) if isinstance(image, bytes) else image for _, image in images]
         dimension = self._encoder.dimension
         flat = np.zeros((len(results), dimension), np.float16)
-        for place, result in enumerate(results):
+        for index, result in enumerate(results):
             if isinstance(result, np.ndarray):
-                flat[place] = result
+                flat[index] = result
         bad = [None if isinstance(result, np.ndarray) else result for result in results]
         columns = [
-            pa.array([ordinal for ordinal, _ in pictures], pa.int64()),
+            pa.array([ordinal for ordinal, _ in images], pa.int64()),
             pa.array([_OK if one is None else str(one.reason) for one in bad], pa.string()),
             pa.array(["" if one is None else one.message for one in bad], pa.string()),
             pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), dimension),
         ]
         out.write(pa.table(columns, schema=embedding_type(dimension)))
-        return sum(isinstance(one, BadPicture | MissingPicture) for one in bad)
+        return sum(isinstance(one, UnreadableImage | MissingImage) for one in bad)
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""Stage `spotting`: reads the text in the pictures of rows that survive their caption.
+"""Stage `spotting`: reads the text in the images of rows that survive their caption.
 
-Its units are pieces of caption units. Where pictures are downloaded after they were asked for, what is
+Its units are image units. Where images are downloaded after they were asked for, what is
 said of them in a later generation holds.
 """
 
@@ -18,22 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.spotting.pictures import BadPicture
+from filters.spotting.decode import UnreadableImage
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage
-from pipelines.manifests import MissingPicture, UnreadableFile
+from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.captions import survivors_of
 from pipelines.stages.decisions import NOT_AT_HAND
-from pipelines.stages.downloads import STAGE, downloaded_state, original_sizes, pictures_at_hand, pictures_of, state_of
+from pipelines.stages.downloads import STAGE, downloaded_state, images_at_hand, images_of, original_sizes, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile, read_json
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, piece_name, unit_of
-from pipelines.store.storage import Place, read_table
+from pipelines.store.names import generation_name, image_unit_name, unit_of
+from pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])
@@ -49,19 +49,19 @@ SCHEMA = pa.schema(
         ("bytes", pa.int64()),
     ]
 )
-"""One row per picture asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
-the original; `sha256` and `bytes` are of the picture as stored, null where it is not at hand."""
+"""One row per image asked for: `status` is ok, or why there is no reading; boxes are four corners (x, y) in pixels of
+the original; `sha256` and `bytes` are of the image as stored, null where it is not at hand."""
 
-Asked = tuple[int, bytes | MissingPicture, tuple[int, int] | None]
-"""A row; the file of its picture, or why there is none; width and height of the picture before the download has reduced
+Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
+"""A row; the file of its image, or why there is none; width and height of the image before the download has reduced
 it."""
 
 
-def load_records(layout: Layout, unit: str, pieces: int) -> pa.Table:
+def load_records(layout: Layout, unit: str, image_units: int) -> pa.Table:
     """All spotting records of a caption unit, by ordinal."""
     tables = []
-    for piece in range(pieces):
-        name = piece_name(unit, piece)
+    for image_unit in range(image_units):
+        name = image_unit_name(unit, image_unit)
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
@@ -83,11 +83,11 @@ class SpottingStage(GenerationStage):
     """Of engine, models and settings."""
     settings: SpotterSettings
     survivors: Survivors
-    """The rows whose pictures are read."""
+    """The rows whose images are read."""
     name: str = field(default="spotting", init=False)
-    counted = noun = "pictures"
+    counted = noun = "images"
     hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child beside each worker process
-    nothing: ClassVar[dict[str, Any]] = {"downloads": None, "pictures": 0}
+    nothing: ClassVar[dict[str, Any]] = {"downloads": None, "images": 0}
 
     def setup(self) -> None:
         self._spotter = TextSpotter(self.settings)
@@ -96,7 +96,7 @@ class SpottingStage(GenerationStage):
         self._spotter.close()
 
     def candidates(self, unit: str) -> NDArray[np.int64]:
-        return self.survivors.ordinals(self.layout, unit, self._plan.picture_rows)
+        return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
     def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
         done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
@@ -111,29 +111,29 @@ class SpottingStage(GenerationStage):
 
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
-    ) -> list[Place]:
+    ) -> list[StorePath]:
         path = self.layout.data(self.name, name)
         with TableFile(path, SCHEMA) as out:
-            self._read_pictures(unit, ordinals, out, heartbeat)
-        record["pictures"] += len(ordinals)
+            self._read_images(unit, ordinals, out, heartbeat)
+        record["images"] += len(ordinals)
         return [path]
 
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["downloads"] = downloaded_state(self.layout, unit)
 
-    def _read_pictures(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
+    def _read_images(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
         parent = unit_of(unit)
         plan = self._plan
-        pictures = pictures_of(self.layout, parent, plan.span(parent), plan.picture_rows, self.dataset, ordinals)
+        images = images_of(self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals)
         sizes = original_sizes(self.layout, unit)
         broken: list[UnreadableFile] = []
 
         def asked() -> Iterator[Asked]:
             try:
-                for ordinal, picture in pictures:
-                    yield ordinal, picture, sizes.get(ordinal)
-            except UnreadableFile as error:  # the pages of a picture column may be broken where the captions' are not
+                for ordinal, image in images:
+                    yield ordinal, image, sizes.get(ordinal)
+            except UnreadableFile as error:  # the pages of an image column may be broken where the captions' are not
                 broken.append(error)
 
         rows: list[dict[str, Any]] = []
@@ -147,18 +147,18 @@ class SpottingStage(GenerationStage):
             heartbeat.beat(done)
         for error in broken:
             rest = ordinals[done:].tolist()
-            rows += [_no_reading(ordinal, "picture_unreadable", error.message) for ordinal in rest]
+            rows += [_no_reading(ordinal, "image_unreadable", error.message) for ordinal in rest]
         out.write(pa.Table.from_pylist(rows, SCHEMA))
 
 
 class SpottingAnnotation(GenerationAnnotator):
-    """Text is read in the pictures of rows that pass their captions."""
+    """Text is read in the images of rows that pass their captions."""
 
     name = "spotting"
 
     def stage(self) -> SpottingStage:
         settings, work = self.settings, self.work
-        at_hand = pictures_at_hand(work.layout, work.plan.pictures)
+        at_hand = images_at_hand(work.layout, work.plan.images)
         spotter = TextSpotter(settings.spotter)
         known = work.models[self.name] = spotter.provenance() if at_hand else {}
         return SpottingStage(
@@ -187,7 +187,7 @@ class SpottingAnnotation(GenerationAnnotator):
         if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
-            f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their pictures are "
+            f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their images are "
             "read"
         )
 
@@ -196,28 +196,28 @@ class SpottingAnnotation(GenerationAnnotator):
 
 
 def _replaced(before: list[Any] | None, now: list[Any] | None) -> bool:
-    """Whether pictures that were read were downloaded anew since; another generation leaves them as they are."""
+    """Whether images that were read were downloaded anew since; another generation leaves them as they are."""
     if before is None or now is None:
         return False
     return before[0] != now[0] or before[1] > now[1] or (before[1] == now[1] and before[2:] != now[2:])
 
 
 def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[str, Any]]:
-    """Rows of `SCHEMA`, in order: what each picture says, or why it could not be read. Few pictures are in memory at a
+    """Rows of `SCHEMA`, in order: what each image says, or why it could not be read. Few images are in memory at a
     time, as many as the spotter takes in one go."""
-    waiting: deque[tuple[int, MissingPicture | dict[str, Any], tuple[int, int] | None]] = deque()
+    waiting: deque[tuple[int, MissingImage | dict[str, Any], tuple[int, int] | None]] = deque()
 
     def at_hand() -> Iterator[bytes]:
-        for ordinal, picture, original in asked:
-            if isinstance(picture, MissingPicture):
-                waiting.append((ordinal, picture, original))
+        for ordinal, image, original in asked:
+            if isinstance(image, MissingImage):
+                waiting.append((ordinal, image, original))
                 continue
-            given = {"sha256": hashlib.sha256(picture).digest(), "bytes": len(picture)}
+            given = {"sha256": hashlib.sha256(image).digest(), "bytes": len(image)}
             waiting.append((ordinal, given, original))
-            yield picture
+            yield image
 
     def absent() -> Iterator[dict[str, Any]]:
-        while waiting and isinstance(missing := waiting[0][1], MissingPicture):
+        while waiting and isinstance(missing := waiting[0][1], MissingImage):
             yield _no_reading(waiting.popleft()[0], missing.reason, missing.message)
 
     for result in spotter.spot(at_hand()):
@@ -228,8 +228,8 @@ def read_texts(spotter: TextSpotter, asked: Iterable[Asked]) -> Iterator[dict[st
     yield from absent()
 
 
-def _reading(ordinal: int, result: Spotting | BadPicture, original: tuple[int, int] | None) -> dict[str, Any]:
-    if isinstance(result, BadPicture):
+def _reading(ordinal: int, result: Spotting | UnreadableImage, original: tuple[int, int] | None) -> dict[str, Any]:
+    if isinstance(result, UnreadableImage):
         return _no_reading(ordinal, str(result.reason), result.message)
     width, height = original or (result.width, result.height)
     x, y = width / result.width, height / result.height

@@ -1,6 +1,6 @@
-"""Picture units: pieces of caption units, each with the survivors of the caption rules in a range of rows.
+"""Image units: parts of caption units, each with the survivors of the caption rules in a range of rows.
 
-What was fetched or read for a piece stays: a preset that lets more rows through adds a generation to it, and a preset
+What was fetched or read for an image unit stays: a preset that lets more rows through adds a generation to it, and a preset
 that lets fewer through finds all it needs.
 """
 
@@ -33,11 +33,11 @@ def survivors(preset: Preset, annotations: str) -> str:
 
 @dataclass(frozen=True)
 class Survivors:
-    """The rows whose pictures are wanted."""
+    """The rows whose images are wanted."""
 
     preset: Preset
     captions_decide: bool
-    """False where the captions stage is not asked for: the pictures of all rows are wanted."""
+    """False where the captions stage is not asked for: the images of all rows are wanted."""
     annotations: str
     """Fingerprint of the caption annotations: other annotations let other rows through."""
 
@@ -48,25 +48,25 @@ class Survivors:
 
     @property
     def covers(self) -> set[str]:
-        """Names of what a finished piece holds."""
+        """Names of what a finished image unit holds."""
         if not self.captions_decide:
             return {all_rows(self.preset)}
         return {survivors(preset, self.annotations) for preset in self._presets}
 
     @property
     def needed(self) -> set[str]:
-        """A piece that covers any of these has all that the preset asks for."""
+        """An image unit that covers any of these has all that the preset asks for."""
         mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
         return {all_rows(self.preset)} | mine
 
     def are_covered(self, record: dict[str, Any] | None, fingerprint: str) -> bool:
-        """Whether a commit record says that a piece is done."""
+        """Whether a commit record says that an image unit is done."""
         return bool(record and record["fingerprint"] == fingerprint and self.needed & set(record["covers"]))
 
-    def ordinals(self, layout: Layout, piece: str, picture_rows: int) -> NDArray[np.int64]:
-        """Ordinals of the wanted rows of a picture unit."""
-        unit, number = place_of(piece)
-        first, stop = number * picture_rows, (number + 1) * picture_rows
+    def ordinals(self, layout: Layout, image_unit: str, image_rows: int) -> NDArray[np.int64]:
+        """Ordinals of the wanted rows of an image unit."""
+        unit, number = place_of(image_unit)
+        first, stop = number * image_rows, (number + 1) * image_rows
         columns = None if self.captions_decide else ["ordinal", "caption"]
         found = [np.empty(0, np.int64)]
         for rows in row_groups(layout.data("captions", unit), columns, between=("ordinal", first, stop)):

@@ -43,10 +43,10 @@ class Tally:
     kept: list[int] = field(default_factory=list)
     """Ordinals of the rows in kept/, in their order there."""
 
-    def lose(self, stage: str, letters: pa.Table) -> None:
+    def lose(self, stage: str, dead_letters: pa.Table) -> None:
         """Count dead letters."""
-        self.dead.update(letters["error"].to_pylist())
-        self.lost[stage] += letters.num_rows
+        self.dead.update(dead_letters["error"].to_pylist())
+        self.lost[stage] += dead_letters.num_rows
 
     def example(self, reason: str, uid: str, ordinal: int, most: int) -> None:
         """Remember the rows with the lowest uids: a fixed choice that is random with respect to content."""

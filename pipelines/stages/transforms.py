@@ -32,7 +32,7 @@ from filters.spotting.settings import SpotterSettings
 from filters.spotting.spotter import TextSpotter
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.datasets.naming import listing
-from pipelines.manifests import Batch, MissingPicture, read_rows
+from pipelines.manifests import Batch, MissingImage, read_rows
 from pipelines.manifests.columns import kind_of
 from pipelines.stages.captions import identities
 from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
@@ -74,7 +74,7 @@ class SpotText(beam.PTransform[Any, Any]):
     """Reads the text in images: batches to the same rows with a column `spotting`.
 
     A bad image costs its row: `status` is then not `ok`, and `message` says why. A row without an image has the status
-    `picture_not_at_hand`. OCR costs as much as 40 parses: with `preset` only those images are read whose caption
+    `image_not_available`. OCR costs as much as 40 parses: with `preset` only those images are read whose caption
     passes it, and the other rows' `spotting` is null.
 
     Args:
@@ -182,13 +182,13 @@ class _Spot(beam.DoFn):
         _need(table, self._image, "name the column with the bytes of the images: image=...")
         column = table[self._image]
         kind = kind_of(column.type)
-        if kind not in ("bytes", "picture", "null"):
+        if kind not in ("bytes", "image", "null"):
             raise ValueError(f"column {self._image!r} is {column.type}; SpotText reads the bytes of image files")
         wanted = self._wanted(table)
         images = column.take(pa.array(wanted)).to_pylist()
-        if kind == "picture":
+        if kind == "image":
             images = [image and image["bytes"] for image in images]
-        absent = MissingPicture(reason="picture_not_at_hand", message=f"the row has no image in column {self._image!r}")
+        absent = MissingImage(reason="image_not_available", message=f"the row has no image in column {self._image!r}")
         rows = list(read_texts(self._spotter, ((0, absent if image is None else image, None) for image in images)))
         yield _with_column(table, SPOTTING, pa.Table.from_pylist(rows, pa.schema(list(_RECORD))), wanted, _RECORD)
 
@@ -238,7 +238,7 @@ class _Decide(beam.DoFn):
         return {
             "kept": output.filter(pa.array((verdict.reasons == KEPT).astype(bool))),
             "rejected": rejected_rows(output, verdict.reasons, self._stage_of),
-            "dead_letter": _letters(_own(table), lost),
+            "dead_letter": _dead_letters(_own(table), lost),
         }
 
 
@@ -276,7 +276,7 @@ def _own(table: pa.Table) -> pa.Table:
     return table.drop_columns([name for name in (ANNOTATIONS, SPOTTING) if name in table.column_names])
 
 
-def _letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
+def _dead_letters(rows: pa.Table, lost: list[tuple[int, str, str, str]]) -> pa.Table:
     """Dead letters: of rows their place, and stage, error, message."""
     lost = sorted(lost)
     columns = making_way(rows.take(pa.array([place for place, *_ in lost], pa.int64())), ("stage", "error", "message"))

@@ -11,13 +11,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from filters.presets import Preset
-from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_pictures
+from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_images
 from pipelines.stages.judge import Judge
 from pipelines.store.layout import Layout
 
 
 class NotLookedAt(RuntimeError):
-    """Rows survive their captions, and nobody has looked at their pictures."""
+    """Rows survive their captions, and nobody has looked at their images."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Verdict:
     reasons: Reasons
     """`KEPT`, a reason of the cascade, or `DEAD`."""
     overlaps: NDArray[np.int64]
-    """Characters of the caption found in the picture; `NOT_READ` where it was not asked for."""
+    """Characters of the caption found in the image; `NOT_READ` where it was not asked for."""
     found: NDArray[np.int64] | None
     """The place of each row's spotting record, -1 where its cascade ended before; None where spotting is not asked."""
 
@@ -46,7 +46,7 @@ def judge(
 
     Args:
         rows: rows of `stages.captions`, with annotations where captions decide.
-        records: what `picture_records` says of the unit, None where pictures decide nothing.
+        records: what `image_records` says of the unit, None where images decide nothing.
         preset: the thresholds.
         stages: those that are asked for.
         layout: of the output folder.
@@ -77,8 +77,8 @@ def judge_by_filters(
     if (found[alive] < 0).any():
         raise NotLookedAt(f"unit {unit}: rows that no spotting unit has looked at; nothing is decided of them")
     theirs = records.take(pa.array(found[alive]))
-    pictures = judge_pictures(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, preset)
-    reasons[alive], overlaps[alive] = pictures.reasons, pictures.overlaps
+    images = judge_images(rows["caption"].take(pa.array(alive)).to_pylist(), theirs, preset)
+    reasons[alive], overlaps[alive] = images.reasons, images.overlaps
     # A row shows evidence as far as its cascade came, whatever other presets had read besides.
     found[np.setdiff1d(np.arange(len(found)), alive)] = -1
     return Verdict(captions, reasons, overlaps, found)

@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from common import files
 from common.files import TEMPORARY, naming, sync, temporary_beside
-from pipelines.store.storage import Place, is_local, read_bytes
+from pipelines.store.storage import StorePath, is_local, read_bytes
 
 
 @contextmanager
-def published(path: Place) -> Iterator[Path]:
+def published(path: StorePath) -> Iterator[Path]:
     """Yields a temporary local path to write to; on leaving, the file appears under `path` at once. On an error
     nothing appears, and an error of the disk names the file."""
     if is_local(path):
@@ -38,19 +38,19 @@ def published(path: Place) -> Iterator[Path]:
         path.fs.put_file(str(temporary), path.path)
 
 
-def publish_json(path: Place, value: Any) -> None:
+def publish_json(path: StorePath, value: Any) -> None:
     """Write `value` as JSON."""
     with published(path) as temporary:
         temporary.write_text(_json(value), encoding="utf-8", errors="surrogatepass")
 
 
-def publish_bytes(path: Place, content: bytes) -> None:
+def publish_bytes(path: StorePath, content: bytes) -> None:
     """Write a file of bytes."""
     with published(path) as temporary:
         temporary.write_bytes(content)
 
 
-def publish_first(path: Place, value: Any) -> bool:
+def publish_first(path: StorePath, value: Any) -> bool:
     """Write `value` as JSON unless `path` exists. Of several writers at once one wins; True for that one."""
     content = _json(value).encode("utf-8", "surrogatepass")
     if not is_local(path):
@@ -78,7 +78,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1) + "\n"
 
 
-def publish_table(path: Place, table: pa.Table) -> None:
+def publish_table(path: StorePath, table: pa.Table) -> None:
     """Write a table as Parquet, zstd."""
     with published(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
@@ -89,7 +89,7 @@ class TableFile:
     that of the first table. Where no table was written (and `schema` is None) no file appears, and one of that name
     that lay there is removed."""
 
-    def __init__(self, path: Place, schema: pa.Schema | None = None):
+    def __init__(self, path: StorePath, schema: pa.Schema | None = None):
         self._path, self._schema = path, schema
         self._writer: pq.ParquetWriter | None = None
         self._context = published(path)
@@ -130,7 +130,7 @@ class Garbled(RunFailed):
     """A file of ours that holds no JSON any more."""
 
 
-def read_json(path: Place) -> Any:
+def read_json(path: StorePath) -> Any:
     """The content of a JSON file, None where there is no file.
 
     Raises:
@@ -144,7 +144,7 @@ def read_json(path: Place) -> Any:
         raise Garbled(f"{path} holds no JSON ({error}); remove it, and the same command makes it again") from error
 
 
-def remove(path: Place) -> None:
+def remove(path: StorePath) -> None:
     """Delete a file, where there is one."""
     try:
         path.unlink()
@@ -152,7 +152,7 @@ def remove(path: Place) -> None:
         return
 
 
-def retract(record: Place) -> None:
+def retract(record: StorePath) -> None:
     """Take back a commit record before what it vouches for is replaced: a kill in between must leave a unit undone, not
     the old record beside new files."""
     if record.exists():
@@ -161,7 +161,7 @@ def retract(record: Place) -> None:
             sync(record.parent)
 
 
-def remove_leftovers(folder: Place) -> None:
+def remove_leftovers(folder: StorePath) -> None:
     """Delete temporary files and folders of killed runs below `folder`; an object store keeps none."""
     if is_local(folder):
         for left in list(folder.rglob(f"{TEMPORARY}*")):

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place
+from pipelines.store.storage import StorePath
 
 
 def fingerprint_of(*parts: Any) -> str:
@@ -27,7 +27,7 @@ def fingerprint_of(*parts: Any) -> str:
 class Fingerprints:
     """Of the units of a stage. Only the place of their file travels to the workers."""
 
-    path: Place
+    path: StorePath
 
     @classmethod
     def published(cls, layout: Layout, stage: str, units: Mapping[str, str]) -> Fingerprints:
@@ -46,5 +46,5 @@ class Fingerprints:
             raise FileNotFoundError(f"{self.path} is not there; is the output folder on storage that all workers see?")
         return found
 
-    def __getstate__(self) -> dict[str, Place]:
+    def __getstate__(self) -> dict[str, StorePath]:
         return {"path": self.path}

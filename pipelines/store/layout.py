@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.store.storage import Place, is_local
+from pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
 """What becomes of rows: each kind has a part of every unit that has such rows."""
@@ -18,10 +18,10 @@ KINDS = ("kept", "rejected", "dead_letter")
 class Layout:
     """Paths of one output folder."""
 
-    root: Place
+    root: StorePath
 
     @property
-    def work(self) -> Place:
+    def work(self) -> StorePath:
         """Annotations and commit records; needed for resuming and for other presets."""
         return self.root / "work"
 
@@ -35,41 +35,41 @@ class Layout:
         return Path(tempfile.gettempdir()) / f"diht-{os.getuid()}-{name}"  # containers have users without names
 
     @property
-    def plan(self) -> Place:
+    def plan(self) -> StorePath:
         """The plan, see `pipelines.plan`."""
         return self.work / "plan.json"
 
     @property
-    def exported(self) -> Place:
+    def exported(self) -> StorePath:
         """Which decisions subset, shards and report were made from."""
         return self.work / "exported.json"
 
-    def commits(self, stage: str) -> Place:
+    def commits(self, stage: str) -> StorePath:
         """The folder of a stage's commit records."""
         return self.work / stage / "commits"
 
-    def commit(self, stage: str, unit: str) -> Place:
+    def commit(self, stage: str, unit: str) -> StorePath:
         """The commit record of a unit."""
         return self.commits(stage) / f"{unit}.json"
 
-    def fingerprints(self, stage: str) -> Place:
+    def fingerprints(self, stage: str) -> StorePath:
         """What each unit of a stage is done from, see `fingerprints`. One file a stage: a worker that outlives
         its driver must not read what a later stage is done from."""
         return self.work / stage / "fingerprints.json"
 
-    def failed(self, stage: str, unit: str) -> Place:
+    def failed(self, stage: str, unit: str) -> StorePath:
         """Why a unit is set aside."""
         return self.work / stage / "failed" / f"{unit}.json"
 
-    def data(self, stage: str, unit: str) -> Place:
+    def data(self, stage: str, unit: str) -> StorePath:
         """The annotations of a unit."""
         return self.work / stage / "data" / f"{unit}.parquet"
 
-    def slices(self, stage: str, unit: str) -> Place:
+    def slices(self, stage: str, unit: str) -> StorePath:
         """Records of a unit in parts, see dedup/slices.py."""
         return self.work / stage / "data" / f"{unit}.slices"
 
-    def dead(self, unit: str) -> Place:
+    def dead(self, unit: str) -> StorePath:
         """The broken rows that reading the manifest met in a unit."""
         return self.work / "captions" / "dead" / f"{unit}.parquet"
 
@@ -77,10 +77,10 @@ class Layout:
         """Says that a unit is being worked on, and how many rows it has done so far."""
         return self.scratch / stage / "progress" / unit
 
-    def part(self, kind: str, unit: str) -> Place:
+    def part(self, kind: str, unit: str) -> StorePath:
         """A final part, of one of `KINDS`."""
         return self.root / kind / f"part-{unit}.parquet"
 
-    def shards(self, unit: str) -> Place:
+    def shards(self, unit: str) -> StorePath:
         """The first name of a unit's shards, without number and ending."""
         return self.root / "shards" / unit

@@ -1,24 +1,24 @@
-"""Names of units: of a caption unit, of its pieces, whose pictures are done together, and of passes over a piece."""
+"""Names of units: of a caption unit, of its image units, and of passes over these."""
 
 from __future__ import annotations
 
 
-def piece_name(unit: str, piece: int) -> str:
-    """Name of a picture unit."""
-    return f"{unit}.{piece:04d}"
+def image_unit_name(unit: str, image_unit: int) -> str:
+    """Name of an image unit."""
+    return f"{unit}.{image_unit:04d}"
 
 
-def place_of(piece: str) -> tuple[str, int]:
-    """The caption unit of a picture unit, and which of its pieces it is."""
-    unit, _, number = piece.rpartition(".")
+def place_of(image_unit: str) -> tuple[str, int]:
+    """The caption unit of an image unit, and which of its image units it is."""
+    unit, _, number = image_unit.rpartition(".")
     return unit, int(number)
 
 
 def unit_of(name: str) -> str:
-    """The caption unit that a picture unit, or a file of one, belongs to; of a caption unit itself."""
+    """The caption unit that an image unit, or a file of one, belongs to; of a caption unit itself."""
     return name.partition(".")[0]
 
 
-def generation_name(piece: str, generation: int) -> str:
-    """Name of the file of one pass over a picture unit."""
-    return f"{piece}.g{generation}"
+def generation_name(image_unit: str, generation: int) -> str:
+    """Name of the file of one pass over an image unit."""
+    return f"{image_unit}.g{generation}"

@@ -7,11 +7,11 @@ from typing import Any
 
 from pipelines.store.commit import Garbled, RunFailed, publish_json, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import Place, each, size_of, sizes
+from pipelines.store.storage import StorePath, each, size_of, sizes
 
 
 def publish_record(
-    layout: Layout, path: Place, record: Mapping[str, Any], files: Iterable[Place], planned: bool = True
+    layout: Layout, path: StorePath, record: Mapping[str, Any], files: Iterable[StorePath], planned: bool = True
 ) -> None:
     """Write a commit record that vouches for these files, those of them that are there, and for what the record before
     vouched for. `planned`: the output folder holds a plan, unless it was removed.
@@ -42,7 +42,7 @@ class Vouched:
         self._layout = layout
         self._listed: dict[str, dict[str, int]] = {}
 
-    def read(self, path: Place) -> dict[str, Any] | None:
+    def read(self, path: StorePath) -> dict[str, Any] | None:
         """The record, empty where it is garbled; None where there is none."""
         try:
             found = read_json(path)
@@ -55,7 +55,7 @@ class Vouched:
         vouch for none."""
         return bool(record) and all(self._is_there(name, size) for name, size in record.get("files", {}).items())
 
-    def current(self, path: Place) -> dict[str, Any]:
+    def current(self, path: StorePath) -> dict[str, Any]:
         """A record that holds; empty where there is none."""
         record = self.read(path)
         return record if record and self.holds(record) else {}
@@ -68,5 +68,5 @@ class Vouched:
         return self._listed[folder].get(file) == size or size_of(self._layout.root / name) == size
 
 
-def _name(layout: Layout, file: Place) -> str:
+def _name(layout: Layout, file: StorePath) -> str:
     return str(file).removeprefix(str(layout.root)).lstrip("/")

@@ -21,7 +21,7 @@ from upath import UPath
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-Place = Path | UPath
+StorePath = Path | UPath
 """A file or folder, local or remote."""
 
 _T = TypeVar("_T")
@@ -31,7 +31,7 @@ that they have replaced it, unless they are told not to."""
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
-def place(text: str | Place) -> Place:
+def store_path(text: str | StorePath) -> StorePath:
     """The path that a user's text names. Raises ValueError or ImportError where its protocol is not to be had."""
     if not isinstance(text, str):
         return text
@@ -43,12 +43,12 @@ def place(text: str | Place) -> Place:
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
 
 
-def is_local(path: Place) -> TypeIs[Path]:
+def is_local(path: StorePath) -> TypeIs[Path]:
     """Whether a path is on a disk that this machine has mounted."""
     return isinstance(path, Path)
 
 
-def in_memory(path: Place) -> bool:
+def in_memory(path: StorePath) -> bool:
     """Whether a path is in the memory of this process, which no worker sees and which goes with it."""
     return not is_local(path) and path.protocol == "memory"
 
@@ -60,7 +60,7 @@ def on_this_machine(address: str) -> bool:
     return not found or protocol in ("file", "local", "memory")
 
 
-def open_parts(path: Place) -> IO[bytes]:
+def open_parts(path: StorePath) -> IO[bytes]:
     """Opens a file of which parts are read. Of a remote one nothing else is fetched; clients' own values (S3: 50 MB
     beyond each read) are for who reads a file to its end."""
     if is_local(path):
@@ -69,7 +69,7 @@ def open_parts(path: Place) -> IO[bytes]:
     return handle
 
 
-def read_table(path: Place, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
+def read_table(path: StorePath, columns: list[str] | None = None, filters: list[Any] | None = None) -> pa.Table:
     """A Parquet file, or some of its columns and rows."""
     if is_local(path):
         return pq.read_table(path, columns=columns, filters=filters)
@@ -78,7 +78,7 @@ def read_table(path: Place, columns: list[str] | None = None, filters: list[Any]
 
 
 def row_groups(
-    path: Place, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
+    path: StorePath, columns: list[str] | None = None, between: tuple[str, int, int] | None = None
 ) -> Iterator[pa.Table]:
     """A Parquet file of ours, one row group at a time, so that it takes no more memory than it took to write; before
     them a table without rows, for its schema.
@@ -102,7 +102,7 @@ def _overlaps(file: pq.ParquetFile, group: int, column: str, first: int, stop: i
     return known is None or not known.has_min_max or (known.min < stop and known.max >= first)
 
 
-def read_bytes(path: Place) -> bytes:
+def read_bytes(path: StorePath) -> bytes:
     """A whole file. Raises FileNotFoundError where there is none."""
     if is_local(path):
         return path.read_bytes()
@@ -110,7 +110,7 @@ def read_bytes(path: Place) -> bytes:
     return content
 
 
-def read_range(path: Place, start: int, stop: int) -> bytes:
+def read_range(path: StorePath, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of a file, fewer where it ends before; no others are fetched."""
     if not is_local(path):
         content: bytes = path.fs.cat_file(path.path, start=start, end=stop)
@@ -119,7 +119,7 @@ def read_range(path: Place, start: int, stop: int) -> bytes:
         return os.pread(file.fileno(), stop - start, start)
 
 
-def row_count(path: Place) -> int:
+def row_count(path: StorePath) -> int:
     """Rows of a Parquet file, from its footer; 0 where there is no file."""
     try:
         with open_parts(path) as file:
@@ -128,7 +128,7 @@ def row_count(path: Place) -> int:
         return 0
 
 
-def each(do: Callable[[_T], Any], items: Iterable[_T], root: Place) -> Iterator[Any]:
+def each(do: Callable[[_T], Any], items: Iterable[_T], root: StorePath) -> Iterator[Any]:
     """`do` of every item, in order; many at once where `root` is remote."""
     yield from map(do, items) if is_local(root) else many_at_once(do, items)
 
@@ -139,7 +139,7 @@ def many_at_once(do: Callable[[_T], Any], items: Iterable[_T]) -> Iterator[Any]:
         yield from pool.map(do, items)
 
 
-def stamps(folder: Place, ending: str) -> dict[str, Any]:
+def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
     """The files of a folder by name without `ending`, each with something that changes when the file is replaced."""
     found = (
         {name: status.st_mtime_ns if status else 0 for name, status in _on_disk(folder)}
@@ -149,14 +149,14 @@ def stamps(folder: Place, ending: str) -> dict[str, Any]:
     return {name.removesuffix(ending): stamp for name, stamp in found.items() if name.endswith(ending)}
 
 
-def sizes(folder: Place) -> dict[str, int]:
+def sizes(folder: StorePath) -> dict[str, int]:
     """The bytes of the files of a folder, by name: one listing."""
     if is_local(folder):
         return {name: status.st_size for name, status in _on_disk(folder) if status}
     return {name: int(info["size"] or 0) for name, info in _in_store(folder)}
 
 
-def size_of(path: Place) -> int | None:
+def size_of(path: StorePath) -> int | None:
     """The bytes of a file, None where there is none."""
     try:
         return int(path.stat().st_size if is_local(path) else path.fs.info(path.path)["size"])

@@ -151,15 +151,15 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     "a WebP of a larger canvas": (lambda: webp_of(2**24, 2**8 - 1), "too_many_pixels"),
     "a WebP of EXIF that repeats itself": (lambda: webp_with(riff(b"EXIF", exif_of_everything(4_000_000))), "ok"),
     "a WebP of 400,000 chunks": (lambda: webp_with(riff(b"abcd", b"") * 400_000), "too_complex"),
-    "a BMP of ends of lines": (lambda: run_length_bmp(9_000), "not_a_picture"),
-    "a TIFF of one tile": (lambda: tiff_of_one_tile(26_000), "not_a_picture"),
-    "a TIFF of tags that repeat themselves": (lambda: exif_of_everything(4_000_000), "not_a_picture"),
-    "an ICO of a large PNG": (lambda: ico_of(flat_png(13_000)), "not_a_picture"),
-    "an AVIF whose header lies": (lambda: avif_that_lies(3_000), "not_a_picture"),
-    "a JPEG 2000": (lambda: encode(noise(), "JPEG2000"), "not_a_picture"),
-    "an ICNS": (lambda: encode(noise(64, 64), "ICNS"), "not_a_picture"),
-    "a DDS": (lambda: encode(noise(), "DDS"), "not_a_picture"),
-    "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/) run\n", "not_a_picture"),
+    "a BMP of ends of lines": (lambda: run_length_bmp(9_000), "not_an_image"),
+    "a TIFF of one tile": (lambda: tiff_of_one_tile(26_000), "not_an_image"),
+    "a TIFF of tags that repeat themselves": (lambda: exif_of_everything(4_000_000), "not_an_image"),
+    "an ICO of a large PNG": (lambda: ico_of(flat_png(13_000)), "not_an_image"),
+    "an AVIF whose header lies": (lambda: avif_that_lies(3_000), "not_an_image"),
+    "a JPEG 2000": (lambda: encode(noise(), "JPEG2000"), "not_an_image"),
+    "an ICNS": (lambda: encode(noise(64, 64), "ICNS"), "not_an_image"),
+    "a DDS": (lambda: encode(noise(), "DDS"), "not_an_image"),
+    "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/) run\n", "not_an_image"),
 }
 """Name to what makes it, and what is to become of it: `ok` or a reason."""
 
@@ -194,11 +194,11 @@ import json, resource, sys
 from pathlib import Path
 from PIL import Image
 from common.images import BadImage
-from filters.spotting.pictures import PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, decode_image
 
 def outcome(data):
     try:
-        decode_picture(data, PictureLimits(decode_side=0))
+        decode_image(data, DecodeLimits(decode_side=0))
     except BadImage as bad:
         return str(bad.reason)
     return "ok"

@@ -122,9 +122,9 @@ def test_many_mutations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for batch in range(BATCHES):
         folder = tmp_path / str(batch)
         folder.mkdir()
-        files = {f"{place:05d}": _mutated(draw.choice(kinds), kinds, draw) for place in range(BATCH)}
+        files = {f"{index:05d}": _mutated(draw.choice(kinds), kinds, draw) for index in range(BATCH)}
         found.update(decoded_within(files, folder, megabytes=250, seconds=200).values())
     with capsys.disabled():
         print(f"\n{found.total():,} mutated images: {dict(found.most_common())}")
     assert found.total() == BATCHES * BATCH and set(found) <= {"ok", *REASONS}
-    assert {"ok", "not_a_picture", "truncated", "corrupt", "too_many_pixels"} <= set(found), "it reaches every part"
+    assert {"ok", "not_an_image", "truncated", "corrupt", "too_many_pixels"} <= set(found), "it reaches every part"

@@ -104,7 +104,7 @@ def a_task(name: str, kind: str, metric: str, **more: Any) -> Task:
     )
 
 
-def picture(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:
+def image(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:
     """A colour with some noise that depends on `number` alone."""
     noise = np.random.default_rng(number).integers(-20, 20, (size[1], size[0], 3))
     return Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))
@@ -112,12 +112,12 @@ def picture(colour: str = "red", number: int = 0, size: tuple[int, int] = (40, 3
 
 @pytest.fixture
 def colour_set(tmp_path: Path) -> Callable[..., Path]:
-    """Writes `n` coloured pictures of three classes as a webdataset; returns the data root."""
+    """Writes `n` coloured images of three classes as a webdataset; returns the data root."""
 
     def write(name: str = "colours", n: int = 12, names: Sequence[str] = tuple(COLOURS), split: str = "test") -> Path:
         root = tmp_path / "data"
         samples = (
-            (f"s{index:04d}", {"jpg": jpeg(picture(names[index % 3], index)), "cls": str(index % 3)})
+            (f"s{index:04d}", {"jpg": jpeg(image(names[index % 3], index)), "cls": str(index % 3)})
             for index in range(n)
         )
         write_webdataset(

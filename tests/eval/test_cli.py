@@ -14,7 +14,7 @@ import pytest
 from eval import cli, compare
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.fewshot import METHODS
-from tests.eval.conftest import COLOURS, picture, write_tiny
+from tests.eval.conftest import COLOURS, image, write_tiny
 
 SUITE = """
 name: mine
@@ -58,7 +58,7 @@ tasks:
 def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
     """Data of three of the suite's four tasks, and the command that evaluates it."""
     data, names = tmp_path / "data", list(COLOURS)
-    shots = [jpeg(picture(names[index % 3], index)) for index in range(12)]
+    shots = [jpeg(image(names[index % 3], index)) for index in range(12)]
     for split in ("train", "test"):
         classes = [(f"{split}{i}", {"jpg": shot, "cls": str(i % 3)}) for i, shot in enumerate(shots)]
         folder = data / ("colours" if split == "test" else "other")
@@ -141,7 +141,7 @@ def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch
 
 
 RECORD = {
-    "data": ("title", "split", "items", "pictures_sha256", "labels_sha256", "licence"),
+    "data": ("title", "split", "items", "images_sha256", "labels_sha256", "licence"),
     "model": (
         "name",
         "weights_sha256",
@@ -222,7 +222,7 @@ def test_another_training_split_is_probed_anew(world: Any) -> None:
     record = world["out"] / "few_shot" / "colours.json"
     before = json.loads(record.read_text(encoding="utf-8"))["shots"]
     names = list(COLOURS)
-    classes = [(f"new{i}", {"jpg": jpeg(picture(names[i % 3], 70 + i)), "cls": str(i % 3)}) for i in range(12)]
+    classes = [(f"new{i}", {"jpg": jpeg(image(names[i % 3], 70 + i)), "cls": str(i % 3)}) for i in range(12)]
     write_webdataset(world["data"] / "new", classes, split="train", class_names=names, templates=["a {c} thing"])
     shutil.rmtree(world["data"] / "colours" / "train")
     (world["data"] / "new" / "train").rename(world["data"] / "colours" / "train")
@@ -232,7 +232,7 @@ def test_another_training_split_is_probed_anew(world: Any) -> None:
 
 def test_results_kept_of_other_data_are_not_used(world: Any) -> None:
     assert cli.main(world["command"]) == 0
-    shots = [(f"t{i}", {"jpg": jpeg(picture("red", 50 + i)), "txt": f"new {i}"}) for i in range(7)]
+    shots = [(f"t{i}", {"jpg": jpeg(image("red", 50 + i)), "txt": f"new {i}"}) for i in range(7)]
     write_webdataset(world["data"] / "told", shots, kind="retrieval")
     assert cli.main(world["command"]) == 0
     assert next(row for row in rows(world) if row["task"] == "told")["n"] == 7

@@ -33,7 +33,7 @@ def items(hits: Any, clusters: Any = None, keys: Any = None, label: Any = None, 
 
 
 def row(task: str, metric: str, value: float | None, kind: str = "classification", **protocol: Any) -> dict[str, Any]:
-    base = {"data": {"pictures_sha256": "p", "labels_sha256": "l"}, "model": {"name": "x"}}
+    base = {"data": {"images_sha256": "p", "labels_sha256": "l"}, "model": {"name": "x"}}
     return {
         "task": task,
         "kind": kind,
@@ -81,13 +81,11 @@ def test_the_better_model_is_found_whatever_the_order_of_items(
     assert back.difference == pytest.approx(-found.difference) and back.p == found.p
 
 
-def test_captions_are_compared_by_picture(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
+def test_captions_are_compared_by_image(tmp_path: Path, hits: tuple[np.ndarray, np.ndarray]) -> None:
     a, b = hits
-    pictures = np.arange(600) // 5
+    images = np.arange(600) // 5
     folders = [
-        write(
-            tmp_path / name, [row("flickr", "recall@1", float(x.mean()), "retrieval")], {"flickr": items(x, pictures)}
-        )
+        write(tmp_path / name, [row("flickr", "recall@1", float(x.mean()), "retrieval")], {"flickr": items(x, images)})
         for name, x in (("a", a), ("b", b))
     ]
     (found,) = compare(*folders).tasks
@@ -140,7 +138,7 @@ def test_tasks_on_the_same_images_share_their_luck_in_the_average(
     for kind, other_images in (("shared", "p"), ("apart", "q")):
         folders = []
         for name, of in (("a", a), ("b", b)):
-            data = {"pictures_sha256": other_images, "labels_sha256": "l"}
+            data = {"images_sha256": other_images, "labels_sha256": "l"}
             rows = [top1(of), row("again", "top1", float(of.mean()), data=data)]
             folders.append(write(tmp_path / kind / name, rows, {"cats": items(of), "again": items(of)}))
         average = compare(*folders).average
@@ -162,10 +160,10 @@ class TestNotCompared:
         hits = np.ones(19)
         assert self.of(tmp_path, top1(hits), items(hits)) == "not the same items: 1 only in A, 0 only in B"
 
-    def test_other_pictures_under_the_same_keys(self, tmp_path: Path) -> None:
+    def test_other_images_under_the_same_keys(self, tmp_path: Path) -> None:
         hits = np.ones(20)
-        other = top1(hits, data={"pictures_sha256": "q", "labels_sha256": "l"})
-        assert "pictures_sha256" in self.of(tmp_path, other, items(hits))
+        other = top1(hits, data={"images_sha256": "q", "labels_sha256": "l"})
+        assert "images_sha256" in self.of(tmp_path, other, items(hits))
 
     def test_other_labels(self, tmp_path: Path) -> None:
         hits = np.ones(20)
@@ -201,12 +199,12 @@ def test_protocols_that_differ_are_named(tmp_path: Path) -> None:
 
 def test_cautions_stand_beside_the_difference(tmp_path: Path) -> None:
     hits = np.tile([0, 1], 10)
-    data = {"pictures_sha256": "1", "labels_sha256": "2", "caution": "training pictures of A"}
+    data = {"images_sha256": "1", "labels_sha256": "2", "caution": "training images of A"}
     one, other = (
         write(tmp_path / name, [top1(hits, data=data, templates={"sha256": name})], {"cats": items(hits)})
         for name in ("a", "b")
     )
-    assert compare(one, other).tasks[0].note == "the protocols differ in templates; training pictures of A"
+    assert compare(one, other).tasks[0].note == "the protocols differ in templates; training images of A"
 
 
 class TestCommand:

@@ -19,7 +19,7 @@ from eval.errors import DataBroken, ModelError
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.models import load_model
-from tests.eval.conftest import picture, write_tiny
+from tests.eval.conftest import image, write_tiny
 from tests.forks import Forks
 
 
@@ -27,15 +27,15 @@ class Counted:
     """Wraps a model and counts what its encoders are given."""
 
     def __init__(self, model: Any, stop_after: int | None = None) -> None:
-        self._model, self._stop, self.pictures, self.texts_seen = model, stop_after, 0, 0
+        self._model, self._stop, self.images_seen, self.texts_seen = model, stop_after, 0, 0
 
     def __getattr__(self, name: Any) -> Any:
         return getattr(self._model, name)
 
     def images(self, batch: Any) -> Any:
-        if self._stop is not None and self.pictures >= self._stop:
+        if self._stop is not None and self.images_seen >= self._stop:
             raise KeyboardInterrupt
-        self.pictures += len(batch)
+        self.images_seen += len(batch)
         return self._model.images(batch)
 
     def texts(self, texts: Any) -> Any:
@@ -54,12 +54,12 @@ def data(colour_set: Any, memo: Any) -> Any:
 
 
 def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any, tiny: Any) -> None:
-    features = cache.images(data.pictures)
+    features = cache.images(data.images)
     found = features.all()
     assert found.shape == (14, tiny.width) and found.dtype == np.float32
     assert np.linalg.norm(found, axis=1) == pytest.approx(np.ones(14), abs=1e-5)
-    assert list(features.keys) == list(data.pictures.keys)
-    one = tiny.images(tiny.preprocess(data.pictures.open(9))[None])[0]
+    assert list(features.keys) == list(data.images.keys)
+    one = tiny.images(tiny.preprocess(data.images.open(9))[None])[0]
     assert found[9] == pytest.approx(one, abs=1e-5)
     assert (features.rows(3, 11) == found[3:11]).all()
     given = np.empty((8, features.width), np.float32)
@@ -68,27 +68,27 @@ def test_features_are_unit_vectors_in_the_order_of_the_set(cache: Any, data: Any
         assert (features.take(np.array(wanted, dtype=np.int64)) == found[wanted]).all()
 
 
-def test_an_interrupted_run_goes_on_and_encodes_no_picture_twice(tmp_path: Any, tiny: Any, data: Any) -> None:
+def test_an_interrupted_run_goes_on_and_encodes_no_image_twice(tmp_path: Any, tiny: Any, data: Any) -> None:
     first = counted_model(tiny, stop_after=8)
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache(tmp_path / "f", first, batch=4).images(data.pictures)
+        FeatureCache(tmp_path / "f", first, batch=4).images(data.images)
     second = counted_model(tiny)
-    FeatureCache(tmp_path / "f", second, batch=4).images(data.pictures)
+    FeatureCache(tmp_path / "f", second, batch=4).images(data.images)
     third = counted_model(tiny)
-    FeatureCache(tmp_path / "f", third, batch=5).images(data.pictures)
-    assert (first.pictures, second.pictures, third.pictures) == (8, 6, 0)
+    FeatureCache(tmp_path / "f", third, batch=5).images(data.images)
+    assert (first.images_seen, second.images_seen, third.images_seen) == (8, 6, 0)
 
 
-def test_the_same_pictures_serve_every_task(tmp_path: Any, tiny: Any, colour_set: Any, memo: Any) -> None:
+def test_the_same_images_serve_every_task(tmp_path: Any, tiny: Any, colour_set: Any, memo: Any) -> None:
     classes = read_webdataset(colour_set(n=6) / "colours", "test", "labels", memo, "colours")
-    captions = [(f"s{i:04d}", {"jpg": jpeg(picture(("red", "green", "blue")[i % 3], i)), "txt": "x"}) for i in range(6)]
+    captions = [(f"s{i:04d}", {"jpg": jpeg(image(("red", "green", "blue")[i % 3], i)), "txt": "x"}) for i in range(6)]
     write_webdataset(tmp_path / "texts", captions, kind="retrieval")
     retrieval = read_webdataset(tmp_path / "texts", "test", "captions", memo, "texts")
     model = counted_model(tiny)
     cache = FeatureCache(tmp_path / "f", model)
-    cache.images(classes.pictures)
-    cache.images(retrieval.pictures)
-    assert model.pictures == 6
+    cache.images(classes.images)
+    cache.images(retrieval.images)
+    assert model.images_seen == 6
 
 
 def test_other_weights_or_another_preprocessing_are_encoded_anew(tmp_path: Any, tiny: Any, data: Any) -> None:
@@ -96,41 +96,41 @@ def test_other_weights_or_another_preprocessing_are_encoded_anew(tmp_path: Any, 
     assert other.fingerprint != tiny.fingerprint
     for model in (tiny, other):
         counted = counted_model(model)
-        FeatureCache(tmp_path / "f", counted).images(data.pictures)
-        assert counted.pictures == 14
+        FeatureCache(tmp_path / "f", counted).images(data.images)
+        assert counted.images_seen == 14
 
 
 def test_a_torn_file_is_encoded_again_and_a_foreign_one_ignored(tmp_path: Any, tiny: Any, data: Any) -> None:
     cache = FeatureCache(tmp_path / "f", tiny, batch=4)
-    features = cache.images(data.pictures)
+    features = cache.images(data.images)
     whole = features.all()
     torn = sorted(features.folder.glob("*.npy"))[1]
     torn.write_bytes(torn.read_bytes()[:70])
     (features.folder / ".tmp-left-over.npy").write_bytes(b"")
     counted = counted_model(tiny)
-    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.pictures)
-    assert counted.pictures == 4
+    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.images)
+    assert counted.images_seen == 4
     assert again.all() == pytest.approx(whole, abs=1e-6)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_is_named_and_what_was_encoded_before_stays(
+def test_a_broken_image_is_named_and_what_was_encoded_before_stays(
     tmp_path: Any, tiny: Any, memo: Any, workers: Any
 ) -> None:
-    samples = [(f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(picture("red", i)), "cls": "0"}) for i in range(7)]
+    samples = [(f"s{i}", {"jpg": b"junk" if i == 5 else jpeg(image("red", i)), "cls": "0"}) for i in range(7)]
     write_webdataset(tmp_path / "broken", samples, class_names=["red"])
     data = read_webdataset(tmp_path / "broken", "test", "labels", memo, "broken")
     model = counted_model(tiny)
     for expected in (4, 4):
         with pytest.raises(DataBroken, match="sample s5"):
-            FeatureCache(tmp_path / "f", model, batch=2, workers=workers).images(data.pictures)
-        assert model.pictures == expected
+            FeatureCache(tmp_path / "f", model, batch=2, workers=workers).images(data.images)
+        assert model.images_seen == expected
 
 
 @pytest.mark.parametrize("damage", ["not a number", "another number", "another batch", "no array"])
 def test_a_damaged_batch_is_no_hit(tmp_path: Any, tiny: Any, data: Any, damage: Any) -> None:
     """Thirty of sixty rows set to not-a-number once made 35 % of hits 67 %."""
-    features = FeatureCache(tmp_path / "f", tiny, batch=4).images(data.pictures)
+    features = FeatureCache(tmp_path / "f", tiny, batch=4).images(data.images)
     whole = features.all()
     first, second = sorted(features.folder.glob("*.npy"))[:2]
     rows = np.load(second)
@@ -142,24 +142,24 @@ def test_a_damaged_batch_is_no_hit(tmp_path: Any, tiny: Any, data: Any, damage: 
         rows[1] = np.nan if damage == "not a number" else -rows[1]
         np.save(second, rows)
     counted = counted_model(tiny)
-    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.pictures)
-    assert counted.pictures == 4 and again.all() == pytest.approx(whole, abs=1e-6)
+    again = FeatureCache(tmp_path / "f", counted, batch=4).images(data.images)
+    assert counted.images_seen == 4 and again.all() == pytest.approx(whole, abs=1e-6)
 
 
 def test_features_that_are_no_numbers_are_never_kept(tmp_path: Any, tiny: Any, data: Any) -> None:
     model = counted_model(tiny)
     model.images = lambda batch: np.full((len(batch), tiny.width), np.nan, np.float32)
     with pytest.raises(ModelError, match="finite"):
-        FeatureCache(tmp_path / "f", model, batch=4).images(data.pictures)
+        FeatureCache(tmp_path / "f", model, batch=4).images(data.images)
     assert not list(tmp_path.rglob("*.npy"))
 
 
 def test_a_torn_record_is_written_again(tmp_path: Any, tiny: Any, data: Any) -> None:
     for content in ("", '{"width": 3', "[]", '{"width": 32}'):
-        features = FeatureCache(tmp_path / "f", tiny).images(data.pictures)
+        features = FeatureCache(tmp_path / "f", tiny).images(data.images)
         (features.folder / "meta.json").write_text(content)
     counted = counted_model(tiny)
-    assert FeatureCache(tmp_path / "f", counted).images(data.pictures).width == tiny.width and counted.pictures == 0
+    assert FeatureCache(tmp_path / "f", counted).images(data.images).width == tiny.width and counted.images_seen == 0
 
 
 def test_other_libraries_or_another_kind_of_device_are_encoded_anew(tiny: Any, monkeypatch: Any) -> None:
@@ -245,7 +245,7 @@ def encode(model: Path, root: Path) -> None:
     torch.set_num_threads(1)
     data = read_webdataset(root / "colours", "test", "labels", Memo(root / "hashes"), "colours")
     slow: Any = Slow(load_model(str(model), data=model))
-    FeatureCache(root / "f", slow, batch=2).images(data.pictures)
+    FeatureCache(root / "f", slow, batch=2).images(data.images)
 
 
 @pytest.mark.kill
@@ -263,12 +263,12 @@ def test_killed_while_encoding_it_goes_on_from_the_last_batch(
     assert 8 <= done < 60
     data = read_webdataset(root / "colours", "test", "labels", memo, "colours")
     model = counted_model(tiny)
-    features = FeatureCache(root / "f", model, batch=2).images(data.pictures)
-    assert model.pictures == 60 - done
-    direct = tiny.images(torch.stack([tiny.preprocess(data.pictures.open(index)) for index in range(60)]))
+    features = FeatureCache(root / "f", model, batch=2).images(data.images)
+    assert model.images_seen == 60 - done
+    direct = tiny.images(torch.stack([tiny.preprocess(data.images.open(index)) for index in range(60)]))
     assert features.all() == pytest.approx(direct, abs=1e-5)
 
 
 def test_the_cache_is_below_the_folder_it_was_given(tmp_path: Path, cache: Any, data: Any) -> None:
-    features = cache.images(data.pictures)
+    features = cache.images(data.images)
     assert features.folder.is_relative_to(tmp_path / "features")

@@ -18,7 +18,7 @@ from eval.probing import evaluate_few_shot
 from eval.results import is_broken
 from eval.tasks import Source, Task
 from eval.tasks.opening import open_task
-from tests.eval.conftest import COLOURS, a_task, picture
+from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed
 
@@ -31,7 +31,7 @@ TASK = a_task(
 def root(colour_set: Any) -> Any:
     folder = colour_set(n=9)
     names = list(COLOURS)
-    samples = [(f"t{i:03d}", {"jpg": jpeg(picture(names[i % 3], 100 + i)), "cls": str(i % 3)}) for i in range(60)]
+    samples = [(f"t{i:03d}", {"jpg": jpeg(image(names[i % 3], 100 + i)), "cls": str(i % 3)}) for i in range(60)]
     write_webdataset(folder / "training", samples, split="train", class_names=names, templates=["{}"])
     return folder
 
@@ -49,14 +49,14 @@ def test_the_shots_are_those_of_the_whole_split_and_nothing_else_is_encoded(
     model = counted_model(tiny)
     found = rows(TASK, root, memo, FeatureCache(tmp_path / "f", model), tmp_path, shots)
     support: Any = open_support(TASK, open_task(TASK, root, memo), root, memo)
-    drawn = [draw_shots(list(support.pictures.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
+    drawn = [draw_shots(list(support.images.keys), support.labels, 3, 2, seed) for seed in shots.seeds]
     kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
     assert kept["shots"] == {str(one.seed): [list(keys) for keys in one.keys] for one in drawn}
     different = {key for one in drawn for keys in one.keys for key in keys}
-    assert model.pictures == 9 + len(different)
+    assert model.images_seen == 9 + len(different)
     assert {row.kind for row in found} == {"few_shot"}
     assert {row.protocol["few_shot"]["shots"] for row in found} == {1, 2}
-    assert found[0].protocol["support"]["pictures"] == 60
+    assert found[0].protocol["support"]["images"] == 60
     assert all(row.low <= row.value <= row.high for row in found)
 
 
@@ -69,20 +69,20 @@ def test_zero_shots_of_a_split_that_is_not_at_hand_is_a_row_that_says_so(
     assert rows(dataclasses.replace(TASK, support=()), root, memo, cache, tmp_path, Shots()) == []
 
 
-def test_a_class_without_a_training_picture_costs_the_few_shot_part_alone(
+def test_a_class_without_a_training_image_costs_the_few_shot_part_alone(
     tmp_path: Any, root: Any, memo: Any, cache: Any
 ) -> None:
-    samples = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "cls": "0"}) for i in range(5)]
+    samples = [(f"t{i}", {"jpg": jpeg(image("red", i)), "cls": "0"}) for i in range(5)]
     write_webdataset(root / "training", samples, split="train", class_names=list(COLOURS), templates=["{}"])
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert row.value is None and row.kind == "few_shot" and not is_broken(row)
-    assert "2 of 3 classes have no picture in training: green, blue" in row.protocol["missing"]
+    assert "2 of 3 classes have no image in training: green, blue" in row.protocol["missing"]
 
 
 def test_a_training_split_with_other_classes_costs_the_few_shot_part_alone_and_is_broken_data(
     tmp_path: Any, root: Any, memo: Any, cache: Any
 ) -> None:
-    samples = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "cls": str(i % 3)}) for i in range(6)]
+    samples = [(f"t{i}", {"jpg": jpeg(image("red", i)), "cls": str(i % 3)}) for i in range(6)]
     write_webdataset(root / "training", samples, split="train", class_names=["red", "blue", "green"], templates=["{}"])
     (row,) = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1,), seeds=(0,)))
     assert is_broken(row) and "other classes than colours" in row.protocol["missing"]
@@ -103,7 +103,7 @@ def test_every_few_shot_number_says_from_what_and_how(tmp_path: Any, root: Any, 
         assert record["templates"]["count"] == 2 and record["class_names"]["count"] == 3
         assert record["support"]["split"] == "train" and record["data"]["split"] == "test"
         assert record["truncated_texts"] == 0 and record["ties"]
-        assert len(record["support"]["pictures_sha256"]) == 64
+        assert len(record["support"]["images_sha256"]) == 64
         assert (
             own["seeds"] == [0, 1]
             and own["metric"] == "top1"

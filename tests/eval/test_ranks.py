@@ -13,7 +13,7 @@ import pytest
 from common.ranks import Ranks
 from eval.cli import main
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from tests.eval.conftest import COLOURS, picture
+from tests.eval.conftest import COLOURS, image
 from tests.forks import Forks
 
 SUITE = """
@@ -69,14 +69,14 @@ def test_what_ranks_computed_is_put_in_the_order_of_the_blocks(edges: Any) -> No
 
 
 @pytest.mark.slow
-def test_two_ranks_encode_every_picture_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any, forks: Forks) -> None:
-    told = [(f"t{i}", {"jpg": jpeg(picture("red", i)), "txt": f"one {i}\ntwo {i}"}) for i in range(31)]
+def test_two_ranks_encode_every_image_once_and_agree_with_one(tmp_path: Any, tiny_folder: Any, forks: Forks) -> None:
+    told = [(f"t{i}", {"jpg": jpeg(image("red", i)), "txt": f"one {i}\ntwo {i}"}) for i in range(31)]
     write_webdataset(tmp_path / "data" / "told", told, kind="retrieval")
     names = list(COLOURS)
-    classes = [(f"c{i}", {"jpg": jpeg(picture(names[i % 3], i)), "cls": str(i % 3)}) for i in range(20)]
+    classes = [(f"c{i}", {"jpg": jpeg(image(names[i % 3], i)), "cls": str(i % 3)}) for i in range(20)]
     write_webdataset(tmp_path / "data" / "colours", classes, class_names=names, templates=["a {c} thing"])
     question = {"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}
-    asked = [(f"q{i}", {"jpg": jpeg(picture("red", 50 + i)), "json": questions_member([question])}) for i in range(9)]
+    asked = [(f"q{i}", {"jpg": jpeg(image("red", 50 + i)), "json": questions_member([question])}) for i in range(9)]
     write_webdataset(tmp_path / "data" / "asked", asked, kind="vqa")
     (tmp_path / "two.yaml").write_text(SUITE, encoding="utf-8")
     found = {}

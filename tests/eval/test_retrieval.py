@@ -1,4 +1,4 @@
-"""Retrieval tasks: both directions, several captions per picture, with and without the caption template."""
+"""Retrieval tasks: both directions, several captions per image, with and without the caption template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.retrieval import evaluate_retrieval
 from eval.tasks.opening import open_task
-from tests.eval.conftest import a_task, picture
+from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
 from tests.forks import Forks
 
@@ -23,7 +23,7 @@ TASK = a_task("told", "retrieval", "recall@1", direction="image_to_text")
 @pytest.fixture
 def data(tmp_path: Any, memo: Any) -> Any:
     samples = [
-        (f"p{index}", {"jpg": jpeg(picture("red", index)), "txt": "".join(f"{word} {index}\n" for word in "abc")})
+        (f"p{index}", {"jpg": jpeg(image("red", index)), "txt": "".join(f"{word} {index}\n" for word in "abc")})
         for index in range(20)
     ]
     write_webdataset(tmp_path / "data" / "told", samples, kind="retrieval")
@@ -45,7 +45,7 @@ def test_recall_at_1_5_and_10_with_and_without_the_caption_template(
     assert len(set(outcome.items.keys.tolist())) == n and len(set(outcome.items.clusters.tolist())) == 20
 
 
-def test_only_the_first_captions_of_a_picture_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
+def test_only_the_first_captions_of_an_image_are_kept_where_the_task_says_so(cache: Any, data: Any) -> None:
     task = dataclasses.replace(TASK, direction="text_to_image", captions_per_image=2)
     outcome: Any = evaluate_retrieval(task, data, cache, Ranks())
     assert outcome.results[0].n == 40 and outcome.results[0].protocol["captions_per_image"] == 2

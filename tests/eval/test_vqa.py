@@ -11,7 +11,7 @@ from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.statements import judgement, statement
 from eval.tasks.opening import open_task
 from eval.vqa import evaluate_vqa
-from tests.eval.conftest import a_task, picture
+from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
 
 
@@ -62,7 +62,7 @@ def data(tmp_path: Any, memo: Any) -> Any:
             },
         ]
 
-    samples = [(f"q{i}", {"jpg": jpeg(picture("red", i)), "json": questions_member(asked(i))}) for i in range(4)]
+    samples = [(f"q{i}", {"jpg": jpeg(image("red", i)), "json": questions_member(asked(i))}) for i in range(4)]
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
     return open_task(TASK, tmp_path / "data", memo)
 
@@ -82,7 +82,7 @@ def test_what_people_answered_has_no_say_in_the_statements(tmp_path: Any, memo: 
     said = {}
     for kind in ("yes/no", "number", "other"):
         asked = [{"question": "Is it red?", "kind": kind, "answers": ["yes"] * 10, "candidates": ["yes", "no", "2"]}]
-        samples = [("q", {"jpg": jpeg(picture("red")), "json": questions_member(asked)})]
+        samples = [("q", {"jpg": jpeg(image("red")), "json": questions_member(asked)})]
         write_webdataset(tmp_path / kind[:3] / "asked", samples, kind="vqa")
         outcome = evaluate_vqa(TASK, open_task(TASK, tmp_path / kind[:3], memo), cache)
         said[kind] = outcome.results[0].protocol["statements"]["sha256"]

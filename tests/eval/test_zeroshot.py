@@ -21,7 +21,7 @@ TASK = a_task("colours", "classification", "top1")
 
 
 class Collapsed:
-    """A model that maps every picture to one vector; with `texts` also every text."""
+    """A model that maps every image to one vector; with `texts` also every text."""
 
     def __init__(self, model: Any, texts: bool = False) -> None:
         self._model, self._texts = model, texts
@@ -61,7 +61,7 @@ def test_top_1_is_counted_from_the_classifier_and_has_interval_items_and_protoco
     outcome: Any = evaluate_classification(TASK, data, cache)
     top1 = outcome.results[0]
     classifier = zero_shot_classifier(cache, ["red", "green", "blue"], ["a {c} thing.", "{c}!"])
-    predicted = (cache.images(data.pictures).all() @ classifier).argmax(axis=1)
+    predicted = (cache.images(data.images).all() @ classifier).argmax(axis=1)
     assert (top1.metric, top1.n) == ("top1", 24)
     assert top1.value == pytest.approx((predicted == data.labels).mean())
     assert top1.low <= top1.value <= top1.high
@@ -111,7 +111,7 @@ def test_a_two_class_set_of_which_one_class_was_drawn_has_no_auc_and_says_so(
         assert first.value is not None and "roc_auc" not in {result.metric for result in outcome.results}
 
 
-def test_several_labels_per_picture_have_mean_average_precision(cache: Any, colour_set: Any, memo: Any) -> None:
+def test_several_labels_per_image_have_mean_average_precision(cache: Any, colour_set: Any, memo: Any) -> None:
     data: Any = open_task(TASK, colour_set(n=12), memo)
     flags = dataclasses.replace(data, labels=np.eye(3, dtype=bool)[data.labels])
     outcome: Any = evaluate_classification(dataclasses.replace(TASK, metric="map_11point"), flags, cache)

@@ -10,7 +10,7 @@ import pytest
 from common.fields import BadValue, Range
 from filters.captions.rules import CaptionRule
 from filters.dedup import DedupRule
-from filters.presets import BadPreset, PictureRule, Preset, load_preset, preset_names
+from filters.presets import BadPreset, ImageRule, Preset, load_preset, preset_names
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule
 
 Write = Callable[[str], str]
@@ -47,15 +47,15 @@ def test_paper_dedup_is_paper_but_for_duplicates() -> None:
     paper, dedup = load_preset("paper"), load_preset("paper-dedup")
     assert dataclasses.replace(dedup, name="paper", dedup=paper.dedup) == paper
     assert paper.dedup == load_preset("strict").dedup == DedupRule()
-    assert dedup.dedup.pairs and dedup.dedup.pictures and dedup.dedup.semantic
+    assert dedup.dedup.pairs and dedup.dedup.images and dedup.dedup.semantic
     assert dedup.fingerprint != paper.fingerprint and dedup.filters_fingerprint == paper.filters_fingerprint
 
 
 def test_a_file_need_only_say_what_differs(write: Write) -> None:
-    preset = load_preset(write("captions: {min_complexity: 2}\npictures:\n"))
+    preset = load_preset(write("captions: {min_complexity: 2}\nimages:\n"))
     assert preset.name == "mine"
     assert preset.captions == CaptionRule(min_complexity=2)
-    assert preset.pictures == PictureRule()
+    assert preset.images == ImageRule()
     assert preset.text_spotting == OverlapRule()
 
 
@@ -73,7 +73,7 @@ def test_lists_and_whole_numbers(write: Write) -> None:
     [
         ("captions: {min_complexty: 2}", "unknown key captions.min_complexty (did you mean 'min_complexity'?); k"),
         ("captions: {1: 2}", "unknown key captions.1; known: min_complexity, min_actions"),
-        ("caption: {}", "unknown key caption (did you mean 'captions'?); known: captions, pictures, text"),
+        ("caption: {}", "unknown key caption (did you mean 'captions'?); known: captions, images, text"),
         ("3: {}", "unknown key 3; known: captions"),
         ("name: mine", "unknown key name; known: captions"),
         ("captions: [1]", "captions is [1]; it must be a section of keys with values"),
@@ -90,7 +90,7 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("captions: {min_action_score: 2}", "min_action_score is 2.0; it must be at least 0 and at most 1"),
         ("captions: {min_actions: -1}", "min_actions is -1; it must be at least 0 and at most 2147483647"),
         ("captions: {max_chars: 0}", "max_chars is 0; it must be at least 1"),
-        ("pictures: {min_side: -3}", "pictures.min_side is -3; it must be at least 0"),
+        ("images: {min_side: -3}", "images.min_side is -3; it must be at least 0"),
         ("text_spotting: {unit: page}", "unit is 'page'; choose line, word, joined"),
         ("text_spotting: {min_chars: 0}", "text_spotting.min_chars is 0; it must be at least 1"),
         ("text_spotting: {min_score: .nan}", "text_spotting.min_score is nan; it must be a number"),
@@ -106,14 +106,14 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("dedup: {keep: last}", "dedup.keep is 'last'; choose first, far, near"),
         ("dedup: {points: 0}", "dedup.points is 0; it must be at least 1"),
         ("dedup: {seed: 99999999999999999999}", "dedup.seed is 99999999999999999999; it must be at least 0 and"),
-        ("dedup: {picture: true}", "unknown key dedup.picture (did you mean 'pictures'?)"),
+        ("dedup: {image: true}", "unknown key dedup.image (did you mean 'images'?)"),
         ("dedup: {pairs: true, pairs: false}", "line 1, column 22: key 'pairs' is given twice; remove one of them"),
         ("dedup: {}\ncaptions: {}\ndedup: {}", "line 3, column 1: key 'dedup' is given twice; remove one of them"),
         ("foresee: strict", "foresee is 'strict'; it must be a list"),
         ("foresee: [stict]", "foresee names stict; choose from paper, paper-dedup, strict"),
         ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
-        ("", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
-        ("- captions", "must map sections (captions, pictures, text_spotting, dedup) to settings"),
+        ("", "must map sections (captions, images, text_spotting, dedup) to settings"),
+        ("- captions", "must map sections (captions, images, text_spotting, dedup) to settings"),
         ("captions: {", "line 1, column 12: not YAML, "),
         ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],
@@ -156,7 +156,7 @@ def leaves(hint: Any) -> list[Any]:
     return [hint] if get_origin(hint) is Annotated or not inner else [leaf for kind in inner for leaf in leaves(kind)]
 
 
-@pytest.mark.parametrize("rule", [CaptionRule, PictureRule, OverlapRule, DedupRule])
+@pytest.mark.parametrize("rule", [CaptionRule, ImageRule, OverlapRule, DedupRule])
 def test_every_number_of_a_preset_has_a_range(rule: type[Any]) -> None:
     hints = get_type_hints(rule, include_extras=True)
     found = [(name, leaf) for name, hint in hints.items() for leaf in leaves(hint)]
@@ -185,7 +185,7 @@ def another(value: Any) -> Any:
 
 SETTINGS = [
     (section, field.name)
-    for section in ("captions", "pictures", "text_spotting")
+    for section in ("captions", "images", "text_spotting")
     for field in dataclasses.fields(getattr(load_preset("paper"), section))
 ]
 

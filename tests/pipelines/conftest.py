@@ -20,7 +20,7 @@ from filters.presets import load_preset
 from filters.spotting.spotter import TextSpotter
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.outcome import Outcome
+from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
 from pipelines.engine.stage import DoUnit
 from pipelines.runners import Backend, Direct, Job
@@ -39,7 +39,7 @@ class Filtered:
     """A run that has ended, and what lies in its output folder."""
 
     output: Path
-    outcome: Outcome
+    outcome: FilterOutcome
     said: list[str]
 
     @property
@@ -70,7 +70,7 @@ class Filtered:
 
 @functools.cache
 class _LastingSpotter(TextSpotter):
-    """One for all stages: what a picture says does not depend on when its reader was started."""
+    """One for all stages: what an image says does not depend on when its reader was started."""
 
     def close(self) -> None:
         pass
@@ -147,8 +147,8 @@ def filter_manifest(
     return Filtered(output, outcome, said + [f"error: {line}" for line in outcome.errors])
 
 
-def picture(path: Path, text: str = "", size: tuple[int, int] = (320, 64)) -> Path:
-    """A picture file with a line of text."""
+def image(path: Path, text: str = "", size: tuple[int, int] = (320, 64)) -> Path:
+    """An image file with a line of text."""
     image = Image.new("RGB", size, (205, 220, 240))
     ImageDraw.Draw(image).text((10, size[1] // 2 - 14), text, fill=(0, 0, 0), font=ImageFont.load_default(24))
     image.save(path)
@@ -168,11 +168,11 @@ def write_tsv(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
     return path
 
 
-def picture_rows(folder: Path, count: int) -> list[dict[str, Any]]:
-    """Rows of sample captions with small pictures: some blank, some with text of the caption, some with other text."""
+def image_rows(folder: Path, count: int) -> list[dict[str, Any]]:
+    """Rows of sample captions with small images: some blank, some with text of the caption, some with other text."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture(folder / "blank.png")
-    picture(folder / "other.png", "SALE 50% OFF")
+    image(folder / "blank.png")
+    image(folder / "other.png", "SALE 50% OFF")
     rows: list[dict[str, Any]] = []
     captions = sample_captions()
     for n in range(count):
@@ -181,7 +181,7 @@ def picture_rows(folder: Path, count: int) -> list[dict[str, Any]]:
         if name.startswith("own"):
             caption = captions[n % 16] if n % 2 else caption
             if not (folder / name).exists():
-                picture(folder / name, captions[n % 16][:20])
+                image(folder / name, captions[n % 16][:20])
         rows.append({"n": n, "caption": caption, "image_path": f"{folder.name}/{name}"})
     return rows
 
@@ -200,8 +200,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def draw() -> Callable[..., Path]:
-    """`picture`."""
-    return picture
+    """`image`."""
+    return image
 
 
 @pytest.fixture(scope="session")
@@ -211,9 +211,9 @@ def captions() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def with_pictures() -> Callable[..., list[dict[str, Any]]]:
-    """`picture_rows`."""
-    return picture_rows
+def with_images() -> Callable[..., list[dict[str, Any]]]:
+    """`image_rows`."""
+    return image_rows
 
 
 @pytest.fixture(scope="session")
@@ -230,9 +230,9 @@ def tables_of() -> Callable[[Path], dict[str, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="session")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 60 rows with pictures; do not change it."""
+    """A manifest of 60 rows with images; do not change it."""
     folder = tmp_path_factory.mktemp("pairs")
-    return write_tsv(folder / "pairs.tsv", picture_rows(folder / "pictures", 60))
+    return write_tsv(folder / "pairs.tsv", image_rows(folder / "images", 60))
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,7 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "data set": (["--dataset", "laion2", "--output", "{out}"], "laion2b"),
     "data set, nothing like it": (["--dataset", "zzz", "--output", "{out}"], "custom"),
     "column": (["{good}", "--caption-column", "words"], "words"),
-    "picture column": (["{good}", "--image-column", "pixels"], "pixels"),
+    "image column": (["{good}", "--image-column", "pixels"], "pixels"),
     "no column": (["--dataset", "custom", "--input", "{tmp}/none.tsv", "--output", "{out}"], "caption"),
     "file": (["--dataset", "custom", "--input", "{tmp}/absent.tsv", "--output", "{out}"], "absent.tsv"),
     "pattern": (["--dataset", "custom", "--input", "{tmp}/*.parquet", "--output", "{out}"], "*.parquet"),

@@ -25,8 +25,8 @@ REASONS = {
     "caption_length",
     "complexity",
     "action",
-    "picture_not_at_hand",
-    "picture_too_small",
+    "image_not_available",
+    "image_too_small",
     "text_spotting",
     "duplicate_pair",
 }
@@ -54,7 +54,7 @@ _JPEG = _encoded(_NOISE, "JPEG")
 _PALETTE = _PLAIN.convert("P")
 _PALETTE.info["transparency"] = 0
 
-PICTURES: dict[str, tuple[bytes | None, str]] = {
+IMAGES: dict[str, tuple[bytes | None, str]] = {
     "plain.jpg": (_JPEG, "kept"),
     "truncated.jpg": (_JPEG[: len(_JPEG) // 2], "dead"),
     "truncated.png": (_encoded(_NOISE, "PNG")[:-600], "dead"),
@@ -62,8 +62,8 @@ PICTURES: dict[str, tuple[bytes | None, str]] = {
     "animated.gif": (_encoded(_PLAIN, "GIF", save_all=True, append_images=[_NOISE]), "kept"),
     "cmyk.jpg": (_encoded(_PLAIN.convert("CMYK"), "JPEG"), "kept"),
     "sixteen.png": (_encoded(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), "PNG"), "kept"),
-    "one_pixel.png": (_encoded(Image.new("RGB", (1, 1)), "PNG"), "picture_too_small"),
-    "line.png": (_encoded(Image.new("RGB", (300, 3)), "PNG"), "picture_too_small"),
+    "one_pixel.png": (_encoded(Image.new("RGB", (1, 1)), "PNG"), "image_too_small"),
+    "line.png": (_encoded(Image.new("RGB", (300, 3)), "PNG"), "image_too_small"),
     "palette.png": (_encoded(_PALETTE, "PNG", transparency=0), "kept"),
     "alpha.png": (_encoded(_PLAIN.convert("RGBA"), "PNG"), "kept"),
     "grey_alpha.png": (_encoded(_PLAIN.convert("LA"), "PNG"), "kept"),
@@ -80,15 +80,15 @@ PICTURES: dict[str, tuple[bytes | None, str]] = {
     "missing.jpg": (None, "dead"),
     "no/such/folder.jpg": (None, "dead"),
     "folder.jpg": (None, "dead"),
-    "http://example.org/a.jpg": (None, "picture_not_at_hand"),
-    "https://example.org/b.jpg?x=1": (None, "picture_not_at_hand"),
-    "../../outside.jpg": (None, "picture_not_at_hand"),
-    "/etc/passwd": (None, "picture_not_at_hand"),
-    "": (None, "picture_not_at_hand"),
-    "   ": (None, "picture_not_at_hand"),
+    "http://example.org/a.jpg": (None, "image_not_available"),
+    "https://example.org/b.jpg?x=1": (None, "image_not_available"),
+    "../../outside.jpg": (None, "image_not_available"),
+    "/etc/passwd": (None, "image_not_available"),
+    "": (None, "image_not_available"),
+    "   ": (None, "image_not_available"),
     "x" * 300 + ".jpg": (None, "dead"),
 }
-"""Path of a picture in the manifest: its bytes (None: no such file), and what becomes of a good caption with it."""
+"""Path of an image in the manifest: its bytes (None: no such file), and what becomes of a good caption with it."""
 
 CAPTIONS: dict[str, tuple[str | None, str]] = {
     "null": (None, "no_caption"),
@@ -152,14 +152,14 @@ TSV_LINES: dict[str, bytes] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All broken rows and pictures, in three manifests."""
+    """All broken rows and images, in three manifests."""
     root = tmp_path_factory.mktemp("broken")
-    for name, (content, _) in PICTURES.items():
+    for name, (content, _) in IMAGES.items():
         if content is not None:
             (root / name).write_bytes(content)
     (root / "folder.jpg").mkdir()
     rows: list[dict[str, str | None]] = [
-        {"n": f"picture {name}", "caption": SENTENCE, "image_path": name} for name in PICTURES
+        {"n": f"image {name}", "caption": SENTENCE, "image_path": name} for name in IMAGES
     ]
     rows += [
         {"n": f"caption {name}", "caption": text, "image_path": "plain.jpg"} for name, (text, _) in CAPTIONS.items()
@@ -200,27 +200,27 @@ def _balance(result: Any) -> int:
 def parquet(folder: Path, filtering: Callable[..., Any], ocr_models: None) -> Any:
     from pipelines.datasets import load_dataset
 
-    dataset = load_dataset("custom").with_roles(pictures_root=str(folder))
+    dataset = load_dataset("custom").with_roles(images_root=str(folder))
     return filtering(folder / "in" / "rows.parquet", folder / "out-parquet", dataset=dataset, unit_rows=18)
 
 
-def test_rows_with_broken_captions_and_pictures(parquet: Any) -> None:
-    assert len(PICTURES) + len(CAPTIONS) + len(JSON_LINES) + len(TSV_LINES) >= 40
-    assert _balance(parquet) == len(PICTURES) + len(CAPTIONS) + 2
+def test_rows_with_broken_captions_and_images(parquet: Any) -> None:
+    assert len(IMAGES) + len(CAPTIONS) + len(JSON_LINES) + len(TSV_LINES) >= 40
+    assert _balance(parquet) == len(IMAGES) + len(CAPTIONS) + 2
     assert parquet.status == 1, "more than 5 % are dead letters"
     places = [(step["stage"], step["reason"]) for step in parquet.funnel["steps"]]
     assert places.index(("spotting", "dead_letter")) == places.index(("captions", "action")) + 1
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_what_becomes_of_a_picture(parquet: Any, name: str) -> None:
-    expected = PICTURES[name][1]
-    found = parquet.verdicts().get(f"picture {name}", "dead")
+@pytest.mark.parametrize("name", IMAGES)
+def test_what_becomes_of_an_image(parquet: Any, name: str) -> None:
+    expected = IMAGES[name][1]
+    found = parquet.verdicts().get(f"image {name}", "dead")
     assert found == expected
     if expected == "dead":
-        letters = [row for row in parquet.rows("dead_letter") if row["caption"] == SENTENCE]
-        assert len(letters) == sum(fate == "dead" for _, fate in PICTURES.values())
-        assert all(row["error"] and row["message"] and row["uid"] and row["file"] for row in letters)
+        dead_letters = [row for row in parquet.rows("dead_letter") if row["caption"] == SENTENCE]
+        assert len(dead_letters) == sum(fate == "dead" for _, fate in IMAGES.values())
+        assert all(row["error"] and row["message"] and row["uid"] and row["file"] for row in dead_letters)
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -234,8 +234,8 @@ def test_json_lines(folder: Path, filtering: Callable[..., Any], ocr_models: Non
     result = filtering(folder / "in" / "lines.jsonl", folder / "out-jsonl", stages=("captions", "export"), unit_rows=5)
     assert _balance(result) == len(JSON_LINES)
     where = {str(n): fate for n, fate in result.verdicts().items()}
-    for place, (name, (_, expected)) in enumerate(JSON_LINES.items()):
-        found = where.get("seventeen" if name == "another type" else str(place), "dead")
+    for index, (name, (_, expected)) in enumerate(JSON_LINES.items()):
+        found = where.get("seventeen" if name == "another type" else str(index), "dead")
         assert found == expected or expected == "any", name
     assert all(row["error"] and row["raw"] is not None for row in result.rows("dead_letter"))
 
@@ -289,7 +289,7 @@ FILES: dict[str, tuple[str, Callable[[Path], bytes], bool]] = {
     "gzip cut off": ("a.tsv.gz", _cut_gzip, True),
     "gzip of nothing": ("a.tsv.gz", lambda _: b"", False),
     "not gzip": ("a.tsv.gz", lambda _: b"n\tcaption\n1\tA dog runs\n", False),
-    "tar cut off in a picture": ("a.tar", lambda path: _tar(path, 8)[:37_000], True),
+    "tar cut off in an image": ("a.tar", lambda path: _tar(path, 8)[:37_000], True),
     "HTML as tar": ("a.tar", lambda _: b"<!DOCTYPE html><html>404</html>", False),
 }
 """What is wrong: the file's name, its bytes, and whether some of its rows can be read."""
@@ -303,7 +303,7 @@ def test_a_broken_file_costs_that_file_and_no_other(
     (tmp_path / "in").mkdir()
     broken = tmp_path / "in" / name
     broken.write_bytes(content(broken))
-    if kind == "tar cut off in a picture":
+    if kind == "tar cut off in an image":
         _tar(tmp_path / "in" / "good.tar", 4, first=1_000_000)
     else:
         tsv(tmp_path / "in" / "good.tsv", [{"n": 1_000_000 + n, "caption": f"{SENTENCE} {n}"} for n in range(4)])
@@ -313,8 +313,8 @@ def test_a_broken_file_costs_that_file_and_no_other(
     assert (total > 4) == partly
     if kind == "pages of parquet overwritten":
         assert total == 34 and result.funnel["not_decided"]["rows"] == 10, "the footer has counted them"
-    letters = [row for row in result.rows("dead_letter") if row["file"] == str(broken)]
-    assert letters and all(row["error"] and row["message"] for row in letters)
+    dead_letters = [row for row in result.rows("dead_letter") if row["file"] == str(broken)]
+    assert dead_letters and all(row["error"] and row["message"] for row in dead_letters)
     assert result.funnel["dead_letter"]["units"] >= 1
     assert [row for row in result.said if row.startswith("error:")]
     verdicts = [
@@ -325,10 +325,10 @@ def test_a_broken_file_costs_that_file_and_no_other(
     assert again.status == 1 and again.tables() == result.tables()
 
 
-def test_spoiled_pages_of_pictures_cost_their_rows(
+def test_spoiled_pages_of_images_cost_their_rows(
     tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
 ) -> None:
-    """The captions can be read, the pictures beside them cannot."""
+    """The captions can be read, the images beside them cannot."""
     path = tmp_path / "rows.parquet"
     table = pa.table({"caption": [f"{SENTENCE} {n}" for n in range(40)], "n": range(40), "image": [_JPEG] * 40})
     pq.write_table(table, path, row_group_size=10, compression="zstd", use_dictionary=False)

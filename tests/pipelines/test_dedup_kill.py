@@ -17,13 +17,13 @@ from PIL import Image
 from tests.forks import Forks
 from tests.pipelines.processes import ForkedStarter, kill_at
 
-SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
 SEED = random.SystemRandom().randrange(10**6)
 PASSES = (
     "pair_keys",
     "pair_duplicates",
-    "picture_keys",
-    "picture_duplicates",
+    "image_keys",
+    "image_duplicates",
     "embeddings",
     "centroids",
     "members",
@@ -33,23 +33,23 @@ PASSES = (
 
 
 def _manifest(path: Path) -> Path:
-    """Pictures of the sample with repeated pairs, repeated pictures and pictures encoded again."""
+    """Images of the sample with repeated pairs, repeated images and images encoded again."""
     dice = random.Random(1)
-    pictures = [file.read_bytes() for file in sorted(SAMPLE.glob("00[0-2]*.jpg"))]
+    images = [file.read_bytes() for file in sorted(SAMPLE.glob("00[0-2]*.jpg"))]
     again = []
-    for picture in pictures[:10]:
+    for image in images[:10]:
         content = io.BytesIO()
-        Image.open(io.BytesIO(picture)).convert("RGB").save(content, "JPEG", quality=85)
+        Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
         again.append(content.getvalue())
-    pictures += again
-    chosen = [dice.randrange(len(pictures)) for _ in range(100)]
+    images += again
+    chosen = [dice.randrange(len(images)) for _ in range(100)]
     numbers = [dice.randrange(3) for _ in chosen]
     table = pa.table(
         {
             "n": list(range(100)),
             "url": [f"https://example.org/{n}" for n in chosen],
             "caption": [f"A brown dog runs on the beach {n}" for n in numbers],
-            "image": pa.array([pictures[n] for n in chosen], pa.binary()),
+            "image": pa.array([images[n] for n in chosen], pa.binary()),
         }
     )
     pq.write_table(table, path, row_group_size=25)
@@ -76,7 +76,7 @@ def test_killed_in_every_pass_and_started_again_equals_undisturbed(
         runs.finish(manifest, killed, *options)
         expected = tables_of(undisturbed)
         reasons = {row["reason"] for row in expected["rejected"]}
-        assert {"duplicate_pair", "duplicate_picture", "duplicate_semantic"} <= reasons
+        assert {"duplicate_pair", "duplicate_image", "duplicate_semantic"} <= reasons
         assert tables_of(killed) == expected, SEED
         assert (killed / "subset.npy").read_bytes() == (undisturbed / "subset.npy").read_bytes(), SEED
         assert not list(killed.rglob(".tmp-*")), SEED

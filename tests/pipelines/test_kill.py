@@ -29,18 +29,18 @@ def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
 @pytest.fixture
 def manifest(
     tmp_path: Path,
-    with_pictures: Callable[..., list[dict[str, Any]]],
+    with_images: Callable[..., list[dict[str, Any]]],
     tsv: Callable[..., Path],
     ocr_models: None,
 ) -> Path:
-    """Rows with pictures, some of them missing, an empty caption, and two lines that are no rows."""
-    rows = with_pictures(tmp_path / "pictures", ROWS)
+    """Rows with images, some of them missing, an empty caption, and two lines that are no rows."""
+    rows = with_images(tmp_path / "images", ROWS)
     for n in range(0, ROWS, 37):
-        rows[n]["image_path"] = "pictures/missing.png"
+        rows[n]["image_path"] = "images/missing.png"
     rows[100]["caption"] = ""
     path = tsv(tmp_path / "manifest.tsv", rows)
     with open(path, "ab") as file:
-        file.write(b"one field\n600\tA dog \xff runs\tpictures/blank.png\n")
+        file.write(b"one field\n600\tA dog \xff runs\timages/blank.png\n")
     return path
 
 
@@ -63,13 +63,13 @@ def test_killed_in_every_stage_and_started_again_equals_undisturbed(
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     runs.finish(manifest, undisturbed)
     dice = random.Random(SEED)
-    units, pieces = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
+    units, image_units = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
     assert units >= 20
     moments = [
         ("captions", 0, 2.0 * dice.random()),
         ("captions", dice.randrange(1, units), 0.1 * dice.random()),
-        ("spotting", dice.randrange(1, pieces // 2), 0.2 * dice.random()),
-        ("spotting", dice.randrange(pieces // 2, pieces), 0.2 * dice.random()),
+        ("spotting", dice.randrange(1, image_units // 2), 0.2 * dice.random()),
+        ("spotting", dice.randrange(image_units // 2, image_units), 0.2 * dice.random()),
         ("decide", dice.randrange(1, units), 0.02 * dice.random()),
         ("export", dice.randrange(1, units), 0.02 * dice.random()),
     ]
@@ -126,7 +126,7 @@ def test_four_shards_at_once_two_killed_one_started_twice(
     runs.finish(manifest, undisturbed)
     dice = random.Random(SEED)
     shards = [runs.start(manifest, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
-    twin = runs.start(manifest, shared, "--shard", "0/4", workers=1)
+    again = runs.start(manifest, shared, "--shard", "0/4", workers=1)
     deadline = time.monotonic() + 120
     while committed(shared, "captions") < dice.randrange(2, 12) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -134,7 +134,7 @@ def test_four_shards_at_once_two_killed_one_started_twice(
         assert victim.poll() is None, (SEED, victim.communicate()[0])
         os.kill(victim.pid, signal.SIGKILL)
         victim.wait()
-    for process in (*shards[:2], twin):
+    for process in (*shards[:2], again):
         said, _ = process.communicate()
         assert process.returncode == 0, (SEED, said)
         assert "has done its units" in said or "finishes" in said

@@ -57,12 +57,12 @@ def table_of(kind: str) -> pa.Table:
             return pa.table({"caption": captions, "other": pa.array([["x" * (LARGE // 2)]] * ROWS), "url": urls})
         case _:
             random = np.random.default_rng(0)
-            pictures = pa.chunked_array([pa.array([random.bytes(LARGE)]) for _ in range(ROWS)])
-            return pa.table({"caption": captions, "image": pictures})
+            images = pa.chunked_array([pa.array([random.bytes(LARGE)]) for _ in range(ROWS)])
+            return pa.table({"caption": captions, "image": images})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "pictures"])
+@pytest.mark.parametrize("kind", ["captions", "carried texts", "carried dictionaries", "carried lists", "images"])
 def test_large_values_take_bounded_memory(kind: str, tmp_path: Path, forks: Forks) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(table_of(kind), path, compression="zstd")

@@ -21,12 +21,12 @@ import pytest
 from pipelines.datasets import load_dataset
 from pipelines.fetch.records import FETCHED
 from pipelines.manifests import Span, inspect, read, split
-from pipelines.stages.downloads import STAGE, pictures_of, shard_place
+from pipelines.stages.downloads import STAGE, images_of, tar_path
 from pipelines.store.commit import publish_first, publish_json, publish_table, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.locking import Busy, output_lock
-from pipelines.store.names import generation_name, piece_name
-from pipelines.store.storage import place, stamps
+from pipelines.store.names import generation_name, image_unit_name
+from pipelines.store.storage import stamps, store_path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ("kept", "rejected", "dead_letter")
@@ -46,18 +46,18 @@ def _rows(output: Any) -> dict[str, list[dict[str, Any]]]:
 
 
 def test_records_appear_once(bucket: str) -> None:
-    record = place(f"{bucket}/first/plan.json")
+    record = store_path(f"{bucket}/first/plan.json")
     assert publish_first(record, {"a": 1}) and not publish_first(record, {"a": 2})
     assert read_json(record) == {"a": 1}
     publish_json(record, {"a": 3})
-    assert read_json(record) == {"a": 3} and read_json(place(f"{bucket}/first/none.json")) is None
+    assert read_json(record) == {"a": 3} and read_json(store_path(f"{bucket}/first/none.json")) is None
 
 
 def test_what_other_processes_write_is_seen(bucket: str) -> None:
     """Also where a listing came before: clients remember them, and a driver would take what workers did since for
     undone."""
     s3fs = pytest.importorskip("s3fs")
-    commits = Layout(place(f"{bucket}/seen")).commits("captions")
+    commits = Layout(store_path(f"{bucket}/seen")).commits("captions")
     first, second = commits / "a.json", commits / "b.json"
     publish_json(first, {"a": 1})
     listed = stamps(commits, ".json")
@@ -105,7 +105,7 @@ def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[i
     (tmp_path / "a.tsv").write_text("url\tcaption\n" + "".join(f"{url}\t{caption}\n" for url, caption in tsv))
     for name, ahead in (("a.parquet", 2**19), ("a.tsv", 2**23)):  # text is read in one go, a few MiB ahead
         size = (tmp_path / name).stat().st_size
-        path = place(f"{bucket}/spans/{name}")
+        path = store_path(f"{bucket}/spans/{name}")
         path.write_bytes((tmp_path / name).read_bytes())
         info = inspect(str(path), dataset)
         assert sum(fetched) < ahead and info == replace(inspect(str(tmp_path / name), dataset), path=str(path))
@@ -118,32 +118,30 @@ def test_of_a_manifest_only_what_is_read_is_fetched(bucket: str, fetched: list[i
 
 
 @pytest.mark.parametrize("wanted", [5, 300])
-def test_pictures_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(
-    bucket: str, fetched: list[int], wanted: int
-) -> None:
+def test_images_of_a_tar_are_fetched_one_by_one_or_with_all_of_it(bucket: str, fetched: list[int], wanted: int) -> None:
     dice = random.Random(0)
-    layout, unit, size = Layout(place(f"{bucket}/tar{wanted}")), "00000-00000", 20_000
-    piece = piece_name(unit, 0)
-    pictures = [dice.randbytes(size) for _ in range(300)]
+    layout, unit, size = Layout(store_path(f"{bucket}/tar{wanted}")), "00000-00000", 20_000
+    image_unit = image_unit_name(unit, 0)
+    images = [dice.randbytes(size) for _ in range(300)]
     order = dice.sample(range(300), 300)  # in a tar they lie as they came
-    shard_place(layout, "any.tar").write_bytes(b"".join(pictures[ordinal] for ordinal in order))
+    tar_path(layout, "any.tar").write_bytes(b"".join(images[ordinal] for ordinal in order))
     records = [
         {**dict.fromkeys(FETCHED.names), "ordinal": n, "status": "ok", "shard": "any.tar", "bytes": size}
         | {"offset": order.index(n) * size}
         for n in range(300)
     ]
-    publish_table(layout.data(STAGE, generation_name(piece, 0)), pa.Table.from_pylist(records, FETCHED))
-    publish_json(layout.commit(STAGE, piece), {"generations": 1})
+    publish_table(layout.data(STAGE, generation_name(image_unit, 0)), pa.Table.from_pylist(records, FETCHED))
+    publish_json(layout.commit(STAGE, image_unit), {"generations": 1})
     asked = sorted(dice.sample(range(300), wanted))
     span = Span(path="", format="parquet", start=0, stop=0, rows=0, exact=True)
-    found = dict(pictures_of(layout, unit, span, 1_000, load_dataset("custom"), asked))
-    assert found == {ordinal: pictures[ordinal] for ordinal in asked}
+    found = dict(images_of(layout, unit, span, 1_000, load_dataset("custom"), asked))
+    assert found == {ordinal: images[ordinal] for ordinal in asked}
     assert sum(fetched) < wanted * size + 100_000
     assert len(fetched) < (15 if wanted > 100 else wanted + 10)
 
 
 def test_one_run_or_several_shards(bucket: str) -> None:
-    layout = Layout(place(f"{bucket}/lock"))
+    layout = Layout(store_path(f"{bucket}/lock"))
     shared = output_lock(layout, shared=True)
     with shared, output_lock(layout, shared=True), pytest.raises(Busy, match="is working in s3://"):
         output_lock(layout, shared=False).__enter__()
@@ -157,8 +155,8 @@ def test_one_run_or_several_shards(bucket: str) -> None:
 def test_a_run_in_the_store_equals_one_on_disk(
     bucket: str, pairs: Path, paper: Any, tables_of: Callable[[Path], Any], command: Callable[..., Any]
 ) -> None:
-    manifest = place(f"{bucket}/in/pairs.tsv")
-    for path in (pairs, *(pairs.parent / "pictures").iterdir()):
+    manifest = store_path(f"{bucket}/in/pairs.tsv")
+    for path in (pairs, *(pairs.parent / "images").iterdir()):
         (manifest.parent / path.relative_to(pairs.parent).as_posix()).write_bytes(path.read_bytes())
     arguments = ["--dataset", "custom", "--input", str(manifest), "--output", f"{bucket}/out"]
     arguments += ["--unit-rows", "15", "--workers", "2"]
@@ -167,16 +165,16 @@ def test_a_run_in_the_store_equals_one_on_disk(
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL
     )
-    while process.poll() is None and not stamps(place(f"{bucket}/out/work/captions/commits"), ".json"):
+    while process.poll() is None and not stamps(store_path(f"{bucket}/out/work/captions/commits"), ".json"):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for lease in place(f"{bucket}/out/work/leases").glob("*.json"):
+    for lease in store_path(f"{bucket}/out/work/leases").glob("*.json"):
         lease.unlink()  # of the killed run; it would count for minutes
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
 
-    output = place(f"{bucket}/out")
+    output = store_path(f"{bucket}/out")
     assert _rows(output) == tables_of(paper.output)
     with (output / "subset.npy").open("rb") as file, open(paper.output / "subset.npy", "rb") as expected:
         assert np.array_equal(np.load(file), np.load(expected))

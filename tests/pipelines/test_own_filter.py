@@ -26,7 +26,7 @@ CAPTIONS = ("a brown dog runs", MANY, "two cats sleep on a red sofa", "SALE NOW"
 @pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A folder with a module of filters, a preset and a manifest."""
-    module = MODULE.replace("picture shows", "picture shows <really>")  # what the report has to escape
+    module = MODULE.replace("image shows", "image shows <really>")  # what the report has to escape
     (tmp_path / "my_filters.py").write_text(module, encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(PRESET, encoding="utf-8")
     rows = "".join(f"{number}\t{caption}\n" for number, caption in enumerate(CAPTIONS))
@@ -47,7 +47,7 @@ def test_a_filter_of_ones_own_rejects_and_is_explained(own: Path, command: Comma
     assert pq.read_table(output / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
     steps = {step["reason"]: step for step in json.loads((output / "funnel.json").read_text())["steps"]}
     assert steps["many_objects"]["stage"] == "captions" and steps["many_objects"]["rejected"] == 1
-    assert "picture shows &lt;really&gt;" in (output / "report.html").read_text(encoding="utf-8")
+    assert "image shows &lt;really&gt;" in (output / "report.html").read_text(encoding="utf-8")
     record = json.loads((output / "run.json").read_text())
     assert record["plugins"] == ["my_filters"]
     assert record["preset"]["filters"] == {"many_objects": {"max_objects": 6}, "banner": {"max_ratio": 4.0}}

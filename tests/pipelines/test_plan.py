@@ -41,12 +41,12 @@ def test_a_format_that_no_file_has_is_wrong_use(tmp_path: Path) -> None:
     assert [entry["error"] for entry in make_plan(f"{tmp_path}/*.tsv", parquet, 1).unreadable] == ["NotParquet"]
 
 
-def test_a_folder_of_pictures_that_is_none_is_said_once(tmp_path: Path) -> None:
+def test_a_folder_of_images_that_is_none_is_said_once(tmp_path: Path) -> None:
     (tmp_path / "a.tsv").write_bytes(b"caption\timage_path\na dog\t1.png\n")
     for root in (tmp_path / "none", tmp_path / "a.tsv"):
-        with pytest.raises(NoInput, match=rf"--pictures-root '{root}' is no folder"):
-            make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(pictures_root=str(root)), 1)
-    make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(pictures_root=str(tmp_path)), 1)
+        with pytest.raises(NoInput, match=rf"--images-root '{root}' is no folder"):
+            make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(images_root=str(root)), 1)
+    make_plan(f"{tmp_path}/a.tsv", CUSTOM.with_roles(images_root=str(tmp_path)), 1)
 
 
 def _kept(folder: Path, pattern: str = "*", rows: int = 3) -> Plan:

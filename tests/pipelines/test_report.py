@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from common.html import Span, attribute, marked, plain
+from common.html import TextSpan, attribute, marked, plain
 from pipelines.report import render_report, write_report
 from pipelines.report.charts import anchor, bin_counts, percent
 from pipelines.report.data import read_example, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.page import MAX_EXAMPLES
-from pipelines.report.picture import SIDE, PictureNotShown, draw_picture, make_thumbnail
+from pipelines.report.thumbnail import SIDE, ImageNotShown, draw_image, make_thumbnail
 from tests.common.html_tags import HOSTILE, Tags
 
 
@@ -37,7 +37,7 @@ def example(**changes: Any) -> dict[str, Any]:
         "parsed": caption,
         "objects": [{"text": "dog", "start": 8, "end": 11}, {"text": "ball", "start": 27, "end": 31}],
         "attributes": [
-            {"object": place, "text": text, "kind": "colour"} for place, text in enumerate(("brown", "red"))
+            {"object": index, "text": text, "kind": "colour"} for index, text in enumerate(("brown", "red"))
         ],
         "actions": [
             {
@@ -51,7 +51,7 @@ def example(**changes: Any) -> dict[str, Any]:
         ],
         "relations": [{"source": 0, "target": 1, "text": "with"}],
         "complexity": 2,
-        "picture": None,
+        "image": None,
         "width": 0,
         "height": 0,
         "spotted": [],
@@ -133,7 +133,7 @@ def everywhere_hostile() -> dict[str, Any]:
             }
         ],
         relations=[{"source": 0, "target": 0, "text": HOSTILE}],
-        picture="data:image/jpeg;base64," + base64.b64encode(jpeg()).decode(),
+        image="data:image/jpeg;base64," + base64.b64encode(jpeg()).decode(),
         spotted=[{"text": HOSTILE, "score": 0.9, "box": [[0, 0], [9, 0], [9, 9], [0, 9]]}],
         overlap=8,
         overlap_text=HOSTILE,
@@ -148,7 +148,7 @@ def everywhere_hostile() -> dict[str, Any]:
         rejected={HOSTILE: 1094},
         dead_letter={"rows": 4, "units": 0, "by_error": {HOSTILE: 4}},
         seconds={HOSTILE: 1.0},
-        examples={HOSTILE: [one, example(picture=HOSTILE)], "kept": [one], "dead_letter": [one]},
+        examples={HOSTILE: [one, example(image=HOSTILE)], "kept": [one], "dead_letter": [one]},
     )
 
 
@@ -193,8 +193,8 @@ def test_writing_is_atomic_and_leaves_nothing_behind(tmp_path: Path, monkeypatch
 def test_examples_and_their_size_are_bounded() -> None:
     noise = io.BytesIO()
     Image.frombytes("RGB", (700, 700), os.urandom(3 * 700 * 700)).save(noise, "JPEG", quality=95)
-    picture = "data:image/jpeg;base64," + base64.b64encode(noise.getvalue()).decode()
-    many = [example(picture=picture, caption="word " * 50_000, parsed="word " * 50_000)] * 40
+    image = "data:image/jpeg;base64," + base64.b64encode(noise.getvalue()).decode()
+    many = [example(image=image, caption="word " * 50_000, parsed="word " * 50_000)] * 40
     page = render_report(funnel(examples={"kept": many}))
     assert page.count('<article class="card">') == MAX_EXAMPLES + 1  # and the legend
     assert len(page) < 3_000_000
@@ -208,7 +208,9 @@ def test_the_overlap_is_marked_in_the_original_caption() -> None:
 
 
 def test_marks_survive_overlapping_and_wrong_spans() -> None:
-    html = marked("abc<d", [Span(0, 2, "t-object"), Span(1, 5, "overlap"), Span(-1, 3, "x"), Span(3, 99, "x")])
+    html = marked(
+        "abc<d", [TextSpan(0, 2, "t-object"), TextSpan(1, 5, "overlap"), TextSpan(-1, 3, "x"), TextSpan(3, 99, "x")]
+    )
     inside = html.removeprefix('<bdi dir="auto">').removesuffix("</bdi>")
     assert re.sub(r"<[^>]+>", "", inside) == "abc&lt;d"
     assert html.count("<mark>") == 2
@@ -216,7 +218,7 @@ def test_marks_survive_overlapping_and_wrong_spans() -> None:
 
 
 def test_a_long_caption_is_cut_around_its_overlap() -> None:
-    html = marked("x" * 5000 + "NEEDLE" + "y" * 5000, [Span(5000, 5006, "overlap")], limit=200)
+    html = marked("x" * 5000 + "NEEDLE" + "y" * 5000, [TextSpan(5000, 5006, "overlap")], limit=200)
     assert "<mark>NEEDLE</mark>" in html
     assert len(html) < 400
     assert html.count("\u2026") == 2
@@ -241,16 +243,16 @@ def boxes_of(svg: str, css: str) -> list[tuple[float, float, float, float]]:
 @pytest.mark.parametrize("count", range(1, 11))
 def test_no_two_nodes_of_a_graph_lie_on_each_other(count: int) -> None:
     raw = example(
-        objects=[{"text": f"object number {place}", "start": 0, "end": 1} for place in range(count)],
-        attributes=[{"object": place, "text": f"attribute{n}"} for place in range(count) for n in range(place % 6)],
+        objects=[{"text": f"object number {index}", "start": 0, "end": 1} for index in range(count)],
+        attributes=[{"object": index, "text": f"attribute{n}"} for index in range(count) for n in range(index % 6)],
         actions=[
             {
-                "verb": f"doing{place}",
+                "verb": f"doing{index}",
                 "score": 0.5,
-                "accepted": place % 2 == 0,
-                "participants": [{"object": n, "role": "subject"} for n in range(place, count, 2)],
+                "accepted": index % 2 == 0,
+                "participants": [{"object": n, "role": "subject"} for n in range(index, count, 2)],
             }
-            for place in range(count)
+            for index in range(count)
         ],
         relations=[{"source": a, "target": b, "text": "near"} for a in range(count) for b in range(a)],
     )
@@ -262,9 +264,9 @@ def test_no_two_nodes_of_a_graph_lie_on_each_other(count: int) -> None:
         nodes.append((cx - rx, cy - ry, cx + rx, cy + ry))
     assert len(boxes_of(svg, "g-object")) == count
     wide, high = float(root.get("width", "nan")), float(root.get("height", "nan"))
-    for place, (left, top, right, bottom) in enumerate(nodes):
+    for index, (left, top, right, bottom) in enumerate(nodes):
         assert left >= 0 and top >= 0 and right <= wide and bottom <= high
-        for other in nodes[:place]:
+        for other in nodes[:index]:
             assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
 
 
@@ -301,7 +303,7 @@ def test_boxes_are_drawn_in_pixels_of_the_original(tmp_path: Path) -> None:
         {"text": "HELLO", "score": score, "box": [[100, 50], [900, 50], [900, 150], [100, 150]]}
         for score in (0.95, 0.6, 0.2)
     ]
-    html = draw_picture(read_example(example(picture=str(path), width=1600, height=800, spotted=spotted)))
+    html = draw_image(read_example(example(image=str(path), width=1600, height=800, spotted=spotted)))
     assert 'viewBox="0 0 1600 800"' in html
     assert f'width="{SIDE}" height="180"' in html
     assert 'points="100.0,50.0 900.0,50.0 900.0,150.0 100.0,150.0"' in html
@@ -320,15 +322,15 @@ def test_thumbnails_fit_whatever_the_shape(tmp_path: Path, shape: tuple[int, int
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", jpeg()[:300], b"\xff\xd8\xff\xe0"])
-def test_a_picture_that_cannot_be_opened_shows_its_message(tmp_path: Path, content: bytes) -> None:
+def test_an_image_that_cannot_be_opened_shows_its_message(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.jpg"
     path.write_bytes(content)
-    assert "Picture not shown: " in draw_picture(read_example(example(picture=str(path))))
+    assert "Image not shown: " in draw_image(read_example(example(image=str(path))))
 
 
 @pytest.mark.parametrize("source", ["/nowhere/a.jpg", "/dev/zero", "a\0b", "data:image/jpeg,abc", "data:;base64,%%%"])
-def test_a_picture_that_is_not_there_has_a_reason(source: str) -> None:
-    with pytest.raises(PictureNotShown):
+def test_an_image_that_is_not_there_has_a_reason(source: str) -> None:
+    with pytest.raises(ImageNotShown):
         make_thumbnail(source)
 
 

@@ -181,10 +181,10 @@ def test_shards_feed_the_loaders_of_open_clip(paper: Any, training: bool) -> Non
     assert found == sorted(tuple(row) for row in tokenizer([row["caption"] for row in kept]).tolist())
 
 
-def test_a_shard_has_the_picture_of_the_row_that_was_kept(
+def test_a_shard_has_the_image_of_the_row_that_was_kept(
     tmp_path: Path, bytes_of: list[bytes], filtering: Callable[..., Any], ocr_models: None
 ) -> None:
-    """Of two rows with the same caption and uid the first is rejected for the text in its picture."""
+    """Of two rows with the same caption and uid the first is rejected for the text in its image."""
     caption, spoilt, clean = INPUT_CAPTIONS[3], bytes_of[3], bytes_of[0]
     table = pa.table({"uid": ["0" * 31 + "1"] * 2, "caption": [caption] * 2, "image": [spoilt, clean]})
     pq.write_table(table, tmp_path / "a.parquet")
@@ -196,7 +196,7 @@ def test_a_shard_has_the_picture_of_the_row_that_was_kept(
 
 
 @pytest.mark.parametrize("form", ["GIF", "BMP"])
-def test_pictures_that_loaders_do_not_know_become_png(
+def test_images_that_loaders_do_not_know_become_png(
     form: str, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
 ) -> None:
     image = Image.effect_noise((40, 30), 60).convert("RGB").quantize(32).convert("RGB")
@@ -294,14 +294,14 @@ def test_a_preset_that_lets_more_through_reads_only_what_is_missing(
     assert wide.tables() == paper.tables()
     after = _annotations(tmp_path / "out")
     assert before.items() < after.items()
-    assert any("only their pictures are read" in line for line in wide.said)
+    assert any("only their images are read" in line for line in wide.said)
     assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow)).tables() == first.tables()
 
 
 def test_longer_captions_let_through_are_looked_at(
     pairs: Path, tmp_path: Path, filtering: Callable[..., Any], ocr_models: None
 ) -> None:
-    """The length is decided whatever the stages; pictures of rows that were too long before must still be read."""
+    """The length is decided whatever the stages; images of rows that were too long before must still be read."""
     short = tmp_path / "short.yaml"
     short.write_text("captions: {max_chars: 40}\n")
     long = tmp_path / "long.yaml"
@@ -315,7 +315,7 @@ def test_longer_captions_let_through_are_looked_at(
     )
 
 
-def test_captions_alone_decide_nothing_about_pictures(
+def test_captions_alone_decide_nothing_about_images(
     pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
 ) -> None:
     result = filtering(pairs, tmp_path / "out", stages=("captions",), unit_rows=15)
@@ -364,7 +364,7 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     alone = filtering(manifest, tmp_path / "alone", stages=("captions",))
     assert alone.verdicts() == {"0": "kept", "1": "action"}
     full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
-    assert full.verdicts() == {"0": "picture_not_at_hand", "1": "action"}
+    assert full.verdicts() == {"0": "image_not_available", "1": "action"}
     assert full.status == 0
     assert any("STAGES=captions,export" in line for line in full.said)
 
@@ -381,7 +381,7 @@ INPUT_CAPTIONS = [
 
 @pytest.fixture(scope="module")
 def bytes_of(tmp_path_factory: pytest.TempPathFactory, draw: Callable[..., Path]) -> list[bytes]:
-    """A picture for each input caption; the last one repeats its caption."""
+    """An image for each input caption; the last one repeats its caption."""
     folder = tmp_path_factory.mktemp("bytes")
     texts = ("", "", "SALE", "Two boys play football")
     return [draw(folder / f"{n}.png", text).read_bytes() for n, text in enumerate(texts)]
@@ -396,9 +396,9 @@ def _parquet(folder: Path, images: Any) -> Path:
     return folder / "a.parquet"
 
 
-def _webdataset(folder: Path, pictures: list[bytes]) -> Path:
+def _webdataset(folder: Path, images: list[bytes]) -> Path:
     with tarfile.open(folder / "00000.tar", "w") as tar:
-        for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, pictures, strict=True)):
+        for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, images, strict=True)):
             for ending, data in (("png", content), ("txt", caption.encode()), ("json", b'{"n": "%d"}' % n)):
                 info = tarfile.TarInfo(f"{n:05d}.{ending}")
                 info.size = len(data)
@@ -406,9 +406,9 @@ def _webdataset(folder: Path, pictures: list[bytes]) -> Path:
     return folder / "00000.tar"
 
 
-def _files(folder: Path, pictures: list[bytes]) -> list[dict[str, str]]:
+def _files(folder: Path, images: list[bytes]) -> list[dict[str, str]]:
     rows = []
-    for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, pictures, strict=True)):
+    for n, (caption, content) in enumerate(zip(INPUT_CAPTIONS, images, strict=True)):
         (folder / f"{n}.png").write_bytes(content)
         rows.append({"n": str(n), "caption": caption, "image_path": f"{n}.png"})
     return rows

@@ -1,4 +1,4 @@
-"""Ten thousand pictures through Text-spotting: memory stays flat, that of workers and OCR processes included."""
+"""Ten thousand images through Text-spotting: memory stays flat, that of workers and OCR processes included."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.pipelines.processes import REPOSITORY, Starter, starter
 
-PICTURES = 10_000
+IMAGES = 10_000
 SAMPLE = REPOSITORY / "data" / "sample"
 
 
@@ -37,7 +37,7 @@ def _resident(process: psutil.Process) -> int:
 
 @pytest.mark.soak
 @pytest.mark.timeout(3000)
-def test_ten_thousand_pictures_in_flat_memory(
+def test_ten_thousand_images_in_flat_memory(
     tmp_path: Path, runs: Starter, tsv: Callable[..., Path], ocr_models: None
 ) -> None:
     with open(SAMPLE / "manifest.tsv", encoding="utf-8") as file:
@@ -45,9 +45,9 @@ def test_ten_thousand_pictures_in_flat_memory(
     usable = [row for row in given if row["caption"].strip() and "broken" not in row["image_path"]]
     rows: list[dict[str, Any]] = [
         {"caption": f"{usable[n % len(usable)]['caption']} {n}", "image_path": usable[n % len(usable)]["image_path"]}
-        for n in range(PICTURES)
+        for n in range(IMAGES)
     ]
-    (tmp_path / "pictures").symlink_to(SAMPLE / "pictures")
+    (tmp_path / "images").symlink_to(SAMPLE / "images")
     manifest = tsv(tmp_path / "manifest.tsv", rows)
     process = runs.start(manifest, tmp_path / "out", "--stages", "spotting", "--unit-rows", "2000")
     watched, seen = psutil.Process(process.pid), []

@@ -1,4 +1,4 @@
-"""What the trainer's tests share: the textbook losses, shards of drawn pictures, small models, several ranks."""
+"""What the trainer's tests share: the textbook losses, shards of drawn images, small models, several ranks."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def textbook() -> Callable[..., Any]:
 
 
 def drawn(number: int, side: int = 40) -> tuple[bytes, str]:
-    """Picture and caption `number`: shape, colour, background, place; all different below 512."""
+    """Image and caption `number`: shape, colour, background, place; all different below 512."""
     shape, number_left = SHAPES[number % 4], number // 4
     colour, background = COLOURS[number_left % 8], COLOURS[(number_left // 8 + number_left % 8 + 1) % 8]
     left = (number_left // 64) % 2 == 0
@@ -78,8 +78,8 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for shard in range(3):
         with tarfile.open(folder / f"{shard:05d}.tar", "w") as tar:
             for number in range(32 * shard, 32 * shard + 32):
-                picture, caption = drawn(number)
-                for ending, content in (("png", picture), ("txt", caption.encode())):
+                image, caption = drawn(number)
+                for ending, content in (("png", image), ("txt", caption.encode())):
                     info = tarfile.TarInfo(f"{number:032x}-{number:06d}.{ending}")
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))

@@ -18,7 +18,7 @@ from trainer.data.batch import Batch
 
 
 class Told:
-    """A student whose features are given: picture i's are in its pixels, caption i's in its tokens."""
+    """A student whose features are given: image i's are in its pixels, caption i's in its tokens."""
 
     def __init__(self, images: Any, texts: Any):
         self.images, self.texts = images, texts
@@ -64,10 +64,10 @@ def recalls(images: Any, texts: Any, hashes: Any = None) -> dict[str, float]:
 def test_by_hand() -> None:
     eye = torch.eye(8)
     texts = eye.clone()
-    texts[0] = eye[1] + 0.1 * eye[0]  # caption 0 describes picture 1 better
+    texts[0] = eye[1] + 0.1 * eye[0]  # caption 0 describes image 1 better
     found = recalls(eye, texts)
     assert found["text_to_image_r1"] == pytest.approx(7 / 8)
-    assert found["image_to_text_r1"] == 1.0  # picture 0 still likes caption 0 best; picture 1 its own more than 0
+    assert found["image_to_text_r1"] == 1.0  # image 0 still likes caption 0 best; image 1 its own more than 0
     assert found["text_to_image_r5"] == 1.0
 
 
@@ -102,7 +102,7 @@ def ranks_agree(folder: Path) -> None:
             mine: Any = Pairs(n, None, ranks.rank, ranks.world)
             found = checks.retrieval(Told(x, x + y), mine, ranks, torch.device("cpu"))  # type: ignore[arg-type]
             assert found == expected
-        data = checks.ZeroShotData(names=("a", "b"), pictures=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
+        data = checks.ZeroShotData(names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
         if ranks.first:
             for i in range(5):
                 Image.new("RGB", (2, 2), (i, 0, 0)).save(folder / f"{i}.png")
@@ -128,16 +128,16 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(tmp_path / name / "1.png")
         (tmp_path / name / "notes.txt").touch()
     data = checks.read_zero_shot(tmp_path)
-    assert data.names == ("blue square", "red circle") and [label for _, label in data.pictures] == [0, 1]
+    assert data.names == ("blue square", "red circle") and [label for _, label in data.images] == [0, 1]
     (tmp_path / "classnames.txt").write_text("a square\na circle\n")
     assert checks.read_zero_shot(tmp_path).names == ("a square", "a circle")
     (tmp_path / "classnames.txt").write_text("one\n")
     with pytest.raises(checks.BadZeroShotFolder, match="names 1 classes; there are 2 folders"):
         checks.read_zero_shot(tmp_path)
     (tmp_path / "classnames.txt").unlink()
-    for picture in tmp_path.rglob("*.png"):
-        picture.unlink()
-    with pytest.raises(checks.BadZeroShotFolder, match="holds no pictures"):
+    for image in tmp_path.rglob("*.png"):
+        image.unlink()
+    with pytest.raises(checks.BadZeroShotFolder, match="holds no images"):
         checks.read_zero_shot(tmp_path)
 
 
@@ -156,7 +156,7 @@ def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Pat
     outcome = train(config, tmp_path / "w", said.append)
     share = outcome.checks["zero_shot/accuracy"]
     assert share.n == 6 and share.chance == 0.5
-    assert any(text.startswith("step 2: zero-shot, 6 pictures: accuracy ") for text in said)
+    assert any(text.startswith("step 2: zero-shot, 6 images: accuracy ") for text in said)
 
 
 def test_mean_recall() -> None:

@@ -24,7 +24,7 @@ from trainer.accumulation import Losses, backward
 from trainer.config import Config
 from trainer.config_files import load_config
 from trainer.data.batch import Batch
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.loop import train
 from trainer.losses import HnNce
 from trainer.model import Encoded, build_student
@@ -76,10 +76,10 @@ def toy(case: dict[str, Any]) -> Any:
 
 def whole_batch(case: dict[str, Any]) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    hashes, pictures = torch.arange(N), torch.arange(N)
+    hashes, images = torch.arange(N), torch.arange(N)
     if case.get("duplicates"):
         hashes[[3, 9, 14]] = 3
-        pictures[[2, 9, 11]] = 2
+        images[[2, 9, 11]] = 2
     concepts = {}
     if case.get("concepts"):
         for head in ("objects", "attributes"):
@@ -92,7 +92,7 @@ def whole_batch(case: dict[str, Any]) -> Batch:
         images=torch.randn(N, 3, 2, 2, generator=generator),
         texts=torch.randint(0, 20, (N, CONTEXT), generator=generator),
         caption_hash=hashes,
-        image_hash=pictures,
+        image_hash=images,
         keys=[str(i) for i in range(N)],
         concepts=concepts,
     )
@@ -196,13 +196,13 @@ def steppers(config: Any, ranks: Ranks) -> tuple[Stepper, Stepper]:
                 config=config,
                 ranks=known,
                 device=torch.device("cpu"),
-                average=Average(student, 0.5),
+                average=WeightAverage(student, 0.5),
             )
         )
     return made[0], made[1]
 
 
-def pictures_and_tokens() -> Batch:
+def images_and_tokens() -> Batch:
     batch = whole_batch({"concepts": True, "duplicates": True})
     generator = torch.Generator().manual_seed(2)
     texts = torch.randint(1, 39, (N, 8), generator=generator)
@@ -241,7 +241,7 @@ def real_students_equal_one_process(folder: Path) -> None:
     with joined_ranks("cpu", 60) as ranks:
         b = N // ranks.world
         mine = slice(b * ranks.rank, b * ranks.rank + b)
-        batch = pictures_and_tokens()
+        batch = images_and_tokens()
         for precision, tolerance in (("fp32", 1e-4), ("bf16", 5e-2), ("fp16", 1e-2)):
             spread, alone = steppers(settings(precision=precision, max_nonfinite=9), ranks)
             found, expected = first_step(spread, part_of(batch, mine)), first_step(alone, batch)

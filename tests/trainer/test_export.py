@@ -43,9 +43,9 @@ def test_round_trip_through_open_clip(name: str, tmp_path: Path) -> None:
     folder = export(tmp_path / "export", model, clip.state_dict(), preprocessing(own, size), "# Card\n")
     loaded, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     loaded.eval()
-    picture = Image.effect_noise((50, 70), 90).convert("RGB")
-    image = transform(own, size, training=False)(picture)
-    assert torch.equal(preprocess(picture), image)
+    noise = Image.effect_noise((50, 70), 90).convert("RGB")
+    image = transform(own, size, training=False)(noise)
+    assert torch.equal(preprocess(noise), image)
     texts = open_clip.get_tokenizer(f"local-dir:{folder}")(["a dog", "two cats on a mat"])
     assert texts.shape == (2, 12)
     with torch.no_grad():
@@ -85,11 +85,11 @@ def test_a_disk_that_is_full_leaves_the_old_export(tmp_path: Path) -> None:
 
 
 def test_training_transform_draws_from_torch() -> None:
-    picture = Image.effect_noise((64, 64), 90).convert("RGB")
+    noise = Image.effect_noise((64, 64), 90).convert("RGB")
     draw = transform(TransformSettings(), 32, training=True)
     torch.manual_seed(0)
-    one = draw(picture)
+    one = draw(noise)
     torch.manual_seed(0)
-    assert torch.equal(draw(picture), one)
-    assert not torch.equal(draw(picture), one)
+    assert torch.equal(draw(noise), one)
+    assert not torch.equal(draw(noise), one)
     assert one.shape == (3, 32, 32) and one.dtype == torch.float32

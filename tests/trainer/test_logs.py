@@ -14,7 +14,7 @@ import torch
 
 from trainer.config import LogSettings
 from trainer.logs import MissingTracker, RunLog
-from trainer.progress import Progress
+from trainer.progress import TrainingProgress
 from trainer.randomness import Purpose, seed_for, seed_torch
 
 
@@ -82,7 +82,7 @@ def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
 
 def test_speed_is_that_of_the_window() -> None:
     now = [100.0]
-    progress = Progress(total_steps=100, batch_size=8, step=20, clock=lambda: now[0])
+    progress = TrainingProgress(total_steps=100, batch_size=8, step=20, clock=lambda: now[0])
     now[0] += 4
     speed = progress.speed(30, waited_s=1.0)
     assert speed == {"samples_per_s": 20.0, "data_wait": 0.25, "eta_s": 70 * 0.4}

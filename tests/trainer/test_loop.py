@@ -269,9 +269,9 @@ def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: P
     """A limit that began anew with every resume would not be one."""
     data = Path(shutil.copytree(shards, tmp_path / "data"))
     content = bytearray((data / "00000.tar").read_bytes())
-    for place in range(0, len(content) - 8, 512):
-        if content[place : place + 4] == b"\x89PNG" and place % 3 == 0:
-            content[place : place + 4] = b"HTML"
+    for index in range(0, len(content) - 8, 512):
+        if content[index : index + 4] == b"\x89PNG" and index % 3 == 0:
+            content[index : index + 4] = b"HTML"
     (data / "00000.tar").write_bytes(content)
     values = merged(tiny_values(), {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.9}})
     train(build(Config, values), tmp_path / "calm", lambda text: None)

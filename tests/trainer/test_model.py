@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from trainer.architecture import BadArchitecture, architecture, build
 from trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.model import build_student
 from trainer.optim import build_optimizer, rate_factor
 from trainer.warm_start import BadWeights
@@ -135,7 +135,7 @@ def test_the_scale_is_clamped() -> None:
 
 def test_average_follows_the_weights() -> None:
     student = student_of()
-    average = Average(student, 0.9)
+    average = WeightAverage(student, 0.9)
     before = student.clip.text_projection.detach().clone()
     student.clip.text_projection.data.add_(1.0)
     average.update(student)

@@ -14,7 +14,7 @@ from common.ranks import Ranks
 from trainer.architecture import tokenizer
 from trainer.config import ConceptSettings, ModelSettings
 from trainer.data.batch import Batch
-from trainer.ema import Average
+from trainer.ema import WeightAverage
 from trainer.model import build_student
 from trainer.optim import build_optimizer
 from trainer.step import Diverged, Stepper, StepResult, losses_of
@@ -27,7 +27,7 @@ SHAPE: dict[str, Any] = {
 
 
 def pairs(n: int, heads: bool = False) -> Batch:
-    """n different pictures of noise with n different captions, each with concepts of its own."""
+    """n different images of noise with n different captions, each with concepts of its own."""
     generator = torch.Generator().manual_seed(5)
     texts = torch.randint(1, 63, (n, 8), generator=generator)
     texts[:, -1] = 63
@@ -52,7 +52,7 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
     student, _, _ = build_student(ModelSettings(architecture=SHAPE), concepts, sizes)
     student.train()
     optimizer = build_optimizer(student, config.optimizer, concepts)
-    average = Average(student, config.run.ema) if config.run.ema else None
+    average = WeightAverage(student, config.run.ema) if config.run.ema else None
     return Stepper(
         student=student, module=student, optimizer=optimizer, losses=losses_of(config), config=config, ranks=Ranks(),
         device=torch.device("cpu"), average=average,
@@ -71,7 +71,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_64_pairs_are_learnt_by_heart(name: str, tiny_config: Callable[..., Any]) -> None:
-    """Recall at 1 of 100 % in both directions, and the concepts of every picture."""
+    """Recall at 1 of 100 % in both directions, and the concepts of every image."""
     config = tiny_config(**CASES[name], optimizer={"learning_rate": 2e-3})
     heads = "concepts" in name
     trained = stepper(config, heads)

@@ -22,7 +22,7 @@ from common.command_line import OK, Parser, WrongUse, exit_status, say
 from trainer.concepts.folder import Folder
 from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
-from trainer.concepts.progress import Progress
+from trainer.concepts.progress import HeadProgress
 from trainer.concepts.store import ConceptStore
 from trainer.data import DataError
 
@@ -34,7 +34,7 @@ FEW = 100  # tested samples below which figures are called rough
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="Teacher heads and concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
-    parser.add_argument("--k", type=int, default=10, help="concepts kept per picture and head (10)")
+    parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
     return parser
@@ -79,7 +79,7 @@ def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[s
     fingerprint = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
     heads = _kept(store.folder, fingerprint)
     if heads is None:
-        progress = Progress(store.folder, fingerprint)
+        progress = HeadProgress(store.folder, fingerprint)
         heads = HeadTrainer(store, settings, say, progress).train()
         _keep(store.folder, fingerprint, made_from, heads)
         progress.forget()
@@ -87,7 +87,7 @@ def _make_targets(store: ConceptStore, settings: HeadSettings, k: int) -> dict[s
         say(line)
     manifest = write_targets(store, heads, heads_hash=fingerprint, k=k, device=settings.device)
     say(
-        f"targets: {manifest['samples']:,} pictures in {len(manifest['shards'])} shards, {k} of each head, "
+        f"targets: {manifest['samples']:,} images in {len(manifest['shards'])} shards, {k} of each head, "
         f"in {store.folder.url('targets')} ({time.time() - began:.0f} s)"
     )
     return manifest
@@ -141,5 +141,5 @@ def table(heads: dict[str, Head]) -> list[str]:
     few = [f"{name} {head.metrics['test_samples']:,.0f}" for name, head in heads.items()
            if head.metrics["test_samples"] < FEW]  # fmt: skip
     if few:
-        lines.append(f"tested on few pictures ({', '.join(few)}): these figures are rough; --holdout takes more")
+        lines.append(f"tested on few images ({', '.join(few)}): these figures are rough; --holdout takes more")
     return lines

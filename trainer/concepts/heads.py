@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
-from trainer.concepts.progress import Progress
+from trainer.concepts.progress import HeadProgress
 from trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
 from trainer.concepts.store import BadConcepts, ConceptStore
 
@@ -46,9 +46,9 @@ class HeadSettings:
     weight_decay: float = 0.05
     """Of AdamW."""
     repeat_threshold: float = 1e-3
-    """t of the repeat factor: concepts in a smaller share of the samples are up-sampled. 0: no up-sampling."""
+    """t of the repeat factor: concepts in a smaller proportion of the samples are up-sampled. 0: no up-sampling."""
     holdout: float = 0.1
-    """Share of the samples held out: a half to choose the epoch by, a half to report."""
+    """Proportion of the samples held out: a half to choose the epoch by, a half to report."""
     seed: int = 0
     """Of the order of the samples."""
     device: str = "cpu"
@@ -84,7 +84,7 @@ class HeadTrainer:
         store: ConceptStore,
         settings: HeadSettings,
         say: Callable[[str], None] = _log.info,
-        progress: Progress | None = None,
+        progress: HeadProgress | None = None,
     ):
         self._store, self._settings, self._say, self._progress = store, settings, say, progress
         self._said = time.monotonic()

@@ -1,4 +1,4 @@
-"""The teacher's predictions for every picture, cut to the k likeliest concepts and stored beside the shards."""
+"""The teacher's predictions for every image, cut to the k likeliest concepts and stored beside the shards."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def top_k(
 
 
 def shard_targets(name: str, shard: ShardConcepts, heads: dict[str, Head], k: int, device: str) -> ShardTargets:
-    """The targets of one shard; zeros for pictures without features."""
+    """The targets of one shard; zeros for images without features."""
     ids, probabilities = {}, {}
     for head, classifier in heads.items():
         ids[head], probabilities[head] = top_k(classifier, shard.features, k, device)

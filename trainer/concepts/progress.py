@@ -21,7 +21,7 @@ EVERY_S = 60.0
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
 
 
-class Progress:
+class HeadProgress:
     """The states of a store's heads under training.
 
     Args:

@@ -33,7 +33,7 @@ class Part(StrEnum):
 
 @dataclass(frozen=True)
 class Usable:
-    """Samples of one shard with a picture and a concept."""
+    """Samples of one shard with an image and a concept."""
 
     shard: ShardConcepts
     rows: npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class Statistics:
 
     @property
     def frequencies(self) -> npt.NDArray[np.float64]:
-        """(concepts,) share of the samples that have each."""
+        """(concepts,) proportion of the samples that have each."""
         return self.counts / max(self.samples, 1)
 
 
@@ -92,7 +92,7 @@ class HeadSamples:
     """The samples of one head of a store.
 
     Args:
-        holdout: share of the samples not trained on; a half of it is validation, a half test.
+        holdout: proportion of the samples not trained on; a half of it is validation, a half test.
         threshold: t of the repeat factor.
         seed: of the order, with the head's own numbers.
     """

@@ -58,7 +58,7 @@ class ShardConcepts:
 
     keys: list[str]
     good: npt.NDArray[np.bool_]
-    """Pictures with features."""
+    """Images with features."""
     labels: dict[str, Labels]
     read_features: Callable[[], npt.NDArray[np.float16]]
 

@@ -1,9 +1,9 @@
-"""Stored predictions of the teacher: a few concepts with probabilities per picture, one small file beside each shard.
+"""Stored predictions of the teacher: a few concepts with probabilities per image, one small file beside each shard.
 
     concepts/targets/manifest.json       vocabulary and teacher they were made from, k, and the SHA-256 of every file
     concepts/targets/<shard>.npz         keys, and for each head ids (n, k) uint32 and probabilities (n, k) float16
 
-A row whose probabilities are all zero is a picture that the teacher could not read. 60 bytes per picture and head at
+A row whose probabilities are all zero is an image that the teacher could not read. 60 bytes per image and head at
 k = 10, so the teacher itself is not needed in training.
 """
 
@@ -32,7 +32,7 @@ Probabilities = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ShardTargets:
-    """Targets of the pictures of one shard."""
+    """Targets of the images of one shard."""
 
     shard: str
     """File name of the tar."""
@@ -80,7 +80,7 @@ class ConceptTargets:
 
     @property
     def k(self) -> int:
-        """Targets kept per picture and head."""
+        """Targets kept per image and head."""
         return int(self.manifest["k"])
 
     def missing(self, shards: Mapping[str, str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""From the bytes of a picture to pixels. The bytes are hostile: bombs, cut files, HTML named .jpg."""
+"""From the bytes of an image to pixels. The bytes are hostile: bombs, cut files, HTML named .jpg."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from PIL import Image
 from common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 
 MAX_ASPECT = 20
-"""Longer pictures lose their ends: transforms that resize the shorter side would blow up a line of pixels."""
+"""Longer images lose their ends: transforms that resize the shorter side would blow up a line of pixels."""
 
 
-class BadPicture(ValueError):
+class UndecodableImage(ValueError):
     """The bytes do not become pixels; the message says why."""
 
 
 def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> Image.Image:
-    """An upright RGB picture.
+    """An upright RGB image.
 
     Args:
         content: the bytes of a file.
@@ -23,7 +23,7 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
         decode_side: JPEGs may be decoded at a half, a quarter or an eighth while both sides stay at or above it.
 
     Raises:
-        BadPicture: they are no picture, too large a one, or end too early.
+        UndecodableImage: they are no image, too large a one, or end too early.
     """
     try:
         opened = open_image(content, ImageLimits(max_pixels=max_pixels))
@@ -32,7 +32,7 @@ def decode(content: bytes, max_pixels: int, decode_side: int | None = None) -> I
             return _middle(opened.upright(image.convert("RGB")))
     except BadImage as error:
         setting = "; data.max_pixels sets the limit" if error.reason is BadImageReason.TOO_MANY_PIXELS else ""
-        raise BadPicture(f"{error}{setting}") from error
+        raise UndecodableImage(f"{error}{setting}") from error
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -13,9 +13,9 @@ class Kind(StrEnum):
     TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
     NOT_A_TAR = "not_a_tar"  # something else under a shard's name
     DUPLICATE_KEY = "duplicate_key"  # a key met before in its shard; the first one counts
-    MISSING_PICTURE = "missing_picture"  # a key without picture
+    MISSING_IMAGE = "missing_image"  # a key without image
     MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
-    UNDECODABLE_PICTURE = "undecodable_picture"  # bytes that do not become pixels
+    UNDECODABLE_IMAGE = "undecodable_image"  # bytes that do not become pixels
     MISSING_CONCEPTS = "missing_concepts"  # its shard has no file of concept targets
 
 

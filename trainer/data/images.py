@@ -1,7 +1,7 @@
-"""The pictures of a batch, in one tensor from the start.
+"""The images of a batch, in one tensor from the start.
 
 Each is copied while it is still in the processor's cache. In a worker the tensor lies in shared memory, which is how it
-gets to the training: stacked elsewhere it would be copied once more (of 64 pictures of 224 pixels 38 MB).
+gets to the training: stacked elsewhere it would be copied once more (of 64 images of 224 pixels 38 MB).
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from torch.utils.data import get_worker_info
 
 
 class Images:
-    """Room for `n` pictures of the shape of the first."""
+    """Room for `n` images of the shape of the first."""
 
     def __init__(self, n: int):
         self._n, self._filled = n, 0
         self.tensor: Tensor | None = None
-        """(n, channels, height, width); None before the first picture."""
+        """(n, channels, height, width); None before the first image."""
 
-    def add(self, picture: Tensor) -> None:
-        """Put the next picture (channels, height, width) in its place. Raises ValueError for another shape or type."""
+    def add(self, image: Tensor) -> None:
+        """Put the next image (channels, height, width) in its place. Raises ValueError for another shape or type."""
         if self.tensor is None:
-            self.tensor = _room(self._n, picture)
-        if picture.shape != self.tensor.shape[1:] or picture.dtype != self.tensor.dtype:
+            self.tensor = _room(self._n, image)
+        if image.shape != self.tensor.shape[1:] or image.dtype != self.tensor.dtype:
             raise ValueError(
-                f"the transform gave {tuple(picture.shape)} {picture.dtype} after {tuple(self.tensor.shape[1:])} "
-                f"{self.tensor.dtype}; pictures of a batch must be alike"
+                f"the transform gave {tuple(image.shape)} {image.dtype} after {tuple(self.tensor.shape[1:])} "
+                f"{self.tensor.dtype}; images of a batch must be alike"
             )
-        self.tensor[self._filled] = picture
+        self.tensor[self._filled] = image
         self._filled += 1
 
 

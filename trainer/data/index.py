@@ -1,6 +1,6 @@
 """Where the samples stand in a tar: read once, kept, so that any sample can be read without those before it.
 
-An index is made by reading a shard from end to end: offsets and sizes of pictures and captions, hashes of both (for the
+An index is made by reading a shard from end to end: offsets and sizes of images and captions, hashes of both (for the
 split and for duplicate captions), and the tar's SHA-256, which is compared with the manifest of `make filter`. It also
 finds what is wrong with a shard before training does.
 """
@@ -25,15 +25,15 @@ from common.tar_stream import BrokenTar, TarStream
 from trainer.data.errors import Kind, ShardMismatch
 
 VERSION = 1
-PICTURES = (*EXTENSIONS, "bin")
-"""Endings of pictures; `bin` is what early shards of `make filter` call a format without an ending."""
+IMAGES = (*EXTENSIONS, "bin")
+"""Endings of images; `bin` is what early shards of `make filter` call a format without an ending."""
 CAPTION = "txt"
 _FIELDS = [
-    ("picture_at", "<i8"),
-    ("picture_size", "<i8"),
+    ("image_at", "<i8"),
+    ("image_size", "<i8"),
     ("caption_at", "<i8"),
     ("caption_size", "<i8"),
-    ("picture_hash", "<u8"),
+    ("image_hash", "<u8"),
     ("caption_hash", "<i8"),
 ]
 _MOST_PROBLEMS = 20  # named per shard; all are counted
@@ -63,7 +63,7 @@ class _Group:
     """The members of one key."""
 
     key: str
-    picture: tuple[int, int, int] | None = None  # offset, size, hash
+    image: tuple[int, int, int] | None = None  # offset, size, hash
     caption: tuple[int, int, int] | None = None
 
 
@@ -117,12 +117,12 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             report(Kind.DUPLICATE_KEY, item.key)
             continue
         seen.add(item.key)
-        if item.picture is None:
-            report(Kind.MISSING_PICTURE, item.key)
+        if item.image is None:
+            report(Kind.MISSING_IMAGE, item.key)
         elif item.caption is None:
             report(Kind.MISSING_CAPTION, item.key)
         else:
-            rows.append((*item.picture[:2], *item.caption[:2], item.picture[2], item.caption[2]))
+            rows.append((*item.image[:2], *item.caption[:2], item.image[2], item.caption[2]))
             keys.append(item.key)
     sha256 = hashed.finish()
     return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
@@ -141,8 +141,8 @@ def _groups(stream: _Hashed, report: Callable[[Kind, str], None]) -> Iterator[_G
                 if group is not None:
                     yield group
                 group = _Group(key)
-            if extension in PICTURES and group.picture is None:
-                group.picture = (member.content, member.size, hash64(tar.content(member)))
+            if extension in IMAGES and group.image is None:
+                group.image = (member.content, member.size, hash64(tar.content(member)))
             elif extension == CAPTION and group.caption is None:
                 content = tar.content(member)
                 if content.strip():
@@ -154,7 +154,7 @@ def _groups(stream: _Hashed, report: Callable[[Kind, str], None]) -> Iterator[_G
             report(Kind.NOT_A_TAR, str(error))
         else:
             report(Kind.TRUNCATED_TAR, f"after {group.key}: {error}")
-            if group.picture is None or group.caption is None:
+            if group.image is None or group.caption is None:
                 return  # cut in the middle of a sample: that is what the line above counts
     if group is not None:
         yield group

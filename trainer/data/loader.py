@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
 from trainer.data.errors import BadSource, Kind, LoaderStalled, TooManyBad
 from trainer.data.order import EpochOrder
+from trainer.data.prefetch import Prefetch
 from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, ShardFacts, open_source
@@ -37,7 +37,7 @@ class ShardLoader:
         batch_size: samples of a batch on each rank.
         rank, world: which rank of how many this is.
         seed: of order and augmentation.
-        transform: picture (PIL, RGB) to a (3, h, w) float32 tensor; may draw from the generators of torch, Python and
+        transform: image (PIL, RGB) to a (3, h, w) float32 tensor; may draw from the generators of torch, Python and
             NumPy, which are seeded for each sample.
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
@@ -110,7 +110,7 @@ class ShardLoader:
         self._resumed: tuple[int, int] | None = None
         self.waited_s = 0.0
         """Seconds in which the caller waited for batches."""
-        self._ahead = Ahead(self._reader, self.batches_per_epoch)
+        self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
         self._batches = Batches(self._reader, settings.workers)
         self._positions = _Positions()
         self._workers: DataLoader[Any] | None = None
@@ -157,7 +157,7 @@ class ShardLoader:
         if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
             raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
         self._turn += 1
-        self._ahead.stop()
+        self._prefetch.stop()
         return self._epoch(epoch, start, self._turn)
 
     def _epoch(self, epoch: int, start: int, turn: int) -> Iterator[Batch]:
@@ -172,7 +172,7 @@ class ShardLoader:
                 raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
             began = time.perf_counter()
             item = next(batches, None)
-            self._ahead.at(epoch, number)  # begins after the workers are forked: it is a thread
+            self._prefetch.at(epoch, number)  # begins after the workers are forked: it is a thread
             self.waited_s += time.perf_counter() - began
             if item is None:
                 return
@@ -236,7 +236,7 @@ class ShardLoader:
     def close(self) -> None:
         """End the workers and close the shards."""
         self._turn += 1
-        self._ahead.stop()
+        self._prefetch.stop()
         self._batches.dismiss()
         self._workers = None
         self._reader.close()

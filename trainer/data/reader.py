@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from trainer.data.batch import Batch
-from trainer.data.decode import BadPicture, decode
+from trainer.data.decode import UndecodableImage, decode
 from trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from trainer.data.images import Images
 from trainer.data.index import ShardIndex, load
@@ -145,9 +145,9 @@ class Reader:
         samples, images = [], Images(len(positions))
         with _own_random_state():
             for source, shard, row, position in zip(sources, shards, rows, positions, strict=True):
-                sample, picture = self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
+                sample, image = self._sample(source, shard, row, self._sample_seed(epoch, position), bad)
                 samples.append(sample)
-                images.add(picture)
+                images.add(image)
         self.state(f"batch {number} of epoch {epoch}: collating")
         return (self._collate(samples, images.tensor) if images.tensor is not None else self._empty()), bad
 
@@ -161,7 +161,7 @@ class Reader:
             and not self._sources[source].shards[shard].left_out
         }
 
-    def twin(self) -> Reader:
+    def clone(self) -> Reader:
         """The same for another thread: orders remember what they made."""
         other = copy.copy(self)
         other._order = copy.deepcopy(self._order)
@@ -194,18 +194,18 @@ class Reader:
         return _mix(_mix(_mix(self._seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """A sample, or another one where its picture is bad or its shard has gone."""
+        """A sample, or another one where its image is bad or its shard has gone."""
         for opened, place in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
-                picture, caption = self._read(opened, place)
+                image, caption = self._read(opened, place)
                 break
             except ShardLost as error:  # dropped from the cache, and not where it came from any more
                 self._lost[opened.place] = error
                 bad.append(Bad(Kind.MISSING_SHARD, str(error)))
-            except BadPicture as error:
+            except UndecodableImage as error:
                 key = opened.index.keys[place]
-                bad.append(Bad(Kind.UNDECODABLE_PICTURE, f"shard {opened.shard.file.url}, key {key}: {error}"))
+                bad.append(Bad(Kind.UNDECODABLE_IMAGE, f"shard {opened.shard.file.url}, key {key}: {error}"))
         else:
             lost = self._lost.get((source, shard))
             if lost is not None:
@@ -217,7 +217,7 @@ class Reader:
             )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
-        return _Sample(opened, place, caption), self._transformed(opened, place, picture, seed)
+        return _Sample(opened, place, caption), self._transformed(opened, place, image, seed)
 
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
@@ -246,9 +246,9 @@ class Reader:
     def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
         entry = opened.index.rows[place]
         with self._descriptor(opened) as tar:
-            picture = _bytes(opened, tar, int(entry["picture_at"]), int(entry["picture_size"]))
+            image = _bytes(opened, tar, int(entry["image_at"]), int(entry["image_size"]))
             caption = _bytes(opened, tar, int(entry["caption_at"]), int(entry["caption_size"]))
-        image = decode(picture, self._settings.max_pixels, self._settings.decode_side)
+        image = decode(content, self._settings.max_pixels, self._settings.decode_side)
         return image, caption.decode("utf-8", "replace").strip()
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
@@ -304,7 +304,7 @@ class Reader:
 
     def _collate(self, samples: list[_Sample], images: Tensor) -> Batch:
         rows = [sample.opened.index.rows[sample.row] for sample in samples]
-        image_hashes = np.array([row["picture_hash"] for row in rows], np.uint64).view(np.int64)
+        image_hashes = np.array([row["image_hash"] for row in rows], np.uint64).view(np.int64)
         return Batch(
             images=images,
             texts=self._tokenizer([sample.caption for sample in samples]),
@@ -331,10 +331,10 @@ class Reader:
     def _targets(self, head: str, samples: list[_Sample]) -> tuple[Tensor, Tensor]:
         ids = np.zeros((len(samples), self._k), np.int64)
         probabilities = np.zeros((len(samples), self._k), np.float32)
-        for place, sample in enumerate(samples):
+        for index, sample in enumerate(samples):
             opened = sample.opened
             if opened.concepts is not None and opened.concept_rows is not None:
-                ids[place], probabilities[place] = (
+                ids[index], probabilities[index] = (
                     values[0] for values in opened.concepts.head(head, opened.concept_rows[sample.row : sample.row + 1])
                 )
         return torch.from_numpy(ids), torch.from_numpy(probabilities)

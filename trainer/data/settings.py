@@ -16,7 +16,7 @@ class Source:
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
     weight: Above0 | None = None
-    """Expected share of the samples of an epoch, relative to the other sources' weights. None for all sources: every
+    """Expected proportion of the samples of an epoch, relative to the other sources' weights. None for all sources: every
     sample once per epoch. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
@@ -30,9 +30,9 @@ class Split:
     """Which samples are held out, by a hash: the same on every machine, whatever else is in the data."""
 
     holdout: Below1 = 0.0
-    """Share of the samples that are held out."""
-    by: Literal["picture", "key"] = "picture"
-    """picture: equal pictures (bytes) fall on one side, so that no held-out picture was trained on with another
+    """Proportion of the samples that are held out."""
+    by: Literal["image", "key"] = "image"
+    """image: equal images (bytes) fall on one side, so that no held-out image was trained on with another
     caption; key: by the sample's key alone."""
     part: Literal["train", "holdout", "all"] = "train"
     """train, holdout or all."""
@@ -76,13 +76,13 @@ class DataSettings:
     stall_s: Above0 = 300.0
     """A batch that takes longer than this ends the run, with the state of the workers."""
     max_bad_share: Share = 0.01
-    """Above this share of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks while
+    """Above this proportion of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks while
     it is read. Samples of shards that are lost count, and those without concept targets."""
     decode_side: Positive | None = None
     """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides stay at or above this,
     which saves most of the time; None: at full size."""
     max_pixels: Positive = 100_000_000
-    """Largest accepted picture, width x height by its header."""
+    """Largest accepted image, width x height by its header."""
     index_folder: str | None = None
     """Where the indices of shards are kept; None: beside local shards, else in the cache folder."""
     cache_folder: str | None = None

@@ -155,8 +155,8 @@ def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
     """Which samples of a shard belong to the part that is read."""
     if split.part == "all" or not split.holdout:
         return np.ones(len(index.rows), np.bool_)
-    if split.by == "picture":
-        hashes = index.rows["picture_hash"].astype(np.uint64)
+    if split.by == "image":
+        hashes = index.rows["image_hash"].astype(np.uint64)
     else:
         hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in index.keys], np.uint64)
     held = hashes < np.uint64(int(split.holdout * 2**64))

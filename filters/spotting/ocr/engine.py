@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from filters.spotting.decode import DecodedImage
 from filters.spotting.ocr.alphabets import load_recogniser
 from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
 from filters.spotting.ocr.columns import read_columns
@@ -29,7 +30,6 @@ from filters.spotting.ocr.detection import (
 from filters.spotting.ocr.lines import cut_line, to_strip
 from filters.spotting.ocr.networks import load_network
 from filters.spotting.ocr.recognition import Reading, read_strips
-from filters.spotting.pictures import Picture
 from filters.spotting.settings import Box, Spotted, SpotterSettings
 from filters.spotting.weights import ModelSize, find_models
 
@@ -62,14 +62,14 @@ class Engine:
         second = settings.second_reader
         self._second = _Recogniser(second, settings) if second else None
 
-    def find(self, picture: Picture) -> list[Line]:
+    def find(self, image: DecodedImage) -> list[Line]:
         """The lines of text in an image, from top to bottom; they hold all that `read` needs of it."""
-        (probabilities,) = self._detect(detector_input(picture.pixels, self.settings.limit_side))[0]
-        return self._lines(picture, probabilities)
+        (probabilities,) = self._detect(detector_input(image.pixels, self.settings.limit_side))[0]
+        return self._lines(image, probabilities)
 
-    def _lines(self, picture: Picture, probabilities: Floats) -> list[Line]:
+    def _lines(self, image: DecodedImage, probabilities: Floats) -> list[Line]:
         """The lines that the detector's map (height, width) shows."""
-        settings, size = self.settings, (picture.pixels.shape[1], picture.pixels.shape[0])
+        settings, size = self.settings, (image.pixels.shape[1], image.pixels.shape[0])
         map_size = probabilities.shape[1], probabilities.shape[0]
         scale = size[0] / map_size[0], size[1] / map_size[1]
         found: list[tuple[Quad, Arc | None]] = []
@@ -79,11 +79,11 @@ class Engine:
                 found.append((in_image(box, map_size, size), None))
             elif arc := find_arc(contour, probabilities, scale, settings):
                 found.append((box_of(arc, size), arc))
-        return self._cut(picture, found)
+        return self._cut(image, found)
 
-    def _cut(self, picture: Picture, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
-        pixels = picture.pixels
-        across, down = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
+    def _cut(self, image: DecodedImage, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
+        pixels = image.pixels
+        across, down = image.width / pixels.shape[1], image.height / pixels.shape[0]
         lines = []
         for index in reading_order([box for box, _ in found]):
             box, arc = found[index]
@@ -143,11 +143,11 @@ class BatchedEngine(Engine):
     """For accelerators: the detector, too, looks at many images at once, those that are of one size for it. Their
     pixels wait for one another, a megabyte or two each."""
 
-    def find(self, picture: Picture) -> Picture:  # type: ignore[override]
-        return picture
+    def find(self, image: DecodedImage) -> DecodedImage:  # type: ignore[override]
+        return image
 
-    def read(self, found: Sequence[Picture]) -> list[list[Spotted]]:  # type: ignore[override]
-        inputs = [detector_input(picture.pixels, self.settings.limit_side) for picture in found]
+    def read(self, found: Sequence[DecodedImage]) -> list[list[Spotted]]:  # type: ignore[override]
+        inputs = [detector_input(image.pixels, self.settings.limit_side) for image in found]
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for index, one in enumerate(inputs):
             by_shape.setdefault(one.shape, []).append(index)

@@ -16,7 +16,7 @@ from filters.lean import FRAMEWORKS, without
 with without(*FRAMEWORKS):
     from paddleocr import PaddleOCR  # type: ignore[import-untyped, unused-ignore]
 
-from filters.spotting.pictures import Picture
+from filters.spotting.decode import DecodedImage
 from filters.spotting.settings import Spotted, SpotterSettings
 from filters.spotting.weights import find_models
 
@@ -57,10 +57,10 @@ class PaddleEngine:
             text_rec_score_thresh=settings.min_score,
         )
 
-    def find(self, picture: Picture) -> Read:
-        (found,) = self.pipeline.predict(picture.pixels)
-        height, width = picture.pixels.shape[:2]
-        across, down = picture.width / width, picture.height / height
+    def find(self, image: DecodedImage) -> Read:
+        (found,) = self.pipeline.predict(image.pixels)
+        height, width = image.pixels.shape[:2]
+        across, down = image.width / width, image.height / height
         lines = zip(found["rec_texts"], found["rec_scores"], found["rec_polys"], strict=True)
         return Read(
             [

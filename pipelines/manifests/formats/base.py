@@ -19,7 +19,7 @@ from common.naming import nearest
 from pipelines.datasets import Dataset
 from pipelines.manifests.batches import batches
 from pipelines.manifests.files import read_part, reading
-from pipelines.manifests.pictures import MissingPicture, Picture, pictures_root, read_picture_file
+from pipelines.manifests.images import ImageOrMissing, MissingImage, images_root, read_image_file
 from pipelines.manifests.types import (
     MAX_RAW_BYTES,
     BadReason,
@@ -73,9 +73,9 @@ class Format(ABC):
         """
 
     @abstractmethod
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
-        """Yields the rows of a span in order, each once, as good or bad; with the bytes of the pictures only where
-        `pictures`. Memory is bounded, whatever the file; where it breaks, UnreadableFile comes after the rows before.
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
+        """Yields the rows of a span in order, each once, as good or bad; with the bytes of the images only where
+        `images`. Memory is bounded, whatever the file; where it breaks, UnreadableFile comes after the rows before.
         """
 
     def whole(self, info: FileInfo) -> Span:
@@ -88,27 +88,25 @@ class Format(ABC):
         file. One, where nothing tells where a row begins."""
         return [self.whole(info)]
 
-    def pictures(
+    def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-    ) -> Iterator[tuple[int, Picture]]:
-        """Yields the pictures of the rows with these ordinals, ascending; here those whose paths stand in a column."""
-        root = pictures_root(info.path, dataset)
+    ) -> Iterator[tuple[int, ImageOrMissing]]:
+        """Yields the images of the rows with these ordinals, ascending; here those whose paths stand in a column."""
+        root = images_root(info.path, dataset)
         rest = set(wanted)
-        chunks = self.chunks(info, span, dataset, pictures=False)
+        chunks = self.chunks(info, span, dataset, images=False)
         with closing(batches(chunks, info.roles, _BATCH_ROWS)) as found:
             for batch in found:
                 paths = batch.table.column(info.roles.image_path).to_pylist()
-                here: dict[int, MissingPicture | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))
+                here: dict[int, MissingImage | str | None] = dict(zip(batch.ordinals.tolist(), paths, strict=True))
                 here |= {
-                    row.ordinal: MissingPicture(
-                        reason="picture_not_at_hand", message=f"the row is broken: {row.message}"
-                    )
+                    row.ordinal: MissingImage(reason="image_not_available", message=f"the row is broken: {row.message}")
                     for row in batch.bad
                 }
                 for ordinal in sorted(rest & here.keys()):
                     given = here[ordinal]
-                    picture = given if isinstance(given, MissingPicture) else read_picture_file(given, root, max_bytes)
-                    yield ordinal, picture
+                    image = given if isinstance(given, MissingImage) else read_image_file(given, root, max_bytes)
+                    yield ordinal, image
                 rest -= here.keys()
                 if not rest:
                     return

@@ -148,14 +148,14 @@ class LineFormat(Format):
             bytes=size,
             data_start=head.data_start,
             row_bytes=head.row_bytes,
-            pictures=roles.image_path is not None,
+            images=roles.image_path is not None,
         )
 
     def roles(self, columns: Sequence[Column], dataset: Dataset, path: str) -> Roles:
         """Returns the column of every role. Raises BadSchema."""
         return resolve_roles(columns, dataset, path)
 
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
         return gather(self.rows(span_lines(info, span), info, dataset), info.columns, captions=self.captions)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:

@@ -1,4 +1,4 @@
-"""Parquet: rows bounded in number and in bytes, without the bytes of pictures unless they are asked for."""
+"""Parquet: rows bounded in number and in bytes, without the bytes of images unless they are asked for."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipelines.manifests.columns import bytes_of, column_of, plain
 from pipelines.manifests.files import guarded, open_file, reading
 from pipelines.manifests.formats.base import Format, hint, register_format
 from pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
-from pipelines.manifests.pictures import MissingPicture, Picture, pictures_root, read_picture_file, within
+from pipelines.manifests.images import ImageOrMissing, MissingImage, images_root, read_image_file, within
 from pipelines.manifests.schema import resolve_roles
 from pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
 MAX_OPEN_BYTES = 512 * 2**20
 """Most bytes of the pages that are held at a time, one of every column and its dictionary, and most bytes of a row. A
 row group that needs more is not read. Reading takes at most about three times as much memory, whatever the file;
-writing rows out again takes several times the largest, which only a picture can make larger than MAX_CELL_BYTES."""
+writing rows out again takes several times the largest, which only an image can make larger than MAX_CELL_BYTES."""
 _CHUNK_ROWS = 128
-_PICTURE_ROWS = 16
+_IMAGE_ROWS = 16
 _CHUNK_BYTES = 32 * 2**20
 _STEP_BYTES = 64 * 2**20
 """Rows that pyarrow unpacks in one step have at most so many bytes, or are one."""
@@ -65,18 +65,18 @@ class Parquet(Format):
             bytes=size,
             row_groups=groups,
             row_bytes=size / sum(groups) if sum(groups) else 0.0,
-            pictures=roles.image is not None or roles.image_path is not None,
+            images=roles.image is not None or roles.image_path is not None,
         )
 
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
         image = info.roles.image
-        names = [column.name for column in info.columns if column.name != image or pictures]
+        names = [column.name for column in info.columns if column.name != image or images]
         ordinal = 0
         with open_parquet(info.path) as opened:
-            path_of_picture = _picture_path(opened.file, image)
-            wanted = names if path_of_picture is None or pictures else [*names, path_of_picture]
+            path_of_image = _image_path(opened.file, image)
+            wanted = names if path_of_image is None or images else [*names, path_of_image]
             for table in parquet_tables(opened, info, span.start, span.stop, wanted, _CHUNK_ROWS):
-                stand_ins = None if path_of_picture is None else _paths(table.column(image))
+                stand_ins = None if path_of_image is None else _paths(table.column(image))
                 count = table.num_rows
                 yield Chunk(
                     ordinals=list(range(ordinal, ordinal + count)),
@@ -106,15 +106,15 @@ class Parquet(Format):
             for start, stop in pairwise(edges)
         ]
 
-    def pictures(
+    def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-    ) -> Iterator[tuple[int, Picture]]:
-        root = pictures_root(info.path, dataset)
+    ) -> Iterator[tuple[int, ImageOrMissing]]:
+        root = images_root(info.path, dataset)
         columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
         with open_parquet(info.path) as opened:
             for low, rows in _runs(wanted, info, span):
                 start, stop = span.start + low, span.start + rows[-1] + 1
-                tables = parquet_tables(opened, info, start, stop, columns, _PICTURE_ROWS)
+                tables = parquet_tables(opened, info, start, stop, columns, _IMAGE_ROWS)
                 ordinal, chosen = low, iter([*rows, -1])
                 following = next(chosen)
                 for table in tables:
@@ -207,7 +207,7 @@ def _is_of(part: str, columns: Sequence[str]) -> bool:
 
 def _step(costs: Collection[ColumnCost]) -> int:
     """Returns how many rows are unpacked at a time. It rests on all columns of the file, those that are not read
-    included, so that where a page is broken, the rows before it are the same with pictures and without."""
+    included, so that where a page is broken, the rows before it are the same with images and without."""
     rows = _CHUNK_ROWS
     while rows > 1 and sum(cost.of(rows) for cost in costs) > _STEP_BYTES:
         rows //= 2
@@ -226,14 +226,14 @@ def _check(costs: Sequence[ColumnCost], path: str, group: int) -> None:
         )
 
 
-def _paths(pictures: pa.ChunkedArray) -> list[str | None]:
-    """Returns the paths of picture structs. They only tell pictures apart, so bytes that are no UTF-8 do no harm."""
-    raw = pictures.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
+def _paths(images: pa.ChunkedArray) -> list[str | None]:
+    """Returns the paths of image structs. They only tell images apart, so bytes that are no UTF-8 do no harm."""
+    raw = images.combine_chunks().field("path").cast(pa.large_binary()).to_pylist()
     return [None if path is None else path.decode("utf-8", "surrogateescape") for path in raw]
 
 
-def _picture_path(file: pq.ParquetFile, image: str | None) -> str | None:
-    """Returns the path part of a picture struct, as pyarrow names it; it costs little and tells pictures apart."""
+def _image_path(file: pq.ParquetFile, image: str | None) -> str | None:
+    """Returns the path part of an image struct, as pyarrow names it; it costs little and tells images apart."""
     if image is None:
         return None
     type = file.schema_arrow.field(image).type
@@ -251,14 +251,14 @@ def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, 
             yield low, rows
 
 
-def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> Picture:
+def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> ImageOrMissing:
     try:
         value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
         path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
     except UnicodeDecodeError as error:
-        return MissingPicture(reason="picture_unreadable", message=f"the path of the picture is no UTF-8: {error}")
+        return MissingImage(reason="image_unreadable", message=f"the path of the image is no UTF-8: {error}")
     if isinstance(value, dict):
         # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
         path = value.get("path") if path is None else path
         value = value["bytes"]
-    return within(value, max_bytes) if value is not None else read_picture_file(path, root, max_bytes)
+    return within(value, max_bytes) if value is not None else read_image_file(path, root, max_bytes)

@@ -77,7 +77,7 @@ def _cost(handle: IO[bytes], chunk: pq.ColumnChunkMetaData, column: pq.ColumnSch
     for page in _pages(handle, chunk):  # there may be millions, so none are kept
         if page.kind == _DICTIONARY:
             dictionary = entry = max(dictionary, page.size)
-            if column.converted_type == "UTF8":  # what other bytes there are may be pictures
+            if column.converted_type == "UTF8":  # what other bytes there are may be images
                 entry = _largest_entry(handle, chunk, page)
             continue
         size = _unpacked(page, width, entry, byte_array)

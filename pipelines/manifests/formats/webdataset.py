@@ -15,7 +15,7 @@ from pipelines.datasets.naming import listing
 from pipelines.manifests.files import guarded, open_stream, reading
 from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, register_format, until_broken
 from pipelines.manifests.formats.jsonl import EXTRA, BadJson, extra_column, infer_columns, json_row, parse_object
-from pipelines.manifests.pictures import MissingPicture, Picture, too_large
+from pipelines.manifests.images import ImageOrMissing, MissingImage, too_large
 from pipelines.manifests.schema import resolve_roles
 from pipelines.manifests.types import (
     MAX_ROW_BYTES,
@@ -36,7 +36,7 @@ _HEAD_SAMPLES = 100
 
 @register_format
 class Webdataset(Format):
-    """Tars whose members are captions, columns and pictures."""
+    """Tars whose members are captions, columns and images."""
 
     name = "webdataset"
     endings = (".tar", ".tgz")
@@ -59,11 +59,11 @@ class Webdataset(Format):
             having = listing(sorted({f".{extension}" for sample in head for extension in sample.sizes}))
             raise BadSchema(
                 f"{path}: the tar holds no captions: its first {len(head)} samples have only members {having}. A "
-                "sample needs <key>.txt with its caption, or <key>.json with a field for it, beside its picture"
+                "sample needs <key>.txt with its caption, or <key>.json with a field for it, beside its image"
             )
         columns = _columns_of(head)
-        pictures = any(sample.picture() is not None for sample in head)
-        roles = resolve_roles(columns, dataset, path, pictures=pictures)
+        images = any(sample.image() is not None for sample in head)
+        roles = resolve_roles(columns, dataset, path, images=images)
         return FileInfo(
             path=path,
             format=self.name,
@@ -73,10 +73,10 @@ class Webdataset(Format):
             rows=None,
             bytes=size,
             row_bytes=(head[-1].offset - head[0].offset) / (len(head) - 1) if len(head) > 1 else float(size),
-            pictures=pictures or roles.image_path is not None,
+            images=images or roles.image_path is not None,
         )
 
-    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, pictures: bool) -> Iterator[Chunk]:
+    def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
         return gather(_rows(info, span), info.columns, captions=True, stand_ins=True)
 
     def split(self, info: FileInfo, unit_rows: int) -> list[Span]:
@@ -108,11 +108,11 @@ class Webdataset(Format):
             for index, (start, stop) in enumerate(pairwise(edges))
         ]
 
-    def pictures(
+    def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
-    ) -> Iterator[tuple[int, Picture]]:
+    ) -> Iterator[tuple[int, ImageOrMissing]]:
         if info.roles.image_path is not None:
-            return super().pictures(info, span, dataset, wanted, max_bytes)
+            return super().images(info, span, dataset, wanted, max_bytes)
         return _members(info, span, wanted, max_bytes)
 
 
@@ -131,8 +131,8 @@ class Sample:
     doubled: str | None = None
     """Extension that occurs twice."""
 
-    def picture(self) -> str | None:
-        """Returns the extension of its picture member, None where it has none."""
+    def image(self) -> str | None:
+        """Returns the extension of its image member, None where it has none."""
         return next((extension for extension in EXTENSIONS if extension in self.sizes), None)
 
 
@@ -187,7 +187,7 @@ def samples(
 
 
 def _text_limit(_: int, extension: str) -> int:
-    """The `limit_of` that reads captions and columns, and passes over pictures."""
+    """The `limit_of` that reads captions and columns, and passes over images."""
     return MAX_ROW_BYTES + 1 if extension in _TEXTS else 0
 
 
@@ -245,11 +245,11 @@ def _row(sample: Sample, info: FileInfo, needed: Sequence[str]) -> Good | Fault:
     except UnicodeError as error:
         return Fault("invalid_utf8", f"the key or text of sample '{sample.key!r}' is no UTF-8: {error}", raw)
     item |= {KEY: sample.key} | ({TEXT: text} if text is not None else {})
-    picture = sample.picture()
-    return json_row(item, info.columns, info.roles, raw, f"{sample.key}.{picture}" if picture else None)
+    image = sample.image()
+    return json_row(item, info.columns, info.roles, raw, f"{sample.key}.{image}" if image else None)
 
 
-def _members(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> Iterator[tuple[int, Picture]]:
+def _members(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> Iterator[tuple[int, ImageOrMissing]]:
     rest = set(wanted)
 
     def limit_of(place: int, extension: str) -> int:
@@ -262,11 +262,11 @@ def _members(info: FileInfo, span: Span, wanted: list[int], max_bytes: int) -> I
             if place not in rest:
                 continue
             rest.discard(place)
-            extension = sample.picture()
+            extension = sample.image()
             if extension is None:
                 yield (
                     place,
-                    MissingPicture(reason="picture_missing", message=f"sample '{sample.key}' has no picture member"),
+                    MissingImage(reason="image_missing", message=f"sample '{sample.key}' has no image member"),
                 )
             elif sample.sizes[extension] > max_bytes:
                 yield place, too_large(f"'{sample.key}.{extension}'", sample.sizes[extension], max_bytes)

@@ -1,4 +1,4 @@
-"""K-means on the unit sphere: which pictures can be near copies of which. Needs faiss (extra `dedup`)."""
+"""K-means on the unit sphere: which images can be near copies of which. Needs faiss (extra `dedup`)."""
 
 from __future__ import annotations
 

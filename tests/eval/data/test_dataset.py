@@ -1,4 +1,4 @@
-"""Pictures of evaluation sets: read as the field reads them, within the bounds of all images."""
+"""Images of evaluation sets: read as the field reads them, within the bounds of all images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def test_no_rotation_and_no_transparency() -> None:
 
 
 @pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"])
-def test_pictures_that_cost_too_much(name: str, tmp_path: Path) -> None:
+def test_images_that_cost_too_much(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(BOMBS[name][0]())
-    with pytest.raises(DataBroken, match=f"here: no readable picture .{BOMBS[name][1]}"):
+    with pytest.raises(DataBroken, match=f"here: no readable image .{BOMBS[name][1]}"):
         decode(path, "here")
     with pytest.raises(DataBroken, match="No such file"):
         decode(tmp_path / "none.jpg", "here")

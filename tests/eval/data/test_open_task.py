@@ -15,7 +15,7 @@ from eval.data import class_names, open_support, sample_indices, templates
 from eval.errors import DataBroken, DataMissing
 from eval.tasks import Source, Task
 from eval.tasks.opening import open_task
-from tests.eval.conftest import a_task, picture
+from tests.eval.conftest import a_task, image
 
 TASK = a_task(
     "colours", "classification", "top1",
@@ -46,12 +46,12 @@ def test_a_task_without_a_training_split_says_so(colour_set: Any, memo: Any) -> 
 def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
     root = colour_set(n=12)
     one, two = (open_task(task(sample=5), root, memo) for _ in range(2))
-    assert list(one.pictures.keys) == list(two.pictures.keys) and len(one) == 5
+    assert list(one.images.keys) == list(two.images.keys) and len(one) == 5
     assert one.labels is not None
-    assert one.labels.tolist() == [int(key[1:]) % 3 for key in one.pictures.keys]
+    assert one.labels.tolist() == [int(key[1:]) % 3 for key in one.images.keys]
     keys = [f"s{index:04d}" for index in range(12)]
     backwards = sample_indices(keys[::-1], 5)
-    assert sorted(keys[::-1][index] for index in backwards) == sorted(one.pictures.keys)
+    assert sorted(keys[::-1][index] for index in backwards) == sorted(one.images.keys)
 
 
 def test_labels_must_have_a_class_name(colour_set: Any, memo: Any) -> None:
@@ -75,15 +75,15 @@ def test_the_lists_of_the_data_go_before_those_of_the_task_and_the_source_is_tol
     assert class_names(wanted, data) == (["a", "b", "c"], "the suite file")
 
 
-def pictures_in(folder: Path, names: dict[str, str]) -> Path:
+def images_in(folder: Path, names: dict[str, str]) -> Path:
     for number, (name, colour) in enumerate(names.items()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(colour, number).save(folder / name)
+        image(colour, number).save(folder / name)
     return folder
 
 
 def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "f", {"test/deep_red/1.png": "red", "test/blue/2.png": "blue", "test/blue/3.png": "blue"})
+    images_in(tmp_path / "f", {"test/deep_red/1.png": "red", "test/blue/2.png": "blue", "test/blue/3.png": "blue"})
     folder = task(sources=(Source(layout="folder", path="f"),))
     data: Any = open_task(folder, tmp_path, memo)
     assert data.class_names == ("blue", "deep red")
@@ -95,8 +95,8 @@ def test_folders_of_classes(tmp_path: Any, memo: Any) -> None:
 
 
 def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "f", {"test/ant/1.png": "red", "test/cat/2.png": "blue"})
-    pictures_in(tmp_path / "f", {"train/ant/1.png": "red", "train/bee/2.png": "blue"})
+    images_in(tmp_path / "f", {"test/ant/1.png": "red", "test/cat/2.png": "blue"})
+    images_in(tmp_path / "f", {"train/ant/1.png": "red", "train/bee/2.png": "blue"})
     source, support = (Source(layout="folder", path="f", split=split) for split in ("test", "train"))
     both = task(sources=(source,), support=(support,))
     data = open_task(both, tmp_path, memo)
@@ -108,16 +108,16 @@ def test_folders_of_two_splits_have_their_classes_in_common_by_name(tmp_path: An
     assert labels is not None and labels.tolist() == [1]  # a cat, as in the test split
 
 
-def test_lists_of_pictures_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "m" / "p", {"1.png": "red", "2.png": "blue"})
+def test_lists_of_images_put_the_captions_of_one_together(tmp_path: Any, memo: Any) -> None:
+    images_in(tmp_path / "m" / "p", {"1.png": "red", "2.png": "blue"})
     rows = "image\tcaption\tby\n1.png\ta red one\tx\n2.png\tblue\ty\n1.png\tred\tz\n9.png\tgone\t-\n2.png\t\tw\n"
     (tmp_path / "m" / "list.tsv").write_text(rows, encoding="utf-8")
-    options = {"picture": "{image}", "caption": "caption", "below": "p", "leave_out": ["9.png"], "skip_empty": True}
+    options = {"image": "{image}", "caption": "caption", "below": "p", "leave_out": ["9.png"], "skip_empty": True}
     source = Source(layout="manifest", path="m/list.tsv", options=options)
     listed = task(kind="retrieval", direction="image_to_text", metric="recall@1", sources=(source,))
     assert open_task(listed, tmp_path, memo).captions == (("a red one", "red"), ("blue",))
     for change, message in (
-        ({"leave_out": []}, "picture 9.png is not there"),
+        ({"leave_out": []}, "image 9.png is not there"),
         ({"skip_empty": False}, "an empty caption"),
     ):
         broken = dataclasses.replace(source, options={**options, **change})
@@ -138,13 +138,13 @@ def test_torchvision_sets_are_read_and_never_downloaded(tmp_path: Any, memo: Any
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, 3) + bytes([7, 0, 2]))
     data: Any = open_task(wanted, tmp_path, memo)
     assert data.labels is not None and data.labels.tolist() == [7, 0, 2]
-    assert data.pictures.open(0).mode == "RGB" and data.pictures.open(0).size == (28, 28)
+    assert data.images.open(0).mode == "RGB" and data.images.open(0).size == (28, 28)
     (tmp_path / "tv" / "notes.txt").write_text("a foreign file changes nothing")
     again = open_task(wanted, tmp_path, memo)
-    assert again.pictures.fingerprint == data.pictures.fingerprint
+    assert again.images.fingerprint == data.images.fingerprint
     raw_test = raw / "t10k-images-idx3-ubyte"
     raw_test.write_bytes(raw_test.read_bytes()[:-1] + b"x")
-    assert open_task(wanted, tmp_path, memo).pictures.fingerprint != data.pictures.fingerprint
+    assert open_task(wanted, tmp_path, memo).images.fingerprint != data.images.fingerprint
 
 
 def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_strokes(
@@ -161,19 +161,19 @@ def test_torchvision_files_are_those_of_the_split_and_class_names_keep_their_str
             return 2
 
     monkeypatch.setattr("torchvision.datasets.Planes", Planes, raising=False)
-    pictures_in(tmp_path / "tv", {"1.png": "red", "2.png": "blue", "3.png": "blue"})
+    images_in(tmp_path / "tv", {"1.png": "red", "2.png": "blue", "3.png": "blue"})
     source = Source(layout="torchvision", path="tv", options={"name": "Planes"})
     wanted = task(sources=(source,), templates=("a {}",))
     data = open_task(wanted, tmp_path, memo)
     assert data.class_names == ("F-16A/B", "Cessna 172")
     (tmp_path / "tv" / "3.png").unlink()
-    assert open_task(wanted, tmp_path, memo).pictures.fingerprint == data.pictures.fingerprint
-    pictures_in(tmp_path / "tv", {"2.png": "green"})
-    assert open_task(wanted, tmp_path, memo).pictures.fingerprint != data.pictures.fingerprint
+    assert open_task(wanted, tmp_path, memo).images.fingerprint == data.images.fingerprint
+    images_in(tmp_path / "tv", {"2.png": "green"})
+    assert open_task(wanted, tmp_path, memo).images.fingerprint != data.images.fingerprint
 
 
 def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "v", {"p/000000000007.jpg": "red"})
+    images_in(tmp_path / "v", {"p/000000000007.jpg": "red"})
     train = [("yes", "is"), ("yes", "is"), ("no", "is"), ("2", "how many"), ("3", "how many"), ("3", "how many")]
     files = {
         "q.json": {"questions": [{"question_id": 1, "question": "How many?", "image_id": 7}]},
@@ -198,7 +198,7 @@ def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_pa
         "questions": "q.json",
         "annotations": "a.json",
         "train_annotations": "t.json",
-        "picture": "p/{image_id:012d}.jpg",
+        "image": "p/{image_id:012d}.jpg",
     }
     source = Source(layout="vqav2", path="v", split="val", options=options)
     data: Any = open_task(task(kind="vqa", metric="soft_accuracy", candidates=2, sources=(source,)), tmp_path, memo)
@@ -208,20 +208,20 @@ def test_vqav2_offers_the_frequent_training_answers_of_the_questions_type(tmp_pa
 
 
 def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "s", {"p/5.jpg": "red"})
+    images_in(tmp_path / "s", {"p/5.jpg": "red"})
     rows = [
         {"Flickr30K_ID": "5", "sentence2": "It is red.", "gold_label": "entailment", "pairID": "a"},
         {"Flickr30K_ID": "5", "sentence2": "It is odd.", "gold_label": "-", "pairID": "b"},
     ]
     (tmp_path / "s" / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    source = Source(layout="snli_ve", path="s", options={"file": "x.jsonl", "picture": "p/{Flickr30K_ID}.jpg"})
+    source = Source(layout="snli_ve", path="s", options={"file": "x.jsonl", "image": "p/{Flickr30K_ID}.jpg"})
     data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
     assert data.questions is not None
     assert [question.key for question in data.questions] == ["a"]
 
 
-def test_winoground_items_are_two_pictures_with_a_caption_each(tmp_path: Any, memo: Any) -> None:
-    pictures_in(tmp_path / "w" / "images", {"a.png": "red", "b.png": "blue"})
+def test_winoground_items_are_two_images_with_a_caption_each(tmp_path: Any, memo: Any) -> None:
+    images_in(tmp_path / "w" / "images", {"a.png": "red", "b.png": "blue"})
     row = {"image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}
     (tmp_path / "w" / "examples.jsonl").write_text(json.dumps(row), encoding="utf-8")
     source = Source(layout="winoground", path="w")

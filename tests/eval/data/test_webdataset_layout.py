@@ -14,7 +14,7 @@ import pytest
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from tests.eval.conftest import needed, picture
+from tests.eval.conftest import image, needed
 
 
 def read(folder: Path, memo: Any, needs: Any = "labels") -> Any:
@@ -23,23 +23,23 @@ def read(folder: Path, memo: Any, needs: Any = "labels") -> Any:
 
 def test_classification_sets_come_back_in_order_with_their_names_and_templates(colour_set: Any, memo: Any) -> None:
     data = read(colour_set(n=12) / "colours", memo)
-    assert list(data.pictures.keys) == [f"s{index:04d}" for index in range(12)]
+    assert list(data.images.keys) == [f"s{index:04d}" for index in range(12)]
     assert data.labels is not None and data.labels.tolist() == [index % 3 for index in range(12)]
     assert data.class_names == ("red", "green", "blue")
     assert data.templates == ("a {c} thing.", "{c}!")
-    means = np.asarray(data.pictures.open(1)).reshape(-1, 3).mean(axis=0)
-    assert means.argmax() == 1 and data.pictures.open(1).size == (40, 36)
+    means = np.asarray(data.images.open(1)).reshape(-1, 3).mean(axis=0)
+    assert means.argmax() == 1 and data.images.open(1).size == (40, 36)
 
 
-def test_pictures_can_be_opened_in_any_order(colour_set: Any, memo: Any) -> None:
+def test_images_can_be_opened_in_any_order(colour_set: Any, memo: Any) -> None:
     data = read(colour_set(n=12) / "colours", memo)
-    once = [np.asarray(data.pictures.open(index)) for index in range(12)]
+    once = [np.asarray(data.images.open(index)) for index in range(12)]
     for index in (11, 0, 7, 3, 7):
-        assert (np.asarray(data.pictures.open(index)) == once[index]).all()
+        assert (np.asarray(data.images.open(index)) == once[index]).all()
 
 
 def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
-    shot = jpeg(picture())
+    shot = jpeg(image())
     asked = [{"question": "Is it red?", "kind": "yes/no", "answers": ["yes"], "candidates": ["yes", "no"]}]
     flags = io.BytesIO()
     np.save(flags, np.array([1, 0, 1]))
@@ -50,22 +50,22 @@ def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
     labels = read(tmp_path / "flags", memo).labels
     assert labels is not None and labels.tolist() == [[True, False, True]]
     questions = read(tmp_path / "asked", memo, "questions").questions
-    assert questions is not None and questions[0].question == "Is it red?" and questions[0].picture == 0
+    assert questions is not None and questions[0].question == "Is it red?" and questions[0].image == 0
 
 
-def test_the_fingerprint_follows_pictures_and_not_files(colour_set: Any, tmp_path: Any, memo: Any) -> None:
-    first = read(colour_set(n=6) / "colours", memo).pictures.fingerprint
-    again = read(colour_set(name="again", n=6) / "again", memo).pictures.fingerprint
-    fewer = read(colour_set(name="fewer", n=5) / "fewer", memo).pictures.fingerprint
+def test_the_fingerprint_follows_images_and_not_files(colour_set: Any, tmp_path: Any, memo: Any) -> None:
+    first = read(colour_set(n=6) / "colours", memo).images.fingerprint
+    again = read(colour_set(name="again", n=6) / "again", memo).images.fingerprint
+    fewer = read(colour_set(name="fewer", n=5) / "fewer", memo).images.fingerprint
     assert first == again != fewer
 
 
 def test_changed_content_under_the_same_name_is_noticed(colour_set: Any, memo: Any) -> None:
     folder = colour_set(n=6) / "colours"
-    first = read(folder, memo).pictures.fingerprint
-    samples = [(f"s{index:04d}", {"jpg": jpeg(picture("blue", 100 + index)), "cls": "0"}) for index in range(6)]
+    first = read(folder, memo).images.fingerprint
+    samples = [(f"s{index:04d}", {"jpg": jpeg(image("blue", 100 + index)), "cls": "0"}) for index in range(6)]
     write_webdataset(folder, samples, class_names=["a"], templates=["{c}"], per_shard=5)
-    assert read(folder, memo).pictures.fingerprint != first
+    assert read(folder, memo).images.fingerprint != first
 
 
 def test_a_split_that_is_not_there_is_missing_and_not_broken(colour_set: Any, memo: Any) -> None:
@@ -95,14 +95,14 @@ def tar_of(members: list[tuple[str, bytes]]) -> bytes:
     return out.getvalue()
 
 
-SHOT = jpeg(picture())
+SHOT = jpeg(image())
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (tar_of([("a.jpg", SHOT)]), "has no .cls member"),
-        (tar_of([("a.cls", b"0")]), "has no picture member"),
+        (tar_of([("a.cls", b"0")]), "has no image member"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"zero")]), "is no label"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"0"), ("a.png", SHOT)]), "two samples have the key 'a'"),
         (tar_of([("a.jpg", SHOT), ("a.cls", b"0")])[:600], "cut off|no readable tar"),
@@ -130,10 +130,10 @@ def test_a_shard_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tm
         read(tmp_path, memo)
 
 
-def test_a_picture_that_is_none_is_named_when_it_is_opened(tmp_path: Any, memo: Any) -> None:
+def test_an_image_that_is_none_is_named_when_it_is_opened(tmp_path: Any, memo: Any) -> None:
     write_webdataset(tmp_path / "html", [("page", {"jpg": b"<html>", "cls": "0"})], class_names=["a"])
-    with pytest.raises(DataBroken, match="sample page: no readable picture"):
-        read(tmp_path / "html", memo).pictures.open(0)
+    with pytest.raises(DataBroken, match="sample page: no readable image"):
+        read(tmp_path / "html", memo).images.open(0)
 
 
 def test_a_set_of_another_kind_is_refused(colour_set: Any, memo: Any) -> None:
@@ -150,7 +150,7 @@ def test_clip_benchmark_reads_what_we_write(colour_set: Any) -> None:
 
 
 class Exported:
-    """A data set as CLIP_benchmark's exporter takes it: bytes of pictures, and labels or captions."""
+    """A data set as CLIP_benchmark's exporter takes it: bytes of images, and labels or captions."""
 
     classes = ("red", "green")
     templates = ("a {c} thing",)
@@ -162,7 +162,7 @@ class Exported:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[bytes, Any]:
-        return jpeg(picture("red", index)), self.labels[index]
+        return jpeg(image("red", index)), self.labels[index]
 
 
 def test_what_clip_benchmark_exports_is_read(tmp_path: Any, memo: Any) -> None:
@@ -171,7 +171,7 @@ def test_what_clip_benchmark_exports_is_read(tmp_path: Any, memo: Any) -> None:
     exporter.convert_dataset(Exported([0, 1, 1, 0, 1]), "test", str(tmp_path / "classes"), **how)
     data = read(tmp_path / "classes", memo)
     assert data.labels.tolist() == [0, 1, 1, 0, 1] and data.class_names == ("red", "green")
-    assert data.templates == ("a {c} thing",) and data.pictures.open(4).size == picture().size
+    assert data.templates == ("a {c} thing",) and data.images.open(4).size == image().size
     captions = [["a cat", "it sits"], ["a dog"], ["one\ntwo"]]
     exporter.convert_retrieval_dataset(Exported(captions), "test", str(tmp_path / "told"), **how)
     told = read(tmp_path / "told", memo, "captions")

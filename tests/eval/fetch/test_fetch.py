@@ -183,7 +183,7 @@ def test_a_wheel_must_be_the_one_we_know(tmp_path: Any) -> None:
 def test_a_debian_package_that_cannot_be_had_says_what_to_do(tmp_path: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchFailed, match="dpkg-deb"):
-        unpack_debian("no-such-package", Path("/nonexistent/pictures"), tmp_path)
+        unpack_debian("no-such-package", Path("/nonexistent/images"), tmp_path)
 
 
 def write_stamps(folder: Path) -> None:
@@ -207,8 +207,8 @@ def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, mo
     classes = read_webdataset(tmp_path / "demo" / "stamps", "test", "labels", memo, "stamps")
     assert classes.labels is not None and classes.class_names is not None and len(classes) == 21
     assert classes.class_names[classes.labels[0]] == "animal"
-    assert max(classes.pictures.open(0).size) == 384
-    assert classes.pictures.open(0).getpixel((5, 5)) == (255, 255, 255)  # transparent: the sheet's white
+    assert max(classes.images.open(0).size) == 384
+    assert classes.images.open(0).getpixel((5, 5)) == (255, 255, 255)  # transparent: the sheet's white
     told = read_webdataset(tmp_path / "demo" / "stamps_captions", "test", "captions", memo, "stamps_captions")
     assert told.captions is not None and told.captions[0] == ("A animals 0.",)
     asked = read_webdataset(tmp_path / "demo" / "stamps_questions", "test", "questions", memo, "stamps_questions")

@@ -1,4 +1,4 @@
-"""A small world with classes, pictures scattered around them, and a text classifier that is roughly right."""
+"""A small world with classes, images scattered around them, and a text classifier that is roughly right."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class World:
 
     @property
     def keys(self) -> list[str]:
-        return [f"picture-{number:04}" for number in range(len(self.train))]
+        return [f"image-{number:04}" for number in range(len(self.train))]
 
 
 def make_world(
@@ -42,10 +42,10 @@ def make_world(
     labels = torch.arange(classes).repeat(per_class)
     test_labels = torch.randint(classes, (tests,), generator=generator)
 
-    def pictures(of: Tensor) -> Tensor:
+    def images(of: Tensor) -> Tensor:
         return unit(centres[of] + common + noise * normal(len(of), d) / math.sqrt(d))
 
-    return World(classifier, pictures(labels), labels, pictures(test_labels), test_labels)
+    return World(classifier, images(labels), labels, images(test_labels), test_labels)
 
 
 @pytest.fixture(scope="session")

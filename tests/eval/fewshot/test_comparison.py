@@ -1,4 +1,4 @@
-"""Few-shot numbers of two models: paired by picture and seed where the shots are the same, and refused elsewhere."""
+"""Few-shot numbers of two models: paired by image and seed where the shots are the same, and refused elsewhere."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ SHOTS = {
 ROW: dict[str, Any] = {
     "kind": "few_shot",
     "value": 0.5,
-    "protocol": {"data": {"pictures_sha256": "p", "labels_sha256": "l"}, "support": {"pictures_sha256": "s"}},
+    "protocol": {"data": {"images_sha256": "p", "labels_sha256": "l"}, "support": {"images_sha256": "s"}},
 }
 
 
 def predictions(share: float, seed: int = 0, **changes: Any) -> Predictions:
-    """Right in about `share` of the pictures, whatever the method."""
+    """Right in about `share` of the images, whatever the method."""
     generator = np.random.default_rng(seed)
     right = generator.random((2, 2, 3, N)) < share
     arrays: dict[str, Any] = {
@@ -55,7 +55,7 @@ def compared(a: Path, b: Path, rows: Any = None) -> list[FewShotComparison]:
     return compare_few_shot("cats", a, b, [ROW], [ROW] if rows is None else rows)
 
 
-def test_methods_are_paired_by_picture_and_seed_whatever_the_order_of_pictures(tmp_path: Path) -> None:
+def test_methods_are_paired_by_image_and_seed_whatever_the_order_of_images(tmp_path: Path) -> None:
     one, other = predictions(0.5), predictions(0.7, seed=1)
     order = np.random.default_rng(2).permutation(N)
     shuffled = predictions(0, keys=KEYS[order], label=LABEL[order], predicted=other.predicted[..., order])
@@ -110,7 +110,7 @@ def test_a_mean_per_class_task_is_compared_per_class(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (lambda path: write(path, None), "B keeps no predictions"),
-        (lambda path: write(path, predictions(0.5, keys=np.array([f"u{i}" for i in range(N)]))), "same test pictures"),
+        (lambda path: write(path, predictions(0.5, keys=np.array([f"u{i}" for i in range(N)]))), "same test images"),
         (lambda path: write(path, predictions(0.5, label=(LABEL + 1) % CLASSES)), "other labels"),
         (
             lambda path: write(path, predictions(0.5), {"0": [["x"]] * 3, "7": SHOTS["1"]}),
@@ -130,8 +130,8 @@ def test_rows_that_are_missing_or_of_other_data_are_not_compared(tmp_path: Path)
     for rows, message in (
         ([], "no few-shot numbers in B"),
         ([{**ROW, "value": None, "protocol": {"missing": "training split: buy it"}}], "training split: buy it"),
-        ([{**ROW, "protocol": {**ROW["protocol"], "support": {"pictures_sha256": "t"}}}], "support.pictures_sha256"),
-        ([{**ROW, "protocol": {**ROW["protocol"], "data": {}}}], "data.pictures_sha256, data.labels_sha256"),
+        ([{**ROW, "protocol": {**ROW["protocol"], "support": {"images_sha256": "t"}}}], "support.images_sha256"),
+        ([{**ROW, "protocol": {**ROW["protocol"], "data": {}}}], "data.images_sha256, data.labels_sha256"),
     ):
         (row,) = compared(a, b, rows)
         assert row.p is None and message in row.note

@@ -1,4 +1,4 @@
-"""Ranks in retrieval: several captions per picture, ties against the model, tiles of any size."""
+"""Ranks in retrieval: several captions per image, ties against the model, tiles of any size."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.eval.conftest import needed
 
 
 def exact(scores: list[list[float]]) -> tuple[ArrayRows, ArrayRows]:
-    """Pictures and captions whose products are `scores` (n, m)."""
+    """Images and captions whose products are `scores` (n, m)."""
     matrix = np.array(scores, dtype=np.float32)
     return ArrayRows(np.eye(len(matrix), dtype=np.float32)), ArrayRows(matrix.T.copy())
 
 
-# Three pictures with two captions each; rows are pictures.
+# Three images with two captions each; rows are images.
 SCORES = [
     [0.9, 0.1, 0.8, 0.0, 0.2, 0.3],  # its captions 0, 1: the best is first
     [0.5, 0.6, 0.4, 0.55, 0.1, 0.2],  # its captions 2, 3: 0.55 is behind 0.6
@@ -35,7 +35,7 @@ SCORES = [
 IMAGE_OF = np.array([0, 0, 1, 1, 2, 2])
 
 
-def test_three_pictures_with_two_captions_each_by_hand() -> None:
+def test_three_images_with_two_captions_each_by_hand() -> None:
     images, captions = exact(SCORES)
     assert image_to_text_ranks(images, captions, IMAGE_OF).tolist() == [0, 1, 4]
     assert text_to_image_ranks(images, captions, IMAGE_OF).tolist() == [0, 2, 2, 0, 0, 0]
@@ -75,9 +75,9 @@ def test_a_collapsed_model_scores_exactly_chance_both_ways(n: Any) -> None:
     assert hits(image_to_text_ranks(images, captions, image_of, strict=True), 1).mean() == 0.0
 
 
-def test_a_picture_without_a_caption_is_an_error() -> None:
+def test_an_image_without_a_caption_is_an_error() -> None:
     images, captions = exact(SCORES)
-    with pytest.raises(ValueError, match="picture 2 has no caption"):
+    with pytest.raises(ValueError, match="image 2 has no caption"):
         image_to_text_ranks(images, captions, np.array([0, 0, 1, 1, 1, 1]))
 
 

@@ -1,4 +1,4 @@
-"""Examples are of the items that were measured, with the pictures, captions and answers that belong to them."""
+"""Examples are of the items that were measured, with the images, captions and answers that belong to them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from common.ranks import Ranks
 from eval.data import Memo
-from eval.examples import MOST, Answered, Confusion, FoundPictures, FoundTexts, chosen
+from eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.report.collect import collect_examples
@@ -20,7 +20,7 @@ from eval.tasks import KINDS
 from eval.tasks.opening import open_task
 from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
-from tests.eval.conftest import COLOURS, a_task, picture
+from tests.eval.conftest import COLOURS, a_task, image
 
 
 def items_of(kept: Items | None) -> Items:
@@ -40,7 +40,7 @@ def test_confusions_are_the_frequent_ones(cache: FeatureCache, colour_set: Calla
         index = items.keys.tolist().index(one.key)
         label, predicted = int(data.labels[index]), int(items.predicted[index])
         assert (one.label, one.predicted) == (names[label], names[predicted]) and label != predicted
-        assert np.array_equal(np.asarray(one.picture), np.asarray(data.pictures.open(index)))
+        assert np.array_equal(np.asarray(one.image), np.asarray(data.images.open(index)))
         of_label = data.labels == label
         shares.append(one.share)
         assert one.share == pytest.approx((items.predicted[of_label] == predicted).mean())
@@ -52,7 +52,7 @@ def captioned(tmp_path: Path) -> Path:
     samples = (
         (
             f"s{index:02d}",
-            {"jpg": jpeg(picture(list(COLOURS)[index % 3], index)), "txt": f"thing {index}\nobject {index}"},
+            {"jpg": jpeg(image(list(COLOURS)[index % 3], index)), "txt": f"thing {index}\nobject {index}"},
         )
         for index in range(9)
     )
@@ -68,8 +68,8 @@ def test_retrieval_shows_what_was_nearest(cache: FeatureCache, captioned: Path, 
     found = KINDS[things.kind].examples(things, data, items, cache)
     assert len(found) == MOST
     for one in found:
-        assert isinstance(one, FoundTexts | FoundPictures)
-        nearest = one.texts if isinstance(one, FoundTexts) else one.pictures
+        assert isinstance(one, FoundTexts | FoundImages)
+        nearest = one.texts if isinstance(one, FoundTexts) else one.images
         cosines, right = [cosine for _, cosine, _ in nearest], [hit for _, _, hit in nearest]
         assert len(nearest) == NEAREST and cosines == sorted(cosines, reverse=True)
         assert right[0] == (one.rank == 1) and any(right) == (one.rank <= NEAREST)
@@ -89,7 +89,7 @@ def test_answers_stand_beside_those_of_people(cache: FeatureCache, tmp_path: Pat
         }
         for n in range(4)
     ]
-    samples = ((f"s{n}", {"jpg": jpeg(picture("red", n)), "json": questions_member([asked[n]])}) for n in range(4))
+    samples = ((f"s{n}", {"jpg": jpeg(image("red", n)), "json": questions_member([asked[n]])}) for n in range(4))
     write_webdataset(tmp_path / "data" / "asked", samples, kind="vqa")
     questions = a_task("asked", "vqa", "soft_accuracy")
     data = open_task(questions, tmp_path / "data", memo)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from common.html import attribute, plain
-from eval.report import Answered, Confusion, FoundPictures, FoundTexts, write_report
+from eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
 from eval.report.charts import MARKS, draw_curves, interval_bar
 from eval.report.data import group_few_shot, group_tasks
 from eval.report.references import few_shot_references, references
@@ -68,7 +68,7 @@ def few_shot_rows(task: str = "cats", methods: tuple[str, ...] = ("zero-shot", "
     return rows
 
 
-def picture() -> Image.Image:
+def image() -> Image.Image:
     return Image.new("RGB", (300, 200), (40, 90, 120))
 
 
@@ -92,7 +92,7 @@ class TestPage:
         assert "61.2 %, 95 % interval 56.2 to 66.2" in bars
 
     def test_loads_nothing(self, tmp_path: Path) -> None:
-        examples = {"cats": [Confusion(picture=picture(), key="k", label="cat", predicted="dog", share=0.5)]}
+        examples = {"cats": [Confusion(image=image(), key="k", label="cat", predicted="dog", share=0.5)]}
         tags, page = written(tmp_path, [row("imagenet1k"), *few_shot_rows()], examples=examples)
         assert "http" not in re.sub(r"http-equiv", "", page)
         policy = next(attrs["content"] for tag, attrs in tags.tags if "http-equiv" in attrs)
@@ -105,10 +105,10 @@ class TestPage:
     def test_text_of_strangers_is_text(self, tmp_path: Path) -> None:
         examples = {
             "t": [
-                Confusion(picture=picture(), key=HOSTILE, label=HOSTILE, predicted=HOSTILE, share=0.5),
-                FoundTexts(picture=picture(), key=HOSTILE, texts=[(HOSTILE, 0.3, True)], rank=1),
-                FoundPictures(text=HOSTILE, pictures=[(picture(), 0.3, False)], rank=7),
-                Answered(picture=picture(), key=HOSTILE, question=HOSTILE, predicted=HOSTILE, right=HOSTILE, score=0.0),
+                Confusion(image=image(), key=HOSTILE, label=HOSTILE, predicted=HOSTILE, share=0.5),
+                FoundTexts(image=image(), key=HOSTILE, texts=[(HOSTILE, 0.3, True)], rank=1),
+                FoundImages(text=HOSTILE, images=[(image(), 0.3, False)], rank=7),
+                Answered(image=image(), key=HOSTILE, question=HOSTILE, predicted=HOSTILE, right=HOSTILE, score=0.0),
             ]
         }
         hostile = row("t", metric=HOSTILE, data={"title": HOSTILE, HOSTILE: [HOSTILE]}, model={"name": HOSTILE})

@@ -24,7 +24,7 @@ def snippets(language: str) -> list[str]:
 
 @pytest.fixture
 def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[str], list[dict[str, Any]]]:
-    """Runs a suite on coloured pictures; rows of results.json."""
+    """Runs a suite on coloured images; rows of results.json."""
     root = colour_set()
 
     def evaluate(text: str) -> list[dict[str, Any]]:

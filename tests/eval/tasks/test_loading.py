@@ -146,7 +146,7 @@ def test_suites_and_tasks_are_chosen_by_name_once_each(tmp_path: Any) -> None:
 def test_the_sample_is_no_test_of_who_was_trained_on_it() -> None:
     tasks = {task.name: task for task in load_suite("demo").tasks}
     for name in ("sample_t2i", "sample_i2t"):
-        assert "training pictures of `make train`" in tasks[name].caution
+        assert "training images of `make train`" in tasks[name].caution
 
 
 @pytest.mark.parametrize(

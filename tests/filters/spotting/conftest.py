@@ -1,4 +1,4 @@
-"""What the tests of text-spotting share: weights, pictures with text, one running spotter."""
+"""What the tests of text-spotting share: weights, images with text, one running spotter."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def render() -> Callable[..., bytes]:
-    """render(text, size=40, background="white", fill="black", format="PNG"): a picture file."""
+    """render(text, size=40, background="white", fill="black", format="PNG"): an image file."""
     return _render
 
 
 def _render(text: str, *, size: int = 40, background: str = "white", fill: str = "black", format: str = "PNG") -> bytes:
-    """A picture file with one line of text, in the font that comes with Pillow."""
+    """An image file with one line of text, in the font that comes with Pillow."""
     image = Image.new("RGB", (640, 360), background)
     ImageDraw.Draw(image).text((40, 140), text, fill=fill, font=ImageFont.load_default(size))
     file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The T rule: what is an overlap of caption and picture text, and what only looks like one."""
+"""The T rule: what is an overlap of caption and image text, and what only looks like one."""
 
 import itertools
 from dataclasses import replace
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from filters.spotting.folding import fold
 from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap, overlap_lengths
 
-HITS = [  # caption, OCR string: pairs seen in real pictures, with the errors OCR really made
+HITS = [  # caption, OCR string: pairs seen in real images, with the errors OCR really made
     ("No parking sign on a brick wall", "NOPARKING"),
     ("Keep Calm and Carry On poster", "KEEPCALM"),
     ("Las Vegas sign at night", "LASVEGASN"),

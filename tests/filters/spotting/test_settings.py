@@ -2,13 +2,13 @@
 
 import pytest
 
-from filters.spotting.pictures import PictureLimits
+from filters.spotting.decode import DecodeLimits
 from filters.spotting.settings import SpotterSettings
 from filters.spotting.worker import settings_from_json, settings_to_json
 
 
 def test_settings_survive_the_command_line() -> None:
-    settings = SpotterSettings(model="small", timeout_s=1.5, limits=PictureLimits(max_pixels=7))
+    settings = SpotterSettings(model="small", timeout_s=1.5, limits=DecodeLimits(max_pixels=7))
     assert settings_from_json(settings_to_json(settings)) == settings
 
 

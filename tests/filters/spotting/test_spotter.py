@@ -1,4 +1,4 @@
-"""Real PaddleOCR behind the pipe: it reads, and nothing that happens to its process costs more than one picture."""
+"""Real PaddleOCR behind the pipe: it reads, and nothing that happens to its process costs more than one image."""
 
 import importlib.util
 import io
@@ -15,20 +15,20 @@ import psutil
 import pytest
 from PIL import Image
 
-from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits
+from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
 from filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
 from filters.spotting.weights import WeightsMissing
 
 ROOT = Path(__file__).parents[3]
 
 
-def texts(result: Spotting | BadPicture) -> list[str]:
+def texts(result: Spotting | UnreadableImage) -> list[str]:
     assert isinstance(result, Spotting), result
     return [line.text for line in result.spotted]
 
 
-def one(spotter: TextSpotter, picture: bytes) -> Spotting | BadPicture:
-    (result,) = spotter.spot([picture])
+def one(spotter: TextSpotter, image: bytes) -> Spotting | UnreadableImage:
+    (result,) = spotter.spot([image])
     return result
 
 
@@ -63,13 +63,13 @@ def test_photographs_have_no_words(spotter: TextSpotter) -> None:
         assert [line for line in result.spotted if line.score >= 0.8 and len(line.text) >= 5] == [], photo
 
 
-def test_bad_pictures_are_results_and_the_rest_goes_on(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
+def test_bad_images_are_results_and_the_rest_goes_on(spotter: TextSpotter, render: Callable[..., bytes]) -> None:
     good = render("WARTBURG")
     results = list(spotter.spot([b"", good, b"<html>", good[: len(good) // 2], good]))
-    reasons = [result.reason if isinstance(result, BadPicture) else None for result in results]
-    assert reasons[0] is BadPictureReason.EMPTY
-    assert reasons[2] is BadPictureReason.NOT_A_PICTURE
-    assert reasons[3] is BadPictureReason.TRUNCATED
+    reasons = [result.reason if isinstance(result, UnreadableImage) else None for result in results]
+    assert reasons[0] is UnreadableImageReason.EMPTY
+    assert reasons[2] is UnreadableImageReason.NOT_AN_IMAGE
+    assert reasons[3] is UnreadableImageReason.TRUNCATED
     assert texts(results[1]) == texts(results[4]) == ["WARTBURG"]
 
 
@@ -87,13 +87,13 @@ def test_spotting_is_lazy_and_in_order(stubbed: SpotterSettings) -> None:
     """A batch at a time."""
     asked: list[int] = []
 
-    def pictures() -> Iterator[bytes]:
+    def images() -> Iterator[bytes]:
         for width in range(1, 6):
             asked.append(width)
-            yield picture_of_width(width)
+            yield image_of_width(width)
 
     with TextSpotter(replace(stubbed, batch=2)) as spotter:
-        results = spotter.spot(pictures())
+        results = spotter.spot(images())
         assert asked == []
         first = next(results)
         assert asked == [1, 2]
@@ -105,38 +105,38 @@ def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: p
     monkeypatch.setattr("filters.spotting.spotter.BATCH_BYTES", 100)
     asked: list[bytes] = []
     with TextSpotter(stubbed) as spotter:
-        picture = picture_of_width(1)  # some 70 bytes
-        results = spotter.spot(asked.append(picture) or picture for _ in range(9))  # type: ignore[func-returns-value]
+        image = image_of_width(1)  # some 70 bytes
+        results = spotter.spot(asked.append(image) or image for _ in range(9))  # type: ignore[func-returns-value]
         next(results)
         assert len(asked) == 2
         assert len(list(results)) == 8
 
 
-def test_results_depend_on_nothing_but_the_picture(
+def test_results_depend_on_nothing_but_the_image(
     ocr_models: None, spotter: TextSpotter, render: Callable[..., bytes]
 ) -> None:
-    pictures = [
+    images = [
         render(text, size=size)
         for text, size in (("WARTBURG 353", 40), ("tiny print here", 14), ("BIG", 120), ("", 20))
     ]
-    forward = list(spotter.spot(pictures))
-    assert list(spotter.spot(pictures[::-1]))[::-1] == forward
+    forward = list(spotter.spot(images))
+    assert list(spotter.spot(images[::-1]))[::-1] == forward
     with TextSpotter(SpotterSettings(recycle_after=1)) as fresh:
-        assert list(fresh.spot(pictures[:2])) == forward[:2]
+        assert list(fresh.spot(images[:2])) == forward[:2]
 
 
-def test_a_killed_process_is_replaced_and_costs_at_most_one_picture(
+def test_a_killed_process_is_replaced_and_costs_at_most_one_image(
     ocr_models: None, render: Callable[..., bytes]
 ) -> None:
-    picture = render("WARTBURG")
+    image = render("WARTBURG")
     with TextSpotter(SpotterSettings(batch=1)) as spotter:
         results = []
-        for number, result in enumerate(spotter.spot([picture] * 4)):
+        for number, result in enumerate(spotter.spot([image] * 4)):
             results.append(result)
             if number == 1:
                 assert spotter.pid is not None
                 os.kill(spotter.pid, signal.SIGKILL)
-    assert sum(isinstance(result, BadPicture) for result in results) <= 1
+    assert sum(isinstance(result, UnreadableImage) for result in results) <= 1
     assert texts(results[-1]) == ["WARTBURG"]
 
 
@@ -154,20 +154,20 @@ CRASHES_ON_WIDE = """
 import os, signal, time
 class Engine:
     def __init__(self, settings): pass
-    def find(self, picture):
-        if picture.width == 17: raise RuntimeError('nothing found')
-        return picture.width
+    def find(self, image):
+        if image.width == 17: raise RuntimeError('nothing found')
+        return image.width
     def read(self, widths):
         if 13 in widths: os.kill(os.getpid(), signal.SIGSEGV)
         if 14 in widths:
-            print("\\x1b[33mslow\\x1b[0m\\tpicture\\r\\x07", flush=True)
+            print("\\x1b[33mslow\\x1b[0m\\timage\\r\\x07", flush=True)
             time.sleep(600)
         if 15 in widths: raise RuntimeError('no idea')
         return [[] for _ in widths]
 """
 
 
-def picture_of_width(width: int) -> bytes:
+def image_of_width(width: int) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, 10)).save(file, "PNG")
     return file.getvalue()
@@ -183,47 +183,47 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SpotterSettings:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 32])
-def test_a_crash_a_hang_and_an_error_cost_their_picture_only(stubbed: SpotterSettings, batch: int) -> None:
-    """Also in a batch: it is read again picture by picture."""
+def test_a_crash_a_hang_and_an_error_cost_their_image_only(stubbed: SpotterSettings, batch: int) -> None:
+    """Also in a batch: it is read again image by image."""
     with TextSpotter(replace(stubbed, batch=batch, timeout_s=1.0)) as spotter:
-        results = list(spotter.spot([picture_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
-    assert [result.reason if isinstance(result, BadPicture) else result.width for result in results] == [
+        results = list(spotter.spot([image_of_width(width) for width in (10, 13, 11, 14, 12, 15, 16, 17)]))
+    assert [result.reason if isinstance(result, UnreadableImage) else result.width for result in results] == [
         10,
-        BadPictureReason.OCR_CRASHED,
+        UnreadableImageReason.OCR_CRASHED,
         11,
-        BadPictureReason.OCR_TIMEOUT,
+        UnreadableImageReason.OCR_TIMEOUT,
         12,
-        BadPictureReason.OCR_FAILED,
+        UnreadableImageReason.OCR_FAILED,
         16,
-        BadPictureReason.OCR_FAILED,
+        UnreadableImageReason.OCR_FAILED,
     ]
     assert "signal 11" in str(results[1])
     assert "no idea" in str(results[5])
-    assert str(results[3]).endswith("slow\tpicture"), "colours and bells of a terminal are no part of a message"
+    assert str(results[3]).endswith("slow\timage"), "colours and bells of a terminal are no part of a message"
 
 
-def test_crash_after_crash_is_no_matter_of_pictures(stubbed: SpotterSettings) -> None:
+def test_crash_after_crash_is_no_matter_of_images(stubbed: SpotterSettings) -> None:
     with TextSpotter(replace(stubbed, batch=1, crashes_in_a_row=3)) as spotter:
-        results = spotter.spot([picture_of_width(13)] * 9)
-        assert isinstance(next(results), BadPicture)
-        assert isinstance(next(results), BadPicture)
-        with pytest.raises(SpotterError, match="3 pictures in a row"):
+        results = spotter.spot([image_of_width(13)] * 9)
+        assert isinstance(next(results), UnreadableImage)
+        assert isinstance(next(results), UnreadableImage)
+        with pytest.raises(SpotterError, match="3 images in a row"):
             next(results)
 
 
-def test_the_process_is_replaced_after_so_many_pictures(stubbed: SpotterSettings) -> None:
+def test_the_process_is_replaced_after_so_many_images(stubbed: SpotterSettings) -> None:
     with TextSpotter(replace(stubbed, batch=1, recycle_after=2)) as spotter:
         pids = []
-        for _ in spotter.spot([picture_of_width(10)] * 5):
+        for _ in spotter.spot([image_of_width(10)] * 5):
             pids.append(spotter.pid)
-    assert pids[1] is None and pids[3] is None  # ended; the next picture starts another
+    assert pids[1] is None and pids[3] is None  # ended; the next image starts another
     assert pids[0] not in (None, pids[2])
     assert not any(psutil.pid_exists(pid) for pid in pids if pid)
 
 
 def test_the_process_is_replaced_above_so_much_memory(stubbed: SpotterSettings) -> None:
     with TextSpotter(replace(stubbed, recycle_rss_mib=1)) as spotter:
-        list(spotter.spot([picture_of_width(10)]))
+        list(spotter.spot([image_of_width(10)]))
         assert spotter.pid is None
 
 
@@ -251,10 +251,10 @@ def test_a_missing_paddlepaddle_is_named() -> None:
         pass
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of a picture"])
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in the middle of an image"])
 def test_no_orphan_stays_when_the_parent_is_killed(stubbed: SpotterSettings, tmp_path: Path, busy: bool) -> None:
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(picture_of_width(14 if busy else 10))
+    image = tmp_path / "image.png"
+    image.write_bytes(image_of_width(14 if busy else 10))
     program = f"""
 import sys, threading, time
 from pathlib import Path
@@ -262,14 +262,14 @@ from filters.spotting.spotter import SpotterSettings, TextSpotter
 TextSpotter._check_installed = lambda self: None
 spotter = TextSpotter(SpotterSettings(timeout_s=500.0)).__enter__()
 print(spotter.pid, flush=True)
-list(spotter.spot([Path({str(picture)!r}).read_bytes()]))
+list(spotter.spot([Path({str(image)!r}).read_bytes()]))
 time.sleep(600)
 """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, env=environment) as parent:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
-        time.sleep(0.3)  # let it begin the picture
+        time.sleep(0.3)  # let it begin the image
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=30)
     assert alive == []
@@ -295,11 +295,11 @@ if __name__ == "__main__":
 
 def test_works_inside_a_daemonic_process(stubbed: SpotterSettings, tmp_path: Path) -> None:
     (tmp_path / "daemon.py").write_text(DAEMON)
-    (tmp_path / "picture.png").write_bytes(picture_of_width(10))
+    (tmp_path / "image.png").write_bytes(image_of_width(10))
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
-    command = [sys.executable, str(tmp_path / "daemon.py"), str(tmp_path / "picture.png")]
+    command = [sys.executable, str(tmp_path / "daemon.py"), str(tmp_path / "image.png")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == "['BadPicture', 'Spotting']", done.stderr
+    assert done.stdout.strip() == "['UnreadableImage', 'Spotting']", done.stderr
 
 
 def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
@@ -309,16 +309,16 @@ def test_provenance_names_versions_and_weights(ocr_models: None) -> None:
 
 
 @pytest.mark.soak
-def test_memory_stays_flat_over_thousands_of_pictures(ocr_models: None, render: Callable[..., bytes]) -> None:
+def test_memory_stays_flat_over_thousands_of_images(ocr_models: None, render: Callable[..., bytes]) -> None:
     """Of the child under its limit, and of this process."""
-    pictures = [render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)]
-    settings = SpotterSettings(recycle_after=10_000, limits=PictureLimits())
+    images = [render(f"soak {number}", size=20 + number % 60, format="JPEG") for number in range(50)]
+    settings = SpotterSettings(recycle_after=10_000, limits=DecodeLimits())
     with TextSpotter(settings) as spotter:
-        list(spotter.spot(pictures * 4))  # warm up: arenas and caches
+        list(spotter.spot(images * 4))  # warm up: arenas and caches
         assert spotter.pid is not None
         child, parent = psutil.Process(spotter.pid), psutil.Process()
         before = child.memory_info().rss, parent.memory_info().rss
-        for _ in spotter.spot(picture for _ in range(60) for picture in pictures):
+        for _ in spotter.spot(image for _ in range(60) for image in images):
             pass
         after = child.memory_info().rss, parent.memory_info().rss
     assert after[0] < before[0] + 100 * 2**20

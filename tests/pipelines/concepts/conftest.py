@@ -68,8 +68,8 @@ class FilterOutput:
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
                 for n, row in enumerate(rows):
                     key = f"{row['uid']}-{n:06d}"
-                    picture = drawn(row["objects"][0][:-1], COLOURS[(number + n) // 3 % 4], number + n)
-                    members = [(f"{key}.png", picture), (f"{key}.txt", row["caption"].encode())]
+                    image = drawn(row["objects"][0][:-1], COLOURS[(number + n) // 3 % 4], number + n)
+                    members = [(f"{key}.png", image), (f"{key}.txt", row["caption"].encode())]
                     members.append((f"{key}.json", json.dumps({**row, "key": key}).encode()))
                     for member, content in change(number + n, members):
                         info = tarfile.TarInfo(member)

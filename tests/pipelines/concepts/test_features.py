@@ -17,19 +17,19 @@ from PIL import Image
 
 from common.command_line import WrongUse
 from pipelines.concepts.features import FeatureStage, _Read, _Write
-from pipelines.concepts.handler import Features, Pictures, TeacherHandler
+from pipelines.concepts.handler import Features, Images, TeacherHandler
 from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from pipelines.engine.jobs import run_units
 from pipelines.store.layout import Layout
 
 
 def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
-    """Of 24 samples one has HTML for a picture, one a cut picture, one none, one an empty one."""
-    (name, picture), *rest = members
+    """Of 24 samples one has HTML for an image, one a cut image, one none, one an empty one."""
+    (name, image), *rest = members
     if number == 3:
         return [(name, b"<html>not here</html>"), *rest]
     if number == 7:
-        return [(name, picture[: len(picture) // 2]), *rest]
+        return [(name, image[: len(image) // 2]), *rest]
     if number == 11:
         return rest
     if number == 15:
@@ -43,7 +43,7 @@ def features(data: Path, unit: str) -> tuple[Any, Any, list[str]]:
         return np.load(folder / f"{unit}.npy"), status["good"], status["keys"].tobytes().decode().split("\n")
 
 
-def test_bad_pictures_cost_their_row_and_never_their_batch(filtered: Any, make: Any) -> None:
+def test_bad_images_cost_their_row_and_never_their_batch(filtered: Any, make: Any) -> None:
     data = filtered.write([24, 3], damage)
     status, said = make(data, max_bad_share=0.2, batch_size=8)
     assert status == 0
@@ -52,11 +52,9 @@ def test_bad_pictures_cost_their_row_and_never_their_batch(filtered: Any, make: 
     assert np.flatnonzero(~good).tolist() == [3, 7, 11, 15]
     assert not rows[~good].any() and rows[good].any(axis=1).all()
     record = json.loads((data / "concepts/work/features/commits/00000-00000-000.json").read_text())
-    assert [entry["error"] for entry in record["bad"]] == ["not_a_picture", "truncated", "missing_picture", "empty"]
+    assert [entry["error"] for entry in record["bad"]] == ["not_an_image", "truncated", "missing_image", "empty"]
     assert record["bad"][0]["key"] == keys[3] and "html" in record["bad"][0]["message"]
-    assert any(
-        "4 of 27 pictures could not be read (empty 1, missing_picture 1, not_a_picture 1" in line for line in said
-    )
+    assert any("4 of 27 images could not be read (empty 1, missing_image 1, not_an_image 1" in line for line in said)
     status, said = make(data, max_bad_share=0.1)
     assert status == 1 and "error: more than the allowed 10.0%; see --max-bad-share" in said
 
@@ -67,11 +65,11 @@ def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str
     rows, _, _ = features(data, "00000-00000-000")
     loaded = find_teacher(*tiny).load()
     for number in range(5):
-        picture = Image.open(_picture_of(data, number)).convert("RGB")
-        assert np.allclose(rows[number], loaded.features([picture])[0], atol=2e-2, rtol=1e-2)
+        image = Image.open(_image_of(data, number)).convert("RGB")
+        assert np.allclose(rows[number], loaded.features([image])[0], atol=2e-2, rtol=1e-2)
 
 
-def _picture_of(data: Path, number: int) -> Any:
+def _image_of(data: Path, number: int) -> Any:
     with tarfile.open(data / "shards" / "00000-00000-000.tar") as tar:
         names = [member for member in tar if member.name.endswith(".png")]
         return io.BytesIO(tar.extractfile(names[number]).read())  # type: ignore[union-attr]
@@ -99,11 +97,11 @@ class ShortOfMemory(Teacher):
 class _Short(LoadedTeacher):
     _calls: list[int] = []  # noqa: RUF012  (of all instances in a process)
 
-    def features(self, pictures: list[Any]) -> Any:
-        self._calls.append(len(pictures))
+    def features(self, images: list[Any]) -> Any:
+        self._calls.append(len(images))
         if len(self._calls) == 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().features(pictures)
+        return super().features(images)
 
 
 def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
@@ -114,7 +112,7 @@ def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
     status, said = make(data, batch_size=4, teacher=ShortOfMemory(**vars(find_teacher(*tiny))))
     assert status == 1
     (line,) = [line for line in said if line.startswith("error: ")]
-    assert "features: unit 0000" in line and "TeacherFailed" in line and "-000.tar, batch 1 of 4 pictures" in line
+    assert "features: unit 0000" in line and "TeacherFailed" in line and "-000.tar, batch 1 of 4 images" in line
     assert "CUDA out of memory" in line and "lower --batch-size, or --workers" in line
     assert not (data / "concepts" / "concepts.json").exists()
     commits = data / "concepts" / "work" / "features" / "commits"
@@ -209,7 +207,7 @@ def test_a_shard_without_samples_is_committed_too(stage: FeatureStage, filtered:
     filtered.write([0])
     unit = "00000-00000-000"
     (end,) = _Read(stage).process(unit)
-    assert end == Pictures(unit, 0, batches=0)
+    assert end == Images(unit, 0, batches=0)
     for found in TeacherHandler(stage.teacher, "cpu", 1).run_inference(end, None):  # type: ignore[arg-type]
         _Write(stage).process(found)
     assert json.loads(stage.layout.commit("features", unit).read_text())["rows"] == 0
@@ -234,7 +232,7 @@ def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> N
         make(tmp_path / "nowhere")
     data = filtered.write([3])
     (data / "shards" / "manifest.json").unlink()
-    with pytest.raises(WrongUse, match="no shards; run `make filter` with pictures at hand"):
+    with pytest.raises(WrongUse, match="no shards; run `make filter` with images at hand"):
         make(data)
     assert not os.path.exists(data / "concepts")
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.command_line import WrongUse
 from pipelines.store.commit import read_json
-from pipelines.store.storage import place
+from pipelines.store.storage import store_path
 from trainer.concepts import open_targets
 from trainer.concepts.cli import main as second_half
 
@@ -28,13 +28,13 @@ def stored(folder: Any) -> dict[str, bytes]:
 def whole_way(filtered: Any, make: Any, root: str) -> None:
     """Data go to `root`/data, everything made from them to `root`/concepts."""
     local = filtered.write([24, 16], lambda n, m: m[1:] if n == 5 else m)
-    data = place(f"{root}/data")
+    data = store_path(f"{root}/data")
     for path in local.rglob("*"):
         if path.is_file():
             (data / path.relative_to(local).as_posix()).write_bytes(path.read_bytes())
     assert make(local, batch_size=8)[0] == 0
     assert second_half(["--concepts", str(local / "concepts"), *FAST]) == 0
-    output = place(f"{root}/data/concepts")
+    output = store_path(f"{root}/data/concepts")
     status, said = make(data, output=output, batch_size=8)
     assert status == 0, said
     assert second_half(["--concepts", f"{root}/data/concepts", *FAST]) == 0
@@ -43,7 +43,7 @@ def whole_way(filtered: Any, make: Any, root: str) -> None:
     assert stored(output) == expected
     assert not [*(output / "work" / "features" / "parts").glob("*")]
     record = read_json(output / "work" / "features" / "commits" / "00000-00000-000.json")
-    assert [entry["error"] for entry in record["bad"]] == ["missing_picture"]
+    assert [entry["error"] for entry in record["bad"]] == ["missing_image"]
 
     _, said = make(data, output=output, batch_size=8)
     assert not any("units are done already" in line for line in said)  # nothing at all was left to do
@@ -54,7 +54,7 @@ def whole_way(filtered: Any, make: Any, root: str) -> None:
 
 def test_the_memory_of_a_process_is_refused(filtered: Any, make: Any) -> None:
     with pytest.raises(WrongUse, match=r"OUTPUT memory://.* which workers do not see"):
-        make(filtered.write([4], lambda n, m: m), output=place("memory://concepts"))
+        make(filtered.write([4], lambda n, m: m), output=store_path("memory://concepts"))
 
 
 @pytest.mark.slow

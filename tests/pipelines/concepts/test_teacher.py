@@ -34,19 +34,19 @@ def test_the_packaged_teacher_knows_an_espresso() -> None:
 
 
 def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str]) -> None:
-    picture = Image.fromarray(skimage.data.coffee())
+    image = Image.fromarray(skimage.data.coffee())
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
     with pytest.raises(WrongUse, match="ends in no linear layer"):
         find_teacher("torchvision:squeezenet1_1", str(weights)).load()
     torch.save({"state_dict": torchvision.models.resnet18().state_dict()}, weights)
-    assert find_teacher("torchvision:resnet18", str(weights)).load().features([picture]).shape == (1, 512)
-    assert find_teacher(*tiny).load().features([picture, picture]).shape[0] == 2
+    assert find_teacher("torchvision:resnet18", str(weights)).load().features([image]).shape == (1, 512)
+    assert find_teacher(*tiny).load().features([image, image]).shape[0] == 2
     clip = open_clip.create_model("ViT-S-32")
     save_file(clip.state_dict(), tmp_path / "clip.safetensors")
     loaded = find_teacher("open_clip:ViT-S-32", str(tmp_path / "clip.safetensors")).load()
-    expected = clip.eval().encode_image(loaded.transform(picture)[None]).detach().numpy()
-    assert np.allclose(loaded.features([picture]), expected, atol=1e-4)
+    expected = clip.eval().encode_image(loaded.transform(image)[None]).detach().numpy()
+    assert np.allclose(loaded.features([image]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

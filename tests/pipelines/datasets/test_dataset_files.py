@@ -62,7 +62,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("headr: true", r"unknown key headr \(did you mean 'header'\?\)"),
         ("roles: {captoin: x}", r"unknown key roles.captoin \(did you mean 'caption'\?\)"),
         ("aliases: {ulr: [x]}", r"unknown role 'ulr' \(did you mean 'url'\?\)"),
-        ("needs: [caption, picture]", "unknown role 'picture'"),
+        ("needs: [caption, photo]", "unknown role 'photo'"),
         ("header: 'no'", "header is 'no'; it must be true or false"),
         ("columns: url", "columns is 'url'; it must be a list"),
         ("notes: 3", "notes is 3; it must be a text"),

@@ -146,7 +146,7 @@ def test_a_unit_set_aside_leaves_the_run_whole_and_is_the_only_one_retried(
         assert (tmp_path / "out" / name).read_bytes() == (paper.output / name).read_bytes()
 
 
-def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
+def test_an_image_unit_set_aside_in_spotting_takes_its_unit_along(
     pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
 ) -> None:
     """An earlier decision about the unit does not stay beside a funnel that does not count it."""
@@ -162,21 +162,21 @@ def test_a_piece_set_aside_in_spotting_takes_its_unit_along(
 
 
 @dataclass
-class _Pictures(Fussy):
+class _Images(Fussy):
     """As if in generations."""
 
     name: str = field(default="spotting", init=False)
     adds = True
-    counted = noun = "pictures"
+    counted = noun = "images"
 
 
 def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    counter = _Counter(_Pictures(layout), ["a", "b", "c", "d"], None)
+    counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"
     Heartbeat(layout.progress("spotting", "a")).expect(30)
     assert counter.look() == Count(0, 120, exact=False)
-    publish_json(layout.commit("spotting", "a"), {"pictures": 30, "generations": 1})
+    publish_json(layout.commit("spotting", "a"), {"images": 30, "generations": 1})
     Heartbeat(layout.progress("spotting", "a")).end()
     assert counter.look() == Count(30, 120, exact=False)
     for unit, of in (("b", 60), ("c", 60), ("d", 0)):
@@ -188,8 +188,8 @@ def test_what_an_earlier_run_has_counted_is_not_counted_again(tmp_path: Path) ->
     """Unless it was begun anew: then all of it is."""
     layout = Layout(tmp_path)
     for unit in ("more", "anew"):
-        publish_json(layout.commit("spotting", unit), {"pictures": 50, "generations": 1})
-    counter = _Counter(_Pictures(layout), ["more", "anew"], 100)
-    publish_json(layout.commit("spotting", "more"), {"pictures": 70, "generations": 2})
-    publish_json(layout.commit("spotting", "anew"), {"pictures": 80, "generations": 1})
+        publish_json(layout.commit("spotting", unit), {"images": 50, "generations": 1})
+    counter = _Counter(_Images(layout), ["more", "anew"], 100)
+    publish_json(layout.commit("spotting", "more"), {"images": 70, "generations": 2})
+    publish_json(layout.commit("spotting", "anew"), {"images": 80, "generations": 1})
     assert counter.look() == Count(100, 100)

@@ -103,7 +103,7 @@ def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> Non
         stages: list[Stage] = [
             DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, said=said),
             ExportStage(layout, dataset, done_from("export")),
-            KeyStage(layout, dataset, preset, ("captions",), "picture", said, True, done_from("picture_keys")),
+            KeyStage(layout, dataset, preset, ("captions",), "image", said, True, done_from("image_keys")),
             EmbeddingStage(layout, said, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
         ]
         for stage in stages:

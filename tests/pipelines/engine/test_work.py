@@ -147,11 +147,11 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
     unreadable: int,
     tmp_path: Path,
     tsv: Callable[..., Path],
-    with_pictures: Callable[..., list[dict[str, Any]]],
+    with_images: Callable[..., list[dict[str, Any]]],
     filtering: Callable[..., Any],
 ) -> None:
     (tmp_path / "in").mkdir()
-    tsv(tmp_path / "in" / "a.tsv", with_pictures(tmp_path / "in" / "pictures", 40))
+    tsv(tmp_path / "in" / "a.tsv", with_images(tmp_path / "in" / "images", 40))
     for number in range(unreadable):
         (tmp_path / "in" / f"broken{number}.parquet").write_bytes(b"<html>")
     obstacle = tmp_path / "out" / "shards" / "00000-00001-000.tar"

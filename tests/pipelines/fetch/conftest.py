@@ -19,7 +19,7 @@ Page = Callable[["Handler"], None]
 
 
 def jpeg(size: tuple[int, int] = (40, 30), colour: tuple[int, int, int] = (200, 30, 30), kind: str = "JPEG") -> bytes:
-    """A small picture."""
+    """A small image."""
     out = io.BytesIO()
     Image.new("RGB", size, colour).save(out, kind)
     return out.getvalue()

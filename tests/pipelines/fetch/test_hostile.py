@@ -137,7 +137,7 @@ class Names:
 def test_every_address_of_a_name_is_checked(answer: list[str]) -> None:
     fetcher = Fetcher(DownloadSettings(retries=0), resolve=Names(answer), dial=_no_dial)
     with pytest.raises(FetchError) as error:
-        fetcher.fetch("http://pictures.example.org/a.jpg")
+        fetcher.fetch("http://images.example.org/a.jpg")
     assert error.value.reason is Reason.BLOCKED_ADDRESS
 
 
@@ -406,11 +406,11 @@ def test_a_resolver_without_an_answer(settings: DownloadSettings, monkeypatch: p
     fetcher.close()
 
 
-# ---- bodies: what arrives and is no picture that we want
+# ---- bodies: what arrives and is no image that we want
 
 
 def _png_bomb() -> bytes:
-    """The header of a picture of ten gigapixels, and pixels for none of them."""
+    """The header of an image of ten gigapixels, and pixels for none of them."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -424,15 +424,15 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
     return [
         ("good", good, {}, "ok"),
         ("png", png, {}, "ok"),
-        ("html.jpg", b"<!DOCTYPE html><html><body>404</body></html>", {}, "not_a_picture"),
-        ("svg.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', {}, "not_a_picture"),
-        ("noise.jpg", bytes(range(256)) * 8, {}, "not_a_picture"),
-        ("half.jpg", good[: len(good) // 2], {}, "not_a_picture"),
+        ("html.jpg", b"<!DOCTYPE html><html><body>404</body></html>", {}, "not_an_image"),
+        ("svg.jpg", b'<svg xmlns="http://www.w3.org/2000/svg"/>', {}, "not_an_image"),
+        ("noise.jpg", bytes(range(256)) * 8, {}, "not_an_image"),
+        ("half.jpg", good[: len(good) // 2], {}, "not_an_image"),
         ("bomb.png", _png_bomb(), {}, "too_many_pixels"),
-        ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not_a_picture"),
-        ("scans.jpg", BOMBS["a JPEG of 1,000 scans"][0](), {}, "not_a_picture"),
-        ("tile.tiff", BOMBS["a TIFF of one tile"][0](), {}, "not_a_picture"),
-        ("comments.gif", BOMBS["a GIF of 400,000 comments"][0](), {}, "not_a_picture"),
+        ("postscript.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "not_an_image"),
+        ("scans.jpg", BOMBS["a JPEG of 1,000 scans"][0](), {}, "not_an_image"),
+        ("tile.tiff", BOMBS["a TIFF of one tile"][0](), {}, "not_an_image"),
+        ("comments.gif", BOMBS["a GIF of 400,000 comments"][0](), {}, "not_an_image"),
         ("other.jpg", good, {"sha256": "0" * 64}, "hash_mismatch"),
         ("other5.jpg", good, {"md5": "f" * 32}, "hash_mismatch"),
     ]
@@ -444,9 +444,9 @@ def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: 
     from pipelines.fetch.shard import fetch_shard
 
     rows, expected = [], []
-    for place, (name, body, hashes, status) in enumerate(bodies(make_jpeg(), make_jpeg(kind="PNG"))):
+    for index, (name, body, hashes, status) in enumerate(bodies(make_jpeg(), make_jpeg(kind="PNG"))):
         url = web.page(f"/{name}", body, ("Content-Type", "image/jpeg"))
-        rows.append({"ordinal": place, "uid": f"{place:032x}", "caption": name, "url": url, **hashes})
+        rows.append({"ordinal": index, "uid": f"{index:032x}", "caption": name, "url": url, **hashes})
         expected.append((name, status))
     settings = dataclasses.replace(settings, max_bytes=3_000_000)
     fetcher = Fetcher(settings)

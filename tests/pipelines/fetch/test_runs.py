@@ -50,7 +50,7 @@ def _drawn(draw: Callable[..., Path], path: Path, text: str, size: tuple[int, in
 
 
 def _shards(output: Path) -> dict[str, bytes]:
-    """The pictures of all shards by uid."""
+    """The images of all shards by uid."""
     found: dict[str, bytes] = {}
     for path in (output / "shards").glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -97,7 +97,7 @@ def numbered(urls: Iterable[str]) -> Rows:
     return [{"n": n, "caption": f"{SENTENCE}, number {n}", "url": url} for n, url in enumerate(urls)]
 
 
-def test_urls_give_what_pictures_at_hand_give(
+def test_urls_give_what_images_at_hand_give(
     web: Any,
     polite: DownloadSettings,
     captions: list[str],
@@ -108,15 +108,15 @@ def test_urls_give_what_pictures_at_hand_give(
     ocr_models: None,
 ) -> None:
     """Also where a run without the stage came before, and one without it comes after."""
-    (tmp_path / "pictures").mkdir()
+    (tmp_path / "images").mkdir()
     rows: Rows = []
     for n in range(18):
         text, size, caption = ("", "SALE 50% OFF", captions[n][:20])[n % 3], (320, 64), captions[n]
         if n == 7:
             size, caption = (1_600, 28), SENTENCE  # 512 x 9 once reduced, where 10 is the least side
-        body = _drawn(draw, tmp_path / "pictures" / f"{n}.jpg", text, size)
+        body = _drawn(draw, tmp_path / "images" / f"{n}.jpg", text, size)
         url = web.page(f"/{n}.jpg", body)
-        rows.append({"n": n, "caption": caption, "url": url, "image_path": f"pictures/{n}.jpg"})
+        rows.append({"n": n, "caption": caption, "url": url, "image_path": f"images/{n}.jpg"})
     with_paths = tsv(tmp_path / "at_hand.tsv", rows)
     urls = tsv(tmp_path / "urls.tsv", [{k: v for k, v in row.items() if k != "image_path"} for row in rows])
     own = tmp_path / "own.yaml"
@@ -126,17 +126,17 @@ def test_urls_give_what_pictures_at_hand_give(
     at_hand = filtering(with_paths, tmp_path / "at_hand", **more)
     assert not web.asked and "download" not in at_hand.funnel["stages"]
     before = filtering(urls, tmp_path / "out", stages=("captions", "spotting", "export"), **more)
-    assert not web.asked and set(before.verdicts().values()) == {"picture_not_at_hand", "action", "complexity"}
+    assert not web.asked and set(before.verdicts().values()) == {"image_not_available", "action", "complexity"}
     assert any("STAGES with download" in line for line in before.said)
 
     result = filtering(urls, tmp_path / "out", **more)
-    assert any(line.startswith("download: the manifests have urls and no pictures") for line in result.said)
+    assert any(line.startswith("download: the manifests have urls and no images") for line in result.said)
     assert result.verdicts() == at_hand.verdicts() and result.verdicts()["7"] == "kept"
     assert {"kept", "text_spotting", "action"} <= set(result.verdicts().values())
     kept = [{k: v for k, v in row.items() if k != "image_path"} for row in at_hand.rows("kept") if row["n"] != "7"]
     same = [row for row in result.rows("kept") if row["n"] != "7"]
     assert sorted(same, key=repr) == sorted(kept, key=repr), "spotted, scores and all"
-    # The wide picture was reduced to be stored; all that is said of it is in pixels of the original.
+    # The wide image was reduced to be stored; all that is said of it is in pixels of the original.
     sizes, boxes = zip(*(_read_of(tmp_path / name, 7) for name in ("out", "at_hand")), strict=True)
     assert sizes[0] == sizes[1] == (1_600, 28)
     assert boxes[0] == [] or max(x for x, _ in boxes[0]) > 512
@@ -156,14 +156,14 @@ def test_urls_give_what_pictures_at_hand_give(
 
 
 def _read_of(output: Path, ordinal: int) -> tuple[tuple[int, int], list[list[float]]]:
-    """Size of the picture of a row of the first unit, and the corners of what was read in it."""
+    """Size of the image of a row of the first unit, and the corners of what was read in it."""
     tables = sorted((output / "work" / "spotting" / "data").glob("00000-00000.*.parquet"))
     record = [row for path in tables for row in pq.read_table(path).to_pylist() if row["ordinal"] == ordinal][-1]
     return (record["width"], record["height"]), [corner for line in record["spotted"] for corner in line["box"]]
 
 
-def test_only_files_without_pictures(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
-    """A manifest that comes with its pictures is left alone, also where it names urls and has lost a picture."""
+def test_only_files_without_images(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
+    """A manifest that comes with its images is left alone, also where it names urls and has lost an image."""
     (tmp_path / "in").mkdir()
     body = _drawn(draw, tmp_path / "in" / "here.jpg", "")
     for name in ("/0", "/1", "/2"):
@@ -173,9 +173,9 @@ def test_only_files_without_pictures(web: Any, draw: Callable[..., Path], tmp_pa
     runs.manifest(paths, "in/a.tsv")
     runs.manifest([{"n": 2, "caption": f"{SENTENCE} 2", "url": web.url("/2")}], "in/b.tsv")
     result = runs(tmp_path / "in")
-    assert web.asked == ["/2"] and any("1 of 2 units have urls and no pictures" in line for line in result.said)
+    assert web.asked == ["/2"] and any("1 of 2 units have urls and no images" in line for line in result.said)
     assert result.verdicts() == {"0": "kept", "1": "kept", "2": "kept"}
-    assert len(_shards(tmp_path / "out")) == 2, "of the pictures at hand"
+    assert len(_shards(tmp_path / "out")) == 2, "of the images at hand"
 
 
 def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[str | None, str, dict[str, str]]]:
@@ -189,7 +189,7 @@ def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[
         "gone": (web.url("/gone"), "http_status", {}),
         "swapped": (web.page("/swapped", body), "hash_mismatch", {"sha256": "0" * 64}),
         "no, thanks": (web.page("/no", body, *no), "opt_out", {}),
-        "html": (web.page("/html", b"<html></html>"), "not_a_picture", {}),
+        "html": (web.page("/html", b"<html></html>"), "not_an_image", {}),
         "metadata": ("http://169.254.169.254/latest/meta-data/", "blocked_address", {}),
         "metadata by redirect": (web.page("/go", b"", *inside, status=302), "blocked_address", {}),
         "loopback": ("http://2130706433/a.jpg", "blocked_address", {}),
@@ -203,8 +203,8 @@ def _page(web: Any, draw: Callable[..., Path], folder: Path) -> dict[str, tuple[
 def test_failures_are_rejects_with_a_reason(web: Any, draw: Callable[..., Path], tmp_path: Path, runs: Runs) -> None:
     pages = _page(web, draw, tmp_path)
     rows: Rows = [
-        {"n": name, "caption": f"{SENTENCE}, number {place}", "url": url, "sha256": "", **more}
-        for place, (name, (url, _, more)) in enumerate(pages.items())
+        {"n": name, "caption": f"{SENTENCE}, number {index}", "url": url, "sha256": "", **more}
+        for index, (name, (url, _, more)) in enumerate(pages.items())
     ]
     rows.append({"n": "boring", "caption": "Blue mug", "url": web.page("/boring", b"x"), "sha256": ""})
     manifest = runs.manifest(rows)
@@ -252,7 +252,7 @@ def test_a_preset_that_lets_more_through_downloads_only_what_is_missing(
     assert asked and then and not set(asked) & set(then)
     assert sorted(asked + then) == sorted(at_once)
     assert wide.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
-    assert any("only the pictures of rows that no run has asked for" in line for line in wide.said)
+    assert any("only the images of rows that no run has asked for" in line for line in wide.said)
     back, nothing = run("out", str(narrow))
     assert back.tables() == first.tables() and not nothing
 
@@ -281,7 +281,7 @@ def test_what_is_fetched_anew_is_judged_anew(
     runs: Runs,
     ocr_models: None,
 ) -> None:
-    """The web changes: what was read of a picture that is another one now does not stay."""
+    """The web changes: what was read of an image that is another one now does not stay."""
     blank, text = (_drawn(draw, tmp_path / f"{n}.jpg", text) for n, text in enumerate(("", "brown dog runs")))
     rows = numbered(web.page(f"/{n}", blank) for n in range(3))
     web.pages.pop("/2")
@@ -292,7 +292,7 @@ def test_what_is_fetched_anew_is_judged_anew(
     shutil.rmtree(runs.records())
     same = runs(manifest, stages=STAGES)
     assert same.tables() == first.tables() and len(web.asked) == 6
-    assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same pictures are not read again"
+    assert read and {path: path.stat().st_mtime_ns for path in read} == read, "the same images are not read again"
     shutil.rmtree(runs.records())
     web.page("/1", text)
     web.page("/2", blank)
@@ -309,7 +309,7 @@ def test_an_outage_is_no_verdict(web: Any, make_jpeg: Callable[..., bytes], runs
     with no_network():
         down = runs(manifest)
     assert down.status == 1 and down.funnel["rows_in"] == down.funnel["not_decided"]["rows"] == 12
-    assert any("12 of 12 urls met nobody" in line for line in down.said)
+    assert any("12 of 12 urls were unreachable" in line for line in down.said)
     assert not list(runs.records().rglob("*.tar"))
     up = runs(manifest)
     assert up.status == 0 and len(up.rows("kept")) == 12
@@ -330,7 +330,7 @@ def test_an_outage_is_seen_over_units_of_few_urls(web: Any, make_jpeg: Callable[
         else:
             assert down.status == 1 and down.funnel["not_decided"] == {"rows": 12, "units": 4, "uncounted": 0}
             assert down.funnel["rows_in"] == 12 and len(down.funnel["set_aside"]) == 4
-            assert any("NetworkDown: 12 of 12 urls met nobody (in all units)" in line for line in down.said)
+            assert any("NetworkDown: 12 of 12 urls were unreachable (in all units)" in line for line in down.said)
         up = runs(manifest, output, unit_rows=3)
         assert up.status == 0 and len(up.rows("kept")) == count
 
@@ -343,7 +343,7 @@ def test_a_dead_link_of_many_rows_is_no_outage(web: Any, runs: Runs) -> None:
     assert result.status == 0 and result.funnel["rejected"] == {"dns_failed": 12}
 
 
-def test_rows_that_share_a_url_share_its_picture(
+def test_rows_that_share_a_url_share_its_image(
     web: Any,
     make_jpeg: Callable[..., bytes],
     tmp_path: Path,

@@ -55,15 +55,15 @@ def _stored(record: dict[str, Any], tar: Path | None) -> bytes:
 
 
 def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    pictures = {place: make_jpeg(size=(40 + place, 30)) for place in range(12)}
-    rows = [_row(place, web.page(f"/{place}.jpg", body)) for place, body in pictures.items()]
+    images = {place: make_jpeg(size=(40 + place, 30)) for place in range(12)}
+    rows = [_row(place, web.page(f"/{place}.jpg", body)) for place, body in images.items()]
     rows[3:3] = [_row(50, web.url("/none.jpg")), _row(51, "http://10.0.0.1/a.jpg"), _row(52, None)]
     records, tar = shard(rows)
     assert [record["ordinal"] for record in records] == [*range(12), 50, 51, 52]
     assert [record["status"] for record in records[12:]] == ["http_status", "blocked_address", "bad_url"]
     assert records[12]["message"] == "404 Not Found" and records[14]["attempts"] == 0
     for record in records[:12]:
-        body = pictures[record["ordinal"]]
+        body = images[record["ordinal"]]
         assert record["status"] == "ok" and record["attempts"] == 1
         assert record["sha256"] == hashlib.sha256(body).hexdigest()
         assert (record["width"], record["height"]) == (40 + record["ordinal"], 30)
@@ -79,7 +79,7 @@ def test_a_shard(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> Non
     assert len(samples) == 12
     for sample in samples.values():
         meta = json.loads(sample["json"])
-        assert meta["uid"] == f"{meta['ordinal']:032x}" and sample["jpg"] == pictures[meta["ordinal"]]
+        assert meta["uid"] == f"{meta['ordinal']:032x}" and sample["jpg"] == images[meta["ordinal"]]
         assert sample["txt"].decode() == f"Caption {meta['ordinal']}, grün" == meta["caption"]
 
 
@@ -96,7 +96,7 @@ def test_an_absurd_answer_costs_its_row(web: Any, shard: Shard, make_jpeg: Calla
 
 
 def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    """A picture that was swapped is rejected; rows without a hash are taken as they are."""
+    """An image that was swapped is rejected; rows without a hash are taken as they are."""
     good, other = make_jpeg(), make_jpeg(colour=(0, 0, 99))
     sha, md5 = hashlib.sha256(good).hexdigest(), hashlib.md5(good).hexdigest()
     a, b = web.page("/a", good), web.page("/b", other)
@@ -119,7 +119,7 @@ def test_hashes(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None
             assert record["sha256"] == hashlib.sha256(stored).hexdigest()
 
 
-def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
+def test_large_turned_and_odd_images(web: Any, shard: Shard) -> None:
     """Stored upright, as JPEG, the longest side reduced; the record has the size of the original."""
     turned = Image.new("RGB", (900, 300), (250, 250, 250))
     turned.paste((255, 0, 0), (0, 0, 450, 300))  # red on the left, which is the top once it stands upright
@@ -136,7 +136,7 @@ def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
         out = io.BytesIO()
         image.save(out, name, **more)
         kinds[name] = out.getvalue()
-    rows = [_row(place, web.page(f"/{name}", body)) for place, (name, body) in enumerate(kinds.items())]
+    rows = [_row(index, web.page(f"/{name}", body)) for index, (name, body) in enumerate(kinds.items())]
     records, tar = shard(rows, image_size=512)
     assert [(r["status"], r["width"], r["height"]) for r in records] == [
         ("ok", 300, 900),
@@ -154,16 +154,16 @@ def test_large_turned_and_odd_pictures(web: Any, shard: Shard) -> None:
 
 
 def test_an_address_of_many_rows_is_asked_once(web: Any, shard: Shard, make_jpeg: Callable[..., bytes]) -> None:
-    """However it is spelled; every row has the picture, or the reason."""
+    """However it is spelled; every row has the image, or the reason."""
     body = make_jpeg()
     url, gone, html = web.page("/a b", body), web.url("/gone"), web.page("/html", b"<html>")
     spelled = [url, f" {url}", f"{url}#top", f"{url}\xa0", url.replace("http:", "HTTP:"), url.replace(" ", "%20")]
     web.pages["/a%20b"] = web.pages["/a b"]
-    rows = [_row(place, spelling) for place, spelling in enumerate([*spelled, *[gone, html] * 2])]
+    rows = [_row(index, spelling) for index, spelling in enumerate([*spelled, *[gone, html] * 2])]
     records, tar = shard(rows)
     assert sorted(web.asked) == ["/a%20b", "/gone", "/html"]
     assert [(record["url"], record["uid"]) for record in records] == [(row["url"], row["uid"]) for row in rows]
-    assert [record["status"] for record in records] == ["ok"] * 6 + ["http_status", "not_a_picture"] * 2
+    assert [record["status"] for record in records] == ["ok"] * 6 + ["http_status", "not_an_image"] * 2
     assert {record["attempts"] for record in records} == {1}
     assert {_stored(record, tar) for record in records[:6]} == {body} and len({r["offset"] for r in records[:6]}) == 1
     assert {record["sha256"] for record in records[:6]} == {hashlib.sha256(body).hexdigest()}
@@ -177,7 +177,7 @@ def test_rows_of_one_address_differ_in_what_they_expect_there(
     url, swapped = web.page("/a", body), web.page("/b", make_jpeg(colour=(0, 0, 99)))
     sha, md5 = hashlib.sha256(body).hexdigest(), hashlib.md5(body).hexdigest()
     ours = [{"sha256": "0" * 64}, {"md5": md5.upper()}, {"sha256": sha}, {}, {"md5": "0" * 32}, {"sha256": "  "}]
-    rows = [_row(place, url, **more) for place, more in enumerate(ours)]
+    rows = [_row(index, url, **more) for index, more in enumerate(ours)]
     rows += [_row(10, swapped, sha256=sha), _row(11, swapped, md5=md5)]
     records, tar = shard(rows)
     assert sorted(web.asked) == ["/a", "/b"]
@@ -188,7 +188,7 @@ def test_rows_of_one_address_differ_in_what_they_expect_there(
     assert tar is not None
     with tarfile.open(tar) as members:
         stored = [name for name in members.getnames() if name.endswith(".jpg")]
-    assert len(stored) == 1, "a picture that is nobody's is not stored"
+    assert len(stored) == 1, "an image that is nobody's is not stored"
 
 
 def test_what_servers_fail_with_is_said_before_hashes(web: Any, shard: Shard) -> None:

@@ -80,7 +80,7 @@ TABLES = {
 TEXTS = {
     "cc12m": f"{URL}\t{CAPTION}\n",
     "cc3m": f"{CAPTION}\t{URL}\n",
-    "sample": f"image_path\tcaption\tsource_note\npictures/1.jpg\t{CAPTION}\t-\n",
+    "sample": f"image_path\tcaption\tsource_note\nimages/1.jpg\t{CAPTION}\t-\n",
 }
 
 
@@ -126,7 +126,7 @@ def test_the_shards_that_img2dataset_made_of_it(
     info = inspect(path, dataset)
     [batch] = read(info, dataset)
     assert (batch.captions, batch.urls) == ([CAPTION], [URL])
-    assert info.pictures
+    assert info.images
 
 
 def look(row: dict[str, object], name: str, folder: Path) -> FileInfo:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import load_dataset
-from pipelines.manifests import ManifestError, UnreadableFile, inspect, read, read_pictures, split
+from pipelines.manifests import ManifestError, UnreadableFile, inspect, read, read_images, split
 
 CUSTOM = load_dataset("custom")
 MOST_MIB = 2_048
@@ -129,11 +129,11 @@ def damaged(content: bytes, chance: Chance) -> bytes:
     return bytes(data)
 
 
-def rows_of(what: object, batch_rows: int, pictures: bool) -> Rows:
+def rows_of(what: object, batch_rows: int, images: bool) -> Rows:
     """Place and verdict of every row, and whether the file broke."""
     rows: list[tuple[int, str]] = []
     try:
-        for batch in read(what, CUSTOM, batch_rows, pictures=pictures):  # type: ignore[arg-type]
+        for batch in read(what, CUSTOM, batch_rows, images=images):  # type: ignore[arg-type]
             good = [
                 (place, caption or "") for place, caption in zip(batch.ordinals.tolist(), batch.captions, strict=True)
             ]
@@ -156,13 +156,13 @@ def check(path: Path, chance: Chance, seen: Counter[str]) -> None:
     pieces = [rows_of(span, 100, False) for span in spans]
     if not broken:
         assert [row[1] for piece, _ in pieces for row in piece] == [row[1] for row in whole]
-    with_pictures, broken_there = rows_of(info, 100, True)
-    assert with_pictures == whole[: len(with_pictures)] and (broken_there or len(with_pictures) == len(whole))
+    with_images, broken_there = rows_of(info, 100, True)
+    assert with_images == whole[: len(with_images)] and (broken_there or len(with_images) == len(whole))
     try:
-        found = list(read_pictures(info, CUSTOM, range(len(whole))))
+        found = list(read_images(info, CUSTOM, range(len(whole))))
         assert [place for place, _ in found] == list(range(len(whole)))
     except UnreadableFile:
-        assert broken or info.pictures
+        assert broken or info.images
     seen[f"{path.suffix} {'broken' if broken else 'read'}"] += 1
     seen["rows"] += len(whole)
 

@@ -177,7 +177,7 @@ def test_semicolons_are_named(write: Write, name: str, said: str) -> None:
         inspect(write(name, b"url;caption\nhttp://x;a dog\n"), CUSTOM)
 
 
-def test_a_tar_of_pictures_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf) -> None:
+def test_a_tar_of_images_alone_is_told_what_it_lacks(write: Write, tar_of: TarOf) -> None:
     path = write("a.tar", tar_of(("1.jpg", b"x"), ("2.png", b"y")))
     with pytest.raises(BadSchema, match=r"holds no captions: .*only members \.jpg, \.png.*<key>\.txt") as raised:
         inspect(path, CUSTOM)

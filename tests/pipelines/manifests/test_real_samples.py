@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import Batch, MissingPicture, expand_inputs, inspect, read, read_pictures, split
+from pipelines.manifests import Batch, MissingImage, expand_inputs, inspect, read, read_images, split
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -83,5 +83,5 @@ def test_the_projects_own_sample() -> None:
     batches = list(read(info, dataset))
     assert sum(batch.rows for batch in batches) == 298 and not any(batch.bad for batch in batches)
     assert len({uid for batch in batches for uid in batch.uids}) == 298
-    found = Counter(type(picture) for _, picture in read_pictures(info, dataset, range(298)))
-    assert found == {bytes: 297, MissingPicture: 1}
+    found = Counter(type(image) for _, image in read_images(info, dataset, range(298)))
+    assert found == {bytes: 297, MissingImage: 1}

@@ -64,7 +64,7 @@ def test_a_needed_column_is_missed_with_the_nearest_name() -> None:
         roles_of({"text": S, "url": S}, "datacomp")
 
 
-def test_pictures_stand_in_for_the_url() -> None:
+def test_images_stand_in_for_the_url() -> None:
     assert roles_of({"text": S, "image": B}, "laion2b").image == "image"
 
 

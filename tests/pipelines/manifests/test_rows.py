@@ -354,7 +354,7 @@ def test_parquet_columns_are_streamed(write: Write, monkeypatch: pytest.MonkeyPa
             return super().read(size)
 
     monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Watching(opened(path).name))
-    assert len(Rows(path, pictures=True).captions) == 40
+    assert len(Rows(path, images=True).captions) == 40
     assert max(asked) < 4 * MIB
 
 
@@ -399,16 +399,16 @@ def test_parquet_uids_of_ones_own(write: Write) -> None:
     assert len(set(numbers.uids.values())) == 3 and numbers.uids[2] == make_uid(url="u", caption="a")
 
 
-def test_pictures_are_told_apart_without_urls(write: Write) -> None:
-    pictures = [{"bytes": b"1", "path": "1.jpg"}, {"bytes": b"2", "path": "2.jpg"}]
-    path = parquet_of(write, pa.table({"image": pictures, "caption": ["a dog", "a dog"]}))
+def test_images_are_told_apart_without_urls(write: Write) -> None:
+    images = [{"bytes": b"1", "path": "1.jpg"}, {"bytes": b"2", "path": "2.jpg"}]
+    path = parquet_of(write, pa.table({"image": images, "caption": ["a dog", "a dog"]}))
     assert len(set(Rows(path).uids.values())) == 2
-    assert Rows(path).uids == Rows(path, pictures=True).uids
+    assert Rows(path).uids == Rows(path, images=True).uids
 
 
-def test_picture_bytes_are_not_even_read_unless_asked_for(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = [np.random.default_rng(row).bytes(100_000) for row in range(20)]
-    path = parquet_of(write, pa.table({"image": pictures, "caption": ["a dog"] * 20}))
+def test_image_bytes_are_not_even_read_unless_asked_for(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [np.random.default_rng(row).bytes(100_000) for row in range(20)]
+    path = parquet_of(write, pa.table({"image": images, "caption": ["a dog"] * 20}))
     counted = 0
     opened = open_file
 
@@ -422,7 +422,7 @@ def test_picture_bytes_are_not_even_read_unless_asked_for(write: Write, monkeypa
     monkeypatch.setattr(parquet_module, "open_file", lambda path, **_: Counting(opened(path).detach()))  # type: ignore[attr-defined]
     rows = Rows(path)
     assert rows.tables[0].column_names == ["caption"] and 0 < counted < 200_000
-    assert Rows(path, pictures=True).column("image") == pictures and counted > 2_000_000
+    assert Rows(path, images=True).column("image") == images and counted > 2_000_000
 
 
 def test_a_corrupt_page_gives_the_rows_before(write: Write) -> None:
@@ -445,7 +445,7 @@ def test_a_corrupt_page_gives_the_rows_before(write: Write) -> None:
 def sample(key: str, caption: str, **columns: Any) -> list[tuple[str, bytes]]:
     item = {"caption": caption, "url": f"http://{key}", "key": key} | columns
     return [
-        (f"{key}.jpg", b"picture " + key.encode()),
+        (f"{key}.jpg", b"image " + key.encode()),
         (f"{key}.json", json.dumps(item).encode()),
         (f"{key}.txt", caption.encode()),
     ]
@@ -475,7 +475,7 @@ def test_tars_of_captions_alone_with_long_and_foreign_names(write: Write, tar_of
     assert len(set(rows.uids.values())) == 2
 
 
-def test_equal_captions_of_different_pictures_are_different_rows(write: Write, tar_of: TarOf) -> None:
+def test_equal_captions_of_different_images_are_different_rows(write: Write, tar_of: TarOf) -> None:
     members = [member for key in ("1", "2") for member in ((f"{key}.jpg", b"x"), (f"{key}.txt", b"a dog"))]
     assert len(set(Rows(write("a.tar", tar_of(*members))).uids.values())) == 2
 
@@ -505,13 +505,13 @@ def test_tar_null_caption_is_a_good_row(write: Write, tar_of: TarOf) -> None:
     assert Rows(write("a.tar", tar_of(*members))).captions == {0: "x", 1: None}
 
 
-@pytest.mark.parametrize("cut", ["inside a picture", "inside a header", "without end marker", "garbage"])
+@pytest.mark.parametrize("cut", ["inside an image", "inside a header", "without end marker", "garbage"])
 def test_a_tar_that_breaks_gives_the_samples_before(write: Write, tar_of: TarOf, cut: str) -> None:
     start = tar_of(*sample("00", "a dog"), *sample("01", "a cat"))
     body = start[: len(start.rstrip(b"\0")) + -len(start.rstrip(b"\0")) % 512]
     more = tar_of(*sample("02", "a bird"))
     content = {
-        "inside a picture": body + more[:515],
+        "inside an image": body + more[:515],
         "inside a header": body + more[:100],
         "without end marker": body,
         "garbage": body + b"\xaa" * 512,
@@ -519,7 +519,7 @@ def test_a_tar_that_breaks_gives_the_samples_before(write: Write, tar_of: TarOf,
     rows = Rows(write("a.tar", content))
     assert rows.broken is not None and rows.broken.error == "BrokenTar"
     # The sample before the break may lack members, so it is delivered only where the next one was seen to begin.
-    assert rows.captions == ({0: "a dog", 1: "a cat"} if cut == "inside a picture" else {0: "a dog"})
+    assert rows.captions == ({0: "a dog", 1: "a cat"} if cut == "inside an image" else {0: "a dog"})
     assert Rows(write("a.tar.gz", gzip.compress(content))).captions == rows.captions
 
 

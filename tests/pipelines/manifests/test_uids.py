@@ -45,4 +45,4 @@ def test_it_is_32_hex_digits_and_stable(url: str, caption: str) -> None:
 def test_a_pair_is_url_and_caption_or_what_stands_in_for_the_url() -> None:
     assert make_pair(url="u", caption="c", stand_in="p") == make_uid(url="u", caption="c") == sha("u\0c")
     assert make_pair(url=None, caption="c", stand_in="p") == sha("p\0c")
-    assert make_pair(url=None, caption="c") is None  # equal captions of unnamed pictures are no equal pairs
+    assert make_pair(url=None, caption="c") is None  # equal captions of unnamed images are no equal pairs

@@ -15,14 +15,14 @@ import pytest
 from upath import UPath
 
 from pipelines.datasets import load_dataset
-from pipelines.manifests import FileChanged, Span, inspect, read, read_pictures, split, stamps_of
+from pipelines.manifests import FileChanged, Span, inspect, read, read_images, split, stamps_of
 
 DATASET = load_dataset("custom")
 ROWS = 3_000
 
 
 def _rows(n: int, mark: str) -> dict[str, list[str]]:
-    return {"caption": [f"{mark} dog {place} runs after a ball" for place in range(n)]}
+    return {"caption": [f"{mark} dog {index} runs after a ball" for index in range(n)]}
 
 
 def _tsv(path: Path, n: int, mark: str) -> None:
@@ -56,7 +56,7 @@ def test_rows_of_a_file_that_changes_are_not_to_be_used(name: str, tmp_path: Pat
     with pytest.raises(FileChanged):  # another span, which nobody had begun
         list(read(second, DATASET))
     with pytest.raises(FileChanged):
-        list(read_pictures(first, DATASET, [0]))
+        list(read_images(first, DATASET, [0]))
     FORMS[name](path, ROWS, "A")
     assert sum(batch.rows for batch in read(second, DATASET)) == rows[1]
 

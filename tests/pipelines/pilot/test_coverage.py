@@ -26,7 +26,7 @@ UNITS = [
 
 
 class _Population:
-    """Small units that differ in what their rows take and in what share of them is kept."""
+    """Small units that differ in what their rows take and in what proportion of them is kept."""
 
     def __init__(self, dice: np.random.Generator, noise: float):
         self._dice, self._noise = dice, noise
@@ -62,13 +62,13 @@ class _Population:
             rows=ROWS * SMALL,
             exact_rows=True,
             stages=("captions",),
-            pictures_at_hand=False,
+            images_at_hand=False,
         )
         return forecast([self.measured(unit) for unit in sample], whole, Assumptions(), Prices(), (1,))
 
 
 def _covered(noise: float, recut: bool, trials: int = 250) -> dict[str, float]:
-    """The share of draws whose interval holds the truth, by quantity."""
+    """The proportion of draws whose interval holds the truth, by quantity."""
     dice = np.random.default_rng(11)
     hits: Counter[str] = Counter()
     for trial in range(trials):

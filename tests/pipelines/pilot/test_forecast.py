@@ -15,20 +15,20 @@ WHOLE = Whole(
     rows=100_000,
     exact_rows=True,
     stages=("captions", "spotting", "export"),
-    pictures_at_hand=True,
+    images_at_hand=True,
 )
 
 
-def _unit(n: int, kept: int = 200, pictures: int = 300) -> Measured:
+def _unit(n: int, kept: int = 200, images: int = 300) -> Measured:
     return Measured(
         unit=str(n),
         rows=1_000,
         outcomes={"kept": kept, "action": 1_000 - kept - 10, "dead_letter": 10},
         to_fetch=300,
-        seconds={"captions": 1.0, "spotting": 10.0 if pictures else 0.01, "decide": 0.5},
-        stored={"work": 5_000, "kept": 1_000, "shards": 6_000 if pictures else 0},
-        pictures=pictures,
-        picture_bytes=pictures * 20,
+        seconds={"captions": 1.0, "spotting": 10.0 if images else 0.01, "decide": 0.5},
+        stored={"work": 5_000, "kept": 1_000, "shards": 6_000 if images else 0},
+        images=images,
+        image_bytes=images * 20,
     )
 
 
@@ -46,13 +46,13 @@ def test_what_was_measured_is_scaled_to_the_whole() -> None:
     assert kept.estimate.low < 19_950 < (kept.estimate.high or 0) < 21_500
     hours = found.core_hours["all"].estimate
     assert hours and hours.value == pytest.approx(11.5 * 100 / 3600)
-    pictures = found.pictures["bytes"].estimate
-    assert pictures and pictures.value == pytest.approx(30_000 * 20)
+    images = found.images["bytes"].estimate
+    assert images and images.value == pytest.approx(30_000 * 20)
     stored = found.stored["all"].estimate
     assert stored and stored.value == pytest.approx(1_200_000)
     cost = found.cost["cores"].estimate
     assert cost and cost.value == pytest.approx(0.04 * hours.value)
-    assert "transfer" not in found.cost  # the pictures are at hand
+    assert "transfer" not in found.cost  # the images are at hand
 
 
 def test_hours_are_bounded_by_units_and_the_longest_of_them() -> None:
@@ -68,27 +68,27 @@ def test_without_prices_there_is_no_cost() -> None:
     assert _forecast(_unit(0), _unit(1)).cost == {}
 
 
-def test_without_pictures_what_depends_on_them_is_unknown() -> None:
-    urls = replace(WHOLE, pictures_at_hand=False, stages=("captions", "spotting", "export"))
+def test_without_images_what_depends_on_them_is_unknown() -> None:
+    urls = replace(WHOLE, images_at_hand=False, stages=("captions", "spotting", "export"))
     found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=urls, prices=Prices(core_hour=0.04, gb_transfer=0.1))
     assert found.rows["kept"].basis == "unknown"
     kept = found.rows["kept"].estimate
     assert kept and kept.low == 0 and kept.high is not None and kept.high >= 30_000
-    assert found.pictures["fetched"].basis == "measured"
-    for line in (found.pictures["bytes"], found.core_hours["spotting"], found.stored["shards"], found.cost["transfer"]):
+    assert found.images["fetched"].basis == "measured"
+    for line in (found.images["bytes"], found.core_hours["spotting"], found.stored["shards"], found.cost["transfer"]):
         assert line.basis == "unknown" and line.estimate is None
     assert found.core_hours["all"].basis == found.cost["all"].basis == "unknown"
-    assert "give --picture-bytes" in render(found)
+    assert "give --image-bytes" in render(found)
 
 
 def test_assumptions_fill_the_gaps_and_are_named() -> None:
-    urls = replace(WHOLE, pictures_at_hand=False)
-    assumed = Assumptions(picture_bytes=20_000, seconds_per_picture=0.05, picture_keep_rate=0.7)
+    urls = replace(WHOLE, images_at_hand=False)
+    assumed = Assumptions(image_bytes=20_000, seconds_per_image=0.05, image_keep_rate=0.7)
     prices = Prices(core_hour=0.04, gb_transfer=0.1)
     found = _forecast(_unit(0, 0, 0), _unit(1, 0, 0), whole=urls, assumed=assumed, prices=prices)
     values = {
         "kept": (found.rows["kept"], 21_000),
-        "bytes": (found.pictures["bytes"], 6e8),
+        "bytes": (found.images["bytes"], 6e8),
         "spotting": (found.core_hours["spotting"], 30_000 * 0.05 / 3600),
         "shards": (found.stored["shards"], 21_000 * 20_000),
         "transfer": (found.cost["transfer"], 0.06),

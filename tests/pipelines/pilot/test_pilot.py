@@ -88,21 +88,21 @@ def test_all_units_are_the_truth_itself(manifest: Path, tmp_path: Path) -> None:
     assert [hours["low"], hours["high"]] == [pytest.approx(hours["value"])] * 2
 
 
-def test_without_pictures_it_says_what_it_does_not_know(
+def test_without_images_it_says_what_it_does_not_know(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = _arguments(manifest, tmp_path / "out", "--units", "2", stages="captions,spotting,export")
     assert main(arguments) == 0
-    assert "give --picture-bytes" in capsys.readouterr().out
+    assert "give --image-bytes" in capsys.readouterr().out
     found = _forecast(tmp_path / "out")["forecast"]
-    assert found["pictures"]["fetched"]["basis"] == "measured" and found["pictures"]["bytes"]["value"] is None
+    assert found["images"]["fetched"]["basis"] == "measured" and found["images"]["bytes"]["value"] is None
     assert found["rows"]["kept"]["basis"] == found["core_hours"]["all"]["basis"] == "unknown"
-    more = ["--picture-bytes", "20000", "--seconds-per-picture", "0.02", "--picture-keep-rate", "0.7"]
+    more = ["--image-bytes", "20000", "--seconds-per-image", "0.02", "--image-keep-rate", "0.7"]
     assert main([*arguments, *more]) == 0
     found = _forecast(tmp_path / "out")["forecast"]
-    fetched = found["pictures"]["fetched"]["value"]
+    fetched = found["images"]["fetched"]["value"]
     assert found["rows"]["kept"]["value"] == pytest.approx(0.7 * fetched)
-    assert found["pictures"]["bytes"]["value"] == pytest.approx(20_000 * fetched)
+    assert found["images"]["bytes"]["value"] == pytest.approx(20_000 * fetched)
     assert found["core_hours"]["spotting"]["basis"] == "assumed"
 
 
@@ -114,9 +114,9 @@ def test_without_pictures_it_says_what_it_does_not_know(
         (["--units", "x"], "'x' is not a whole number from 0 on"),
         (["--share", "2"], "SHARE is 2.0; it must lie above 0"),
         (["--share", "nan"], "'nan' is not a number from 0 on"),
-        (["--picture-keep-rate", "3"], "'3' is not a number from 0 to 1"),
-        (["--picture-keep-rate", "-0.1"], "'-0.1' is not a number from 0 to 1"),
-        (["--picture-bytes", "inf"], "'inf' is not a number from 0 on"),
+        (["--image-keep-rate", "3"], "'3' is not a number from 0 to 1"),
+        (["--image-keep-rate", "-0.1"], "'-0.1' is not a number from 0 to 1"),
+        (["--image-bytes", "inf"], "'inf' is not a number from 0 on"),
         (["--price-core-hour", "-1"], "'-1' is not a number from 0 on"),
         (["--shard", "0/2"], "a pilot is one run"),
         (["--forecast-workers", "16,0"], "is not a list of numbers above 0"),

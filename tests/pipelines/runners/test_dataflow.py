@@ -81,7 +81,7 @@ SOMEWHERE = {"OUTPUT": "gs://bucket/out", "INPUT": "gs://bucket/*.parquet"}
         ({"INPUT": "memory://a.tsv"}, "INPUT memory://a.tsv"),
         ({"OUTPUT": "{disk}/out"}, "OUTPUT {disk}/out"),
         ({"OUTPUT": "memory://out"}, "OUTPUT memory://out"),
-        ({"--pictures-root": "{disk}"}, "--pictures-root {disk}"),
+        ({"--images-root": "{disk}"}, "--images-root {disk}"),
         ({"--staging_location": "{disk}/s"}, "--staging_location {disk}/s"),
         ({"--template_location": "gs://bucket/t.json", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
         ({"--dataflow_endpoint": "http://localhost:1", "INPUT": "{disk}/a.tsv"}, "INPUT {disk}/a.tsv"),
@@ -160,12 +160,12 @@ def gcp_python() -> Path:
 
 @pytest.fixture(scope="module")
 def manifest(
-    with_pictures: Callable[..., list[dict[str, Any]]],
+    with_images: Callable[..., list[dict[str, Any]]],
     tsv: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("dataflow")
-    path = tsv(folder / "manifest.tsv", with_pictures(folder / "pictures", 40))
+    path = tsv(folder / "manifest.tsv", with_images(folder / "images", 40))
     with open(path, "ab") as file:
         file.write(b"a line of one field\n")
     return path
@@ -243,7 +243,7 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
         ) or sys.version_info[:2] != (3, 11)
         hints = [one["hints"] for one in said["environments"] if one["hints"]]
         assert hints == ([{"beam:resources:min_ram_bytes:v1": "4000000000"}] if name == "spotting" else [])
-    keys = [f"{kind}_{step}" for kind in ("pair", "uid", "picture") for step in ("keys", "duplicates")]
+    keys = [f"{kind}_{step}" for kind in ("pair", "uid", "image") for step in ("keys", "duplicates")]
     assert names == ["captions", "spotting", *keys, "decide", "export"]
 
     local = tmp_path / "local"

@@ -39,13 +39,13 @@ def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypa
 
 @pytest.fixture(scope="module")
 def manifest(
-    with_pictures: Callable[..., list[dict[str, Any]]],
+    with_images: Callable[..., list[dict[str, Any]]],
     tsv: Callable[..., Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     folder = tmp_path_factory.mktemp("prism")
-    rows = with_pictures(folder / "pictures", 90)
-    rows[7]["image_path"] = "pictures/missing.png"
+    rows = with_images(folder / "images", 90)
+    rows[7]["image_path"] = "images/missing.png"
     rows[8]["caption"] = ""
     path = tsv(folder / "manifest.tsv", rows)
     with open(path, "ab") as file:

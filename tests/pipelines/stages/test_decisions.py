@@ -17,7 +17,7 @@ from filters.base import Bools, ImageEvidence, ImageFilter
 from filters.captions.annotate import SCHEMA as ANNOTATIONS
 from filters.presets import load_preset, preset_names
 from pipelines.datasets import load_dataset
-from pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_pictures, stage_of
+from pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_images, stage_of
 from pipelines.stages.spotting import SCHEMA as RECORDS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
@@ -78,22 +78,22 @@ def _record(status: str = "ok", side: int = 100, *lines: tuple[str, float]) -> d
     return {**record, "spotted": spotted if good else None}
 
 
-def test_pictures() -> None:
+def test_images() -> None:
     records = [
         _record(),
         _record("ok", 100, ("A brown dog runs", 0.95)),
         _record("ok", 100, ("A brown dog runs", 0.5)),
         _record("ok", 100, ("SALE", 0.99)),
         _record("ok", 9, ("A brown dog runs", 0.95)),
-        _record("picture_not_at_hand"),
+        _record("image_not_available"),
         _record("truncated"),
         _record("unread"),
         _record("download:http_status"),
-        _record("download:not_a_picture"),
+        _record("download:not_an_image"),
     ]
-    found = judge_pictures(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
-    expected = [KEPT, "text_spotting", KEPT, KEPT, "picture_too_small", "picture_not_at_hand", "dead_letter"]
-    expected += [KEPT, "http_status", "not_a_picture"]
+    found = judge_images(["A brown dog runs"] * 10, pa.Table.from_pylist(records, RECORDS), PAPER)
+    expected = [KEPT, "text_spotting", KEPT, KEPT, "image_too_small", "image_not_available", "dead_letter"]
+    expected += [KEPT, "http_status", "not_an_image"]
     assert found.reasons.tolist() == expected
     assert found.overlaps[1] >= 13 and found.overlaps[0] == found.overlaps[2] == 0
     assert found.overlaps[7:].tolist() == [-1, -1, -1], "nobody looked"
@@ -113,7 +113,7 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
     banner = {**_record(), "width": 500}
     records = [banner, _record(), {**banner, **_record("ok", 100, ("A brown dog runs", 0.95)), "width": 500}]
     records.append(_record("truncated"))
-    found = judge_pictures(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
+    found = judge_images(["A brown dog runs"] * 4, pa.Table.from_pylist(records, RECORDS), preset)
     assert found.reasons.tolist() == ["wide", KEPT, "text_spotting", "dead_letter"]
     assert preset.filters_fingerprint != PAPER.filters_fingerprint
     assert preset.captions_fingerprint == PAPER.captions_fingerprint, "the same captions survive"
@@ -121,7 +121,7 @@ def test_an_image_filter_of_ones_own_sees_only_images_that_were_read() -> None:
 
 def test_no_rows() -> None:
     assert judge_captions(_rows(), PAPER, True).reasons.tolist() == []
-    assert judge_pictures([], RECORDS.empty_table(), PAPER).reasons.tolist() == []
+    assert judge_images([], RECORDS.empty_table(), PAPER).reasons.tolist() == []
 
 
 def test_cascade_names_each_reason_once() -> None:

@@ -31,5 +31,5 @@ def test_bombs_are_not_handed_on(name: str) -> None:
 
 
 def test_sound_is_no_webp() -> None:
-    with pytest.raises(BadImage, match="not_a_picture"):
+    with pytest.raises(BadImage, match="not_an_image"):
         _member(b"RIFF" + struct.pack("<I", 40) + b"WAVEfmt " + bytes(36))

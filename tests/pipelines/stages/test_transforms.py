@@ -51,10 +51,10 @@ def applied(
 
 
 @pytest.fixture(scope="module")
-def manifest(tmp_path_factory: pytest.TempPathFactory, with_pictures: Callable[..., Any]) -> Path:
+def manifest(tmp_path_factory: pytest.TempPathFactory, with_images: Callable[..., Any]) -> Path:
     """Captions of the sample with images of which some are broken or not there, and rows without caption."""
     folder = tmp_path_factory.mktemp("rows")
-    rows = with_pictures(folder / "pictures", 24)
+    rows = with_images(folder / "images", 24)
     images: list[bytes | None] = [(folder / row["image_path"]).read_bytes() for row in rows]
     captions: list[str | None] = [row["caption"] for row in rows]
     images[3:7] = [b"<html>not here</html>", None, b"", images[6][: len(images[6] or b"") // 2] if images[6] else None]
@@ -92,7 +92,7 @@ def test_they_decide_as_a_run_does(preset: str | None, manifest: Path, run: Filt
     )
     everything = [row["n"] for rows in found.values() for row in rows]
     assert sorted(everything) == list(range(24)), "each row is in one output"
-    assert {row["n"]: row["reason"] for row in found["rejected"]}[4] == "picture_not_at_hand"
+    assert {row["n"]: row["reason"] for row in found["rejected"]}[4] == "image_not_available"
 
 
 def test_captions_alone(tmp_path: Path, manifest: Path, filtering: Callable[..., Filtered]) -> None:

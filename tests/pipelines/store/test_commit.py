@@ -99,7 +99,7 @@ def test_stopped_while_another_preset_is_decided(
 def test_annotations_of_another_version_are_made_anew(
     copy: Path, pairs: Path, paper: Any, filtering: Callable[..., Any]
 ) -> None:
-    """An older version saw no action in any caption, so that no picture was read."""
+    """An older version saw no action in any caption, so that no image was read."""
     for path in (copy / "work" / "captions" / "data").glob("*.parquet"):
         table = pq.read_table(path)
         place = table.schema.get_field_index("actions")
@@ -113,7 +113,7 @@ def test_annotations_of_another_version_are_made_anew(
         path.write_text(json.dumps(record))
     for path in (copy / "work" / "spotting" / "commits").glob("*.json"):
         record = json.loads(path.read_text())
-        record |= {"generations": 0, "pictures": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
+        record |= {"generations": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
         path.write_text(json.dumps(record))
     result = filtering(pairs, copy, unit_rows=15)
     assert any("annotated anew" in line for line in result.said)

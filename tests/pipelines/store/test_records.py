@@ -51,7 +51,7 @@ WHOLE = {
     "work/decide/data": "decide:",
     "work/pair_keys/data": "pair_keys:",
     "work/pair_duplicates/data": "pair_duplicates:",
-    "work/picture_duplicates/data": "picture_duplicates:",
+    "work/image_duplicates/data": "image_duplicates:",
     f"shards/{UNIT}-000.tar": "export: the files of 1 units",
     "shards": "export: the files of 4 units",
     "shards/manifest.json": "",
@@ -137,7 +137,7 @@ def test_a_plan_that_is_gone_is_not_replaced(copy: Path, pairs: Path, filtering:
 
 
 @pytest.mark.parametrize("stages", [("captions", "spotting", "dedup", "export"), ("captions", "dedup", "export")])
-def test_readings_of_pictures_that_are_gone(
+def test_readings_of_images_that_are_gone(
     stages: tuple[str, ...], pairs: Path, paper: Any, tmp_path: Path, filtering: Callable[..., Any]
 ) -> None:
     """Where spotting is asked for they are made again; where it is not, nobody looks for them."""

@@ -106,7 +106,7 @@ def test_figures_by_hand() -> None:
 def test_the_table_says_what_it_was_tested_on(store: Any) -> None:
     lines = table(HeadTrainer(store(), HeadSettings(epochs=1, min_steps=1)).train())
     assert "trained" in lines[0] and "chosen by" in lines[0] and "tested" in lines[0]
-    assert lines[-1].startswith("tested on few pictures (objects ") and "rough" in lines[-1]
+    assert lines[-1].startswith("tested on few images (objects ") and "rough" in lines[-1]
 
 
 def test_how_far_it_is_is_said(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from trainer.concepts import samples
 from trainer.concepts.cli import make_targets
 from trainer.concepts.folder import Folder
 from trainer.concepts.heads import HeadSettings, HeadTrainer
-from trainer.concepts.progress import Progress
+from trainer.concepts.progress import HeadProgress
 
 SETTINGS = HeadSettings(epochs=6, min_steps=1, batch_size=32)
 SEED = random.SystemRandom().randrange(10**6)
@@ -34,7 +34,7 @@ class Stopped(Exception):
     """In place of a kill."""
 
 
-class Stopping(Progress):
+class Stopping(HeadProgress):
     """Stops after some states were kept."""
 
     def __init__(self, folder: Folder, after: int):
@@ -66,14 +66,14 @@ def test_stopped_after_every_pool_it_ends_with_the_same_bits(store: Any) -> None
 
 def test_states_of_something_else_and_torn_ones_count_as_none(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    Progress(folder, "x").keep("objects", {"a": torch.ones(2)})
-    found = Progress(folder, "x").load("objects")
+    HeadProgress(folder, "x").keep("objects", {"a": torch.ones(2)})
+    found = HeadProgress(folder, "x").load("objects")
     assert found is not None and torch.equal(found["a"], torch.ones(2))
-    assert Progress(folder, "y").load("objects") is None and Progress(folder, "x").load("attributes") is None
+    assert HeadProgress(folder, "y").load("objects") is None and HeadProgress(folder, "x").load("attributes") is None
     path = tmp_path / "work" / "heads" / "objects.pt"
     path.write_bytes(path.read_bytes()[:-200])
-    assert Progress(folder, "x").load("objects") is None
-    Progress(folder, "x").forget()
+    assert HeadProgress(folder, "x").load("objects") is None
+    HeadProgress(folder, "x").forget()
     assert not [*path.parent.iterdir()]
 
 
@@ -81,7 +81,7 @@ def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(module, "EVERY_S", 60.0)
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    progress = Progress(Folder(str(tmp_path)), "x")
+    progress = HeadProgress(Folder(str(tmp_path)), "x")
     assert not progress.due
     now[0] = 61.0
     assert progress.due

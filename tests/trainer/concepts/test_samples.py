@@ -89,7 +89,7 @@ def test_any_pool_is_what_the_whole_has_there(store: Any, monkeypatch: pytest.Mo
     assert pools(3) == {}
 
 
-def test_a_shard_of_nothing_but_bad_pictures_is_no_matter(store: Any) -> None:
+def test_a_shard_of_nothing_but_bad_images_is_no_matter(store: Any) -> None:
     """The first half cannot say how wide their features are."""
     known = store()
     folder = known.folder.local("work", "features", "data")

@@ -80,7 +80,7 @@ def test_a_run_writes_all_shards_and_keeps_them(store: Any, tmp_path: Path, caps
     shard = targets.shard("00000.tar")
     assert shard is not None
     _, probabilities = shard.head("objects", np.arange(120))
-    assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad pictures
+    assert np.flatnonzero(probabilities.sum(1) == 0).tolist() == [7, 27, 47, 67, 87, 107]  # the bad images
 
 
 def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(

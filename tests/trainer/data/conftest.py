@@ -31,19 +31,19 @@ class Tars:
         return f"{number:032x}-{number:06d}"
 
     @staticmethod
-    def picture(number: int, side: int = 12, ending: str = "PNG") -> bytes:
-        """A picture that no other number has."""
+    def image(number: int, side: int = 12, ending: str = "PNG") -> bytes:
+        """An image that no other number has."""
         pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
         content = io.BytesIO()
         Image.fromarray(pixels).save(content, ending)
         return content.getvalue()
 
     def members(self, numbers: Iterable[int]) -> Members:
-        """Good samples: picture, caption, JSON, as `make filter` writes them."""
+        """Good samples: image, caption, JSON, as `make filter` writes them."""
         found: Members = []
         for number in numbers:
             key = self.key(number)
-            found += [(f"{key}.png", self.picture(number)), (f"{key}.txt", b"caption %d" % number)]
+            found += [(f"{key}.png", self.image(number)), (f"{key}.txt", b"caption %d" % number)]
             found += [(f"{key}.json", b"{}")]
         return found
 
@@ -60,8 +60,8 @@ class Tars:
 
     def folder(self, folder: Path, sizes: Iterable[int], first: int = 0) -> Path:
         """Good shards of these sizes, their samples numbered on."""
-        for place, size in enumerate(sizes):
-            self.write(folder / f"{place:05d}.tar", self.members(range(first, first + size)))
+        for index, size in enumerate(sizes):
+            self.write(folder / f"{index:05d}.tar", self.members(range(first, first + size)))
             first += size
         return folder
 
@@ -92,7 +92,7 @@ def to_ids(captions: list[str]) -> Tensor:
 
 
 class Loaders:
-    """Makes loaders with tiny pictures; closes them at the end."""
+    """Makes loaders with tiny images; closes them at the end."""
 
     def __init__(self) -> None:
         self._made: list[ShardLoader] = []

@@ -27,8 +27,8 @@ class Joined:
         tars.folder(folder, sizes)
         (folder / "targets").mkdir()
         entries, first = [], 0
-        for place, size in enumerate(sizes):
-            tar = folder / f"{place:05d}.tar"
+        for index, size in enumerate(sizes):
+            tar = folder / f"{index:05d}.tar"
             with open(tar, "rb") as stream:
                 sha256 = scan(tar.name, stream).sha256
             keys = tuple(tars.key(number) for number in range(first, first + size))

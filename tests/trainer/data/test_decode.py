@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.common.hostile_images import BOMBS
-from trainer.data.decode import BadPicture, decode
+from trainer.data.decode import UndecodableImage, decode
 
 
 def encoded(image: Image.Image, ending: str, **options: object) -> bytes:
@@ -28,7 +28,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert (decode(encoded(image, ending), 100).mode, decode(encoded(image, ending), 100).size) == ("RGB", (6, 4))
 
 
-def test_pictures_are_turned_upright() -> None:
+def test_images_are_turned_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert decode(encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif), 100).size == (4, 6)
@@ -47,20 +47,20 @@ def test_lines_of_pixels_lose_their_ends() -> None:
     assert decode(encoded(Image.new("RGB", (40, 2)), "PNG"), 10**6).size == (40, 2)
 
 
-def test_cut_pictures_bombs_and_pages_are_bad() -> None:
+def test_cut_images_bombs_and_pages_are_bad() -> None:
     whole = encoded(Image.effect_noise((64, 64), 50), "JPEG")
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     for content in (whole[: len(whole) // 2], b"", b"<html>", b"\x89PNG\r\n\x1a\n" + chunk, b"%!PS-Adobe"):
-        with pytest.raises(BadPicture):
+        with pytest.raises(UndecodableImage):
             decode(content, 100_000_000)
-    with pytest.raises(BadPicture, match=r"64 x 64 pixels; at most 4,000 .*; data\.max_pixels sets the limit"):
+    with pytest.raises(UndecodableImage, match=r"64 x 64 pixels; at most 4,000 .*; data\.max_pixels sets the limit"):
         decode(whole, 4_000)
 
 
 @pytest.mark.parametrize("name", ["a JPEG of 1,000 scans", "a GIF of 400,000 comments", "a TIFF of one tile"])
 def test_images_that_cost_too_much_are_bad(name: str) -> None:
-    with pytest.raises(BadPicture, match=BOMBS[name][1]):
+    with pytest.raises(UndecodableImage, match=BOMBS[name][1]):
         decode(BOMBS[name][0](), 100_000_000)
 
 
@@ -69,5 +69,5 @@ def test_images_that_cost_too_much_are_bad(name: str) -> None:
     start=st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"II*\0"]),
 )
 def test_noise_is_bad_and_nothing_else(noise: bytes, start: bytes) -> None:
-    with pytest.raises(BadPicture):
+    with pytest.raises(UndecodableImage):
         decode(start + noise, 1000)

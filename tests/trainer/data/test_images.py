@@ -1,4 +1,4 @@
-"""The pictures of a batch: one tensor, in shared memory where a worker makes it."""
+"""The images of a batch: one tensor, in shared memory where a worker makes it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch.utils.data import DataLoader, Dataset
 from trainer.data.images import Images
 
 
-def test_pictures_lie_in_the_order_they_came() -> None:
-    pictures = [torch.rand(3, 4, 5) for _ in range(7)]
+def test_images_lie_in_the_order_they_came() -> None:
+    given = [torch.rand(3, 4, 5) for _ in range(7)]
     images = Images(7)
     assert images.tensor is None
-    for picture in pictures:
-        images.add(picture)
-    assert images.tensor is not None and torch.equal(images.tensor, torch.stack(pictures))
+    for image in given:
+        images.add(image)
+    assert images.tensor is not None and torch.equal(images.tensor, torch.stack(given))
 
 
 @pytest.mark.parametrize("other", [torch.rand(1, 4, 5), torch.rand(3, 5, 4), torch.rand(3, 4, 5, dtype=torch.float64)])
-def test_a_picture_of_another_shape_or_type_is_refused(other: torch.Tensor) -> None:
+def test_an_image_of_another_shape_or_type_is_refused(other: torch.Tensor) -> None:
     images = Images(2)
     images.add(torch.rand(3, 4, 5))
     said = f"{tuple(other.shape)} {other.dtype} after (3, 4, 5) torch.float32"
@@ -30,7 +30,7 @@ def test_a_picture_of_another_shape_or_type_is_refused(other: torch.Tensor) -> N
 
 
 class Stacks(Dataset[tuple[torch.Tensor, bool]]):
-    """Item i: five pictures full of i, and whether they were in shared memory before they were sent."""
+    """Item i: five images full of i, and whether they were in shared memory before they were sent."""
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, bool]:
         images = Images(5)

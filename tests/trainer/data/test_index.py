@@ -25,7 +25,7 @@ def index_of(content: Path | bytes) -> ShardIndex:
 def bytes_of(path: Path, index: ShardIndex, row: int) -> tuple[bytes, bytes]:
     data, entry = path.read_bytes(), index.rows[row]
     return tuple(  # type: ignore[return-value]
-        data[entry[f"{name}_at"] : entry[f"{name}_at"] + entry[f"{name}_size"]] for name in ("picture", "caption")
+        data[entry[f"{name}_at"] : entry[f"{name}_at"] + entry[f"{name}_size"]] for name in ("image", "caption")
     )
 
 
@@ -35,7 +35,7 @@ def test_places_are_those_of_the_bytes(tars: Any, tmp_path: Path) -> None:
     assert index.keys == [tars.key(number) for number in range(5)]
     assert index.bad == {}
     for number in range(5):
-        assert bytes_of(path, index, number) == (tars.picture(number), b"caption %d" % number)
+        assert bytes_of(path, index, number) == (tars.image(number), b"caption %d" % number)
 
 
 def test_hashes_are_equal_for_equal_content(tars: Any, tmp_path: Path) -> None:
@@ -46,24 +46,24 @@ def test_hashes_are_equal_for_equal_content(tars: Any, tmp_path: Path) -> None:
     ]  # fmt: skip
     rows = index_of(tars.write(tmp_path / "a.tar", content)).rows
     assert rows["caption_hash"][0] == rows["caption_hash"][1] != rows["caption_hash"][2]
-    assert rows["picture_hash"][0] == rows["picture_hash"][2] != rows["picture_hash"][1]
+    assert rows["image_hash"][0] == rows["image_hash"][2] != rows["image_hash"][1]
 
 
 def test_what_webdataset_and_other_tars_hold(tars: Any, tmp_path: Path) -> None:
     path = tmp_path / "w.tar"
     with webdataset.TarWriter(str(path)) as writer:
-        writer.write({"__key__": "deep/000", "jpg": b"picture", "txt": "a caption", "json": {"x": 1}})
+        writer.write({"__key__": "deep/000", "jpg": b"image", "txt": "a caption", "json": {"x": 1}})
     index = index_of(path)
-    assert index.keys == ["deep/000"] and bytes_of(path, index, 0) == (b"picture", b"a caption")
+    assert index.keys == ["deep/000"] and bytes_of(path, index, 0) == (b"image", b"a caption")
     for style in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         name = "long" * 60
         with tarfile.open(path, "w", format=style) as tar:
             tar.addfile(tarfile.TarInfo("folder"))
-            for ending, data in (("JPEG", b"picture"), ("txt", "naïve".encode()), ("cls", b"1")):
+            for ending, data in (("JPEG", b"image"), ("txt", "naïve".encode()), ("cls", b"1")):
                 info = tarfile.TarInfo(f"{name}.{ending}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-        assert bytes_of(path, index_of(path), 0) == (b"picture", "naïve".encode())
+        assert bytes_of(path, index_of(path), 0) == (b"image", "naïve".encode())
 
 
 def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path) -> None:
@@ -71,13 +71,13 @@ def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path
         ("good.jpg", b"x"), ("good.txt", b"x"),
         ("no_caption.jpg", b"x"),
         ("blank.jpg", b"x"), ("blank.txt", b" \n"),
-        ("no_picture.txt", b"x"),
+        ("no_image.txt", b"x"),
         ("other.jpg", b"x"), ("other.txt", b"x"),
         ("good.jpg", b"y"), ("good.txt", b"y"),
     ]  # fmt: skip
     index = index_of(tars.write(tmp_path / "a.tar", content))
     assert index.keys == ["good", "other"]
-    assert index.bad == {"missing_caption": 2, "missing_picture": 1, "duplicate_key": 1}
+    assert index.bad == {"missing_caption": 2, "missing_image": 1, "duplicate_key": 1}
     assert "a.tar: duplicate_key: good" in index.problems
 
 
@@ -107,7 +107,7 @@ def test_a_tar_cut_anywhere_gives_what_stands_before(tars: Any, tmp_path: Path, 
 def test_a_tar_damaged_in_the_middle_is_not_taken_for_a_shorter_one(tars: Any, tmp_path: Path, damage: bytes) -> None:
     path = tars.write(tmp_path / "a.tar", tars.members(range(6)))
     index = index_of(path)
-    header = int(index.rows[3]["picture_at"]) - 512
+    header = int(index.rows[3]["image_at"]) - 512
     content = path.read_bytes()
     damaged = index_of(content[:header] + damage + content[header + 512 :])
     assert damaged.keys == index.keys[:3]

@@ -164,7 +164,7 @@ def test_an_epoch_that_is_left_cannot_go_on(tars: Any, load: Any, tmp_path: Path
 
 
 def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
-    content = [(f"{n}.png", tars.picture(n)) for n in range(4)]
+    content = [(f"{n}.png", tars.image(n)) for n in range(4)]
     content = [item for n in range(4) for item in (content[n], (f"{n}.txt", b"a dog" if n % 2 else b"a cat"))]
     tars.write(tmp_path / "d" / "a.tar", content)
     (batch,) = load(tmp_path / "d").epoch(0)
@@ -174,11 +174,11 @@ def test_equal_captions_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) 
 
 
 def test_equal_images_have_equal_hashes(tars: Any, load: Any, tmp_path: Path) -> None:
-    content = [item for n in range(4) for item in ((f"{n}.png", tars.picture(n // 2)), (f"{n}.txt", b"%d" % n))]
+    content = [item for n in range(4) for item in ((f"{n}.png", tars.image(n // 2)), (f"{n}.txt", b"%d" % n))]
     tars.write(tmp_path / "d" / "a.tar", content)
     (batch,) = load(tmp_path / "d").epoch(0)
-    by_picture = {(int(key) // 2, value) for key, value in zip(batch.keys, batch.image_hash.tolist(), strict=True)}
-    assert len(by_picture) == 2 and len(set(batch.caption_hash.tolist())) == 4
+    by_image = {(int(key) // 2, value) for key, value in zip(batch.keys, batch.image_hash.tolist(), strict=True)}
+    assert len(by_image) == 2 and len(set(batch.caption_hash.tolist())) == 4
 
 
 # What is wrong with samples
@@ -192,13 +192,13 @@ def damaged(tars: Any, folder: Path, bad: int, of: int) -> Path:
     return folder
 
 
-def test_bad_pictures_are_counted_and_replaced_the_same_way_by_everyone(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_bad_images_are_counted_and_replaced_the_same_way_by_everyone(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = damaged(tars, tmp_path / "d", bad=3, of=60)
     alone, others = load(folder, max_bad_share=0.05), load(folder, max_bad_share=0.05, workers=2)
     batches = list(alone.epoch(0))
     assert [len(batch) for batch in batches] == [4] * 15
-    assert alone.counts == {"ok": 60, "undecodable_picture": alone.counts["undecodable_picture"]}
-    assert alone.counts["undecodable_picture"] >= 3
+    assert alone.counts == {"ok": 60, "undecodable_image": alone.counts["undecodable_image"]}
+    assert alone.counts["undecodable_image"] >= 3
     assert not {tars.key(number) for number in (0, 20, 40)} & {*keys(batches)}
     assert same(batches, list(others.epoch(0)))
     assert others.counts == alone.counts
@@ -206,13 +206,13 @@ def test_bad_pictures_are_counted_and_replaced_the_same_way_by_everyone(tars: An
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_more_bad_pictures_than_allowed_end_the_run(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
+def test_more_bad_images_than_allowed_end_the_run(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
     folder = damaged(tars, tmp_path / "d", bad=3, of=60)
     with pytest.raises(TooManyBad, match=r"2 bad samples, more than data.max_bad_share 2.00% .*00000\.tar, key \w+-"):
         list(load(folder, max_bad_share=0.02, workers=workers).epoch(0))
 
 
-def test_a_shard_without_one_good_picture_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_a_shard_without_one_good_image_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path) -> None:
     folder = damaged(tars, tmp_path / "d", bad=8, of=8)
     with pytest.raises(
         TooManyBad, match=r"no sample of shard .*00000\.tar or its neighbours could be used in 32 tries"
@@ -227,7 +227,7 @@ def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, l
     alone, workers = load(folder, max_bad_share=0.5), load(folder, max_bad_share=0.5, workers=2)
     batches = list(alone.epoch(0))
     assert tars.key(0) not in keys(batches) and len(keys(batches)) == 24
-    assert alone.counts == {"ok": 24, "undecodable_picture": 8}
+    assert alone.counts == {"ok": 24, "undecodable_image": 8}
     assert same(batches, list(workers.epoch(0))) and same(batches[3:], list(workers.epoch(0, start=3)))
     ranks = [load(folder, max_bad_share=0.5, batch_size=2, rank=rank, world=2) for rank in (0, 1)]
     pairs = zip(*(loader.epoch(0) for loader in ranks), strict=True)
@@ -274,7 +274,7 @@ def test_counts_go_on_after_a_resume(tars: Any, load: Any, tmp_path: Path) -> No
     list(batches)
     assert again.counts == whole.counts and again.lost == whole.lost >= 6
     list(again.epoch(1))
-    assert again.lost < again.counts["undecodable_picture"]  # an epoch begins at nought
+    assert again.lost < again.counts["undecodable_image"]  # an epoch begins at nought
 
 
 def test_a_run_that_goes_on_may_leave_shards_out(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -404,7 +404,7 @@ def test_a_stalled_worker_ends_the_run_and_says_where_it_is(tars: Any, load: Any
         return torch.zeros(3, 1, 1)
 
     content = tars.members(range(8))
-    content[12] = (f"{tars.key(4)}.png", tars.picture(4, side=13))
+    content[12] = (f"{tars.key(4)}.png", tars.image(4, side=13))
     tars.write(tmp_path / "d" / "a.tar", content)
     loader = load(tmp_path / "d", workers=1, stall_s=1.0, transform=transform, shuffle=0)
     batches = loader.epoch(0)
@@ -420,7 +420,7 @@ def test_a_killed_worker_ends_the_run(tars: Any, load: Any, tmp_path: Path) -> N
         return torch.zeros(3, 1, 1)
 
     content = tars.members(range(8))
-    content[12] = (f"{tars.key(4)}.png", tars.picture(4, side=13))
+    content[12] = (f"{tars.key(4)}.png", tars.image(4, side=13))
     tars.write(tmp_path / "d" / "a.tar", content)
     with pytest.raises(RuntimeError, match="worker"):
         list(load(tmp_path / "d", workers=1, transform=transform, shuffle=0).epoch(0))
@@ -446,10 +446,10 @@ def test_an_error_in_the_transform_names_the_sample(tars: Any, load: Any, tmp_pa
 # Split and mixture
 
 
-def test_the_split_parts_the_samples_and_keeps_equal_pictures_together(tars: Any, load: Any, tmp_path: Path) -> None:
+def test_the_split_parts_the_samples_and_keeps_equal_images_together(tars: Any, load: Any, tmp_path: Path) -> None:
     content = []
     for number in range(300):
-        content += [(f"{number}.png", tars.picture(number // 3)), (f"{number}.txt", b"caption %d" % number)]
+        content += [(f"{number}.png", tars.image(number // 3)), (f"{number}.txt", b"caption %d" % number)]
     tars.write(tmp_path / "d" / "a.tar", content)
     parts = {}
     for part in ("train", "holdout", "all"):
@@ -457,9 +457,9 @@ def test_the_split_parts_the_samples_and_keeps_equal_pictures_together(tars: Any
         parts[part] = {*keys(list(loader.epoch(0)))}
         assert len(parts[part]) == loader.samples_per_epoch
     assert parts["train"] | parts["holdout"] == parts["all"] and not parts["train"] & parts["holdout"]
-    pictures = {part: {int(key) // 3 for key in parts[part]} for part in parts}
-    assert not pictures["train"] & pictures["holdout"]
-    assert 8 <= len(pictures["holdout"]) <= 35
+    images = {part: {int(key) // 3 for key in parts[part]} for part in parts}
+    assert not images["train"] & images["holdout"]
+    assert 8 <= len(images["holdout"]) <= 35
     by_key = load(tmp_path / "d", split=Split(holdout=0.2, by="key", part="holdout"))
     assert 35 <= by_key.samples_per_epoch <= 90
 

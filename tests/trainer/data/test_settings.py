@@ -17,7 +17,7 @@ SOURCE = Source(path="x")
         (lambda: Source(path=""), "needs a path"),
         (lambda: Source(path="x", weight=0), "must be above 0"),
         (lambda: Split(holdout=1), "holdout is 1.0; it must be at least 0 and below 1"),
-        (lambda: Split(by="luck"), "choose picture, key"),  # type: ignore[arg-type]
+        (lambda: Split(by="luck"), "choose image, key"),  # type: ignore[arg-type]
         (lambda: Split(part="test", holdout=0.1), "choose train, holdout, all"),  # type: ignore[arg-type]
         (lambda: Split(part="holdout"), "set holdout"),
         (lambda: DataSettings(sources=()), "name at least one folder"),

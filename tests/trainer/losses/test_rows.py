@@ -193,7 +193,7 @@ def test_offset_rows(rows: Rows, features: Any) -> None:
 
 def test_statistics(rows: Rows) -> None:
     x = torch.eye(3)
-    y = torch.stack([x[0], x[2], x[2] * 0.5])  # the second is nearer to the third picture, the third ties with it
+    y = torch.stack([x[0], x[2], x[2] * 0.5])  # the second is nearer to the third image, the third ties with it
     found = rows(x, torch.nn.functional.normalize(y, dim=1), torch.tensor(10.0), beta=0.0)
     assert found.hit.tolist() == [True, False, False]
     s = 10.0 * torch.tensor([0.0, 1.0])

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+from filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
 from filters.spotting.ocr import recognition
 from filters.spotting.ocr.engine import BatchedEngine, Engine
-from filters.spotting.pictures import Picture, PictureLimits, decode_picture
 from filters.spotting.precision import has_bf16
 from filters.spotting.settings import Precision, Spotted, SpotterSettings
 
-SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"
 WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
 
 
@@ -25,18 +25,18 @@ def engine(ocr_models: None) -> Engine:
     return Engine(SpotterSettings())
 
 
-def page(*lines: tuple[tuple[int, int], int, str]) -> Picture:
-    """A picture with lines of text: ((x, y), height, text)."""
+def page(*lines: tuple[tuple[int, int], int, str]) -> DecodedImage:
+    """An image with lines of text: ((x, y), height, text)."""
     image = Image.new("RGB", (640, 480), "white")
     for at, height, text in lines:
         ImageDraw.Draw(image).text(at, text, fill="black", font=ImageFont.load_default(height))
     file = io.BytesIO()
     image.save(file, "PNG")
-    return decode_picture(file.getvalue(), PictureLimits())
+    return decode_image(file.getvalue(), DecodeLimits())
 
 
-def bent(text: str, over: bool) -> Picture:
-    """A picture with a text over the upper half of a circle, or under the lower half."""
+def bent(text: str, over: bool) -> DecodedImage:
+    """An image with a text over the upper half of a circle, or under the lower half."""
     line = page(((60, 200), 44, text)).pixels[190:260, 50:590]
     down, across = np.mgrid[:480, :640].astype(np.float32)
     distance, angle = np.hypot(across - 320, down - 240), np.arctan2(across - 320, (240 - down) * (1 if over else -1))
@@ -46,8 +46,8 @@ def bent(text: str, over: bool) -> Picture:
     return replace(page(), pixels=pixels.astype(np.uint8))
 
 
-def sample() -> list[Picture]:
-    return [decode_picture((SAMPLE / f"{name}.jpg").read_bytes(), PictureLimits()) for name in WITH_TEXT]
+def sample() -> list[DecodedImage]:
+    return [decode_image((SAMPLE / f"{name}.jpg").read_bytes(), DecodeLimits()) for name in WITH_TEXT]
 
 
 PAGES = [
@@ -70,8 +70,8 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
     settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)
     ours, reference = Engine(settings), PaddleEngine(settings)
     read = 0
-    for picture in (*PAGES, *sample()):
-        (given,), (expected,) = ours.read([ours.find(picture)]), reference.read([reference.find(picture)])
+    for image in (*PAGES, *sample()):
+        (given,), (expected,) = ours.read([ours.find(image)]), reference.read([reference.find(image)])
         assert texts(given) == texts(expected)
         for line, known in zip(given, expected, strict=True):
             # Boxes grow by whole pixels of the detector's map; one in twenty is rounded otherwise.
@@ -83,14 +83,14 @@ def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: 
 
 
 def test_narrow_padding_reads_the_same_words(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = engine.read([engine.find(picture) for picture in PAGES])
+    given = engine.read([engine.find(image) for image in PAGES])
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
-    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(image) for image in PAGES])))
 
 
 def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
     """To the last bit."""
-    found = [engine.find(picture) for picture in (*PAGES, *sample())]
+    found = [engine.find(image) for image in (*PAGES, *sample())]
     alone = [engine.read([lines])[0] for lines in found]
     assert engine.read(found) == alone
     assert engine.read(found[::-1])[::-1] == alone
@@ -102,10 +102,10 @@ def test_results_do_not_depend_on_neighbours(engine: Engine) -> None:
 
 
 def test_an_accelerators_batches_of_images_change_nothing(engine: Engine) -> None:
-    pictures = [*PAGES, *sample()]
+    images = [*PAGES, *sample()]
     batched = BatchedEngine(SpotterSettings())
-    given = batched.read([batched.find(picture) for picture in pictures])
-    assert given == engine.read([engine.find(picture) for picture in pictures])
+    given = batched.read([batched.find(image) for image in images])
+    assert given == engine.read([engine.find(image) for image in images])
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
@@ -115,25 +115,25 @@ def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> 
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
     other = Engine(SpotterSettings(engine="openvino", precision=precision))
-    found = [other.find(picture) for picture in PAGES]
+    found = [other.find(image) for image in PAGES]
     given = other.read(found)
-    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(picture) for picture in PAGES])))
+    assert list(map(texts, given)) == list(map(texts, engine.read([engine.find(image) for image in PAGES])))
     assert [other.read([lines])[0] for lines in found] == given
     assert other.read(found[::-1])[::-1] == given
 
 
 @pytest.mark.parametrize("turns", [1, 3], ids=["upward", "downward"])
 def test_text_that_was_turned_is_read_either_way(engine: Engine, turns: int) -> None:
-    picture = page(((100, 200), 36, "Carlsberg brewery"))
-    turned = replace(picture, pixels=np.ascontiguousarray(np.rot90(picture.pixels, turns)), width=480, height=640)
+    image = page(((100, 200), 36, "Carlsberg brewery"))
+    turned = replace(image, pixels=np.ascontiguousarray(np.rot90(image.pixels, turns)), width=480, height=640)
     (lines,) = engine.read([engine.find(turned)])
     assert [text.replace(" ", "") for text in texts(lines)] == ["Carlsbergbrewery"]
 
 
 @pytest.mark.parametrize("over", [True, False], ids=["over a circle", "under it"])
 def test_text_along_an_arc_is_unrolled(engine: Engine, over: bool) -> None:
-    picture = bent("COPENHAGEN BREWERY", over)
-    (lines,) = engine.read([engine.find(picture)])
+    image = bent("COPENHAGEN BREWERY", over)
+    (lines,) = engine.read([engine.find(image)])
     assert "".join(texts(lines)).replace(" ", "") == "COPENHAGENBREWERY"
     xs = [x for x, _ in lines[0].box]
     assert min(xs) < 200 and max(xs) > 440, "the box is that of the whole arc"

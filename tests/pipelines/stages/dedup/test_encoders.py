@@ -1,4 +1,4 @@
-"""Encoders: real ones on real pictures and their near copies; names that cannot be used."""
+"""Encoders: real ones on real images and their near copies; names that cannot be used."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from common.encoder_names import EncoderError
-from filters.spotting.pictures import BadPicture
+from filters.spotting.decode import UnreadableImage
 from pipelines.stages.dedup.clusters import assign, train, unit_length
 from pipelines.stages.dedup.encoders import LITE0, Encoder, find_encoder
 from pipelines.stages.dedup.semantic import near_copies
 
-SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "pictures"
+SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "images"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -28,7 +28,7 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
 
 
 def _copies(image: Image.Image) -> dict[str, bytes]:
-    """What becomes of a picture on its way through the web."""
+    """What becomes of an image on its way through the web."""
     smaller = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)), Image.Resampling.LANCZOS)
     return {
         "encoded again": _jpeg(image, 80),
@@ -51,7 +51,7 @@ def _photos(count: int) -> list[Path]:
     return paths[:: max(1, len(paths) // count)][:count]
 
 
-def test_near_copies_of_pictures_are_found_and_others_stay(lite0: Encoder) -> None:
+def test_near_copies_of_images_are_found_and_others_stay(lite0: Encoder) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
     paths = _photos(30)
     assert len(paths) >= 20
@@ -60,15 +60,15 @@ def test_near_copies_of_pictures_are_found_and_others_stay(lite0: Encoder) -> No
     copies = [_copies(Image.open(path).convert("RGB")) for path in copied]
     everything = [*originals, *(one for group in copies for one in group.values())]
     results = lite0.encode(everything)
-    assert not [result for result in results if isinstance(result, BadPicture)]
-    vectors = unit_length(np.stack([result for result in results if not isinstance(result, BadPicture)]))
+    assert not [result for result in results if isinstance(result, UnreadableImage)]
+    vectors = unit_length(np.stack([result for result in results if not isinstance(result, UnreadableImage)]))
     assert vectors.shape == (len(everything), 1280)
 
     order = np.arange(len(everything))
     stays, _ = near_copies(vectors, order, 0.03, "kept")
     mine = [stays[len(originals) + n] == n // 3 for n in range(3 * len(copied))]
     assert sum(mine) / len(mine) >= 0.9, dict(zip(range(len(mine)), mine, strict=True))
-    assert (stays[: len(originals)] >= 0).mean() <= 0.1  # different pictures of the sample are not taken for copies
+    assert (stays[: len(originals)] >= 0).mean() <= 0.1  # different images of the sample are not taken for copies
 
     clusters, _ = assign(vectors, train(vectors, 4, seed=0))
     found = np.zeros(len(everything), bool)
@@ -81,11 +81,11 @@ def test_near_copies_of_pictures_are_found_and_others_stay(lite0: Encoder) -> No
     assert recall >= 0.9
 
 
-def test_bad_pictures_cost_themselves(lite0: Encoder) -> None:
+def test_bad_images_cost_themselves(lite0: Encoder) -> None:
     good = _photos(1)[0].read_bytes()
     results = lite0.encode([b"", good, b"<html>", good[:900], good])
-    reasons = [str(result.reason) if isinstance(result, BadPicture) else "ok" for result in results]
-    assert reasons == ["empty", "ok", "not_a_picture", "truncated", "ok"]
+    reasons = [str(result.reason) if isinstance(result, UnreadableImage) else "ok" for result in results]
+    assert reasons == ["empty", "ok", "not_an_image", "truncated", "ok"]
     first, last = results[1], results[4]
     assert isinstance(first, np.ndarray) and isinstance(last, np.ndarray)
     assert first.dtype == np.float16 and np.array_equal(first, last)
@@ -93,12 +93,12 @@ def test_bad_pictures_cost_themselves(lite0: Encoder) -> None:
 
 
 def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
-    """Random weights: that they are found, loaded and give one unit vector a picture."""
+    """Random weights: that they are found, loaded and give one unit vector an image."""
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
     open_clip = pytest.importorskip("open_clip", reason="open_clip is not installed: pip install '.[train]'")
     timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[train]'")
     torch.manual_seed(0)
-    picture = _photos(1)[0].read_bytes()
+    image = _photos(1)[0].read_bytes()
     torch.save(timm.create_model("test_vit", num_classes=7).state_dict(), tmp_path / "vit.pth")
     tower = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}
     small = {"embed_dim": 48, "vision_cfg": tower, "text_cfg": {"width": 64, "heads": 1, "layers": 1}}
@@ -108,7 +108,7 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
     names = {f"timm:test_vit:{tmp_path / 'vit.pth'}": 64, f"open_clip:small-clip:{tmp_path / 'clip.pt'}": 48}
     for name, dimension in names.items():
         encoder = find_encoder(name)
-        (vector,) = Encoder(encoder).encode([picture])
+        (vector,) = Encoder(encoder).encode([image])
         assert isinstance(vector, np.ndarray) and vector.shape == (dimension,)
         assert np.linalg.norm(vector.astype(np.float32)) == pytest.approx(1, abs=1e-3)
         assert len(encoder.identity()["weights_sha256"]) == 64

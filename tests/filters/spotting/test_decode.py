@@ -1,4 +1,4 @@
-"""Hostile bytes: every kind ends as upright BGR pixels or as a BadPicture with the right reason."""
+"""Hostile bytes: every kind ends as upright BGR pixels or as an UnreadableImage with the right reason."""
 
 import struct
 import warnings
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.images import BadImageReason
-from filters.spotting.pictures import BadPicture, BadPictureReason, PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from tests.common.hostile_images import chunk, encode, noise
 
-LIMITS = PictureLimits()
+LIMITS = DecodeLimits()
 RED = (220, 30, 30)
 
 
@@ -48,60 +48,69 @@ def damaged_stream(png: bytes) -> bytes:
     return png[: start + 4] + body + struct.pack(">I", zlib.crc32(b"IDAT" + body)) + png[start + 8 + length :]
 
 
-BAD: dict[str, tuple[Callable[[], bytes], set[BadPictureReason]]] = {
-    "no bytes": (lambda: b"", {BadPictureReason.EMPTY}),
+BAD: dict[str, tuple[Callable[[], bytes], set[UnreadableImageReason]]] = {
+    "no bytes": (lambda: b"", {UnreadableImageReason.EMPTY}),
     "an HTML error page": (
         lambda: b"<!DOCTYPE html><html><body>404 Not Found</body></html>",
-        {BadPictureReason.NOT_A_PICTURE},
+        {UnreadableImageReason.NOT_AN_IMAGE},
     ),
-    "plain text": (lambda: b"Forbidden\n", {BadPictureReason.NOT_A_PICTURE}),
-    "JSON": (lambda: b'{"error": "expired"}', {BadPictureReason.NOT_A_PICTURE}),
+    "plain text": (lambda: b"Forbidden\n", {UnreadableImageReason.NOT_AN_IMAGE}),
+    "JSON": (lambda: b'{"error": "expired"}', {UnreadableImageReason.NOT_AN_IMAGE}),
     "SVG": (
         lambda: b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
-        {BadPictureReason.NOT_A_PICTURE},
+        {UnreadableImageReason.NOT_AN_IMAGE},
     ),
-    "PDF": (lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", {BadPictureReason.NOT_A_PICTURE}),
+    "PDF": (lambda: b"%PDF-1.7\n1 0 obj\n<<>>\nendobj\n", {UnreadableImageReason.NOT_AN_IMAGE}),
     "PostScript": (
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n",
-        {BadPictureReason.NOT_A_PICTURE},
+        {UnreadableImageReason.NOT_AN_IMAGE},
     ),
-    "a gzip file": (lambda: b"\x1f\x8b\x08\x00" + bytes(200), {BadPictureReason.NOT_A_PICTURE}),
+    "a gzip file": (lambda: b"\x1f\x8b\x08\x00" + bytes(200), {UnreadableImageReason.NOT_AN_IMAGE}),
     "random bytes": (
         lambda: np.random.default_rng(1).integers(0, 256, 5000, dtype=np.uint8).tobytes(),
-        {BadPictureReason.NOT_A_PICTURE},
+        {UnreadableImageReason.NOT_AN_IMAGE},
     ),
-    "zeros": (lambda: bytes(5000), {BadPictureReason.NOT_A_PICTURE}),
+    "zeros": (lambda: bytes(5000), {UnreadableImageReason.NOT_AN_IMAGE}),
     "a JPEG cut in half": (
         lambda: (data := encode(noise(), "JPEG"))[: len(data) // 2],
-        {BadPictureReason.TRUNCATED},
+        {UnreadableImageReason.TRUNCATED},
     ),
-    "a PNG cut in half": (lambda: (data := encode(noise(), "PNG"))[: len(data) // 2], {BadPictureReason.TRUNCATED}),
+    "a PNG cut in half": (
+        lambda: (data := encode(noise(), "PNG"))[: len(data) // 2],
+        {UnreadableImageReason.TRUNCATED},
+    ),
     "a WebP cut in half": (
         lambda: (data := encode(noise(), "WEBP"))[: len(data) // 2],
-        {BadPictureReason.TRUNCATED, BadPictureReason.CORRUPT},
+        {UnreadableImageReason.TRUNCATED, UnreadableImageReason.CORRUPT},
     ),
-    "a GIF cut in half": (lambda: (data := encode(noise(), "GIF"))[: len(data) // 2], {BadPictureReason.TRUNCATED}),
-    "a PNG of 8 bytes": (lambda: b"\x89PNG\r\n\x1a\n", {BadPictureReason.TRUNCATED}),
-    "a JPEG of 4 bytes": (lambda: b"\xff\xd8\xff\xe0", {BadPictureReason.TRUNCATED}),
+    "a GIF cut in half": (
+        lambda: (data := encode(noise(), "GIF"))[: len(data) // 2],
+        {UnreadableImageReason.TRUNCATED},
+    ),
+    "a PNG of 8 bytes": (lambda: b"\x89PNG\r\n\x1a\n", {UnreadableImageReason.TRUNCATED}),
+    "a JPEG of 4 bytes": (lambda: b"\xff\xd8\xff\xe0", {UnreadableImageReason.TRUNCATED}),
     "a PNG with damaged pixels": (
         lambda: damaged_stream(encode(noise(), "PNG")),
-        {BadPictureReason.CORRUPT, BadPictureReason.TRUNCATED},
+        {UnreadableImageReason.CORRUPT, UnreadableImageReason.TRUNCATED},
     ),
     "a PNG without pixels": (
         lambda: png_with_header(20, 20),
-        {BadPictureReason.TRUNCATED, BadPictureReason.CORRUPT},
+        {UnreadableImageReason.TRUNCATED, UnreadableImageReason.CORRUPT},
     ),
-    "a PNG bomb": (lambda: png_with_header(60_000, 60_000), {BadPictureReason.TOO_MANY_PIXELS}),
+    "a PNG bomb": (lambda: png_with_header(60_000, 60_000), {UnreadableImageReason.TOO_MANY_PIXELS}),
     "a PNG of 2 000 000 000 columns": (
         lambda: png_with_header(2_000_000_000, 1),
-        {BadPictureReason.TOO_MANY_PIXELS},
+        {UnreadableImageReason.TOO_MANY_PIXELS},
     ),
     "a JPEG that claims 65 500 x 65 500": (
         lambda: jpeg_with_header(65_500, 65_500),
-        {BadPictureReason.TOO_MANY_PIXELS},
+        {UnreadableImageReason.TOO_MANY_PIXELS},
     ),
-    "a PNG of 0 columns": (lambda: png_with_header(0, 7), {BadPictureReason.CORRUPT, BadPictureReason.TRUNCATED}),
-    "a TIFF": (lambda: encode(noise(), "TIFF"), {BadPictureReason.NOT_A_PICTURE}),
+    "a PNG of 0 columns": (
+        lambda: png_with_header(0, 7),
+        {UnreadableImageReason.CORRUPT, UnreadableImageReason.TRUNCATED},
+    ),
+    "a TIFF": (lambda: encode(noise(), "TIFF"), {UnreadableImageReason.NOT_AN_IMAGE}),
 }
 
 
@@ -110,16 +119,16 @@ def test_bad_bytes_are_named(kind: str) -> None:
     make, reasons = BAD[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(BadPicture) as caught:
-            decode_picture(make(), LIMITS)
+        with pytest.raises(UnreadableImage) as caught:
+            decode_image(make(), LIMITS)
     assert caught.value.reason in reasons
     assert caught.value.message
 
 
 def test_a_file_over_the_limit_is_not_looked_at() -> None:
-    with pytest.raises(BadPicture) as caught:
-        decode_picture(encode(noise(), "PNG"), PictureLimits(max_bytes=100))
-    assert caught.value.reason is BadPictureReason.TOO_MANY_BYTES
+    with pytest.raises(UnreadableImage) as caught:
+        decode_image(encode(noise(), "PNG"), DecodeLimits(max_bytes=100))
+    assert caught.value.reason is UnreadableImageReason.TOO_MANY_BYTES
 
 
 def exif(orientation: int) -> bytes:
@@ -200,25 +209,25 @@ GOOD: dict[str, tuple[Callable[[], bytes], tuple[int, int, int]]] = {  # name ->
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_odd_pictures_have_the_right_colours(kind: str) -> None:
+def test_odd_images_have_the_right_colours(kind: str) -> None:
     make, (red, green, blue) = GOOD[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        picture = decode_picture(make(), LIMITS)
-    assert picture.pixels.shape == (20, 40, 3)
-    assert picture.pixels.dtype == np.uint8
-    assert picture.pixels.flags["C_CONTIGUOUS"]
-    assert (picture.width, picture.height) == (40, 20)
-    assert picture.pixels.reshape(-1, 3).mean(axis=0) == pytest.approx((blue, green, red), abs=3)
+        decoded = decode_image(make(), LIMITS)
+    assert decoded.pixels.shape == (20, 40, 3)
+    assert decoded.pixels.dtype == np.uint8
+    assert decoded.pixels.flags["C_CONTIGUOUS"]
+    assert (decoded.width, decoded.height) == (40, 20)
+    assert decoded.pixels.reshape(-1, 3).mean(axis=0) == pytest.approx((blue, green, red), abs=3)
 
 
 def test_content_decides_and_no_name_is_asked_for() -> None:
-    assert decode_picture(encode(noise(), "PNG"), LIMITS).format == "PNG"
+    assert decode_image(encode(noise(), "PNG"), LIMITS).format == "PNG"
 
 
-def test_one_pixel_is_a_picture() -> None:
-    picture = decode_picture(encode(flat("RGB", RED, (1, 1)), "PNG"), LIMITS)
-    assert picture.pixels.tolist() == [[[30, 30, 220]]]
+def test_one_pixel_is_an_image() -> None:
+    decoded = decode_image(encode(flat("RGB", RED, (1, 1)), "PNG"), LIMITS)
+    assert decoded.pixels.tolist() == [[[30, 30, 220]]]
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
@@ -239,36 +248,36 @@ def test_exif_orientation_makes_upright(orientation: int, format: str) -> None:
     image = Image.fromarray(np.ascontiguousarray(stored[orientation](upright)))
     lossless: dict[str, dict[str, Any]] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
     data = encode(image, format, exif=exif(orientation), **lossless.get(format, {}))
-    picture = decode_picture(data, LIMITS)
-    assert (picture.width, picture.height) == (40, 24)
-    assert np.abs(picture.pixels[:, :, ::-1].astype(int) - upright).max() <= 3
+    decoded = decode_image(data, LIMITS)
+    assert (decoded.width, decoded.height) == (40, 24)
+    assert np.abs(decoded.pixels[:, :, ::-1].astype(int) - upright).max() <= 3
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG"])
-def test_large_pictures_are_reduced_and_remember_their_size(format: str) -> None:
+def test_large_images_are_reduced_and_remember_their_size(format: str) -> None:
     data = encode(noise(1500, 3000), format)
-    picture = decode_picture(data, PictureLimits(decode_side=960))
-    assert (picture.width, picture.height) == (1500, 3000)
-    assert 960 <= max(picture.pixels.shape) < 2 * 960
-    assert decode_picture(data, PictureLimits(decode_side=0)).pixels.shape == (3000, 1500, 3)
+    decoded = decode_image(data, DecodeLimits(decode_side=960))
+    assert (decoded.width, decoded.height) == (1500, 3000)
+    assert 960 <= max(decoded.pixels.shape) < 2 * 960
+    assert decode_image(data, DecodeLimits(decode_side=0)).pixels.shape == (3000, 1500, 3)
 
 
 @given(st.binary(max_size=400), st.sampled_from(["JPEG", "PNG", "GIF", "WEBP", "BMP"]), st.integers(0, 400))
 @settings(max_examples=150, deadline=None)
-def test_no_bytes_raise_anything_but_bad_picture(noise_bytes: bytes, format: str, keep: int) -> None:
+def test_no_bytes_raise_anything_but_unreadable_image(noise_bytes: bytes, format: str, keep: int) -> None:
     data = encode(noise(24, 18), format)[:keep] + noise_bytes
     try:
-        picture = decode_picture(data, PictureLimits(max_pixels=10_000))
-    except BadPicture as bad:
-        assert isinstance(bad.reason, BadPictureReason)
+        decoded = decode_image(data, DecodeLimits(max_pixels=10_000))
+    except UnreadableImage as bad:
+        assert isinstance(bad.reason, UnreadableImageReason)
     else:
-        assert picture.pixels.ndim == 3
+        assert decoded.pixels.ndim == 3
 
 
-def test_every_reason_of_images_is_one_of_pictures() -> None:
-    assert {str(reason) for reason in BadImageReason} <= {str(reason) for reason in BadPictureReason}
+def test_every_reason_of_images_is_one_of_images() -> None:
+    assert {str(reason) for reason in BadImageReason} <= {str(reason) for reason in UnreadableImageReason}
 
 
 def test_limits_name_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="max_pixels is 0"):
-        PictureLimits(max_pixels=0)
+        DecodeLimits(max_pixels=0)

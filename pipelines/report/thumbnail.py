@@ -1,4 +1,4 @@
-"""A picture as a small embedded JPEG, with what was read in it drawn on top."""
+"""An image as a small embedded JPEG, with what was read in it drawn on top."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from common.html import attribute, show
-from filters.spotting.pictures import BadPicture, PictureLimits, decode_picture
+from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
 from filters.spotting.settings import Spotted
 from pipelines.report.data import Example
 
@@ -19,17 +19,17 @@ SIDE = 360
 """Longest side of a thumbnail in pixels."""
 _QUALITY = 80
 _MAX_BOXES = 40
-_LIMITS = PictureLimits(decode_side=2 * SIDE)
+_LIMITS = DecodeLimits(decode_side=2 * SIDE)
 _GOOD, _FAIR = 0.8, 0.5
 
 
-class PictureNotShown(Exception):
+class ImageNotShown(Exception):
     """Why there is no thumbnail."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A small JPEG of a picture."""
+    """A small JPEG of an image."""
 
     data: bytes
     width: int
@@ -39,67 +39,67 @@ class Thumbnail:
 
 
 def make_thumbnail(source: str) -> Thumbnail:
-    """The thumbnail of a file or of a base64 data url; raises `PictureNotShown` with the reason."""
+    """The thumbnail of a file or of a base64 data url; raises `ImageNotShown` with the reason."""
     data = _from_url(source) if source.startswith("data:") else _from_file(source)
     try:
         # Bombs, truncated files and odd colour modes are this function's business, and its messages say what was found.
-        picture = decode_picture(data, _LIMITS)
-    except BadPicture as bad:
-        raise PictureNotShown(str(bad)) from bad
-    image = Image.fromarray(picture.pixels[:, :, ::-1])
+        decoded = decode_image(data, _LIMITS)
+    except UnreadableImage as bad:
+        raise ImageNotShown(str(bad)) from bad
+    image = Image.fromarray(decoded.pixels[:, :, ::-1])
     image.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_QUALITY)
-    return Thumbnail(buffer.getvalue(), image.width, image.height, picture.width, picture.height)
+    return Thumbnail(buffer.getvalue(), image.width, image.height, decoded.width, decoded.height)
 
 
 def _from_url(source: str) -> bytes:
     head, _, body = source.partition(",")
     if not head.endswith(";base64"):
-        raise PictureNotShown("the picture's data url is not base64")
+        raise ImageNotShown("the image's data url is not base64")
     try:
         return base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise PictureNotShown(f"the picture's data url is damaged: {error}") from error
+        raise ImageNotShown(f"the image's data url is damaged: {error}") from error
 
 
 def _from_file(source: str) -> bytes:
     path = Path(source)
     try:
         if not path.is_file():  # a pipe or a device would never end
-            raise PictureNotShown(f"there is no picture file {source}")
+            raise ImageNotShown(f"there is no image file {source}")
         with path.open("rb") as file:
             return file.read(_LIMITS.max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise PictureNotShown(f"the picture file cannot be read: {error}") from error
+        raise ImageNotShown(f"the image file cannot be read: {error}") from error
 
 
-def draw_picture(example: Example) -> str:
-    """The picture with its boxes and the list of what they say; an empty string where the row has neither."""
-    if not example.picture and not example.spotted:
+def draw_image(example: Example) -> str:
+    """The image with its boxes and the list of what they say; an empty string where the row has neither."""
+    if not example.image and not example.spotted:
         return ""
     spotted = example.spotted[:_MAX_BOXES]
     parts = []
-    if example.picture:
+    if example.image:
         try:
-            parts.append(_draw_boxes(make_thumbnail(example.picture), example, spotted))
-        except PictureNotShown as reason:
-            parts.append(f'<p class="no-picture">Picture not shown: {show(str(reason))}</p>')
+            parts.append(_draw_boxes(make_thumbnail(example.image), example, spotted))
+        except ImageNotShown as reason:
+            parts.append(f'<p class="no-image">Image not shown: {show(str(reason))}</p>')
     if spotted:
         parts.append(_list_spotted(spotted, len(example.spotted) - len(spotted)))
     elif example.overlap is not None and example.message == "":
-        parts.append('<p class="quiet">No text was read in this picture.</p>')
-    return f'<figure class="picture">{"".join(parts)}</figure>'
+        parts.append('<p class="quiet">No text was read in this image.</p>')
+    return f'<figure class="image">{"".join(parts)}</figure>'
 
 
 def _draw_boxes(thumbnail: Thumbnail, example: Example, spotted: tuple[Spotted, ...]) -> str:
-    # Boxes are in pixels of the original, which an embedded picture may no longer have.
+    # Boxes are in pixels of the original, which an embedded image may no longer have.
     width = example.width or thumbnail.original_width
     height = example.height or thumbnail.original_height
     unit = width / thumbnail.width  # one pixel on the page
     encoded = base64.b64encode(thumbnail.data).decode("ascii")
     boxes = "".join(_draw_box(number, item, unit, width, height) for number, item in enumerate(spotted, 1))
-    label = attribute(f"picture of the row with {len(spotted)} boxes of text" if spotted else "picture of the row")
+    label = attribute(f"image of the row with {len(spotted)} boxes of text" if spotted else "image of the row")
     return (
         f'<svg class="photo" role="img" aria-label="{label}" viewBox="0 0 {width} {height}" '
         f'width="{thumbnail.width}" height="{thumbnail.height}">'

@@ -1,7 +1,7 @@
 """From hostile bytes to pixels an OCR engine can read.
 
-Pictures of the web are bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
-`decode_picture` either returns upright BGR pixels or raises `BadPicture` with one reason out of a closed list; what is
+Images of the web are bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
+`decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one reason out of a closed list; what is
 accepted, and within which bounds, is decided in `common.images`.
 """
 
@@ -20,12 +20,12 @@ from common.images import BadImage, ImageLimits, decoding, open_image
 Pixels = npt.NDArray[np.uint8]
 
 
-class BadPictureReason(StrEnum):
-    """Why a picture has no spotting. The values are written to data sets: add, never rename."""
+class UnreadableImageReason(StrEnum):
+    """Why an image has no spotting. The values are written to data sets: add, never rename."""
 
-    # Those of common.images.BadImageReason, whose bounds are PictureLimits:
+    # Those of common.images.BadImageReason, whose bounds are DecodeLimits:
     EMPTY = "empty"
-    NOT_A_PICTURE = "not_a_picture"
+    NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
     CORRUPT = "corrupt"
     TOO_MANY_BYTES = "too_many_bytes"
@@ -38,31 +38,31 @@ class BadPictureReason(StrEnum):
     OCR_FAILED = "ocr_failed"  # the OCR engine raised an error on it (see spotter.py)
 
 
-class BadPicture(BadImage):
-    """A picture that cannot be spotted; `reason` goes into the dead letter, the message says what was found."""
+class UnreadableImage(BadImage):
+    """An image that cannot be spotted; `reason` goes into the dead letter, the message says what was found."""
 
-    reason: BadPictureReason
+    reason: UnreadableImageReason
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureLimits(ImageLimits):
-    """How large a picture may be, and how small it may be made while decoding."""
+class DecodeLimits(ImageLimits):
+    """How large an image may be, and how small it may be made while decoding."""
 
     decode_side: int = 960
-    """A picture is reduced by a whole factor (2, 3, ...) while its longest side stays at or above this; 0 decodes every
+    """An image is reduced by a whole factor (2, 3, ...) while its longest side stays at or above this; 0 decodes every
     pixel. Large JPEGs are decoded at a half, a quarter or an eighth, which saves most of the time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.decode_side < 0:
             raise ValueError(
-                f"PictureLimits.decode_side is {self.decode_side}; it must be 0 (off) or a number of pixels"
+                f"DecodeLimits.decode_side is {self.decode_side}; it must be 0 (off) or a number of pixels"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A decoded picture, upright, perhaps reduced."""
+class DecodedImage:
+    """A decoded image, upright, perhaps reduced."""
 
     pixels: Pixels
     """uint8 array (height, width, 3), blue green red, C-contiguous; smaller than the original where it was reduced."""
@@ -77,21 +77,21 @@ class Picture:
 _ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
-def decode_picture(data: bytes, limits: PictureLimits) -> Picture:
-    """Decodes the first frame of a picture to upright BGR.
+def decode_image(data: bytes, limits: DecodeLimits) -> DecodedImage:
+    """Decodes the first frame of an image to upright BGR.
 
     `data` is a whole file. Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit
-    samples are scaled, not clipped; the EXIF orientation is applied; colour profiles are ignored. A picture of 1 x 1
-    pixel is a picture: its use is the caller's decision. Raises `BadPicture`, and nothing else, for any bytes;
-    MemoryError is not caught, since it says nothing about the picture. One thread per process (`common.images`).
+    samples are scaled, not clipped; the EXIF orientation is applied; colour profiles are ignored. An image of 1 x 1
+    pixel is an image: its use is the caller's decision. Raises `UnreadableImage`, and nothing else, for any bytes;
+    MemoryError is not caught, since it says nothing about the image. One thread per process (`common.images`).
     """
     try:
         return _decoded(data, limits)
     except BadImage as bad:
-        raise BadPicture(BadPictureReason(bad.reason), bad.message) from bad
+        raise UnreadableImage(UnreadableImageReason(bad.reason), bad.message) from bad
 
 
-def _decoded(data: bytes, limits: PictureLimits) -> Picture:
+def _decoded(data: bytes, limits: DecodeLimits) -> DecodedImage:
     opened = open_image(data, limits)
     image, (width, height) = opened.image, opened.image.size
     # Pillow assumes Adobe's inverted samples in every CMYK JPEG; without Adobe's marker they are plain.
@@ -108,7 +108,7 @@ def _decoded(data: bytes, limits: PictureLimits) -> Picture:
     # Pillow swaps red and blue three times as fast as numpy does; the bytearray makes the pixels writable.
     swapped = bytearray(upright.tobytes("raw", "BGR"))
     pixels = np.frombuffer(swapped, np.uint8).reshape(upright.height, upright.width, 3)
-    return Picture(pixels=pixels, width=width, height=height, format=image.format or "unknown")
+    return DecodedImage(pixels=pixels, width=width, height=height, format=image.format or "unknown")
 
 
 def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:

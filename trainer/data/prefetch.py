@@ -12,12 +12,12 @@ from trainer.data.errors import DataError
 from trainer.data.reader import Reader
 
 
-class Ahead:
+class Prefetch:
     """A thread that keeps the cache one window ahead of the batch last handed out; none where all shards are local."""
 
     def __init__(self, reader: Reader, batches: int):
         self._batches = batches
-        self._reader = reader.twin() if reader.reads_remote else None
+        self._reader = reader.clone() if reader.reads_remote else None
         self._moved = threading.Condition()
         self._now: int | None = None  # the batch last handed out; None: stop
         self._thread: threading.Thread | None = None

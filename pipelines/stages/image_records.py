@@ -1,4 +1,4 @@
-"""What is known of the pictures of a unit's rows: read, downloaded or not."""
+"""What is known of the images of a unit's rows: read, downloaded or not."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from pipelines.stages.decisions import DOWNLOAD_FAILED, UNREAD
 from pipelines.stages.downloads import STAGE, load_downloads
 from pipelines.stages.spotting import SCHEMA, load_records
 from pipelines.store.layout import Layout
-from pipelines.store.names import piece_name
+from pipelines.store.names import image_unit_name
 
 
-def picture_records(layout: Layout, unit: str, pieces: int, stages: Collection[str]) -> pa.Table | None:
+def image_records(layout: Layout, unit: str, image_units: int, stages: Collection[str]) -> pa.Table | None:
     """The records of a caption unit that the cascade judges, a table of `stages.spotting.SCHEMA` by ordinal.
 
     Args:
         layout: of the output folder.
         unit: the caption unit.
-        pieces: how many it has.
-        stages: those that decide. Without `spotting` a picture that was downloaded has status `UNREAD`; with `download`
+        image_units: how many it has.
+        stages: those that decide. Without `spotting` an image that was downloaded has status `UNREAD`; with `download`
             one that was not has `DOWNLOAD_FAILED` and the reason.
 
     Returns:
         None where neither stage decides anything of this unit.
     """
-    records = load_records(layout, unit, pieces) if "spotting" in stages else None
+    records = load_records(layout, unit, image_units) if "spotting" in stages else None
     if STAGE not in stages:
         return records
-    found = [load_downloads(layout, piece_name(unit, piece)) for piece in range(pieces)]
+    found = [load_downloads(layout, image_unit_name(unit, image_unit)) for image_unit in range(image_units)]
     tables = [table for table in found if table is not None]
     if not tables:
         return records

@@ -1,4 +1,4 @@
-"""Pictures of chosen rows: bytes as stored, or the reason why there are none."""
+"""Images of chosen rows: bytes as stored, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import MissingPicture, has_pictures, inspect, read, read_pictures, split
+from pipelines.manifests import MissingImage, has_images, inspect, read, read_images, split
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
 TarOf = Callable[..., bytes]
 
 
-def pictures(path: str, ordinals: list[int], dataset: Dataset = CUSTOM, **options: int) -> dict[int, bytes | str]:
-    """Pictures by ordinal; the reason in place of a missing one."""
+def images(path: str, ordinals: list[int], dataset: Dataset = CUSTOM, **options: int) -> dict[int, bytes | str]:
+    """Images by ordinal; the reason in place of a missing one."""
     info = inspect(path, dataset)
-    found = list(read_pictures(info, dataset, np.array(ordinals, np.int64), **options))
+    found = list(read_images(info, dataset, np.array(ordinals, np.int64), **options))
     assert [ordinal for ordinal, _ in found] == ordinals
-    return {ordinal: picture.reason if isinstance(picture, MissingPicture) else picture for ordinal, picture in found}
+    return {ordinal: image.reason if isinstance(image, MissingImage) else image for ordinal, image in found}
 
 
 def parquet_of(path: Path, **columns: object) -> str:
@@ -38,13 +38,13 @@ def parquet_of(path: Path, **columns: object) -> str:
 
 def test_a_bytes_column(tmp_path: Path) -> None:
     path = parquet_of(tmp_path / "a.parquet", image=[bytes([row]) * 9 for row in range(10)], caption=["x"] * 10)
-    assert pictures(path, [0, 4, 5, 9]) == {row: bytes([row]) * 9 for row in (0, 4, 5, 9)}
-    assert pictures(path, []) == {}
-    assert pictures(path, [1], max_bytes=8) == {1: "picture_too_large_file"}
+    assert images(path, [0, 4, 5, 9]) == {row: bytes([row]) * 9 for row in (0, 4, 5, 9)}
+    assert images(path, []) == {}
+    assert images(path, [1], max_bytes=8) == {1: "image_too_large_file"}
     info = inspect(path, CUSTOM)
-    assert has_pictures(info, CUSTOM)
+    assert has_images(info, CUSTOM)
     for span in split(info, 4):
-        found = list(read_pictures(span, CUSTOM, list(range(span.rows))))
+        found = list(read_images(span, CUSTOM, list(range(span.rows))))
         assert found == [(row - span.start, bytes([row]) * 9) for row in range(span.start, span.stop)]
 
 
@@ -57,8 +57,8 @@ def test_a_struct_as_hugging_face_writes_it(tmp_path: Path, write: Write) -> Non
         None,
     ]
     path = parquet_of(tmp_path / "a.parquet", image=image, caption=["x"] * 4)
-    missing = "picture_not_at_hand"
-    assert pictures(path, [0, 1, 2, 3]) == {0: b"inside", 1: b"file", 2: missing, 3: missing}
+    missing = "image_not_available"
+    assert images(path, [0, 1, 2, 3]) == {0: b"inside", 1: b"file", 2: missing, 3: missing}
 
 
 def test_only_row_groups_with_chosen_rows_are_read(tmp_path: Path) -> None:
@@ -69,63 +69,63 @@ def test_only_row_groups_with_chosen_rows_are_read(tmp_path: Path) -> None:
     start = column.dictionary_page_offset or column.data_page_offset
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(bytes(data))
-    assert pictures(str(path), [2, 6]) == {2: content[2], 6: content[6]}
+    assert images(str(path), [2, 6]) == {2: content[2], 6: content[6]}
 
 
 MANIFEST = [
-    ("pictures/1.jpg", b"one"),
-    ("absent.jpg", "picture_missing"),
-    ("pictures", "picture_missing"),
-    ("", "picture_not_at_hand"),
-    ("http://example.org/1.jpg", "picture_not_at_hand"),
-    ("https://example.org/1.jpg", "picture_not_at_hand"),
-    ("../outside.jpg", "picture_not_at_hand"),
-    ("pictures/../../outside.jpg", "picture_not_at_hand"),
-    ("pictures/../pictures/1.jpg", b"one"),
-    ("/etc/hostname", "picture_not_at_hand"),
-    ("memory://a/b.jpg", "picture_not_at_hand"),
-    ("x" * 5000, "picture_unreadable"),
+    ("images/1.jpg", b"one"),
+    ("absent.jpg", "image_missing"),
+    ("images", "image_missing"),
+    ("", "image_not_available"),
+    ("http://example.org/1.jpg", "image_not_available"),
+    ("https://example.org/1.jpg", "image_not_available"),
+    ("../outside.jpg", "image_not_available"),
+    ("images/../../outside.jpg", "image_not_available"),
+    ("images/../images/1.jpg", b"one"),
+    ("/etc/hostname", "image_not_available"),
+    ("memory://a/b.jpg", "image_not_available"),
+    ("x" * 5000, "image_unreadable"),
     ("empty.jpg", b""),
-    ("large.jpg", "picture_too_large_file"),
-    ("pipe", "picture_unreadable"),
+    ("large.jpg", "image_too_large_file"),
+    ("pipe", "image_unreadable"),
 ]
 
 
 def test_paths_beside_a_manifest(write: Write, tmp_path: Path) -> None:
     write("outside.jpg", b"secret")
-    write("set/pictures/1.jpg", b"one")
+    write("set/images/1.jpg", b"one")
     write("set/empty.jpg", b"")
     write("set/large.jpg", b"x" * 100)
     os.mkfifo(tmp_path / "set" / "pipe")
     manifest = "image_path\tcaption\n" + "".join(f"{path}\tx\n" for path, _ in MANIFEST)
     path = write("set/manifest.tsv", manifest.encode())
-    expected = {row: picture for row, (_, picture) in enumerate(MANIFEST)}
-    assert pictures(path, list(expected), max_bytes=99) == expected
+    expected = {row: image for row, (_, image) in enumerate(MANIFEST)}
+    assert images(path, list(expected), max_bytes=99) == expected
     chosen = {row: expected[row] for row in (1, 8, 12)}
-    assert pictures(path, list(chosen), max_bytes=99) == chosen
+    assert images(path, list(chosen), max_bytes=99) == chosen
     spans = split(inspect(path, CUSTOM), 4)
     assert len(spans) > 1
     wanted = [range(sum(batch.rows for batch in read(span, CUSTOM))) for span in spans]
-    pieces = [read_pictures(span, CUSTOM, rows, max_bytes=99) for span, rows in zip(spans, wanted, strict=True)]
-    found = [picture.reason if isinstance(picture, MissingPicture) else picture for p in pieces for _, picture in p]
+    pieces = [read_images(span, CUSTOM, rows, max_bytes=99) for span, rows in zip(spans, wanted, strict=True)]
+    found = [image.reason if isinstance(image, MissingImage) else image for p in pieces for _, image in p]
     assert found == list(expected.values())
     lines = "".join(json.dumps({"image_path": path or None, "caption": "x"}) + "\n" for path, _ in MANIFEST)
-    assert pictures(write("set/manifest.jsonl", lines.encode()), list(expected), max_bytes=99) == expected
+    assert images(write("set/manifest.jsonl", lines.encode()), list(expected), max_bytes=99) == expected
     table = parquet_of(
         tmp_path / "set" / "manifest.parquet",
         image_path=[path or None for path, _ in MANIFEST],
         caption=["x"] * len(MANIFEST),
     )
-    assert pictures(table, list(expected), max_bytes=99) == expected
+    assert images(table, list(expected), max_bytes=99) == expected
 
 
 def test_a_root_of_ones_own(write: Write, tmp_path: Path) -> None:
-    picture = write("elsewhere/1.jpg", b"one")
+    image = write("elsewhere/1.jpg", b"one")
     path = write(
-        "set/manifest.tsv", f"image_path\tcaption\n1.jpg\tx\n{picture}\tx\nfile://{picture}\tx\n../2.jpg\tx\n".encode()
+        "set/manifest.tsv", f"image_path\tcaption\n1.jpg\tx\n{image}\tx\nfile://{image}\tx\n../2.jpg\tx\n".encode()
     )
-    dataset = CUSTOM.with_roles(pictures_root=str(tmp_path / "elsewhere"))
-    assert pictures(path, [0, 1, 2, 3], dataset) == {0: b"one", 1: b"one", 2: b"one", 3: "picture_not_at_hand"}
+    dataset = CUSTOM.with_roles(images_root=str(tmp_path / "elsewhere"))
+    assert images(path, [0, 1, 2, 3], dataset) == {0: b"one", 1: b"one", 2: b"one", 3: "image_not_available"}
 
 
 def test_paths_behind_urls() -> None:
@@ -136,9 +136,9 @@ def test_paths_behind_urls() -> None:
     rows = ["p/1.jpg", "p/9.jpg", "../2.jpg", f"{root}/set/p/1.jpg", f"{root}/2.jpg", "/etc/hostname"]
     with fsspec.open(f"{root}/set/a.tsv", "wb") as handle:
         handle.write(("image_path\tcaption\n" + "".join(f"{row}\tx\n" for row in rows)).encode())
-    far = "picture_not_at_hand"
-    expected = {0: b"one", 1: "picture_missing", 2: far, 3: b"one", 4: far, 5: far}
-    assert pictures(f"{root}/set/a.tsv", list(range(6))) == expected
+    far = "image_not_available"
+    expected = {0: b"one", 1: "image_missing", 2: far, 3: b"one", 4: far, 5: far}
+    assert images(f"{root}/set/a.tsv", list(range(6))) == expected
 
 
 def test_members_of_a_tar(write: Write, tar_of: TarOf) -> None:
@@ -153,26 +153,26 @@ def test_members_of_a_tar(write: Write, tar_of: TarOf) -> None:
         ],
         *[("3.webp", b"x" * 100), ("3.txt", b"x")],
     )
-    expected = {0: b"zero", 1: "picture_missing", 2: b"jpeg", 3: "picture_too_large_file"}
+    expected = {0: b"zero", 1: "image_missing", 2: b"jpeg", 3: "image_too_large_file"}
     for path in (write("a.tar", content), write("a.tar.gz", gzip.compress(content))):
-        assert pictures(path, [0, 1, 2, 3], max_bytes=99) == expected
-        assert pictures(path, [2]) == {2: b"jpeg"}
+        assert images(path, [0, 1, 2, 3], max_bytes=99) == expected
+        assert images(path, [2]) == {2: b"jpeg"}
     info = inspect(str(write("b.tar", content)), CUSTOM)
     first, second = split(info, 2)
-    assert list(read_pictures(second, CUSTOM, [0])) == [(0, b"jpeg")]
-    assert list(read_pictures(first, CUSTOM, [0])) == [(0, b"zero")]
+    assert list(read_images(second, CUSTOM, [0])) == [(0, b"jpeg")]
+    assert list(read_images(first, CUSTOM, [0])) == [(0, b"zero")]
 
 
 def test_urls_are_never_followed(write: Write) -> None:
     path = write("a.tsv", b"url\tcaption\nhttp://example.org/1.jpg\tx\n")
-    assert not has_pictures(inspect(path, CUSTOM), CUSTOM)
-    assert pictures(path, [0]) == {0: "picture_not_at_hand"}
+    assert not has_images(inspect(path, CUSTOM), CUSTOM)
+    assert images(path, [0]) == {0: "image_not_available"}
 
 
-def test_broken_rows_have_no_picture(write: Write) -> None:
+def test_broken_rows_have_no_image(write: Write) -> None:
     write("1.jpg", b"one")
     path = write("a.tsv", b"image_path\tcaption\ntorn\n1.jpg\tx\n")
-    assert pictures(path, [0, 1]) == {0: "picture_not_at_hand", 1: b"one"}
+    assert images(path, [0, 1]) == {0: "image_not_available", 1: b"one"}
 
 
 @pytest.mark.parametrize(
@@ -182,4 +182,4 @@ def test_ordinals_are_checked(write: Write, ordinals: list[int], message: str) -
     write("1.jpg", b"one")
     path = write("a.tsv", b"image_path\tcaption\n1.jpg\tx\n1.jpg\ty\n")
     with pytest.raises(ValueError, match=message):
-        list(read_pictures(inspect(path, CUSTOM), CUSTOM, ordinals))
+        list(read_images(inspect(path, CUSTOM), CUSTOM, ordinals))
