@@ -6,7 +6,8 @@ Exact: N keys, a tenth of them repeated, in units of 100,000. Our side writes a 
 duplicates range by range, 64 MiB a range; the plain side puts every key of the same units into one Python dict. Each
 side runs in a process of its own, in turn; memory is the peak resident set above that of the bare process.
 Semantic: N embeddings of 256 numbers around random centres, a fifth of them near copies. Our side clusters them and
-compares within clusters; brute force compares all pairs. Recall is the proportion of brute force's duplicates that we find.
+compares within clusters; brute force compares all pairs. Recall is the proportion of brute force's duplicates that
+we find.
 """
 
 from __future__ import annotations

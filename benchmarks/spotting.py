@@ -330,10 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(options.side, json.load(sys.stdin))))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        if options.images or SAMPLE.is_dir():
-            files = readable(options.images or SAMPLE)
-        else:
-            files = made_images(Path(folder))
+        given = options.images or (SAMPLE if SAMPLE.is_dir() else None)
+        files = readable(given) if given else made_images(Path(folder))
         if not files:
             print(f"no readable images in {options.images}", file=sys.stderr)
             return 2

@@ -32,8 +32,8 @@ def build_optimizer(
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
-    """Proportion of the peak learning rate for the step that starts after `seen` samples of `total`: linear warm-up, then a
-    cosine down to `final_learning_rate`."""
+    """Proportion of the peak learning rate for the step that starts after `seen` samples of `total`: linear warm-up,
+    then a cosine down to `final_learning_rate`."""
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
         return min(1.0, (seen + settings.batch_size) / warmup)

@@ -48,8 +48,8 @@ def mean_per_class(hits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def roc_auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the proportion of (1, 0) pairs in the right
-    order, an equal pair counting half. Raises ValueError where a class does not occur."""
+    """Area under the ROC curve of scores (n,) for the class 1 of 0/1 labels: the proportion of (1, 0) pairs in the
+    right order, an equal pair counting half. Raises ValueError where a class does not occur."""
     positives = int(labels.sum())
     negatives = len(labels) - positives
     if positives == 0 or negatives == 0:

@@ -28,15 +28,15 @@ LEAST_CHANCE: Final = 0.001
 
 @lru_cache(maxsize=1)
 def word_chances() -> Mapping[str, float]:
-    """Folded word -> the proportion of captions that hold it, for every word with a proportion of `LEAST_CHANCE` or more."""
+    """Folded word -> the proportion of captions that hold it, for every word where that is `LEAST_CHANCE` or more."""
     lines = importlib.resources.files(__package__).joinpath(TABLE).read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return MappingProxyType({word: float(chance) for word, chance in pairs})
 
 
 def count_chances(captions: Iterable[str]) -> dict[str, float]:
-    """Folded word -> the proportion of captions that hold it, for the words with a proportion of `LEAST_CHANCE` or more. Raises
-    ValueError for none."""
+    """Folded word -> the proportion of captions that hold it, for the words where that is `LEAST_CHANCE` or more.
+    Raises ValueError for none."""
     rows = 0
     counts: Counter[str] = Counter()
     for caption in captions:

@@ -1,8 +1,8 @@
 """From hostile bytes to pixels an OCR engine can read.
 
 Images of the web are bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
-`decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one reason out of a closed list; what is
-accepted, and within which bounds, is decided in `common.images`.
+`decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one reason out of a closed list; what
+is accepted, and within which bounds, is decided in `common.images`.
 """
 
 from __future__ import annotations

@@ -46,19 +46,19 @@ BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)
 """Reasons that may lie with this machine: where almost every url has one, they do."""
 OUTAGE = (10, 0.9)
-"""So many urls, and such a proportion of them that were unreachable, say more of this machine's network than of the web."""
+"""So many urls, and such a proportion of unreachable ones, say more of this machine's network than of the web."""
 
 
 _FEW_UNITS = 1_000  # where there are more, each is large enough to see an outage by itself
 
 
 class NetworkDown(RuntimeError):
-    """Almost no server could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
+    """Almost no url could be reached. The unit fails, and is tried again, for else an outage would reject its rows."""
 
     def __init__(self, unreachable: int, asked: int, first: str):
         super().__init__(
-            f"{unreachable} of {asked} urls were unreachable ({first}); see whether this machine reaches the web and its resolver "
-            "answers, or ask for fewer at a time: --download-threads"
+            f"{unreachable} of {asked} urls were unreachable ({first}); see whether this machine reaches the web and "
+            "its resolver answers, or ask for fewer at a time: --download-threads"
         )
 
 

@@ -31,8 +31,8 @@ _MANY = 100
 
 
 def downloaded_state(layout: Layout, image_unit: str) -> list[Any] | None:
-    """What changes when images of an image unit are downloaded, or anew; None where none ever were: how they are stored,
-    how many generations there are, and a digest of what was found, for the web changes."""
+    """What changes when images of an image unit are downloaded, or anew; None where none ever were: how they are
+    stored, how many generations there are, and a digest of what was found, for the web changes."""
     return state_of(read_json(layout.commit(STAGE, image_unit)))
 
 

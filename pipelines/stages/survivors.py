@@ -1,7 +1,7 @@
 """Image units: parts of caption units, each with the survivors of the caption rules in a range of rows.
 
-What was fetched or read for an image unit stays: a preset that lets more rows through adds a generation to it, and a preset
-that lets fewer through finds all it needs.
+What was fetched or read for an image unit stays: a preset that lets more rows through adds a generation to it, and a
+preset that lets fewer through finds all it needs.
 """
 
 from __future__ import annotations

@@ -34,8 +34,8 @@ def metrics(weight: Tensor, bias: Tensor, counts: npt.NDArray[np.int64], samples
     """Loss and hits on samples; `prior_...` are those of guessing by `counts` alone.
 
     top1: proportion of samples whose first prediction is one of their concepts, with its 95 % interval (Wilson).
-    recall_at_10: proportion of the samples' concepts among their first ten predictions, over all of them, and as the mean
-    over concepts (`macro_`).
+    recall_at_10: proportion of the samples' concepts among their first ten predictions, over all of them, and as the
+    mean over concepts (`macro_`).
     """
     prior = torch.from_numpy(np.log((counts + 1) / (counts + 1).sum()).astype(np.float32)).to(weight.device)
     nothing = torch.zeros_like(weight)

@@ -16,8 +16,8 @@ class Source:
     """An output folder of `make filter`, a folder of `*.tar`, one tar, a glob, or a numeric brace pattern
     (`.../{00000..00099}.tar`); local or an fsspec URL."""
     weight: Above0 | None = None
-    """Expected proportion of the samples of an epoch, relative to the other sources' weights. None for all sources: every
-    sample once per epoch. Give all sources a weight, or none."""
+    """Expected proportion of the samples of an epoch, relative to the other sources' weights. None for all sources:
+    every sample once per epoch. Give all sources a weight, or none."""
 
     def __post_init__(self) -> None:
         check_fields(self)

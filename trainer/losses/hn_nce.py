@@ -18,8 +18,8 @@ EAGER_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class HnNce(Loss):
-    """Hard negatives weigh more. Statistics: `accuracy`, the proportion of rows whose positive is more similar than every
-    negative; `hardest`, the share of the hardest negative in the weighted sum over negatives."""
+    """Hard negatives weigh more. Statistics: `accuracy`, the proportion of rows whose positive is more similar than
+    every negative; `hardest`, the share of the hardest negative in the weighted sum over negatives."""
 
     name: str = "hn_nce"
     """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""

@@ -31,7 +31,7 @@ def save_labels(path: Path, keys: list[str], heads: dict[str, list[list[int]]]) 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Callable[..., ConceptStore]:
-    """A store whose features hold the first concept of a sample, with noise; concept c is in a proportion of about 2^-c."""
+    """A store whose features hold the first concept of a sample, with noise; concept c is in about 2^-c of them."""
 
     def make(shards: int = 3, rows: int = 120, classes: int = 6, width: int = 16, seed: int = 0) -> ConceptStore:
         draw = np.random.default_rng(seed)
