@@ -33,6 +33,7 @@ from pipelines.store.commit import TableFile, read_json
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name, unit_of
+from pipelines.store.old_words import statuses_of_today
 from pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
@@ -70,7 +71,7 @@ def load_records(layout: Layout, unit: str, image_units: int) -> pa.Table:
     ordinals = np.asarray(records["ordinal"])
     order = np.argsort(ordinals, kind="stable")
     is_last = ordinals[order] != np.append(ordinals[order][1:], -1)  # of equal ones the last generation's
-    return records.take(pa.array(order[is_last]))
+    return statuses_of_today(records.take(pa.array(order[is_last])))
 
 
 @dataclass
@@ -99,7 +100,7 @@ class SpottingStage(GenerationStage):
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
     def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
-        done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
+        done = statuses_of_today(read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"]))
         if record["downloads"] != downloaded_state(self.layout, unit):  # those that were not at hand may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return np.asarray(done["ordinal"])
