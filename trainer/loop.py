@@ -30,7 +30,7 @@ from common.command_line import WrongUse
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
-from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
@@ -107,7 +107,12 @@ class _Run:
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
         found = self.checkpoints.newest(say) if ranks.first else None
-        begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
+        begun = ranks.share({key: found.training.get(key) for key in ("config", "shards", "world")} if found else None)
+        if begun is not None and begun["shards"] is None:
+            raise CheckpointError(
+                f"the checkpoints in {self.checkpoints.folder} are of an earlier version, whose runs this one cannot go on "
+                "with; start in another WORKDIR, from their weights where you like (init)"
+            )
         if begun is not None:
             self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, workdir)
         facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]

@@ -23,6 +23,7 @@ from common.files import published
 from common.image_formats import EXTENSIONS
 from common.tar_stream import BrokenTar, TarStream
 from trainer.data.errors import Kind, ShardMismatch
+from trainer.old_words import KINDS
 
 VERSION = 1
 IMAGES = (*EXTENSIONS, "bin")
@@ -182,8 +183,10 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
     try:
         with np.load(path) as content:
             about = _about(content)
+            about["bad"] = {KINDS.get(kind, kind): count for kind, count in about["bad"].items()}
             keys = content["keys"].tobytes().decode("utf-8", "surrogateescape")
-            return ShardIndex(**about, rows=content["rows"], keys=keys.split("\n") if keys else [])
+            rows = content["rows"].view(_FIELDS)  # an earlier version called the same fields otherwise
+            return ShardIndex(**about, rows=rows, keys=keys.split("\n") if keys else [])
     except _UNREADABLE as error:
         raise ShardMismatch(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error
 
