@@ -17,6 +17,7 @@ import numpy as np
 from eval.errors import DataBroken, WrongUse
 from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.items import estimate_of, is_mean, read_items
+from eval.old_words import keys_of_today
 from eval.records import read_written
 from eval.report.data import checked
 from eval.results import Items, cautions, images_of, rules_of
@@ -155,7 +156,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is no list of results")
     try:
-        return checked(rows)
+        return keys_of_today(checked(rows))
     except ValueError as error:
         raise DataBroken(f"{folder}/results.json: {error}; run `make bench` for it again") from None
 

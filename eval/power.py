@@ -18,8 +18,8 @@ _REACH = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
 
 
 def detectable(n: int, disagree: float) -> float:
-    """The difference of two shares that n items show in 80 % of cases, where the models disagree on a proportion of them;
-    never more than that share."""
+    """The difference of two proportions that n items show in 80 % of cases, where the models disagree on this
+    proportion of them; never more than it."""
     return min(_REACH * math.sqrt(disagree / n), disagree)
 
 

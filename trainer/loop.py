@@ -110,8 +110,8 @@ class _Run:
         begun = ranks.share({key: found.training.get(key) for key in ("config", "shards", "world")} if found else None)
         if begun is not None and begun["shards"] is None:
             raise CheckpointError(
-                f"the checkpoints in {self.checkpoints.folder} are of an earlier version, whose runs this one cannot go on "
-                "with; start in another WORKDIR, from their weights where you like (init)"
+                f"the checkpoints in {self.checkpoints.folder} are of an earlier version, with whose runs this one "
+                "cannot go on; start in another WORKDIR"
             )
         if begun is not None:
             self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, workdir)

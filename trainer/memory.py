@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer.model import Encoded, Student, clip_width
 
 USED = 0.8
-"""Proportion of the free memory that is planned with: the rest is for what kernels need for a moment, and for checks."""
+"""Proportion of the free memory that is planned with: the rest is for what kernels need for a moment and for checks."""
 _PAIRS = 2  # of the smaller probe
 _MIB, _GIB = 2**20, 2**30
 

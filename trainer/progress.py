@@ -19,9 +19,9 @@ class TrainingProgress:
         self._first, self._aside = step, 0.0
 
     def speed(self, step: int, waited_s: float) -> dict[str, float]:
-        """samples_per_s over all ranks and data_wait (proportion of the time spent waiting for batches) since the last call;
-        eta_s, which counts what is done aside as well, as often as so far. `waited_s` is the seconds waited so far in
-        all."""
+        """samples_per_s over all ranks and data_wait (proportion of the time spent waiting for batches) since the last
+        call; eta_s, which counts what is done aside as well, as often as so far. `waited_s` is the seconds waited so
+        far in all."""
         now = self._clock()
         spent = max(now - self._began, 1e-9)
         steps = step - self._from

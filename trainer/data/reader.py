@@ -246,7 +246,7 @@ class Reader:
     def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
         entry = opened.index.rows[place]
         with self._descriptor(opened) as tar:
-            image = _bytes(opened, tar, int(entry["image_at"]), int(entry["image_size"]))
+            content = _bytes(opened, tar, int(entry["image_at"]), int(entry["image_size"]))
             caption = _bytes(opened, tar, int(entry["caption_at"]), int(entry["caption_size"]))
         image = decode(content, self._settings.max_pixels, self._settings.decode_side)
         return image, caption.decode("utf-8", "replace").strip()

@@ -76,8 +76,8 @@ class DataSettings:
     stall_s: Above0 = 300.0
     """A batch that takes longer than this ends the run, with the state of the workers."""
     max_bad_share: Share = 0.01
-    """Above this proportion of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks while
-    it is read. Samples of shards that are lost count, and those without concept targets."""
+    """Above this proportion of bad samples the run ends: of a source when it is indexed, of an epoch over all ranks
+    while it is read. Samples of shards that are lost count, and those without concept targets."""
     decode_side: Positive | None = None
     """JPEGs are decoded at a half, a quarter or an eighth of their size as long as both sides stay at or above this,
     which saves most of the time; None: at full size."""
