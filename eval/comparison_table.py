@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparison import Average, Comparison, TaskComparison
+from eval.comparison import ComparedAverage, Comparison, TaskComparison
 from eval.fewshot.comparison import FewShotComparison
 from eval.report.text import cell
 
@@ -82,7 +82,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
     ]
 
 
-def _ends(found: TaskComparison | Average | FewShotComparison) -> str:
+def _ends(found: TaskComparison | ComparedAverage | FewShotComparison) -> str:
     return "too few" if found.low is None else f"[{_points(found.low)}, {_points(found.high)}]"
 
 

@@ -17,6 +17,7 @@ from trainer.checkpoint import CheckpointError
 from trainer.config import Config
 from trainer.data.index import load, save, scan
 from trainer.loop import train
+from trainer.resume import training_state
 
 
 def test_an_index_is_read_with_the_fields_and_kinds_of_today(tmp_path: Path, shards: Path) -> None:
@@ -38,7 +39,7 @@ def test_checkpoints_of_an_earlier_version_are_refused(
     def older(*arguments: Any) -> dict[str, Any]:
         return {name: value for name, value in state(*arguments).items() if name != "shards"}
 
-    state = loop.training_state
+    state = training_state
     with monkeypatch.context() as patch:
         patch.setattr(loop, "training_state", older)
         assert train(config, tmp_path).finished
