@@ -248,7 +248,7 @@ class _Told(Model):
     def __init__(self) -> None:
         self.name, self.width, self.logit_scale, self._read = "told", WIDTH, 1.0, 0
         self.preprocess = lambda image: torch.from_numpy(np.array(image).astype(np.int64))
-        self.preprocessing, self.record = {}, {"device": "cpu"}
+        self.preprocessing, self.record = {}, {"device": "cpu", "precision": "fp32"}
 
     def _images(self, batch: torch.Tensor) -> torch.Tensor:
         first, last = (int(one[0, 0, 1] << 8 | one[0, 0, 2]) for one in (batch[0], batch[-1]))
