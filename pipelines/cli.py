@@ -36,7 +36,7 @@ from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.deduplication import DedupFailed
+from pipelines.stages.dedup.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import StorePath, store_path
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.stages.decisions import NOT_AT_HAND
-from pipelines.stages.said import UID
+from pipelines.stages.dedup.findings import UID
 
 
 def shared_uids_note(funnel: FunnelRecord) -> str | None:

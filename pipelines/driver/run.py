@@ -24,7 +24,7 @@ from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.captions import check_lean
 from pipelines.stages.decide import Decisions
-from pipelines.stages.deduplication import Deduplication, check_semantic
+from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from pipelines.stages.downloads import STAGE
 from pipelines.stages.export import Export
 from pipelines.stages.judge import steps_of
@@ -136,7 +136,7 @@ class _Run:
         funnel = summarise(self.layout, units, self.plan, settings, steps_of(judges))
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
-        Export(settings, work).make(decided, findings.said)
+        Export(settings, work).make(decided, findings.files)
         count_set_aside(funnel, work.set_aside)
         self._write_dead_letters()
         results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds)

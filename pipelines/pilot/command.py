@@ -19,7 +19,7 @@ from pipelines.pilot.table import render
 from pipelines.plan import known_plan
 from pipelines.runners.fork_server import ForkServer
 from pipelines.settings import RunSettings
-from pipelines.stages.said import KINDS
+from pipelines.stages.dedup.findings import KINDS
 from pipelines.store.commit import RunFailed, publish_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import store_path

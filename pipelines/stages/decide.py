@@ -22,11 +22,11 @@ from pipelines.settings import RunSettings
 from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
 from pipelines.stages.decisions import DEAD as DEAD_REASON
 from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
+from pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from pipelines.stages.export import remove_shards
 from pipelines.stages.image_records import image_records
 from pipelines.stages.judge import Judge, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
-from pipelines.stages.said import Duplicates, Entries, Findings, Said, reject_duplicates
 from pipelines.stages.tally import Tally
 from pipelines.stages.verdicts import judge
 from pipelines.store.commit import TableFile, publish_table, read_json, remove
@@ -75,8 +75,8 @@ class DecideStage(Stage):
     """Of each unit: changes with its annotations, the thresholds and the stages."""
     examples: int
     """Examples a unit offers the report for each reason."""
-    said: tuple[Said, ...] = ()
-    """What was said of duplicates; only kinds that reject matter."""
+    duplicate_files: tuple[DuplicateFiles, ...] = ()
+    """Of the kinds that were asked; only those that reject matter."""
     judges: tuple[Judge, ...] = ()
     """Of stages of the user's."""
     name: str = field(default="decide", init=False)
@@ -98,7 +98,7 @@ class DecideStage(Stage):
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
         records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
-        duplicates = Duplicates(self._entries, self.said, self._plan.number(unit))
+        duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
         annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
         tally, done = Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
@@ -245,7 +245,7 @@ class Decisions:
             self.settings.stages,
             Fingerprints.published(self.work.layout, "decide", fingerprints),
             examples=max(1, min(12, 48 // max(len(names), 1))),
-            said=findings.said,
+            duplicate_files=findings.files,
             judges=self.judges,
         )
         self.work.do(stage, todo, of=len(todo))

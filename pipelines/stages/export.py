@@ -23,8 +23,8 @@ from pipelines.engine.stage import Done, Stage
 from pipelines.engine.work import Work
 from pipelines.manifests import MissingImage
 from pipelines.settings import RunSettings
+from pipelines.stages.dedup.findings import DuplicateFiles
 from pipelines.stages.downloads import images_at_hand, images_of
-from pipelines.stages.said import Said
 from pipelines.stages.subset import write_subset
 from pipelines.store.commit import publish_json, published, remove, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
@@ -158,20 +158,20 @@ class Export:
         self._indexes = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
         self._subset = self.layout.root / "subset.npy"
 
-    def make(self, decided: Mapping[str, str], said: tuple[Said, ...]) -> None:
+    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> None:
         """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
 
         Args:
             decided: for each unit what its decisions depend on.
-            said: what was said of duplicates.
+            duplicate_files: of the kinds that were asked.
         """
         fingerprint = fingerprint_of(decided)
         if "export" in self.settings.stages:
-            self._write(decided, fingerprint, said)
+            self._write(decided, fingerprint, duplicate_files)
         elif self.layout.exported.exists():
             self._withdraw(fingerprint)
 
-    def _write(self, decided: Mapping[str, str], fingerprint: str, said: tuple[Said, ...]) -> None:
+    def _write(self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]) -> None:
         began, units = time.time(), self.work.units()
         images = images_at_hand(self.layout, self.work.plan.images)
         if images:
@@ -181,7 +181,7 @@ class Export:
             self.work.models["subset"] = {"uids": record["uids"]}
             return
         retract(self.layout.exported)
-        uids = write_subset(self.layout, units, said)
+        uids = write_subset(self.layout, units, duplicate_files)
         if images:
             self._write_indexes(self.work.alive(decided))
         self.work.models["subset"] = {"uids": uids}

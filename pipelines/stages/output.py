@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
-from pipelines.stages.said import COPIES
+from pipelines.stages.dedup.findings import COPIES
 from pipelines.stages.verdicts import Verdict
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))

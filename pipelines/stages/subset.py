@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.plan import Unit
-from pipelines.stages.said import UID, Said, duplicates_stage, file_name
+from pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
 from pipelines.store.commit import published
 from pipelines.store.layout import Layout
 from pipelines.store.storage import each, read_table
@@ -24,11 +24,11 @@ _FLUSH_ROWS = 1_000_000
 _PAIR = np.dtype("<u8,<u8")
 
 
-def write_subset(layout: Layout, units: Iterable[Unit], said: tuple[Said, ...]) -> int:
-    """Write it from the parts in kept/, in memory that does not grow with them, without the uids that `said` names as
-    shared. Returns how many uids it holds."""
+def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[DuplicateFiles, ...]) -> int:
+    """Write it from the parts in kept/, in memory that does not grow with them, without the uids that
+    different rows share, by `duplicate_files`. Returns how many uids it holds."""
     names = [unit.name for unit in units]
-    files = [file_name(number) for one in said if one.kind == UID for number in range(one.files)]
+    files = [file_name(number) for one in duplicate_files if one.kind == UID for number in range(one.count)]
     with published(layout.root / "subset.npy") as target:
         return sort_uids(
             each(lambda name: _kept(layout, name), names, layout.root),

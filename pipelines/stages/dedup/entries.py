@@ -1,4 +1,4 @@
-"""What is said of duplicates: which row, of which earlier row, and how alike."""
+"""What is found of duplicates: which row, of which earlier row, and how alike."""
 
 from __future__ import annotations
 

@@ -17,10 +17,10 @@ from pipelines.engine.jobs import assemble, run_units
 from pipelines.engine.stage import DoUnit, Stage
 from pipelines.runners import Direct, Job
 from pipelines.stages.decide import DecideStage
-from pipelines.stages.duplicates import KeyStage
+from pipelines.stages.dedup.exact_stages import KeyStage
+from pipelines.stages.dedup.findings import DuplicateFiles
+from pipelines.stages.dedup.semantic_stages import EmbeddingStage
 from pipelines.stages.export import ExportStage
-from pipelines.stages.said import Said
-from pipelines.stages.similar import EmbeddingStage
 from pipelines.store.commit import publish_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
@@ -89,7 +89,7 @@ def test_a_hundred_thousand_units_leave_the_graph_as_small_as_one(tmp_path: Path
 def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> None:
     """Also where the driver has looked at what the units are done from."""
     layout, dataset, preset = Layout(tmp_path), load_dataset("custom"), load_preset("paper-dedup")
-    said = (Said("pair", 64, True),)
+    files = (DuplicateFiles("pair", 64, True),)
 
     def sizes(units: int) -> dict[str, int]:
         of_units = {f"{n:05d}-{n:05d}": f"{n:016x}" for n in range(units)}
@@ -101,10 +101,10 @@ def test_the_stages_themselves_do_not_grow_with_the_units(tmp_path: Path) -> Non
             return found
 
         stages: list[Stage] = [
-            DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, said=said),
+            DecideStage(layout, dataset, preset, ("captions",), done_from("decide"), examples=1, duplicate_files=files),
             ExportStage(layout, dataset, done_from("export")),
-            KeyStage(layout, dataset, preset, ("captions",), "image", said, True, done_from("image_keys")),
-            EmbeddingStage(layout, said, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
+            KeyStage(layout, dataset, preset, ("captions",), "image", files, True, done_from("image_keys")),
+            EmbeddingStage(layout, files, dataset, preset.dedup.encoder, "0" * 16, done_from("embeddings")),
         ]
         for stage in stages:
             there = pickle.loads(pickle.dumps(DoUnit(stage)))._stage

@@ -1,4 +1,4 @@
-"""What was said of duplicates, read back by the unit that it was said of."""
+"""What was found of duplicates, read back by the unit whose rows they are."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _GROUP_ROWS = 16_384
 
 
 @dataclass(frozen=True)
-class Said:
-    """What was said of a kind: in how many files, and whether it rejects."""
+class DuplicateFiles:
+    """Where the entries of a kind are, in files `file_name(0)` to `file_name(count - 1)`, and whether it rejects."""
 
     kind: str
-    files: int
+    count: int
     rejects: bool
 
 
@@ -40,7 +40,8 @@ class Said:
 class Findings:
     """What stage decide and the funnel need to know."""
 
-    said: tuple[Said, ...]
+    files: tuple[DuplicateFiles, ...]
+    """Of each kind that was asked, in order."""
     fingerprint: str
     """Changes with everything that rejects."""
     counts: dict[str, dict[str, Any]]
@@ -49,7 +50,7 @@ class Findings:
 
 
 def duplicates_stage(kind: str) -> str:
-    """The stage that says which rows are duplicates of a kind."""
+    """The stage that finds the duplicates of a kind."""
     return f"{kind}_duplicates"
 
 
@@ -64,7 +65,7 @@ def write_entries(path: StorePath, tables: Iterable[pa.Table]) -> int:
 
 
 def file_name(number: int) -> str:
-    """Name of the unit that says it of a range of keys or a group of clusters."""
+    """Name of the unit that finds them in a range of keys or a group of clusters."""
     return f"{number:04d}"
 
 
@@ -75,9 +76,9 @@ class Entries:
         self._layout = layout
         self._footers: dict[tuple[str, int], pq.FileMetaData] = {}
 
-    def of(self, said: Said, unit: int) -> pa.Table:
+    def of(self, files: DuplicateFiles, unit: int) -> pa.Table:
         """The entries of a unit, by its number in the plan, sorted by ordinal."""
-        tables = [ENTRIES.empty_table(), *(self._of_file(said.kind, number, unit) for number in range(said.files))]
+        tables = [ENTRIES.empty_table(), *(self._of_file(files.kind, number, unit) for number in range(files.count))]
         return pa.concat_tables(tables).sort_by("ordinal")
 
     def _of_file(self, kind: str, number: int, unit: int) -> pa.Table:
@@ -100,8 +101,8 @@ def _groups(footer: pq.FileMetaData, unit: int) -> list[int]:
 class Duplicates:
     """The entries of a unit, of the kinds that reject."""
 
-    def __init__(self, entries: Entries, said: tuple[Said, ...], unit: int):
-        self.kinds = {one.kind: entries.of(one, unit) for one in said if one.rejects}
+    def __init__(self, entries: Entries, files: tuple[DuplicateFiles, ...], unit: int):
+        self.kinds = {one.kind: entries.of(one, unit) for one in files if one.rejects}
 
 
 def reject_duplicates(rows: pa.Table, reasons: Reasons, duplicates: Duplicates, unit: str) -> pa.Table:

@@ -19,12 +19,19 @@ from pipelines.settings import RunSettings
 from pipelines.stages.dedup.clusters import faiss
 from pipelines.stages.dedup.encoders import find_encoder
 from pipelines.stages.dedup.exact import ranges_of
+from pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
+from pipelines.stages.dedup.findings import (
+    IMAGE,
+    PAIR,
+    SEMANTIC,
+    UID,
+    DuplicateFiles,
+    Findings,
+    duplicates_stage,
+    file_name,
+)
 from pipelines.stages.dedup.semantic import groups_of
-from pipelines.stages.downloads import downloaded_state, images_at_hand
-from pipelines.stages.duplicates import KeyStage, RangeStage, keys_stage
-from pipelines.stages.judge import Judge
-from pipelines.stages.said import IMAGE, PAIR, SEMANTIC, UID, Findings, Said, duplicates_stage, file_name
-from pipelines.stages.similar import (
+from pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
     EMBEDDINGS,
     CentroidStage,
@@ -33,6 +40,8 @@ from pipelines.stages.similar import (
     MemberStage,
     embedding_of,
 )
+from pipelines.stages.downloads import downloaded_state, images_at_hand
+from pipelines.stages.judge import Judge
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.names import unit_of
 
@@ -69,7 +78,7 @@ class Deduplication:
         self._quick = replace(engine, workers=max(1, min(engine.workers, few)))  # shares the clock of the stages
         self.rule = settings.preset.dedup
         self.asked = "dedup" in settings.stages
-        self._said: tuple[Said, ...] = ()
+        self._found: tuple[DuplicateFiles, ...] = ()
         self._counts: dict[str, dict[str, Any]] = {}
         self._rejecting: list[str] = []
         self._models: dict[str, Any] = {}
@@ -94,7 +103,7 @@ class Deduplication:
             if self.asked and self.rule.semantic:
                 self._semantic(survivors)
         self._work.models["dedup"] = self._models
-        return Findings(self._said, fingerprint_of(self._rejecting), self._counts)
+        return Findings(self._found, fingerprint_of(self._rejecting), self._counts)
 
     # ---- exact
 
@@ -110,7 +119,7 @@ class Deduplication:
             settings.preset,
             settings.stages,
             kind,
-            self._said,
+            self._found,
             read,
             Fingerprints.published(self.layout, keys_stage(kind), known),
             self._judges,
@@ -127,7 +136,7 @@ class Deduplication:
     def _conclude(self, kind: str, files: int, fingerprint: str, *, compared: int, rejects: bool) -> None:
         found = self._sum(duplicates_stage(kind), [file_name(number) for number in range(files)])
         self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}
-        self._said += (Said(kind, files, rejects),)
+        self._found += (DuplicateFiles(kind, files, rejects),)
         if rejects:
             self._rejecting += [kind, fingerprint]
 
@@ -143,13 +152,13 @@ class Deduplication:
         rows = sum(parents[unit] for unit in names)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.set_aside)
-        trainer = CentroidStage(self.layout, self._said, rule, skip, rows, everything)
+        trainer = CentroidStage(self.layout, self._found, rule, skip, rows, everything)
         self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
         clusters, dimension = max(1, record["clusters"]), record["dimension"]
         groups = groups_of(rows, clusters, dimension, MEMORY)
         everything = fingerprint_of(everything, groups)
-        members = MemberStage(self.layout, self._said, groups, everything)
+        members = MemberStage(self.layout, self._found, groups, everything)
         self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
         finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
         self._files(finder, groups, everything)
@@ -167,7 +176,7 @@ class Deduplication:
             if not current or record["covers"] != competing[unit_of(image_unit)]:
                 todo.append(image_unit)
         covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
-        stage = EmbeddingStage(self.layout, self._said, settings.dataset, self.rule.encoder, embedding, covers)
+        stage = EmbeddingStage(self.layout, self._found, settings.dataset, self.rule.encoder, embedding, covers)
         self._units(stage, todo, of=len(image_units))
         parents = dict.fromkeys(names, 0)
         for image_unit, record in self._work.records(EMBEDDINGS, image_units):

@@ -21,13 +21,13 @@ from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
 from pipelines.stages.dedup.encoders import BATCH, Encoder, find_encoder
+from pipelines.stages.dedup.exact_stages import Competitors, competitors
+from pipelines.stages.dedup.findings import SEMANTIC, DuplicateFiles, Entries, duplicates_stage, write_entries
 from pipelines.stages.dedup.keys import spread
 from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.stages.dedup.slices import pack, read_slice
 from pipelines.stages.downloads import downloaded_state, images_of
-from pipelines.stages.duplicates import Competitors, competitors
 from pipelines.stages.generations import GenerationStage
-from pipelines.stages.said import SEMANTIC, Entries, Said, duplicates_stage, write_entries
 from pipelines.store.commit import TableFile, publish_bytes, read_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
@@ -67,11 +67,11 @@ class Embedded:
 
 
 @dataclass
-class _Similar(Stage):
+class _SemanticStage(Stage):
     """What the stages share."""
 
     layout: Layout
-    before: tuple[Said, ...]
+    before: tuple[DuplicateFiles, ...]
     """The kinds that were asked before, in order."""
     part_of = "dedup"
 
@@ -109,7 +109,7 @@ def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
 
 
 @dataclass
-class EmbeddingStage(_Similar, GenerationStage):
+class EmbeddingStage(_SemanticStage, GenerationStage):
     """See `GenerationStage`. Its units are image units, as in stage spotting."""
 
     dataset: Dataset
@@ -193,7 +193,7 @@ class EmbeddingStage(_Similar, GenerationStage):
 
 
 @dataclass
-class CentroidStage(_Similar):
+class CentroidStage(_SemanticStage):
     """See `Stage`. One unit: trains k-means on a sample of all embeddings. A row is in the sample by its uid, so the
     sample depends neither on units nor on workers."""
 
@@ -220,12 +220,12 @@ class CentroidStage(_Similar):
         content = io.BytesIO()
         np.save(content, centroids)
         publish_bytes(self.layout.slices(self.name, unit), content.getvalue())
-        said = {"rows": len(sample), "clusters": len(centroids), "dimension": int(sample.shape[1])}
-        return said, [self.layout.slices(self.name, unit)]
+        record = {"rows": len(sample), "clusters": len(centroids), "dimension": int(sample.shape[1])}
+        return record, [self.layout.slices(self.name, unit)]
 
 
 @dataclass
-class MemberStage(_Similar):
+class MemberStage(_SemanticStage):
     """See `Stage`. Writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
 
     groups: int

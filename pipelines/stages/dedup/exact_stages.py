@@ -25,6 +25,7 @@ from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.captions import ROW
 from pipelines.stages.decisions import KEPT
 from pipelines.stages.dedup.exact import duplicates, shared
+from pipelines.stages.dedup.findings import IMAGE, PAIR, UID, DuplicateFiles, Entries, duplicates_stage, write_entries
 from pipelines.stages.dedup.keys import (
     KEY,
     PARTS,
@@ -39,7 +40,6 @@ from pipelines.stages.dedup.slices import pack, read_slice
 from pipelines.stages.downloads import images_of
 from pipelines.stages.image_records import image_records
 from pipelines.stages.judge import Judge
-from pipelines.stages.said import IMAGE, PAIR, UID, Entries, Said, duplicates_stage, write_entries
 from pipelines.stages.spotting import load_records
 from pipelines.stages.verdicts import judge
 from pipelines.store.commit import publish_bytes, read_json
@@ -61,13 +61,15 @@ class Competitors:
     uids: Halves
 
 
-def competitors(layout: Layout, unit: str, number: int, before: tuple[Said, ...], entries: Entries) -> Competitors:
+def competitors(
+    layout: Layout, unit: str, number: int, before: tuple[DuplicateFiles, ...], entries: Entries
+) -> Competitors:
     """The survivors of the filters, without the duplicates of kinds that reject."""
     records = _read_keys(layout, PAIR, unit, 0, PARTS)
     records = records[np.argsort(records["ordinal"], kind="stable")]
-    for said in before:
-        if said.rejects:
-            records = records[~np.isin(records["ordinal"], np.asarray(entries.of(said, number)["ordinal"]))]
+    for files in before:
+        if files.rejects:
+            records = records[~np.isin(records["ordinal"], np.asarray(entries.of(files, number)["ordinal"]))]
     uids = np.stack([records["cited_high"], records["cited_low"]], axis=1)
     return Competitors(records["ordinal"].astype(np.int64), uids)
 
@@ -115,12 +117,12 @@ class KeyStage(Stage):
     stages: tuple[str, ...]
     """Those that are asked for."""
     kind: str
-    before: tuple[Said, ...]
+    before: tuple[DuplicateFiles, ...]
     """The kinds that were asked before, in order."""
     read_missing: bool
     """Whether images whose digest nobody has taken yet are read for it."""
     fingerprint: Fingerprints
-    """Of each unit: changes with the survivors and with what was said before."""
+    """Of each unit: changes with the survivors and with what was found before."""
     judges: tuple[Judge, ...] = ()
     """Of stages of the user's."""
     part_of = "dedup"
