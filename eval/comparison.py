@@ -18,9 +18,10 @@ from eval.errors import DataBroken, WrongUse
 from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.items import estimate_of, is_mean, read_items
 from eval.old_words import keys_of_today
+from eval.pairing import Compared, why_not_comparable
 from eval.records import read_written
 from eval.report.data import checked
-from eval.results import Items, cautions, images_of, rules_of
+from eval.results import Items, cautions, images_of
 from eval.statistics import (
     Estimate,
     Paired,
@@ -38,30 +39,16 @@ NOT_SEED_NOISE = (
     "differ only in the seed differ by about 0.2 points on ImageNet and by up to 0.6 points on an average over tasks "
     "(DataComp). Comparing recipes takes several seeds of each."
 )
-SAME_DATA = ("images_sha256", "labels_sha256")
 IGNORED = ("model", "software", "preprocessing", "metric", "truncated_texts", "device", "seconds", "ranks")
 """Parts of the protocol that may differ: they are the model's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaskComparison:
+class TaskComparison(Compared):
     """One task, B against A."""
 
-    task: str
-    metric: str
-    a: float | None
-    b: float | None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    detectable: float | None = None
-    """The difference that as many items of this kind show in 80 % of cases."""
-    n: int = 0
     test: str = ""
-    note: str = ""
-    """Why there is no test, or what differs between the two protocols."""
+    """`mcnemar` or `paired t`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +78,7 @@ class Comparison:
     caution: str = NOT_SEED_NOISE
 
 
-_Compared = TypeVar("_Compared", TaskComparison, FewShotComparison)
+_Compared = TypeVar("_Compared", bound=Compared)
 
 
 def compare(a: Path, b: Path) -> Comparison:
@@ -179,13 +166,7 @@ def _not_comparable(row_a: Mapping[str, Any] | None, row_b: Mapping[str, Any] | 
     assert row_a is not None and row_b is not None
     if row_a["metric"] != row_b["metric"]:
         return f"A has {row_a['metric']}, B has {row_b['metric']}"
-    rules_a, rules_b = rules_of(row_a["protocol"]), rules_of(row_b["protocol"])
-    if rules_a != rules_b:
-        older = "A" if rules_a < rules_b else "B"
-        return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `make bench` for {older} again"
-    data_a, data_b = row_a["protocol"].get("data", {}), row_b["protocol"].get("data", {})
-    other = [name for name in SAME_DATA if data_a.get(name) != data_b.get(name)]
-    return f"not the same data: {', '.join(other)} differ" if other else ""
+    return why_not_comparable(row_a["protocol"], row_b["protocol"])
 
 
 def _paired(a: Path, b: Path, task: str) -> tuple[Items, Items]:

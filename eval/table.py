@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import OK, Parser, WrongUse, exit_status
-from eval.comparison import SAME_DATA, main_rows, rows_of
+from eval.comparison import main_rows, rows_of
 from eval.errors import EvalError
+from eval.pairing import SAME_DATA
 from eval.results import rules_of
 
 FORMATS = ("markdown", "csv", "latex")

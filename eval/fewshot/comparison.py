@@ -17,8 +17,8 @@ import numpy as np
 from eval.errors import DataBroken
 from eval.fewshot.curves import estimate
 from eval.fewshot.predictions import Predictions, read_predictions
+from eval.pairing import Compared, why_not_comparable
 from eval.records import read_written
-from eval.results import rules_of
 from eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
@@ -26,30 +26,14 @@ TEXT_ALONE = "zero-shot"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShotComparison:
-    """One method at one k, B against A."""
+class FewShotComparison(Compared):
+    """One method at one k, B against A: means over the seeds that both have, of `n` test images."""
 
-    task: str
-    metric: str = ""
     method: str = ""
     shots: int = 0
-    a: float | None = None
-    """Mean over the seeds that both have."""
-    b: float | None = None
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    detectable: float | None = None
-    """The difference that as many images and draws of this kind show in 80 % of cases."""
-    n: int = 0
-    """Test images."""
     seeds: tuple[int, ...] = ()
     per_seed: tuple[float, ...] = ()
     """B minus A with the shots of each seed."""
-    note: str = ""
-    """Why there is no test, or no p value."""
 
 
 def compare_few_shot(
@@ -85,11 +69,8 @@ def _paired(
         if record is None:
             raise _NotPaired(f"{name} keeps no predictions of its probes; run `make bench` for it again")
         records.append(record)
-    rules = [rules_of(rows[0]["protocol"]) for rows in (rows_a, rows_b)]
-    if rules[0] != rules[1]:
-        older = "A" if rules[0] < rules[1] else "B"
-        raise _NotPaired(f"measured by other rules (A: {rules[0]}, B: {rules[1]}); run `make bench` for {older} again")
-    _same_data(rows_a[0]["protocol"], rows_b[0]["protocol"])
+    if reason := why_not_comparable(rows_a[0]["protocol"], rows_b[0]["protocol"]):
+        raise _NotPaired(reason)
     metrics = [record["settings"]["metric"] for record in records]
     if metrics[0] != metrics[1]:
         raise _NotPaired(f"A has {metrics[0]}, B has {metrics[1]}")
@@ -111,14 +92,6 @@ def _paired(
     if not found:
         raise _NotPaired("A and B have no method and number of shots in common")
     return found
-
-
-def _same_data(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    for part, names in (("data", ("images_sha256", "labels_sha256")), ("support", ("images_sha256",))):
-        one, other = a.get(part, {}), b.get(part, {})
-        differing = [f"{part}.{name}" for name in names if one.get(name) != other.get(name)]
-        if differing:
-            raise _NotPaired(f"not the same data: {', '.join(differing)} differ")
 
 
 def _common_seeds(a: Mapping[str, Any], b: Mapping[str, Any], k: int) -> list[int]:
