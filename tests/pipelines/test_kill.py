@@ -26,22 +26,32 @@ def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
         yield made
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def manifest(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     with_images: Callable[..., list[dict[str, Any]]],
     tsv: Callable[..., Path],
     ocr_models: None,
 ) -> Path:
     """Rows with images, some of them missing, an empty caption, and two lines that are no rows."""
-    rows = with_images(tmp_path / "images", ROWS)
+    folder = tmp_path_factory.mktemp("manifest")
+    rows = with_images(folder / "images", ROWS)
     for n in range(0, ROWS, 37):
         rows[n]["image_path"] = "images/missing.png"
     rows[100]["caption"] = ""
-    path = tsv(tmp_path / "manifest.tsv", rows)
+    path = tsv(folder / "manifest.tsv", rows)
     with open(path, "ab") as file:
         file.write(b"one field\n600\tA dog \xff runs\timages/blank.png\n")
     return path
+
+
+@pytest.fixture(scope="module")
+def undisturbed(forks: Forks, manifest: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nobody killed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with contextlib.closing(ForkedStarter(forks, folder)) as runs:
+        runs.finish(manifest, folder / "out")
+    return folder / "out"
 
 
 def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, Any]]) -> None:
@@ -58,11 +68,9 @@ def assert_equal(one: Path, other: Path, tables_of: Callable[[Path], dict[str, A
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_in_every_stage_and_started_again_equals_undisturbed(
-    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, manifest: Path, undisturbed: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    runs.finish(manifest, undisturbed)
-    dice = random.Random(SEED)
+    killed, dice = tmp_path / "killed", random.Random(SEED)
     units, image_units = committed(undisturbed, "captions"), committed(undisturbed, "spotting")
     assert units >= 20
     moments = [
@@ -118,13 +126,11 @@ def test_twenty_kills_at_random_moments_of_the_whole_run(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_four_shards_at_once_two_killed_one_started_twice(
-    tmp_path: Path, manifest: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
+    tmp_path: Path, manifest: Path, undisturbed: Path, runs: ForkedStarter, tables_of: Callable[[Path], dict[str, Any]]
 ) -> None:
     """On one shared folder, started at the same moment, with different WORKERS; a plain run finishes what the killed
     ones left."""
-    undisturbed, shared = tmp_path / "undisturbed", tmp_path / "shared"
-    runs.finish(manifest, undisturbed)
-    dice = random.Random(SEED)
+    shared, dice = tmp_path / "shared", random.Random(SEED)
     shards = [runs.start(manifest, shared, "--shard", f"{i}/4", workers=1 + i % 2) for i in range(4)]
     again = runs.start(manifest, shared, "--shard", "0/4", workers=1)
     deadline = time.monotonic() + 120

@@ -17,19 +17,6 @@ SCRIPT = Path(__file__).with_name("kill_runs.py")
 SEED = random.SystemRandom().randrange(10**6)
 
 
-def killed_and_calm(
-    values: dict[str, Any], folder: Path, world: int, kills: int, how: str, forks: Forks
-) -> dict[str, Any]:
-    """What `kill_runs.py` found."""
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(values))
-    arguments = (str(config), folder, world, kills, SEED, how)
-    status = forks.wait(forks.start(str(SCRIPT), "kill_and_compare", *arguments, said=folder / "compared.txt"))
-    said = "".join(path.read_text()[-3000:] for path in sorted(folder.glob("*.txt")))
-    assert status == 0, f"seed {SEED}: {said}"
-    return dict(json.loads((folder / "found.json").read_text()))
-
-
 def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers: int) -> dict[str, Any]:
     """12 steps of 16 over 96 pairs less some held out: three epochs of 5 batches; a checkpoint each 3 steps. What has a
     state of its own is switched on: concept heads, dropped patches, an average of the weights, checks in between."""
@@ -44,6 +31,24 @@ def settings(tiny_values: Callable[..., dict[str, Any]], targets: Path, workers:
     )
 
 
+@pytest.fixture
+def killed_and_calm(
+    tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
+) -> Callable[..., dict[str, Any]]:
+    """Runs `kill_runs.py`; returns what it found."""
+
+    def compare(world: int, workers: int, kills: int, how: str) -> dict[str, Any]:
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(settings(tiny_values, targets, workers)))
+        arguments = (str(config), tmp_path, world, kills, SEED, how)
+        status = forks.wait(forks.start(str(SCRIPT), "kill_and_compare", *arguments, said=tmp_path / "compared.txt"))
+        said = "".join(path.read_text()[-3000:] for path in sorted(tmp_path.glob("*.txt")))
+        assert status == 0, f"seed {SEED}: {said}"
+        return dict(json.loads((tmp_path / "found.json").read_text()))
+
+    return compare
+
+
 def equal(found: dict[str, Any]) -> bool:
     """Loss curve, encoders, and everything else that a checkpoint holds."""
     return bool(found["losses"] and found["model"] and found["training"] and found["steps"] == 12)
@@ -53,11 +58,11 @@ def equal(found: dict[str, Any]) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, 2), (2, 0)])
 def test_killed_at_a_random_step_with_a_torn_checkpoint(
-    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
+    world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]
 ) -> None:
     """It goes on from the checkpoint before, across the border of an epoch at step 5 or 10. The test that kills again
     and again has all four pairs of numbers."""
-    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 1, "tear", forks)
+    found = killed_and_calm(world, workers, 1, "tear")
     assert equal(found), (SEED, found)
     assert len(found["damaged"]) == 1 and found["killed_at"][0] >= 7, (SEED, found)
 
@@ -66,10 +71,8 @@ def test_killed_at_a_random_step_with_a_torn_checkpoint(
 @pytest.mark.soak
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world", [1, 2])
-def test_killed_again_and_again(
-    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
-) -> None:
-    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 4, "tear", forks)
+def test_killed_again_and_again(world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]) -> None:
+    found = killed_and_calm(world, workers, 4, "tear")
     assert len(found["killed_at"]) == 4 and len(found["damaged"]) == 1, (SEED, found)
     assert equal(found), (SEED, found)
 
@@ -78,8 +81,8 @@ def test_killed_again_and_again(
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (2, 2)])
 def test_asked_to_stop_at_random_moments(
-    world: int, workers: int, tiny_values: Callable[..., dict[str, Any]], targets: Path, tmp_path: Path, forks: Forks
+    world: int, workers: int, killed_and_calm: Callable[..., dict[str, Any]]
 ) -> None:
     """All processes get the signal, as from a launcher; it may come in a step, a check or a save. No step is lost."""
-    found = killed_and_calm(settings(tiny_values, targets, workers), tmp_path, world, 3, "stop", forks)
+    found = killed_and_calm(world, workers, 3, "stop")
     assert equal(found) and found["lost"] == 0, (SEED, found)

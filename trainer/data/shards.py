@@ -267,22 +267,17 @@ def _index_folder(url: str, settings: DataSettings) -> Path:
 
 def _stamp(url: str) -> str | None:
     """What tells this file from another one of its name; None where there is none."""
-    if is_remote(url):
-        fs, inside = fsspec.core.url_to_fs(url)
-        try:
-            info = fs.info(inside)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise BadSource(f"shard {url} cannot be reached: {error}") from error
-        return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
     try:
-        state = os.stat(url)
+        if not is_remote(url):
+            state = os.stat(url)
+            return f"{state.st_size}-{state.st_mtime_ns}"
+        fs, inside = fsspec.core.url_to_fs(url)
+        info = fs.info(inside)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BadSource(f"shard {url}: {error.strerror}") from error
-    return f"{state.st_size}-{state.st_mtime_ns}"
+        raise BadSource(f"shard {url} cannot be reached: {error}") from error
+    return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
 
 
 def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[tuple[str, Path, ShardIndex | None]]:

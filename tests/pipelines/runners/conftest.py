@@ -133,3 +133,43 @@ def killed_at_the_end(process: subprocess.Popen[str]) -> Iterator[subprocess.Pop
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def manifest(
+    with_images: Callable[..., list[dict[str, Any]]],
+    tsv: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Rows with images, one of them missing, an empty caption, and a line that is no row; do not change it."""
+    folder = tmp_path_factory.mktemp("manifest")
+    rows = with_images(folder / "images", 90)
+    rows[7]["image_path"] = "images/missing.png"
+    rows[8]["caption"] = ""
+    path = tsv(folder / "manifest.tsv", rows)
+    with open(path, "ab") as file:
+        file.write(b"a line of one field\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def arguments(manifest: Path) -> list[str]:
+    """Of a run over `manifest` in nine units."""
+    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10"]
+
+
+@pytest.fixture(scope="session")
+def local(
+    arguments: list[str],
+    filter_command: Callable[..., Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    ocr_models: None,
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the run on this machine."""
+    output = tmp_path_factory.mktemp("local") / "out"
+    done = filter_command(*arguments, "--output", output)
+    assert done.returncode == 0, done.stderr
+    tables: dict[str, list[dict[str, Any]]] = tables_of(output)
+    assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, "the comparison would be of nothing"
+    return tables

@@ -37,44 +37,6 @@ def test_without_a_binary_one_line_says_how_to_build_it(tmp_path: Path, monkeypa
         make_backend("prism", [f"--prism_location={tmp_path}/other"]).check([("OUTPUT", "out")])
 
 
-@pytest.fixture(scope="module")
-def manifest(
-    with_images: Callable[..., list[dict[str, Any]]],
-    tsv: Callable[..., Path],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    folder = tmp_path_factory.mktemp("prism")
-    rows = with_images(folder / "images", 90)
-    rows[7]["image_path"] = "images/missing.png"
-    rows[8]["caption"] = ""
-    path = tsv(folder / "manifest.tsv", rows)
-    with open(path, "ab") as file:
-        file.write(b"a line of one field\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def arguments(manifest: Path) -> list[str]:
-    return ["--dataset", "custom", "--input", str(manifest), "--unit-rows", "10"]
-
-
-@pytest.fixture(scope="module")
-def local(
-    arguments: list[str],
-    filter_command: Callable[..., Any],
-    tables_of: Callable[[Path], Any],
-    tmp_path_factory: pytest.TempPathFactory,
-    ocr_models: None,
-) -> dict[str, list[dict[str, Any]]]:
-    """The rows of the run on this machine."""
-    output = tmp_path_factory.mktemp("local") / "out"
-    done = filter_command(*arguments, "--output", output)
-    assert done.returncode == 0, done.stderr
-    tables: dict[str, list[dict[str, Any]]] = tables_of(output)
-    assert {kind: len(rows) for kind, rows in tables.items() if not rows} == {}, "the comparison would be of nothing"
-    return tables
-
-
 @pytest.mark.cluster
 def test_what_was_staged_is_enough_and_gives_the_rows_of_the_local_run(
     prism: Path,
