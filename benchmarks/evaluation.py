@@ -241,6 +241,9 @@ class _Numbered:
     def open(self, index: int) -> Image.Image:
         return Image.new("RGB", (1, 1), (0, index >> 8, index & 255))
 
+    def stored_hash(self, index: int) -> None:
+        return None
+
 
 class _Told(Model):
     """A model whose features are `vectors` of an image's number, or of how many texts it has read before."""

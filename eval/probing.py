@@ -8,7 +8,7 @@ from typing import Any
 from common.files import publish_json
 from common.ranks import Ranks
 from eval import protocol
-from eval.data import DataSet, Memo, class_names, open_support, templates
+from eval.data import DataSet, Memo, class_names, open_support, shared_images, templates
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
@@ -85,8 +85,14 @@ def evaluate_few_shot(
             "labels_sha256": support.label_hash,
             "shots": f"few_shot/{task.name}.json",
         }
+        overlap = shared_images(pool.images, data.images)
+        record["support"] |= {"drawn": len(chosen), "also_test": None if overlap is None else len(overlap)}
+        if overlap:
+            record["support"]["warning"] = (
+                f"{len(overlap)} of {len(chosen)} shots are also test images, which makes few-shot numbers too high"
+            )
         record["chance"] = 1 / len(names)
         rows = found.rows(task.name, record)
-        publish_json(output / "few_shot" / f"{task.name}.json", found.record())
+        publish_json(output / "few_shot" / f"{task.name}.json", {**found.record(), "also_test": overlap})
         found.predictions(list(data.images.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
     return [Result(**row) for row in group.share(rows)]

@@ -121,8 +121,8 @@ def is_broken(result: Result) -> bool:
 
 def cautions(record: Mapping[str, Any]) -> str:
     """What must be said beside the number of a protocol record wherever it is shown; empty where there is nothing."""
-    data = record.get("data", {})
-    return "; ".join(data[name] for name in ("caution", "warning") if name in data)
+    parts = ((record.get("data", {}), ("caution", "warning")), (record.get("support", {}), ("warning",)))
+    return "; ".join(part[name] for part, names in parts for name in names if name in part)
 
 
 def images_of(task: str, record: Mapping[str, Any]) -> str:

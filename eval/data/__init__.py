@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.data.dataset import Annotation, DataSet, Images, Question, sample_indices
+from eval.data.dataset import Annotation, DataSet, Images, Question, sample_indices, shared_images
 from eval.data.files import read_folder, read_manifest
 from eval.data.memo import Memo
 from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
@@ -32,6 +32,7 @@ __all__ = [
     "open_support",
     "read_task",
     "sample_indices",
+    "shared_images",
     "templates",
 ]
 

@@ -35,6 +35,10 @@ class Images(Protocol):
     def open(self, index: int) -> Image.Image:
         """The image in RGB. Raises `DataBroken`."""
 
+    def stored_hash(self, index: int) -> str | None:
+        """sha256 of the image as it is stored, after "file:" or "pixels:", without decoding it; None where it is stored
+        in one file with others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -120,6 +124,20 @@ class _Taken:
 
     def open(self, index: int) -> Image.Image:
         return self._images.open(self._indices[index])
+
+    def stored_hash(self, index: int) -> str | None:
+        return self._images.stored_hash(self._indices[index])
+
+
+def shared_images(images: Images, others: Images) -> list[str] | None:
+    """Keys of those `images` that are also among `others`, stored byte for byte alike. None where this is not known:
+    images have no hash of their own, or one set has files and the other an array of pixels."""
+    own, theirs = ([one.stored_hash(index) for index in range(len(one.keys))] for one in (images, others))
+    ways = {None if found is None else found.partition(":")[0] for found in (*own, *theirs)}
+    if len(ways) > 1 or None in ways:
+        return None
+    known = set(theirs)
+    return [key for key, found in zip(images.keys, own, strict=True) if found in known]
 
 
 def sample_indices(keys: Sequence[str], count: int, seed: int = 0) -> list[int]:

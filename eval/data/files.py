@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from common.files import sha256_file
 from common.image_formats import EXTENSIONS
 from eval.data.dataset import DataSet, decode
 from eval.data.memo import Memo
@@ -35,6 +36,9 @@ class FileImages:
 
     def open(self, index: int) -> Image.Image:
         return decode(self._root / self.keys[index], f"{self._place}, {self.keys[index]}")
+
+    def stored_hash(self, index: int) -> str | None:
+        return f"file:{sha256_file(self._root / self.keys[index])}"
 
 
 def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:

@@ -13,6 +13,7 @@ import numpy as np
 import torchvision.datasets
 from PIL import Image
 
+from common.files import sha256_file
 from eval.data.dataset import DataSet
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
@@ -83,21 +84,44 @@ class _TorchvisionImages:
         except (OSError, SyntaxError) as error:
             raise DataBroken(f"{self._place}, image {index}: {error}") from None
 
+    def stored_hash(self, index: int) -> str | None:
+        files, array = _files(self._data), _array(self._data)
+        if files is not None:
+            return f"file:{sha256_file(Path(files[index]))}"
+        return None if array is None else f"pixels:{_pixels_hash(array[index])}"
+
 
 def _content(data: Any, folder: Path, memo: Memo) -> str:
     """sha256 of what the images are read from, and of nothing that lies beside: the files that this class lists, the
     array that it holds, or else its own folder below `folder`."""
+    files, array = _files(data), _array(data)
+    if files is not None:
+        return memo.files_hash(folder, [os.path.relpath(path, folder) for path in files])
+    if array is not None:
+        return _pixels_hash(array)
+    return memo.tree_hash(Path(getattr(data, "_base_folder", getattr(data, "root", folder))))
+
+
+def _files(data: Any) -> list[str | Path] | None:
+    """The file of each image, where the class lists them."""
     for name in ("_image_files", "_samples", "samples", "_images", "images"):
         found = getattr(data, name, None)
         if isinstance(found, list) and len(found) == len(data):
             paths = [one[0] if isinstance(one, tuple) else one for one in found]
             if all(isinstance(path, str | Path) for path in paths):
-                return memo.files_hash(folder, [os.path.relpath(path, folder) for path in paths])
+                return paths
+    return None
+
+
+def _array(data: Any) -> Any:
+    """The pixels of all images, where the class holds them; None where it does not."""
     array = getattr(data, "data", None)
-    if array is not None and len(array) == len(data):
-        pixels = np.ascontiguousarray(array)
-        return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
-    return memo.tree_hash(Path(getattr(data, "_base_folder", getattr(data, "root", folder))))
+    return array if array is not None and len(array) == len(data) else None
+
+
+def _pixels_hash(array: Any) -> str:
+    pixels = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{pixels.shape} {pixels.dtype}\n".encode() + pixels.tobytes()).hexdigest()
 
 
 def _labels(data: Any, place: str) -> np.ndarray:

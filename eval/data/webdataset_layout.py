@@ -100,14 +100,17 @@ class TarImages:
 
     def __init__(self, shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str):
         self._shards, self._place = list(shards), place
-        self._where = [tuple(sample["image"][:3]) for sample in samples]
+        self._where = [tuple(sample["image"]) for sample in samples]
         self.keys: Sequence[str] = [sample["key"] for sample in samples]
         self.fingerprint = sha256_of([[sample["key"], sample["image"][3]] for sample in samples])
 
     def open(self, index: int) -> Image.Image:
-        shard, offset, size = self._where[index]
+        shard, offset, size, _ = self._where[index]
         content = _read(self._shards[shard], offset, size)
         return decode(content, f"{self._place}, {self._shards[shard].name}, sample {self.keys[index]}")
+
+    def stored_hash(self, index: int) -> str | None:
+        return f"file:{self._where[index][3]}"
 
 
 def _shards(folder: Path, place: str) -> list[Path]:

@@ -47,6 +47,11 @@ class FewShotTable:
         """The row of a method at k, None where it was not measured."""
         return self.points.get((method, shots))
 
+    @property
+    def protocol(self) -> Mapping[str, Any]:
+        """The record of the first point; all but `few_shot` is that of every point."""
+        return next(iter(self.points.values()))["protocol"]
+
 
 def heading(kind: str) -> str:
     """Of the section of a kind of task; rows may be older than what is registered."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.html import plain
 from eval.report.averages import AverageRow
 from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.references import few_shot_references, references
-from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent
+from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
 from eval.results import cautions
 
 
@@ -29,6 +30,8 @@ def render_markdown(
         lines += ["## Few-shot", "", FEW_SHOT, ""]
     for table in tables:
         lines += [f"### {cell(table.title)}, {cell(table.metric)}", "", *_few_shot_table(table), ""]
+        if said := shots_said(table.protocol):
+            lines += [plain(said, 500), ""]
     lines += [f"- {cell(task.title)}: {cell(task.missing)}" for task in unshot]
     published = [line for task in tasks for line in _references(task)]
     published += [line for table in tables for line in _few_shot_references(table)]

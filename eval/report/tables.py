@@ -11,7 +11,7 @@ from eval.report.averages import AverageRow
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
 from eval.report.references import few_shot_references, references
-from eval.report.text import percent
+from eval.report.text import percent, shots_said
 from eval.results import cautions
 
 _HEAD = (
@@ -111,8 +111,14 @@ def draw_few_shot_table(table: FewShotTable) -> str:
         body += f"<tr><td>{show(method)}</td>{cells}</tr>"
     return (
         f'<div class="scroll"><table><thead><tr><th scope="col">{show(table.metric)}, %, by shots per class</th>{head}'
-        f"</tr></thead><tbody>{body}</tbody></table></div>{_draw_choices(table)}{_few_shot_protocol(table)}"
+        f"</tr></thead><tbody>{body}</tbody></table></div>{_draw_shots_said(table)}{_draw_choices(table)}"
+        f"{_few_shot_protocol(table)}"
     )
+
+
+def _draw_shots_said(table: FewShotTable) -> str:
+    said = shots_said(table.protocol)
+    return f'<p class="quiet">{show(said, 500)}</p>' if said else ""
 
 
 def _few_shot_cell(row: Row | None) -> str:
@@ -148,9 +154,8 @@ def _draw_choices(table: FewShotTable) -> str:
 
 
 def _few_shot_protocol(table: FewShotTable) -> str:
-    row = next(iter(table.points.values()))
-    shared = {name: value for name, value in row["protocol"].items() if name != "few_shot"}
-    own = {name: row["protocol"]["few_shot"].get(name) for name in ("seeds", "interval", "classes_with_fewer_shots")}
+    shared = {name: value for name, value in table.protocol.items() if name != "few_shot"}
+    own = {name: table.protocol["few_shot"].get(name) for name in ("seeds", "interval", "classes_with_fewer_shots")}
     record = draw_record({**shared, "few_shot": own})
     return f"<details><summary>protocol</summary>{record}</details>"
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from common.html import plain
+from eval.results import cautions
 
 CAUTION = (
     "An interval says how far the number could be off because these test items were drawn and not others. It does not "
@@ -19,6 +23,21 @@ FEW_SHOT = (
     "say. Points are means over seeds, bars one standard deviation; pointing at a number shows its interval over test "
     "images and draws of the shots."
 )
+
+
+def shots_said(record: Mapping[str, Any]) -> str:
+    """How many of the shots are also test images, by the protocol record of a few-shot number, and what must be said
+    beside it; empty for results of before, which did not count them."""
+    support = record.get("support", {})
+    if "also_test" not in support:
+        return cautions(record)
+    found = support["also_test"]
+    if found is None:
+        counted = "Whether shots are also test images is not known: they are not stored alike, or not one by one."
+    else:
+        counted = f"Shots that are also test images, byte for byte: {found:,} of {support['drawn']:,}."
+    said = cautions(record)
+    return f"{counted} Caution: {said}." if said else counted
 
 
 def cell(text: str) -> str:

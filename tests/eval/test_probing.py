@@ -15,7 +15,7 @@ from eval.fetch.writing import jpeg, write_webdataset
 from eval.fewshot import METHODS, draw_shots
 from eval.options import Shots
 from eval.probing import evaluate_few_shot
-from eval.results import is_broken
+from eval.results import cautions, is_broken
 from eval.tasks import Source, Task
 from eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
@@ -94,6 +94,24 @@ def test_a_collapsed_model_scores_chance_with_every_method(tmp_path: Any, root: 
     assert len(found) == 3 * len(METHODS)
     assert [row.value for row in found] == pytest.approx([1 / 3] * len(found))
     assert {row.protocol["chance"] for row in found} == {1 / 3}
+
+
+def test_shots_that_are_also_test_images_are_counted_named_and_warned_of(
+    tmp_path: Any, root: Any, memo: Any, cache: Any
+) -> None:
+    clean = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2), seeds=(0,)))
+    assert clean[0].protocol["support"] | {"drawn": 6, "also_test": 0} == clean[0].protocol["support"]
+    assert cautions(clean[0].protocol) == ""
+    names = list(COLOURS)
+    numbers = {0: 0, 1: 100, 2: 200, 3: 3, 4: 400, 5: 500}  # images 0 and 3 are those of the test split
+    samples = [(f"t{i}", {"jpg": jpeg(image(names[i % 3], n)), "cls": str(i % 3)}) for i, n in numbers.items()]
+    write_webdataset(root / "training", samples, split="train", class_names=names, templates=["{}"])
+    found = rows(TASK, root, memo, cache, tmp_path, Shots(counts=(1, 2), seeds=(0,)))
+    for row in found:
+        assert row.protocol["support"]["also_test"] == 2
+        assert "2 of 6 shots are also test images" in cautions(row.protocol)
+    kept = json.loads((tmp_path / "out" / "few_shot" / "colours.json").read_text(encoding="utf-8"))
+    assert kept["also_test"] == ["t0", "t3"]
 
 
 def test_every_few_shot_number_says_from_what_and_how(tmp_path: Any, root: Any, memo: Any, cache: Any) -> None:

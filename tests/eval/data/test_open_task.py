@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data import class_names, open_support, sample_indices, templates
+from eval.data import class_names, open_support, sample_indices, shared_images, templates
 from eval.errors import DataBroken, DataMissing
+from eval.fetch.writing import jpeg
 from eval.tasks import Source, Task
 from eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, image
@@ -52,6 +53,52 @@ def test_a_sample_depends_on_keys_alone(colour_set: Any, memo: Any) -> None:
     keys = [f"s{index:04d}" for index in range(12)]
     backwards = sample_indices(keys[::-1], 5)
     assert sorted(keys[::-1][index] for index in backwards) == sorted(one.images.keys)
+
+
+def test_shared_images_are_found_across_layouts_by_their_bytes(tmp_path: Any, colour_set: Any, memo: Any) -> None:
+    root = colour_set(n=6)
+    tar = open_task(TASK, root, memo).images
+    for name, number in (("red/again.jpg", 3), ("red/other.jpg", 33), ("blue/again.jpg", 2)):
+        path = root / "files" / "train" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(jpeg(image(path.parent.name, number)))
+    listed = task(sources=(Source(layout="folder", path="files", split="train"),))
+    files = open_task(listed, root, memo).images
+    assert shared_images(files, tar) == ["blue/again.jpg", "red/again.jpg"]
+    assert shared_images(tar, files) == ["s0002", "s0003"]
+    few: Any = open_task(TASK, root, memo).take([3, 4])
+    assert shared_images(few.images, files) == ["s0003"]
+
+
+def test_whether_pixels_are_those_of_files_is_not_known(colour_set: Any, memo: Any, monkeypatch: Any) -> None:
+    class Pixels:
+        """As torchvision's CIFAR10: an array of all images; in `Whole` nothing that is an image's own."""
+
+        def __init__(self, root: Any, split: str) -> None:
+            self.data = np.arange(12, dtype=np.uint8).reshape(3, 2, 2) // (8 if split == "test" else 4)
+            self.targets, self.classes = [0, 1, 2], ["a", "b", "c"]
+
+        def __len__(self) -> int:
+            return 3
+
+    class Whole(Pixels):
+        def __init__(self, root: Any, split: str) -> None:
+            super().__init__(root, split)
+            del self.data
+
+    root = colour_set(n=6)
+
+    def images(name: str, split: str = "test") -> Any:
+        source = Source(layout="torchvision", path="colours", split=split, options={"name": name})
+        return open_task(task(sources=(source,), templates=("a {}",)), root, memo).images
+
+    for kind in (Pixels, Whole):
+        monkeypatch.setattr(f"torchvision.datasets.{kind.__name__}", kind, raising=False)
+    tar = open_task(TASK, root, memo).images
+    assert shared_images(images("Pixels"), images("Pixels", "train")) == ["00000000", "00000001", "00000002"]
+    assert shared_images(images("Pixels", "train"), images("Pixels")) == ["00000000", "00000001"]
+    assert shared_images(images("Pixels"), tar) is None is shared_images(tar, images("Pixels"))
+    assert shared_images(images("Whole"), images("Whole")) is None
 
 
 def test_labels_must_have_a_class_name(colour_set: Any, memo: Any) -> None:

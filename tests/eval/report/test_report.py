@@ -195,6 +195,21 @@ class TestFewShot:
         assert "training split: data not at hand" in tags.text
         assert "training split" in (tmp_path / "results.md").read_text()
 
+    @pytest.mark.parametrize(
+        ("support", "said"),
+        [
+            ({"drawn": 1200, "also_test": 0}, "byte for byte: 0 of 1,200."),
+            ({"drawn": 6, "also_test": 2, "warning": "so high"}, "byte for byte: 2 of 6. Caution: so high."),
+            ({"drawn": 6, "also_test": None}, "Whether shots are also test images is not known"),
+        ],
+    )
+    def test_shots_that_are_also_test_images_are_said(self, tmp_path: Path, support: Any, said: str) -> None:
+        rows = few_shot_rows()
+        for one in rows:
+            one["protocol"]["support"] = support
+        tags, _ = written(tmp_path, [row("cats"), *rows])
+        assert said in tags.text and said in (tmp_path / "results.md").read_text()
+
 
 class TestFiles:
     def test_results_json_is_the_contract(self, tmp_path: Path) -> None:
