@@ -82,6 +82,25 @@ def test_duplicates_are_no_negatives(features: Any, relative_error: Any) -> None
         assert all(relative_error(a, b) < 1e-12 for a, b in zip(found, expected, strict=True))
 
 
+def test_tiles_keep_no_matrix(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what autograd keeps for the backward pass nothing is as large as the matrix of similarities, or a tile."""
+    x, y = (values.requires_grad_() for values in features(60))
+    scale, bias = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (10.0, -10.0))
+    largest = []
+    for tile in (60, 20):
+        monkeypatch.setattr(chunked, "TILE_ELEMENTS", 60 * tile)
+        kept: list[int] = []
+
+        def note(tensor: Any, kept: list[int] = kept) -> Any:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            PLAIN(x, y, scale, bias=bias)
+        largest.append(max(kept))
+    assert largest[0] == 60 * 60 and largest[1] == 60 * 8  # the features
+
+
 def test_a_batch_of_duplicates_has_its_positives_left(features: Any) -> None:
     x, y = features(4)
     scale, bias = torch.tensor(10.0).double(), torch.tensor(-10.0).double()
