@@ -26,11 +26,11 @@ from trainer.losses.rows import duplicates
 @dataclass(frozen=True, kw_only=True)
 class SigLip(Loss):
     """The pairwise sigmoid loss, always in tiles of at most 32 MiB of float32 similarities, which the backward pass
-    computes again. Both directions sum the same matrix, so their mean is the loss as published. Statistics: `accuracy`,
-    as of `HnNce`; `bias`."""
+    computes again. Statistics: `accuracy`, the proportion of images whose caption is more similar than all others;
+    `bias`."""
 
     name: str = "siglip"
-    """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`."""
+    """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's paper)"""
     mask_duplicates: bool = True
     """Pairs with equal captions or equal images are no negatives of each other. (ours; false: as published)"""
 
@@ -40,6 +40,11 @@ class SigLip(Loss):
     @property
     def biased(self) -> bool:
         """Always."""
+        return True
+
+    @property
+    def symmetric(self) -> bool:
+        """Both directions sum the same matrix."""
         return True
 
     @property

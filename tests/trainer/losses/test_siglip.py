@@ -17,7 +17,7 @@ PLAIN = SigLip(mask_duplicates=False)
 
 def textbook(x: Any, y: Any, scale: Any, bias: Any, same: Any = None) -> Any:
     """As the paper writes it, pair by pair; pairs that are the same and no positives cost nothing."""
-    n, total = len(x), 0.0
+    n, total = len(x), torch.zeros((), dtype=x.dtype)
     for i in range(n):
         for j in range(n):
             if i == j or same is None or not same[i, j]:
@@ -74,7 +74,9 @@ def test_duplicates_are_no_negatives(features: Any, relative_error: Any) -> None
     hashes[[2, 9], 1] = 2
     same = duplicates(hashes, hashes)
     assert same.sum() == 17 + 6 + 2
-    masked = evaluated(of_unit_vectors(lambda *values: textbook(*values, same=same)), x, y, 10.0, -5.0, torch.float64)
+    masked = evaluated(
+        of_unit_vectors(lambda x, y, scale, bias: textbook(x, y, scale, bias, same)), x, y, 10.0, -5.0, torch.float64
+    )
     counted = evaluated(of_unit_vectors(textbook), x, y, 10.0, -5.0, torch.float64)
     assert relative_error(masked[0], counted[0]) > 1e-3
     for loss, expected in ((SigLip(), masked), (PLAIN, counted)):
@@ -111,20 +113,23 @@ def test_a_batch_of_duplicates_has_its_positives_left(features: Any) -> None:
 
 @pytest.mark.parametrize("logit", [-300.0, 300.0])
 def test_far_logits_stay_finite(logit: float, features: Any) -> None:
-    found = evaluated(ours(PLAIN), *features(5), 100.0, logit, torch.float32)
+    x, y = features(5)
+    found = evaluated(ours(PLAIN), x, y, 100.0, logit, torch.float32)
     assert all(bool(value.isfinite().all()) for value in found)
 
 
 def test_statistics() -> None:
-    """Accuracy counts both directions, as that of HN-NCE; the bias stands in the log."""
+    """Accuracy counts images; the bias stands in the log."""
     image, text = torch.eye(2), torch.tensor([[1.0, 0.0], [0.9, 0.1]])
-    _, statistics = SigLip()(image, text, torch.tensor(10.0), bias=torch.tensor(-9.5))
-    assert {name: float(value) for name, value in statistics.items()} == {"accuracy": 0.75, "bias": -9.5}
+    for one, other, accuracy in ((image, text, 1), (text, image, 0.5)):
+        _, statistics = SigLip()(one, other, torch.tensor(10.0), bias=torch.tensor(-9.5))
+        assert {name: float(value) for name, value in statistics.items()} == {"accuracy": accuracy, "bias": -9.5}
 
 
 def test_it_needs_a_bias(features: Any) -> None:
+    x, y = features(3)
     with pytest.raises(ValueError, match=r"siglip needs the model's logit bias: set model.bias=-10"):
-        SigLip()(*features(3), torch.tensor(10.0))
+        SigLip()(x, y, torch.tensor(10.0))
 
 
 @pytest.mark.parametrize(
