@@ -70,7 +70,9 @@ def backward(
         seed_part(0)
         with autocast():
             encoded: Encoded = module(batch.images, batch.texts)
-        value, statistics = losses.contrastive(encoded.image, encoded.text, encoded.scale, hashes=hashes, ranks=ranks)
+        value, statistics = losses.contrastive(
+            encoded.image, encoded.text, encoded.scale, bias=encoded.bias, hashes=hashes, ranks=ranks
+        )
         of_concepts = _concept_losses(encoded, batch, slice(None), losses, counts)
         total = value + sum(losses.concepts[head] * loss for head, loss in of_concepts.items())
         scale(total).backward()
@@ -80,8 +82,10 @@ def backward(
     slices = _cut(len(batch), parts)
     features = _features(student, batch, slices, seed_part, autocast)
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
-    value, statistics = losses.contrastive(features[0], features[1], factor, hashes=hashes, ranks=ranks)
+    bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
+    value, statistics = losses.contrastive(*features, factor, bias=bias, hashes=hashes, ranks=ranks)
     scale(value).backward()
+    learned = [leaf for leaf in (factor, bias) if leaf is not None]
     sums: dict[str, Tensor] = {}
     for number, rows in enumerate(slices):
         last = number == parts - 1
@@ -90,7 +94,7 @@ def backward(
             with autocast():
                 encoded = module(batch.images[rows], batch.texts[rows])
             of_concepts = _concept_losses(encoded, batch, rows, losses, counts)
-            pushed = _push(encoded, features, rows, factor.grad if last else torch.zeros_like(factor))
+            pushed = _push(encoded, features, rows, [leaf.grad if last else torch.zeros_like(leaf) for leaf in learned])
             weighted = [losses.concepts[head] * loss for head, loss in of_concepts.items()]
             (pushed + scale(torch.stack(weighted).sum()) if weighted else pushed).backward()
         for head, loss in of_concepts.items():
@@ -122,12 +126,19 @@ def _features(
     return torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()
 
 
-def _push(encoded: Encoded, features: tuple[Tensor, Tensor], rows: slice, factor_gradient: Tensor) -> Tensor:
-    """A scalar whose gradient is that of the contrastive loss through this part."""
+def _push(
+    encoded: Encoded, features: tuple[Tensor, Tensor], rows: slice, of_learned: Sequence[Tensor | None]
+) -> Tensor:
+    """A scalar whose gradient is that of the contrastive loss through this part; `of_learned`: with respect to the
+    scale and, where there is one, the bias."""
     image, text = (feature.grad for feature in features)
     assert image is not None and text is not None
     pushed = (encoded.image.float() * image[rows]).sum() + (encoded.text.float() * text[rows]).sum()
-    return pushed + encoded.scale * factor_gradient
+    learned = [value for value in (encoded.scale, encoded.bias) if value is not None]
+    for value, gradient in zip(learned, of_learned, strict=True):
+        assert gradient is not None
+        pushed = pushed + value * gradient
+    return pushed
 
 
 def _counts(batch: Batch, losses: Losses, ranks: Ranks) -> dict[str, Tensor]:

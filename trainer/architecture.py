@@ -36,8 +36,13 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
         model = known
     if "multimodal_cfg" in model:
         raise BadArchitecture(f"{settings.name} has a text decoder; only dual encoders are trained here")
-    if model.get("init_logit_bias") is not None:
-        raise BadArchitecture(f"{settings.name} has a logit bias, which belongs to the sigmoid loss, not to this one")
+    if settings.bias is not None:
+        model["init_logit_bias"] = settings.bias
+    elif (bias := model.get("init_logit_bias")) is not None:
+        raise BadArchitecture(
+            f"{settings.name} has a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, "
+            f"model.bias={bias} and model.temperature=0.1, or take an architecture without one"
+        )
     vision = model["vision_cfg"]
     vision.pop("timm_model_pretrained", None)
     if settings.image_size is not None:

@@ -54,6 +54,9 @@ class ModelSettings:
     """Initial temperature; logits are cosines divided by it. (paper)"""
     max_scale: Above0 = 100.0
     """The factor of the cosine, 1 / temperature, is clamped to this after each step. (convention)"""
+    bias: Annotated[float, Range(at_least=-100, at_most=100)] | None = None
+    """Initial bias of the logits, which `loss.name: siglip` learns, and no other loss that comes along: -10, with
+    temperature 0.1. (SigLIP's paper)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -269,3 +272,13 @@ class Config:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loss", loss_of(self.loss))
+        if self.loss.biased and self.model.bias is None:
+            raise ValueError(
+                f"loss.name {self.loss.name} learns a bias of the logits: say where it starts, model.bias=-10, with "
+                "model.temperature=0.1"
+            )
+        if self.model.bias is not None and not self.loss.biased:
+            raise ValueError(
+                f"model.bias is {self.model.bias}, but loss.name {self.loss.name} learns none: leave it out, or set "
+                "loss.name=siglip"
+            )

@@ -27,6 +27,8 @@ class Encoded(NamedTuple):
     """Factor of the cosine, a scalar: exp of the learned log scale."""
     concepts: dict[str, Tensor]
     """Head name to (b, vocabulary) float32 logits."""
+    bias: Tensor | None = None
+    """Learned bias of the logits, a scalar; None: the model has none."""
 
 
 class Student(nn.Module):
@@ -70,7 +72,7 @@ class Student(nn.Module):
             if self.features == "normalized":
                 seen = normalize(seen, dim=-1)
             logits = {name: head(seen) for name, head in self.heads.items()}
-        return Encoded(image, text, self.clip.logit_scale.exp(), logits)
+        return Encoded(image, text, self.clip.logit_scale.exp(), logits, self.clip.logit_bias)
 
     @torch.no_grad()
     def clamp_scale(self) -> None:
@@ -129,6 +131,6 @@ def build_student(
     if settings.freeze_text:
         clip.lock_text_tower(unlocked_layers=0)
     student = Student(clip, vocabularies, concepts.features, max_scale=settings.max_scale)
-    if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_scale" not in name):
+    if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_" not in name):
         raise BadArchitecture("model.freeze_image and freeze_text leave nothing to train")
     return student, model, said

@@ -45,8 +45,7 @@ def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
     said = []
     if settings.warm_start:
         path = find_weights(settings.warm_start, "model.warm_start")
-        _load_whole(model, path)
-        said.append(f"all weights from {path}")
+        said.append(_load_whole(model, path))
     if settings.warm_start_image:
         said.append(_load_image_tower(model, find_weights(settings.warm_start_image, "model.warm_start_image")))
     if settings.warm_start_text:
@@ -94,12 +93,22 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _load_whole(model: DualEncoder, path: Path) -> None:
-    read_weights(path)
+def _load_whole(model: DualEncoder, path: Path) -> str:
+    biased, initial = "logit_bias" in read_weights(path), model.logit_bias
+    if biased and initial is None:
+        raise BadWeights(
+            f"{path} holds a logit bias, which belongs to the sigmoid loss: set loss.name=siglip, model.bias=-10 and "
+            "model.temperature=0.1"
+        )
+    kept = None if biased or initial is None else initial.detach().clone()  # open_clip would make it 0
     try:
         load_checkpoint(model, str(path), strict=True, weights_only=True)
     except RuntimeError as error:
         raise BadWeights(f"{path} does not fit the model: {' '.join(str(error).split())[:500]}") from error
+    if kept is None:
+        return f"all weights from {path}"
+    initial.data.copy_(kept)
+    return f"all weights from {path}, except the logit bias, which starts at {float(kept.mean()):g}"
 
 
 def _load_image_tower(model: DualEncoder, path: Path) -> str:

@@ -26,7 +26,7 @@ from trainer.config_files import load_config
 from trainer.data.batch import Batch
 from trainer.ema import WeightAverage
 from trainer.loop import train
-from trainer.losses import HnNce
+from trainer.losses import HnNce, loss_of
 from trainer.model import Encoded, build_student
 from trainer.optim import build_optimizer
 from trainer.step import Stepper, StepResult, losses_of
@@ -38,6 +38,8 @@ CASES: dict[str, dict[str, Any]] = {
     "duplicates": {"loss": {"beta": 0.5}, "duplicates": True},
     "concepts": {"loss": {"beta": 0.25}, "concepts": True},
     "parts": {"loss": {"beta": 0.25}, "concepts": True, "parts": 2, "duplicates": True},
+    "siglip": {"loss": {"name": "siglip"}, "bias": -3.0},
+    "siglip in parts": {"loss": {"name": "siglip"}, "bias": -3.0, "concepts": True, "parts": 2, "duplicates": True},
 }
 N, CONTEXT, VOCABULARY = 16, 5, 11
 
@@ -45,8 +47,9 @@ N, CONTEXT, VOCABULARY = 16, 5, 11
 class Clip(nn.Module):
     """Encoders that show every mistake of a gradient: none of them is linear."""
 
-    def __init__(self) -> None:
+    def __init__(self, bias: float | None) -> None:
         super().__init__()
+        self.logit_bias = None if bias is None else nn.Parameter(torch.tensor(bias))
         self.image = nn.Sequential(nn.Flatten(), nn.Linear(12, 16), nn.GELU(), nn.Linear(16, 6))
         self.text = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.GELU(), nn.Linear(8 * CONTEXT, 6))
         self.logit_scale = nn.Parameter(torch.tensor(2.5))
@@ -55,20 +58,20 @@ class Clip(nn.Module):
 class Toy(nn.Module):
     """A student in the small."""
 
-    def __init__(self) -> None:
+    def __init__(self, bias: float | None = None) -> None:
         super().__init__()
-        self.clip = Clip()
+        self.clip = Clip(bias)
         self.heads = nn.ModuleDict({"objects": nn.Linear(6, VOCABULARY), "attributes": nn.Linear(6, VOCABULARY)})
 
     def forward(self, images: Any, texts: Any) -> Encoded:
         image = self.clip.image(images)
         concepts = {name: head(image) for name, head in self.heads.items()}
-        return Encoded(image, self.clip.text(texts), self.clip.logit_scale.exp(), concepts)
+        return Encoded(image, self.clip.text(texts), self.clip.logit_scale.exp(), concepts, self.clip.logit_bias)
 
 
 def toy(case: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    student = Toy()
+    student = Toy(case.get("bias"))
     if not case.get("concepts"):
         student.heads = nn.ModuleDict()
     return student
@@ -112,7 +115,7 @@ def part_of(batch: Batch, rows: slice) -> Batch:
 def one_step(case: dict[str, Any], student: Any, module: Any, batch: Batch, ranks: Ranks, parts: int) -> dict[str, Any]:
     """Loss, gradients, and weights after a step."""
     losses = Losses(
-        contrastive=HnNce(**case["loss"], mask_duplicates=bool(case.get("duplicates"))),
+        contrastive=loss_of({**case["loss"], "mask_duplicates": bool(case.get("duplicates"))}),
         concepts={"objects": 1.0, "attributes": 0.5} if case.get("concepts") else {},
     )
     optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.2)
@@ -343,7 +346,7 @@ def test_a_world_without_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4, 5, 16])
-@pytest.mark.parametrize("name", ["concepts", "duplicates", "tiles"])
+@pytest.mark.parametrize("name", ["concepts", "duplicates", "tiles", "siglip"])
 def test_parts_equal_one_batch(name: str, parts: int) -> None:
     case = CASES[name]
     batch = whole_batch(case)

@@ -32,12 +32,15 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.parametrize("bias", [None, -10.0])
 @pytest.mark.parametrize("name", SHAPES)
-def test_round_trip_through_open_clip(name: str, tmp_path: Path) -> None:
-    settings = ModelSettings(architecture=SHAPES[name], patch_dropout=0.5 if name == "vit" else 0.0)
+def test_round_trip_through_open_clip(name: str, bias: float | None, tmp_path: Path) -> None:
+    settings = ModelSettings(architecture=SHAPES[name], patch_dropout=0.5 if name == "vit" else 0.0, bias=bias)
     torch.manual_seed(1)
     model = architecture(settings)
     clip = build(model, 0.05).eval()
+    if bias is not None:
+        clip.logit_bias.data += 0.25  # as a step would
     own = TransformSettings(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
     size = SHAPES[name]["vision_cfg"]["image_size"]
     folder = export(tmp_path / "export", model, clip.state_dict(), preprocessing(own, size), "# Card\n")
@@ -51,6 +54,7 @@ def test_round_trip_through_open_clip(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         for found, expected in zip(loaded(image[None], texts), clip(image[None], texts), strict=True):
             torch.testing.assert_close(found, expected)
+    assert (loaded.logit_bias is None) if bias is None else (loaded.logit_bias.item() == -9.75)
     assert "patch_dropout" not in json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
 
 

@@ -157,6 +157,23 @@ def test_sigterm_saves_and_the_same_call_goes_on(workers: int, tiny_config: Call
     assert models[0] == models[1]
 
 
+def test_the_bias_of_siglip_is_trained_resumed_and_exported(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    config = tiny_config(
+        loss={"name": "siglip"}, model={"bias": -10, "temperature": 0.1}, run={"ema": 0.5},
+        schedule={"micro_batches": 2}, checkpoint={"every_samples": 10_000},
+    )  # fmt: skip
+    assert not interrupted(config, tmp_path / "a", 4)[0].finished
+    outcomes = [train(config, tmp_path / run, lambda text: None) for run in "ab"]
+    logs = [[(line["loss"], line["bias"]) for line in entries(tmp_path / run, "step")] for run in "ab"]
+    assert len(logs[0]) == 10 and logs[0] == logs[1] and logs[0][0][1] == -10
+    exported = []
+    for outcome in outcomes:
+        assert outcome.export is not None and ", SigLIP, 160 samples" in (outcome.export / "README.md").read_text()
+        model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{outcome.export}")
+        exported.append((model.logit_scale.item(), model.logit_bias.item()))
+    assert exported[0] == exported[1] and exported[0][1] != -10
+
+
 @pytest.mark.parametrize("moment", ["a step", "a check", "a save"])
 def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
     moment: str, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -122,8 +122,9 @@ def test_frozen_towers(tower: str) -> None:
 
 
 def test_nothing_left_to_train() -> None:
-    with pytest.raises(ValueError, match=r"leave nothing to train"):
-        student_of(freeze_image=True, freeze_text=True)
+    for bias in (None, -10):
+        with pytest.raises(ValueError, match=r"leave nothing to train"):
+            student_of(freeze_image=True, freeze_text=True, bias=bias)
 
 
 def test_the_scale_is_clamped() -> None:
@@ -160,7 +161,7 @@ def test_the_papers_architectures_have_exact_gelu(name: str) -> None:
     [
         ({"name": "ViT-B-23"}, "no architecture 'ViT-B-23'; did you mean ViT-B-32"),
         ({"name": "coca_ViT-B-32"}, "has a text decoder"),
-        ({"name": "ViT-B-16-SigLIP"}, "logit bias"),
+        ({"name": "ViT-B-16-SigLIP"}, "logit bias, .*: set loss.name=siglip, model.bias=-10 and model.temperature=0.1"),
         ({"architecture": {"embed_dim": 3}}, "lacks vision_cfg, text_cfg"),
     ],
 )
@@ -193,6 +194,20 @@ def test_whole_models(ending: str, tmp_path: Path) -> None:
         student = student_of(warm_start=place)
         assert all(torch.equal(a, b) for a, b in zip(student.clip.parameters(), other.clip.parameters(), strict=True))
     assert path in student.said[0]
+
+
+def test_a_logit_bias_comes_along(tmp_path: Path) -> None:
+    """Of weights without one it starts where the settings say; weights with one fit no model without."""
+    biased, unbiased = student_of(bias=-7.0), student_of()
+    with_bias = written(tmp_path / "with.pt", biased.clip.state_dict())
+    without = written(tmp_path / "without.pt", unbiased.clip.state_dict())
+    for path, expected, said in ((with_bias, -7, r"with.pt$"), (without, -10, r"except the logit bias, .* at -10$")):
+        student = student_of(warm_start=path, bias=-10)
+        encoded = student(*inputs())
+        assert float(encoded.bias) == float(student.clip(*inputs())[3]) == expected
+        assert re.search(said, student.said[0])
+    with pytest.raises(BadWeights, match=r"with.pt holds a logit bias, .*: set loss.name=siglip, model.bias=-10"):
+        student_of(warm_start=with_bias)
 
 
 def test_position_embeddings_are_resized(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from common.ranks import Ranks
 from trainer.architecture import tokenizer
-from trainer.config import ConceptSettings, ModelSettings
+from trainer.config import ConceptSettings
 from trainer.data.batch import Batch
 from trainer.ema import WeightAverage
 from trainer.model import build_student
@@ -49,7 +49,7 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
     concepts = ConceptSettings(path="somewhere" if heads else "")
     config = replace(config, concepts=concepts)
     sizes = {"objects": 32, "attributes": 32} if heads else {}
-    student, _, _ = build_student(ModelSettings(architecture=SHAPE), concepts, sizes)
+    student, _, _ = build_student(replace(config.model, architecture=SHAPE), concepts, sizes)
     student.train()
     optimizer = build_optimizer(student, config.optimizer, concepts)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
@@ -61,6 +61,7 @@ def stepper(config: Any, heads: bool = False) -> Stepper:
 
 CASES: dict[str, dict[str, Any]] = {
     "infonce": {"loss": {"name": "infonce"}},
+    "siglip": {"loss": {"name": "siglip"}, "model": {"architecture": SHAPE, "bias": -10, "temperature": 0.1}},
     "hn_nce": {"loss": {"beta": 0.5}},
     "hn_nce and concepts": {"loss": {"beta": 0.25}},
     "parts": {"loss": {"beta": 0.25}, "schedule": {"micro_batches": 2}},

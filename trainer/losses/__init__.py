@@ -6,5 +6,17 @@ from trainer.losses.infonce import InfoNce
 from trainer.losses.loss import Loss, Statistics
 from trainer.losses.registry import LOSSES, loss_of, register
 from trainer.losses.rows import duplicates
+from trainer.losses.siglip import SigLip
 
-__all__ = ["LOSSES", "HnNce", "InfoNce", "Loss", "Statistics", "concept_loss", "duplicates", "loss_of", "register"]
+__all__ = [
+    "LOSSES",
+    "HnNce",
+    "InfoNce",
+    "Loss",
+    "SigLip",
+    "Statistics",
+    "concept_loss",
+    "duplicates",
+    "loss_of",
+    "register",
+]

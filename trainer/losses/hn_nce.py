@@ -22,7 +22,8 @@ class HnNce(Loss):
     every negative; `hardest`, the share of the hardest negative in the weighted sum over negatives."""
 
     name: str = "hn_nce"
-    """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used."""
+    """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used; siglip: the pairwise
+    sigmoid loss, whose settings stand below."""
     alpha: Share = 1.0
     """Weight of the positive in the denominator, 0 to 1. (unverified: 1 on LAION, 0.999 on PMD)"""
     beta: Annotated[float, Range(at_least=0, at_most=100)] = 0.25

@@ -47,6 +47,17 @@ class Loss(ABC):
         """It needs to know which captions and images are equal; without it `mine` and `all_of` are None."""
         return True
 
+    @property
+    def symmetric(self) -> bool:
+        """The mean over rows is the same in both directions, so that images against captions are enough."""
+        return False
+
+    @property
+    def biased(self) -> bool:
+        """The model learns a bias of the logits with it: `rows` then has a keyword `bias`, a scalar. The configuration
+        has to say where it starts, `model.bias`."""
+        return False
+
     def describe(self) -> str:
         """A few words for the model card."""
         return self.name
@@ -57,30 +68,33 @@ class Loss(ABC):
         text_bd: Tensor,
         scale: Tensor,
         *,
+        bias: Tensor | None = None,
         hashes: Tensor | None = None,
         ranks: Ranks | None = None,
     ) -> tuple[Tensor, Statistics]:
-        """Loss of this rank's rows, mean over rows and the two directions, and the means of its statistics.
+        """Loss of this rank's rows, mean over rows and directions (one if `symmetric`), and means of its statistics.
 
         `image_bd`, `text_bd`: features of this rank, as the encoders give them (they are normalised here), the same b
-        on all ranks; `scale`: exp of the learned temperature; `hashes` (b, k): pairs that share one are duplicates.
-        Everything is computed in float32 (or float64) outside autocast.
+        on all ranks; `scale`: exp of the learned temperature; `bias`: the learned bias of a loss that is `biased`;
+        `hashes` (b, k): pairs that share one are duplicates. Everything is computed in float32 (or float64)
+        outside autocast.
         """
         ranks = ranks or Ranks()
         hashes = hashes if self.tells_duplicates else None
         with torch.autocast(image_bd.device.type, enabled=False):
             image_bd, text_bd = (normalize(_at_least_float32(f), dim=-1) for f in (image_bd, text_bd))
             scale = _at_least_float32(scale).to(image_bd.dtype)
-            image_nd, text_nd = ranks.gather_with_gradient(image_bd), ranks.gather_with_gradient(text_bd)
             all_hashes = None if hashes is None else ranks.gather(hashes)
             known: dict[str, Any] = {"offset": ranks.rank * len(image_bd), "mine": hashes, "all_of": all_hashes}
-            to_text, of_texts = self.rows(image_bd, text_nd, scale, **known)
-            to_image, of_images = self.rows(text_bd, image_nd, scale, **known)
-            loss = (to_text.mean() + to_image.mean()) / 2
-        return loss, {
-            name: torch.cat([values, of_images[name]]).detach().to(loss.dtype).mean()
-            for name, values in of_texts.items()
-        }
+            if self.biased:
+                known["bias"] = None if bias is None else _at_least_float32(bias).to(image_bd.dtype)
+            to_text, statistics = self.rows(image_bd, ranks.gather_with_gradient(text_bd), scale, **known)
+            loss = to_text.mean()
+            if not self.symmetric:
+                to_image, of_images = self.rows(text_bd, ranks.gather_with_gradient(image_bd), scale, **known)
+                loss = (loss + to_image.mean()) / 2
+                statistics = {name: torch.cat([values, of_images[name]]) for name, values in statistics.items()}
+        return loss, {name: values.detach().to(loss.dtype).mean() for name, values in statistics.items()}
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from common.fields import converted, one_of
 from trainer.losses.hn_nce import HnNce
 from trainer.losses.infonce import InfoNce
 from trainer.losses.loss import Loss
+from trainer.losses.siglip import SigLip
 
-LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce)}
+LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, SigLip)}
 """Name to class."""
 
 

@@ -14,11 +14,29 @@ from tests.forks import Forks
 from trainer.losses import HnNce, InfoNce
 
 
-def test_infonce_equals_open_clip(features: Any) -> None:
-    x, y = features(33, 16)
-    scale = torch.tensor(30.0, dtype=torch.float64)
-    loss, _ = InfoNce()(x, y, scale)
-    torch.testing.assert_close(loss, ClipLoss()(x, y, scale))
+@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_infonce_without_masks_is_the_loss_of_clip(
+    dtype: torch.dtype, tolerance: float, chunk: int, features: Any, relative_error: Any
+) -> None:
+    """open_clip's, with its gradients, also where captions are equal; the mask makes it another one."""
+    pair = features(33, 16)
+    equal = torch.zeros(33, 2, dtype=torch.int64)
+
+    def evaluated(loss: Any, to: torch.dtype) -> list[Any]:
+        leaves = [value.to(to).clone().requires_grad_() for value in (*pair, torch.tensor(30.0))]
+        unit = [torch.nn.functional.normalize(value, dim=-1) for value in leaves[:2]]
+        value = loss(*unit, leaves[2])
+        value.backward()
+        return [value.detach(), *(leaf.grad for leaf in leaves)]
+
+    def infonce(mask: bool) -> Any:
+        return lambda *values: InfoNce(mask_duplicates=mask, chunk=chunk)(*values, hashes=equal)[0]
+
+    expected = evaluated(ClipLoss(), torch.float64)
+    found = evaluated(infonce(mask=False), dtype)
+    assert all(relative_error(a, b) < tolerance for a, b in zip(found, expected, strict=True))
+    assert relative_error(evaluated(infonce(mask=True), dtype)[0], expected[0]) > 0.1
 
 
 def test_features_are_normalised_here(features: Any) -> None:

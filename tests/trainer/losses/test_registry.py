@@ -75,7 +75,7 @@ def test_settings_of_a_loss_are_checked(triplet: Any) -> None:
     for words, message in (
         ({"name": "triplet", "margin": 3}, r"loss.margin is 3.0; it must be above 0 and below 2"),
         ({"name": "triplet", "beta": 1}, r"unknown key loss.beta; known: name, margin"),
-        ({"name": "tripet"}, r"loss.name is 'tripet' \(did you mean 'triplet'\?\); choose hn_nce, infonce, triplet"),
+        ({"name": "tripet"}, r"'tripet' \(did you mean 'triplet'\?\); choose hn_nce, infonce, siglip, triplet"),
     ):
         with pytest.raises(BadConfig, match=message):
             load_config("tiny", ["data.sources=[{path: x}]", f"loss={json.dumps(words)}"])

@@ -1,0 +1,99 @@
+"""SigLIP: of each image and each caption, whether they belong together (Zhai et al., 2023, arXiv:2303.15343).
+
+With logits s_ij = scale x_i . y_j + bias over n pairs
+
+    L = -1/n [ sum_i log sigmoid(s_ii) + sum_i sum_{j != i} log sigmoid(-s_ij) ]
+
+Pairs do not compete with each other: no softmax, so the bias, learned like the scale, has to say how rare matches are.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+from torch.utils.checkpoint import checkpoint
+
+from common.fields import check_fields
+from trainer.losses.chunked import tile_rows
+from trainer.losses.loss import Loss, Statistics
+from trainer.losses.rows import duplicates
+
+
+@dataclass(frozen=True, kw_only=True)
+class SigLip(Loss):
+    """The pairwise sigmoid loss, always in tiles of at most 32 MiB of float32 similarities, which the backward pass
+    computes again. Statistics: `accuracy`, the proportion of images whose caption is more similar than all others;
+    `bias`."""
+
+    name: str = "siglip"
+    """siglip: the pairwise sigmoid loss, with a learned bias that starts at `model.bias`. (SigLIP's paper)"""
+    mask_duplicates: bool = True
+    """Pairs with equal captions or equal images are no negatives of each other. (ours; false: as published)"""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def biased(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def symmetric(self) -> bool:
+        """Both directions sum the same matrix."""
+        return True
+
+    @property
+    def tells_duplicates(self) -> bool:
+        """Where they are masked."""
+        return self.mask_duplicates
+
+    def describe(self) -> str:
+        """As it is called."""
+        return "SigLIP"
+
+    def rows(
+        self,
+        x_bd: Tensor,
+        y_nd: Tensor,
+        scale: Tensor,
+        *,
+        offset: int,
+        mine: Tensor | None,
+        all_of: Tensor | None,
+        bias: Tensor | None = None,
+    ) -> tuple[Tensor, Statistics]:
+        """By tiles. Raises ValueError without a bias."""
+        if bias is None:
+            raise ValueError("the loss siglip needs the model's logit bias: set model.bias=-10")
+        b, size = len(x_bd), tile_rows(len(x_bd), len(y_nd))
+        tiles = []
+        for start in range(0, b, size):
+            rows = slice(start, start + size)
+            tile = (x_bd[rows], y_nd, scale, bias, offset + start, None if mine is None else mine[rows], all_of)
+            if size >= b:
+                tiles.append(_tile(*tile))
+            else:
+                tiles.append(checkpoint(_tile, *tile, use_reentrant=False, preserve_rng_state=False))
+        losses, hits = (torch.cat(values) for values in zip(*tiles, strict=True))
+        return losses, {"accuracy": hits, "bias": bias.expand(b)}
+
+
+def _tile(
+    x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, offset: int, mine: Tensor | None, all_of: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Losses of some rows, and whether their positive is above every negative."""
+    logits = (scale * x) @ y.T + bias
+    positive = logits.diagonal(offset)[: len(x)]
+    if mine is None or all_of is None:
+        excluded = torch.zeros_like(logits, dtype=torch.bool)
+        excluded.diagonal(offset)[: len(x)] = True
+    else:
+        excluded = duplicates(mine, all_of)  # holds the diagonal
+    negatives = logits.masked_fill(excluded, -math.inf)  # log sigmoid(inf) is 0, and so is its gradient
+    loss = -logsigmoid(positive) - logsigmoid(-negatives).sum(dim=1)
+    return loss, positive > negatives.amax(dim=1)
