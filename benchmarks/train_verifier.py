@@ -66,7 +66,7 @@ def _train_actions(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph],
             is_stated = _letters(action.verb) in verbs
             if index >= laion and not (action.tagged or is_stated or action.verb.endswith("ing")):
                 continue  # CC3M was read for what the tagger calls a verb and for words in -ing
-            rows.append({**context.features, **merged(action_parts(context, action))})
+            rows.append(merged(context.parts) | merged(action_parts(context, action)))
             positive.append(is_stated)
             weights.append(1.0 if index < laion else CC3M_WEIGHT)
     return _fit(rows, positive, weights, STRENGTH["actions"])
@@ -83,7 +83,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         context = CaptionContext(graph, entry.caption)
         found = [attribute_parts(context, attribute) for attribute in graph.attributes]
         found += [relation_parts(context, relation) for relation in graph.relations]
-        rows += [{**context.features, **merged(parts)} for parts in found]
+        rows += [merged(context.parts) | merged(parts) for parts in found]
         owner += [place] * len(found)
     is_complex = np.array([labelled[place].complex for place in owner])
     positive = is_complex.copy()

@@ -7,22 +7,20 @@ rule's business (`rules.py`), so that presets differ without a new parse. Defini
 
 from __future__ import annotations
 
-import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Literal, NamedTuple, get_args
 
-from filters.captions.lexicon import describing_words, verb_forms, verb_lemma, verb_rating, words
+from filters.captions import lexicon
 from filters.captions.parse import Parse
+from filters.captions.words import COPULA, Word, known_word
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
 ADJECTIVE_TAGS = frozenset({"JJ", "JJR", "JJS"})
 NAME_TAGS = frozenset({"NNP", "NNPS"})
-COPULA = frozenset(
-    {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
-)
 _PRONOUN_TAGS = frozenset({"PRP", "WP"})
 _PRONOUNS = frozenset({"i", "he", "she", "they", "we", "you", "who", "him", "her", "them", "it"})
 _DISGUISES = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ"})  # tags that titles and news give to verbs
@@ -32,8 +30,6 @@ _NO_SUBJECT = frozenset(
 _PLURAL_TAGS = frozenset({"NNS", "NNPS"})
 _DOES = VERB_TAGS - {"VBN", "VBD"}  # forms of verbs that say what is done, not how something is
 _NEAR = 4  # words before a verb in disguise among which its subject is looked for
-_CACHED = 20_000  # words
-_ING = re.compile(r"[A-Za-z]{3,}ing")
 # A noun with one of these labels belongs to another.
 _INNER = frozenset({"compound", "nmod", "amod", "nummod", "quantmod", "advmod", "npadvmod"})
 _SUBJECTS = frozenset({"nsubj", "nsubjpass", "csubj"})
@@ -121,6 +117,8 @@ class CaptionGraph:
     """What one caption says. Indices of objects refer to `objects`; tokens to the parse."""
 
     parse: Parse
+    words: Sequence[Word] = ()
+    """What each token's word says by itself."""
     objects: tuple[Object, ...] = ()
     attributes: tuple[Attribute, ...] = ()
     actions: tuple[Action, ...] = ()
@@ -133,39 +131,39 @@ class CaptionGraph:
 
 def build_graph(parse: Parse) -> CaptionGraph:
     """The graph of one parsed caption."""
+    words = [known_word(word) for word in parse.words]
     children: dict[int, list[int]] = {}
     for token, head in enumerate(parse.heads):
         if head != token:
             children.setdefault(head, []).append(token)
-    objects, object_at = _objects(parse, children)
-    attributes = tuple(_attributes(parse, children, objects, object_at))  # may find objects that the parse has not
+    objects, object_at = _objects(parse, words, children)
+    attributes = _attributes(parse, words, children, objects, object_at)  # may find objects that the parse has not
     return CaptionGraph(
         parse=parse,
+        words=words,
         objects=tuple(objects),
         object_at=object_at,
         children=children,
-        attributes=attributes,
-        actions=tuple(_actions(parse, children, object_at)),
+        attributes=tuple(attributes),
+        actions=tuple(_actions(parse, words, children, object_at)),
         relations=tuple(_relations(parse, object_at)),
     )
 
 
-def _objects(parse: Parse, children: Children) -> tuple[list[Object], dict[int, int]]:
+def _objects(parse: Parse, words: Sequence[Word], children: Children) -> tuple[list[Object], dict[int, int]]:
     objects: list[Object] = []
     object_at: dict[int, int] = {}
     for token, tag in enumerate(parse.tags):
-        if parse.deps[token] in _INNER or not _can_be_object(parse.words[token], tag):
-            continue
-        for part in range(_first_of_compound(parse, children, token), token + 1):
-            object_at[part] = len(objects)
-        objects.append(_object(parse, children, token))
+        if tag in NOUN_TAGS:
+            can_be_object = words[token].has_letter
+        else:
+            can_be_object = tag in _PRONOUN_TAGS and words[token].lower in _PRONOUNS
+        if can_be_object and parse.deps[token] not in _INNER:
+            first = _first_of_compound(parse, children, token)
+            for part in range(first, token + 1):
+                object_at[part] = len(objects)
+            objects.append(_object(parse, first, token))
     return objects, object_at
-
-
-def _can_be_object(word: str, tag: str) -> bool:
-    if tag in NOUN_TAGS:
-        return word[0].isalpha() or any(char.isalpha() for char in word)
-    return tag in _PRONOUN_TAGS and word.lower() in _PRONOUNS
 
 
 def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
@@ -175,16 +173,17 @@ def _first_of_compound(parse: Parse, children: Children, token: int) -> int:
     return first
 
 
-def _object(parse: Parse, children: Children, token: int) -> Object:
-    """The object of which the token is the head."""
-    tag = parse.tags[token]
-    start = parse.starts[_first_of_compound(parse, children, token)]
+def _object(parse: Parse, first: int, token: int) -> Object:
+    """The object of which the token is the head and `first` begins the compound."""
+    tag, start = parse.tags[token], parse.starts[first]
     end = parse.starts[token] + len(parse.words[token])
     kind = "name" if tag in NAME_TAGS else "noun" if tag in NOUN_TAGS else "pronoun"
     return Object(parse.text[start:end], start, end, kind, token)
 
 
-def _attributes(parse: Parse, children: Children, objects: list[Object], object_at: dict[int, int]) -> list[Attribute]:
+def _attributes(
+    parse: Parse, words: Sequence[Word], children: Children, objects: list[Object], object_at: dict[int, int]
+) -> list[Attribute]:
     found: list[Attribute] = []
 
     def add(owner: int, token: int, kind: str) -> None:
@@ -195,8 +194,7 @@ def _attributes(parse: Parse, children: Children, objects: list[Object], object_
 
     for owner, thing in enumerate(objects):
         for token in children.get(thing.token, ()):
-            kind = _modifier_kind(parse, token)
-            if kind:
+            if parse.deps[token] in _MODIFIERS and (kind := _modifier_kind(parse, words, token)):
                 add(owner, token, kind)
         if parse.deps[thing.token] in _SUBJECTS:
             head = parse.heads[thing.token]
@@ -205,28 +203,30 @@ def _attributes(parse: Parse, children: Children, objects: list[Object], object_
                     add(owner, token, "predicate")
     # An adjective that the parser made the head ("black and white" alone) or hung elsewhere is no object's attribute.
     found = [attribute for attribute in found if attribute.token not in object_at or attribute.kind in _GROUPS]
-    return [*found, *_untied(parse, children, objects, object_at, {attribute.token for attribute in found})]
+    return [*found, *_untied(parse, words, children, objects, object_at, {attribute.token for attribute in found})]
 
 
 _GROUPS = ("colour", "material", "size", "pattern", "state")
-_MEASURE = re.compile(
-    r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp|pcs?|ct|packs?|pieces?"
-    r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
-    re.I,
-)
+_TIES = frozenset({"amod", "compound", "nmod", "appos", "npadvmod"})
+_MODIFIERS = _TIES | {"acl", "relcl", "nummod"}
 
 
 def _untied(
-    parse: Parse, children: Children, objects: list[Object], object_at: dict[int, int], taken: set[int]
+    parse: Parse,
+    words: Sequence[Word],
+    children: Children,
+    objects: list[Object],
+    object_at: dict[int, int],
+    taken: set[int],
 ) -> Iterator[Attribute]:
     """Describing words that the parse ties to no object: inside a name or compound (`titled`, "Elegant Wedding Card"),
     or beside their object (`listed`, "Cat Toy - Blue"). Where the parse names no object at all, the nearest noun
     becomes one."""
     tied = len(objects)
-    for token, word in enumerate(parse.words):
-        tag = parse.tags[token]
-        if not (tag in ADJECTIVE_TAGS or descriptor_group(word)) or tag in _DOES or token in taken:
+    for token, tag in enumerate(parse.tags):
+        if not (words[token].group or tag in ADJECTIVE_TAGS) or tag in _DOES or token in taken:
             continue
+        word = parse.words[token]
         head, owner = token, object_at.get(token)
         while owner is None and parse.deps[head] in _INNER and parse.heads[head] != head:
             head = parse.heads[head]
@@ -248,41 +248,32 @@ def _untied(
                 continue
             beside = next((at for at in range(tied, len(objects)) if objects[at].token == nouns[place]), len(objects))
             if beside == len(objects):
-                objects.append(_object(parse, children, nouns[place]))
+                objects.append(_object(parse, _first_of_compound(parse, children, nouns[place]), nouns[place]))
         yield Attribute(beside, word, "listed", token)
 
 
 def _nearest(places: Sequence[int], token: int) -> int | None:
     """Index of the last of `places` (in order) before the token, else of the first behind it."""
-    before = [index for index, place in enumerate(places) if place < token]
+    before = bisect_left(places, token)
     if before:
-        return before[-1]
-    return next((index for index, place in enumerate(places) if place > token), None)
+        return before - 1
+    behind = bisect_right(places, token)
+    return behind if behind < len(places) else None
 
 
-def descriptor_group(word: str) -> str | None:
-    """The group of a word that describes by itself, `number` for figures and measures, `participle` for forms in -ed;
-    None for others."""
-    group = describing_words().get(word.lower())
-    if group is None:
-        if word[0].isdigit():
-            return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
-        if word[-2:] in ("ed", "ED") and verb_lemma(word.lower()):
-            return "participle"
-    return group
+@cache
+def _tied_groups() -> dict[str, str]:
+    """Words that the parse may tie to their object whatever their tag, with the first of their groups."""
+    return {word: group for group in reversed(_GROUPS) for word in lexicon.words(group)}
 
 
-def _is_year(word: str) -> bool:
-    return len(word) == 4 and word.isdigit() and word[:2] in ("18", "19", "20")
-
-
-def _modifier_kind(parse: Parse, token: int) -> str | None:
-    """What a child of a noun says about it, None for determiners, names and other words that say nothing."""
-    dep, tag, lower = parse.deps[token], parse.tags[token], parse.words[token].lower()
-    if dep in ("amod", "compound", "nmod", "appos", "npadvmod"):
-        for group in _GROUPS:
-            if lower in words(group) and (dep != "appos" or group == "colour"):
-                return group
+def _modifier_kind(parse: Parse, words: Sequence[Word], token: int) -> str | None:
+    """What a child of a noun by one of `_MODIFIERS` says about it, None for names and other words that say nothing."""
+    dep, tag = parse.deps[token], parse.tags[token]
+    if dep in _TIES:
+        group = _tied_groups().get(words[token].lower)
+        if group and (dep != "appos" or group == "colour"):
+            return group
     if dep in ("amod", "acl", "relcl") and tag in ADJECTIVE_TAGS:
         return "adjective"
     if dep == "amod" and tag in ("VBN", "VBG"):
@@ -297,53 +288,26 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     tag = parse.tags[token]
     if tag in VERB_TAGS:
         return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
-    word = parse.words[token]
-    if tag not in _DISGUISES or not (word[-1] in _ENDS_OF_VERBS or word.lower() in verb_forms()):
-        return False
-    form = _form_in_disguise(word)
-    if form == _NO_FORM:
-        return False
-    if form == _ING_FORM:
-        return True
+    form = known_word(parse.words[token]).form if tag in _DISGUISES else None
+    if form is None or form == "ing":
+        return form == "ing"
     before = parse.tags[token - 1] if token else "START"
-    return before not in _NO_SUBJECT and (form == _INFLECTED or before in _PLURAL_TAGS)
+    return before not in _NO_SUBJECT and (form == "inflected" or before in _PLURAL_TAGS)
 
 
-_ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
-_NO_FORM, _ING_FORM, _INFLECTED, _BASE = range(4)
-
-
-@lru_cache(maxsize=_CACHED)
-def _form_in_disguise(word: str) -> int:
-    """As what form of a verb that states something visible a noun or adjective may be read. A base form that is seldom
-    another word counts with the inflected ones; others only behind a plural ("Rescuers help")."""
-    lower = word.lower()
-    if lower in COPULA:
-        return _NO_FORM
-    if _ING.fullmatch(word):
-        return _ING_FORM
-    lemma = verb_lemma(lower)
-    rating = verb_rating(lemma) if lemma else None
-    if rating is None or rating.visible == 0:
-        return _NO_FORM
-    if lemma != lower or rating.other_word <= 1:
-        return _INFLECTED
-    return _BASE if rating.other_word == 2 else _NO_FORM
-
-
-def _actions(parse: Parse, children: Children, object_at: dict[int, int]) -> list[Action]:
+def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]) -> list[Action]:
     found = []
     for token, tag in enumerate(parse.tags):
-        if (tag not in VERB_TAGS and tag not in _DISGUISES) or not is_action_candidate(parse, token):
+        if not (tag in VERB_TAGS or words[token].form) or not is_action_candidate(parse, token):
             continue
         word, start = parse.words[token], parse.starts[token]
         found.append(
             Action(
                 verb=word,
-                lemma=verb_lemma(word.lower()) or word.lower(),
+                lemma=lexicon.verb_lemma(words[token].lower) or words[token].lower,
                 start=start,
                 end=start + len(word),
-                tagged=parse.tags[token] in VERB_TAGS,
+                tagged=tag in VERB_TAGS,
                 participants=tuple(_participants(parse, children, object_at, token)),
                 token=token,
             )
@@ -398,7 +362,7 @@ def _participants(parse: Parse, children: Children, object_at: dict[int, int], t
 def _relations(parse: Parse, object_at: dict[int, int]) -> list[Relation]:
     found = []
     for token, dep in enumerate(parse.deps):
-        if token not in object_at:
+        if dep not in ("pobj", "poss") or token not in object_at:
             continue
         head = parse.heads[token]
         if dep == "pobj" and parse.deps[head] == "prep" and parse.heads[head] in object_at:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
 from importlib.resources import files
 
 from filters.captions.features import (
     CaptionContext,
     Features,
+    Group,
     Parts,
     action_parts,
     attribute_parts,
@@ -25,7 +27,22 @@ from filters.captions.features import (
 from filters.captions.graph import CaptionGraph
 
 WEIGHTS = "verifier.json"
-_CACHED = 20_000  # groups of names
+_CACHED = 20_000  # groups of features
+
+
+class _Known(dict[Group, float]):
+    """Groups of features, most of which recur, to the log odds that they add."""
+
+    def __init__(self, weigh: Callable[[Features], float]):
+        super().__init__()
+        self._weigh = weigh
+
+    def __missing__(self, group: Group) -> float:
+        if len(self) >= _CACHED:
+            self.clear()
+        make, *of = group
+        share = self[group] = self._weigh(make(*of))
+        return share
 
 
 @dataclass(frozen=True)
@@ -34,8 +51,10 @@ class Scorer:
 
     bias: float
     weights: dict[str, float]
-    _known: dict[tuple[str, ...], float] = field(default_factory=dict, repr=False, compare=False)
-    """Groups of names that were weighed already."""
+
+    @cached_property
+    def _known(self) -> _Known:
+        return _Known(self.weigh)
 
     def weigh(self, features: Features) -> float:
         """Log odds that the features add."""
@@ -43,18 +62,11 @@ class Scorer:
         return sum([value * weight(name, 0.0) for name, value in features.items()])
 
     def weigh_parts(self, parts: Parts) -> float:
-        """Log odds that a candidate's own features add: what `weigh` makes of them merged, faster."""
-        groups, names, numbers = parts
+        """Log odds that features add: what `weigh` makes of them merged, faster."""
+        groups, names, shares = parts
         known, weight = self._known, self.weights.get
-        odds = sum([weight(name, 0.0) for name in names])
-        for group in groups:
-            share = known.get(group)
-            if share is None:
-                if len(known) >= _CACHED:
-                    known.clear()
-                share = known[group] = sum([weight(name, 0.0) for name in group])
-            odds += share
-        return odds + self.weigh(numbers)
+        odds = sum([known[group] for group in groups]) + sum([weight(name, 0.0) for name in names])
+        return odds + self.weigh(shares)
 
     def probability(self, log_odds: float) -> float:
         """Of a candidate whose features (its own and its caption's) weigh `log_odds`: 0 to 1."""
@@ -93,20 +105,15 @@ class Verifier:
             return Scores((), (), ())
         context = CaptionContext(graph, original)
         act, detail = self.actions, self.details
-        act_base = act.weigh(context.features) if graph.actions else 0.0
-        base = detail.weigh(context.features) if graph.attributes or graph.relations else 0.0
+        act_base = act.weigh_parts(context.parts) if graph.actions else 0.0
+        base = detail.weigh_parts(context.parts) if graph.attributes or graph.relations else 0.0
+        details = [attribute_parts(context, attribute) for attribute in graph.attributes]
+        details += [relation_parts(context, relation) for relation in graph.relations]
+        scores = [detail.probability(base + detail.weigh_parts(parts)) for parts in details]
         return Scores(
-            tuple(
-                act.probability(act_base + act.weigh_parts(action_parts(context, action))) for action in graph.actions
-            ),
-            tuple(
-                detail.probability(base + detail.weigh_parts(attribute_parts(context, attribute)))
-                for attribute in graph.attributes
-            ),
-            tuple(
-                detail.probability(base + detail.weigh_parts(relation_parts(context, relation)))
-                for relation in graph.relations
-            ),
+            tuple([act.probability(act_base + act.weigh_parts(action_parts(context, one))) for one in graph.actions]),
+            tuple(scores[: len(graph.attributes)]),
+            tuple(scores[len(graph.attributes) :]),
         )
 
 

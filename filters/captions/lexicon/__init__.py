@@ -109,12 +109,12 @@ def verb_rating(lemma: str) -> VerbRating | None:
     return _verbs().get(lemma)
 
 
-@lru_cache(maxsize=20_000)
 def noun_rating(word: str) -> NounRating | None:
     """The rating of a lower-case noun, singular or plural, None where it is not rated."""
     nouns = _nouns()
+    if (rating := nouns.get(word)) or not word.endswith(("s", "n")):
+        return rating
     for ending, repair in (
-        ("", ""),
         ("ies", "y"),
         ("ves", "f"),
         ("ves", "fe"),
@@ -123,8 +123,8 @@ def noun_rating(word: str) -> NounRating | None:
         ("children", "child"),
         ("s", ""),
     ):
-        if word.endswith(ending) and word[: len(word) - len(ending)] + repair in nouns:
-            return nouns[word[: len(word) - len(ending)] + repair]
+        if word.endswith(ending) and (rating := nouns.get(word[: -len(ending)] + repair)):
+            return rating
     return None
 
 

@@ -32,12 +32,12 @@ def context_of(graph_of: GraphOf, text: str, original: str | None = None) -> Cap
     ],
 )
 def test_features_of_the_caption(graph_of: GraphOf, caption: str, name: str) -> None:
-    assert context_of(graph_of, caption).features[name] > 0
-    assert name not in context_of(graph_of, "a brown dog in the garden of an old house", "").features
+    assert merged(context_of(graph_of, caption).parts)[name] > 0
+    assert name not in merged(context_of(graph_of, "a brown dog in the garden of an old house", "").parts)
 
 
 def test_the_original_caption_counts_not_the_parsed_one(graph_of: GraphOf) -> None:
-    assert "caption: stock site" in context_of(graph_of, "a dog", "a dog - stock photo").features
+    assert "caption: stock site" in merged(context_of(graph_of, "a dog", "a dog - stock photo").parts)
 
 
 def test_features_of_an_action(graph_of: GraphOf) -> None:
@@ -74,8 +74,8 @@ def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
     parts += [attribute_parts(context, attribute) for attribute in graph.attributes]
     parts += [relation_parts(context, relation) for relation in graph.relations]
     assert parts
-    for groups, single, numbers in parts:
-        names = [*(name for group in groups for name in group), *single, *numbers]
+    for groups, single, shares in (context.parts, *parts):
+        names = [*(name for make, *of in groups for name in make(*of)), *single, *shares]
         assert len(names) == len(set(names))
 
 
@@ -83,7 +83,7 @@ def test_odd_texts_give_finite_named_features(graph_of: GraphOf, odd_texts: list
     for text in odd_texts:
         context = context_of(graph_of, text)
         graph = context.graph
-        found = [context.features, *(merged(action_parts(context, action)) for action in graph.actions)]
+        found = [merged(context.parts), *(merged(action_parts(context, action)) for action in graph.actions)]
         found += [merged(attribute_parts(context, attribute)) for attribute in graph.attributes]
         found += [merged(relation_parts(context, relation)) for relation in graph.relations]
         for features in found:
@@ -93,7 +93,7 @@ def test_odd_texts_give_finite_named_features(graph_of: GraphOf, odd_texts: list
 def test_the_weights_are_of_features_that_exist(graph_of: GraphOf) -> None:
     sentence = "A man is sitting on a red bench. Bride And Groom Dancing!"
     context = context_of(graph_of, sentence)
-    names = set(context.features)
+    names = set(merged(context.parts))
     for action in context.graph.actions:
         names |= merged(action_parts(context, action)).keys()
     known = names & load_verifier().actions.weights.keys()

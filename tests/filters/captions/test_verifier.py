@@ -48,7 +48,7 @@ def test_one_score_per_candidate_in_the_order_of_the_graph(graph_of: GraphOf) ->
     assert len(scores.attributes) == len(graph.attributes) > 0
     assert len(scores.relations) == len(graph.relations)
     context = CaptionContext(graph, text)
-    features = {**context.features, **merged(action_parts(context, graph.actions[0]))}
+    features = merged(context.parts) | merged(action_parts(context, graph.actions[0]))
     assert scores.actions[0] == pytest.approx(load_verifier().actions(features))
 
 

@@ -1,0 +1,90 @@
+"""What a word says by itself, whatever stands around it: looked up once for each distinct word."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from filters.captions.lexicon import describing_words, noun_rating, verb_forms, verb_lemma, verb_rating
+
+COPULA = frozenset(
+    {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
+)
+UNRATED = -1
+UNKNOWN, PERSON = (UNRATED, UNRATED), (3, 0)
+_PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
+_ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
+_ING = re.compile(r"[A-Za-z]{3,}ing")
+_MEASURE = re.compile(
+    r"(?:\d+[./x])*\d+[\"″']?-?(?:mm|cm|m|km|in|inch|inches|ft|feet|oz|ml|l|cl|g|kg|lbs?|w|v|k|gb|tb|hp|pcs?|ct|packs?|pieces?"
+    r"|sets?|parts?|doors?|lights?|seats?|seater|ply|way|tier|ports?)?\"?",
+    re.I,
+)
+_CACHED = 20_000  # words
+
+
+Form = Literal["ing", "inflected", "base"]
+
+
+class Word(NamedTuple):
+    """A word as it stands in a text."""
+
+    lower: str
+    has_letter: bool
+    group: str | None
+    """See `descriptor_group`."""
+    form: Form | None
+    """As what form of a verb that states something visible a noun or adjective may be read. A base form that is seldom
+    another word is `inflected` too; others count only behind a plural ("Rescuers help")."""
+    noun: tuple[int, int]
+    """(can act, is a page word) as in `NounRating`; `PERSON` for words that stand for one, else `UNKNOWN`."""
+
+
+@lru_cache(maxsize=_CACHED)
+def known_word(word: str) -> Word:
+    """What is known of a word."""
+    lower = word.lower()
+    return Word(
+        lower,
+        word[0].isalpha() or any(map(str.isalpha, word)),
+        descriptor_group(word),
+        _form(word, lower),
+        _noun(lower),
+    )
+
+
+def _noun(lower: str) -> tuple[int, int]:
+    if lower in _PERSON_WORDS:
+        return PERSON
+    return noun_rating(lower) or UNKNOWN
+
+
+def _form(word: str, lower: str) -> Form | None:
+    if not (word[-1] in _ENDS_OF_VERBS or lower in verb_forms()) or lower in COPULA:
+        return None
+    if _ING.fullmatch(word):
+        return "ing"
+    lemma = verb_lemma(lower)
+    rating = verb_rating(lemma) if lemma else None
+    if rating is None or rating.visible == 0:
+        return None
+    if lemma != lower or rating.other_word <= 1:
+        return "inflected"
+    return "base" if rating.other_word == 2 else None
+
+
+def descriptor_group(word: str) -> str | None:
+    """The group of a word that describes by itself, `number` for figures and measures, `participle` for forms in -ed;
+    None for others."""
+    group = describing_words().get(word.lower())
+    if group is None:
+        if word[0].isdigit():
+            return "number" if _MEASURE.fullmatch(word) and not _is_year(word) else None
+        if word[-2:] in ("ed", "ED") and verb_lemma(word.lower()):
+            return "participle"
+    return group
+
+
+def _is_year(word: str) -> bool:
+    return len(word) == 4 and word.isdigit() and word[:2] in ("18", "19", "20")
