@@ -18,6 +18,7 @@ import re
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -260,3 +261,31 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "help": command_help,
     "make": make_help,
 }
+
+
+class _Requests(HTMLParser):
+    """What a browser would fetch for a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        if tag in ("script", "img", "iframe", "source") and named.get("src"):
+            self.found.append(str(named["src"]))
+        if tag == "link" and named.get("rel") not in ("canonical", "prev", "next"):
+            self.found.append(str(named["href"]))
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Pages load nothing from elsewhere: they are read without a network, and tell nobody who reads them."""
+    site = Path(config.site_dir)
+    for page in sorted(site.rglob("*.html")):
+        requests = _Requests()
+        requests.feed(page.read_text(encoding="utf-8"))
+        if away := [url for url in requests.found if re.match(r"(https?:)?//", url)]:
+            raise PluginError(f"{page} loads {away[0]}, which is not of the site")
+    for sheet in site.rglob("*.css"):
+        if re.search(r"url\(['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")):
+            raise PluginError(f"{sheet} loads something that is not of the site")

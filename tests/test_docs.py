@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -293,34 +292,3 @@ def test_every_guarantee_names_tests_that_exist() -> None:
 def test_the_readme_is_short_and_its_image_small() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
     assert (REPOSITORY / "docs/images/report.png").stat().st_size < 300_000
-
-
-class _Requests(HTMLParser):
-    """What a browser would fetch for a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        named = dict(attrs)
-        if tag in ("script", "img", "iframe", "source") and named.get("src"):
-            self.found.append(str(named["src"]))
-        if tag == "link" and named.get("rel") not in ("canonical", "prev", "next"):
-            self.found.append(str(named["href"]))
-
-
-@pytest.mark.slow
-def test_the_site_builds_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install '.[docs]'")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    pages = sorted((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > 30
-    for page in pages:
-        requests = _Requests()
-        requests.feed(page.read_text(encoding="utf-8"))
-        assert requests.found and not [url for url in requests.found if re.match(r"(https?:)?//", url)], page
-    for sheet in (tmp_path / "site").rglob("*.css"):
-        assert not re.search(r"url\(['\"]?(https?:)?//", sheet.read_text(encoding="utf-8")), sheet
