@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipelines.engine.engine import Engine
@@ -95,6 +95,17 @@ class Work:
         if withdrawn:
             self.say(f"{stage}: the files of {withdrawn} units are gone or damaged; these units are done again")
 
+    def outdated(
+        self, stage: str, names: Iterable[str], fingerprints: Mapping[str, str]
+    ) -> list[tuple[str, dict[str, Any] | None]]:
+        """Those of the units or image units that are not committed, or made from something else than `fingerprints`
+        say, with their commit records."""
+        return [
+            (name, record)
+            for name, record in self.done(stage, names)
+            if not record or record["fingerprint"] != fingerprints[name]
+        ]
+
     def give_up_changed(self) -> None:
         """Give up all units of the input files that have changed since the run began, so that no rows of two versions
         lie side by side."""
@@ -129,5 +140,5 @@ class Work:
         return [
             image_unit_name(unit, image_unit)
             for unit, record in self.records("captions", units)
-            for image_unit in range(-(-int(record["rows"]) // self.plan.image_rows) if record else 0)
+            for image_unit in range(self.plan.image_units(int(record["rows"])) if record else 0)
         ]

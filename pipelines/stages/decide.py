@@ -231,9 +231,8 @@ class Decisions:
         """Decide what is not; for each unit what its decisions depend on. `findings` are of duplicates."""
         names = self.work.alive(survivors)
         fingerprints = {unit: fingerprint_of(survivors[unit], findings.fingerprint) for unit in names}
-        records = [(unit, record) for unit, record in self.work.done("decide", names)]
-        todo = [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
-        if self._only_decides and any(record for unit, record in records if unit in set(todo)):
+        outdated = self.work.outdated("decide", names, fingerprints)
+        if self._only_decides and any(record for _, record in outdated):
             self.work.say(
                 f"the annotations are there: thresholds of preset {self.settings.preset.name!r} and "
                 f"stages {','.join(self.settings.stages)} are applied to them, without a new parse or OCR"
@@ -248,7 +247,7 @@ class Decisions:
             duplicate_files=findings.files,
             judges=self.judges,
         )
-        self.work.do(stage, todo, of=len(todo))
+        self.work.do(stage, [unit for unit, _ in outdated], of=len(outdated))
         self.work.give_up_changed()
         self._take_back()
         return {unit: fingerprints[unit] for unit in self.work.alive(names)}

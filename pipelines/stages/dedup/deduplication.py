@@ -187,8 +187,7 @@ class Deduplication:
     # ---- what all share
 
     def _undone(self, stage: str, units: list[str], fingerprints: dict[str, str]) -> list[str]:
-        records = self._work.done(stage, units)
-        return [unit for unit, record in records if not record or record["fingerprint"] != fingerprints[unit]]
+        return [unit for unit, _ in self._work.outdated(stage, units, fingerprints)]
 
     def _files(self, stage: Stage, count: int, fingerprint: str) -> None:
         names = [file_name(number) for number in range(count)]
