@@ -11,7 +11,6 @@ Nothing is downloaded. torch is imported only when a model is loaded.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from typing import Any
 
 from common.command_line import WrongUse
 from common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
+from common.files import sha256_file
 from common.yaml_files import read_yaml
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
@@ -112,11 +112,13 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
         check_installed(whose, ("torch", asked.library), "teacher")
         path = local_weights(whose, weights or asked.weights)
         short = f"{asked.library}:{asked.model}"
-        return Teacher(name=short, library=asked.library, model=asked.model, weights=str(path), sha256=_sha256(path))
+        return Teacher(
+            name=short, library=asked.library, model=asked.model, weights=str(path), sha256=sha256_file(path)
+        )
     entry = read_yaml(_FOLDER / f"{name}.yaml")
     check_installed(whose, ("torch", entry["library"]), "teacher")
     path = _weights_of(entry, weights)
-    sha256 = _sha256(path)
+    sha256 = sha256_file(path)
     starts = entry["weights"].get("sha256_starts", "")
     if not sha256.startswith(starts):
         raise WrongUse(f"{path} is not the file of teacher {name}: SHA-256 {sha256[:8]}..., should start {starts}")
@@ -142,11 +144,6 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
             f"file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
         )
     return packaged_weights(whose, source["package"], source["file"], "teacher")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _state(path: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _unit(
     for reason, rows in decided["rejected"].items():
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
     by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages.get(reason) == "captions")
-    records = load_records(layout, unit, -(-read["rows"] // plan.image_rows))
+    records = load_records(layout, unit, plan.image_units(read["rows"]))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
     shards = [layout.root / "shards" / shard["shard"] for shard in (export["shards"] if export else ())]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
@@ -15,6 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 from PIL import Image
 
+from common.files import sha256_file
 from common.images import BadImage, open_image
 from filters.spotting.decode import DecodeLimits, decode_image
 from pipelines.datasets import Dataset
@@ -89,8 +89,7 @@ class ExportStage(Stage):
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
                 written = self._write(temporary, unit, part)
-                with open(temporary, "rb") as file:
-                    digest = hashlib.file_digest(file, "sha256").hexdigest()
+                digest = sha256_file(temporary)
             shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
             heartbeat.beat(first + len(part))
         remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
@@ -190,8 +189,7 @@ class Export:
         self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
 
     def _write_shards(self, names: list[str], decided: Mapping[str, str]) -> None:
-        records = self.work.done("export", names)
-        todo = [unit for unit, record in records if not record or record["fingerprint"] != decided[unit]]
+        todo = [unit for unit, _ in self.work.outdated("export", names, decided)]
         stage = ExportStage(
             self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 WORDS = {
     # Keys of plans, commit records and run records.
@@ -35,6 +36,8 @@ def keys_of_today(found: dict[str, Any]) -> dict[str, Any]:
 
 def statuses_of_today(records: pa.Table) -> pa.Table:
     """Records of images, their `status` in today's words."""
+    if WORDS.keys().isdisjoint(pc.unique(records["status"]).to_pylist()):
+        return records
     statuses = [WORDS.get(status, status) for status in records["status"].to_pylist()]
     place = records.schema.get_field_index("status")
     return records.set_column(place, "status", pa.array(statuses, pa.string()))
