@@ -38,8 +38,8 @@ class CaptionEvidence:
     """Rows with their captions' annotations."""
 
     rows: pa.Table
-    """`uid`, `caption` (null where there is none), and the columns of `captions.annotate.SCHEMA` where captions were
-    annotated."""
+    """`uid`, `caption` (null where there is none), the columns of `captions.annotate.SCHEMA` where captions were
+    annotated, and the values of columns that the preset has conditions on (see `filters.columns`)."""
     decided: CaptionDecisions | None
     """What the preset counts in each row; None where captions were not annotated."""
 
@@ -71,9 +71,9 @@ class ImageEvidence:
 class Filter(ABC):
     """One reason to reject a pair."""
 
-    reason: ClassVar[str]
+    reason: str
     """Written into data sets and shown in the funnel: a short name, lower case, with underscores."""
-    explanation: ClassVar[str]
+    explanation: str
     """A sentence or two for the reader of a report who meets the reason for the first time."""
 
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, Count, build, check_fields, converted
+from common.fields import BadValue, Count, build, check_fields, converted, one_of
 from common.naming import nearest
 from common.yaml_files import BadYaml, read_yaml
 from filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
 from filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
 from filters.captions.rules import CaptionRule
+from filters.columns import ColumnCondition, as_section, conditions_of
 from filters.dedup import DedupRule
 from filters.spotting.filters import ImageTooSmall, TextSpotting
 from filters.spotting.overlap import OverlapRule
@@ -47,6 +48,8 @@ class Preset:
     images: ImageRule = field(default_factory=ImageRule)
     text_spotting: OverlapRule = field(default_factory=OverlapRule)
     dedup: DedupRule = field(default_factory=DedupRule)
+    columns: tuple[ColumnCondition, ...] = ()
+    """What is asked of the manifest's own columns (see `filters.columns`)."""
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' images are read along, so that switching to them later needs no OCR."""
     filters: tuple[Filter, ...] = ()
@@ -57,6 +60,7 @@ class Preset:
         """What is asked of captions, in order."""
         rule = self.captions
         return (
+            *self.columns,
             NoCaption(),
             CaptionLength(max_chars=rule.max_chars),
             Complexity(min_complexity=rule.min_complexity),
@@ -76,21 +80,24 @@ class Preset:
     @property
     def captions_fingerprint(self) -> str:
         """Changes with every setting that decides which rows survive their caption."""
-        return _fingerprint(self.captions, filters=[one for one in self.filters if isinstance(one, CaptionFilter)])
+        own = [one for one in self.filters if isinstance(one, CaptionFilter)]
+        return _fingerprint(self.captions, filters=[*self.columns, *own])
 
     @property
     def filters_fingerprint(self) -> str:
         """Changes with every setting that decides of a row by itself: which rows compete as duplicates."""
-        return _fingerprint(self.captions, self.images, self.text_spotting, filters=self.filters)
+        return _fingerprint(self.captions, self.images, self.text_spotting, filters=[*self.columns, *self.filters])
 
     @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        return _fingerprint(self.captions, self.images, self.text_spotting, self.dedup, filters=self.filters)
+        rules = (self.captions, self.images, self.text_spotting, self.dedup)
+        return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
     def as_dict(self) -> dict[str, Any]:
         """For the provenance record."""
-        return {**dataclasses.asdict(self), "filters": _named(self.filters)}
+        columns = {one.reason: as_section(one) for one in self.columns}
+        return {**dataclasses.asdict(self), "columns": columns, "filters": _named(self.filters)}
 
 
 def _named(filters: Sequence[Filter]) -> dict[str, Any]:
@@ -100,6 +107,26 @@ def _named(filters: Sequence[Filter]) -> dict[str, Any]:
 def _fingerprint(*rules: Any, filters: Sequence[Filter]) -> str:
     parts = [dataclasses.asdict(rule) for rule in rules] + ([list(_named(filters).items())] if filters else [])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """What a preset says, on top of what its `base` says; sections are put together key by key."""
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise BadValue("a preset must map sections (captions, columns, images, text_spotting, dedup) to settings")
+    if "base" not in content:
+        return content
+    base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
+    both = [name for name in content if isinstance(content[name], dict) and name in base]
+    return {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
+
+
+def _check_reasons(preset: Preset) -> None:
+    """Raises `BadValue` where a column has the name of a filter's reason."""
+    others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
+    for one in preset.columns:
+        if one.reason in {other.reason for other in others}:
+            raise BadValue(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
 
 
 def preset_names() -> list[str]:
@@ -120,16 +147,16 @@ def load_preset(name: str) -> Preset:
     else:
         raise BadPreset(
             f"unknown preset {name!r}{nearest(name, preset_names())}; choose "
-            f"{' or '.join(preset_names())}, or a .yaml file"
+            f"{', '.join(preset_names())}, or a .yaml file"
         )
     try:
-        content = read_yaml(path)
-        if not isinstance(content, dict):
-            raise BadValue("a preset must map sections (captions, images, text_spotting, dedup) to settings")
+        content = _content(path)
         own = {name: kind for name, kind in registered_filters().items() if name in content}
         filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
-        shipped = {name: value for name, value in content.items() if name not in own}
-        preset = build(Preset, shipped, name=path.stem, filters=filters)
+        shipped = {name: value for name, value in content.items() if name not in own and name != "columns"}
+        columns = conditions_of(content.get("columns", {}))
+        preset = build(Preset, shipped, name=path.stem, columns=columns, filters=filters)
+        _check_reasons(preset)
     except BadYaml as error:
         raise BadPreset(f"preset {error}") from error
     except BadValue as error:

@@ -37,6 +37,8 @@ class Roles:
     """Probability (float) or class (text) of unsafe content."""
     watermark: str | None = None
     """Probability of a watermark, 0 to 1."""
+    aesthetic: str | None = None
+    """Aesthetic score, about 1 to 10."""
     language: str | None = None
     """Language of the caption."""
     status: str | None = None
@@ -69,6 +71,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     ),
     "unsafe": ("punsafe", "nsfw_score_opennsfw2", "nsfw_score_gantman", "NSFW"),
     "watermark": ("pwatermark", "watermark_score"),
+    "aesthetic": ("aesthetic", "aesthetic_score", "AESTHETIC_SCORE", "aesthetic_score_laion_v2"),
     "language": ("LANGUAGE", "language"),
     "status": ("status",),
 }

@@ -9,11 +9,12 @@ from pipelines.engine.work import Work
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.annotator import Annotator, registered_annotators
 from pipelines.stages.captions import CaptionAnnotation
+from pipelines.stages.columns import ColumnAnnotation
 from pipelines.stages.download import DownloadAnnotation
 from pipelines.stages.judge import Judge
 from pipelines.stages.spotting import SpottingAnnotation
 
-BUILT_IN: tuple[type[Annotator], ...] = (CaptionAnnotation, DownloadAnnotation, SpottingAnnotation)
+BUILT_IN: tuple[type[Annotator], ...] = (ColumnAnnotation, CaptionAnnotation, DownloadAnnotation, SpottingAnnotation)
 """The annotators that come along, in the order in which they run."""
 
 

@@ -14,12 +14,12 @@ from filters.spotting.overlap import overlap
 from pipelines.datasets import Dataset
 from pipelines.manifests import FileChanged, UnreadableFile
 from pipelines.plan import Plan, Unit
+from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
 from pipelines.stages.downloads import images_of
 from pipelines.stages.image_records import image_records
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import row_groups
 
 EXAMPLES = 8
 """Examples of each reason in the report."""
@@ -53,7 +53,7 @@ def collect_examples(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
         )
         asked = sorted({ordinal for ordinal, _ in mine})
-        groups = row_groups(layout.data("captions", name))
+        groups = annotated_rows(layout, name, preset)
         rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
@@ -85,8 +85,10 @@ def example_of(
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = rows.slice(place, 1).to_pylist()[0]
+    if not verdict.asked[place]:  # whether it was parsed depends on the presets of earlier runs
+        row = {name: row[name] for name in ("uid", "caption")}
     decided = verdict.decisions
-    accepted = decided.accepted[place].as_py() if decided else []
+    accepted = decided.accepted[place].as_py() if decided and verdict.asked[place] else []
     example = {
         "uid": row["uid"],
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
+from filters.columns import MISSING_PLACE, STORED, ColumnCondition
 from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.captions import CaptionRecord
@@ -46,6 +47,15 @@ class FunnelStep(TypedDict):
     left: int
 
 
+class ColumnHistogram(TypedDict):
+    """How to draw the values of a column of the manifest that the preset has a condition on."""
+
+    labels: dict[str, str]
+    """What the bins of its histogram are called, in order."""
+    thresholds: list[int]
+    """Bins at whose beginning a threshold lies."""
+
+
 class FunnelRecord(TypedDict):
     """What a run says of its rows; `funnel.json` is this with examples. `report.data.read_funnel` reads it back, of any
     version."""
@@ -64,6 +74,9 @@ class FunnelRecord(TypedDict):
     unparsed: int
     """Captions that a lean run did not parse."""
     histograms: dict[str, dict[str, int]]
+    """Rows by value: of complexity, actions, overlap, and of each column that the preset has a condition on."""
+    columns: dict[str, ColumnHistogram]
+    """Of each of these, by the name of its histogram."""
     duplicates: dict[str, dict[str, Any]]
     """By kind: see `Findings.counts`."""
     set_aside: dict[str, str]
@@ -128,10 +141,19 @@ def summarise(
         "histograms": {
             name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
         },
+        "columns": {STORED + one.reason: _drawn(one, histograms) for one in settings.preset.columns},
         "duplicates": {},
         "set_aside": {},
         "seconds": {},
     }
+
+
+def _drawn(condition: ColumnCondition, histograms: Mapping[str, Mapping[int, int]]) -> ColumnHistogram:
+    bins = sorted(histograms.get(STORED + condition.reason, {}))
+    numbers = [one for one in bins if one != MISSING_PLACE]
+    if condition.thresholds and numbers:  # empty ones between them, too
+        bins = [*bins[: len(bins) - len(numbers)], *range(numbers[0], numbers[-1] + 1)]
+    return {"labels": {str(one): condition.label(one) for one in bins}, "thresholds": list(condition.thresholds)}
 
 
 def _not_decided(layout: Layout, plan: Plan, decided: Sequence[Unit]) -> NotDecided:

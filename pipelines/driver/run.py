@@ -23,6 +23,7 @@ from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.captions import check_lean
+from pipelines.stages.columns import check_columns
 from pipelines.stages.decide import Decisions
 from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from pipelines.stages.downloads import STAGE
@@ -57,6 +58,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
+    check_columns(settings.preset, plan.infos, settings.dataset)
     settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_writable(layout)

@@ -29,7 +29,7 @@ COLUMNS = "--columns a,b,... (in Python: with_roles(columns=[...]))"
 """How to name the columns of a file without header, for messages."""
 _FOUND_BY_ALIAS = (
     *("url", "caption", "uid", "image", "image_path", "key", "sha256", "md5"),
-    *("similarity", "unsafe", "watermark", "language", "status"),
+    *("similarity", "unsafe", "watermark", "aesthetic", "language", "status"),
 )
 
 

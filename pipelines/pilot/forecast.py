@@ -263,5 +263,5 @@ def _product(a: Estimate, b: Estimate) -> Estimate:
 
 
 def _order(stage: str) -> tuple[int, str]:
-    known = ("captions", "download", "spotting", "dedup", "decide", "export")
+    known = ("columns", "captions", "download", "spotting", "dedup", "decide", "export")
     return (known.index(stage) if stage in known else len(known), stage)

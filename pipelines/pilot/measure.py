@@ -41,7 +41,8 @@ def _unit(
     outcomes = Counter({KEPT: decided["kept"], DEAD: sum(decided["dead"].values())})
     for reason, rows in decided["rejected"].items():
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
-    by_captions = sum(rows for reason, rows in decided["rejected"].items() if stages.get(reason) == "captions")
+    rejected = decided["rejected"].items()
+    before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
     records = load_records(layout, unit, plan.image_units(read["rows"]))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
@@ -51,7 +52,7 @@ def _unit(
         unit=unit,
         rows=read["rows"],
         outcomes=dict(outcomes),
-        to_fetch=read["good"] - by_captions,
+        to_fetch=read["good"] - before_images,
         seconds=seconds,
         stored=stored | {"work": work, "shards": sum(map(_size, shards))},
         images=len(sizes),

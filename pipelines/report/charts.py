@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common.html import attribute, show
-from pipelines.report.data import Funnel
+from pipelines.report.data import ColumnHistogram, Funnel
 
 _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
 _WIDE, _HIGH, _BASE = 340.0, 150.0, 18.0
@@ -79,10 +81,22 @@ def draw_dead_letter(funnel: Funnel) -> str:
 
 def draw_histogram(title: str, text: str, counts: dict[int, int]) -> str:
     """Columns with their counts; ranges where there are many values."""
-    if not counts:
+    return _draw_columns(title, text, bin_counts(counts) if counts else [])
+
+
+def draw_column(histogram: ColumnHistogram) -> str:
+    """The values of a column of the manifest, with a line at each threshold."""
+    places = [place for place, _, _ in histogram.bins]
+    marks = [places.index(place) for place in histogram.thresholds if place in places]
+    text = "The manifest's own column. Lines are the preset's thresholds." if marks else "The manifest's own column."
+    return _draw_columns(show(histogram.column), text, [(label, count) for _, label, count in histogram.bins], marks)
+
+
+def _draw_columns(title: str, text: str, columns: list[tuple[str, int]], marks: Sequence[int] = ()) -> str:
+    """`title` and `text` are HTML; `marks` are columns before which a line is drawn."""
+    if not columns:
         return f'<figure class="histogram"><h3>{title}</h3><p class="quiet">{text}</p><p>Not measured.</p></figure>'
-    columns = bin_counts(counts)
-    most = max(count for _, count in columns)
+    most = max(1, *(count for _, count in columns))
     step = _WIDE / max(len(columns), _FEWEST_COLUMNS)  # two or three columns need not be walls
     every = max(1, max(len(label) for label, _ in columns) * 7 // int(step) + 1)
     parts = []
@@ -104,6 +118,7 @@ def draw_histogram(title: str, text: str, counts: dict[int, int]) -> str:
                 f"{attribute(label)}</text>"
             )
         parts.append("</g>")
+    parts += [f'<path class="h-mark" d="M{mark * step:.1f} 4V{16 + _HIGH:.1f}"/>' for mark in marks]
     return (
         f'<figure class="histogram"><h3>{title}</h3><p class="quiet">{text}</p>'
         f'<svg role="img" aria-label="histogram: {title}" viewBox="0 0 {_WIDE:.0f} {16 + _HIGH + _BASE:.0f}">'

@@ -103,6 +103,17 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class ColumnHistogram:
+    """Rows by the value of a column of the manifest."""
+
+    column: str
+    bins: tuple[tuple[int, str, int], ...]
+    """Place, label and rows of each, in order."""
+    thresholds: tuple[int, ...]
+    """Places at whose beginning a threshold lies."""
+
+
+@dataclass(frozen=True, slots=True)
 class Funnel:
     """A whole run."""
 
@@ -121,6 +132,8 @@ class Funnel:
     uncounted_units: int
     """Units that are set aside, and of whose rows nobody knows how many they are."""
     histograms: dict[str, dict[int, int]]
+    columns: tuple[ColumnHistogram, ...]
+    """Of the columns that the preset has conditions on."""
     seconds: dict[str, float]
     examples: dict[str, tuple[Example, ...]]
 
@@ -154,6 +167,7 @@ def read_funnel(raw: Json) -> Funnel:
     by_reason = _counts(raw, "rejected")
     dead = _map(raw, "dead_letter")
     errors = sorted(_counts(dead, "by_error").items(), key=lambda item: (-item[1], item[0]))
+    histograms = {str(name): _histogram(value) for name, value in _map(raw, "histograms").items()}
     return Funnel(
         dataset=_text(raw, "dataset"),
         preset=_text(raw, "preset"),
@@ -167,7 +181,12 @@ def read_funnel(raw: Json) -> Funnel:
         dead_by_error=tuple(errors),
         not_decided=_whole(_map(raw, "not_decided"), "rows") or 0,
         uncounted_units=_whole(_map(raw, "not_decided"), "uncounted") or 0,
-        histograms={str(name): _histogram(value) for name, value in _map(raw, "histograms").items()},
+        histograms=histograms,
+        columns=tuple(
+            _column(str(name), value, histograms.get(str(name), {}))
+            for name, value in _map(raw, "columns").items()
+            if isinstance(value, Mapping)
+        ),
         seconds={str(name): float(value) for name, value in _map(raw, "seconds").items() if _number(value) is not None},
         examples={
             str(name): tuple(read_example(item) for item in group if isinstance(item, Mapping))
@@ -243,6 +262,14 @@ def _spotted(item: Json) -> Spotted:
     box = tuple((x, y) for x, y in numbers if x is not None and y is not None)
     score = _number(item.get("score")) or 0.0
     return Spotted(text=_text(item, "text"), score=score, box=box if len(box) >= 3 else ())
+
+
+def _column(name: str, raw: Json, counts: Mapping[int, int]) -> ColumnHistogram:
+    named = ((_number(key), str(label)) for key, label in _map(raw, "labels").items())
+    labels = {int(place): label for place, label in named if place is not None}
+    bins = tuple((place, labels[place], counts.get(place, 0)) for place in sorted(labels))
+    thresholds = (_number(one) for one in _sequence(raw, "thresholds"))
+    return ColumnHistogram(name.partition(":")[2], bins, tuple(int(one) for one in thresholds if one is not None))
 
 
 def _histogram(value: object) -> dict[int, int]:

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.html import TextSpan, marked, render_page, show
-from pipelines.report.charts import anchor, draw_dead_letter, draw_funnel, draw_histogram, percent, reason_name
+from pipelines.report.charts import (
+    anchor,
+    draw_column,
+    draw_dead_letter,
+    draw_funnel,
+    draw_histogram,
+    percent,
+    reason_name,
+)
 from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.thumbnail import draw_image
@@ -67,7 +75,12 @@ def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> st
         funnel=draw_funnel(run),
         dead_letter=draw_dead_letter(run),
         explanations=[(reason_name(name), _explained(name, run)) for name in names],
-        histograms="".join(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _CHARTS),
+        histograms="".join(
+            [
+                *(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _CHARTS),
+                *map(draw_column, run.columns),
+            ]
+        ),
         legend=draw_graph(_LEGEND),
         card=_card,
         percent=percent,

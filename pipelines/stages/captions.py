@@ -10,15 +10,18 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from common.command_line import WrongUse
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
+from filters.columns import STORED, ColumnCondition, as_section, condition_of
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import BadRow, Batch, UnreadableFile, read
 from pipelines.settings import RunSettings
 from pipelines.stages.annotator import Annotator
+from pipelines.stages.columns import ColumnValues
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile
 from pipelines.store.fingerprints import fingerprint_of
@@ -77,6 +80,9 @@ class CaptionRecord(TypedDict):
     """See `RunSettings.lean`; earlier versions did not say."""
     unparsed: NotRequired[int]
     """Good rows whose captions a lean run did not parse."""
+    columns: NotRequired[dict[str, Any]]
+    """The conditions on columns of the manifest whose rejects were not parsed, as a preset writes them; earlier
+    versions had none."""
     slow: NotRequired[str | None]
     """See `CaptionParser.slow`."""
     broken: Broken | None
@@ -96,6 +102,8 @@ class CaptionStage(Stage):
     """See `RunSettings.lean`."""
     fuller: str | None = None
     """Fingerprint of annotations that hold all that a lean run asks for, and more."""
+    conditions: tuple[ColumnCondition, ...] = ()
+    """On the manifest's own columns: rows that they reject are not parsed."""
     name: str = field(default="captions", init=False)
 
     def setup(self) -> None:
@@ -111,20 +119,28 @@ class CaptionStage(Stage):
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
         # Records of earlier versions do not tell pairs from uids.
-        return known if known and "own_uids" in known and known["annotated"] == self.annotate else None
+        fits = known and "own_uids" in known and known["annotated"] == self.annotate and self.parsed(known)
+        return known if fits else None
+
+    def parsed(self, record: dict[str, Any]) -> bool:
+        """Whether all rows that survive the conditions were parsed: each row that was passed over is rejected again."""
+        then = [condition_of(*one) for one in record.get("columns", {}).items()]
+        return all(any(now.implies(one) for now in self.conditions) for one in then)
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
         rows, own_uids, without_url, unparsed = 0, 0, 0, 0
+        values = ColumnValues(self.layout, unit, self.conditions) if self.annotate and self.conditions else None
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
         with TableFile(self.layout.data(self.name, unit), schema) as good, TableFile(self.layout.dead(unit)) as dead:
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-                    table = self._rows(batch)
+                    parse = self._to_parse(batch, values)
+                    table = self._rows(batch, parse)
                     good.write(table)
-                    unparsed += table["objects"].null_count if self.annotate else 0
+                    unparsed += table["objects"].null_count - int((~parse).sum()) if self.annotate else 0
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
@@ -144,16 +160,29 @@ class CaptionStage(Stage):
             "without_url": without_url,
             "lean": self.lean,
             "unparsed": unparsed,
+            "columns": {one.reason: as_section(one) for one in self.conditions} if self.annotate else {},
             "slow": self._annotator.slow if self._annotator else None,
             "broken": broken,
         }
         return said, (self.layout.data(self.name, unit), self.layout.dead(unit))
 
-    def _rows(self, batch: Batch) -> pa.Table:
+    def _to_parse(self, batch: Batch, values: ColumnValues | None) -> NDArray[np.bool_]:
+        """Of each row whether no condition on the manifest's columns rejects it."""
+        survive = np.ones(len(batch.ordinals), bool)
+        if values is not None:
+            theirs = values.of(batch.ordinals)
+            for one in self.conditions:
+                survive &= ~one.rejects_values(theirs[STORED + one.reason])
+        return survive
+
+    def _rows(self, batch: Batch, parse: NDArray[np.bool_]) -> pa.Table:
         table = identities(batch)
         if self._annotator is None:
             return table
-        annotations = self._annotator.annotate([caption or "" for caption in batch.captions])
+        captions = [caption or "" for caption, asked in zip(batch.captions, parse, strict=True) if asked]
+        annotations = self._annotator.annotate(captions)
+        if len(captions) < len(parse):
+            annotations = annotations.take(pa.array(np.cumsum(parse) - 1, mask=~parse))
         return pa.table([*table.columns, *annotations.columns], schema=pa.schema([*ROW, *SCHEMA]))
 
 
@@ -174,6 +203,7 @@ class CaptionAnnotation(Annotator):
             asked,
             lean,
             fuller=fingerprint_of(provenance()) if asked and lean else None,
+            conditions=self.settings.preset.columns,
         )
 
     def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
@@ -182,9 +212,13 @@ class CaptionAnnotation(Annotator):
         return stage.current(unit, record) is not None
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
+        assert isinstance(stage, CaptionStage)
         lean = sum(bool(record.get("lean")) for record in records)
-        anew = sum(bool(record["annotated"]) for record in records) - lean
+        wider = sum(not record.get("lean") and not stage.parsed(record) for record in records)
+        anew = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean} of {of} units were annotated by a lean run, which did not parse all captions"] if lean else []
+        fewer = "were annotated where the conditions on columns let fewer rows through"
+        said += [f"{wider} of {of} units {fewer}"] if wider else []
         said += [f"{anew} of {of} units were annotated by another model or version"] if anew else []
         return f"{'; '.join(said)}; they are annotated anew" if said else None
 

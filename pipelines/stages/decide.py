@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from filters.columns import STORED
 from filters.presets import Preset
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
@@ -20,6 +21,7 @@ from pipelines.engine.work import Work
 from pipelines.manifests import Batch, Span, UnreadableFile, info_of, read
 from pipelines.settings import RunSettings
 from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
+from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD as DEAD_REASON
 from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
 from pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
@@ -99,7 +101,7 @@ class DecideStage(Stage):
         heartbeat.expect(read_record["rows"])
         records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
         duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
-        annotations = _Annotations(row_groups(self.layout.data("captions", unit)))
+        annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         tally, done = Tally(), 0
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
@@ -173,7 +175,10 @@ class DecideStage(Stage):
         tally.rows.update(reasons.tolist())
         if verdict.decisions is not None:
             tally.histograms["complexity"].update(verdict.decisions.complexity[verdict.decisions.parsed].tolist())
-            tally.histograms["actions"].update(verdict.decisions.n_actions.tolist())
+            tally.histograms["actions"].update(verdict.decisions.n_actions[verdict.asked].tolist())
+        for one in self.preset.columns:
+            name = STORED + one.reason
+            tally.histograms[name].update(one.places(rows[name]).tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
         uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
         for reason, uid, ordinal in zip(reasons.tolist(), uids, ordinals, strict=True):

@@ -12,7 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.base import CaptionEvidence, Filter, ImageEvidence
+from filters.captions.annotate import SCHEMA
 from filters.captions.rules import CaptionDecisions, decide_captions
+from filters.columns import STORED, ColumnCondition
 from filters.presets import Preset
 from filters.spotting.overlap import overlap_lengths
 from pipelines.fetch.reasons import EXPLANATIONS
@@ -63,7 +65,7 @@ def cascade(preset: Preset, own: Sequence[Step] = ()) -> tuple[Step, ...]:
     )
     absent = "There is no image for the row, so it cannot be checked for text."
     return (
-        *(_step("captions", one, always=not one.needs_annotations) for one in preset.caption_filters),
+        *(_step(_caption_stage(one), one, always=not one.needs_annotations) for one in preset.caption_filters),
         *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
         Step("spotting", NOT_AT_HAND, absent),
         *(_step("spotting", one) for one in preset.image_filters),
@@ -74,6 +76,10 @@ def cascade(preset: Preset, own: Sequence[Step] = ()) -> tuple[Step, ...]:
 
 def _step(stage: str, known: Filter, always: bool = False) -> Step:
     return Step(stage, known.reason, known.explanation, always=always)
+
+
+def _caption_stage(one: Filter) -> str:
+    return "columns" if isinstance(one, ColumnCondition) else "captions"
 
 
 def stage_of(preset: Preset, own: Sequence[Step] = ()) -> dict[str, str]:
@@ -89,16 +95,33 @@ class CaptionVerdict:
     """The reason of each row, `KEPT` where it survives."""
     decisions: CaptionDecisions | None
     """None where captions were not asked about."""
+    asked: NDArray[np.bool_]
+    """Of each row whether its caption mattered: the manifest's own columns had not rejected it before."""
 
 
 def judge_captions(rows: pa.Table, preset: Preset, asked: bool) -> CaptionVerdict:
-    """`rows` has `caption` and, where `asked`, the annotation columns. Rows without a caption never survive."""
-    evidence = CaptionEvidence(rows, decide_captions(rows, preset.captions) if asked else None)
+    """What the caption filters say of `rows`, which have `caption`, the values of the preset's `columns` and, where
+    `asked`, the annotation columns. Rows without a caption never survive."""
+    survive = np.ones(rows.num_rows, bool)
+    for condition in preset.columns:
+        survive &= ~condition.rejects_values(rows[STORED + condition.reason])
+    # Whether others were parsed depends on the presets of earlier runs.
+    parsed = _without_annotations(rows, ~survive) if asked and not survive.all() else rows
+    evidence = CaptionEvidence(parsed, decide_captions(parsed, preset.captions) if asked else None)
     reasons: Reasons = np.full(rows.num_rows, KEPT, object)
     for one in reversed(preset.caption_filters):  # the first of the cascade is written last
         if asked or not one.needs_annotations:
             reasons[one.rejects(evidence)] = one.reason
-    return CaptionVerdict(reasons, evidence.decided)
+    return CaptionVerdict(reasons, evidence.decided, survive)
+
+
+def _without_annotations(rows: pa.Table, which: NDArray[np.bool_]) -> pa.Table:
+    for name in SCHEMA.names:
+        column = rows[name].combine_chunks()
+        rows = rows.set_column(
+            rows.column_names.index(name), name, column.take(pa.array(np.arange(len(column)), mask=which))
+        )
+    return rows
 
 
 @dataclass(frozen=True)

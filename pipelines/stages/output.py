@@ -36,13 +36,13 @@ def output_rows(
     columns = making_way(original, (*OURS, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, verdict.captions.decisions
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
-    # Of captions that were not parsed it is known that they state no action.
-    known = decided.parsed if decided else None
+    # Of captions that were asked about and not parsed it is known that they state no action.
+    known, asked = decided.parsed if decided else None, verdict.captions.asked
     columns |= {
         "uid": rows["uid"],
         "caption": rows["caption"],
         "complexity": _where(known, pa.array(decided.complexity, pa.int32())) if decided else pa.nulls(n, pa.int32()),
-        "actions": decided.actions.cast(texts) if decided else pa.nulls(n, texts),
+        "actions": _where(asked, decided.actions.cast(texts)) if decided else pa.nulls(n, texts),
         "objects": _where(known, decided.objects.cast(texts)) if decided else pa.nulls(n, texts),
         "attributes": _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs),
         "spotted": _spotted(records, verdict, n),

@@ -6,7 +6,7 @@ preset that lets fewer through finds all it needs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,20 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from filters.presets import Preset, load_preset
+from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import KEPT, judge_captions
+from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import place_of
-from pipelines.store.storage import row_groups
 
 
 def all_rows(preset: Preset) -> str:
     """Names the rows that are wanted where captions decide nothing: all with a caption of a length that the preset
-    takes."""
-    return f"all-{preset.captions.max_chars}"
+    takes, and that its conditions on columns let through."""
+    conditions = "".join(f"-{fingerprint_of(one)}" for one in preset.columns)
+    return f"all-{preset.captions.max_chars}{conditions}"
 
 
 def survivors(preset: Preset, annotations: str) -> str:
-    """Names the rows that survive a preset's caption rules, given the fingerprint of the annotations."""
+    """Names the rows that survive what a preset asks of captions and columns, given the fingerprint of the
+    annotations."""
     return f"{preset.captions_fingerprint}-{annotations}"
 
 
@@ -44,7 +47,10 @@ class Survivors:
     @cached_property
     def _presets(self) -> list[Preset]:
         """The preset, and those it foresees, so that their rows are at hand when they are asked for."""
-        return [self.preset, *map(load_preset, self.preset.foresee)] if self.captions_decide else [self.preset]
+        if not self.captions_decide:
+            return [self.preset]
+        foreseen = (replace(load_preset(name), columns=self.preset.columns) for name in self.preset.foresee)
+        return [self.preset, *foreseen]
 
     @property
     def covers(self) -> set[str]:
@@ -57,7 +63,7 @@ class Survivors:
     def needed(self) -> set[str]:
         """An image unit that covers any of these has all that the preset asks for."""
         mine = {survivors(self.preset, self.annotations)} if self.captions_decide else set()
-        return {all_rows(self.preset)} | mine
+        return {all_rows(self.preset), all_rows(replace(self.preset, columns=()))} | mine
 
     def are_covered(self, record: dict[str, Any] | None, fingerprint: str) -> bool:
         """Whether a commit record says that an image unit is done."""
@@ -69,7 +75,7 @@ class Survivors:
         first, stop = number * image_rows, (number + 1) * image_rows
         columns = None if self.captions_decide else ["ordinal", "caption"]
         found = [np.empty(0, np.int64)]
-        for rows in row_groups(layout.data("captions", unit), columns, between=("ordinal", first, stop)):
+        for rows in annotated_rows(layout, unit, self.preset, columns, between=("ordinal", first, stop)):
             ordinals = np.asarray(rows["ordinal"]).astype(np.int64)
             survive = np.zeros(rows.num_rows, bool)
             for preset in self._presets:

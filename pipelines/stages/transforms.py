@@ -35,6 +35,7 @@ from pipelines.datasets.naming import listing
 from pipelines.manifests import Batch, MissingImage, read_rows
 from pipelines.manifests.columns import kind_of
 from pipelines.stages.captions import identities
+from pipelines.stages.columns import column_of, values_of
 from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
 from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
@@ -196,7 +197,7 @@ class _Spot(beam.DoFn):
         """Places of the rows whose images are read."""
         if self._preset is None:
             return np.arange(table.num_rows)
-        batch, rows = _rows(table, self._dataset, annotated=True)
+        batch, rows = _rows(table, self._dataset, self._preset, annotated=True)
         passed = judge_captions(rows, self._preset, True).reasons == KEPT
         return batch.ordinals[passed.astype(bool)]
 
@@ -216,7 +217,7 @@ class _Decide(beam.DoFn):
 
     def decide(self, table: pa.Table) -> dict[str, pa.Table]:
         """The rows of a batch by output."""
-        batch, rows = _rows(table, self._dataset, annotated="captions" in self._stages)
+        batch, rows = _rows(table, self._dataset, self._preset, annotated="captions" in self._stages)
         records = _records(batch.table) if "spotting" in self._stages else None
         # Records are found by place, and bad rows have none.
         rows = rows.set_column(0, "ordinal", pa.array(np.arange(rows.num_rows)))
@@ -246,11 +247,15 @@ def _dataset(caption: str, **roles: Any) -> Dataset:
     return load_dataset("custom").with_roles(caption=caption, **roles)
 
 
-def _rows(table: pa.Table, dataset: Dataset, *, annotated: bool) -> tuple[Batch, pa.Table]:
-    """The good rows of a batch, and the same with identity, caption and, where asked for, annotations."""
+def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool) -> tuple[Batch, pa.Table]:
+    """The good rows of a batch, and the same with identity, caption, the values that the preset's conditions compare
+    and, where asked for, annotations."""
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch = read_rows(table, dataset)
     rows = identities(batch)
+    places = {one.reason: column_of(one.reason, dataset.roles, dataset, table.column_names) for one in preset.columns}
+    for name, values in values_of(batch.table, places, preset.columns).items():
+        rows = rows.append_column(name, values)
     if not annotated:
         return batch, rows
     _need(table, ANNOTATIONS, "put AnnotateCaptions before")

@@ -28,7 +28,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["paper", "paper-dedup", "strict"]
+    assert preset_names() == ["laion-paper", "paper", "paper-dedup", "safe", "strict"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -49,6 +49,16 @@ def test_paper_dedup_is_paper_but_for_duplicates() -> None:
     assert paper.dedup == load_preset("strict").dedup == DedupRule()
     assert dedup.dedup.pairs and dedup.dedup.images and dedup.dedup.semantic
     assert dedup.fingerprint != paper.fingerprint and dedup.filters_fingerprint == paper.filters_fingerprint
+
+
+def test_a_file_may_say_what_differs_from_a_preset(write: Write) -> None:
+    strict = load_preset("strict")
+    mine = load_preset(write("base: strict\ncaptions: {min_action_score: 0.5}\ncolumns: {aesthetic: {min: 5}}\n"))
+    assert mine.captions == dataclasses.replace(strict.captions, min_action_score=0.5)
+    assert (mine.images, mine.text_spotting, mine.dedup) == (strict.images, strict.text_spotting, strict.dedup)
+    assert [one.reason for one in mine.columns] == ["aesthetic"]
+    with pytest.raises(BadPreset, match=r"base is 'stric'.*choose"):
+        load_preset(write("base: stric\n"))
 
 
 def test_a_file_need_only_say_what_differs(write: Write) -> None:
@@ -110,10 +120,10 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("dedup: {pairs: true, pairs: false}", "line 1, column 22: key 'pairs' is given twice; remove one of them"),
         ("dedup: {}\ncaptions: {}\ndedup: {}", "line 3, column 1: key 'dedup' is given twice; remove one of them"),
         ("foresee: strict", "foresee is 'strict'; it must be a list"),
-        ("foresee: [stict]", "foresee names stict; choose from paper, paper-dedup, strict"),
+        ("foresee: [stict]", "foresee names stict; choose from laion-paper, paper, "),
         ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
-        ("", "must map sections (captions, images, text_spotting, dedup) to settings"),
-        ("- captions", "must map sections (captions, images, text_spotting, dedup) to settings"),
+        ("", "must map sections (captions, columns, images, text_spotting, dedup) to settings"),
+        ("- captions", "must map sections (captions, columns, images, text_spotting, dedup) to settings"),
         ("captions: {", "line 1, column 12: not YAML, "),
         ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],
@@ -129,8 +139,8 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose paper or paper-dedup or strict, or a .yaml"),
-        ("", "unknown preset ''; choose paper or paper-dedup or strict, or a .yaml file"),
+        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose laion-paper, paper, "),
+        ("", "unknown preset ''; choose laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
         ("nowhere.yaml", "preset nowhere.yaml: No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset nowhere/mine.yml: No such file or directory"),
     ],

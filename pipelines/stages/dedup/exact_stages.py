@@ -23,6 +23,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.captions import ROW
+from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import KEPT
 from pipelines.stages.dedup.exact import duplicates, shared
 from pipelines.stages.dedup.findings import IMAGE, PAIR, UID, DuplicateFiles, Entries, duplicates_stage, write_entries
@@ -142,7 +143,7 @@ class KeyStage(Stage):
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         records = image_records(self.layout, unit, self._image_units(unit), self.stages)
         kept = _Pairs()
-        for read in row_groups(self.layout.data("captions", unit)):
+        for read in annotated_rows(self.layout, unit, self.preset):
             verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
             kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
         return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))

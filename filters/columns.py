@@ -1,0 +1,246 @@
+"""Thresholds on the columns that a manifest brings: a similarity, an aesthetic score, a licence, whatever it has.
+
+A preset gives them in its section `columns`, by the name of a column or the role that one plays:
+
+    columns:
+      similarity: {min: 0.28}
+      punsafe: {max: 0.5, missing: keep}
+      license: {in: [cc-by, cc0]}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from common.fields import BadValue, Range, build, check_fields, shown
+from common.naming import nearest
+from filters.base import Bools, CaptionEvidence, CaptionFilter
+
+STORED = "column:"
+"""Before the name of a condition: the column of annotated rows that holds the values it looks at."""
+MISSING_PLACE, OTHERS_PLACE = -1_000_000, 1_000_000
+"""Bins of rows without a value, and of words that the condition does not name."""
+_BINS_BESIDE = 20
+"""Bins of a histogram on either side of its thresholds; what lies farther is counted in the last."""
+
+_FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
+"""What a preset writes, and the field that holds it."""
+
+Value = bool | int | float | str
+Finite = Annotated[float, Range()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnCondition(CaptionFilter):
+    """What a preset asks of a column of the manifest; bounds belong to what is kept."""
+
+    reason: str
+    """The column's name, or that of its role; also why rows are rejected."""
+    min: Finite | None = None
+    """Rows with a smaller number are rejected."""
+    max: Finite | None = None
+    """Rows with a larger number are rejected."""
+    among: tuple[Value, ...] | None = None
+    """`in`: rows with another value are rejected. Words are compared as they are written, true and false as words."""
+    not_among: tuple[Value, ...] | None = None
+    """`not_in`: rows with one of these values are rejected."""
+    missing: Literal["keep", "reject"] = "reject"
+    """What becomes of rows without a value, or with one that is no number where numbers are asked for."""
+
+    needs_annotations = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not self.reason:
+            raise BadValue("a column has no name")
+        if (self.min, self.max, self.among, self.not_among) == (None,) * 4:
+            raise BadValue(f"columns.{self.reason} asks for nothing; give it min, max, in or not_in")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no row would be kept")
+        words = [value for value in self._listed if not _is_number(value)]
+        if words and (self._bounds or len(words) < len(self._listed)):
+            raise BadValue(
+                f"columns.{self.reason} compares with numbers and with {shown(words[0])}; a column holds one or the "
+                "other: put numbers between quotes where words are meant"
+            )
+
+    @property
+    def explanation(self) -> str:  # type: ignore[override]  # made of the thresholds
+        """See `Filter`."""
+        asked = [
+            f"below {self.min:g}" if self.min is not None else "",
+            f"above {self.max:g}" if self.max is not None else "",
+            f"none of {_listing(self.among)}" if self.among is not None else "",
+            f"one of {_listing(self.not_among)}" if self.not_among is not None else "",
+            "missing" if self.missing == "reject" else "",
+        ]
+        return f"The manifest's own column {self.reason} is {' or '.join(part for part in asked if part)}."
+
+    @property
+    def numeric(self) -> bool:
+        """Whether numbers are compared, else words."""
+        return bool(self._bounds) or all(map(_is_number, self._listed))
+
+    @property
+    def _bounds(self) -> list[float]:
+        return [bound for bound in (self.min, self.max) if bound is not None]
+
+    @property
+    def _listed(self) -> tuple[Value, ...]:
+        return (*(self.among or ()), *(self.not_among or ()))
+
+    # ---- values
+
+    def stored(self, column: pa.ChunkedArray | pa.Array) -> pa.Array:
+        """The values of a column that are compared: float64 or text, null where there is none."""
+        values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+        if pa.types.is_dictionary(values.type):
+            values = values.dictionary_decode()
+        if not self.numeric:
+            return pa.array([None if one is None else _word(one) for one in values.to_pylist()], pa.string())
+        if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            numbers = values.cast(pa.float64(), safe=False)
+            return pc.if_else(pc.fill_null(pc.is_finite(numbers), False), numbers, pa.scalar(None, pa.float64()))
+        return pa.array([_number(one) for one in values.to_pylist()], pa.float64())
+
+    def rejects(self, captions: CaptionEvidence) -> Bools:
+        return self.rejects_values(captions.rows[STORED + self.reason])
+
+    def rejects_values(self, values: pa.ChunkedArray | pa.Array) -> Bools:
+        """Of each of the `stored` values whether it is rejected."""
+        missing = np.asarray(pc.is_null(values))
+        rejected = np.zeros(len(values), bool)
+        if self.numeric:
+            numbers = _floats(values)
+            if self.min is not None:
+                rejected |= numbers < self.min
+            if self.max is not None:
+                rejected |= numbers > self.max
+        if self.among is not None:
+            rejected |= ~self._is_in(values, self.among)
+        if self.not_among is not None:
+            rejected |= self._is_in(values, self.not_among)
+        rejected[missing] = self.missing == "reject"
+        return rejected
+
+    def _is_in(self, values: pa.ChunkedArray | pa.Array, listed: tuple[Value, ...]) -> Bools:
+        known = [float(one) for one in listed] if self.numeric else [_word(one) for one in listed]
+        return np.asarray(pc.is_in(values, value_set=pa.array(known, pa.float64() if self.numeric else pa.string())))
+
+    def implies(self, other: ColumnCondition) -> bool:
+        """Whether each row that `other` rejects is rejected by this one, too."""
+        return (
+            (self.reason, self.numeric) == (other.reason, other.numeric)
+            and (other.min is None or (self.min is not None and self.min >= other.min))
+            and (other.max is None or (self.max is not None and self.max <= other.max))
+            and (other.among is None or (self.among is not None and set(self.among) <= set(other.among)))
+            and (other.not_among is None or set(self.not_among or ()) >= set(other.not_among))
+            and (other.missing == "keep" or self.missing == "reject")
+        )
+
+    # ---- histogram
+
+    def places(self, values: pa.ChunkedArray | pa.Array) -> NDArray[np.int64]:
+        """The bin of each of the `stored` values; bins are the same for all rows of a run."""
+        missing = np.asarray(pc.is_null(values))
+        if self._bounds:
+            low, high = self._edges
+            steps = np.where(missing, 0.0, _floats(values) - self._bounds[0]) / self._width
+            # A little more: a number that is a threshold belongs to the bin that begins there, however it is rounded.
+            places = np.floor(np.clip(steps + 1e-6, low, high)).astype(np.int64)
+        else:
+            known: dict[Any, int] = {}
+            for one in self._listed:
+                known.setdefault(float(one) if self.numeric else _word(one), len(known))
+            places = np.array([known.get(one, OTHERS_PLACE) for one in values.to_pylist()], np.int64)
+        places[missing] = MISSING_PLACE
+        return places
+
+    def label(self, place: int) -> str:
+        """What a bin is called."""
+        if place == MISSING_PLACE:
+            return "none"
+        if not self._bounds:
+            return "others" if place == OTHERS_PLACE else str(list(dict.fromkeys(self._listed))[place])
+        low, high = self._edges
+        start = self._bounds[0] + (place + (place <= low)) * self._width
+        beyond = "< " if place <= low else "\u2265 " if place >= high else ""
+        return f"{beyond}{start:.6g}"
+
+    @property
+    def thresholds(self) -> tuple[int, ...]:
+        """The bins at whose beginning a threshold lies."""
+        return tuple(round((bound - self._bounds[0]) / self._width) for bound in self._bounds)
+
+    @property
+    def _width(self) -> float:
+        """Of a bin: a tenth of the thresholds' distance, or of the only one's size."""
+        first, last = self._bounds[0], self._bounds[-1]
+        return (last - first or abs(first) or 1.0) / 10
+
+    @property
+    def _edges(self) -> tuple[int, int]:
+        return -_BINS_BESIDE, self.thresholds[-1] + _BINS_BESIDE
+
+
+def conditions_of(section: Any) -> tuple[ColumnCondition, ...]:
+    """The section `columns` of a preset.
+
+    Raises:
+        BadValue: it is no section, a key is unknown, or a value cannot be used.
+    """
+    if not isinstance(section, Mapping):
+        raise BadValue(f"columns is {shown(section)}; it must be a section of columns with conditions")
+    return tuple(condition_of(str(name), asked) for name, asked in section.items())
+
+
+def condition_of(name: str, asked: Any) -> ColumnCondition:
+    """One of them, as `as_section` writes it."""
+    if not isinstance(asked, Mapping):
+        raise BadValue(f"columns.{name} is {shown(asked)}; it must be a section such as {{max: 0.5}}")
+    if unknown := [str(key) for key in asked if key not in _FIELDS]:
+        guess = nearest(unknown[0], _FIELDS)
+        raise BadValue(f"unknown key columns.{name}.{unknown[0]}{guess}; known: {', '.join(_FIELDS)}")
+    values = {_FIELDS[key]: value for key, value in asked.items()}
+    return build(ColumnCondition, values, f"columns.{name}.", reason=name)
+
+
+def as_section(condition: ColumnCondition) -> dict[str, Any]:
+    """A condition as a preset writes it; what it does not ask is left out."""
+    given = dataclasses.asdict(condition)
+    return {key: given[name] for key, name in _FIELDS.items() if given[name] is not None}
+
+
+def _floats(values: pa.ChunkedArray | pa.Array) -> NDArray[np.float64]:
+    return np.asarray(pc.fill_null(values, math.nan), np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _listing(values: tuple[Value, ...]) -> str:
+    return ", ".join(_word(value) for value in values) or "nothing"

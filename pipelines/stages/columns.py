@@ -1,0 +1,175 @@
+"""Stage `columns`: the values of the manifest's own columns that the preset has conditions on (see `filters.columns`).
+
+It reads and stores them once, before captions are parsed: thresholds change without another look at the manifest, and
+only what survives them is parsed, fetched and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from common.command_line import WrongUse
+from common.naming import nearest
+from filters.columns import STORED, ColumnCondition
+from filters.presets import Preset
+from pipelines.datasets import Dataset, Roles
+from pipelines.datasets.naming import listing
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
+from pipelines.manifests import FileInfo, UnreadableFile, info_of, read
+from pipelines.stages.annotator import Annotator
+from pipelines.stages.decisions import cascade
+from pipelines.store.commit import TableFile
+from pipelines.store.fingerprints import fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.storage import row_groups
+
+VERSION = 1
+"""Raise it when the same column of a file may give other values."""
+BATCH_ROWS = 10_000
+NAME = "columns"
+
+
+@dataclass
+class ColumnStage(Stage):
+    """See `Stage`."""
+
+    layout: Layout
+    dataset: Dataset
+    conditions: tuple[ColumnCondition, ...]
+    fingerprint: str
+    """Of how columns are read."""
+    name: str = field(default=NAME, init=False)
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What is stored: names, and what they are compared as."""
+        return {one.reason: "numbers" if one.numeric else "words" for one in self.conditions}
+
+    def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
+        known = super().current(unit, record)
+        return known if known is not None and self.kinds.items() <= known["kinds"].items() else None
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        span = self._plan.span(unit)
+        heartbeat.expect(span.rows)
+        path, rows = self.layout.data(self.name, unit), 0
+        with TableFile(path, _schema(self.conditions)) as file:
+            try:
+                info = info_of(span, self.dataset)
+                names = [column.name for column in info.columns]
+                places = {one.reason: column_of(one.reason, info.roles, self.dataset, names) for one in self.conditions}
+                for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
+                    values = values_of(batch.table, places, self.conditions)
+                    file.write(pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions)))
+                    rows += batch.rows
+                    heartbeat.beat(rows)
+            except UnreadableFile:  # stage captions says so
+                pass
+        return {"rows": rows, "kinds": self.kinds}, [path]
+
+
+def _schema(conditions: Sequence[ColumnCondition]) -> pa.Schema:
+    values = [(STORED + one.reason, pa.float64() if one.numeric else pa.string()) for one in conditions]
+    return pa.schema([("ordinal", pa.int64()), *values])
+
+
+class ColumnAnnotation(Annotator):
+    """The stage runs where the preset has conditions, whatever stages are asked for."""
+
+    name = NAME
+
+    @property
+    def runs(self) -> bool:
+        return bool(self.settings.preset.columns)
+
+    def stage(self) -> ColumnStage:
+        dataset = self.settings.dataset
+        fingerprint = fingerprint_of(VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size)
+        return ColumnStage(self.work.layout, dataset, self.settings.preset.columns, fingerprint)
+
+
+class ColumnValues:
+    """What stage `columns` has stored of a unit."""
+
+    def __init__(self, layout: Layout, unit: str, conditions: Sequence[ColumnCondition]):
+        known = pa.concat_tables(row_groups(layout.data(NAME, unit), _schema(conditions).names))
+        self._ordinals, self._values = np.asarray(known["ordinal"]), known.drop_columns("ordinal")
+
+    def of(self, ordinals: NDArray[np.int64]) -> pa.Table:
+        """The values of rows of the unit, under the names that filters look for."""
+        return self._values.take(pa.array(np.searchsorted(self._ordinals, ordinals)))
+
+
+def annotated_rows(
+    layout: Layout,
+    unit: str,
+    preset: Preset,
+    columns: list[str] | None = None,
+    between: tuple[str, int, int] | None = None,
+) -> Iterator[pa.Table]:
+    """The rows of a unit as stage `captions` wrote them, with the values that the preset's conditions compare.
+
+    Args:
+        columns, between: see `row_groups`; `columns` has `ordinal`.
+    """
+    groups = row_groups(layout.data("captions", unit), columns, between=between)
+    if not preset.columns:
+        yield from groups
+        return
+    known = ColumnValues(layout, unit, preset.columns)
+    for rows in groups:
+        values = known.of(np.asarray(rows["ordinal"]))
+        yield pa.table([*rows.columns, *values.columns], [*rows.column_names, *values.column_names])
+
+
+def values_of(table: pa.Table, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
+    """What `conditions` compare of rows as the manifest has them; `places` has the column of each."""
+    absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
+    found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
+    return {STORED + one.reason: one.stored(found[one.reason]) for one in conditions}
+
+
+def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -> None:
+    """Whether all files have the columns that a preset's conditions are on.
+
+    Raises:
+        WrongUse: one has not, or a column holds what cannot be compared, or has the name of another reason.
+    """
+    conditions = preset.columns
+    others = {step.reason for step in cascade(preset) if step.stage != NAME}
+    for one in conditions:
+        if one.reason in others:
+            raise WrongUse(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
+    for info in infos:
+        names = [column.name for column in info.columns]
+        for one in conditions:
+            column = info.column(column_of(one.reason, info.roles, dataset, names, info.path))
+            kinds = ("integer", "floating", "text", "null") if one.numeric else None
+            if column.kind in ("image", "texts", "other") or (kinds and column.kind not in kinds):
+                raise WrongUse(
+                    f"{info.path}: column '{column.name}' is {column.type}, which columns.{one.reason} of the preset "
+                    f"cannot compare with {'numbers' if one.numeric else 'words'}; choose another column"
+                )
+
+
+def column_of(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str], path: str = "the manifest") -> str:
+    """The column that a condition is on: of a role, else of that name. Raises `WrongUse` where there is none."""
+    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
+    if (played := roles.given().get(role)) in columns:
+        return str(played)
+    if name in columns:
+        return name
+    same = [column for column in columns if column.casefold() == name.casefold()]
+    if len(same) != 1:
+        raise WrongUse(
+            f"{path}: no column or role '{name}', which the preset has a condition on{nearest(name, columns)}; the "
+            f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
+        )
+    return same[0]

@@ -1,0 +1,148 @@
+"""Conditions on the manifest's own columns: what they keep, what they refuse to mean, how they are drawn."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.fields import BadValue
+from filters.columns import MISSING_PLACE, ColumnCondition, as_section, condition_of, conditions_of
+from filters.presets import BadPreset, load_preset
+
+NUMBERS = pa.array([0.1, 0.5, 0.9, None, float("nan"), float("inf")])
+
+
+def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
+    condition = condition_of("x", asked)
+    rejected = condition.rejects_values(condition.stored(column))
+    return [value for value, gone in zip(column.to_pylist(), rejected, strict=True) if not gone]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ({"max": 0.5}, [0.1, 0.5]),
+        ({"min": 0.5}, [0.5, 0.9]),
+        ({"min": 0.2, "max": 0.6}, [0.5]),
+        ({"in": [0.1, 0.9]}, [0.1, 0.9]),
+        ({"not_in": [0.1]}, [0.5, 0.9]),
+    ],
+)
+def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked: dict[str, Any], kept: list[float]) -> None:
+    assert _kept(asked, NUMBERS) == kept
+
+
+def test_rows_without_a_value_stay_where_the_preset_says_so() -> None:
+    assert _kept({"max": 0.5, "missing": "keep"}, pa.array(["0.4", "0.6", "", "n/a", None])) == ["0.4", "", "n/a", None]
+
+
+@pytest.mark.parametrize(
+    ("asked", "column", "kept"),
+    [
+        ({"in": ["en", "de"]}, pa.array(["en", "EN", "fr", None]), ["en"]),
+        ({"not_in": ["NSFW", "UNSURE"]}, pa.array(["UNLIKELY", "NSFW"]).dictionary_encode(), ["UNLIKELY"]),
+        ({"in": ["7"]}, pa.array([7, 8]), [7]),
+        ({"in": [True]}, pa.array([True, False]), [True]),
+        ({"in": ["cc0"]}, pa.array([b"cc0", b"\xff"]), [b"cc0"]),
+        ({"min": 256}, pa.array([255, 256], pa.int16()), [256]),
+    ],
+)
+def test_columns_of_any_plain_type_are_compared(asked: dict[str, Any], column: pa.Array, kept: list[Any]) -> None:
+    assert _kept(asked, column) == kept
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"a": {}}, "columns.a asks for nothing; give it min, max, in or not_in"),
+        ({"a": {"max": "x"}}, "columns.a.max is 'x'; it must be a number"),
+        ({"a": {"max": float("inf")}}, "columns.a.max is inf"),
+        ({"a": {"mx": 1}}, "unknown key columns.a.mx (did you mean 'max'?)"),
+        ({"a": {"among": [1]}}, "unknown key columns.a.among"),
+        ({"a": {"max": 1, "missing": "drop"}}, "choose keep, reject"),
+        ({"a": {"in": [1, "b"]}}, "put numbers between quotes where words are meant"),
+        ({"a": {"min": 1, "not_in": ["b"]}}, "a column holds one or the other"),
+        ({"a": {"min": 2, "max": 1}}, "no row would be kept"),
+        ({"a": 3}, "it must be a section such as {max: 0.5}"),
+        ({"": {"max": 1}}, "a column has no name"),
+        ([1], "it must be a section of columns"),
+    ],
+)
+def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> None:
+    with pytest.raises(BadValue, match=re.escape(message)):
+        conditions_of(section)
+
+
+_bounds = st.none() | st.sampled_from([0.0, 0.2, 0.5, 0.8])
+_listed = st.none() | st.lists(st.sampled_from([0.0, 0.2, 0.5]), max_size=3)
+
+
+@st.composite
+def _conditions(draw: st.DrawFn) -> ColumnCondition:
+    low, high = draw(_bounds), draw(_bounds)
+    if low is not None and high is not None:
+        low, high = sorted((low, high))
+    asked = {"min": low, "max": high, "in": draw(_listed), "not_in": draw(_listed)}
+    given_keys = {key: value for key, value in asked.items() if value is not None} or {"min": 0.3}
+    return condition_of("x", {**given_keys, "missing": draw(st.sampled_from(["keep", "reject"]))})
+
+
+@given(_conditions(), _conditions())
+def test_a_condition_implies_another_only_where_it_rejects_all_that_the_other_does(
+    one: ColumnCondition, other: ColumnCondition
+) -> None:
+    values = pa.array([None, -1.0, 0.0, 0.1, 0.2, 0.3, 0.5, 0.6, 0.8, 1.0])
+    assert one.implies(one)
+    if one.implies(other):
+        assert (one.rejects_values(values) | ~other.rejects_values(values)).all()
+
+
+@given(_conditions())
+def test_a_condition_is_written_as_a_preset_writes_it(condition: ColumnCondition) -> None:
+    assert condition_of(condition.reason, as_section(condition)) == condition
+
+
+@given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=20), st.sampled_from([0.5, -3.0, 256.0, 1e-9]))
+def test_no_bin_of_a_histogram_lies_on_both_sides_of_a_threshold(values: list[float | None], bound: float) -> None:
+    condition = condition_of("x", {"min": bound})
+    places = condition.places(pa.array(values, pa.float64())).tolist()
+    for value, place in zip(values, places, strict=True):
+        if value is None:
+            assert place == MISSING_PLACE and condition.label(place) == "none"
+        elif abs(value - bound) > 1e-6 * abs(bound):
+            assert (place >= condition.thresholds[0]) is (value > bound)
+
+
+def test_words_are_counted_by_what_the_condition_names() -> None:
+    condition = condition_of("language", {"in": ["en", "de"]})
+    places = condition.places(pa.array(["de", "en", "fr", None]))
+    assert [condition.label(place) for place in places.tolist()] == ["de", "en", "others", "none"]
+    assert condition.thresholds == ()
+
+
+def test_a_reason_says_what_the_threshold_is() -> None:
+    assert condition_of("punsafe", {"max": 0.5}).explanation == (
+        "The manifest's own column punsafe is above 0.5 or missing."
+    )
+
+
+def test_every_condition_changes_what_a_preset_stands_for(tmp_path: Path) -> None:
+    found = {}
+    for text in ("{}", "columns: {a: {max: 1}}", "columns: {a: {max: 2}}", "columns: {b: {max: 1}}"):
+        (tmp_path / "mine.yaml").write_text(text)
+        preset = load_preset(str(tmp_path / "mine.yaml"))
+        found[preset.captions_fingerprint, preset.filters_fingerprint, preset.fingerprint] = text
+    assert len(found) == 4
+
+
+@pytest.mark.parametrize("name", ["complexity", "no_caption", "text_spotting"])
+def test_a_column_may_not_take_the_name_of_a_filter(tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"columns: {{{name}: {{max: 1}}}}")
+    with pytest.raises(BadPreset, match=f"columns.{name}: .* is a reason of the program"):
+        load_preset(str(tmp_path / "mine.yaml"))

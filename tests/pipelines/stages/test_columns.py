@@ -1,0 +1,127 @@
+"""Stage `columns`: the manifest's own columns decide before anything is parsed, and are asked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.command_line import WrongUse
+from pipelines.datasets import load_dataset
+
+Filter = Callable[..., Any]
+WORDS = ["captions", "export"]
+CAPTIONS = ["a brown dog runs", "two cats sleep on a red sofa", "a man rides a white horse", "SALE NOW"]
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    n = 40
+    rows = {
+        "n": range(n),
+        "caption": [CAPTIONS[i % 4] for i in range(n)],
+        "url": [f"http://127.0.0.1/{i}" for i in range(n)],
+        "punsafe": [None if i == 7 else i / n for i in range(n)],
+        "language": ["en" if i % 5 else "fr" for i in range(n)],
+    }
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({name: list(values) for name, values in rows.items()}), path)
+    return path
+
+
+def _preset(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+BOTH = "columns: {unsafe: {max: 0.5, missing: keep}, language: {in: [en]}}"
+
+
+def test_rows_are_rejected_by_the_first_column_before_the_parse(
+    manifest: Path, tmp_path: Path, filtering: Filter
+) -> None:
+    run = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, BOTH), stages=WORDS, unit_rows=15)
+    verdicts = run.verdicts()
+    for n in range(40):
+        if n / 40 > 0.5 and n != 7:
+            assert verdicts[n] == "unsafe"
+        elif n % 5 == 0:
+            assert verdicts[n] == "language"
+        else:
+            assert verdicts[n] == ("complexity" if n % 4 == 3 else "kept")
+    rejected = {row["n"]: row for row in run.rows("rejected")}
+    assert {row["stage"] for row in rejected.values()} == {"columns", "captions"}
+    assert rejected[0]["complexity"] is None and rejected[0]["actions"] is None, "it was not parsed"
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    assert [step["reason"] for step in funnel["steps"]][:3] == ["unsafe", "language", "no_caption"]
+    assert sum(funnel["histograms"]["column:unsafe"].values()) == 40
+    assert funnel["unparsed"] == 0, "no lean run"
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert "column unsafe is above 0.5" in report and 'class="h-mark"' in report
+
+
+@pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
+def test_other_thresholds_give_what_a_run_with_them_alone_gives(
+    manifest: Path, tmp_path: Path, filtering: Filter, then: str
+) -> None:
+    first = _preset(tmp_path, BOTH)
+    filtering(manifest, tmp_path / "out", preset=first, stages=WORDS)
+    changed = filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, then), stages=WORDS)
+    fresh = filtering(manifest, tmp_path / "fresh", preset=_preset(tmp_path, then), stages=WORDS)
+    assert changed.tables() == fresh.tables()
+
+
+def test_stricter_thresholds_need_no_parse_and_looser_ones_say_that_they_do(
+    manifest: Path, tmp_path: Path, filtering: Filter
+) -> None:
+    output = tmp_path / "out"
+    filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.5}}"), stages=WORDS)
+    stricter = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.4}}"), stages=WORDS)
+    assert any("without a new parse" in line for line in stricter.said)
+    looser = filtering(manifest, output, preset=_preset(tmp_path, "columns: {unsafe: {max: 0.6}}"), stages=WORDS)
+    assert any("the conditions on columns let fewer rows through" in line for line in looser.said)
+
+
+def test_images_are_asked_for_what_columns_let_through(tmp_path: Path, filtering: Filter, with_images: Filter) -> None:
+    rows = [{**row, "score": row["n"] / 10} for row in with_images(tmp_path / "images", 10)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    preset = _preset(tmp_path, "columns: {score: {min: 0.5}}")
+    run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=["spotting"])
+    assert {run.verdicts()[n] for n in range(5)} == {"score"}
+    (record,) = (tmp_path / "out" / "work" / "spotting" / "commits").glob("*.json")
+    assert json.loads(record.read_text())["images"] == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("columns: {watermark: {max: 1}}", "no column or role 'watermark', which the preset has a condition on"),
+        ("columns: {unsaf: {max: 1}}", "did you mean 'punsafe'"),
+        ("columns: {image_not_available: {max: 1}}", "is a reason of the program"),
+        ("columns: {tags: {in: [a]}}", "column 'tags' is list<.*>, which columns.tags of the preset cannot compare"),
+    ],
+)
+def test_a_condition_that_no_row_can_be_asked_is_refused_before_anything_is_written(
+    manifest: Path, tmp_path: Path, filtering: Filter, text: str, message: str
+) -> None:
+    table = pq.read_table(manifest)
+    pq.write_table(table.append_column("tags", pa.array([["a"]] * table.num_rows)), manifest)
+    with pytest.raises(WrongUse, match=message):
+        filtering(manifest, tmp_path / "out", preset=_preset(tmp_path, text), stages=WORDS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_sizes_that_a_data_set_swaps_are_compared_as_they_are_meant(tmp_path: Path, filtering: Filter) -> None:
+    table = pa.table({"n": [0, 1], "TEXT": CAPTIONS[:2], "URL": ["a", "b"], "WIDTH": [100, 300], "HEIGHT": [300, 100]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    preset = _preset(tmp_path, "columns: {width: {min: 200}}")
+    run = filtering(
+        tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS, dataset=load_dataset("laion2b")
+    )
+    assert run.verdicts() == {0: "kept", 1: "width"}
