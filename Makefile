@@ -4,7 +4,7 @@
 DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
-PRESET  ?= paper#           paper, strict, paper-dedup or a YAML file: what is counted, and the thresholds
+PRESET  ?= paper#           paper, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
 STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
@@ -35,7 +35,7 @@ B       ?=#                 and of another; the comparison is written into the s
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,train,teacher,bench,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,download,dedup,language,train,teacher,bench,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -68,7 +68,7 @@ TRAIN_BENCHES = losses train_step checkpoints loader
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
-FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
+FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
 TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(OUTPUT)),$(comma)s3)
 # OUTPUT, where it was given; its default is that of `make filter`.
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))

@@ -52,6 +52,7 @@ EXTRAS = {
     "ocr-openvino": [*OCR, "openvino"],  # faster where the processor has bf16: --ocr-engine openvino
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
+    "language": ["pycld2>=0.42"],  # languages of captions, where the manifest does not say them
     "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
     "teacher": TEACHER,

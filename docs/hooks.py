@@ -200,9 +200,10 @@ def presets() -> Iterator[str]:
     yield from ("", f"| setting | {' | '.join(f'`{name}`' for name in names)} |", "|---|" + "---|" * len(names))
     for section, values in loaded["paper"].items():
         if isinstance(values, dict):
-            for setting in values:
-                row = [f"`{_yaml(loaded[name][section][setting])}`" for name in names]
-                shown = [row[0], *("=" if other == row[0] else other for other in row[1:])]
+            said = [loaded[name][section] for name in names]
+            for setting in dict.fromkeys(setting for one in said for setting in one):
+                row = [f"`{_yaml(one[setting])}`" if setting in one else "" for one in said]
+                shown = [row[0], *("=" if other and other == row[0] else other for other in row[1:])]
                 yield f"| `{section}.{setting}` | {' | '.join(shown)} |"
     yield ""
 

@@ -1,4 +1,5 @@
-"""Thresholds on the columns that a manifest brings: a similarity, an aesthetic score, a licence, whatever it has.
+"""Thresholds on the columns that a manifest brings: a similarity, an aesthetic score, a licence, whatever it has; and
+on the language of the caption, which is identified where the manifest does not say it (see `filters.language`).
 
 A preset gives them in its section `columns`, by the name of a column or the role that one plays:
 
@@ -83,7 +84,7 @@ class ColumnCondition(CaptionFilter):
             f"one of {_listing(self.not_among)}" if self.not_among is not None else "",
             "missing" if self.missing == "reject" else "",
         ]
-        return f"The manifest's own column {self.reason} is {' or '.join(part for part in asked if part)}."
+        return f"Of the row {self.reason} is {' or '.join(part for part in asked if part)}."
 
     @property
     def numeric(self) -> bool:

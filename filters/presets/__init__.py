@@ -117,7 +117,7 @@ def _content(path: Path) -> dict[str, Any]:
     if "base" not in content:
         return content
     base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
-    both = [name for name in content if isinstance(content[name], dict) and name in base]
+    both = [name for name in content if isinstance(content[name], dict) and isinstance(base.get(name), dict)]
     return {**base, **content, **{name: {**base[name], **content[name]} for name in both}}
 
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from common.command_line import WrongUse
 from common.naming import nearest
+from filters import language
 from filters.columns import STORED, ColumnCondition
 from filters.presets import Preset
 from pipelines.datasets import Dataset, Roles
 from pipelines.datasets.naming import listing
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import FileInfo, UnreadableFile, info_of, read
+from pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
 from pipelines.stages.annotator import Annotator
 from pipelines.stages.decisions import cascade
 from pipelines.store.commit import TableFile
@@ -64,9 +65,9 @@ class ColumnStage(Stage):
             try:
                 info = info_of(span, self.dataset)
                 names = [column.name for column in info.columns]
-                places = {one.reason: column_of(one.reason, info.roles, self.dataset, names) for one in self.conditions}
+                places = columns_of(self.conditions, info.roles, self.dataset, names)
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS):
-                    values = values_of(batch.table, places, self.conditions)
+                    values = values_of(batch, places, self.conditions)
                     file.write(pa.table({"ordinal": batch.ordinals, **values}, _schema(self.conditions)))
                     rows += batch.rows
                     heartbeat.beat(rows)
@@ -90,9 +91,12 @@ class ColumnAnnotation(Annotator):
         return bool(self.settings.preset.columns)
 
     def stage(self) -> ColumnStage:
-        dataset = self.settings.dataset
-        fingerprint = fingerprint_of(VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size)
-        return ColumnStage(self.work.layout, dataset, self.settings.preset.columns, fingerprint)
+        dataset, conditions = self.settings.dataset, self.settings.preset.columns
+        parts: list[Any] = [VERSION, dataset.roles.given(), dataset.aliases, dataset.swap_size]
+        if any(one.reason in language.NAMES for one in conditions) and language.is_installed():
+            parts.append(language.provenance())
+            self.work.models[self.name] = {"language": language.provenance()}
+        return ColumnStage(self.work.layout, dataset, conditions, fingerprint_of(*parts))
 
 
 class ColumnValues:
@@ -129,10 +133,15 @@ def annotated_rows(
         yield pa.table([*rows.columns, *values.columns], [*rows.column_names, *values.column_names])
 
 
-def values_of(table: pa.Table, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
-    """What `conditions` compare of rows as the manifest has them; `places` has the column of each."""
+def values_of(batch: Batch, places: Mapping[str, str], conditions: Sequence[ColumnCondition]) -> dict[str, pa.Array]:
+    """What `conditions` compare of rows as the manifest has them; `places` are their columns (see `columns_of`)."""
+    table = batch.table
+    identified = [name for name in language.NAMES if name in {one.reason for one in conditions} - places.keys()]
     absent = pa.nulls(table.num_rows)  # of fields that JSON has in some rows only
     found = {name: table[column] if column in table.column_names else absent for name, column in places.items()}
+    if identified:
+        known = list(zip(*language.identify(batch.captions), strict=True)) or [(), ()]
+        found |= {name: pa.array(known[language.NAMES.index(name)]) for name in identified}
     return {STORED + one.reason: one.stored(found[one.reason]) for one in conditions}
 
 
@@ -149,8 +158,11 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
             raise WrongUse(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
     for info in infos:
         names = [column.name for column in info.columns]
-        for one in conditions:
-            column = info.column(column_of(one.reason, info.roles, dataset, names, info.path))
+        places = columns_of(conditions, info.roles, dataset, names, info.path)
+        if len(places) < len(conditions):
+            _check_identifier()
+        for one in [one for one in conditions if one.reason in places]:
+            column = info.column(places[one.reason])
             kinds = ("integer", "floating", "text", "null") if one.numeric else None
             if column.kind in ("image", "texts", "other") or (kinds and column.kind not in kinds):
                 raise WrongUse(
@@ -159,17 +171,38 @@ def check_columns(preset: Preset, infos: Sequence[FileInfo], dataset: Dataset) -
                 )
 
 
-def column_of(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str], path: str = "the manifest") -> str:
-    """The column that a condition is on: of a role, else of that name. Raises `WrongUse` where there is none."""
-    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
-    if (played := roles.given().get(role)) in columns:
-        return str(played)
-    if name in columns:
-        return name
-    same = [column for column in columns if column.casefold() == name.casefold()]
-    if len(same) != 1:
+def columns_of(
+    conditions: Sequence[ColumnCondition],
+    roles: Roles,
+    dataset: Dataset,
+    columns: Sequence[str],
+    path: str = "the manifest",
+) -> dict[str, str]:
+    """The column that each condition is on: of a role, else of that name. Those on a language that the manifest does
+    not say are left out: it is identified.
+
+    Raises:
+        WrongUse: there is no such column.
+    """
+    found = {one.reason: _column(one.reason, roles, dataset, columns) for one in conditions}
+    for name in [name for name, column in found.items() if column is None and name not in language.NAMES]:
         raise WrongUse(
             f"{path}: no column or role '{name}', which the preset has a condition on{nearest(name, columns)}; the "
             f"file has {listing(columns)}. Name another column, or leave columns.{name} out of the preset"
         )
-    return same[0]
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _column(name: str, roles: Roles, dataset: Dataset, columns: Sequence[str]) -> str | None:
+    role = {"width": "height", "height": "width"}.get(name, name) if dataset.swap_size else name
+    if (played := roles.given().get(role)) in columns:
+        return played
+    same = [column for column in columns if column.casefold() == name.casefold()]
+    return name if name in columns else same[0] if len(same) == 1 else None
+
+
+def _check_identifier() -> None:
+    try:
+        language.check_identifier()
+    except ModuleNotFoundError as error:
+        raise WrongUse(str(error)) from error

@@ -35,7 +35,7 @@ from pipelines.datasets.naming import listing
 from pipelines.manifests import Batch, MissingImage, read_rows
 from pipelines.manifests.columns import kind_of
 from pipelines.stages.captions import identities
-from pipelines.stages.columns import column_of, values_of
+from pipelines.stages.columns import columns_of, values_of
 from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
 from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
@@ -253,8 +253,8 @@ def _rows(table: pa.Table, dataset: Dataset, preset: Preset, *, annotated: bool)
     _need(table, str(dataset.roles.caption), "name the column with the captions: caption=...")
     batch = read_rows(table, dataset)
     rows = identities(batch)
-    places = {one.reason: column_of(one.reason, dataset.roles, dataset, table.column_names) for one in preset.columns}
-    for name, values in values_of(batch.table, places, preset.columns).items():
+    places = columns_of(preset.columns, dataset.roles, dataset, table.column_names)
+    for name, values in values_of(batch, places, preset.columns).items():
         rows = rows.append_column(name, values)
     if not annotated:
         return batch, rows

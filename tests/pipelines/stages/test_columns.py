@@ -63,7 +63,7 @@ def test_rows_are_rejected_by_the_first_column_before_the_parse(
     assert sum(funnel["histograms"]["column:unsafe"].values()) == 40
     assert funnel["unparsed"] == 0, "no lean run"
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "column unsafe is above 0.5" in report and 'class="h-mark"' in report
+    assert "Of the row unsafe is above 0.5" in report and 'class="h-mark"' in report
 
 
 @pytest.mark.parametrize("then", ["columns: {unsafe: {max: 0.2}}", "columns: {punsafe: {max: 0.9}}", "{}"])
@@ -125,3 +125,13 @@ def test_sizes_that_a_data_set_swaps_are_compared_as_they_are_meant(tmp_path: Pa
         tmp_path / "rows.parquet", tmp_path / "out", preset=preset, stages=WORDS, dataset=load_dataset("laion2b")
     )
     assert run.verdicts() == {0: "kept", 1: "width"}
+
+
+def test_a_language_that_the_manifest_does_not_say_is_identified(tmp_path: Path, filtering: Filter) -> None:
+    captions = [*CAPTIONS[:2], "Ein brauner Hund rennt durch den Schnee", "1234"]
+    pq.write_table(pa.table({"n": range(4), "caption": captions, "url": list("abcd")}), tmp_path / "rows.parquet")
+    text = "columns: {language: {in: [en], missing: keep}, language_score: {min: 0.5, missing: keep}}"
+    run = filtering(tmp_path / "rows.parquet", tmp_path / "out", preset=_preset(tmp_path, text), stages=WORDS)
+    assert run.verdicts() == {0: "kept", 1: "kept", 2: "language", 3: "complexity"}
+    models = json.loads((tmp_path / "out" / "run.json").read_text())["models"]
+    assert models["columns"]["language"].startswith("pycld2 ")

@@ -1,0 +1,44 @@
+"""Languages of captions: what is identified, what is not, and that no text ends the run."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from filters.language import check_identifier, identify, provenance
+
+CAPTIONS = {
+    "a brown dog runs through the snow": "en",
+    "Ein brauner Hund rennt durch den Schnee": "de",
+    "Un chien brun court dans la neige": "fr",
+    "\u041a\u043e\u0440\u0438\u0447\u043d\u0435\u0432\u0430\u044f \u0441\u043e\u0431\u0430\u043a\u0430": "ru",
+    "La r&eacute;daction du magazine a s&eacute;lectionn&eacute; le portable": "fr",
+}
+
+
+def test_the_language_of_a_caption_is_identified() -> None:
+    assert [code for code, _ in identify(CAPTIONS)] == list(CAPTIONS.values())
+    assert all(score is not None and 0.5 < score <= 1 for _, score in identify(CAPTIONS))
+    assert provenance().startswith("pycld2 ")
+
+
+@pytest.mark.parametrize("caption", [None, "", "   ", "1234567", "\x00\x01", "\ud800", "DSC_0042.JPG"])
+def test_what_has_no_language_has_none(caption: str | None) -> None:
+    ((code, score),) = identify([caption])
+    assert (code is None) is (score is None)
+    assert code in (None, "en"), "a file's name may be taken for English"
+
+
+@given(st.lists(st.text(max_size=40), max_size=5))
+def test_a_language_does_not_depend_on_neighbours(captions: list[str]) -> None:
+    assert identify(captions) == [identify([one])[0] for one in captions]
+
+
+def test_a_missing_identifier_is_said_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycld2", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install '.\[language\]'"):
+        check_identifier()
