@@ -186,7 +186,7 @@ define install
 endef
 
 env-filter:
-	$(call install,$(FILTER_EXTRAS),what the filters need (@SIZE@ GB on disk; a few minutes))
+	$(call install,$(FILTER_EXTRAS),what the filters need (1 GB on disk; a few minutes))
 
 env-train:
 	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))
