@@ -186,7 +186,7 @@ define install
 endef
 
 env-filter:
-	$(call install,$(FILTER_EXTRAS),what the filters need (1.3 GB on disk; a few minutes))
+	$(call install,$(FILTER_EXTRAS),what the filters need (1 GB on disk; a few minutes))
 
 env-train:
 	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))
@@ -197,7 +197,8 @@ env-bench:
 env-all:
 	$(call install,$(EXTRAS),everything and the development tools (8 GB on disk with a torch for GPUs; minutes))
 
-# The weights check themselves in milliseconds. OpenCV, which PaddleOCR uses, needs a system library that servers often lack.
+# The weights check themselves in milliseconds. Where PaddleOCR is installed, its OpenCV may lie over that of the extra ocr, and
+# needs a system library that servers often lack.
 env-ocr:
 	@if [ ! -e $(VENV)/.installed-cv2 ]; then \
 	  if ! message=$$($(PY) -c 'import cv2' 2>&1); then \

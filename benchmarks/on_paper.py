@@ -1,6 +1,6 @@
 """A large data set on paper: hours, memory, files and bytes of a whole run, from figures measured here and now.
 
-    python -m benchmarks.on_paper [--captions FOLDER] [--rows 2320000000] [--caption-rate R] [--image-rate R]
+    python -m benchmarks.on_paper [--captions FOLDER] [--rows 2320000000] [--caption-rate R] [--image-rates SLOW FAST]
 
 Two real runs give bytes per row: 10,000 LAION captions through Complexity and Action, and the sample's images through
 Text-spotting and export. Rates are processor seconds on one thread, models loaded and warm, or given; they are lower on
@@ -82,7 +82,13 @@ def main() -> None:
     parser.add_argument("--captions", help="folder of the caption samples")
     parser.add_argument("--rows", type=float, default=2.32e9)
     parser.add_argument("--caption-rate", type=float, help="captions per second and core (default: measured)")
-    parser.add_argument("--image-rate", type=float, help="images per second and core (default: measured)")
+    parser.add_argument(
+        "--image-rates",
+        type=float,
+        nargs=2,
+        metavar=("SLOW", "FAST"),
+        help="images per second and core, half of them with text and none (default: measured)",
+    )
     parser.add_argument("--image-bytes", type=float, default=25e3, help="of a stored image (default: 25 kB)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="on-paper-") as folder:
@@ -101,7 +107,7 @@ def report(options: argparse.Namespace, text: Path, images: Path, captions: Sequ
     funnel = read_json(text / "funnel.json")
     caption_rate = options.caption_rate or captions_per_second(captions)
     read = sum(read_json(path)["images"] for path in (images / "work/spotting/commits").glob("*.json"))
-    slow, fast = (options.image_rate,) * 2 if options.image_rate else images_per_second()
+    slow, fast = options.image_rates or images_per_second()
     measured = len(captions)
     decide_rate = measured / funnel["seconds"]["decide"]
     rows, survive = options.rows, funnel["kept"] / funnel["rows_in"]

@@ -1,11 +1,12 @@
 """Which text is found in images: straight, turned, along arcs, stacked, faint, small, photographed; and false hits.
 
-    python -m benchmarks.text_shapes [--part test] [--count 25] [--sides ours PaddleOCR]
+    python -m benchmarks.text_shapes [--part test] [--count 25] [--sides ours PaddleOCR] [--curves]
 
 A piece of a caption of the sample is drawn onto a photograph without text. A hit is an image whose caption overlaps
 what was read in it, a false hit one of twenty other captions that has nothing of the piece and overlaps nevertheless.
 `development` and `test` share neither fonts nor captions: thresholds were chosen on the first, with the system's DejaVu
-and Pillow's own font; `test` has the fonts of the packages in TEST_FONTS, which the extra `bench` installs.
+and Pillow's own font; `test` has the fonts of the packages in TEST_FONTS, which the extra `bench` installs. `--curves`
+says instead how many are found by the size of the font, straight and upward, and by the opacity of the letters.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import io
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +44,10 @@ TEST_FONTS: Final = {
     "font_source_serif_pro": ("SourceSerifPro-Bold.ttf", "SourceSerifPro-It.ttf"),
 }
 SIDE: Final = 640
+SIZES: Final = (8, 10, 12, 14, 16, 20, 24, 32)
+"""Of fonts, in pixels of an image of SIDE; capitals are seven tenths of it."""
+OPACITIES: Final = (50, 70, 90, 110, 130, 160, 200)
+"""Of 255, of the letters; their outline has a third."""
 OTHERS: Final = 20
 SIDES: Final[dict[str, type[Engine] | type[PaddleEngine]]] = {"ours": Engine, "PaddleOCR": PaddleEngine}
 Layer = Image.Image
@@ -168,15 +173,22 @@ def piece_of(caption: str, shape: str, rng: random.Random) -> str | None:
     return None
 
 
-def render(shape: str, captions: Sequence[str], fonts: Sequence[str], rng: random.Random) -> Example:
-    """An image of the given shape of text; tries captions and places until one fits."""
+def render(
+    shape: str,
+    captions: Sequence[str],
+    fonts: Sequence[str],
+    rng: random.Random,
+    change: Callable[[Ink], Ink] = lambda ink: ink,
+) -> Example:
+    """An image of the given shape of text, in ink that was changed; tries captions and places until one fits."""
     photos = photographs()
     while True:
         caption = rng.choice(captions)
         piece = piece_of(caption, shape, rng)
         if piece is None:
             continue
-        layer = SHAPES[shape](piece if rng.random() < 0.6 else piece.upper(), make_ink(shape, fonts, rng), rng)
+        ink = change(make_ink(shape, fonts, rng))
+        layer = SHAPES[shape](piece if rng.random() < 0.6 else piece.upper(), ink, rng)
         photo = Image.open(rng.choice(photos)).convert("RGB")
         scale = SIDE / max(photo.size)
         photo = photo.resize((round(photo.width * scale), round(photo.height * scale)))
@@ -221,6 +233,31 @@ def is_hit(caption: str, strings: Sequence[tuple[str, float]]) -> bool:
     return overlap(caption, strings, TOLERANT).length >= TOLERANT.min_chars
 
 
+def of_opacity(ink: Ink, opacity: int) -> Ink:
+    letters, paper = ink.colours
+    return replace(ink, height=32, colours=((*letters[:3], opacity), (*paper[:3], opacity // 3)), plate=False)
+
+
+def curves(captions: Sequence[str], fonts: Sequence[str], rng: random.Random, count: int) -> None:
+    """Tables of how many are found by our spotter, out of `count` each."""
+    engine = Engine(SpotterSettings())
+
+    def hits(shape: str, change: Callable[[Ink], Ink]) -> int:
+        examples = [render(shape, captions, fonts, rng, change) for _ in range(count)]
+        found = read_texts(engine, examples)
+        return sum(is_hit(one.caption, strings) for one, strings in zip(examples, found, strict=True))
+
+    print(f"| found of {count}, font of | {' | '.join(f'{size} px' for size in SIZES)} |\n{'|---' * (len(SIZES) + 1)}|")
+    for shape in ("straight", "upward"):
+        found = [hits(shape, lambda ink, size=size: replace(ink, height=size)) for size in SIZES]  # type: ignore[misc]
+        print(f"| {shape} | {' | '.join(map(str, found))} |", flush=True)
+    print(
+        f"\n| opacity of 32 px | {' | '.join(f'{o / 255:.0%}' for o in OPACITIES)} |\n{'|---' * (len(OPACITIES) + 1)}|"
+    )
+    found = [hits("faint", lambda ink, opacity=opacity: of_opacity(ink, opacity)) for opacity in OPACITIES]  # type: ignore[misc]
+    print(f"| faint | {' | '.join(map(str, found))} |", flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", choices=("development", "test"), default="test")
@@ -228,9 +265,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--curves", action="store_true", help="by size and opacity")
     options = parser.parse_args(arguments)
     rng = random.Random(f"{options.part} {options.seed}")
     captions, fonts = captions_of(options.part), fonts_of(options.part)
+    if options.curves:
+        curves(captions, fonts, rng, options.count)
+        return
     examples = [render(shape, captions, fonts, rng) for shape in options.shapes for _ in range(options.count)]
     others = [
         [caption for caption in rng.sample(captions, OTHERS) if not is_hit(caption, [(one.piece, 1.0)])]

@@ -50,8 +50,8 @@ def forks() -> Iterator[Forks]:
 
 @pytest.fixture(scope="session")
 def ocr_models() -> None:
-    """Installs the OCR weights where they are missing; skips where neither they nor PaddleOCR can be had."""
-    for package in ("paddleocr", "onnxruntime"):
+    """Installs the OCR weights where they are missing; skips where neither they nor what runs them can be had."""
+    for package in ("onnxruntime", "cv2"):
         if importlib.util.find_spec(package) is None:  # to import it takes seconds
             pytest.skip(f"{package} is not installed: pip install '.[ocr]'")
     try:

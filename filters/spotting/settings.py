@@ -45,7 +45,7 @@ class SpotterSettings:
     engine: EngineName = "onnxruntime"
     """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (extra `ocr-openvino`), faster where the
     processor has bf16; `cuda`, ONNX Runtime on an accelerator with onnxruntime-gpu, which nobody has tried yet; or
-    PaddleOCR's own pipeline where paddlepaddle is installed."""
+    `paddle`, PaddleOCR's own pipeline on paddlepaddle (extra `ocr-paddle`)."""
     precision: Precision = "auto"
     """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
     AMX. Its workers must have it, too; all other engines compute in f32."""

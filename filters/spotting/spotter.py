@@ -19,8 +19,9 @@ __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotte
 
 BATCH_BYTES: Final = 32 * 2**20
 """Images of a batch are in memory together: large ones make small batches."""
-PROCESSING: Final = "2"
-"""Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own."""
+PROCESSING: Final = "3"
+"""Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own; 2 read the
+letters of columns one by one."""
 _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
     "onnxruntime": {"onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino"},
@@ -28,6 +29,13 @@ _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
     "paddle": {"paddleocr": "paddleocr", "paddlex": "paddlex", "paddlepaddle": "paddle"},
 }
 """Engine -> the packages that decide what it reads, each with a module of it."""
+_INSTALLED_BY: Final[Mapping[EngineName, str]] = {
+    "onnxruntime": "'.[ocr]'",
+    "openvino": "'.[ocr-openvino]'",
+    "cuda": "onnxruntime-gpu",
+    "paddle": "'.[ocr-paddle]'",
+}
+"""Engine -> what pip installs for it."""
 
 
 class SpotterError(RuntimeError):
@@ -149,7 +157,8 @@ class TextSpotter:
         for package, module in _PACKAGES[self.settings.engine].items():
             if importlib.util.find_spec(module) is None:
                 raise SpotterError(
-                    f"OCR engine {self.settings.engine!r} needs the package {package}: pip install {package}"
+                    f"OCR engine {self.settings.engine!r} needs the package {package}: "
+                    f"pip install {_INSTALLED_BY[self.settings.engine]}"
                 )
         for size in self.settings.sizes:
             find_models(size, self.settings.models)

@@ -1,57 +1,100 @@
-"""Words whose letters stand one below the other, as on shop signs: the detector takes them for many short lines."""
+"""Words whose letters stand one below the other, as on shop signs: laid side by side, and read as a line.
+
+The detector takes them for many short lines, overlooks some, or finds a line that was turned.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from filters.spotting.settings import Spotted
+import cv2
+import numpy as np
+import numpy.typing as npt
 
-_LEAST_LETTERS: Final = 4
+from filters.spotting.ocr.detection import Floats, Pixels, Quad
+
+_LEAST_PROPORTION: Final = 2.5
+"""Height by width of a column."""
+_LEAST_LETTERS, _MOST_LETTERS = 4, 30
 # By the width of the wider of two parts:
 _MOST_SHIFT: Final = 0.5
-_LEAST_GAP, _MOST_GAP = -0.3, 1.5
+_LEAST_GAP, _MOST_GAP = -0.3, 2.5
 _LEAST_WIDTH: Final = 0.3
 _LEAST_HEIGHT: Final = 0.6
 """By the width of a part itself: wider ones are lines of their own."""
+# By the width of the column:
+_BLUR: Final = 0.06
+_LEAST_INK: Final = 0.15
+"""Height of a letter."""
+_DOT: Final = 0.3
+"""Less than this, and no further than `_LEAST_INK` from a letter, belongs to it, as the dot of an i."""
+_MARGIN: Final = 0.05
 
 
 @dataclass(frozen=True)
-class _Part:
-    line: Spotted
-    left: float
-    right: float
-    top: float
-    bottom: float
+class Column:
+    """Boxes of an image whose letters may make up a word."""
+
+    parts: tuple[int, ...]
+    """Which boxes, from top to bottom."""
+    left: int
+    top: int
+    right: int
+    bottom: int
 
     @property
-    def width(self) -> float:
-        return self.right - self.left
+    def corners(self) -> Quad:
+        """Clockwise from the top left."""
+        left, top, right, bottom = self.left, self.top, self.right, self.bottom
+        return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32)
 
 
-def read_columns(lines: Sequence[Spotted]) -> list[Spotted]:
-    """What the short lines of an image say together, column by column: text from top to bottom, the mean score, and
-    the upright box around it. The lines themselves are not among them."""
-    parts = sorted((part for line in lines if (part := _part(line))), key=lambda part: (part.top, part.left))
-    columns: list[list[_Part]] = []
-    for part in parts:
+def find_columns(boxes: Sequence[Quad]) -> list[Column]:
+    """The columns among the boxes (4, 2) of an image's lines."""
+    rectangles = [Column((index,), *map(int, (*box.min(axis=0), *box.max(axis=0)))) for index, box in enumerate(boxes)]
+    columns: list[list[Column]] = []
+    for part in sorted(rectangles, key=lambda part: (part.top, part.left)):
+        if not part.bottom - part.top >= _LEAST_HEIGHT * _width(part) > 0:
+            continue
         column = next((column for column in columns if _follows(column[-1], part)), None)
         if column is None:
             columns.append([part])
         else:
             column.append(part)
-    return [_joined(column) for column in columns if len(column) > 1 and _letters(column) >= _LEAST_LETTERS]
+    joined = [_joined(column) for column in columns]
+    return [column for column in joined if column.bottom - column.top >= _LEAST_PROPORTION * _width(column)]
 
 
-def _part(line: Spotted) -> _Part | None:
-    across, down = zip(*line.box, strict=True)
-    part = _Part(line, min(across), max(across), min(down), max(down))
-    return part if part.bottom - part.top >= _LEAST_HEIGHT * part.width > 0 else None
+def lay_out(pixels: Pixels, column: Column) -> Pixels | None:
+    """The letters of a column as a line (height, width, 3); None where they are too few for a word, or too many.
+
+    Letters are told apart by rows without edges between them.
+    """
+    strip = pixels[column.top : column.bottom, column.left : column.right]
+    grey = cv2.cvtColor(strip, cv2.COLOR_BGR2GRAY)
+    edges = np.abs(cv2.Sobel(grey, cv2.CV_32F, 1, 0))
+    width = strip.shape[1]
+    rows = cv2.blur(edges.mean(axis=1).reshape(-1, 1), (1, max(1, round(_BLUR * width))))
+    spans = _letters(_runs(_above_otsu(rows)), width)
+    if not _LEAST_LETTERS - 1 <= len(spans) <= _MOST_LETTERS:
+        return None
+    edges += np.abs(cv2.Sobel(grey, cv2.CV_32F, 0, 1))
+    return _side_by_side([_cut(strip, edges, start, stop) for start, stop in spans])
 
 
-def _follows(above: _Part, below: _Part) -> bool:
-    wide, narrow = max(above.width, below.width), min(above.width, below.width)
+def says_a_word(text: str) -> bool:
+    """Whether a column's text has enough letters and digits to be one."""
+    return sum(map(str.isalnum, text)) >= _LEAST_LETTERS
+
+
+def _width(part: Column) -> int:
+    return part.right - part.left
+
+
+def _follows(above: Column, below: Column) -> bool:
+    wide, narrow = max(_width(above), _width(below)), min(_width(above), _width(below))
     shift = abs(above.left + above.right - below.left - below.right) / 2
     gap = below.top - above.bottom
     return (
@@ -59,15 +102,58 @@ def _follows(above: _Part, below: _Part) -> bool:
     )
 
 
-def _letters(column: Sequence[_Part]) -> int:
-    return sum(sum(map(str.isalnum, part.line.text)) for part in column)
-
-
-def _joined(column: Sequence[_Part]) -> Spotted:
-    left, right = min(part.left for part in column), max(part.right for part in column)
-    top, bottom = column[0].top, max(part.bottom for part in column)
-    return Spotted(
-        text="".join(part.line.text.strip() for part in column),
-        score=sum(part.line.score for part in column) / len(column),
-        box=((left, top), (right, top), (right, bottom), (left, bottom)),
+def _joined(parts: Sequence[Column]) -> Column:
+    return Column(
+        tuple(index for part in parts for index in part.parts),
+        left=min(part.left for part in parts),
+        top=parts[0].top,
+        right=max(part.right for part in parts),
+        bottom=max(part.bottom for part in parts),
     )
+
+
+def _above_otsu(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which rows have ink: more edges than four fifths of the threshold by Otsu (1979), which outlined letters need."""
+    levels = cv2.normalize(rows, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)  # type: ignore[call-overload]
+    threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
+    return (levels > 0.8 * threshold).ravel()  # type: ignore[no-any-return]
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where rows of True start, and end."""
+    changes = np.flatnonzero(np.diff(mask.astype(np.int8), prepend=0, append=0))
+    return list(zip(changes[::2].tolist(), changes[1::2].tolist(), strict=True))
+
+
+def _letters(runs: Sequence[tuple[int, int]], width: int) -> list[tuple[int, int]]:
+    """Runs with the dots that belong to them, without specks."""
+    letters: list[tuple[int, int]] = []
+    for start, stop in runs:
+        if letters:
+            before, end = letters[-1]
+            if start - end < _LEAST_INK * width and min(stop - start, end - before) < _DOT * width:
+                letters[-1] = (before, stop)
+                continue
+        letters.append((start, stop))
+    return [(start, stop) for start, stop in letters if stop - start >= _LEAST_INK * width]
+
+
+def _cut(strip: Pixels, edges: Floats, start: int, stop: int) -> Pixels:
+    """One letter of a strip, without the empty space beside it."""
+    height, width = strip.shape[:2]
+    margin = max(1, round(_MARGIN * width))
+    ink = edges[start:stop].mean(axis=0)
+    inked = np.flatnonzero(ink >= ink.max() / 4)
+    left, right = max(0, int(inked[0]) - margin), min(width, int(inked[-1]) + 1 + margin)
+    return strip[max(0, start - margin) : min(height, stop + margin), left:right]
+
+
+def _side_by_side(letters: Sequence[Pixels]) -> Pixels:
+    """In one line, their middles at one height."""
+    height = max(letter.shape[0] for letter in letters)
+    filled = []
+    for letter in letters:
+        rest = height - letter.shape[0]
+        above = rest // 2
+        filled.append(cv2.copyMakeBorder(letter, above, rest - above, 0, 0, cv2.BORDER_REPLICATE))
+    return np.hstack(filled)

@@ -15,7 +15,7 @@ import numpy as np
 from filters.spotting.decode import DecodedImage
 from filters.spotting.ocr.alphabets import load_recogniser
 from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
-from filters.spotting.ocr.columns import read_columns
+from filters.spotting.ocr.columns import find_columns, lay_out, says_a_word
 from filters.spotting.ocr.detection import (
     Floats,
     Pixels,
@@ -44,6 +44,9 @@ class Line:
     """See `Spotted.box`."""
     either_way: bool
     """Whether the strip may stand on its head: it was taller than wide, or an arc."""
+    parts: tuple[int, ...] = ()
+    """Of a column, whose letters the strip has side by side: the lines that it is made of, by their places among the
+    image's."""
 
 
 class Engine:
@@ -63,7 +66,8 @@ class Engine:
         self._second = _Recogniser(second, settings) if second else None
 
     def find(self, image: DecodedImage) -> list[Line]:
-        """The lines of text in an image, from top to bottom; they hold all that `read` needs of it."""
+        """The lines of text in an image, from top to bottom, and after them columns of letters; they hold all that
+        `read` needs of it."""
         (probabilities,) = self._detect(detector_input(image.pixels, self.settings.limit_side))[0]
         return self._lines(image, probabilities)
 
@@ -84,27 +88,65 @@ class Engine:
     def _cut(self, image: DecodedImage, found: Sequence[tuple[Quad, Arc | None]]) -> list[Line]:
         pixels = image.pixels
         across, down = image.width / pixels.shape[1], image.height / pixels.shape[0]
-        lines = []
+        lines, boxes = [], []
         for index in reading_order([box for box, _ in found]):
             box, arc = found[index]
             crop, either_way = (unroll(pixels, arc), True) if arc else cut_line(pixels, box)
             if crop.size:
                 lines.append(Line(to_strip(crop), _corners(box, across, down), either_way))
+                boxes.append(box)
+        for column in find_columns(boxes):
+            letters = lay_out(pixels, column)
+            if letters is not None:
+                lines.append(Line(to_strip(letters), _corners(column.corners, across, down), False, column.parts))
         return lines
 
     def read(self, found: Sequence[Sequence[Line]]) -> list[list[Spotted]]:
-        """What the lines of each of several images say, without those that cannot be read, and after them what short
-        ones say together (see `columns`)."""
-        readings = iter(self._read_lines([line for lines in found for line in lines]))
-        spotted = [[(line, *next(readings)) for line in lines] for lines in found]
-        read = [
-            [Spotted(text=text, score=score, box=line.box) for line, text, score in lines if self._counts(text, score)]
-            for lines in spotted
+        """What the lines of each of several images say, without those that cannot be read, and after them what letters
+        in columns say together."""
+        lines = [[line for line in some if not line.parts] for some in found]
+        readings = self._read_images(lines)
+        columns = [
+            [line for line in some if line.parts and self._may_be_a_word(line, known)]
+            for some, known in zip(found, readings, strict=True)
         ]
-        return [[*lines, *read_columns(lines)] for lines in read]
+        words = [
+            [self._surer(word, [known[part] for part in column.parts]) for column, word in zip(some, said, strict=True)]
+            for some, said, known in zip(columns, self._read_images(columns), readings, strict=True)
+        ]
+        return [
+            [
+                *self._spotted(lines[image], readings[image]),
+                *(line for line in self._spotted(columns[image], words[image]) if says_a_word(line.text)),
+            ]
+            for image in range(len(found))
+        ]
+
+    def _may_be_a_word(self, column: Line, readings: Sequence[Reading]) -> bool:
+        """Whether to read the letters of a column: not where its only part makes sense as a line that was turned."""
+        return len(column.parts) > 1 or readings[column.parts[0]][1] < self.settings.turn_below
+
+    def _surer(self, word: Reading, parts: Sequence[Reading]) -> Reading:
+        """What the letters of a column say together, or its parts one by one."""
+        read = [(text.strip(), score) for text, score in parts if self._counts(text, score)]
+        if len(read) < 2:
+            return word
+        joined = "".join(text for text, _ in read), sum(score for _, score in read) / len(read)
+        return max(word, joined, key=lambda reading: reading[1])
+
+    def _spotted(self, lines: Sequence[Line], readings: Sequence[Reading]) -> list[Spotted]:
+        return [
+            Spotted(text=text, score=score, box=line.box)
+            for line, (text, score) in zip(lines, readings, strict=True)
+            if self._counts(text, score)
+        ]
 
     def _counts(self, text: str, score: float) -> bool:
         return bool(text.strip()) and score >= self.settings.min_score
+
+    def _read_images(self, images: Sequence[Sequence[Line]]) -> list[list[Reading]]:
+        readings = iter(self._read_lines([line for lines in images for line in lines]))
+        return [[next(readings) for _ in lines] for lines in images]
 
     def _read_lines(self, lines: Sequence[Line]) -> list[Reading]:
         settings = self.settings

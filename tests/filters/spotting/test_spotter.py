@@ -233,21 +233,16 @@ def test_a_process_that_cannot_start_says_why(stubbed: SpotterSettings, tmp_path
         pass
 
 
-needs_paddleocr = pytest.mark.skipif(importlib.util.find_spec("paddleocr") is None, reason="no paddleocr")
-
-
-@needs_paddleocr
 def test_missing_weights_are_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing, match="make setup"), TextSpotter(SpotterSettings(models=str(tmp_path))):
         pass
 
 
-@needs_paddleocr
-def test_a_missing_paddlepaddle_is_named() -> None:
-    if importlib.util.find_spec("paddle"):
-        pytest.skip("paddlepaddle is installed here")
+@pytest.mark.parametrize("missing", ["paddleocr", "paddle"])
+def test_a_missing_package_is_named_with_its_extra(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None if module == missing else object())
     settings = SpotterSettings(engine="paddle", paddle_detection="/d", paddle_recognition="/r")
-    with pytest.raises(SpotterError, match="pip install paddlepaddle"), TextSpotter(settings):
+    with pytest.raises(SpotterError, match=rf"{missing}\w*: pip install '.\[ocr-paddle\]'"), TextSpotter(settings):
         pass
 
 

@@ -1,36 +1,94 @@
-"""Letters that stand one below the other make a word."""
+"""Letters that stand one below the other make up a word; lines of text do not."""
 
-from filters.spotting.ocr.columns import read_columns
-from filters.spotting.settings import Spotted
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageFont
 
+from filters.spotting.ocr.columns import Column, find_columns, lay_out, says_a_word
+from filters.spotting.ocr.detection import Quad
 
-def line(text: str, left: float, top: float, width: float = 20, height: float = 24, score: float = 0.9) -> Spotted:
-    right, bottom = left + width, top + height
-    return Spotted(text=text, score=score, box=((left, top), (right, top), (right, bottom), (left, bottom)))
-
-
-def column(text: str, left: float, pitch: float = 30) -> list[Spotted]:
-    return [line(letter, left, index * pitch) for index, letter in enumerate(text)]
+LETTER = (30, 40)  # width and height
 
 
-def test_letters_of_a_column_are_joined_from_top_to_bottom() -> None:
-    (word,) = read_columns(column("HOTEL", 50)[::-1])
-    assert word.text == "HOTEL"
-    assert word.box == ((50, 0), (70, 0), (70, 144), (50, 144))
+def box(left: int, top: int, size: tuple[int, int] = LETTER) -> Quad:
+    right, bottom = left + size[0], top + size[1]
+    return np.array(((left, top), (right, top), (right, bottom), (left, bottom)), np.int32)
 
 
-def test_the_score_is_their_mean() -> None:
-    (word,) = read_columns([line("BAR", 0, 0, 20, 60, score=0.6), line("S", 0, 70, score=1.0)])
-    assert (word.text, word.score) == ("BARS", 0.8)
+def column(count: int, left: int = 100, pitch: int = 50) -> list[Quad]:
+    return [box(left, 10 + pitch * index) for index in range(count)]
 
 
-def test_columns_beside_each_other_stay_apart() -> None:
-    assert sorted(word.text for word in read_columns([*column("LEFT", 0), *column("RIGHT", 60)])) == ["LEFT", "RIGHT"]
+def parts(boxes: list[Quad]) -> list[tuple[int, ...]]:
+    return [found.parts for found in find_columns(boxes)]
 
 
-def test_what_is_no_column() -> None:
-    assert read_columns([]) == []
-    assert read_columns(column("ABC", 0)) == [], "too few letters"
-    assert read_columns(column("ABCDE", 0, pitch=80)) == [], "too far apart"
-    assert read_columns([line("wide line", 0, 0, 200), line("another", 0, 30, 200)]) == [], "lines of a page"
-    assert read_columns([line(letter, 40 * index, 30 * index) for index, letter in enumerate("SLANT")]) == []
+def test_boxes_one_below_the_other_are_a_column_from_top_to_bottom() -> None:
+    (found,) = find_columns(column(5)[::-1])
+    assert found.parts == (4, 3, 2, 1, 0)
+    assert (found.left, found.top, found.right, found.bottom) == (100, 10, 130, 250)
+    assert found.corners.tolist() == [[100, 10], [130, 10], [130, 250], [100, 250]]
+
+
+def test_letters_that_were_overlooked_leave_a_gap_that_is_bridged() -> None:
+    boxes = column(6)
+    assert parts([boxes[0], boxes[3]]) == []
+    assert parts([boxes[0], boxes[1], boxes[3], boxes[5]]) == [(0, 1, 2, 3)]
+
+
+def test_neighbouring_columns_stay_apart() -> None:
+    assert parts([*column(4), *column(4, left=200)]) == [(0, 1, 2, 3), (4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        column(2, pitch=34),
+        [box(100, 10 + 50 * index, (200, 40)) for index in range(6)],
+        [box(100 + 60 * index, 10 + 50 * index) for index in range(6)],
+        [box(100, 10 + 200 * index) for index in range(6)],
+        [],
+    ],
+    ids=["too short", "lines of a page", "a staircase", "far apart", "none"],
+)
+def test_what_is_no_column(boxes: list[Quad]) -> None:
+    assert parts(boxes) == []
+
+
+def test_one_tall_box_may_be_a_column() -> None:
+    assert parts([box(10, 10, (30, 200))]) == [(0,)]
+
+
+def stacked(word: str) -> np.ndarray:  # type: ignore[type-arg]
+    image = Image.new("RGB", (60, 60 * len(word)), "white")
+    for index, letter in enumerate(word):
+        ImageDraw.Draw(image).text((30, 30 + 60 * index), letter, "black", ImageFont.load_default(44), anchor="mm")
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("word", ["HOTELS", "divide"])
+def test_letters_are_laid_side_by_side(word: str) -> None:
+    """As many patches of ink, beside each other, as the word has letters; the dot of an i is no letter."""
+    pixels = stacked(word)
+    (found,) = find_columns([box(0, 0, (60, 60 * len(word)))])
+    line = lay_out(pixels, found)
+    assert line is not None
+    height, width = line.shape[:2]
+    assert height < 60 and width < 60 * len(word)
+    inked = (line.min(axis=2) < 128).any(axis=0)
+    assert np.count_nonzero(np.diff(inked.astype(int), prepend=0) == 1) == len(word)
+
+
+@pytest.mark.parametrize("word", ["I", "NO"])
+def test_too_few_letters_are_not_laid_out(word: str) -> None:
+    assert lay_out(stacked(word), Column((0,), 0, 0, 60, 60 * len(word))) is None
+
+
+def test_an_empty_strip_has_no_letters() -> None:
+    (found,) = find_columns([box(0, 0, (30, 200))])
+    assert lay_out(np.full((300, 100, 3), 200, np.uint8), found) is None
+
+
+def test_which_texts_are_words() -> None:
+    assert says_a_word("H0TEL")
+    assert not says_a_word("A-B-C")
