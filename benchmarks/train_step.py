@@ -73,7 +73,7 @@ def ours(model: str, batch: Batch, concepts: int, device: str, precision: str, *
     stepper = Stepper(
         student=student,
         module=student,
-        optimizer=build_optimizer(student, config.optimizer, config.concepts, fused=device == "cuda"),
+        optimizer=build_optimizer(student, config.optimizer, config.concepts),
         losses=losses_of(config),
         config=config,
         ranks=Ranks(),

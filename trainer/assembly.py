@@ -113,10 +113,10 @@ def assemble(
         tokenizer=tokenize,
         concepts=targets or None,
         begun=begun,
-        pin=device.type == "cuda",
+        device=device,
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
-    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
+    optimizer = build_optimizer(student, config.optimizer, config.concepts)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":
