@@ -77,7 +77,7 @@ def device_type(config: Config) -> str:
 
 
 def prepare_torch(config: Config) -> None:
-    """Threads and determinism of this process."""
+    """Threads, determinism and precision of this process."""
     run = config.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -85,6 +85,7 @@ def prepare_torch(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not run.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = run.tf32
 
 
 def assemble(

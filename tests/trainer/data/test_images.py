@@ -58,5 +58,7 @@ def test_workers_write_them_where_the_training_reads_them() -> None:
     loader = DataLoader(Stacks(), batch_size=None, sampler=range(12), num_workers=2, collate_fn=lambda item: item)
     found = list(loader)
     assert all(shared for _, shared in found)
-    assert all(torch.equal(images, torch.full((5, 3, 8, 8), n, dtype=torch.uint8)) for n, (images, _) in enumerate(found))
+    assert all(
+        torch.equal(images, torch.full((5, 3, 8, 8), n, dtype=torch.uint8)) for n, (images, _) in enumerate(found)
+    )
     assert not Stacks()[0][1]
