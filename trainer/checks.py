@@ -201,11 +201,13 @@ def zero_shot(
     mine = data.images[ranks.rank :: ranks.world]
     files = ImageFiles([path for path, _ in mine], batch_size, transform)
     feed, guesses = Feed(files, settings, device), []
-    for images, _ in feed(0, 0, files.batches):
-        with autocast():
-            features = student.clip.encode_image(pixels(images))
-        guesses.append((normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1))
-    feed.close()
+    try:
+        for images, _ in feed(0, 0, files.batches):
+            with autocast():
+                features = student.clip.encode_image(pixels(images))
+            guesses.append((normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1))
+    finally:
+        feed.close()
     labels = torch.tensor([label for _, label in mine], device=device)
     hits = (torch.cat(guesses) == labels).sum() if guesses else torch.zeros((), device=device)
     total = float(ranks.sum(hits.double()))
