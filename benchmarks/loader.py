@@ -1,13 +1,15 @@
 """Our loader against open_clip's webdataset pipeline on the same shards, samples per second.
 
-    python -m benchmarks.loader [--workers 1 2] [--samples N] [--side 256] [--image-size 224] [--repeats 5] [--data DIR]
+    python -m benchmarks.loader [--workers 1 2 4] [--samples N] [--side 256] [--image-size 224] [--repeats 5]
+                                [--data DIR]
 
 Without --data shards of photographs (scikit-image's, cut at random, `--side` pixels on the longer side, JPEG) are
-written to a temporary folder; with it the shards of that folder are read. Both sides get the same transform
-(open_clip's for training), tokenizer, batch size and number of worker processes, and read the same number of samples.
-One warm-up epoch each (in it our index is made and workers start), then the sides take turns. Ours has two rows: pixels
-equal to the other side's, and with `decode_side`, which decodes large JPEGs at a fraction of their size. Samples per
-second of processor time (of all processes of a side) do not depend on what else the machine does.
+written to a temporary folder; with it the shards of that folder are read. Both sides get the same crop, tokenizer,
+batch size and number of worker processes, and read the same number of samples. One warm-up epoch each (in it our index
+is made and workers start), then the sides take turns. Ours has three rows: float32 images equal to the other side's, by
+open_clip's transform; the same as bytes, which the training normalises on its device; and bytes with `decode_side`,
+which decodes large JPEGs at a fraction of their size. Samples per second of processor time (of all processes of a side)
+do not depend on what else the machine does.
 
 "open_clip" is `get_wds_dataset` of the installed open_clip_train, called as a library.
 """
@@ -34,8 +36,10 @@ import torch
 from open_clip_train import data as open_clip_data
 from PIL import Image
 
+from trainer.config import TransformSettings
 from trainer.data import DataSettings, ShardLoader, Source
 from trainer.data.shards import find_shards
+from trainer.transforms import transform as bytes_of
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 
@@ -88,7 +92,7 @@ def drained(batches: Iterator[Any], images: Callable[[Any], torch.Tensor]) -> tu
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--samples", type=int, default=2_000)
     parser.add_argument("--side", type=int, default=256, help="longest side of the images")
     parser.add_argument("--image-size", type=int, default=224)
@@ -107,7 +111,7 @@ def main() -> None:
             f"torch {torch.__version__}, webdataset {version('webdataset')}, {options.repeats} repeats in turn"
         )
         print(
-            f"{'workers':>7}  {'side':<22} {'samples/s':>10} {'IQR':>13} {'ratio':>6} "
+            f"{'workers':>7}  {'side':<24} {'samples/s':>10} {'IQR':>13} {'ratio':>6} "
             f"{'samples/cpu-s':>16} {'ratio':>6}"
         )
         for workers in options.workers:
@@ -118,15 +122,16 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
     """All sides with one number of workers."""
     folder = str(Path(urls[0]).parent)
 
-    def ours(**settings: Any) -> ShardLoader:
+    def ours(to_pixels: Any, **settings: Any) -> ShardLoader:
         return ShardLoader(
             DataSettings(sources=(Source(path=folder),), workers=workers, **settings),
             batch_size=options.batch_size,
-            transform=transform,
+            transform=to_pixels,
             tokenizer=tokenizer,
         )
 
-    plain, reduced = ours(), ours(decode_side=options.image_size)
+    own = bytes_of(TransformSettings(), options.image_size, training=True)
+    plain, as_bytes, reduced = ours(transform), ours(own), ours(own, decode_side=options.image_size)
     info = open_clip_data.get_wds_dataset(
         SimpleNamespace(
             train_data=urls[0] if len(urls) == 1 else braces(urls),
@@ -151,8 +156,9 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
 
     sides: dict[str, Callable[[], tuple[float, float]]] = {
         "open_clip webdataset": lambda: drained(theirs(), lambda batch: batch[0]),
-        "ours, same pixels": lambda: drained(plain.epoch(next(epochs)), lambda batch: batch.images),
-        "ours, decode_side": lambda: drained(reduced.epoch(next(epochs)), lambda batch: batch.images),
+        "ours, float32": lambda: drained(plain.epoch(next(epochs)), lambda batch: batch.images),
+        "ours, bytes": lambda: drained(as_bytes.epoch(next(epochs)), lambda batch: batch.images),
+        "ours, bytes, decode_side": lambda: drained(reduced.epoch(next(epochs)), lambda batch: batch.images),
     }
     rates: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for repeat in range(options.repeats + 1):
@@ -165,11 +171,11 @@ def measure(options: Any, urls: list[str], workers: int, transform: Any, tokeniz
         low, high = np.percentile(values, [25, 75], axis=0)[:, 0]
         wall, processor = np.median(values, axis=0)
         print(
-            f"{workers:>7}  {side:<22} {wall:>10.0f} {low:>6.0f}-{high:<6.0f} {wall / anchor[0]:>6.2f} "
+            f"{workers:>7}  {side:<24} {wall:>10.0f} {low:>6.0f}-{high:<6.0f} {wall / anchor[0]:>6.2f} "
             f"{processor:>16.0f} {processor / anchor[1]:>6.2f}"
         )
-    plain.close()
-    reduced.close()
+    for loader in (plain, as_bytes, reduced):
+        loader.close()
 
 
 def braces(urls: list[str]) -> str:

@@ -37,9 +37,9 @@ def _clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
 
 LOSSES: dict[str, Loss] = {
     "open_clip ClipLoss": _clip_loss,
-    "InfoNCE": lambda x, y, t: InfoNce(chunk=0)(x, y, t)[0],
-    "HN-NCE eager": lambda x, y, t: HnNce(beta=0.25, chunk=0)(x, y, t)[0],
-    "HN-NCE tiles": lambda x, y, t: HnNce(beta=0.25, chunk=256)(x, y, t)[0],
+    "InfoNCE": lambda x, y, t: InfoNce(implementation="eager")(x, y, t)[0],
+    "HN-NCE eager": lambda x, y, t: HnNce(beta=0.25, implementation="eager")(x, y, t)[0],
+    "HN-NCE tiles": lambda x, y, t: HnNce(beta=0.25, implementation="tiles", chunk=256)(x, y, t)[0],
 }
 
 

@@ -28,26 +28,26 @@ from torch import nn
 
 from common.fields import build
 from common.ranks import Ranks
-from trainer.config import Config
+from trainer.config import Config, TransformSettings
 from trainer.config_files import merged
 from trainer.data.batch import Batch
 from trainer.model import build_student
 from trainer.optim import build_optimizer
+from trainer.pixels import Pixels
 from trainer.step import Stepper, losses_of
 
 Step = Callable[[], None]
 
 
-def pairs(model: str, batch: int, concepts: int, device: str) -> Batch:
-    """Random pairs of the model's sizes, with targets of ten concepts."""
-    shape = open_clip.get_model_config(model)
-    size = shape["vision_cfg"]["image_size"]
+def pairs(model: str, batch: int, concepts: int, device: str, side: int | None = None) -> Batch:
+    """Random pairs of the model's sizes, or images of `side` pixels, as bytes, with targets of ten concepts."""
+    size = side or open_clip.get_model_config(model)["vision_cfg"]["image_size"]
     texts = torch.randint(1, 49000, (batch, 77))
     texts[:, -1] = 49407
     p = torch.rand(batch, 10)
     targets = (torch.randint(0, concepts, (batch, 10)), p / p.sum(dim=1, keepdim=True))
     return Batch(
-        images=torch.randn(batch, 3, size, size),
+        images=torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8),
         texts=texts,
         caption_hash=torch.arange(batch),
         image_hash=torch.arange(batch),
@@ -56,13 +56,13 @@ def pairs(model: str, batch: int, concepts: int, device: str) -> Batch:
     ).to(device)
 
 
-def ours(model: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
-    """A step of the trainer."""
+def stepper_of(name: str, batch: int, concepts: int, device: str, precision: str, **changes: Any) -> Stepper:
+    """What takes the trainer's steps."""
     base = {
         "data": {"sources": [{"path": "not read"}]},
-        "model": {"name": model},
+        "model": {"name": name},
         "concepts": {"path": "given" if concepts else ""},
-        "schedule": {"samples": 10**9, "batch_size": len(batch)},
+        "schedule": {"samples": 10**9, "batch_size": batch},
         "run": {"precision": precision, "max_nonfinite": 10**6},
     }
     config = build(Config, merged(base, changes))
@@ -70,15 +70,22 @@ def ours(model: str, batch: Batch, concepts: int, device: str, precision: str, *
     sizes = {"objects": concepts, "attributes": concepts} if concepts else {}
     student, _, _ = build_student(config.model, config.concepts, sizes)
     student.to(device).train()
-    stepper = Stepper(
+    if config.model.compile:
+        student.compile()
+    return Stepper(
         student=student,
         module=student,
-        optimizer=build_optimizer(student, config.optimizer, config.concepts, fused=device == "cuda"),
+        optimizer=build_optimizer(student, config.optimizer, config.concepts),
         losses=losses_of(config),
         config=config,
         ranks=Ranks(),
         device=torch.device(device),
     )
+
+
+def ours(name: str, batch: Batch, concepts: int, device: str, precision: str, **changes: Any) -> Step:
+    """A step of the trainer, which normalises the images too."""
+    stepper = stepper_of(name, len(batch), concepts, device, precision, **changes)
     number = 0
 
     def step() -> None:
@@ -89,10 +96,11 @@ def ours(model: str, batch: Batch, concepts: int, device: str, precision: str, *
     return step
 
 
-def theirs(model: str, batch: Batch, device: str, precision: str) -> Step:
-    """A step as open_clip_train takes it."""
+def theirs(model: str, batch: Batch, device: str, precision: str, compiled: bool = False) -> Step:
+    """A step as open_clip_train takes it, on images that its loader has normalised."""
     torch.manual_seed(0)
     net = open_clip.create_model(model).to(device).train()
+    images = Pixels(TransformSettings(), device)(batch.images)
     named = list(net.named_parameters())
 
     def no_decay(name: str, p: nn.Parameter) -> bool:
@@ -104,12 +112,13 @@ def theirs(model: str, batch: Batch, device: str, precision: str) -> Step:
     ]
     optimizer = torch.optim.AdamW(groups, lr=5e-6, betas=(0.9, 0.98), eps=1e-6, fused=device == "cuda")
     loss = ClipLoss()
+    forward = torch.compile(net) if compiled else net
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(device, dtype=dtype, enabled=dtype is not None):
-            image, text, scale = net(batch.images, batch.texts)
+            image, text, scale = forward(images, batch.texts)
             total = loss(image, text, scale)
         total.backward()
         optimizer.step()

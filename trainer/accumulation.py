@@ -54,12 +54,14 @@ def backward(
     seed_part: Callable[[int], None] = lambda part: None,
     scaler: torch.amp.GradScaler | None = None,
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext,
+    pixels: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> BatchLoss:
     """Add the gradient of the batch's loss to the parameters.
 
     `module` is `student` or DDP around it; `batch` is this rank's, on the device of the student, of the same size on
-    all ranks; `seed_part` seeds the random numbers of a part. With a scaler the gradients are scaled. Raises ValueError
-    where the batch cannot be cut into `parts` parts.
+    all ranks; `seed_part` seeds the random numbers of a part; `pixels` makes the encoder's input of its images, so that
+    no others are there in float32. With a scaler the gradients are scaled. Raises ValueError where the batch cannot be
+    cut into `parts` parts.
     """
     ranks = ranks or Ranks()
     if not 1 <= parts <= len(batch):
@@ -69,7 +71,7 @@ def backward(
     if parts == 1:
         seed_part(0)
         with autocast():
-            encoded: Encoded = module(batch.images, batch.texts)
+            encoded: Encoded = module(pixels(batch.images), batch.texts)
         value, statistics = losses.contrastive(
             encoded.image, encoded.text, encoded.scale, bias=encoded.bias, hashes=hashes, ranks=ranks
         )
@@ -80,7 +82,7 @@ def backward(
         return BatchLoss(total=total.detach(), contrastive=value.detach(), concepts=concepts, statistics=statistics)
 
     slices = _cut(len(batch), parts)
-    features = _features(student, batch, slices, seed_part, autocast)
+    features = _features(student, batch, slices, seed_part, autocast, pixels)
     factor = student.clip.logit_scale.detach().exp().requires_grad_()
     bias = None if student.clip.logit_bias is None else student.clip.logit_bias.detach().clone().requires_grad_()
     value, statistics = losses.contrastive(*features, factor, bias=bias, hashes=hashes, ranks=ranks)
@@ -92,7 +94,7 @@ def backward(
         with nullcontext() if last or module is student else module.no_sync():  # type: ignore[operator]
             seed_part(number)
             with autocast():
-                encoded = module(batch.images[rows], batch.texts[rows])
+                encoded = module(pixels(batch.images[rows]), batch.texts[rows])
             of_concepts = _concept_losses(encoded, batch, rows, losses, counts)
             pushed = _push(encoded, features, rows, [leaf.grad if last else torch.zeros_like(leaf) for leaf in learned])
             weighted = [losses.concepts[head] * loss for head, loss in of_concepts.items()]
@@ -115,12 +117,13 @@ def _features(
     slices: Sequence[slice],
     seed_part: Callable[[int], None],
     autocast: Callable[[], AbstractContextManager[None]],
+    pixels: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     images, texts = [], []
     for number, rows in enumerate(slices):
         seed_part(number)
         with autocast():
-            encoded = student(batch.images[rows], batch.texts[rows])
+            encoded = student(pixels(batch.images[rows]), batch.texts[rows])
         images.append(encoded.image.float())
         texts.append(encoded.text.float())
     return torch.cat(images).requires_grad_(), torch.cat(texts).requires_grad_()

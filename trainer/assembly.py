@@ -77,7 +77,7 @@ def device_type(config: Config) -> str:
 
 
 def prepare_torch(config: Config) -> None:
-    """Threads and determinism of this process."""
+    """Threads, determinism and precision of this process."""
     run = config.run
     if run.threads is not None:
         torch.set_num_threads(run.threads)
@@ -85,6 +85,7 @@ def prepare_torch(config: Config) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not run.deterministic
+    torch.backends.cuda.matmul.allow_tf32 = run.tf32
 
 
 def assemble(
@@ -113,10 +114,10 @@ def assemble(
         tokenizer=tokenize,
         concepts=targets or None,
         begun=begun,
-        pin=device.type == "cuda",
+        device=device,
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
-    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
+    optimizer = build_optimizer(student, config.optimizer, config.concepts)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.image_formats import EXTENSIONS
-from common.images import ImageLimits
 from common.ranks import Ranks
 from common.statistics import chance_of_hit, wilson
-from trainer.data import ShardLoader
-from trainer.data.decode import UndecodableImage, decode
+from trainer.data import DataSettings, ShardLoader
+from trainer.data.feed import Feed
+from trainer.data.files import ImageFiles
 from trainer.model import Student
 
 KS = (1, 5, 10)
@@ -52,14 +52,21 @@ class Share:
 
 @torch.no_grad()
 def retrieval(
-    student: Student, loader: ShardLoader, ranks: Ranks, device: torch.device, autocast: Autocast = nullcontext
+    student: Student,
+    loader: ShardLoader,
+    ranks: Ranks,
+    device: torch.device,
+    autocast: Autocast = nullcontext,
+    *,
+    pixels: Callable[[Tensor], Tensor],
 ) -> dict[str, Share]:
-    """Recall at 1, 5 and 10 in both directions among all pairs of the loader's first epoch.
+    """Recall at 1, 5 and 10 in both directions among all pairs of the loader's first epoch, whose images `pixels` makes
+    the encoder's input of.
 
     A query counts as found at k when one of the pairs with its own caption is among the k most similar; similarity ties
     count against it. Keys: `image_to_text_r1` and so on.
     """
-    images, texts, hashes = _encode_pairs(student, loader, device, autocast)
+    images, texts, hashes = _encode_pairs(student, loader, device, autocast, pixels)
     all_images, all_texts, all_hashes = (_gather_uneven(part, ranks) for part in (images, texts, hashes))
     result = {}
     for name, queries, candidates in (("image_to_text", images, all_texts), ("text_to_image", texts, all_images)):
@@ -77,18 +84,23 @@ def mean_recall(shares: dict[str, Share]) -> float:
 
 
 def _encode_pairs(
-    student: Student, loader: ShardLoader, device: torch.device, autocast: Autocast
+    student: Student,
+    loader: ShardLoader,
+    device: torch.device,
+    autocast: Autocast,
+    pixels: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor, Tensor]:
     student.eval()
     images, texts, hashes = [], [], []
     for batch in loader.epoch(0):
         if not len(batch):
             continue
+        batch = batch.to(device)
         with autocast():
-            encoded = student(batch.images.to(device), batch.texts.to(device))
+            encoded = student(pixels(batch.images), batch.texts)
         images.append(normalize(encoded.image.float(), dim=-1))
         texts.append(normalize(encoded.text.float(), dim=-1))
-        hashes.append(batch.caption_hash.to(device))
+        hashes.append(batch.caption_hash)
     if not hashes:  # fewer pairs than ranks
         empty = torch.zeros(0, 0, device=device)
         return empty, empty, torch.zeros(0, dtype=torch.int64, device=device)
@@ -174,25 +186,31 @@ def zero_shot(
     templates: Sequence[str],
     *,
     transform: Callable[[Image.Image], Tensor],
+    pixels: Callable[[Tensor], Tensor],
     tokenizer: Any,
     batch_size: int,
+    settings: DataSettings,
     ranks: Ranks,
     device: torch.device,
     autocast: Autocast = nullcontext,
 ) -> dict[str, Share]:
-    """Top-1 accuracy over images: `accuracy`. Rank r takes images r, r + world, ..."""
+    """Top-1 accuracy over images: `accuracy`. Rank r takes images r, r + world, ..., and reads them with the workers of
+    `settings`; `transform` and then, on the device, `pixels` make the encoder's input of them."""
     student.eval()
     weights = _classifier(student, data.names, templates, tokenizer, batch_size, device, autocast)
     mine = data.images[ranks.rank :: ranks.world]
-    hits = 0
-    for start in range(0, len(mine), batch_size):
-        part = mine[start : start + batch_size]
-        images = torch.stack([transform(_open(path)) for path, _ in part]).to(device)
-        with autocast():
-            features = student.clip.encode_image(images)
-        guesses = (normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1).tolist()
-        hits += sum(guess == label for guess, (_, label) in zip(guesses, part, strict=True))
-    total = float(ranks.sum(torch.tensor(float(hits), dtype=torch.float64, device=device)))
+    files = ImageFiles([path for path, _ in mine], batch_size, transform)
+    feed, guesses = Feed(files, settings, device), []
+    try:
+        for images, _ in feed(0, 0, files.batches):
+            with autocast():
+                features = student.clip.encode_image(pixels(images))
+            guesses.append((normalize(features.float(), dim=-1) @ weights.T).argmax(dim=1))
+    finally:
+        feed.close()
+    labels = torch.tensor([label for _, label in mine], device=device)
+    hits = (torch.cat(guesses) == labels).sum() if guesses else torch.zeros((), device=device)
+    total = float(ranks.sum(hits.double()))
     return {"accuracy": _share(total, len(data.images), 1 / len(data.names))}
 
 
@@ -213,10 +231,3 @@ def _classifier(
             encoded = student.clip.encode_text(tokenizer(prompts[start : start + batch_size]).to(device))
         features.append(normalize(encoded.float(), dim=-1))
     return normalize(torch.cat(features).reshape(len(names), len(templates), -1).mean(dim=1), dim=-1)
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        return decode(path.read_bytes(), ImageLimits.max_pixels)
-    except (OSError, UndecodableImage) as error:
-        raise BadZeroShotFolder(f"{path} of check.zero_shot is not an image: {error}") from error

@@ -65,7 +65,7 @@ def need(
     of any caption. Random numbers and gradients are as before."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
-    batch = pairs * 4 * 3 * size * size
+    batch = 2 * pairs * 3 * size * size  # bytes of pixels: of this batch, and of the next one that is copied meanwhile
     features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
     return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, size, tokens, autocast))
 

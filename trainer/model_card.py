@@ -48,7 +48,7 @@ This is not one of the authors' models. It follows *Filtering, Distillation, and
 Pre-Training* (Radenovic et al., CVPR 2023) in an independent implementation. Batch size, learning rate, warm-up and
 decay of the paper are not published; defaults are those of SemDeDup's CLIP ViT-B/16 on the same data (LAION-CAT-440M),
 not the paper's. alpha, beta and the weights of the concept losses follow the paper to the best of our knowledge
-(unverified).
+(unverified). The program has been tested on CPUs only: no GPU had run it when it was written.
 
 ## Use
 

@@ -11,11 +11,9 @@ from trainer.config import ConceptSettings, OptimizerSettings, ScheduleSettings
 from trainer.model import Student
 
 
-def build_optimizer(
-    student: Student, settings: OptimizerSettings, concepts: ConceptSettings, *, fused: bool = False
-) -> torch.optim.AdamW:
-    """AdamW over what is trained: matrices with decay, vectors and scalars (biases, norms, temperature) without, and
-    the concept heads the same with a learning rate and decay of their own."""
+def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:
+    """AdamW, in torch's fused form, over what is trained: matrices with decay, vectors and scalars (biases, norms,
+    temperature) without, and the concept heads the same with a learning rate and decay of their own."""
     heads = {id(parameter) for parameter in student.heads.parameters()}
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
     groups = []
@@ -28,7 +26,7 @@ def build_optimizer(
                 groups.append(
                     {"params": members, "lr": rate, "base_lr": rate, "weight_decay": decay if decayed else 0.0}
                 )
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=fused)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas, eps=settings.eps, fused=True)
 
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:

@@ -18,7 +18,9 @@ def measure(parts: Parts) -> dict[str, Share]:
     if settings.retrieval_samples and split.holdout and split.part == "train":
         loader = _holdout(parts)
         try:
-            pairs = checks.retrieval(parts.judged, loader, parts.ranks, parts.device, parts.stepper.autocast)
+            pairs = checks.retrieval(
+                parts.judged, loader, parts.ranks, parts.device, parts.stepper.autocast, pixels=parts.stepper.pixels
+            )
         finally:
             loader.close()
         found.update({f"retrieval/{name}": share for name, share in pairs.items()})
@@ -28,8 +30,10 @@ def measure(parts: Parts) -> dict[str, Share]:
             parts.zero_shot,
             settings.templates,
             transform=parts.eval_transform,
+            pixels=parts.stepper.pixels,
             tokenizer=parts.tokenize,
             batch_size=settings.batch_size,
+            settings=parts.config.data,
             ranks=parts.ranks,
             device=parts.device,
             autocast=parts.stepper.autocast,
@@ -90,6 +94,7 @@ def _holdout(parts: Parts) -> ShardLoader:
             world=parts.ranks.world,
             transform=parts.eval_transform,
             tokenizer=parts.tokenize,
+            device=parts.device,
         )
         if loader.samples_per_epoch <= most:
             return loader

@@ -20,9 +20,9 @@ from trainer.step import Skipped
 MAY_CHANGE = (
     "data.sources", "data.skip", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder",
     "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
-    "model.gradient_checkpointing",
-    "loss.chunk", "schedule.micro_batches", "run.device", "run.threads", "run.timeout_s", "run.max_nonfinite",
-    "run.deterministic", "log.", "check.", "checkpoint.",
+    "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
+    "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
+    "checkpoint.",
 )  # fmt: skip
 """What may differ when a run is resumed. Data may have moved; that they are the same is seen from their hashes."""
 

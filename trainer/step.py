@@ -18,6 +18,7 @@ from trainer.ema import WeightAverage
 from trainer.memory import remedy
 from trainer.model import Student
 from trainer.optim import gradient_norm, set_rate
+from trainer.pixels import Pixels
 from trainer.randomness import Purpose, seed_torch
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -79,6 +80,8 @@ class Stepper:
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.config.run.precision == "fp16")
+        self.pixels = Pixels(self.config.transform, self.device)
+        """Images of batches to the encoder's input."""
 
     def autocast(self) -> AbstractContextManager[None]:
         """The encoders' precision."""
@@ -94,7 +97,7 @@ class Stepper:
             return self._step(batch, epoch, number, rate)
 
     def _step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
-        scale = float(self.student.clip.logit_scale.detach().exp())
+        scale = self.student.clip.logit_scale.detach().exp()
         self.optimizer.zero_grad(set_to_none=True)
         loss = backward(
             self.module,
@@ -106,11 +109,12 @@ class Stepper:
             seed_part=self._seeder(epoch, number),
             scaler=self.scaler,
             autocast=self.autocast,
+            pixels=self.pixels,
         )
         self.scaler.unscale_(self.optimizer)
-        norm = float(gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm))
-        values = self._means(loss)
-        # Both are the same on all ranks: the loss is summed over them, gradients were averaged.
+        gradient = gradient_norm(self.parameters, self.config.optimizer.max_gradient_norm)
+        norm, factor, values = self._read(loss, gradient, scale)
+        # Norm and loss are the same on all ranks: the loss is summed over them, gradients were averaged.
         finite = math.isfinite(norm) and math.isfinite(values["loss"])
         if finite:
             set_rate(self.optimizer, rate)
@@ -120,7 +124,7 @@ class Stepper:
                 self.average.update(self.student)
         self.scaler.update()
         self._count(finite)
-        return StepResult(values=values, gradient_norm=norm, scale=scale, finite=finite)
+        return StepResult(values=values, gradient_norm=norm, scale=factor, finite=finite)
 
     @property
     def _parts(self) -> int:
@@ -141,7 +145,9 @@ class Stepper:
 
         return seed
 
-    def _means(self, loss: BatchLoss) -> dict[str, float]:
+    def _read(self, loss: BatchLoss, gradient: Tensor, scale: Tensor) -> tuple[float, float, dict[str, float]]:
+        """Norm of the gradient, scale, and the means over ranks of the losses: the one time that a step waits for its
+        device."""
         named: dict[str, Tensor] = {
             "loss": loss.total,
             "contrastive": loss.contrastive,
@@ -149,7 +155,8 @@ class Stepper:
             **loss.statistics,
         }
         means = self.ranks.sum(torch.stack([value.float() for value in named.values()])) / self.ranks.world
-        return dict(zip(named, means.tolist(), strict=True))
+        norm, factor, *values = torch.cat([torch.stack([gradient.float(), scale.float()]), means]).tolist()
+        return norm, factor, dict(zip(named, values, strict=True))
 
     def _count(self, finite: bool) -> None:
         self.skipped.in_a_row = 0 if finite else self.skipped.in_a_row + 1

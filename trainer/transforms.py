@@ -1,10 +1,13 @@
-"""Images to inputs: open_clip's transforms with the configuration's constants."""
+"""Images to pixels of the model's size: open_clip's transforms up to where they become floats (`pixels` goes on)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, RandomResizedCrop, Resize
 
 from trainer.config import TransformSettings
 
@@ -23,8 +26,9 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
     }
 
 
-def transform(settings: TransformSettings, size: int, *, training: bool) -> Any:
-    """An image (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop
-    otherwise."""
-    augmentation = AugmentationCfg(scale=settings.crop_scale) if training else None
-    return image_transform_v2(PreprocessCfg(**preprocessing(settings, size)), is_train=training, aug_cfg=augmentation)
+def transform(settings: TransformSettings, size: int, *, training: bool) -> Callable[[Image.Image], Tensor]:
+    """An image (PIL, RGB) to (3, size, size) uint8: with a random crop while training, a centre crop otherwise."""
+    bicubic = InterpolationMode.BICUBIC
+    if training:
+        return Compose([RandomResizedCrop(size, scale=settings.crop_scale, interpolation=bicubic), PILToTensor()])
+    return Compose([Resize(size, interpolation=bicubic), CenterCrop(size), PILToTensor()])

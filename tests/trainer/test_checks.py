@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import PILToTensor
 
 from common.ranks import Ranks, joined_ranks
 from trainer import checks
+from trainer.data import DataSettings, Source
 from trainer.data.batch import Batch
 
 
@@ -55,9 +57,14 @@ class Pairs:
         return iter(self.batches)
 
 
+def retrieved(student: Any, loader: Any, ranks: Ranks | None = None) -> dict[str, checks.Share]:
+    cpu = torch.device("cpu")
+    return checks.retrieval(student, loader, ranks or Ranks(), cpu, pixels=lambda images: images)
+
+
 def recalls(images: Any, texts: Any, hashes: Any = None) -> dict[str, float]:
     loader: Any = Pairs(len(images), hashes)
-    found = checks.retrieval(Told(images, texts), loader, Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+    found = retrieved(Told(images, texts), loader)
     return {name: share.value for name, share in found.items()}
 
 
@@ -88,7 +95,7 @@ def test_chance() -> None:
     loader: Any = Pairs(20)
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(2, 20, 6, generator=generator)
-    found = checks.retrieval(Told(x, y), loader, Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+    found = retrieved(Told(x, y), loader)
     assert found["image_to_text_r5"].chance == pytest.approx(0.25) and found["image_to_text_r5"].n == 20
 
 
@@ -98,9 +105,9 @@ def ranks_agree(folder: Path) -> None:
         generator = torch.Generator().manual_seed(0)
         for n in (7, 1):
             x, y = torch.randn(2, n, 6, generator=generator)
-            expected = checks.retrieval(Told(x, x + y), Pairs(n), Ranks(), torch.device("cpu"))  # type: ignore[arg-type]
+            expected = retrieved(Told(x, x + y), Pairs(n))
             mine: Any = Pairs(n, None, ranks.rank, ranks.world)
-            found = checks.retrieval(Told(x, x + y), mine, ranks, torch.device("cpu"))  # type: ignore[arg-type]
+            found = retrieved(Told(x, x + y), mine, ranks)
             assert found == expected
         data = checks.ZeroShotData(names=("a", "b"), images=tuple((folder / f"{i}.png", i % 2) for i in range(5)))
         if ranks.first:
@@ -109,7 +116,9 @@ def ranks_agree(folder: Path) -> None:
         ranks.barrier()
         told: Any = Told(torch.eye(2)[torch.tensor([0, 1, 0, 0, 0])], torch.eye(2))
         options: dict[str, Any] = {
-            "transform": lambda image: torch.full((3, 2, 2), float(image.getpixel((0, 0))[0])),
+            "transform": PILToTensor(),
+            "pixels": torch.Tensor.float,
+            "settings": DataSettings(sources=(Source(path="none"),), workers=1),
             "tokenizer": lambda prompts: torch.tensor([[int("b" in prompt)] for prompt in prompts]),
             "batch_size": 2,
             "device": torch.device("cpu"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.ranks import Ranks
 from trainer.architecture import tokenizer
@@ -108,6 +109,52 @@ def test_values_of_a_step(tiny_config: Callable[..., Any]) -> None:
     assert values["objects"] == pytest.approx(math.log(32), rel=0.2)
     assert 0 <= values["accuracy"] <= 1 and 0 < values["hardest"] <= 1
     assert result.finite and result.gradient_norm > 0 and result.scale == pytest.approx(1 / 0.07)
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often a number is taken out of a tensor, for which a GPU has to have computed it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        super().__init__()
+        self.items = self.lists = 0
+        tolist = torch.Tensor.tolist
+
+        def counted(tensor: torch.Tensor) -> Any:
+            self.lists += 1
+            return tolist(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", counted)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.items += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_step_waits_for_its_device_once(
+    precision: str, parts: int, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(
+        run={"precision": precision, "ema": 0.5},
+        schedule={"micro_batches": parts},
+        optimizer={"max_gradient_norm": 1.0},
+    )
+    trained = stepper(config, heads=True)
+    trained.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, enabled=precision == "fp16")
+    with Reads(monkeypatch) as reads:
+        assert trained.step(pairs(16, heads=True), 0, 0, 1.0).finite
+    assert (reads.items, reads.lists) == (0, 1)
+
+
+def test_bytes_and_floats_take_the_same_step(tiny_config: Callable[..., Any]) -> None:
+    """Bit by bit; in parts too, where each part is normalised by itself."""
+    given = replace(pairs(16), images=torch.randint(0, 256, (16, 3, 32, 32), dtype=torch.uint8))
+    for parts in (1, 3):
+        one, other = (stepper(tiny_config(schedule={"micro_batches": parts})) for _ in range(2))
+        one.step(given, 0, 0, 1.0)
+        other.step(replace(given, images=other.pixels(given.images)), 0, 0, 1.0)
+        assert all(torch.equal(a, b) for a, b in zip(bits(one), bits(other), strict=True))
 
 
 @pytest.mark.parametrize("equal", ["caption_hash", "image_hash"])

@@ -14,7 +14,8 @@ class Batch:
     """b pairs."""
 
     images: Tensor
-    """(b, 3, h, w) float32, normalised."""
+    """(b, 3, h, w) uint8 pixels, in any layout in memory, which `trainer.pixels` normalises on the device; or what a
+    transform of one's own made of them."""
     texts: Tensor
     """(b, context) int64, token ids."""
     caption_hash: Tensor
@@ -46,6 +47,15 @@ class Batch:
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory, from which `to(..., non_blocking=True)` copies while the GPU computes."""
         return self._each(Tensor.pin_memory)
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Its memory is used on that CUDA stream too."""
+
+        def used(tensor: Tensor) -> Tensor:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._each(used)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(

@@ -1,7 +1,7 @@
 """The images of a batch, in one tensor from the start.
 
 Each is copied while it is still in the processor's cache. In a worker the tensor lies in shared memory, which is how it
-gets to the training: stacked elsewhere it would be copied once more (of 64 images of 224 pixels 38 MB).
+gets to the training: stacked elsewhere it would be copied once more (of 64 images of 224 pixels 10 MB).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 
 
 class Images:
-    """Room for `n` images of the shape of the first."""
+    """Room for `n` images of the shape, type and layout in memory of the first."""
 
     def __init__(self, n: int):
         self._n, self._filled = n, 0
@@ -33,7 +33,9 @@ class Images:
 
 
 def _room(n: int, like: Tensor) -> Tensor:
+    """Pixels of an image file come with the channels last; kept so, each image is one copy of consecutive bytes."""
+    size, strides = (n, *like.shape), (like.numel(), *torch.empty_like(like).stride())
     if get_worker_info() is None:
-        return like.new_empty((n, *like.shape))
+        return torch.empty_strided(size, strides, dtype=like.dtype)
     storage = torch.UntypedStorage._new_shared(n * like.numel() * like.element_size())  # as torch's own collation does
-    return like.new_empty(0).set_(storage, 0, (n, *like.shape))  # type: ignore[call-overload]
+    return like.new_empty(0).set_(storage, 0, size, strides)  # type: ignore[call-overload]

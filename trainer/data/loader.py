@@ -3,7 +3,7 @@
 Every batch is a function of (seed, epoch, number of the batch, global batch size): the order is arithmetic (`order`),
 a sample is read by its place in the tar (`index`), and its augmentation is seeded by its position. So resume is a start
 at another number; neither workers nor ranks change what a global batch holds; and a worker that dies loses nothing but
-time. Workers are torch's; they take whole batches and hand them back in order.
+time. `feed` has the workers.
 """
 
 from __future__ import annotations
@@ -16,17 +16,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from trainer.data.batch import Batch
-from trainer.data.errors import BadSource, Kind, LoaderStalled, TooManyBad
+from trainer.data.errors import BadSource, Kind, TooManyBad
+from trainer.data.feed import CPU, Feed
 from trainer.data.order import EpochOrder
 from trainer.data.prefetch import Prefetch
 from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, ShardFacts, open_source
 from trainer.data.streams import bytes_in_use, default_streams
-from trainer.data.workers import Batches
 
 
 class ShardLoader:
@@ -37,12 +36,12 @@ class ShardLoader:
         batch_size: samples of a batch on each rank.
         rank, world: which rank of how many this is.
         seed: of order and augmentation.
-        transform: image (PIL, RGB) to a (3, h, w) float32 tensor; may draw from the generators of torch, Python and
-            NumPy, which are seeded for each sample.
+        transform: image (PIL, RGB) to a (3, h, w) tensor, of uint8 pixels if `trainer.transforms` makes it; may draw
+            from the generators of torch, Python and NumPy, which are seeded for each sample.
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
         begun: the shards of each source with which a run that is resumed began.
-        pin: hand batches out in page-locked memory, for a GPU; with workers a thread does it beside the training.
+        device: where batches are handed out; for a GPU the next one is copied while one is computed.
 
     Raises:
         BadSource, ShardMismatch, ConceptMismatch, TooManyBad: the data cannot be used as asked.
@@ -60,7 +59,7 @@ class ShardLoader:
         tokenizer: Tokenizer,
         concepts: Concepts | Sequence[Concepts | None] | None = None,
         begun: Sequence[Sequence[ShardFacts]] | None = None,
-        pin: bool = False,
+        device: torch.device = CPU,
     ):
         if batch_size < 1 or not 0 <= rank < world:
             raise ValueError(
@@ -68,7 +67,7 @@ class ShardLoader:
             )
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed {seed} is not in [0, 2^63)")
-        self._batch_size, self._world, self._pin = batch_size, world, pin
+        self._batch_size, self._world = batch_size, world
         self.sources = _open_sources(settings, begun)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
         """Stretches of the data that are read side by side."""
@@ -111,9 +110,7 @@ class ShardLoader:
         self.waited_s = 0.0
         """Seconds in which the caller waited for batches."""
         self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
-        self._batches = Batches(self._reader, settings.workers)
-        self._positions = _Positions()
-        self._workers: DataLoader[Any] | None = None
+        self._feed = Feed(self._reader, settings, device)
         self._turn = 0
 
     @property
@@ -164,9 +161,7 @@ class ShardLoader:
         self.lost = self._resumed[1] if self._resumed is not None and self._resumed[0] == epoch else 0
         self._resumed = None
         number = start
-        batches = (
-            self._in_this_process(epoch, start) if not self._settings.workers else self._from_workers(epoch, start)
-        )
+        batches = self._feed(epoch, start, self.batches_per_epoch)
         while True:
             if turn != self._turn:
                 raise RuntimeError(f"epoch {epoch} was left for another one; this iterator cannot go on")
@@ -190,76 +185,12 @@ class ShardLoader:
             if len(self.problems) < 1000:
                 self.problems.append(f"{kind}: {message}")
 
-    def _in_this_process(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
-        for number in range(start, self.batches_per_epoch):
-            batch, bad = self._reader.batch(epoch, number)
-            yield batch.pin_memory() if self._pin else batch, bad
-
-    def _from_workers(self, epoch: int, start: int) -> Iterator[tuple[Batch, list[Bad]]]:
-        self._positions.set(epoch, start, self.batches_per_epoch)
-        if self._workers is None:
-            self._workers = DataLoader(
-                self._batches,
-                batch_size=None,
-                sampler=self._positions,
-                num_workers=self._settings.workers,
-                prefetch_factor=self._settings.prefetch,
-                persistent_workers=True,
-                timeout=self._settings.stall_s,
-                pin_memory=self._pin,
-                collate_fn=_as_it_is,
-                worker_init_fn=self._batches.begin,
-                generator=torch.Generator(),  # its seed would else be drawn from the generator of the training
-            )
-        number = start
-        with self._batches.starting():
-            batches = iter(self._workers)
-        while number < self.batches_per_epoch:
-            try:
-                item = next(batches)
-            except RuntimeError as error:
-                if "timed out" in str(error):
-                    self._batches.end_workers()
-                    raise LoaderStalled(
-                        f"batch {number} of epoch {epoch} did not come within data.stall_s "
-                        f"{self._settings.stall_s:g} s; {self._batches.states()}"
-                    ) from error
-                error.add_note(f"while waiting for batch {number} of epoch {epoch}; {self._batches.states()}")
-                raise
-            except (ConnectionError, EOFError) as error:
-                raise RuntimeError(
-                    f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
-                ) from error
-            yield item
-            number += 1
-
     def close(self) -> None:
         """End the workers and close the shards."""
         self._turn += 1
         self._prefetch.stop()
-        self._batches.dismiss()
-        self._workers = None
+        self._feed.close()
         self._reader.close()
-
-
-class _Positions(torch.utils.data.Sampler[tuple[int, int]]):
-    """(epoch, batch) in order; set anew for every epoch."""
-
-    def __init__(self) -> None:
-        self._epoch, self._range = 0, range(0)
-
-    def set(self, epoch: int, start: int, end: int) -> None:
-        self._epoch, self._range = epoch, range(start, end)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self._epoch, number) for number in self._range])
-
-    def __len__(self) -> int:
-        return len(self._range)
-
-
-def _as_it_is(item: Any) -> Any:
-    return item
 
 
 def _weights(settings: DataSettings) -> list[float] | None:

@@ -136,7 +136,6 @@ class Reader:
         ]
         self._owner = os.getpid()
         self.state: Callable[[str], None] = lambda text: None
-        """Told what is being done, for the watchdog."""
 
     def batch(self, epoch: int, number: int) -> tuple[Batch, list[Bad]]:
         """Batch `number` of an epoch for this rank, and what was bad on the way."""

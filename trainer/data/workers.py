@@ -13,42 +13,52 @@ import os
 import signal
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from trainer.data.batch import Batch
-from trainer.data.reader import Bad, Reader
-
 _STATE_BYTES = 512
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Batches(Dataset[tuple[Batch, list[Bad]]]):
-    """Batches by (epoch, number), read in this process or in workers."""
+Made = TypeVar("Made", covariant=True)
 
-    def __init__(self, reader: Reader, workers: int):
-        self._reader = reader
+
+class Makes(Protocol[Made]):
+    """Makes batches by position, the same whatever it made before."""
+
+    state: Callable[[str], None]
+    """Told what is being done, for the watchdog."""
+
+    def batch(self, epoch: int, number: int) -> tuple[Made, Any]:
+        """A batch, and what was bad on the way."""
+
+
+class Batches(Dataset[tuple[Any, Any]]):
+    """Batches by (epoch, number), made in this process or in workers."""
+
+    def __init__(self, maker: Makes[Any], workers: int):
+        self._maker = maker
         self._board = torch.zeros(max(workers, 1), _STATE_BYTES, dtype=torch.uint8).share_memory_()
         self._since = torch.zeros(max(workers, 1), dtype=torch.float64).share_memory_()
         self._pids = torch.zeros(max(workers, 1), dtype=torch.int64).share_memory_()
         self._dismissed = torch.zeros(1, dtype=torch.bool).share_memory_()
         _ALL.add(self)
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple[Batch, list[Bad]]:
-        item = self._reader.batch(*position)
-        self._reader.state("idle")
+    def __getitem__(self, position: tuple[int, int]) -> tuple[Any, Any]:
+        item = self._maker.batch(*position)
+        self._maker.state("idle")
         return item
 
     def begin(self, worker: int) -> None:
         """Called in each worker before its first batch."""
         self._pids[worker] = os.getpid()
-        self._reader.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
+        self._maker.state = _Writer(self._board.numpy()[worker], self._since.numpy(), worker)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, self._end_where_dismissed)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)

@@ -7,13 +7,14 @@ applies, with omega_i = sigmoid(z_i) times the gradient of L_i,
     dL/ds_ij = omega_i e^{(1+beta) s_ij - S_i(1+beta)}                                                   w held constant
     dL/ds_ii = -omega_i
 
-Two tiles of chunk x n are alive at a time.
+Products of matrices are torch's. What lies between them, a pass over each tile, is a pair of functions: those here go
+over a tile once for each operation and have two tiles of chunk x n alive at a time; those of `fused` once in all.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,17 +26,85 @@ TILE_ELEMENTS = 8 * 2**20
 """Default size of a tile: 32 MiB of float32."""
 
 
+class Tile(NamedTuple):
+    """Some rows of the logits."""
+
+    s_cn: Tensor
+    """(c, n) logits, which a pass may overwrite."""
+    first: int
+    """Column of the positive of the first row; that of the next row is the next one."""
+    mine: Tensor | None
+    """(c,) or (c, k) hashes of the rows."""
+    all_of: Tensor | None
+    """(n,) or (n, k) hashes of the columns: those that share one with the row are no negatives."""
+
+
+class Passes(Protocol):
+    """The two passes over a tile."""
+
+    @staticmethod
+    def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """The largest s_ij of each row's negatives, and S(1 + beta), S(beta), each (c,); all of them -inf for a row
+        without negatives. S(beta) is not read where beta is 0."""
+
+    @staticmethod
+    def gradient(
+        tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
+    ) -> Tensor:
+        """(c, n) dL/ds from omega, S(1 + beta) and S(beta) of the rows; `constant`: w is held constant."""
+
+
 class _Options(NamedTuple):
     alpha: float
     beta: float
     detach_weights: bool
     offset: int
     chunk: int
+    passes: type[Passes]
 
 
-def tile_rows(b: int, n: int) -> int:
-    """Rows of a tile of at most `TILE_ELEMENTS` similarities."""
-    return max(1, min(b, TILE_ELEMENTS // max(n, 1)))
+def tile_rows(b: int, n: int, elements: int | None = None) -> int:
+    """Rows of a tile of at most that many similarities, `TILE_ELEMENTS` if not said."""
+    return max(1, min(b, (elements or TILE_ELEMENTS) // max(n, 1)))
+
+
+class TorchPasses:
+    """By operations of torch, on any device."""
+
+    @staticmethod
+    def sums(tile: Tile, beta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Passes`."""
+        s = _negatives(tile)
+        top = s.amax(dim=1)
+        shift = top.masked_fill(top == -math.inf, 0.0)[:, None]
+        work = (s - shift).mul_(1 + beta).exp_()
+        sum_hard = sum_weights = work.sum(dim=1).log_().add_(shift[:, 0], alpha=1 + beta)
+        if beta:
+            work.copy_(s).sub_(shift).mul_(beta).exp_()
+            sum_weights = work.sum(dim=1).log_().add_(shift[:, 0], alpha=beta)
+        return top, sum_hard, sum_weights
+
+    @staticmethod
+    def gradient(
+        tile: Tile, beta: float, constant: bool, omega: Tensor, sum_hard: Tensor, sum_weights: Tensor
+    ) -> Tensor:
+        """See `Passes`."""
+        s = _negatives(tile)
+        grad_s: Tensor = (s * (1 + beta)).sub_(sum_hard[:, None]).exp_()
+        grad_s.mul_((omega * (1 if constant else 1 + beta))[:, None])
+        if beta and not constant:
+            grad_s.sub_(s.mul_(beta).sub_(sum_weights[:, None]).exp_().mul_((omega * beta)[:, None]))
+        grad_s.diagonal(tile.first)[: len(s)] = -omega
+        return grad_s
+
+
+def _negatives(tile: Tile) -> Tensor:
+    """The logits with -inf where there is no negative, in place."""
+    s = tile.s_cn
+    s.diagonal(tile.first)[: len(s)].fill_(-math.inf)
+    if tile.mine is not None and tile.all_of is not None:
+        s.masked_fill_(duplicates(tile.mine, tile.all_of), -math.inf)
+    return s
 
 
 def hn_nce_rows_chunked(
@@ -50,13 +119,14 @@ def hn_nce_rows_chunked(
     mine: Tensor | None = None,
     all_of: Tensor | None = None,
     chunk: int | None = None,
+    passes: type[Passes] = TorchPasses,
 ) -> RowLosses:
     """`hn_nce_rows` in tiles of `chunk` rows (None: tiles of 32 MiB); arguments, errors and result are the same."""
     check_constants(alpha, beta)
     chunk = tile_rows(len(x_bd), len(y_nd)) if chunk is None else chunk
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; it must be at least 1")
-    options = _Options(alpha, beta, detach_weights, offset, chunk)
+    options = _Options(alpha, beta, detach_weights, offset, chunk, passes)
     return RowLosses(*_ChunkedRows.apply(x_bd, y_nd, scale, mine, all_of, options))
 
 
@@ -74,16 +144,10 @@ class _ChunkedRows(torch.autograd.Function):
         positive, top, sum_hard, sum_weights = (x.new_empty(b) for _ in range(4))
         for start in range(0, b, options.chunk):
             rows = slice(start, min(start + options.chunk, b))
-            s, positive[rows] = _tile(x, y, scale, mine, all_of, rows, options.offset)
-            highest = s.amax(dim=1)
-            top[rows] = highest
-            shift = highest.masked_fill(empty[rows], 0.0)[:, None]
-            work = (s - shift).mul_(1 + beta).exp_()
-            sum_hard[rows] = work.sum(dim=1).log_().add_(shift[:, 0], alpha=1 + beta)
-            if beta:
-                work.copy_(s).sub_(shift).mul_(beta).exp_()
-                sum_weights[rows] = work.sum(dim=1).log_().add_(shift[:, 0], alpha=beta)
-            del s, work
+            tile = _tile(x, y, scale, mine, all_of, rows, options.offset)
+            positive[rows] = tile.s_cn.diagonal(tile.first)[: len(tile.s_cn)]
+            top[rows], sum_hard[rows], sum_weights[rows] = options.passes.sums(tile, beta)
+            del tile
         negatives = sum_hard
         if beta:
             negatives = count.clamp(min=1).to(x.dtype).log() + sum_hard - sum_weights
@@ -106,34 +170,23 @@ class _ChunkedRows(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, *others: Any) -> tuple[Tensor | None, ...]:
         x, y, scale, mine, all_of, slope, sum_hard, sum_weights = ctx.saved_tensors
         options: _Options = ctx.options
-        beta, constant = options.beta, options.detach_weights
         omega = grad_loss * slope
         grad_x, grad_y = torch.empty_like(x), torch.zeros_like(y)
         grad_scale = torch.zeros((), dtype=torch.float64, device=x.device)
         for start in range(0, len(x), options.chunk):
             rows = slice(start, min(start + options.chunk, len(x)))
-            s = _tile(x, y, scale, mine, all_of, rows, options.offset)[0]
-            grad_s: Tensor = (s * (1 + beta)).sub_(sum_hard[rows, None]).exp_()
-            grad_s.mul_((omega[rows] * (1 if constant else 1 + beta))[:, None])
-            if beta and not constant:
-                grad_s.sub_(s.mul_(beta).sub_(sum_weights[rows, None]).exp_().mul_((omega[rows] * beta)[:, None]))
-            grad_s.diagonal(options.offset + start)[: rows.stop - start] = -omega[rows]
+            tile = _tile(x, y, scale, mine, all_of, rows, options.offset)
+            of_rows = (omega[rows], sum_hard[rows], sum_weights[rows])
+            grad_s = options.passes.gradient(tile, options.beta, options.detach_weights, *of_rows)
             pulled = grad_s @ y
             grad_scale += (x[rows] * pulled).sum(dtype=torch.float64)  # = sum_ij ds_ij cos_ij
             grad_x[rows] = pulled.mul_(scale)
             grad_y.addmm_(grad_s.T, x[rows])
-            del s, grad_s
+            del tile, grad_s
         return grad_x, grad_y.mul_(scale), grad_scale.to(scale.dtype).reshape(scale.shape), None, None, None
 
 
 def _tile(
     x: Tensor, y: Tensor, scale: Tensor, mine: Tensor | None, all_of: Tensor | None, rows: slice, offset: int
-) -> tuple[Tensor, Tensor]:
-    """Logits of some rows with -inf where there is no negative, and their positives."""
-    s = (scale * x[rows]) @ y.T
-    diagonal = s.diagonal(offset + rows.start)[: len(s)]
-    positive = diagonal.clone()
-    diagonal.fill_(-math.inf)
-    if mine is not None and all_of is not None:
-        s.masked_fill_(duplicates(mine[rows], all_of), -math.inf)
-    return s, positive
+) -> Tile:
+    return Tile((scale * x[rows]) @ y.T, offset + rows.start, None if mine is None else mine[rows], all_of)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from common.fields import Count, Range, Share, check_fields
+from common.fields import Positive, Range, Share, check_fields
 from trainer.losses.chunked import hn_nce_rows_chunked
 from trainer.losses.loss import Loss, Statistics
 from trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
-"""Logits above this many bytes are not held at once where `chunk` is None."""
+"""Logits above this many bytes are not held at once where `implementation` is auto."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,12 @@ class HnNce(Loss):
     mask_duplicates: bool = True
     """Pairs with equal captions or equal images are no negatives of each other. Else they are the hardest ones.
     (ours)"""
-    chunk: Count | None = None
-    """Rows of a tile of similarities; 0: the whole matrix at once; none: at once up to 256 MiB, in tiles above. The
-    result does not depend on it."""
+    implementation: Literal["auto", "eager", "tiles", "triton"] = "auto"
+    """eager: the whole matrix of similarities at once; tiles: rows of it, in memory O(n d); triton: the same by kernels
+    for a GPU, which go over each tile once; auto: triton on a GPU where the package is installed, else tiles, but eager
+    where that takes no more than 256 MiB and `chunk` is not set. The result does not depend on it, up to rounding."""
+    chunk: Positive | None = None
+    """Rows of a tile; none: tiles of 32 MiB, or 128 with triton."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -63,15 +67,25 @@ class HnNce(Loss):
     def rows(
         self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
     ) -> tuple[Tensor, Statistics]:
-        """At once, or in tiles."""
-        chunk = self.chunk
-        if chunk is None and len(x_bd) * len(y_nd) * x_bd.element_size() <= EAGER_BYTES:
-            chunk = 0
+        """By the implementation that is set."""
         alpha, beta = self.constants
         options: dict[str, Any] = {"alpha": alpha, "beta": beta, "detach_weights": self.detach_weights}
         options |= {"offset": offset, "mine": mine, "all_of": all_of}
-        if chunk == 0:
-            found = hn_nce_rows(x_bd, y_nd, scale, **options)
+        chosen = self._chosen(x_bd, y_nd)
+        if chosen == "triton":
+            from trainer.losses.fused import hn_nce_rows_fused  # Triton is there where torch is for GPUs
+
+            found = hn_nce_rows_fused(x_bd, y_nd, scale, **options, chunk=self.chunk)
+        elif chosen == "tiles":
+            found = hn_nce_rows_chunked(x_bd, y_nd, scale, **options, chunk=self.chunk)
         else:
-            found = hn_nce_rows_chunked(x_bd, y_nd, scale, **options, chunk=chunk)
+            found = hn_nce_rows(x_bd, y_nd, scale, **options)
         return found.loss, {"accuracy": found.hit, "hardest": found.hardest}
+
+    def _chosen(self, x_bd: Tensor, y_nd: Tensor) -> str:
+        if self.implementation != "auto":
+            return self.implementation
+        if x_bd.is_cuda and find_spec("triton") is not None:
+            return "triton"
+        small = len(x_bd) * len(y_nd) * x_bd.element_size() <= EAGER_BYTES
+        return "eager" if small and self.chunk is None else "tiles"

@@ -61,8 +61,8 @@ def test_spawned_workers_hand_out_the_same(shards: Path, targets: Path, spawning
             assert torch.equal(one.texts, other.texts) and torch.equal(one.caption_hash, other.caption_hash)
             for head in ("objects", "attributes"):
                 assert all(torch.equal(a, b) for a, b in zip(one.concepts[head], other.concepts[head], strict=True))
-    assert there._batches.states().count("idle") == 1  # the board is shared with spawned workers too
-    assert all(pid > 0 for pid in there._batches._pids.tolist())
+    assert there._feed._batches.states().count("idle") == 1  # the board is shared with spawned workers too
+    assert all(pid > 0 for pid in there._feed._batches._pids.tolist())
     there.close()
 
 

@@ -11,13 +11,16 @@ import torch
 from open_clip.loss import ClipLoss
 
 from tests.forks import Forks
-from trainer.losses import HnNce, InfoNce
+from trainer.losses import HnNce, InfoNce, hn_nce
+
+EAGER: dict[str, Any] = {"implementation": "eager"}
+FORMS: list[dict[str, Any]] = [EAGER, {"chunk": 5}]
 
 
-@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_infonce_without_masks_is_the_loss_of_clip(
-    dtype: torch.dtype, tolerance: float, chunk: int, features: Any, relative_error: Any
+    dtype: torch.dtype, tolerance: float, form: Any, features: Any, relative_error: Any
 ) -> None:
     """open_clip's, with its gradients, also where captions are equal; the mask makes it another one."""
     pair = features(33, 16)
@@ -31,7 +34,7 @@ def test_infonce_without_masks_is_the_loss_of_clip(
         return [value.detach(), *(leaf.grad for leaf in leaves)]
 
     def infonce(mask: bool) -> Any:
-        return lambda *values: InfoNce(mask_duplicates=mask, chunk=chunk)(*values, hashes=equal)[0]
+        return lambda *values: InfoNce(mask_duplicates=mask, **form)(*values, hashes=equal)[0]
 
     expected = evaluated(ClipLoss(), torch.float64)
     found = evaluated(infonce(mask=False), dtype)
@@ -46,14 +49,14 @@ def test_features_are_normalised_here(features: Any) -> None:
     torch.testing.assert_close(loss(3 * x, y * torch.arange(1.0, 10).double()[:, None], scale)[0], loss(x, y, scale)[0])
 
 
-@pytest.mark.parametrize("chunk", [0, 5])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scale", [14.3, 100.0])
 def test_half_precision_features_are_computed_in_float32(
-    chunk: int, scale: float, features: Any, relative_error: Any
+    form: Any, scale: float, features: Any, relative_error: Any
 ) -> None:
     """What enters as bfloat16, under autocast, gives the loss and gradient of its float64 value."""
     x, y = (values.bfloat16() for values in features(33, 16))
-    loss = HnNce(beta=0.25, chunk=chunk)
+    loss = HnNce(beta=0.25, **form)
     results = []
     for dtype in (torch.bfloat16, torch.float64):
         a, b = (values.to(dtype).detach().requires_grad_() for values in (x, y))
@@ -81,7 +84,31 @@ def test_a_collapsed_model_recognises_nothing() -> None:
     assert HnNce()(same, same, torch.tensor(10.0))[1]["accuracy"].item() == 0
 
 
-@pytest.mark.parametrize("options", [{"alpha": 2}, {"beta": -1}, {"chunk": -1}])
+def test_the_implementation_follows_the_size(features: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once where that is small and no tiles are asked for."""
+    called: list[str] = []
+
+    def noted(name: str) -> Any:
+        function = getattr(hn_nce, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            called.append(name)
+            return function(*args, **options)
+
+        return call
+
+    for name in ("hn_nce_rows", "hn_nce_rows_chunked"):
+        monkeypatch.setattr(hn_nce, name, noted(name))
+    (x, y), scale = features(9), torch.tensor(1.0)
+    for options in ({}, {"chunk": 4}, {"implementation": "tiles"}, {"implementation": "eager", "chunk": 4}):
+        HnNce(**options)(x, y, scale)
+    assert called[::2] == ["hn_nce_rows", "hn_nce_rows_chunked", "hn_nce_rows_chunked", "hn_nce_rows"]
+    monkeypatch.setattr(hn_nce, "EAGER_BYTES", 8 * 9 * 9 - 1)
+    HnNce()(x, y, scale)
+    assert called[-1] == "hn_nce_rows_chunked"
+
+
+@pytest.mark.parametrize("options", [{"alpha": 2}, {"beta": -1}, {"chunk": 0}, {"implementation": "fast"}])
 def test_wrong_constants(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         HnNce(**options)
@@ -92,18 +119,20 @@ def _highest() -> int:
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) * 1024
 
 
-def _growth(n: int, chunk: int) -> int:
+def _growth(n: int, form: Any) -> int:
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the imports: begin anew
     before = _highest()
     x, y = (torch.randn(n, 32, requires_grad=True) for _ in range(2))
-    HnNce(beta=0.25, chunk=chunk)(x, y, torch.tensor(14.3))[0].backward()
+    HnNce(beta=0.25, **form)(x, y, torch.tensor(14.3))[0].backward()
     return _highest() - before
 
 
 def measure(folder: Path) -> None:
     """Runs in a process of its own."""
     torch.set_num_threads(1)
-    grown = [_growth(n, chunk) for n, chunk in ((256, 0), (256, 64), (4096, 128), (4096, 0))]
+    grown = [
+        _growth(n, form) for n, form in ((256, EAGER), (256, {"chunk": 64}), (4096, {"chunk": 128}), (4096, EAGER))
+    ]
     (folder / "grown.json").write_text(json.dumps(grown))
 
 

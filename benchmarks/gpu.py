@@ -1,0 +1,117 @@
+"""The whole GPU path of the training, run and measured: for whoever has a GPU.
+
+    python -m benchmarks.gpu [--parts steps losses ...] [--output gpu.json] [--tiny]
+
+Each part is a process of its own, ended after ten minutes; one that fails says so, and the others go on:
+
+    precisions  steps in fp32, bf16 and fp16 learn a batch; optimizer, non-finite steps, syncs a step waits for
+    steps       ViT-B/32 and B/16 beside open_clip's in the same run, with and without compile: seconds, MFU, memory
+    losses      HN-NCE eager, in tiles and by the kernels beside open_clip's loss: time, peak memory, error to float64
+    memory      micro-batches that the probe chooses, and what a step of them takes in truth
+    loader      bytes to the device by 1, 2, 4 workers, a training on them: pairs a second, data wait
+    resume      a training that was stopped ends with the weights of one that was not
+    nccl        one rank: gather with gradient, DDP
+    concepts    the default teacher in float32 and bf16: images a second, agreement
+
+Prints Markdown for RESULTS.md and writes JSON, both with the name of the device. Without CUDA everything runs at tiny
+sizes with --tiny, in one process (a minute), to see that it runs; what needs CUDA says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import gpu_parts
+
+LIMIT_S = 600
+Row = dict[str, Any]
+
+
+def device() -> str:
+    """What it runs on, in words."""
+    if torch.cuda.is_available():
+        about = torch.cuda.get_device_properties(0)
+        return f"{about.name}, {about.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    return f"CPU, {os.cpu_count()} cores, {platform.machine()}"
+
+
+def here(name: str, tiny: bool) -> Row:
+    """One part in this process: its rows and seconds."""
+    began = time.perf_counter()
+    rows = gpu_parts.PARTS[name](gpu_parts.sizes(tiny))
+    return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": rows, "error": ""}
+
+
+def apart(name: str) -> Row:
+    """One part in a process of its own, and the error where there was one."""
+    began = time.perf_counter()
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as found:
+        command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--output", found.name]
+        try:
+            done = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=LIMIT_S)
+            error = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or ["ended without a word"])[-1]
+        except subprocess.TimeoutExpired:
+            error = f"not done within {LIMIT_S} s"
+        content = found.read()
+    if content and not error:
+        result: Row = json.loads(content)
+        return result
+    return {"part": name, "seconds": round(time.perf_counter() - began, 1), "rows": [], "error": error}
+
+
+def markdown(results: Sequence[Row], about: str) -> str:
+    """A table a part."""
+    lines = [f"`python -m benchmarks.gpu`, {about}, torch {torch.__version__}."]
+    for result in results:
+        lines += ["", f"**{result['part']}** ({result['seconds']:.0f} s)", ""]
+        columns = list(dict.fromkeys(key for row in result["rows"] for key in row))
+        if columns:
+            lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+            lines += [f"| {' | '.join(_cell(row.get(column)) for column in columns)} |" for row in result["rows"]]
+        if result["error"]:
+            lines += ["", f"failed: {result['error']}"]
+    return "\n".join(lines)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; exit status 1 where a part failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(gpu_parts.PARTS), default=list(gpu_parts.PARTS))
+    parser.add_argument("--output", type=Path, help="file for the results as JSON")
+    parser.add_argument("--tiny", action="store_true", help="sizes that a CPU does in a minute")
+    parser.add_argument("--part", choices=list(gpu_parts.PARTS), help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if not options.tiny and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; --tiny runs it at tiny sizes on the CPU")
+    if options.part:
+        options.output.write_text(json.dumps(here(options.part, tiny=False)))
+        return 0
+    results = []
+    for name in options.parts:
+        results.append(here(name, tiny=True) if options.tiny else apart(name))
+        print(f"{name}: {results[-1]['error'] or 'done'} ({results[-1]['seconds']:.0f} s)", file=sys.stderr, flush=True)
+    print(markdown(results, device()))
+    if options.output:
+        content = {"device": device(), "torch": torch.__version__, "tiny": options.tiny, "parts": results}
+        options.output.write_text(json.dumps(content, indent=1) + "\n")
+    return int(any(result["error"] for result in results))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,55 @@
+"""The measurements on a GPU: that they run, at tiny sizes, and what they print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+
+from benchmarks import gpu  # noqa: E402
+
+
+def test_parts_run_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that are cheap; .ci/run runs all of them."""
+    file = tmp_path / "gpu.json"
+    assert gpu.main(["--tiny", "--parts", "precisions", "losses", "nccl", "--output", str(file)]) == 0
+    found = json.loads(file.read_text())
+    precisions, losses, nccl = (part["rows"] for part in found["parts"])
+    assert [row["precision"] for row in precisions] == ["fp32", "bf16", "fp16"]
+    assert all(row["last loss"] < row["first loss"] and row["AdamW"] == "fused" for row in precisions)
+    exact = {row["loss"]: row for row in losses}
+    assert exact["HN-NCE tiles"]["error of loss"] < 1e-5
+    if not torch.cuda.is_available():
+        assert exact["HN-NCE triton"]["ms"] == "needs CUDA" and nccl == [{"nccl": "needs CUDA"}]
+    said = capsys.readouterr().out
+    assert found["device"] in said and "**losses**" in said and "| HN-NCE tiles | 64 |" in said
+
+
+def test_a_part_that_failed_is_said() -> None:
+    result = {
+        "part": "steps",
+        "seconds": 600.0,
+        "rows": [{"a": 1.23456}, {"b": None}],
+        "error": "not done within 600 s",
+    }
+    lines = gpu.markdown([result], "a GPU").splitlines()
+    assert lines[2:] == [
+        "**steps** (600 s)",
+        "",
+        "| a | b |",
+        "|---|---|",
+        "| 1.23 |  |",
+        "|  |  |",
+        "",
+        f"failed: {result['error']}",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_tiny_has_to_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main([])
+    assert "torch sees no GPU; --tiny runs it at tiny sizes on the CPU" in capsys.readouterr().err
