@@ -22,7 +22,7 @@ from common.command_line import OK, Parser, WrongUse, exit_status
 from eval.comparison import main_rows, rows_of
 from eval.errors import EvalError
 from eval.pairing import SAME_DATA
-from eval.results import rules_of
+from eval.results import rules_of, version_of
 
 FORMATS = ("markdown", "csv", "latex")
 MARK = "*"
@@ -71,7 +71,12 @@ def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | Non
 
 def _asked(row: Mapping[str, Any]) -> list[Any]:
     data = row["protocol"].get("data", {})
-    return [row["metric"], rules_of(row["protocol"]), *(data.get(name) for name in SAME_DATA)]
+    return [
+        row["metric"],
+        rules_of(row["protocol"]),
+        version_of(row["protocol"]),
+        *(data.get(name) for name in SAME_DATA),
+    ]
 
 
 def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import publish_bytes, publish_json
-from eval.examples import Answered, Confusion, Example, FoundImages, FoundTexts
+from eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
 from eval.report.averages import averages
 from eval.report.data import Row, checked, group_few_shot, group_tasks
 from eval.report.markdown import render_markdown
 from eval.report.page import render
 
-__all__ = ["Answered", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
+__all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
 
 
 def write_report(
