@@ -92,3 +92,7 @@ class Suite:
     """What the selection is, and what it is not."""
     tasks: tuple[Task, ...]
     """In the order of the report."""
+    average: tuple[str | tuple[str, ...], ...] = ()
+    """Tasks whose plain mean is the suite's average; those of a list of their own count as one. Empty: it has none."""
+    lacks: tuple[str, ...] = ()
+    """What the published average also holds and the suite does not measure."""

@@ -80,6 +80,9 @@ def _suite(path: Path) -> Suite:
     for name in names:
         if names.count(name) > 1:
             raise WrongUse(f"{place}: two tasks are named {name!r}")
+    for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
+        if name not in names:
+            raise WrongUse(f"{place}: average names {name!r}, which is none of its tasks")
     return suite
 
 

@@ -47,7 +47,7 @@ def data(tmp_path: Path, memo: Memo) -> DataSet:
 
 def test_the_three_scores_of_all_pairs_and_the_task_s_own_of_each_category(cache: FeatureCache, data: DataSet) -> None:
     outcome = evaluate_pair_selection(TASK, data, cache)
-    found = {one.metric: one for one in outcome.results}
+    found: dict[str, Any] = {one.metric: one for one in outcome.results}
     assert list(found) == ["group_score", "text_score", "image_score", "group_score (even)", "group_score (odd)"]
     assert [one.n for one in outcome.results] == [12, 12, 12, 6, 6]
     images, (first, *_) = cache.images(data.images).all(), data.pairs or ()
