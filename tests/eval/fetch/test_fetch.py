@@ -18,10 +18,11 @@ from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import FetchFailed
 from eval.fetch.__main__ import main
-from eval.fetch.demo import fetch_stamps, find_stamps
+from eval.fetch.demo import fetch_stamps
 from eval.fetch.download import NotThere, download
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
+from eval.fetch.stamps import find_stamps
 
 
 class Server(ThreadingHTTPServer):
