@@ -102,6 +102,7 @@ def worlds() -> Iterator[World]:
     yield from _shares()
     yield from _clustered()
     yield from _classes()
+    yield from _categories()
     yield from _areas()
     yield from _precisions()
     yield from _averages()
@@ -173,6 +174,28 @@ def _classes() -> Iterator[World]:
                 return estimates.mean_per_class(hits, labels).interval(), float(rates.mean())
 
             yield World("mean per class", f"{classes} classes, {name}, {100 * p:g} %", "interval", play)
+
+
+def _categories() -> Iterator[World]:
+    """Mean per category of questions of which several are about one image."""
+    for images, each, categories in ((40, 2, 2), (200, 3, 3), (400, 2, 30), (60, 4, 8)):
+
+        def play(
+            generator: Generator, images: int = images, each: int = each, categories: int = categories
+        ) -> tuple[Interval | None, float]:
+            clusters, rates = np.repeat(np.arange(images), each), np.linspace(0.5, 0.95, categories)
+            category = np.arange(images * each) % categories
+            luck = np.where(
+                generator.random(images * each) < 0.6,
+                generator.random(images)[clusters],
+                generator.random(images * each),
+            )
+            found = estimates.mean_per_class(luck < rates[category], category, clusters)
+            return found.interval(), float(rates.mean())
+
+        yield World(
+            "mean per category", f"{categories} categories, {each} questions on {images} images", "interval", play
+        )
 
 
 def _areas() -> Iterator[World]:

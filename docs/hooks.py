@@ -26,7 +26,7 @@ from typing import Any, get_type_hints
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
@@ -76,7 +76,12 @@ def _present(config: MkDocsConfig, pages: Sequence[str]) -> list[str]:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the pages that live beside the code."""
+    """Add the pages that live beside the code, and those that are made of the tasks of the evaluation."""
+    from eval.tasks.pages import task_pages
+
+    for name, content in task_pages().items():
+        uri = f"tasks/{name}.md"
+        files.append(File.generated(config, uri, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
     for path in BESIDE:
         files.append(File.generated(config, f"project/{path}", abs_src_path=str(REPOSITORY / path)))
     return files
@@ -221,6 +226,14 @@ def datasets() -> Iterator[str]:
     yield ""
 
 
+def tasks() -> Iterator[str]:
+    """The tasks of the evaluation, from `eval/suites/`."""
+    from eval.tasks.pages import suite_tables
+
+    yield ""
+    yield from suite_tables()
+
+
 def reasons() -> Iterator[str]:
     """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
     from filters.presets import load_preset
@@ -258,6 +271,7 @@ MAKERS: dict[str, Callable[..., Iterator[str]]] = {
     "sections": sections,
     "presets": presets,
     "datasets": datasets,
+    "tasks": tasks,
     "reasons": reasons,
     "help": command_help,
     "make": make_help,

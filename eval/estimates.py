@@ -37,9 +37,9 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     return Estimate(value=value, parts=parts, units=units, df=n - 1, most=n)
 
 
-def mean_per_class(hits: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Mean over the classes that occur of the proportion of hits (n,) among a class's images. Classes of a single image
-    vouch for each other's spread."""
+def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
+    """Mean over the classes that occur of the proportion of hits (n,) among a class's items. Classes of a single item
+    vouch for each other's spread. `clusters` (n,) as in `mean`."""
     right, of = np.asarray(hits, dtype=np.float64), np.asarray(labels)
     n = len(right)
     _, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
@@ -51,11 +51,16 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike) -> Estimate:
     centre = np.bincount(stratum_of, weights=right, minlength=len(sizes) + 1) / np.maximum(counts, 1)
     enough = np.maximum(counts - 1, 1)
     parts = weight * (right - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
-    variances = np.bincount(stratum_of, weights=parts**2, minlength=len(counts))
+    of_item, units = parts, np.arange(n)
+    if clusters is not None:
+        units, place = np.unique(np.asarray(clusters), return_inverse=True)
+        parts = np.bincount(place, weights=of_item)
+    variances = np.bincount(stratum_of, weights=of_item**2, minlength=len(counts))
     spread = float(np.sum(variances**2 / enough))
     df = float(variances.sum() ** 2 / spread) if spread > 0 else float(np.sum(np.maximum(counts - 1, 0)))
     most = len(sizes) ** 2 / float(np.sum(1 / sizes))
-    return Estimate(value=float(share.mean()), parts=parts, units=np.arange(n), df=df, most=most)
+    df, most = min(df, len(units) - 1), most * len(units) / n
+    return Estimate(value=float(share.mean()), parts=parts, units=units, df=df, most=most)
 
 
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:

@@ -61,7 +61,18 @@ class Answered:
     """Soft accuracy of the answer."""
 
 
-Example = Confusion | FoundTexts | FoundImages | Answered
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComparedPair:
+    """Two images and their captions."""
+
+    images: tuple[Image.Image, Image.Image]
+    key: str
+    captions: tuple[str, str]
+    cosines: tuple[tuple[float, float], tuple[float, float]]
+    """Of each image: with the first caption, with the second."""
+
+
+Example = Confusion | FoundTexts | FoundImages | Answered | ComparedPair
 
 
 def chosen(hits: NDArray[np.float64]) -> list[int]:

@@ -43,8 +43,8 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
     name = metric.partition(" ")[0]  # what follows is a caption template
     if is_mean(name):
         return estimates.mean(items.hits, items.clusters)
-    if name == "mean_per_class":
-        return estimates.mean_per_class(items.hits, items.label)
+    if name in ("mean_per_class", "mean_per_category"):
+        return estimates.mean_per_class(items.hits, items.label, items.clusters)
     scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
     if name not in estimates.METRICS or scores is None or labels is None:
         return None

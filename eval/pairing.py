@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eval.results import rules_of
+from eval.results import rules_of, version_of
 
 SAME_DATA = ("images_sha256", "labels_sha256")
 
@@ -32,12 +32,16 @@ class Compared:
 
 
 def why_not_comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
-    """What forbids to compare the numbers of two protocol records: other rules or other data; empty where nothing
-    does."""
+    """What forbids to compare the numbers of two protocol records: other rules, another version of the task, or other
+    data; empty where nothing does."""
     rules_a, rules_b = rules_of(a), rules_of(b)
     if rules_a != rules_b:
         older = "A" if rules_a < rules_b else "B"
         return f"measured by other rules (A: {rules_a}, B: {rules_b}); run `make bench` for {older} again"
+    version_a, version_b = version_of(a), version_of(b)
+    if version_a != version_b:
+        older = "A" if version_a < version_b else "B"
+        return f"other versions of the task (A: {version_a}, B: {version_b}); run `make bench` for {older} again"
     differing = [
         f"{part}.{name}"
         for part, names in (("data", SAME_DATA), ("support", ("images_sha256",)))

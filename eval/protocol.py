@@ -27,6 +27,7 @@ numbers: models measured by different ones are not compared."""
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
     """Data, model and software; what a kind of task adds to it comes from `eval.zeroshot` and its siblings."""
     return {
+        "task_version": task.version,
         "data": data_record(task, data),
         "model": {"name": model.name, **model.record, "features": model.fingerprint},
         "preprocessing": dict(model.preprocessing),
@@ -41,16 +42,16 @@ def data_record(task: Task, data: DataSet) -> dict[str, Any]:
         "layout": data.layout,
         "place": data.place,
         "split": split_of(task.sources, data),
-        "items": len(data),
+        "items": data.items,
         "images_sha256": data.images.fingerprint,
         "labels_sha256": data.label_hash,
         "licence": task.licence,
     }
     if task.sample is not None:
-        record["sample"] = f"{len(data)} items drawn by seed 0 from the sorted keys"
-    elif task.items is not None and task.items != len(data):
+        record["sample"] = f"{data.items} items drawn by seed 0 from the sorted keys"
+    elif task.items is not None and task.items != data.items:
         record["items_expected"] = task.items
-        record["warning"] = f"{len(data)} items where the split has {task.items}: another split, or part of it"
+        record["warning"] = f"{data.items} items where the split has {task.items}: another split, or part of it"
     if task.caution:
         record["caution"] = task.caution
     if task.note:

@@ -23,7 +23,7 @@ class Result:
     task: str
     """The task's name."""
     kind: str
-    """classification, retrieval, vqa or few_shot."""
+    """The task's kind, or few_shot."""
     metric: str
     """What was measured; shares are between 0 and 1."""
     value: float | None
@@ -134,3 +134,8 @@ def rules_of(record: Mapping[str, Any]) -> int:
     """By which version of the rules of its kind a number was measured; in records from before each kind had its own, by
     which version of all."""
     return int(record.get("rules", record.get("software", {}).get("rules", 1)))
+
+
+def version_of(record: Mapping[str, Any]) -> int:
+    """By which version of its task a number was measured; records from before tasks had one are of the first."""
+    return int(record.get("task_version", 1))

@@ -10,10 +10,9 @@ from common.ranks import Ranks
 from common.statistics import chance_of_hit
 from eval import estimates, protocol
 from eval.data import DataSet
-from eval.errors import DataBroken
 from eval.examples import Example, FoundImages, FoundTexts, chosen
 from eval.features import FeatureCache, Features
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks, winoground_scores
+from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
 from eval.metrics.rows import BLOCK_ROWS, tiles
 from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
 from eval.task import Task
@@ -49,10 +48,7 @@ def evaluate_retrieval(
         record["truncated_texts"] = captions.truncated
         record["interval"] = INTERVAL
         suffix = "" if template == task.caption_templates[0] else f" ({template})"
-        if data.layout == "winoground":
-            found, outcome = _winoground(task, data, images, captions, record, suffix)
-        else:
-            found, outcome = _ranked(task, data, images, captions, image_of, group, strict, record, suffix)
+        found, outcome = _ranked(task, data, images, captions, image_of, group, strict, record, suffix)
         results += found
         items = items or outcome
     return TaskOutcome(tuple(results), items)
@@ -95,30 +91,6 @@ def _ranked(
         clusters=clusters,
         predicted=ranks,
         label=np.zeros(queries.count, dtype=np.int64),
-    )
-    return results, items
-
-
-def _winoground(
-    task: Task, data: DataSet, images: Features, captions: Features, record: dict[str, Any], suffix: str
-) -> tuple[list[Result], Items]:
-    if images.count != captions.count or images.count % 2:
-        raise DataBroken(f"{data.place}: {images.count} images and {captions.count} captions are no pairs of pairs")
-    scores = winoground_scores(images.all(), captions.all())
-    n = images.count // 2
-    results = []
-    for metric, right in scores.items():
-        ends = estimates.mean(right).interval()
-        detail = {**record, "metric": metric, "ties": "wrong", "chance": 1 / 6 if metric == "group_score" else 0.25}
-        results.append(measured(task, f"{metric}{suffix}", float(right.mean()), ends, n, detail))
-    results.sort(key=lambda result: result.metric != f"{task.metric}{suffix}")
-    right = scores[task.metric]
-    items = Items(
-        keys=np.array(data.images.keys)[::2],
-        hits=right,
-        clusters=np.arange(n),
-        predicted=right.astype(np.int64),
-        label=np.ones(n, dtype=np.int64),
     )
     return results, items
 

@@ -25,6 +25,8 @@ from eval.tasks.kinds import KINDS
 from eval.tasks.opening import open_task
 
 Say = Callable[[str], None]
+TOLD = ("paper", "get", "fetch")
+"""What a task says to people: it stands beside no number and changes none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ def _support_hash(task: Task, test: DataSet, data: Path, memo: Memo, options: Op
 
 def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, options: Options) -> str:
     parts: list[Any] = [
-        dataclasses.asdict(task),
+        {name: value for name, value in dataclasses.asdict(task).items() if name not in TOLD},
         content.images.fingerprint,
         content.label_hash,
         content.class_names,

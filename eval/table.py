@@ -22,7 +22,9 @@ from common.command_line import OK, Parser, WrongUse, exit_status
 from eval.comparison import main_rows, rows_of
 from eval.errors import EvalError
 from eval.pairing import SAME_DATA
-from eval.results import rules_of
+from eval.report.across import across
+from eval.report.data import group_tasks
+from eval.results import rules_of, version_of
 
 FORMATS = ("markdown", "csv", "latex")
 MARK = "*"
@@ -50,9 +52,10 @@ class Line:
 
 
 def lines_of(folders: Sequence[Path]) -> list[Line]:
-    """The tasks of all folders, in the order in which they come up. Raises `WrongUse` where one is no folder of
-    results, `DataBroken` where its results are torn."""
-    of_models = [main_rows(rows_of(folder)) for folder in folders]
+    """The tasks of all folders, in the order in which they come up, then numbers over several tasks. Raises `WrongUse`
+    where one is no folder of results, `DataBroken` where its results are torn."""
+    of_folders = [rows_of(folder) for folder in folders]
+    of_models = [main_rows(rows) for rows in of_folders]
     found = []
     for task in dict.fromkeys(name for rows in of_models for name in rows):
         rows = [one.get(task) for one in of_models]
@@ -60,7 +63,12 @@ def lines_of(folders: Sequence[Path]) -> list[Line]:
         if measured:
             cells = tuple(_cell(row, measured[0]) for row in rows)
             found.append(Line(task, measured[0]["metric"], cells))
-    return found
+    several = [
+        {(one.name, one.metric): Cell(one.value, one.low, one.high, False) for one in across(group_tasks(rows), folder)}
+        for rows, folder in zip(of_folders, folders, strict=True)
+    ]
+    keys = dict.fromkeys(key for of_model in several for key in of_model)
+    return found + [Line(*key, tuple(of_model.get(key) for of_model in several)) for key in keys]
 
 
 def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | None:
@@ -71,7 +79,12 @@ def _cell(row: Mapping[str, Any] | None, first: Mapping[str, Any]) -> Cell | Non
 
 def _asked(row: Mapping[str, Any]) -> list[Any]:
     data = row["protocol"].get("data", {})
-    return [row["metric"], rules_of(row["protocol"]), *(data.get(name) for name in SAME_DATA)]
+    return [
+        row["metric"],
+        rules_of(row["protocol"]),
+        version_of(row["protocol"]),
+        *(data.get(name) for name in SAME_DATA),
+    ]
 
 
 def to_markdown(names: Sequence[str], lines: Sequence[Line]) -> str:

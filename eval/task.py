@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from common.fields import Positive
 
-Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "winoground"]
+Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "selection", "pairs", "lines"]
 Direction = Literal["image_to_text", "text_to_image"]
 
 DIRECTIONS = get_args(Direction)
@@ -35,7 +35,8 @@ class Task:
     name: str
     """Unique in its suite; what people type."""
     kind: str
-    """classification, retrieval, vqa, or another one that is registered in `eval.tasks.kinds`."""
+    """classification, retrieval, vqa, caption_selection, pair_selection, or another one that is registered in
+    `eval.tasks.kinds`."""
     title: str
     """The data set's name as its authors write it."""
     sources: tuple[Source, ...]
@@ -46,8 +47,14 @@ class Task:
     """Under which terms the data may be used, or that this is unclear."""
     get: str
     """How to get the data, in one sentence, for the row of a set that is not at hand."""
+    version: Positive = 1
+    """Raised when this entry changes in a way that changes its numbers: they are then measured again and not compared
+    with older ones. Those of other tasks stay."""
+    paper: str = ""
+    """Where the data set, or the task made of it, was published."""
     items: Positive | None = None
-    """Number of items of the split as published; a difference is written beside the result."""
+    """Number of items of the split as published, images for most kinds, questions of caption selection, pairs of pair
+    selection; a difference is written beside the result."""
     classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"
@@ -57,7 +64,8 @@ class Task:
     direction: Direction | None = None
     """image_to_text or text_to_image (retrieval)."""
     caption_templates: tuple[str, ...] = ("{}",)
-    """What captions are wrapped in; each gives its own numbers, the first one the task's (retrieval)."""
+    """What captions are wrapped in; each gives its own numbers, the first one the task's (retrieval, caption selection,
+    pair selection)."""
     captions_per_image: Positive | None = None
     """Keep the first so many captions of an image; None keeps all (retrieval)."""
     candidates: Positive | None = None
@@ -84,3 +92,7 @@ class Suite:
     """What the selection is, and what it is not."""
     tasks: tuple[Task, ...]
     """In the order of the report."""
+    average: tuple[str | tuple[str, ...], ...] = ()
+    """Tasks whose plain mean is the suite's average; those of a list of their own count as one. Empty: it has none."""
+    lacks: tuple[str, ...] = ()
+    """What the published average also holds and the suite does not measure."""

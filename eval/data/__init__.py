@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.data.dataset import Annotation, DataSet, Images, Question, sample_indices, shared_images
-from eval.data.files import read_folder, read_manifest
+from eval.data.dataset import Annotation, Choice, DataSet, Images, Pair, Question, sample_indices, shared_images
+from eval.data.files import read_folder, read_lines, read_manifest
 from eval.data.memo import Memo
-from eval.data.questions import read_snli_ve, read_vqav2, read_winoground
+from eval.data.questions import read_snli_ve, read_vqav2
+from eval.data.selections import read_pairs, read_selection
 from eval.data.torchvision_sets import read_torchvision
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing, WrongUse
@@ -22,10 +23,12 @@ from eval.templates import Texts, check_templates, named
 
 __all__ = [
     "Annotation",
+    "Choice",
     "DataSet",
     "Images",
     "Listed",
     "Memo",
+    "Pair",
     "Question",
     "class_names",
     "data_root",
@@ -61,7 +64,7 @@ def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:
     """
     data = _first(task, task.sources, needs, root, memo)
     if task.sample is not None:
-        data = data.take(sample_indices(data.images.keys, task.sample))
+        data = data.sampled(task.sample)
     return _checked(task, needs, data)
 
 
@@ -101,8 +104,12 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
             return read_vqav2(path, source.options, task.candidates, memo, place)
         case "snli_ve":
             return read_snli_ve(path, source.options, memo, place)
-        case "winoground":
-            return read_winoground(path, memo, place)
+        case "selection":
+            return read_selection(path, source.options, memo, place)
+        case "pairs":
+            return read_pairs(path, source.options, memo, place)
+        case "lines":
+            return read_lines(path, source.options, memo, place)
 
 
 def _checked(task: Task, needs: Annotation, data: DataSet, test: DataSet | None = None) -> DataSet:

@@ -14,7 +14,7 @@ from common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
 from eval.errors import DataBroken
 from eval.hashes import sha256_of, sha256_texts
 
-Annotation = Literal["labels", "captions", "questions"]
+Annotation = Literal["labels", "captions", "questions", "choices", "pairs"]
 """What may be known of the images: fields of a `DataSet`."""
 
 _LIMITS = ImageLimits()
@@ -59,6 +59,38 @@ class Question:
     """The answers to choose from."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An image with captions of which some are right: hard negatives in text."""
+
+    key: str
+    """Unique name."""
+    image: int
+    """Index of the image."""
+    captions: tuple[str, ...]
+    """The right ones first."""
+    right: int
+    """How many are right, at least one; at least one is wrong."""
+    category: str
+    """What the wrong ones have wrong, or another name that numbers are reported by."""
+    cluster: int
+    """Questions about the same photograph, or about parts of it, have it in common: they are one observation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two images with a caption each, that are easily taken for each other."""
+
+    key: str
+    """Unique name."""
+    images: tuple[int, int]
+    """Indices of the images."""
+    captions: tuple[str, str]
+    """Of the first image, of the second one."""
+    category: str
+    """What the two differ in, or another name that numbers are reported by."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """Images and their annotations; which of these are there depends on the kind of task it was read for."""
@@ -75,6 +107,10 @@ class DataSet:
     """The captions of each image, at least one."""
     questions: tuple[Question, ...] | None = None
     """Questions about the images."""
+    choices: tuple[Choice, ...] | None = None
+    """Captions to choose from."""
+    pairs: tuple[Pair, ...] | None = None
+    """Pairs of images and captions."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -84,23 +120,44 @@ class DataSet:
         return len(self.images.keys)
 
     @property
+    def items(self) -> int:
+        """What `items` and `sample` of a task count: choices or pairs where there are any, else images."""
+        annotated = self.pairs if self.choices is None else self.choices
+        return len(self) if annotated is None else len(annotated)
+
+    @property
     def label_hash(self) -> str:
         """sha256 over keys and everything that is known of the images."""
         labels = None if self.labels is None else self.labels.astype(np.int64).tolist()
         questions = [
             (q.key, q.image, q.question, q.kind, q.answers, q.candidates) for q in self.questions or ()
         ]  # as tuples: a field added later must not change the hash of old data silently
-        return sha256_of([sha256_texts(self.images.keys), labels, self.captions, questions])
+        known = [sha256_texts(self.images.keys), labels, self.captions, questions]
+        if self.choices is not None:
+            known.append([(c.key, c.image, c.captions, c.right, c.category) for c in self.choices])
+        if self.pairs is not None:
+            known.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
+        return sha256_of(known)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """The images at `indices` with their annotations; questions keep those whose image stays."""
+        """The images at `indices` with their annotations; questions, choices and pairs keep those whose images stay."""
         position = {index: place for place, index in enumerate(indices)}
-        questions = None
+        questions, choices, pairs = None, None, None
         if self.questions is not None:
             questions = tuple(
                 replace(question, image=position[question.image])
                 for question in self.questions
                 if question.image in position
+            )
+        if self.choices is not None:
+            choices = tuple(
+                replace(choice, image=position[choice.image]) for choice in self.choices if choice.image in position
+            )
+        if self.pairs is not None:
+            pairs = tuple(
+                replace(pair, images=(position[pair.images[0]], position[pair.images[1]]))
+                for pair in self.pairs
+                if pair.images[0] in position and pair.images[1] in position
             )
         return replace(
             self,
@@ -108,7 +165,19 @@ class DataSet:
             labels=None if self.labels is None else self.labels[list(indices)],
             captions=None if self.captions is None else tuple(self.captions[index] for index in indices),
             questions=questions,
+            choices=choices,
+            pairs=pairs,
         )
+
+    def sampled(self, count: int) -> DataSet:
+        """`count` of the `items`, drawn by seed 0, with the images that they need."""
+        if self.choices is not None:
+            kept = [self.choices[one] for one in sample_indices([choice.key for choice in self.choices], count)]
+            return replace(self, choices=tuple(kept)).take(sorted({choice.image for choice in kept}))
+        if self.pairs is not None:
+            drawn = [self.pairs[one] for one in sample_indices([pair.key for pair in self.pairs], count)]
+            return replace(self, pairs=tuple(drawn)).take(sorted({image for pair in drawn for image in pair.images}))
+        return self.take(sample_indices(self.images.keys, count))
 
 
 class _Taken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -107,6 +108,45 @@ def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str
         captions = tuple(tuple(str(value) for value in values) for values in found.values())
         return DataSet(images=images, layout="manifest", place=place, captions=captions)
     return DataSet(images=images, layout="manifest", place=place, labels=_labels(found, place))
+
+
+def read_lines(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """Images and a caption for each in two text files of `folder`, line by line: how translations of captions are
+    published.
+
+    Options: `images`, the file with the names of the images; `captions`, the file with the captions, .gz or not;
+    `image`, the pattern of an image's path over {name} and its words {0}, {1}, ... (`"images/{name}"`).
+
+    Raises `DataMissing` where a file or all images are not there, `DataBroken` for files of different lengths.
+    """
+    if set(options) != {"images", "captions", "image"}:
+        raise WrongUse(f"{place}: lines takes the options images, captions and image; got {dict(options)}")
+    listed, said = (_text_lines(folder / str(options[name]), place) for name in ("images", "captions"))
+    if len(listed) != len(said):
+        raise DataBroken(f"{place}: {len(listed)} lines of {options['images']}, {len(said)} of {options['captions']}")
+    names = [str(options["image"]).format(*name.split(), name=name) for name in listed]
+    if not any((folder / name).is_file() for name in names):
+        raise DataMissing(f"the images of {place} are not in {folder}")
+    captions: dict[str, list[str]] = {}
+    for number, (name, caption) in enumerate(zip(names, said, strict=True), start=1):
+        if not (folder / name).is_file() or not caption:
+            lacking = "no caption" if not caption else f"image {name} is not there"
+            raise DataBroken(f"{place}, line {number}: {lacking}")
+        captions.setdefault(name, []).append(caption)
+    return DataSet(
+        images=FileImages(folder, list(captions), memo, place),
+        layout="lines",
+        place=place,
+        captions=tuple(tuple(of_image) for of_image in captions.values()),
+    )
+
+
+def _text_lines(path: Path, place: str) -> list[str]:
+    """The lines of a text file, without the blanks around them and without empty ones at its end."""
+    if not path.is_file():
+        raise DataMissing(f"{place}/{path.name} is not there")
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return [line.strip() for line in content.decode("utf-8").rstrip().split("\n")]
 
 
 def _labels(found: Mapping[str, Sequence[Any]], place: str) -> np.ndarray:

@@ -118,24 +118,6 @@ def read_snli_ve(folder: Path, options: Mapping[str, Any], memo: Memo, place: st
     return _with_images(folder, images, questions, "snli_ve", memo, place)
 
 
-def read_winoground(folder: Path, memo: Memo, place: str) -> DataSet:
-    """Winoground from `examples.jsonl` and `images/`: images 2 i and 2 i + 1 with a caption each are item i.
-    Raises `DataMissing`."""
-    path = folder / "examples.jsonl"
-    if not path.is_file():
-        raise DataMissing(f"{place}/examples.jsonl is not there")
-    names, captions = [], []
-    for _, row in _lines(path, place):
-        for side in ("0", "1"):
-            names.append(f"images/{row[f'image_{side}']}.png")
-            captions.append((str(row[f"caption_{side}"]),))
-    if not names or not (folder / names[0]).is_file():
-        raise DataMissing(f"the images of {place} are not in {folder / 'images'}")
-    return DataSet(
-        images=FileImages(folder, names, memo, place), layout="winoground", place=place, captions=tuple(captions)
-    )
-
-
 def _with_images(
     folder: Path, images: Mapping[str, int], questions: Sequence[Question], layout: str, memo: Memo, place: str
 ) -> DataSet:

@@ -2,7 +2,8 @@
 
 Fashion-MNIST (Xiao et al. 2017, MIT) as it is. Tux Paint's stamps (GPL-2) are cut-out photographs and drawings with a
 line of description each: captions for retrieval, and the folder they are sorted into as class. From the stamps' own
-labels questions are derived: whether it is of the kind that its folder says, and how many were placed on a sheet.
+labels questions are derived: whether it is of the kind that its folder says, and how many were placed on a sheet;
+`eval.fetch.compositions` derives captions to choose from and pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import gzip
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,14 @@ from PIL import Image
 
 from eval.data import sample_indices
 from eval.errors import FetchFailed
+from eval.fetch.compositions import ROWS, write_pairs, write_selection
 from eval.fetch.packages import unpack_debian
+from eval.fetch.stamps import LONGEST, Stamp, find_stamps
 from eval.fetch.writing import Sample, jpeg, questions_member, write_webdataset
 
 FASHION_FILES = tuple(f"{part}-{what}-ubyte" for part in ("t10k", "train") for what in ("images-idx3", "labels-idx1"))
 FASHION_INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 STAMPS_INSTALLED = Path("/usr/share/tuxpaint/stamps")
-LONGEST = 384
 # Folder of the stamps: the class's name, and a question that its members answer with yes.
 KINDS = {
     "animals": ("animal", "Is this an animal?"),
@@ -40,25 +41,6 @@ COUNTED = {"animals": "animals", "vehicles": "vehicles", "food": "pieces of food
 NUMBERS = ("1", "2", "3", "4")
 SHEETS, ASKED = 120, 240
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """A stamp: where it is, its first folder, and its description."""
-
-    path: Path
-    key: str
-    folder: str
-    text: str
-
-    def image(self) -> Image.Image:
-        """RGB on white, at most 384 pixels on the longer edge."""
-        with Image.open(self.path) as found:
-            cut = found.convert("RGBA")
-        cut.thumbnail((LONGEST, LONGEST), Image.Resampling.BICUBIC)
-        sheet = Image.new("RGBA", cut.size, "white")
-        sheet.alpha_composite(cut)
-        return sheet.convert("RGB")
 
 
 def fetch_fashion(root: Path, say: Say, debs: Path | None = None) -> None:
@@ -79,9 +61,11 @@ def fetch_fashion(root: Path, say: Say, debs: Path | None = None) -> None:
 
 
 def fetch_stamps(root: Path, say: Say, debs: Path | None = None) -> None:
-    """`root`/stamps (classes), stamps_captions and stamps_questions. Raises `FetchFailed`."""
-    targets = [root / name for name in ("stamps", "stamps_captions", "stamps_questions")]
-    if all((target / "test" / "nshards.txt").is_file() for target in targets):
+    """`root`/stamps (classes), stamps_captions, stamps_questions, stamps_selection and stamps_pairs. Raises
+    `FetchFailed`."""
+    targets = [root / f"stamps{what}" for what in ("", "_captions", "_questions", "_selection", "_pairs")]
+    whole = [target / "test" / "nshards.txt" for target in targets[:3]] + [target / ROWS for target in targets[3:]]
+    if all(file.is_file() for file in whole):
         say(f"Tux Paint stamps: at hand in {root}")
         return
     root.mkdir(parents=True, exist_ok=True)
@@ -102,22 +86,11 @@ def fetch_stamps(root: Path, say: Say, debs: Path | None = None) -> None:
             targets[1], ((s.key, {"jpg": jpeg(s.image()), "txt": s.text}) for s in stamps), kind="retrieval"
         )
         asked = write_webdataset(targets[2], questions(sorted_ones), kind="vqa")
-    say(f"Tux Paint stamps: {labelled} with a class, {described} with a description, {asked} with questions in {root}")
-
-
-def find_stamps(folder: Path) -> list[Stamp]:
-    """All stamps below `folder` that are images of something and have a description, in order of path. Letters,
-    signs and the like (`symbols`) are left out."""
-    found = []
-    for path in sorted(folder.rglob("*.png")):
-        text, place = path.with_suffix(".txt"), path.relative_to(folder)
-        if place.parts[0] == "symbols" or not text.is_file():
-            continue
-        described = text.read_text(encoding="utf-8").splitlines()
-        if described and described[0].strip():
-            key = "__".join(place.with_suffix("").parts).replace(".", "-")
-            found.append(Stamp(path, key, place.parts[0], described[0].strip()))
-    return found
+        selected, paired = write_selection(targets[3], stamps), write_pairs(targets[4], stamps)
+    say(
+        f"Tux Paint stamps: {labelled} with a class, {described} with a description, {asked} with questions, "
+        f"{selected} captions to choose from, {paired} pairs in {root}"
+    )
 
 
 def questions(stamps: Sequence[Stamp]) -> Iterator[Sample]:

@@ -120,21 +120,3 @@ class _Ranks:
 def hits(ranks: np.ndarray, k: int) -> np.ndarray:
     """1.0 where the right one is among the first k; their mean is R@k."""
     return (ranks < k).astype(np.float64)
-
-
-def winoground_scores(images: np.ndarray, captions: np.ndarray) -> dict[str, np.ndarray]:
-    """Text, image and group score of each Winoground item as 0.0 or 1.0; a tie counts as wrong.
-
-    `images`, `captions` (2 n, d): rows 2 i and 2 i + 1 are item i. Text score: each image prefers its own caption;
-    image score: each caption prefers its own image; chance is 25 % for both and 1/6 for the group.
-    """
-    left, right = images.reshape(-1, 2, images.shape[1]), captions.reshape(-1, 2, captions.shape[1])
-    scores = np.einsum("npd,ncd->npc", left, right)
-    own0, own1 = scores[:, 0, 0], scores[:, 1, 1]
-    text = (own0 > scores[:, 0, 1]) & (own1 > scores[:, 1, 0])
-    image = (own0 > scores[:, 1, 0]) & (own1 > scores[:, 0, 1])
-    return {
-        "text_score": text.astype(np.float64),
-        "image_score": image.astype(np.float64),
-        "group_score": (text & image).astype(np.float64),
-    }

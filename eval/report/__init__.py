@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.files import publish_bytes, publish_json
-from eval.examples import Answered, Confusion, Example, FoundImages, FoundTexts
+from eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
+from eval.report.across import across
 from eval.report.averages import averages
 from eval.report.data import Row, checked, group_few_shot, group_tasks
 from eval.report.markdown import render_markdown
 from eval.report.page import render
 
-__all__ = ["Answered", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
+__all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
 
 
 def write_report(
@@ -30,8 +31,8 @@ def write_report(
     rows = checked(results)
     tasks = group_tasks(rows)
     tables, unshot = group_few_shot(rows)
-    of_kinds = averages(tasks, folder)
+    of_kinds, of_several = averages(tasks, folder), across(tasks, folder)
     publish_json(folder / "results.json", [dict(row) for row in rows])
-    publish_bytes(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds).encode("utf-8"))
-    page = render(rows, tasks, tables, unshot, of_kinds, examples or {})
+    publish_bytes(folder / "results.md", render_markdown(tasks, tables, unshot, of_kinds, of_several).encode("utf-8"))
+    page = render(rows, tasks, tables, unshot, of_kinds, of_several, examples or {})
     publish_bytes(folder / "report.html", page.encode("utf-8"))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from common.html import attribute, show
-from eval.examples import Answered, Confusion, Example, FoundImages, FoundTexts
+from eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
 from eval.report.text import percent
 
 SIDE = 168
@@ -50,6 +50,9 @@ def _draw(example: Example) -> str:
                 f'<figcaption><ol>{items}</ol><p class="quiet">{_rank(example.rank, "its caption")}</p></figcaption>'
             )
             return f'<figure class="ex wide">{thumbnail(example.image, example.key)}{caption}</figure>'
+        case ComparedPair():
+            sides = "".join(_draw_side(example, place) for place in (0, 1))
+            return f'<figure class="ex row"><p class="key">{show(example.key, 80)}</p>{sides}</figure>'
         case FoundImages():
             images = "".join(
                 f'<span class="hit {"right" if right else "wrong"}">{thumbnail(image, "image")}'
@@ -59,6 +62,19 @@ def _draw(example: Example) -> str:
             head = f'<figcaption><p class="asked">{show(example.text, 160)}</p>'
             rank = f'<p class="quiet">{_rank(example.rank, "its image")}</p></figcaption>'
             return f'<figure class="ex row">{head}{rank}<div class="hits">{images}</div></figure>'
+
+
+def _draw_side(example: ComparedPair, place: int) -> str:
+    """One image of a pair with both captions."""
+    own, other = example.cosines[place][place], example.cosines[place][1 - place]
+    items = "".join(
+        f'<li class="{"right" if text == place else "wrong"}">{show(caption, 120)} '
+        f'<span class="quiet">{example.cosines[place][text]:.3f}</span></li>'
+        for text, caption in enumerate(example.captions)
+    )
+    said = "its caption is nearer" if own > other else "the other caption is as near or nearer"
+    caption = f'<figcaption><ol>{items}</ol><p class="quiet">{said}</p></figcaption>'
+    return f"<div>{thumbnail(example.images[place], example.key)}{caption}</div>"
 
 
 def _rank(rank: int, what: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.html import plain
+from eval.report.across import Across
 from eval.report.averages import AverageRow
 from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.references import few_shot_references, references
-from eval.report.text import AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
+from eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
 from eval.results import cautions
 
 
@@ -17,6 +18,7 @@ def render_markdown(
     tables: Sequence[FewShotTable],
     unshot: Sequence[TaskRows],
     of_kinds: Sequence[AverageRow],
+    of_several: Sequence[Across],
 ) -> str:
     """All numbers as Markdown tables."""
     lines = ["# Results", "", CAUTION, ""]
@@ -26,6 +28,8 @@ def render_markdown(
         lines += [f"## {cell(heading(kind))}", "", *_kind_table(of_kind, average), ""]
         if average is not None:
             lines += [AVERAGES, ""]
+    if of_several:
+        lines += ["## Across tasks", "", *_across_table(of_several), "", ACROSS, ""]
     if tables or unshot:
         lines += ["## Few-shot", "", FEW_SHOT, ""]
     for table in tables:
@@ -58,6 +62,14 @@ def _kind_table(tasks: Sequence[TaskRows], average: AverageRow | None) -> list[s
     for task in tasks:
         if task.missing:
             lines.append(f"| {cell(task.task)} | {cell(task.main['metric'])} | \u2013 | {cell(task.missing)} | |")
+    return lines
+
+
+def _across_table(found: Sequence[Across]) -> list[str]:
+    lines = ["| over | what | % | 95 % interval | |", "|---|---|--:|---|---|"]
+    for one in found:
+        ends = _ends(one.low, one.high)
+        lines.append(f"| {cell(one.name)} | {cell(one.metric)} | **{percent(one.value)}** | {ends} | {cell(one.how)} |")
     return lines
 
 

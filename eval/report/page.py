@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from common.html import render_page
 from eval.examples import Example
+from eval.report.across import Across
 from eval.report.averages import AverageRow
 from eval.report.charts import draw_curves
 from eval.report.data import FewShotTable, Row, TaskRows, heading
 from eval.report.examples import draw_examples
-from eval.report.tables import draw_few_shot_table, draw_references, draw_tasks
-from eval.report.text import AVERAGES, CAUTION, FEW_SHOT
+from eval.report.tables import draw_across, draw_few_shot_table, draw_references, draw_tasks
+from eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT
 
 
 def render(
@@ -20,6 +21,7 @@ def render(
     tables: Sequence[FewShotTable],
     unshot: Sequence[TaskRows],
     of_kinds: Sequence[AverageRow],
+    of_several: Sequence[Across],
     examples: Mapping[str, Sequence[Example]],
 ) -> str:
     """The report as HTML that loads nothing."""
@@ -32,6 +34,8 @@ def render(
         caution=CAUTION,
         averages=AVERAGES,
         few_shot=FEW_SHOT,
+        across=draw_across(of_several),
+        across_said=ACROSS,
         kinds=[_kind(kind, tasks, of_kinds) for kind in dict.fromkeys(task.kind for task in tasks)],
         curves=[
             {"title": table.title, "task": table.task, "drawing": draw_curves(table) + draw_few_shot_table(table)}

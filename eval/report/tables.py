@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from common.html import attribute, show
+from eval.report.across import Across
 from eval.report.averages import AverageRow
 from eval.report.charts import interval_bar
 from eval.report.data import FewShotTable, Row, TaskRows
@@ -74,6 +75,25 @@ def _draw_average(average: AverageRow) -> str:
         f'<tr class="total"><td class="name">Average of {average.tasks} tasks</td>'
         f'<td class="quiet">plain{left_out}</td>{cells}<td></td></tr>'
     )
+
+
+def draw_across(found: Sequence[Across]) -> str:
+    """Numbers over several tasks; an empty string for none."""
+    if not found:
+        return ""
+    body = ""
+    for one in found:
+        ends = "" if one.low is None else f"{percent(one.low)} \u2013 {percent(one.high)}"
+        body += (
+            f'<tr><td class="name">{show(one.name)}</td><td>{show(one.metric)}</td>'
+            f'<td class="number value">{percent(one.value)}</td><td class="number quiet">{ends}</td>'
+            f'<td class="quiet">{show(one.how, 400)}</td></tr>'
+        )
+    head = (
+        '<tr><th>over</th><th>what</th><th class="number">value, %</th><th class="number">95 % interval</th>'
+        "<th>beside it</th></tr>"
+    )
+    return f'<div class="scroll"><table><thead>{head}</thead><tbody>{body}</tbody></table></div>'
 
 
 def _draw_missing(task: TaskRows) -> str:

@@ -17,6 +17,11 @@ AVERAGES = (
     "Averages are plain, over the measured tasks of a kind; tasks whose data is not at hand are not counted. They "
     "depend on the selection of tasks: compare single data sets with published ones, averages over the same tasks only."
 )
+ACROSS = (
+    "Effective robustness is what a model is ahead of models trained on ImageNet alone, at its ImageNet accuracy, in "
+    "points (curves of eval/robustness.yaml, taken as known); ahead by less than their spread is not ahead. An average "
+    "of a suite is plain, over the tasks that it names."
+)
 FEW_SHOT = (
     "Shots are drawn by a hash of seed and key, nested over k. Radius, penalty and temperatures are chosen by "
     "cross-validation on the shots themselves (support_cv), or fixed where a class has one shot; test labels have no "

@@ -71,7 +71,7 @@ class Retrieval(Kind):
 
     name = "retrieval"
     heading = "Retrieval"
-    metrics = ("recall@1", "recall@5", "recall@10", "text_score", "image_score", "group_score")
+    metrics = ("recall@1", "recall@5", "recall@10")
     needs = "captions"
     rules = 2
 
@@ -85,7 +85,7 @@ class Retrieval(Kind):
         """Queries and what was found."""
         from eval.retrieval import queries
 
-        return [] if data.layout == "winoground" else queries(task, data, items, cache)
+        return queries(task, data, items, cache)
 
 
 class VisualQuestionAnswering(Kind):
@@ -110,6 +110,48 @@ class VisualQuestionAnswering(Kind):
         return answers(data, items)
 
 
+class CaptionSelection(Kind):
+    """Right captions against hard negatives."""
+
+    name = "caption_selection"
+    heading = "Caption selection"
+    metrics = ("accuracy", "mean_per_category")
+    needs = "choices"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.caption_selection`."""
+        from eval.caption_selection import evaluate_caption_selection
+
+        return evaluate_caption_selection(task, data, cache, group)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Images with the captions offered."""
+        from eval.caption_selection import selections
+
+        return selections(task, data, items, cache)
+
+
+class PairSelection(Kind):
+    """Two images and two captions."""
+
+    name = "pair_selection"
+    heading = "Pair selection"
+    metrics = ("text_score", "image_score", "group_score")
+    needs = "pairs"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.pair_selection`."""
+        from eval.pair_selection import evaluate_pair_selection
+
+        return evaluate_pair_selection(task, data, cache)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Pairs with their four cosines."""
+        from eval.pair_selection import compared_pairs
+
+        return compared_pairs(task, data, items, cache)
+
+
 K = TypeVar("K", bound=Kind)
 KINDS: dict[str, Kind] = {}
 """Name to kind."""
@@ -123,5 +165,5 @@ def register(kind: K) -> K:
     return kind
 
 
-for _kind in (Classification(), Retrieval(), VisualQuestionAnswering()):
+for _kind in (Classification(), Retrieval(), VisualQuestionAnswering(), CaptionSelection(), PairSelection()):
     register(_kind)

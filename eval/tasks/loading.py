@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def load_suite(name: str) -> Suite:
         return _suite(Path(name))
     if name not in suite_names():
         raise WrongUse(f"unknown suite {name!r}; there are {', '.join(suite_names())}, or a YAML file")
+    return _shipped(name)
+
+
+@functools.cache
+def _shipped(name: str) -> Suite:
     return _suite(_FOLDER / f"{name}.yaml")
 
 
@@ -74,11 +80,16 @@ def _suite(path: Path) -> Suite:
     for name in names:
         if names.count(name) > 1:
             raise WrongUse(f"{place}: two tasks are named {name!r}")
+    for name in (one for part in suite.average for one in ([part] if isinstance(part, str) else part)):
+        if name not in names:
+            raise WrongUse(f"{place}: average names {name!r}, which is none of its tasks")
     return suite
 
 
 def _task(entry: Any, place: str) -> Task:
-    """The checked task of an entry of `tasks`."""
+    """The checked task of an entry of `tasks`: what it says, or one of another suite, `suite:task`."""
+    if isinstance(entry, str):
+        return _borrowed(entry, place)
     name = entry.get("name", "?") if isinstance(entry, dict) else "?"
     place = f"{place}, task {name}"
     try:
@@ -89,6 +100,17 @@ def _task(entry: Any, place: str) -> Task:
         raise WrongUse(f"{place}: {error}") from None
     _check(task, place)
     return task
+
+
+def _borrowed(words: str, place: str) -> Task:
+    suite, _, wanted = words.partition(":")
+    if suite not in suite_names():
+        raise WrongUse(f"{place}: {words!r} names no suite; write suite:task, of {', '.join(suite_names())}")
+    found = {task.name: task for task in _shipped(suite).tasks}
+    if wanted not in found:
+        near = difflib.get_close_matches(wanted, found, n=1)
+        raise WrongUse(f"{place}: suite {suite} has no task {wanted!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    return found[wanted]
 
 
 def _check(task: Task, place: str) -> None:

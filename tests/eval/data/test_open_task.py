@@ -265,12 +265,3 @@ def test_snli_ve_leaves_out_rows_without_a_gold_label(tmp_path: Any, memo: Any) 
     data: Any = open_task(task(kind="vqa", metric="accuracy", sources=(source,)), tmp_path, memo)
     assert data.questions is not None
     assert [question.key for question in data.questions] == ["a"]
-
-
-def test_winoground_items_are_two_images_with_a_caption_each(tmp_path: Any, memo: Any) -> None:
-    images_in(tmp_path / "w" / "images", {"a.png": "red", "b.png": "blue"})
-    row = {"image_0": "a", "image_1": "b", "caption_0": "red", "caption_1": "blue"}
-    (tmp_path / "w" / "examples.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    source = Source(layout="winoground", path="w")
-    wanted = task(kind="retrieval", direction="image_to_text", metric="text_score", sources=(source,))
-    assert open_task(wanted, tmp_path, memo).captions == (("red",), ("blue",))

@@ -18,10 +18,11 @@ from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import FetchFailed
 from eval.fetch.__main__ import main
-from eval.fetch.demo import fetch_stamps, find_stamps
+from eval.fetch.demo import fetch_stamps
 from eval.fetch.download import NotThere, download
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
+from eval.fetch.stamps import find_stamps
 
 
 class Server(ThreadingHTTPServer):
@@ -193,7 +194,9 @@ def write_stamps(folder: Path) -> None:
         for index in range(count):
             stamp = Image.new("RGBA", (600, 300), (200, 30 * index, 10, 255 if index else 0))
             stamp.save(folder / kind / "sub" / f"s{index}.png")
-            (folder / kind / "sub" / f"s{index}.txt").write_text(f"A {kind} {index}.\nde.utf8=x\n", encoding="utf-8")
+            (folder / kind / "sub" / f"s{index}.txt").write_text(
+                f"A {kind} {'abcdef'[index]}.\nde.utf8=x\n", encoding="utf-8"
+            )
     (folder / "animals" / "silent.png").write_bytes((folder / "animals" / "sub" / "s0.png").read_bytes())
 
 
@@ -210,8 +213,10 @@ def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, mo
     assert max(classes.images.open(0).size) == 384
     assert classes.images.open(0).getpixel((5, 5)) == (255, 255, 255)  # transparent: the sheet's white
     told = read_webdataset(tmp_path / "demo" / "stamps_captions", "test", "captions", memo, "stamps_captions")
-    assert told.captions is not None and told.captions[0] == ("A animals 0.",)
+    assert told.captions is not None and told.captions[0] == ("A animals a.",)
     asked = read_webdataset(tmp_path / "demo" / "stamps_questions", "test", "questions", memo, "stamps_questions")
+    assert (tmp_path / "demo" / "stamps_selection" / "items.jsonl").is_file()
+    assert (tmp_path / "demo" / "stamps_pairs" / "items.jsonl").is_file()
     answers = [question.answers[0] for question in asked.questions or ()]
     assert answers.count("yes") == answers.count("no") == 21
     assert {answers.count(number) for number in "1234"} == {6}

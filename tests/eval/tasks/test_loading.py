@@ -27,10 +27,11 @@ tasks:
 
 def test_the_suite_has_17_classification_10_retrieval_and_2_vqa_tasks_and_says_what_it_is() -> None:
     suite = load_suite("diht29")
-    assert Counter(task.kind for task in suite.tasks) == {"classification": 17, "retrieval": 10, "vqa": 2}
+    kinds = Counter(task.kind for task in suite.tasks)
+    assert kinds == {"classification": 17, "retrieval": 8, "pair_selection": 2, "vqa": 2}  # two are Winoground's
     assert "our selection" in suite.about and "not confirmed" in suite.about
     directions = Counter(task.direction for task in suite.tasks if task.kind == "retrieval")
-    assert directions == {"image_to_text": 5, "text_to_image": 5}
+    assert directions == {"image_to_text": 4, "text_to_image": 4}
 
 
 @pytest.mark.parametrize("name", suite_names())
@@ -45,7 +46,7 @@ def test_every_task_of_the_29_says_how_large_it_is_and_what_is_asked() -> None:
         assert task.items and task.metric and task.title, task.name
         if task.kind == "classification":
             assert task.classes and task.templates != "dataset", task.name
-        if task.kind == "retrieval" and "winoground" not in task.name:
+        if task.kind == "retrieval":
             assert task.captions_per_image and task.caption_templates == ("{}", "a photo of {}."), task.name
 
 
@@ -141,6 +142,25 @@ def test_suites_and_tasks_are_chosen_by_name_once_each(tmp_path: Any) -> None:
     names = [task.name for task in choose_tasks(f"cifar10, vqav2 ,cifar10,{file}").tasks]
     assert names == ["cifar10", "vqav2", "one"]
     assert len(choose_tasks("diht29,cifar10").tasks) == 29
+
+
+def test_a_suite_takes_tasks_of_another_as_they_are(tmp_path: Any) -> None:
+    (ours,) = [task for task in load_suite("robustness").tasks if task.name == "imagenet1k"]
+    assert ours in load_suite("diht29").tasks
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nabout: x\ntasks: ['diht29:cifar10']", encoding="utf-8")
+    assert [task.name for task in load_suite(str(file)).tasks] == ["cifar10"]
+    for words, message in (("diht29:cifar1O", "did you mean 'cifar10'"), ("cifar10", "names no suite")):
+        file.write_text(f"name: mine\nabout: x\ntasks: ['{words}']", encoding="utf-8")
+        with pytest.raises(WrongUse, match=message):
+            load_suite(str(file))
+
+
+def test_a_name_stands_for_one_task_whatever_the_suite() -> None:
+    found: dict[str, Any] = {}
+    for name in suite_names():
+        for task in load_suite(name).tasks:
+            assert found.setdefault(task.name, task) == task
 
 
 def test_the_sample_is_no_test_of_who_was_trained_on_it() -> None:

@@ -1,0 +1,76 @@
+"""What can be scored on captions to choose from without looking at the image.
+
+Negatives made by a program often give themselves away: they are longer, or no sentences. What a rule of text alone
+scores stands beside a model's number, which is worth what it is ahead of the better rule. The rules are weak ones:
+language models find more (Hsieh et al. 2023).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+
+from eval.data import Choice
+
+_WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
+_END = ""
+Score = Callable[[Choice, str], float]
+
+
+def blind_accuracy(choices: Sequence[Choice]) -> dict[str, float]:
+    """Accuracy of each rule; a tie counts half. `shorter` and `longer` count words; `likelier` takes the caption whose
+    words follow each other more often in the right captions of other images."""
+    likelihood = _Bigrams(choices)
+    rules: dict[str, Score] = {
+        "shorter": lambda _, caption: -len(words(caption)),
+        "longer": lambda _, caption: len(words(caption)),
+        "likelier": lambda choice, caption: likelihood.of(choice.cluster, caption),
+    }
+    return {name: sum(_gain(choice, rule) for choice in choices) / len(choices) for name, rule in rules.items()}
+
+
+def words(caption: str) -> list[str]:
+    """Words and marks in lower case; how they are spaced is nothing that a text encoder sees."""
+    return _WORDS.findall(caption.lower())
+
+
+def _gain(choice: Choice, rule: Score) -> float:
+    scores = [rule(choice, caption) for caption in choice.captions]
+    worst, best = min(scores[: choice.right]), max(scores[choice.right :])
+    return 0.5 if worst == best else float(worst > best)
+
+
+class _Bigrams:
+    """How often a word follows another in the right captions, by photograph, so that those of one can be left out."""
+
+    def __init__(self, choices: Sequence[Choice]):
+        captions: dict[int, set[str]] = defaultdict(set)
+        for choice in choices:
+            captions[choice.cluster].update(choice.captions[: choice.right])
+        self._own = {image: self._counted(texts) for image, texts in captions.items()}
+        self._all: Counter[tuple[str, ...]] = Counter()
+        for counts in self._own.values():
+            self._all.update(counts)
+        self._words = len({one for pair in self._all if len(pair) == 2 for one in pair}) + 1
+
+    @staticmethod
+    def _counted(texts: set[str]) -> Counter[tuple[str, ...]]:
+        counts: Counter[tuple[str, ...]] = Counter()
+        for text in texts:
+            sequence = [_END, *words(text), _END]
+            counts.update((word,) for word in sequence[:-1])
+            counts.update(itertools.pairwise(sequence))
+        return counts
+
+    def of(self, image: int, caption: str) -> float:
+        """Mean log-probability of a word after the one before it, each pair counted a tenth more than it occurs."""
+        own, sequence = self._own[image], [_END, *words(caption), _END]
+        total = 0.0
+        for pair in itertools.pairwise(sequence):
+            before = pair[:1]
+            times, of_before = self._all[pair] - own[pair], self._all[before] - own[before]
+            total += math.log((times + 0.1) / (of_before + 0.1 * self._words))
+        return total / (len(sequence) - 1)

@@ -1,0 +1,205 @@
+"""Captions to choose from and pairs to keep apart, as the authors of compositional benchmarks publish them: a JSON, CSV
+or TSV file of rows, and images beside it.
+
+What a row's columns mean is said by patterns, `"val2017/{filename}"`, in which `{0}`, `{1}`, ... are its columns by
+place.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from eval.data.dataset import Choice, DataSet, Pair
+from eval.data.files import FileImages
+from eval.data.memo import Memo
+from eval.errors import DataBroken, DataMissing, WrongUse
+from eval.hashes import sha256_of
+
+Box = tuple[int, int, int, int]
+"""Left, top, width and height in pixels."""
+
+
+def read_selection(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """Captions to choose from for each image of `folder`.
+
+    Options: `files`, names of .json (a list, or an object of rows), .jsonl, .csv or .tsv files; patterns over their
+    columns: `image`, the path of the image, `right` and `wrong`, lists of patterns that give the captions, and
+    `category` (the file's name without ending); `crop`, four patterns for left, top, width and height of the part of
+    the image that is meant; `at_least`, the questions that a category needs to be kept.
+
+    Raises `DataMissing` where a file or all images are not there, `DataBroken` for rows it cannot use.
+    """
+    _check(options, place, needed={"files", "image", "right", "wrong"}, known={"category", "crop", "at_least"})
+    images = _Listed(folder, place)
+    choices = []
+    for number, row in enumerate(_rows(folder, options["files"], place)):
+        box = [int(float(row.fill(pattern))) for pattern in options.get("crop", ())]
+        name = row.fill(options["image"])
+        right = tuple(row.fill(pattern) for pattern in options["right"])
+        wrong = tuple(row.fill(pattern) for pattern in options["wrong"])
+        choices.append(
+            Choice(
+                key=f"{number:06d}",
+                image=images.index(name, tuple(box)),
+                captions=(*right, *wrong),
+                right=len(right),
+                category=row.category(options),
+                cluster=images.file(name),
+            )
+        )
+    counts: dict[str, int] = {}
+    for choice in choices:
+        counts[choice.category] = counts.get(choice.category, 0) + 1
+    kept = tuple(one for one in choices if counts[one.category] >= int(options.get("at_least", 1)))
+    data = DataSet(images=images.opened(memo), layout="selection", place=place, choices=kept)
+    return data.take(sorted({choice.image for choice in kept})) if len(kept) < len(choices) else data
+
+
+def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """Pairs of images of `folder` with a caption each.
+
+    Options: `files` and `category` as in `read_selection`; `images` and `captions`, two patterns each, of the first and
+    the second image and caption, or one each where two rows in succession are a pair.
+
+    Raises `DataMissing` and `DataBroken` as `read_selection`.
+    """
+    _check(options, place, needed={"files", "images", "captions"}, known={"category"})
+    patterns, said = list(options["images"]), list(options["captions"])
+    if len(patterns) != len(said) or len(patterns) not in (1, 2):
+        raise WrongUse(f"{place}: pairs takes two patterns of images and of captions, or one of each")
+    rows = _rows(folder, options["files"], place)
+    if len(patterns) == 1 and len(rows) % 2:
+        raise DataBroken(f"{place}: {len(rows)} rows are no pairs")
+    images = _Listed(folder, place)
+    both = zip(rows[::2], rows[1::2], strict=True) if len(patterns) == 1 else zip(rows, rows, strict=True)
+    pairs = [
+        Pair(
+            key=f"{number:06d}",
+            images=(images.index(one.fill(patterns[0])), images.index(other.fill(patterns[-1]))),
+            captions=(one.fill(said[0]), other.fill(said[-1])),
+            category=one.category(options),
+        )
+        for number, (one, other) in enumerate(both)
+    ]
+    return DataSet(images=images.opened(memo), layout="pairs", place=place, pairs=tuple(pairs))
+
+
+def _check(options: Mapping[str, Any], place: str, needed: set[str], known: set[str]) -> None:
+    if not needed <= set(options) <= needed | known:
+        raise WrongUse(f"{place}: needs the options {', '.join(sorted(needed))}, and takes {', '.join(sorted(known))}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    content: Any
+    stem: str
+    place: str
+
+    def category(self, options: Mapping[str, Any]) -> str:
+        """What the options say, else the file's name without its ending."""
+        return self.fill(options["category"]) if "category" in options else self.stem
+
+    def fill(self, pattern: str) -> str:
+        """The pattern over the row's columns, which must give something."""
+        named = self.content if isinstance(self.content, dict) else {}
+        try:
+            found = str(pattern).format(*(self.content.values() if named else self.content), **named).strip()
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+            raise DataBroken(f"{self.place}: {pattern!r} does not fit its columns ({error!r})") from None
+        if not found:
+            raise DataBroken(f"{self.place}: {pattern!r} gives nothing")
+        return found
+
+
+def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:
+    found = []
+    for name in files:
+        path = folder / name
+        if not path.is_file():
+            raise DataMissing(f"{place}/{name} is not there")
+        try:
+            content = _content(path)
+        except (ValueError, csv.Error) as error:
+            raise DataBroken(f"{place}/{name} is no {path.suffix} file of rows: {error}") from None
+        found += [_Row(row, path.stem, f"{place}/{name}, row {number}") for number, row in enumerate(content, start=1)]
+    if not found:
+        raise DataBroken(f"{place}: no rows in {', '.join(files)}")
+    return found
+
+
+def _content(path: Path) -> list[Any]:
+    """Raises ValueError for what is no list of rows."""
+    with path.open(encoding="utf-8", newline="") as file:
+        match path.suffix:
+            case ".json":
+                read = json.load(file)
+                rows = list(read.values()) if isinstance(read, dict) else read
+            case ".jsonl":
+                rows = [json.loads(line) for line in file if line.strip()]
+            case ".csv" | ".tsv":
+                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+            case _:
+                raise ValueError("known are .json, .jsonl, .csv and .tsv")
+    if not isinstance(rows, list) or not all(isinstance(row, dict | list) for row in rows):
+        raise ValueError("its rows are neither objects nor lists")
+    return rows
+
+
+class _Listed:
+    """The images that rows name, each once, in order of appearance."""
+
+    def __init__(self, folder: Path, place: str):
+        self._folder, self._place = folder, place
+        self._found: dict[tuple[str, tuple[int, ...]], int] = {}
+        self._files: dict[str, int] = {}
+
+    def index(self, name: str, box: tuple[int, ...] = ()) -> int:
+        """The place of an image, or of that part of it."""
+        return self._found.setdefault((name, box), len(self._found))
+
+    def file(self, name: str) -> int:
+        """A number for the file."""
+        return self._files.setdefault(name, len(self._files))
+
+    def opened(self, memo: Memo) -> FileImages | Crops:
+        """All of them. Raises `DataMissing` where none is there, `DataBroken` where one is not."""
+        names = list(dict.fromkeys(name for name, _ in self._found))
+        lacking = [name for name in names if not (self._folder / name).is_file()]
+        if len(lacking) == len(names):
+            raise DataMissing(f"the images of {self._place} are not in {self._folder} ({lacking[0]})")
+        if lacking:
+            raise DataBroken(f"{self._place}: {len(lacking)} of {len(names)} images are not there ({lacking[0]})")
+        files = FileImages(self._folder, names, memo, self._place)
+        if not any(box for _, box in self._found):
+            return files
+        places = {name: place for place, name in enumerate(names)}
+        return Crops(files, [(places[name], (box[0], box[1], box[2], box[3])) for name, box in self._found])
+
+
+class Crops:
+    """Parts of images: places of the images and their boxes."""
+
+    def __init__(self, images: FileImages, parts: Sequence[tuple[int, Box]]):
+        self._images, self._parts = images, list(parts)
+        self.keys: Sequence[str] = [
+            f"{images.keys[place]}#{','.join(str(edge) for edge in box)}" for place, box in parts
+        ]
+
+    @property
+    def fingerprint(self) -> str:
+        return sha256_of([self._images.fingerprint, list(self.keys)])
+
+    def open(self, index: int) -> Image.Image:
+        place, (left, top, width, height) = self._parts[index]
+        return self._images.open(place).crop((left, top, left + width, top + height))
+
+    def stored_hash(self, index: int) -> str | None:
+        place, box = self._parts[index]
+        return f"{self._images.stored_hash(place)}#{','.join(str(edge) for edge in box)}"

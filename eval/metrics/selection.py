@@ -1,0 +1,45 @@
+"""Captions chosen for images, and images for captions, where the wrong ones differ from the right ones in little.
+
+A tie counts as wrong, as in the code of SugarCrepe and Winoground: a model that cannot tell the captions apart scores
+nothing, whatever their order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+def all_ahead(scores: np.ndarray, right: int) -> bool:
+    """Whether the first `right` of the scores (c,) are above all others."""
+    return bool(scores[:right].min() > scores[right:].max())
+
+
+def chance(captions: int, right: int) -> float:
+    """The probability that `right` of so many captions are above all others where scores are random."""
+    return 1 / math.comb(captions, right)
+
+
+def alike(texts: np.ndarray, right: int) -> bool:
+    """Whether the first `right` of the unit vectors (c, d), two or more, are nearer to each other than to any other:
+    what the text encoder makes of the captions without the image (SugarCrepe++, Dumpala et al. 2024)."""
+    products = texts[:right] @ texts.T
+    among = products[:, :right][~np.eye(right, dtype=bool)]
+    return bool(among.min() > products[:, right:].max())
+
+
+def pair_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
+    """Text, image and group score of pairs as 0.0 or 1.0 each (Winoground, Thrush et al. 2022).
+
+    `scores` (n, 2, 2): of each pair its images by its captions. Text score: each image prefers its own caption; image
+    score: each caption prefers its own image; chance is 25 % for both and 1/6 for the group.
+    """
+    own0, own1 = scores[:, 0, 0], scores[:, 1, 1]
+    text = (own0 > scores[:, 0, 1]) & (own1 > scores[:, 1, 0])
+    image = (own0 > scores[:, 1, 0]) & (own1 > scores[:, 0, 1])
+    found = {"text_score": text, "image_score": image, "group_score": text & image}
+    return {name: right.astype(np.float64) for name, right in found.items()}
+
+
+CHANCE_OF_PAIR = {"text_score": 0.25, "image_score": 0.25, "group_score": 1 / 6}

@@ -1,0 +1,60 @@
+"""Numbers over several tasks: the average that a suite defines, and over how much of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.report import write_report
+from eval.report.across import across
+from eval.report.data import group_tasks
+from eval.table import main
+from eval.tasks import load_suite
+from tests.eval.report.test_report import row
+
+DATACOMP = load_suite("datacomp38")
+TASKS = [task.name for task in DATACOMP.tasks]
+
+
+def rows(**values: float | None) -> list[dict[str, Any]]:
+    return [row(name, value=values.get(name, 0.5)) for name in TASKS]
+
+
+def average(found: list[dict[str, Any]], folder: Path) -> Any:
+    (one,) = [one for one in across(group_tasks(found), folder) if one.name == "datacomp38"]
+    return one
+
+
+def test_the_average_is_over_38_entries_of_which_five_are_lacking(tmp_path: Path) -> None:
+    assert len(DATACOMP.average) + len(DATACOMP.lacks) == 38
+    names = [name for part in DATACOMP.average for name in ([part] if isinstance(part, str) else part)]
+    assert sorted(names) == sorted(TASKS)
+    one = average(rows(), tmp_path)
+    assert one.value == pytest.approx(0.5) and one.metric == "average of 33 of 38" and "WinoGAViL" in one.how
+
+
+def test_both_directions_of_retrieval_are_one_entry(tmp_path: Path) -> None:
+    assert average(rows(coco_t2i=0.0, coco_i2t=0.0), tmp_path).value == pytest.approx(0.5 * 32 / 33)
+    assert average(rows(coco_t2i=0.0), tmp_path).value == pytest.approx((0.5 * 32 + 0.25) / 33)
+
+
+def test_an_entry_that_was_not_measured_is_said_and_not_counted(tmp_path: Path) -> None:
+    one = average(rows(coco_t2i=None, mnist=None), tmp_path)
+    assert one.metric == "average of 31 of 38" and one.value == pytest.approx(0.5)
+    assert "coco_t2i/coco_i2t" in one.how and "mnist" in one.how
+
+
+def test_tasks_that_are_not_the_suite_have_no_average_of_it(tmp_path: Path) -> None:
+    assert not [one for one in across(group_tasks(rows()[1:]), tmp_path) if one.name == "datacomp38"]
+
+
+def test_the_report_and_the_table_have_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_report(rows(), tmp_path)
+    told = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "## Across tasks" in told and "| datacomp38 | average of 33 of 38 | **50.0** |" in told
+    assert "Across tasks" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert main([str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "| imagenet_r | effective robustness |" in said and "| datacomp38 | average of 33 of 38 | 50.0" in said

@@ -1,0 +1,250 @@
+"""Captions chosen for images: accuracy over questions and categories, clustered by photograph, on ranks and blind."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import dataclasses
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.ranks import Ranks
+from eval import estimates
+from eval.blind import blind_accuracy
+from eval.caption_selection import evaluate_caption_selection
+from eval.data import Choice, DataSet, Memo, data_root
+from eval.errors import DataMissing, ModelError
+from eval.examples import FoundTexts
+from eval.features import FeatureCache
+from eval.items import estimate_of, read_items
+from eval.models import load_model
+from eval.tasks import KINDS, Source, load_suite
+from eval.tasks.opening import open_task
+from tests.eval.conftest import COLOURS, a_task, image, not_at_hand
+from tests.eval.test_zeroshot import collapsed
+
+SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
+OPTIONS = {
+    "files": ["items.jsonl"],
+    "image": "{image}",
+    "right": ["{right}"],
+    "wrong": ["{wrong}"],
+    "category": "{kind}",
+}
+TASK = a_task(
+    "chosen", "caption_selection", "accuracy",
+    sources=(Source(layout="selection", path="chosen", options=OPTIONS),),
+)  # fmt: skip
+
+
+@pytest.fixture
+def data(tmp_path: Path, memo: Memo) -> DataSet:
+    """Twelve images with two questions each: one of a colour, one of a place."""
+    rows = []
+    for index in range(12):
+        colour, other = (list(COLOURS)[(index + step) % 3] for step in (0, 1))
+        path = tmp_path / "data" / "chosen" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image(colour, index).save(path)
+        rows.append({"image": path.name, "right": f"a {colour} {index}", "wrong": f"a {other} {index}", "kind": "hue"})
+        rows.append({"image": path.name, "right": f"{index} left", "wrong": f"{index} right", "kind": "place"})
+    (tmp_path / "data" / "chosen" / "items.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return open_task(TASK, tmp_path / "data", memo)
+
+
+def test_accuracy_is_that_of_the_products(cache: FeatureCache, data: DataSet) -> None:
+    outcome = evaluate_caption_selection(TASK, data, cache)
+    found = {result.metric: result for result in outcome.results}
+    assert list(found) == ["accuracy", "mean_per_category", "accuracy (hue)", "accuracy (place)"]
+    pixels = cache.images(data.images).all()
+    hits = [
+        pixels[choice.image] @ cache.texts([choice.captions[0]]).all()[0]
+        > pixels[choice.image] @ cache.texts([choice.captions[1]]).all()[0]
+        for choice in data.choices or ()
+    ]
+    assert outcome.items is not None and outcome.items.hits.tolist() == [float(hit) for hit in hits]
+    assert found["accuracy"].value == pytest.approx(np.mean(hits)) and found["accuracy"].n == 24
+    assert found["accuracy (hue)"].value == pytest.approx(np.mean(hits[::2])) and found["accuracy (hue)"].n == 12
+    assert found["accuracy"].protocol["chance"] == 0.5 and found["accuracy"].protocol["ties"] == "wrong"
+    assert set(found["accuracy"].protocol["blind"]) == {"shorter", "longer", "likelier"}
+
+
+def test_questions_about_one_photograph_are_one_observation(cache: FeatureCache, data: DataSet, tmp_path: Path) -> None:
+    task = dataclasses.replace(TASK, metric="mean_per_category")
+    outcome = evaluate_caption_selection(task, data, cache)
+    assert outcome.items is not None and outcome.results[0].metric == "mean_per_category"
+    assert len(np.unique(outcome.items.clusters)) == 12
+    outcome.items.write(tmp_path / "items.npz")
+    for result in outcome.results[:2]:
+        again = estimate_of(read_items(tmp_path / "items.npz"), result.metric)
+        assert again is not None and (result.low, result.high) == again.interval()
+
+
+def test_clusters_widen_the_mean_over_categories_where_questions_agree() -> None:
+    hits, category = np.tile([1.0, 1.0, 0.0, 0.0], 10), np.tile([0, 1], 20)
+    alone = estimates.mean_per_class(hits, category)
+    together = estimates.mean_per_class(hits, category, np.repeat(np.arange(20), 2))
+    assert together.value == alone.value and together.variance == pytest.approx(2 * alone.variance, rel=0.06)
+    apart = estimates.mean_per_class(hits, category, np.arange(40))
+    assert (apart.variance, apart.df, apart.most) == pytest.approx((alone.variance, alone.df, alone.most))
+
+
+def test_a_collapsed_model_gets_nothing_right(tmp_path: Path, tiny: Any, data: DataSet) -> None:
+    outcome = evaluate_caption_selection(TASK, data, FeatureCache(tmp_path / "f", collapsed(tiny, texts=True)))
+    assert outcome.results[0].value == 0.0
+
+
+def test_of_two_right_captions_both_have_to_be_ahead_and_the_text_is_asked_alone(
+    cache: FeatureCache, data: DataSet
+) -> None:
+    assert data.choices is not None
+    two = tuple(
+        dataclasses.replace(one, captions=(one.captions[0], f"{one.captions[0]}!", one.captions[1]), right=2)
+        for one in data.choices
+    )
+    found = {
+        one.metric: one
+        for one in evaluate_caption_selection(TASK, dataclasses.replace(data, choices=two), cache).results
+    }
+    assert found["accuracy"].protocol["chance"] == found["text_only"].protocol["chance"] == pytest.approx(1 / 3)
+    texts = {text: cache.texts([text]).all()[0] for one in two for text in one.captions}
+    alike = [
+        texts[a] @ texts[b] > max(texts[a] @ texts[c], texts[b] @ texts[c]) for a, b, c in (one.captions for one in two)
+    ]
+    assert found["text_only"].value == pytest.approx(np.mean(alike))
+
+
+def test_a_second_template_gives_numbers_of_its_own(cache: FeatureCache, data: DataSet) -> None:
+    task = dataclasses.replace(TASK, caption_templates=("{}", "a photo of {}"))
+    names = [result.metric for result in evaluate_caption_selection(task, data, cache).results]
+    assert len(names) == 8 and names[4:] == [f"{name} (a photo of {{}})" for name in names[:4]]
+
+
+def test_ranks_get_what_one_process_gets(cache: FeatureCache, data: DataSet) -> None:
+    whole = evaluate_caption_selection(TASK, data, cache)
+    shares: list[Any] = []
+
+    class Two(Ranks):
+        def collect(self, value: Any) -> list[Any]:
+            if isinstance(value, np.ndarray):
+                shares.append(value)
+                return shares if self.rank else [value, value]
+            return [value, value]
+
+    for rank in (0, 1):
+        found = evaluate_caption_selection(TASK, data, cache, Two(rank, 2))
+    assert whole.items is not None and found.items is not None
+    assert np.array_equal(whole.items.hits, found.items.hits)
+
+
+def test_examples_show_the_captions_in_order_of_nearness(cache: FeatureCache, data: DataSet) -> None:
+    items = evaluate_caption_selection(TASK, data, cache).items
+    assert items is not None
+    found = KINDS[TASK.kind].examples(TASK, data, items, cache)
+    assert found
+    for one in found:
+        assert isinstance(one, FoundTexts)
+        cosines = [cosine for _, cosine, _ in one.texts]
+        assert cosines == sorted(cosines, reverse=True) and len(one.texts) == 2
+        hit = items.hits[items.keys.tolist().index(one.key.split(", ")[1])]
+        assert one.texts[0][2] == bool(hit) and (one.rank == 1) == bool(hit)
+
+
+class TestBlind:
+    def choice(self, number: int, right: str, wrong: str) -> Choice:
+        return Choice(str(number), number, (right, wrong), 1, "", number)
+
+    def test_the_shorter_one_and_the_longer_one(self) -> None:
+        found = blind_accuracy([self.choice(0, "a cat", "a cat and a dog"), self.choice(1, "a dog", "the dog")])
+        assert found["shorter"] == 0.75 and found["longer"] == 0.25
+
+    def test_words_that_follow_each_other_elsewhere(self) -> None:
+        told = [self.choice(number, "a cat on the mat", "a mat cat the on") for number in range(5)]
+        assert blind_accuracy(told)["likelier"] == 1.0
+
+    def test_the_captions_of_one_photograph_say_nothing_of_it(self) -> None:
+        one = [Choice(str(number), 0, ("b a", "a b"), 1, "", 0) for number in range(3)]
+        assert blind_accuracy(one)["likelier"] == 0.5
+
+
+def samples(name: str) -> Path:
+    if not (SAMPLES / name).is_dir():
+        pytest.skip(f"no published captions in {SAMPLES / name}")
+    return SAMPLES / name
+
+
+def sugarcrepe() -> list[Choice]:
+    choices: list[Choice] = []
+    clusters: dict[str, int] = {}
+    for path in sorted(samples("sugarcrepe").glob("*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8")).values():
+            place = clusters.setdefault(row["filename"], len(clusters))
+            captions = (row["caption"], row["negative_caption"])
+            choices.append(Choice(str(len(choices)), place, captions, 1, path.stem, place))
+    return choices
+
+
+COUNTS = {
+    "add_att": 692,
+    "add_obj": 2062,
+    "replace_att": 788,
+    "replace_obj": 1652,
+    "replace_rel": 1406,
+    "swap_att": 666,
+    "swap_obj": 245,
+}
+
+
+class TestPublished:
+    """What can be checked of published sets without their images."""
+
+    def test_the_questions_of_sugarcrepe_by_category(self) -> None:
+        choices = sugarcrepe()
+        assert Counter(choice.category for choice in choices) == COUNTS
+        (task,) = [task for task in load_suite("compositional").tasks if task.name == "sugarcrepe"]
+        assert task.items == len(choices)
+        assert {name.removesuffix(".json") for name in task.sources[0].options["files"]} == set(COUNTS)
+        assert not any(choice.captions[0] == choice.captions[1] for choice in choices)
+
+    def test_added_words_give_sugarcrepe_s_wrong_captions_away_and_little_else_does(self) -> None:
+        found = {}
+        choices = sugarcrepe()
+        for category in COUNTS:
+            found[category] = blind_accuracy([choice for choice in choices if choice.category == category])
+        assert all(found[name]["shorter"] > 0.98 for name in ("add_att", "add_obj"))
+        assert all(0.5 < found[name]["shorter"] < 0.62 for name in found if not name.startswith("add"))
+        assert all(found[name]["likelier"] < 0.62 for name in found if not name.startswith("add"))
+
+    def test_captions_shuffled_by_program_are_told_by_their_words(self) -> None:
+        """The negatives of the authors of ARO: no sentences, which a table of word pairs sees in six of seven."""
+        with (samples("aro") / "valid_neg_clip.tsv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, delimiter="\t"))
+        assert len(rows) == 4839
+        choices = [
+            Choice(str(place), place, (row["title"], ast.literal_eval(row["neg_caption"])[0]), 1, "", place)
+            for place, row in enumerate(rows)
+        ]
+        found = blind_accuracy(choices)
+        assert found["likelier"] > 0.84 and found["shorter"] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_reference_encoder_chooses_captions_of_stamps(tmp_path: Path, memo: Memo) -> None:
+    (task,) = [task for task in load_suite("demo").tasks if task.name == "stamps_selection"]
+    task = dataclasses.replace(task, sample=150, metric="accuracy")
+    try:
+        model, data = load_model("reference", data=data_root()), open_task(task, data_root(), memo)
+    except (DataMissing, ModelError) as error:
+        not_at_hand(error)
+    found = {
+        one.metric: one for one in evaluate_caption_selection(task, data, FeatureCache(tmp_path / "f", model)).results
+    }
+    added = found["accuracy (add_object)"]
+    assert added.value is not None and added.value > 0.5
+    relation = found["accuracy (replace_relation)"]
+    assert relation.low is not None and relation.low < 0.5, "an encoder of classes does not see left and right"

@@ -1,0 +1,59 @@
+"""A raised version of a task invalidates its own results and nothing else's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.cli import main
+from eval.pairing import why_not_comparable
+
+SUITE = """
+name: two
+about: two tasks on one set
+tasks:
+  - {name: one, kind: classification, title: One, metric: top1, licence: CC0-1.0, get: paint some, version: VERSION,
+     sources: [{layout: webdataset, path: colours}]}
+  - {name: other, kind: classification, title: Other, metric: top1, licence: CC0-1.0, get: GET,
+     sources: [{layout: webdataset, path: colours}]}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_folder: Path, colour_set: Callable[..., Path]) -> Callable[[int, str], dict[str, Any]]:
+    """Evaluates both tasks; by task, its kept record."""
+    root = colour_set()
+
+    def evaluate(version: int, get: str) -> dict[str, Any]:
+        suite, output = tmp_path / "mine.yaml", tmp_path / "out"
+        suite.write_text(SUITE.replace("VERSION", str(version)).replace("GET", get), encoding="utf-8")
+        words = {"--model": tiny_folder, "--tasks": suite, "--data": root, "--output": output, "--device": "cpu"}
+        words |= {"--cache": tmp_path / "cache", "--workers": 0}
+        assert main([str(word) for pair in words.items() for word in pair]) == 0
+        return {path.stem: json.loads(path.read_text()) for path in (output / "tasks").glob("*.json")}
+
+    return evaluate
+
+
+def test_a_raised_version_is_measured_again_and_the_other_task_is_kept(
+    run: Callable[[int, str], dict[str, Any]],
+) -> None:
+    before, after = run(1, "paint some"), run(2, "paint some")
+    assert before["one"]["key"] != after["one"]["key"] and before["other"] == after["other"]
+    assert [found["one"]["results"][0]["protocol"]["task_version"] for found in (before, after)] == [1, 2]
+
+
+def test_how_to_get_the_data_is_no_part_of_a_result(run: Callable[[int, str], dict[str, Any]]) -> None:
+    assert run(1, "paint some") == run(1, "paint them")
+
+
+def test_numbers_of_other_versions_are_not_compared() -> None:
+    old: dict[str, Any] = {"rules": 2, "data": {"images_sha256": "x"}}  # from before tasks had versions
+    assert why_not_comparable(old, {**old, "task_version": 1}) == ""
+    assert why_not_comparable(old, {**old, "task_version": 2}) == (
+        "other versions of the task (A: 1, B: 2); run `make bench` for A again"
+    )
