@@ -85,6 +85,10 @@ class Stage(ABC):
         """The record of a unit where what it vouches for can stay, else None."""
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
+    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
+        """Whether nothing is left to do of a unit, given its commit record."""
+        return self.current(unit, record) is not None
+
     def do(self, unit: str) -> None:
         """Do one unit and commit it."""
         began, path = time.time(), self.layout.commit(self.name, unit)
