@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.engine.jobs import run_units, worker_log
 from pipelines.engine.progress import Count, StageProgress, beats
-from pipelines.engine.stage import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
+from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
 from pipelines.runners import Backend, Direct
 from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import read_json, remove
@@ -75,7 +75,7 @@ class Engine:
                 run_units(
                     stage.name,
                     todo,
-                    stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage),
+                    DoUnit(stage),
                     self.workers,
                     backend=self.backend,
                     todo=self.layout.work,

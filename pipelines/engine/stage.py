@@ -120,17 +120,6 @@ class Stage(ABC):
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
 
 
-class TransformStage(Stage):
-    """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
-
-    @abstractmethod
-    def transform(self) -> beam.PTransform[Any, Any]:
-        """From unit names to units that are committed or set aside; what it raises ends the run."""
-
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        raise NotImplementedError(f"the units of {self.name} are done by its transform")
-
-
 class DoUnit(beam.DoFn):
     """A stage as a Beam function over unit names."""
 

@@ -103,11 +103,7 @@ class Work:
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
         for name, record in zip(asked, found, strict=True):
             holds = record is None or vouched.holds(record)
-            path = self.layout.commit(stage, name)
-            # Another shard may just be doing the unit anew; then the record is another one, or has gone.
-            if not holds and vouched.read(path) == record:
-                remove(path)
-                withdrawn += 1
+            withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
             self.say(f"{stage}: the files of {withdrawn} units are gone or damaged; these units are done again")

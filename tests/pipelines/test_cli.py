@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -208,4 +209,6 @@ def test_two_shards_at_once_share_the_decisions_and_the_export(
     manifest = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text(encoding="utf-8"))
     tars = {path.name for path in (tmp_path / "out" / "shards").glob("*.tar")}
     assert tars and {entry["shard"] for entry in manifest["shards"]} == tars
-    print(*(file.read_text() for file in said))
+    for what, total in (("decide +([0-9]+) rows", 60), ("export +([0-9]+) images", manifest["samples"])):
+        done = [sum(map(int, re.findall(f"^{what} in ", file.read_text(), re.MULTILINE))) for file in said]
+        assert min(done) > 0 and sum(done) == total, "each has done a part, and none of it was done twice"
