@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from common.command_line import WrongUse
 from filters.spotting.precision import has_bf16
 
 AUTO = "auto"
@@ -21,6 +22,14 @@ def device_here() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raises WrongUse where a GPU is named and torch sees none."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise WrongUse(f"--device {device}: torch sees no GPU on this machine; leave it out, or give --device cpu")
 
 
 def gpus_of(device: str) -> list[str]:

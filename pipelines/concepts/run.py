@@ -17,7 +17,7 @@ from typing import Any
 
 from common.command_line import WrongUse
 from filters.captions.parse import model_provenance
-from pipelines.concepts.devices import AUTO, device_here, gpus_of
+from pipelines.concepts.devices import AUTO, check_device, device_here, gpus_of
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.identity import precision_of, seen, settle
 from pipelines.concepts.labels import LabelStage
@@ -91,6 +91,8 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     data = _Data(kept, shard_entries(settings.data))
     layout = Layout(settings.output)
     extraction = Extraction(settings, layout)
+    if isinstance(settings.backend, Direct):
+        check_device(extraction.device)
     missing = any(extraction.undone(data.shards))
     sees = seen(settings.teacher) if missing else None  # weights that do not fit are found before anything is written
     if is_local(settings.output):

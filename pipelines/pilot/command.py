@@ -12,6 +12,7 @@ from common.command_line import Parser, WrongUse, number, say
 from common.fields import Positive
 from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.concepts.cli import add_teacher_device
+from pipelines.concepts.devices import check_device
 from pipelines.concepts.run import ConceptSettings
 from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
@@ -41,6 +42,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
         parser = _parser(prog)
         options, of_beam = parser.parse_known_args(arguments)
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
+        if teacher is not None:
+            check_device(options.device)
         settings = settings_of(parser, options, of_beam, arguments)
         return _pilot(options, _elsewhere(settings, options.output), teacher, arguments, say)
 

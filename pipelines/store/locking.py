@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -145,16 +146,16 @@ class Lease:
     def others(self) -> list[dict[str, object]]:
         """The leases of others that count."""
         self._folder.fs.invalidate_cache(self._folder.path)
+        now = self._written(self._path)
         paths = [path for path in self._folder.iterdir() if path.name != self._path.name]
-        return [lease for lease in many_at_once(self._counting, paths) if lease]
+        return [lease for lease in many_at_once(partial(self._counting, now=now), paths) if lease]
 
-    def _counting(self, path: UPath) -> dict[str, object] | None:
-        """A lease, where it was renewed of late."""
+    def _counting(self, path: UPath, now: datetime | None) -> dict[str, object] | None:
+        """A lease, where it was renewed of late. `now` is when the store took this one's, by its clock."""
         lease: dict[str, object] | None = read_json(path)
         if lease is None:
             return None
         written = self._written(path)
-        now = self._written(self._path)
         if written is None or now is None:  # a store that does not say: the clocks of the machines have to agree
             age = time.time() - float(str(lease["renewed"]))
         else:

@@ -10,7 +10,7 @@ import torch
 
 from common.command_line import WrongUse
 from pipelines.concepts import devices
-from pipelines.concepts.devices import Claim, computes_bf16, device_here, gpus_of
+from pipelines.concepts.devices import Claim, check_device, computes_bf16, device_here, gpus_of
 from pipelines.concepts.teacher import find_teacher
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
@@ -46,6 +46,13 @@ def test_what_a_devices_name_stands_for(monkeypatch: pytest.MonkeyPatch) -> None
     for there, name in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
         assert device_here() == name
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device("cpu")
+    with pytest.raises(WrongUse, match="--device cuda:1: torch sees no GPU on this machine"):
+        check_device("cuda:1")
 
 
 def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
