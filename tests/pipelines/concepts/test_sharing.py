@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm  # noqa: F401  # that forks have it
+import torch  # noqa: F401
 
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import find_teacher
