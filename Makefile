@@ -11,11 +11,11 @@ WORKERS ?=#                 units at a time: processes, or a cluster's slots (al
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
 
-##@ Variables of `make pilot`, besides those
+##@ Variables of `make pilot`, besides those; with TEACHER=NAME its GPU-hours or core-hours too
 UNITS   ?=#                 units to draw (20)
 SHARE   ?=#                 share of the units to draw, instead
 
-##@ Variables of `make concepts`
+##@ Variables of `make concepts`, with RUNNER, WORKERS and SHARD
 DATA    ?= out/sample#      output folder of `make filter`, with images
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
 WEIGHTS ?=#                 file of the teacher's weights, which you fetch (swag-vit-h14: CC-BY-NC-4.0); the default one's are installed
@@ -69,7 +69,9 @@ NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
-TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(OUTPUT)),$(comma)s3)
+TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)
+# TEACHER has a default that is meant for `make concepts`.
+ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 # OUTPUT, where it was given; its default is that of `make filter`.
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # OUTPUT has a default that is meant for `make filter`.
@@ -90,12 +92,12 @@ setup: env-all env-ocr ## Install everything: filters, OCR weights, development 
 filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
 
-pilot: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
-	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE)) $(ARGS)
+pilot: env-filter $(if $(ASKED_TEACHER),env-train) $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
+	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE))$(if $(ASKED_TEACHER),$(call option,--teacher,$(TEACHER))$(call option,--weights,$(WEIGHTS))) $(ARGS)
 
 concepts: env-train ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
-	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--workers,$(WORKERS)) $(ARGS)
-	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS)) $(HEADARGS)
+	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS))$(call option,--shard,$(SHARD)) $(HEADARGS)
 
 train: env-train ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
 	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)

@@ -132,8 +132,10 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data", default=defaults["data"])
     parser.add_argument("--output")
+    parser.add_argument("--shard")
     known, _ = parser.parse_known_args(of_features)
-    of_heads = ["--concepts", known.output or f"{known.data}/concepts", *of_heads]
+    shard = [f"--shard={known.shard}"] if known.shard else []
+    of_heads = ["--concepts", known.output or f"{known.data}/concepts", *shard, *of_heads]
     return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
 
 

@@ -30,7 +30,7 @@ from pipelines.fetch import DownloadSettings
 from pipelines.manifests import ManifestError, input_items
 from pipelines.manifests.formats import format_names
 from pipelines.plan import PlanMismatch
-from pipelines.runners import RUNNERS, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
@@ -85,11 +85,7 @@ def command_parser(prog: str, description: str) -> Parser:
         metavar="MODULE",
         help="a Python module with filters, stages or formats of your own",
     )
-    parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
-    parser.add_argument(
-        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
-    )
-    parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
+    add_where(parser)
     parser.add_argument("--unit-rows", type=number(Positive), help="rows of a unit (default: by size and cores)")
     parser.add_argument(
         "--max-dead-share",
@@ -103,22 +99,6 @@ def command_parser(prog: str, description: str) -> Parser:
         default="onnxruntime",
         help="what reads the images: openvino (extra ocr-openvino) is faster where the processor has bf16, cuda wants "
         "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
-    )
-    portable = parser.add_argument_group(
-        "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
-    )
-    portable.add_argument(
-        "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
-    )
-    portable.add_argument(
-        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
-    )
-    portable.add_argument(
-        "--start-timeout",
-        type=number(Positive),
-        default=int(START_SECONDS),
-        metavar="SECONDS",
-        help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
     for role in ("caption", "url", "uid", "image", "image_path"):
@@ -135,6 +115,57 @@ def command_parser(prog: str, description: str) -> Parser:
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
     _add_download(parser)
     return parser
+
+
+def add_where(parser: argparse.ArgumentParser) -> None:
+    """The options that say where units are done, and which of them; see `backend_of`."""
+    parser.add_argument("--runner", default="direct", help=f"one of {', '.join(RUNNERS)}")
+    parser.add_argument(
+        "--workers", type=number(Workforce), help="units at a time (default: all cores, or a cluster's slots)"
+    )
+    parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
+    portable = parser.add_argument_group(
+        "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
+    )
+    portable.add_argument(
+        "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
+    )
+    portable.add_argument(
+        "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
+    )
+    portable.add_argument(
+        "--start-timeout",
+        type=number(Positive),
+        default=int(START_SECONDS),
+        metavar="SECONDS",
+        help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
+    )
+
+
+def backend_of(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    of_beam: Sequence[str],
+    places: Sequence[tuple[str, str]],
+) -> Backend:
+    """Where units are done.
+
+    Args:
+        parser: that of the command.
+        options: what it understood.
+        of_beam: what it left to Beam; refused where Beam does not know it either.
+        places: where workers read and write, each with what the user calls it.
+    """
+    backend = make_backend(
+        options.runner,
+        of_beam,
+        Workers(python=options.worker_python, boot=options.boot_command, start_seconds=options.start_timeout),
+        ours=[name for action in parser._actions for name in action.option_strings],
+    )
+    if options.workers and isinstance(backend, Direct):
+        check_workers(options.workers)
+    backend.check(places)
+    return backend
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
@@ -212,12 +243,6 @@ def settings_of(
     """
     for name in options.plugin:
         load_plugin(name)
-    backend = make_backend(
-        options.runner,
-        of_beam,
-        Workers(python=options.worker_python, boot=options.boot_command, start_seconds=options.start_timeout),
-        ours=[name for action in parser._actions for name in action.option_strings],
-    )
     dataset = load_dataset(options.dataset)
     roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
     names = options.columns.split(",") if options.columns else None
@@ -230,9 +255,7 @@ def settings_of(
     )
     output = _output(options.output or f"out/{dataset.name}")
     source = options.input or _default_input(dataset)
-    if options.workers and isinstance(backend, Direct):
-        check_workers(options.workers)
-    backend.check(_places(output, source, dataset))
+    backend = backend_of(parser, options, of_beam, _places(output, source, dataset))
     return RunSettings(
         dataset=dataset,
         input=source,
@@ -242,7 +265,7 @@ def settings_of(
         lean=options.lean,
         workers=options.workers or backend.default_workers(),
         backend=backend,
-        shard=_shard(options.shard),
+        shard=shard_of(options.shard),
         unit_rows=options.unit_rows,
         max_dead_share=options.max_dead_share,
         download=_download(options),
@@ -301,7 +324,8 @@ def _stages(text: str | None) -> tuple[str, ...]:
     return tuple(stage for stage in known if stage in asked)
 
 
-def _shard(text: str | None) -> tuple[int, int] | None:
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """What SHARD says, (i, n). Raises WrongUse where that is none."""
     if text is None:
         return None
     first, _, second = text.partition("/")

@@ -76,6 +76,9 @@ class Plan:
     def _places(self) -> dict[str, int]:
         return {unit.name: index for index, unit in enumerate(self.units)}
 
+    def __contains__(self, unit: str) -> bool:
+        return unit in self._places
+
     def number(self, unit: str) -> int:
         """The place of a unit in the plan."""
         return self._places[unit]

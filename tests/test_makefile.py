@@ -85,6 +85,18 @@ def test_defaults_are_made_of_other_variables() -> None:
     assert not any(word.startswith("--output") for word in run_by("bench"))
 
 
+def test_where_and_which_units_is_said_of_concepts_and_the_pilot_too() -> None:
+    where = ["RUNNER=prism", "WORKERS=3", "SHARD=1/4"]
+    features, heads = map(shlex.split, make("concepts", *where).stdout.splitlines())
+    for words in (features, run_by("pilot", *where)):
+        assert {"--runner=prism", "--workers=3", "--shard=1/4"} <= set(words)
+    assert "--shard=1/4" in heads
+    assert not any(word.startswith("--teacher") for word in run_by("pilot"))
+    assert {"--teacher=swag-vit-h14", "--weights=w.pth"} <= set(
+        run_by("pilot", "TEACHER=swag-vit-h14", "WEIGHTS=w.pth")
+    )
+
+
 def test_coverage_is_that_of_the_tests_asked_for() -> None:
     words = run_by("coverage", "ARGS=tests/filters -k overlap", "JOBS=0")
     assert words[1:5] == ["-m", "pytest", "-n", "0"] and "--cov" in words

@@ -110,6 +110,9 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (first, second) == ("pipelines.concepts.cli", "trainer.concepts.cli")
     assert heads == ["--concepts", "/data/cat/concepts", "--epochs", "3"]
     calls.clear()
+    assert open_diht.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
+    assert calls[1][1] == ["--concepts", "/data/cat/concepts", "--shard=0/4"]
+    calls.clear()
     assert open_diht.main(["concepts", "--break"]) == 1
     assert len(calls) == 1, "heads are not trained on what failed"
 

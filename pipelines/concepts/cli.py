@@ -5,22 +5,22 @@ Exit status: 0 all is well; 1 units failed, or more images than allowed are bad;
 
 from __future__ import annotations
 
-import os
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
 from common.command_line import Parser, exit_status, number, say
 from common.fields import Positive
 from filters.captions.parse import ModelMissing
+from pipelines.cli import add_where, backend_of, shard_of
+from pipelines.concepts.devices import AUTO, PRECISIONS
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from pipelines.runners import RunnerError
-from pipelines.runners.direct import check_workers
+from pipelines.runners import JobFailed, RunnerError
 from pipelines.runners.fork_server import ForkServer
+from pipelines.store.commit import RunFailed
 from pipelines.store.locking import NotLocked
 from pipelines.store.storage import store_path
-
-_WORKERS_OF_A_GPU = 4  # they read and decode images side by side
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
@@ -49,15 +49,8 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
     )
-    parser.add_argument(
-        "--batch-size", type=number(Positive), default=32, help="images the teacher sees at a time (32)"
-    )
-    parser.add_argument("--device", default="cpu", help="torch device of the teacher (cpu)")
-    parser.add_argument(
-        "--workers",
-        type=number(Positive),
-        help=f"worker processes (default: all cores; on a GPU {_WORKERS_OF_A_GPU}, each of which holds the teacher)",
-    )
+    add_teacher_device(parser)
+    add_where(parser)
     parser.add_argument(
         "--max-bad-share",
         type=float,
@@ -68,6 +61,25 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     return parser
 
 
+def add_teacher_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Options that say how the teacher computes; those of the pilot, too."""
+    parser.add_argument(
+        "--batch-size", type=number(Positive), help="images the teacher sees at a time (default 32; 256 on a GPU)"
+    )
+    parser.add_argument(
+        "--device",
+        default=AUTO,
+        help="torch device of the teacher: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
+        "machine has one",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=(AUTO, *PRECISIONS),
+        default=AUTO,
+        help="what the teacher computes in; auto: what OUTPUT has of it, or else bf16 where the device has it",
+    )
+
+
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked from what is imported by then."""
 
@@ -76,31 +88,37 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
     options that need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+
+    def concepts() -> int:
+        parser = _parser(prog, defaults)
+        options, of_beam = parser.parse_known_args(arguments)
+        return run(_settings(parser, options, of_beam, arguments), say)
+
     return exit_status(
-        lambda: run(_settings(_parser(prog, defaults), arguments), say),
+        concepts,
         wrong_use=(RunnerError,),
-        failed=(ModelMissing, NotLocked),
+        failed=(ModelMissing, NotLocked, JobFailed, RunFailed),
         stopped=None,
     )
 
 
-def _settings(parser: Parser, arguments: Sequence[str]) -> ConceptSettings:
-    options = parser.parse_args(arguments)
+def _settings(
+    parser: Parser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
+) -> ConceptSettings:
     data = store_path(options.data)
+    output = store_path(options.output) if options.output else data / "concepts"
     return ConceptSettings(
         data=data,
-        output=store_path(options.output) if options.output else data / "concepts",
+        output=output,
         teacher=find_teacher(options.teacher, options.weights),
         min_count=options.min_count,
         max_size=options.max_size,
         batch_size=options.batch_size,
         device=options.device,
-        workers=check_workers(options.workers) if options.workers else _workers_for(options.device),
+        precision=options.precision,
+        workers=options.workers,
+        backend=backend_of(parser, options, of_beam, [("OUTPUT", str(output)), ("DATA", str(data))]),
+        shard=shard_of(options.shard),
         max_bad_share=options.max_bad_share,
         command=tuple(arguments),
     )
-
-
-def _workers_for(device: str) -> int:
-    cores = os.cpu_count() or 1
-    return cores if device == "cpu" else min(cores, _WORKERS_OF_A_GPU)

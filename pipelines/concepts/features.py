@@ -1,15 +1,10 @@
-"""Features of a frozen teacher for every image, by Beam's RunInference.
+"""Features of a frozen teacher for every image. A unit is a shard.
 
-    unit -> Read (batches of images) -> RunInference (features) -> Write (a part per batch; the last closes the unit)
+Which images share a batch is a function of the shard, so that a run that was killed ends with the same bytes as one
+that was not, and n shards with those of one process. What a unit has come to is kept every minute, and the next run
+goes on from there. An image that cannot be decoded, or that the teacher fails on, costs its row, which is marked.
 
-A unit is a shard. Its images are batched where they are read, not by RunInference: which images share a batch is
-then a function of the shard, so that a run that was killed ends with the same bytes as one that was not. An image that
-cannot be decoded, or that the teacher fails on, costs its row, which is marked. Where the teacher itself fails the unit
-is set aside with the reason; its other batches stay, and the next run does what is missing.
-
-Each batch is published as a part of its own, so a unit that was interrupted goes on behind its last part. The unit is
-closed by whoever publishes its last missing part, in whatever order batches come and wherever they ran: parts become
-one array, the commit record follows, the parts go.
+While the teacher is at a batch, the next ones are read and decoded by threads: a GPU takes the images of a dozen cores.
 """
 
 from __future__ import annotations
@@ -17,62 +12,129 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
-import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from apache_beam.ml.inference.base import RunInference
+from apache_beam.utils.shared import Shared
 
-from pipelines.concepts.handler import GOOD, Features, Images, TeacherHandler
+from pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
 from pipelines.concepts.shards import images_of
-from pipelines.concepts.teacher import Teacher
+from pipelines.concepts.teacher import LoadedTeacher, Teacher
 from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import TransformStage, failure, set_aside
+from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import UnreadableFile
-from pipelines.store.commit import publish_json, published, read_json, remove, retract
+from pipelines.store.commit import published, remove
+from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath
 
+KEEP_S = 60.0  # at most so much of a unit is lost with its worker
+_AHEAD = 2  # batches that are decoded while the teacher is at one
+
+Keys = list[str]
+
 
 @dataclass
-class FeatureStage(TransformStage):
-    """See `TransformStage`."""
+class FeatureStage(Stage):
+    """See `Stage`."""
 
     layout: Layout
     shards: StorePath
     teacher: Teacher
-    fingerprint: dict[str, str]
-    """Unit to what its features depend on: teacher and tar. (The batch size moves their last bits only: who lowers it
-    for want of memory keeps what is done.)"""
+    fingerprint: Mapping[str, str] | Fingerprints
+    """Unit to what its features depend on: teacher, precision and tar. (The batch size moves their last bits only: who
+    lowers it for want of memory keeps what is done.)"""
     batch_size: int = 32
     device: str = "cpu"
+    precision: str = "fp32"
     threads: int = 1
+    """Of torch in each worker, on a processor; of decoding, on a GPU."""
     name: str = field(default="features", init=False)
     planned = False
     noun = "images"
+    shared: Shared = field(default_factory=Shared, init=False)
+    """A process holds one teacher, however many units it is at."""
 
-    def transform(self) -> beam.PTransform[Any, Any]:
-        """Unit names to committed units."""
-        return _TeacherFeatures(self)
+    def setup(self) -> None:
+        self._loaded: LoadedTeacher = self.shared.acquire(self._load)
 
-    def part(self, unit: str, number: int) -> StorePath:
-        """Where a batch lies until its unit is closed."""
-        return self.layout.work / self.name / "parts" / f"{self._prefix(unit)}.{number:06d}.npz"
+    def _load(self) -> LoadedTeacher:
+        import torch
 
-    def end(self, unit: str) -> StorePath:
-        """Says how many parts a unit has."""
-        return self.part(unit, 0).with_name(f"{self._prefix(unit)}.end.json")
+        if self.device == "cpu":
+            torch.set_num_threads(self.threads)
+        return self.teacher.load(self.device, self.precision)
 
-    def _prefix(self, unit: str) -> str:
-        return f"{unit}.{self.fingerprint[unit]}.{self.batch_size}"  # a number means a batch of that size
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        begun = _Begun.read(self._begun_path(unit))
+        batches = Batches(self.shards / f"{unit}.tar", self.batch_size, skip=len(begun))
+        kept = time.monotonic()
+        try:
+            for keys, found in self.features(batches):
+                begun.add(keys, found)
+                heartbeat.beat(len(begun))
+                if time.monotonic() - kept > KEEP_S:
+                    begun.keep(self._begun_path(unit))
+                    kept = time.monotonic()
+        except TeacherFailed:
+            begun.keep(self._begun_path(unit))
+            raise
+        rows, good = begun.rows(), np.array(begun.good, np.bool_)
+        with published(feature_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+            np.save(file, rows)
+        with published(status_path(self.layout, unit)) as temporary, open(temporary, "wb") as file:
+            np.savez(file, keys=_bytes("\n".join(begun.keys)), good=good)
+        said = {"rows": len(begun), "width": rows.shape[1], "bad": begun.bad, "broken": batches.broken}
+        return said, [feature_path(self.layout, unit), status_path(self.layout, unit)]
+
+    def features(self, batches: Batches) -> Iterator[tuple[Keys, Features]]:
+        """Keys and features of the images of a shard; after `setup`.
+
+        Raises:
+            TeacherFailed: see `extract.extracted`; the message names the batch.
+        """
+        for keys, images in self._ahead(batches):
+            try:
+                yield keys, extracted(images, self._loaded)
+            except TeacherFailed as error:
+                where = f"{batches.path.name}, {len(keys)} images from key {keys[0]} on"
+                raise TeacherFailed(f"{where}: {error}") from error
+
+    def do(self, unit: str) -> None:
+        """See `Stage`."""
+        super().do(unit)
+        remove(self._begun_path(unit))
 
     def sweep(self) -> None:
-        """Remove the parts of units that were closed just before their worker was killed; when all units are closed."""
-        for path in (self.layout.work / self.name / "parts").glob("*"):
+        """Remove what is left of units that were closed just before their worker was killed, or begun with other
+        settings; when all units are closed."""
+        for path in (self.layout.work / self.name / "begun").glob("*"):
             remove(path)
+
+    def _begun_path(self, unit: str) -> StorePath:
+        name = f"{unit}.{self.fingerprint_of(unit)}.{self.batch_size}.npz"  # batches of another size end elsewhere
+        return self.layout.work / self.name / "begun" / name
+
+    def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
+        """Keys and prepared images of each batch. On a processor there is nobody to decode meanwhile."""
+        prepare = partial(prepared, teacher=self._loaded)
+        if self.device == "cpu":
+            yield from ((keys, list(map(prepare, contents))) for keys, contents in batches)
+            return
+        with ThreadPoolExecutor(self.threads) as pool:
+            waiting: deque[tuple[Keys, Iterator[Any]]] = deque()
+            for keys, contents in batches:
+                waiting.append((keys, pool.map(prepare, contents)))
+                if len(waiting) > _AHEAD:
+                    keys, images = waiting.popleft()
+                    yield keys, list(images)
+            yield from ((keys, list(images)) for keys, images in waiting)
 
 
 def feature_path(layout: Layout, unit: str) -> StorePath:
@@ -85,132 +147,76 @@ def status_path(layout: Layout, unit: str) -> StorePath:
     return layout.data("features", unit).with_suffix(".npz")
 
 
-class _TeacherFeatures(beam.PTransform[Any, Any]):
-    def __init__(self, stage: FeatureStage):
-        super().__init__()
-        self._stage = stage
+class Batches:
+    """The images of a shard in batches, from sample `skip` on, which a batch begins with."""
 
-    def expand(self, units: Any) -> Any:
-        stage = self._stage
-        handler = TeacherHandler(stage.teacher, stage.device, stage.threads)
-        return (
-            units
-            | "Read" >> beam.ParDo(_Read(stage)).with_output_types(Images)
-            | "Teacher" >> RunInference(handler)
-            | "Write" >> beam.ParDo(_Write(stage))
-        )
+    def __init__(self, path: StorePath, size: int, skip: int):
+        self.path, self._size, self._skip = path, size, skip
+        self.broken: dict[str, str] | None = None
+        """How the shard breaks, once its end is reached."""
 
-
-class _Read(beam.DoFn):
-    """The images of a unit in batches, without those that have their part already."""
-
-    def __init__(self, stage: FeatureStage):
-        self._stage = stage
-
-    def process(self, unit: str) -> Iterator[Images]:
-        stage = self._stage
-        mark = stage.layout.progress(stage.name, unit)
-        mark.parent.mkdir(parents=True, exist_ok=True)
-        mark.touch()  # a mark that outlives its worker says what the worker died of
-        heartbeat = Heartbeat(mark)
-        retract(stage.layout.commit(stage.name, unit))
-        keys: list[str] = []
+    def __iter__(self) -> Iterator[tuple[Keys, list[bytes | None]]]:
+        keys: Keys = []
         contents: list[bytes | None] = []
-        number, rows, broken = 0, 0, None
-
-        def batch() -> Iterator[Images]:
-            if not stage.part(unit, number).exists():
-                yield Images(unit, number, tuple(keys), tuple(contents))
-            heartbeat.beat(rows)
-
         try:
-            for key, content in images_of(stage.shards / f"{unit}.tar"):
+            for number, (key, content) in enumerate(images_of(self.path)):
+                if number < self._skip:
+                    continue
                 keys.append(key)
                 contents.append(content)
-                rows += 1
-                if len(keys) == stage.batch_size:
-                    yield from batch()
-                    keys, contents, number = [], [], number + 1
+                if len(keys) == self._size:
+                    yield keys, contents
+                    keys, contents = [], []
         except UnreadableFile as error:  # what stands before the break is used, as the trainer's loader does
-            broken = {"error": error.error, "message": error.message}
+            self.broken = {"error": error.error, "message": error.message}
         if keys:
-            yield from batch()
-            number += 1
-        yield Images(unit, number, batches=number, broken=broken)
+            yield keys, contents
 
 
-class _Write(beam.DoFn):
-    """Publishes parts, and closes units whose parts are all there."""
+class _Begun:
+    """What a unit has come to."""
 
-    def __init__(self, stage: FeatureStage):
-        self._stage = stage
+    def __init__(self) -> None:
+        self.keys: Keys = []
+        self.good: list[bool] = []
+        self.bad: list[dict[str, str]] = []
+        self._rows: list[npt.NDArray[np.float16]] = []
 
-    def process(self, features: Features) -> None:
-        stage, batch = self._stage, features.of
-        if features.failed is not None:
-            set_aside(stage, batch.unit, [failure("TeacherFailed", features.failed)])
-            return
-        if batch.batches is None:
-            bad = [
-                {"key": key, "error": status, "message": message}
-                for key, status, message in zip(batch.keys, features.status, features.messages, strict=True)
-                if status != GOOD
-            ]
-            with published(stage.part(batch.unit, batch.number)) as temporary, open(temporary, "wb") as file:
-                np.savez(
-                    file,
-                    rows=features.rows,
-                    keys=_bytes("\n".join(batch.keys)),
-                    good=np.array([status == GOOD for status in features.status], np.bool_),
-                    bad=_bytes(json.dumps(bad)),
-                )
-        else:
-            publish_json(stage.end(batch.unit), {"batches": batch.batches, "broken": batch.broken})
-            stage.layout.progress(stage.name, batch.unit).unlink(missing_ok=True)  # also of a unit that is set aside
-        self._close(batch.unit)
+    def __len__(self) -> int:
+        return len(self.keys)
 
-    def _close(self, unit: str) -> None:
-        stage = self._stage
-        end = read_json(stage.end(unit))
-        if end is None:
-            return
-        paths = [stage.part(unit, number) for number in range(end["batches"])]
-        if not all(path.exists() for path in paths):
-            return
+    def add(self, keys: Keys, found: Features) -> None:
+        """Add a batch."""
+        self.keys += keys
+        self.good += [place not in found.bad for place in range(len(keys))]
+        self.bad += [{"key": keys[place], **asdict(bad)} for place, bad in sorted(found.bad.items())]
+        self._rows.append(found.rows)
+
+    def rows(self) -> npt.NDArray[np.float16]:
+        """(n, d), zeros where an image is bad."""
+        width = max((rows.shape[1] for rows in self._rows), default=0)
+        wide = [rows if rows.shape[1] else np.zeros((len(rows), width), np.float16) for rows in self._rows]
+        return np.concatenate(wide) if wide else np.zeros((0, 0), np.float16)
+
+    def keep(self, path: StorePath) -> None:
+        """Write it down."""
+        with published(path) as temporary, open(temporary, "wb") as file:
+            keys, bad = _bytes("\n".join(self.keys)), _bytes(json.dumps(self.bad))
+            np.savez(file, rows=self.rows(), good=np.array(self.good, np.bool_), keys=keys, bad=bad)
+
+    @classmethod
+    def read(cls, path: StorePath) -> _Begun:
+        """What was written down; nothing where nothing was."""
+        begun = cls()
         try:
-            parts = [dict(np.load(io.BytesIO(path.read_bytes()))) for path in paths]
-        except FileNotFoundError:  # another worker has closed it since
-            return
-        self._commit(unit, parts, end["broken"])
-        self._clear(unit)
-
-    def _commit(self, unit: str, parts: list[dict[str, Any]], broken: dict[str, str] | None) -> None:
-        stage = self._stage
-        width = max((part["rows"].shape[1] for part in parts), default=0)
-        keys = b"\n".join(part["keys"].tobytes() for part in parts)
-        good = np.concatenate([part["good"] for part in parts]) if parts else np.zeros(0, np.bool_)
-        rows = np.zeros((len(good), width), np.float16)
-        rows[good] = np.concatenate([part["rows"][part["good"]] for part in parts if part["good"].any()] or [rows[:0]])
-        with published(feature_path(stage.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.save(file, rows)
-        with published(status_path(stage.layout, unit)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, keys=np.frombuffer(keys, np.uint8), good=good)
-        record = {
-            "unit": unit,
-            "fingerprint": stage.fingerprint[unit],
-            "rows": len(good),
-            "width": width,
-            "bad": [entry for part in parts for entry in json.loads(part["bad"].tobytes())],
-            "broken": broken,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        publish_json(stage.layout.commit(stage.name, unit), record)
-        stage.layout.progress(stage.name, unit).unlink(missing_ok=True)
-
-    def _clear(self, unit: str) -> None:
-        """Remove the unit's parts, those of other settings too."""
-        for path in self._stage.part(unit, 0).parent.glob(f"{unit}.*"):
-            remove(path)
+            content = path.read_bytes()
+        except FileNotFoundError:
+            return begun
+        with np.load(io.BytesIO(content)) as found:
+            text = found["keys"].tobytes().decode("utf-8", "surrogateescape")
+            begun.keys, begun.good = text.split("\n") if text else [], found["good"].tolist()
+            begun.bad, begun._rows = json.loads(found["bad"].tobytes()), [found["rows"]]
+        return begun
 
 
 def _bytes(text: str) -> npt.NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import UnreadableFile
 from pipelines.store.commit import published, read_json
+from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath
 
@@ -28,7 +29,7 @@ class LabelStage(Stage):
     layout: Layout
     shards: StorePath
     vocabulary: StorePath
-    fingerprint: dict[str, str]
+    fingerprint: Fingerprints
     name: str = field(default="labels", init=False)
     planned = False
     noun = "samples"

@@ -1,31 +1,43 @@
-"""From the output of `make filter` to what the trainer makes concept targets of: count, label, extract."""
+"""From the output of `make filter` to what the trainer makes concept targets of: count, label, extract.
+
+Counting and extracting ask nothing of each other, so a shard (SHARD=i/n) begins with its own units of both; the
+vocabulary needs all counts, and the labels the vocabulary, so these are made together by the shards at work then.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 from common.command_line import WrongUse
 from filters.captions.parse import model_provenance
+from pipelines.concepts.devices import AUTO, check_device, device_here, gpus_of
 from pipelines.concepts.features import FeatureStage
+from pipelines.concepts.identity import precision_of, seen, settle
 from pipelines.concepts.labels import LabelStage
 from pipelines.concepts.shards import shard_entries
 from pipelines.concepts.teacher import Teacher
 from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count, make_vocabulary, rows_counted
 from pipelines.engine.engine import Engine
+from pipelines.engine.sharing import Sharing, shard_name
 from pipelines.engine.stage import Stage
-from pipelines.store.commit import publish_json, read_json, remove_leftovers
-from pipelines.store.fingerprints import fingerprint_of
+from pipelines.runners import Backend, Direct
+from pipelines.store.commit import publish_json, read_json, remove_leftovers, retract
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
-from pipelines.store.locking import output_lock
-from pipelines.store.storage import StorePath, in_memory, is_local, stamps
+from pipelines.store.locking import FileLock, Lease, output_lock
+from pipelines.store.records import Vouched
+from pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
 _NAMED = 10  # units that failed
+_BATCH, _BATCH_OF_GPU = 32, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +54,20 @@ class ConceptSettings:
     """Rows that must name a concept; None: 100, and less on small corpora (see `vocabulary.lowest_count`)."""
     max_size: int = 10_000
     """Most concepts of a head."""
-    batch_size: int = 32
-    """Images the teacher sees at a time."""
-    device: str = "cpu"
-    """torch device of the teacher."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """Worker processes."""
+    batch_size: int | None = None
+    """Images the teacher sees at a time; None: 32, and 256 on a GPU."""
+    device: str = AUTO
+    """torch device of the teacher; cuda: all GPUs, with a process each; auto: cuda where this machine has one, else
+    cpu."""
+    precision: str = AUTO
+    """bf16, fp32 or auto: what the folder has, or else bf16 where the device has it."""
+    workers: int | None = None
+    """Units that may run at the same time; None: a process for each GPU, or for each core."""
+    backend: Backend = field(default_factory=Direct)
+    """Where the work is done."""
+    shard: tuple[int, int] | None = None
+    """(i, n): this invocation does every n-th unit, counted from i = 0. The last of them to end finishes, and so does
+    a run without shard."""
     max_bad_share: float = 0.05
     """Above this proportion of images without features the exit status is 1."""
     command: tuple[str, ...] = ()
@@ -68,35 +88,178 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
     kept = stamps(settings.data / "kept", ".parquet")
     if not kept:
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
-    shards = shard_entries(settings.data)
+    data = _Data(kept, shard_entries(settings.data))
     layout = Layout(settings.output)
-    if any(_Run(settings, layout, say).missing_features(shards)):
-        settings.teacher.load().width()  # weights that do not fit are found before anything is written
+    extraction = Extraction(settings, layout)
+    if isinstance(settings.backend, Direct):
+        check_device(extraction.device)
+    missing = any(extraction.undone(data.shards))
+    sees = seen(settings.teacher) if missing else None  # weights that do not fit are found before anything is written
     if is_local(settings.output):
         settings.output.mkdir(parents=True, exist_ok=True)
-    with output_lock(layout, shared=False):
-        remove_leftovers(settings.output)
-        return _Run(settings, layout, say).do(kept, shards)
+    asked = fingerprint_of(settings.teacher.identity(), settings.min_count, settings.max_size)
+    name = shard_name(settings.shard, asked) if settings.shard else ""
+    with output_lock(layout, settings.shard is not None, name) as lock:
+        if sees is not None:
+            settle(layout, settings.teacher, settings.precision, extraction.device, sees)
+            extraction = Extraction(settings, layout)
+        return _Run(settings, layout, say, data, extraction, asked, lock).do()
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What `make filter` left."""
+
+    kept: dict[str, Any]
+    """Parts of kept/, each with what changes with it."""
+    shards: dict[str, dict[str, Any]]
+    """See `shard_entries`."""
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {unit: place for units in (sorted(self.kept), self.shards) for place, unit in enumerate(units)}
+
+    def place(self, unit: str) -> int:
+        """A number for each unit, equal for all who see the same data."""
+        return self._places[unit]
+
+
+class Extraction:
+    """The teacher's part: which features there are, and the stage that makes the others."""
+
+    def __init__(self, settings: ConceptSettings, layout: Layout):
+        self._settings, self._layout = settings, layout
+        self.device = device_here() if settings.device == AUTO else settings.device
+        self.precision = precision_of(layout, settings.teacher, settings.precision, self.device)
+
+    @property
+    def said(self) -> str:
+        """Where and how the teacher computes."""
+        return f"{self._settings.teacher.name} on {self.device} in {self.precision}"
+
+    def workers(self) -> int:
+        """How many units run at the same time."""
+        settings = self._settings
+        here = isinstance(settings.backend, Direct)
+        return settings.workers or (here and len(gpus_of(self.device))) or settings.backend.default_workers()
+
+    def fingerprints(self, shards: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+        """Of the features of each shard: teacher, precision and tar."""
+        about = {**self._settings.teacher.identity(), "precision": self.precision}
+        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
+
+    def undone(self, shards: Mapping[str, dict[str, Any]]) -> Iterator[str]:
+        """Shards whose features are not there yet."""
+        return outdated(self._layout, "features", self.fingerprints(shards))
+
+    def stage(self, shards: Mapping[str, dict[str, Any]]) -> FeatureStage:
+        """Makes features."""
+        known = Fingerprints.published(self._layout, "features", self.fingerprints(shards))
+        return self.stage_with(known, threads=max(1, (os.cpu_count() or 1) // min(self.workers(), len(shards))))
+
+    def stage_with(
+        self, fingerprint: Mapping[str, str] | Fingerprints = MappingProxyType({}), *, threads: int
+    ) -> FeatureStage:
+        """The same with so many threads in each process; without fingerprints for who commits no unit."""
+        settings = self._settings
+        return FeatureStage(
+            self._layout,
+            settings.data / "shards",
+            settings.teacher,
+            fingerprint,
+            batch_size=settings.batch_size or (_BATCH if self.device == "cpu" else _BATCH_OF_GPU),
+            device=self.device,
+            precision=self.precision,
+            threads=threads,
+        )
+
+
+def outdated(layout: Layout, stage: str, fingerprints: Mapping[str, str]) -> Iterator[str]:
+    """Units that are not committed with their fingerprint; of what is gone or cut short the record is taken back."""
+    vouched = Vouched(layout)
+    records = each(lambda unit: vouched.read(layout.commit(stage, unit)), fingerprints, layout.root)
+    for (unit, fingerprint), record in zip(fingerprints.items(), records, strict=True):
+        holds = record is not None and vouched.holds(record)
+        if record is not None and not holds:
+            vouched.withdraw(layout.commit(stage, unit), record)
+        if not holds or record["fingerprint"] != fingerprint:
+            yield unit
 
 
 class _Run:
-    def __init__(self, settings: ConceptSettings, layout: Layout, say: Callable[[str], None]):
-        self.settings, self.layout, self.say = settings, layout, say
-        self.engine = Engine(layout=layout, workers=settings.workers, say=say)
+    def __init__(
+        self,
+        settings: ConceptSettings,
+        layout: Layout,
+        say: Callable[[str], None],
+        data: _Data,
+        extraction: Extraction,
+        asked: str,
+        lock: FileLock | Lease,
+    ):
+        self.settings, self.layout, self.say, self.data = settings, layout, say, data
+        self.extraction, self._asked, self._lock = extraction, asked, lock
+        self.engine = Engine(layout=layout, workers=extraction.workers(), say=say, backend=settings.backend)
+        self.sharing: Sharing | None = None
 
-    def do(self, kept: dict[str, Any], shards: dict[str, dict[str, Any]]) -> int:
-        vocabulary = self._vocabulary(kept)
-        if vocabulary is None or not self._labels(vocabulary, shards) or not self._features(shards):
+    def do(self) -> int:
+        retract(self.layout.root / "concepts.json")  # nobody is to take what is under way for finished
+        if self.settings.shard:
+            status = self._share(self.settings.shard)
+            if status is not None:
+                return status
+        remove_leftovers(self.layout.root)
+        return 0 if self._all() else 1
+
+    def _share(self, shard: tuple[int, int]) -> int | None:
+        """Do a shard's part. Returns the exit status; None: it is the last one at work, and finishes."""
+        self.sharing = sharing = Sharing(shard, self._asked, self._lock, self.data.place, self.say)
+        kept, shards = sorted(self.data.kept), list(self.data.shards)
+        if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
             return 1
-        return self._finish(vocabulary, shards)
+        if left := sharing.wait([*kept, *shards], self._undone):
+            self.say(
+                f"{sharing} has done its units; {len(left)} units are left to others. The last of them finishes, or a "
+                "run without SHARD"
+            )
+            return 0
+        if not self._labels(self._vocabulary()):
+            return 1
+        self.sharing = None
+        if not sharing.take_alone():
+            self.say(f"{sharing} has done its part; another one is still at work. The last of them finishes")
+            return 0
+        self.say(f"{sharing} is the last one, and finishes")
+        return None
 
-    def _vocabulary(self, kept: dict[str, Any]) -> dict[str, Any] | None:
-        settings, units = self.settings, sorted(kept)
+    def _undone(self, units: Sequence[str]) -> list[str]:
+        counts, shards = self._of_counts, self.data.shards
+        return [
+            *outdated(self.layout, "vocabulary", {unit: counts[unit] for unit in units if unit in counts}),
+            *self.extraction.undone({unit: shards[unit] for unit in units if unit in shards}),
+        ]
+
+    def _all(self) -> bool:
+        if not self._count(sorted(self.data.kept)):
+            return False
+        vocabulary = self._vocabulary()
+        return self._labels(vocabulary) and self._extract(list(self.data.shards)) and self._finish(vocabulary)
+
+    @cached_property
+    def _of_counts(self) -> dict[str, str]:
         names = fingerprint_of(VERSION, model_provenance())
-        fingerprints = {unit: fingerprint_of(names, kept[unit]) for unit in units}
-        stage = VocabularyStage(self.layout, settings.data / "kept", fingerprints)
-        if not self._do(stage, fingerprints):
-            return None
+        return {unit: fingerprint_of(names, stamp) for unit, stamp in self.data.kept.items()}
+
+    def _count(self, units: Sequence[str]) -> bool:
+        """Count the names in parts of kept/."""
+        fingerprints = self._of_counts
+        known = Fingerprints.published(self.layout, "vocabulary", fingerprints)
+        stage = VocabularyStage(self.layout, self.settings.data / "kept", known)
+        return self._do(stage, {unit: fingerprints[unit] for unit in units})
+
+    def _vocabulary(self) -> dict[str, Any]:
+        """The vocabulary of all counts."""
+        settings, units = self.settings, sorted(self.data.kept)
         rows = rows_counted(self.layout, units)
         min_count = lowest_count(rows, settings.min_count)
         try:
@@ -113,11 +276,13 @@ class _Run:
     def _vocabulary_path(self) -> StorePath:
         return self.layout.root / "vocabulary.json"
 
-    def _labels(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]]) -> bool:
+    def _labels(self, vocabulary: dict[str, Any]) -> bool:
+        shards = self.data.shards
         fingerprints = {
             unit: fingerprint_of(VERSION, vocabulary["hash"], entry["sha256"]) for unit, entry in shards.items()
         }
-        stage = LabelStage(self.layout, self.settings.data / "shards", self._vocabulary_path, fingerprints)
+        known = Fingerprints.published(self.layout, "labels", fingerprints)
+        stage = LabelStage(self.layout, self.settings.data / "shards", self._vocabulary_path, known)
         if not self._do(stage, fingerprints, shards=shards):
             return False
         records = [read_json(self.layout.commit("labels", unit)) for unit in shards]
@@ -133,35 +298,15 @@ class _Run:
         self.say(f"labels: proportion of the {rows:,} samples with a concept: {named}{note}")
         return True
 
-    def missing_features(self, shards: dict[str, dict[str, Any]]) -> Iterator[str]:
-        """Shards whose features are not there yet."""
-        return self._todo("features", self._of_features(shards))
-
-    def _of_features(self, shards: dict[str, dict[str, Any]]) -> dict[str, str]:
-        about = self.settings.teacher.fingerprint()
-        return {unit: fingerprint_of(about, entry["sha256"]) for unit, entry in shards.items()}
-
-    def _features(self, shards: dict[str, dict[str, Any]]) -> bool:
-        settings, fingerprints = self.settings, self._of_features(shards)
-        stage = FeatureStage(
-            self.layout,
-            settings.data / "shards",
-            settings.teacher,
-            fingerprints,
-            batch_size=settings.batch_size,
-            device=settings.device,
-            threads=max(1, (os.cpu_count() or 1) // min(settings.workers, len(shards))),
-        )
-        if not self._do(stage, fingerprints, shards=shards):
+    def _extract(self, units: Sequence[str]) -> bool:
+        """Extract the features of shards."""
+        shards = self.data.shards
+        stage, fingerprints = self.extraction.stage(shards), self.extraction.fingerprints(shards)
+        if not self._do(stage, {unit: fingerprints[unit] for unit in units}, shards=shards):
             return False
-        stage.sweep()
+        if self.sharing is None:
+            stage.sweep()
         return True
-
-    def _todo(self, stage: str, fingerprints: dict[str, str]) -> Iterator[str]:
-        for unit, fingerprint in fingerprints.items():
-            record = read_json(self.layout.commit(stage, unit))
-            if record is None or record["fingerprint"] != fingerprint:
-                yield unit
 
     def _do(
         self,
@@ -172,9 +317,15 @@ class _Run:
     ) -> bool:
         """Do the units of a stage that are not committed with their fingerprint, `shards` where they are those. False
         where some failed."""
-        todo = list(self._todo(stage.name, fingerprints))
-        total = sum(shards[unit]["samples"] for unit in todo) if shards else None
-        failed = self.engine.run(stage, todo, of=len(fingerprints), total=total)
+        todo = list(outdated(self.layout, stage.name, fingerprints))
+        if todo and stage.name == "features":
+            self.say(f"features: {self.extraction.said}, {self.engine.workers} at a time")
+
+        def do(mine: list[str]) -> dict[str, dict[str, Any]]:
+            total = sum(shards[unit]["samples"] for unit in mine) if shards else None
+            return self.engine.run(stage, mine, of=len(fingerprints) - len(todo) + len(mine), total=total)
+
+        failed = self.sharing.run(stage, todo, do) if self.sharing else do(todo)
         for unit, record in list(failed.items())[:_NAMED]:
             last = record["tries"][-1]
             self.say(f"error: {stage.name}: unit {unit} failed ({last['error']}: {last['message']})")
@@ -183,13 +334,21 @@ class _Run:
             self.say(f"error: {stage.name}: {len(failed) - _NAMED:,} more units failed; each is named in {where}")
         return not failed
 
-    def _finish(self, vocabulary: dict[str, Any], shards: dict[str, dict[str, Any]]) -> int:
+    def _finish(self, vocabulary: dict[str, Any]) -> bool:
+        self._lock.check()
+        shards, teacher = self.data.shards, self.settings.teacher
         records = {unit: read_json(self.layout.commit("features", unit)) for unit in shards}
         content = {
             "version": VERSION,
             "command": list(self.settings.command),
             "vocabulary_hash": vocabulary["hash"],
-            "teacher": {**self.settings.teacher.fingerprint(), "licence": self.settings.teacher.licence},
+            "teacher": {
+                **teacher.identity(),
+                "precision": self.extraction.precision,
+                "device": self.extraction.device,
+                "licence": teacher.licence,
+            },
+            "versions": teacher.versions(),
             "width": max(record["width"] for record in records.values()),
             "seconds": self.engine.seconds,
             "shards": [
@@ -205,9 +364,10 @@ class _Run:
             ],
         }
         publish_json(self.layout.root / "concepts.json", content)
-        return self._status(list(records.values()))
+        return self._is_good(list(records.values()))
 
-    def _status(self, records: Sequence[dict[str, Any]]) -> int:
+    def _is_good(self, records: Sequence[dict[str, Any]]) -> bool:
+        """Whether all shards were read to their end, and no more images are bad than allowed."""
         bad = [entry for record in records for entry in record["bad"]]
         rows = sum(record["rows"] for record in records)
         broken = [f"{record['unit']}.tar ({record['broken']['message']})" for record in records if record["broken"]]
@@ -221,5 +381,5 @@ class _Run:
             self.say(f"error: features: {what}; what stands before the break is used")
         if len(bad) > self.settings.max_bad_share * rows:
             self.say(f"error: more than the allowed {self.settings.max_bad_share:.1%}; see --max-bad-share")
-            return 1
-        return 1 if broken else 0
+            return False
+        return not broken

@@ -21,6 +21,7 @@ from common.command_line import WrongUse
 from common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
 from common.files import sha256_file
 from common.yaml_files import read_yaml
+from pipelines.concepts.devices import Claim, computes_bf16, gpus_of
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"
@@ -46,25 +47,33 @@ class Teacher:
     licence: str = ""
     """Of the weights, where known."""
 
-    def fingerprint(self) -> dict[str, str]:
-        """What features depend on."""
+    def identity(self) -> dict[str, str]:
+        """What features depend on, beside the numbers they are computed in. Versions of libraries are not part of it:
+        whether another one computes the same is looked at (see `identity.settle`)."""
         facts = asdict(self)
         for name in ("weights", "licence"):
             del facts[name]
-        for library in ("torch", self.library):
-            facts[f"{library}_version"] = version(_DISTRIBUTIONS.get(library, library))
         return {key: str(value) for key, value in facts.items()}
 
-    def load(self, device: str = "cpu") -> LoadedTeacher:
+    def versions(self) -> dict[str, str]:
+        """Of the libraries that compute."""
+        return {name: version(_DISTRIBUTIONS.get(name, name)) for name in ("torch", self.library)}
+
+    def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
         """Build the model and read the weights.
 
         Raises:
-            WrongUse: the weights do not fit the model.
+            WrongUse: the weights do not fit the model, or the device does not compute in that precision.
         """
         import torch
 
+        if precision == "bf16" and not computes_bf16(device):
+            raise WrongUse(f"{device} of this machine has no bf16; use a machine that has, or --precision fp32")
+        claim = Claim(gpus) if (gpus := gpus_of(device)) else None
+        device = claim.device if claim else device
         model, transform = _BUILD[self.library](self)
-        return LoadedTeacher(model.eval().requires_grad_(False).to(torch.device(device)), transform, device)
+        model = model.eval().requires_grad_(False).to(torch.device(device), memory_format=torch.channels_last)
+        return LoadedTeacher(model, transform, device, precision, claim)
 
 
 @dataclass(frozen=True)
@@ -75,20 +84,20 @@ class LoadedTeacher:
     transform: Callable[[Any], Any]
     """PIL RGB to a float32 tensor (3, h, w)."""
     device: str
+    """torch's name for it."""
+    precision: str = "fp32"
+    """bf16: matrix products in bfloat16 (torch's autocast); weights stay float32."""
+    claim: Claim | None = None
+    """On the GPU, as long as the teacher is in its memory."""
 
-    def width(self) -> int:
-        """d, by trying."""
-        from PIL import Image
-
-        return int(self.features([Image.new("RGB", (64, 64))]).shape[1])
-
-    def features(self, images: list[Any]) -> Any:
-        """float32 array (n, d) of n PIL images."""
+    def features(self, prepared: list[Any]) -> Any:
+        """float32 array (n, d) of n images that `transform` has prepared."""
         import torch
 
-        with torch.inference_mode():
-            batch = torch.stack([self.transform(image) for image in images]).to(self.device)
-            return self.model(batch.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+        kind = torch.device(self.device).type
+        with torch.inference_mode(), torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
+            batch = torch.stack(prepared).to(self.device).contiguous(memory_format=torch.channels_last)
+            return self.model(batch).float().cpu().numpy()
 
 
 def teacher_names() -> list[str]:

@@ -20,6 +20,7 @@ from filters.captions.concepts import concept_names
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.store.commit import publish_table, read_json
+from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath, read_table, row_count
 
@@ -37,7 +38,7 @@ class VocabularyStage(Stage):
 
     layout: Layout
     kept: StorePath
-    fingerprint: dict[str, str]
+    fingerprint: Fingerprints
     name: str = field(default="vocabulary", init=False)
     planned = False
 

@@ -18,6 +18,7 @@ from pipelines.driver.funnel import count_set_aside, summarise
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.publish import Results
 from pipelines.engine.engine import Engine
+from pipelines.engine.sharing import Sharing, shard_name
 from pipelines.engine.work import Work
 from pipelines.fetch.tool import ToolMissing, check_tool
 from pipelines.plan import Plan, keep_plan, make_plan
@@ -26,10 +27,12 @@ from pipelines.stages.captions import check_lean
 from pipelines.stages.columns import check_columns
 from pipelines.stages.decide import Decisions
 from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
+from pipelines.stages.dedup.findings import Findings
 from pipelines.stages.downloads import STAGE
 from pipelines.stages.export import Export
 from pipelines.stages.judge import steps_of
 from pipelines.store.commit import RunFailed, publish_table, remove, remove_leftovers
+from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, Lease, NotLocked, output_lock
 from pipelines.store.records import removed
@@ -63,12 +66,12 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     layout = Layout(settings.output)
     _check_writable(layout)
     try:
-        with output_lock(layout, shared=settings.shard is not None) as lock:
+        with output_lock(layout, settings.shard is not None, _name(settings)) as lock:
             with _explained(layout):
                 plan = keep_plan(layout.plan, plan)
             engine = Engine(layout, settings.workers, say, backend=settings.backend)
             with _explained(layout, planned=True):
-                return _Run(settings, Work(layout, plan, engine, say)).do(began, lock)
+                return _Run(settings, Work(layout, plan, engine, say), lock).do(began)
     except NotLocked as error:
         raise WrongUse(str(error)) from error
 
@@ -97,49 +100,64 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
 class _Run:
     """One run's state: what is asked, what is there, what it took."""
 
-    def __init__(self, settings: RunSettings, work: Work):
-        self.settings, self.work = settings, work
+    def __init__(self, settings: RunSettings, work: Work, lock: FileLock | Lease):
+        self.settings, self.work, self._lock = settings, work, lock
         self.layout, self.plan, self.say = work.layout, work.plan, work.say
         self.annotations = Annotations(settings, work)
+        self._names = [unit.name for unit in self.plan.units]
 
-    def do(self, began: float, lock: FileLock | Lease) -> FilterOutcome:
+    def do(self, began: float) -> FilterOutcome:
         try:
-            return self._do(began, lock)
+            if self.settings.shard and not self._share(self.settings.shard):
+                return FilterOutcome(None, errors_of(self.work, None, self.settings.max_dead_share))
+            return self._finish(began)
         finally:
             self.work.take_back_changed()
 
-    def _do(self, began: float, lock: FileLock | Lease) -> FilterOutcome:
-        if self.settings.shard:
-            i, n = self.settings.shard
-            self.annotations.make([unit.name for unit in self.plan.units[i::n]])
-            self.work.give_up_changed()
-            if self.work.set_aside:
-                return FilterOutcome(None, errors_of(self.work, None, self.settings.max_dead_share))
-            left = self.annotations.undone([unit.name for unit in self.plan.units])
-            lock.release()
-            # Whoever did one of them while this one was looking has met it at work, and gone: so look at those again.
-            left = self.annotations.undone(left)
-            if left or not lock.take_alone():
-                what = f"{len(left)} units are left to others" if left else "another one is still at work"
-                self.say(f"shard {i}/{n} has done its units; {what}. The last of them finishes, or a run without SHARD")
-                return FilterOutcome(None)
-            self.say(f"shard {i}/{n} is the last one, and finishes")
-        return self._finish(began)
+    def _share(self, shard: tuple[int, int]) -> bool:
+        """Do a shard's part, of the decisions and the export too where all is annotated. True: it is the last one at
+        work, and finishes."""
+        sharing = Sharing(shard, _asked(self.settings), self._lock, self.work.place, self.say)
+        self.work.sharing = sharing
+        self.annotations.make(sharing.own(self._names))
+        self.work.give_up_changed()
+        if self.work.set_aside:
+            return False
+        if left := sharing.wait(self._names, self.annotations.undone):
+            self.say(
+                f"{sharing} has done its units; {len(left)} units are left to others. The last of them finishes, or a "
+                "run without SHARD"
+            )
+            return False
+        decided, _ = self._decide()
+        Export(self.settings, self.work).write_shards(decided)
+        self.work.sharing = None
+        if not sharing.take_alone():
+            self.say(f"{sharing} has done its part; another one is still at work. The last of them finishes")
+            return False
+        self.say(f"{sharing} is the last one, and finishes")
+        return True
 
-    def _finish(self, began: float) -> FilterOutcome:
-        remove_leftovers(self.layout.root)
-        self.annotations.make([unit.name for unit in self.plan.units])
+    def _decide(self) -> tuple[dict[str, str], Findings]:
+        """Decide what is not. Returns for each unit what its decisions depend on, and the duplicates."""
         settings, work, judges = self.settings, self.work, self.annotations.judges
         decisions = Decisions(settings, work, judges)
         survivors = decisions.survivors(self.annotations.sources([unit.name for unit in work.units()]))
         findings = Deduplication(settings, work, judges).find(survivors)
-        decided = decisions.make(survivors, findings)
+        return decisions.make(survivors, findings), findings
+
+    def _finish(self, began: float) -> FilterOutcome:
+        remove_leftovers(self.layout.root)
+        self.annotations.make(self._names)
+        decided, findings = self._decide()
+        settings, work = self.settings, self.work
         units = work.units()
-        funnel = summarise(self.layout, units, self.plan, settings, steps_of(judges))
+        funnel = summarise(self.layout, units, self.plan, settings, steps_of(self.annotations.judges))
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
         Export(settings, work).make(decided, findings.files)
         count_set_aside(funnel, work.set_aside)
+        self._lock.check()
         self._write_dead_letters()
         results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds)
         results.publish(funnel, decided, began, self.say)
@@ -153,6 +171,15 @@ class _Run:
             remove(path)
         else:
             publish_table(path, dead_letters)
+
+
+def _asked(settings: RunSettings) -> str:
+    """Changes with what a shard's results depend on beside the input."""
+    return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins)
+
+
+def _name(settings: RunSettings) -> str:
+    return shard_name(settings.shard, _asked(settings)) if settings.shard else ""
 
 
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipelines.engine.jobs import run_units, worker_log
 from pipelines.engine.progress import Count, StageProgress, beats
-from pipelines.engine.stage import TRIES, DoUnit, Stage, TransformStage, failure, set_aside
+from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
 from pipelines.runners import Backend, Direct
 from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import read_json, remove
@@ -68,14 +68,14 @@ class Engine:
         marks = self.layout.scratch / stage.name / "progress"
         tries: dict[str, list[dict[str, Any]]] = {}
         while todo:
-            for stale in marks.glob("*"):
-                stale.unlink(missing_ok=True)
+            for unit in todo:  # those of others are of shards that share the folder
+                (marks / unit).unlink(missing_ok=True)
             before = stamps(self.layout.commits(stage.name), ".json")
             try:
                 run_units(
                     stage.name,
                     todo,
-                    stage.transform() if isinstance(stage, TransformStage) else DoUnit(stage),
+                    DoUnit(stage),
                     self.workers,
                     backend=self.backend,
                     todo=self.layout.work,
@@ -83,7 +83,7 @@ class Engine:
                 )
                 return
             except WorkerDied as death:
-                left = {mark.name for mark in marks.glob("*")}
+                left = {mark.name for mark in marks.glob("*")} & set(todo)
                 if not left:
                     raise  # it died of no unit: nothing says that another would live longer
                 for unit in left:
@@ -130,7 +130,7 @@ class _Counter:
             self._todo.difference_update(new)
             self._ended += len(new)
             self._looked, self._took = time.monotonic(), time.monotonic() - now
-        running = beats(self._layout.scratch / self._stage / "progress")
+        running = beats(self._layout.scratch / self._stage / "progress", self._todo)
         done = self._finished + sum(rows for rows, _ in running)
         if self._total is not None:
             return Count(done, self._total)

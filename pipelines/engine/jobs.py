@@ -24,7 +24,7 @@ from pipelines.store.storage import StorePath, is_local
 def run_units(
     label: str,
     unit_names: Sequence[str],
-    do: beam.DoFn | beam.PTransform[Any, Any],
+    do: beam.DoFn,
     workers: int,
     backend: Backend | None = None,
     todo: StorePath | None = None,
@@ -38,7 +38,7 @@ def run_units(
     Args:
         label: name of the stage.
         unit_names: names of the units to do.
-        do: the stage as a Beam function, or as a transform of several steps.
+        do: the stage as a Beam function.
         workers: units that may run at the same time.
         backend: where; by default on this machine.
         todo: folder that all workers see, for the file of names; by default a temporary one on this machine.
@@ -72,11 +72,11 @@ def assemble(
     *,
     label: str,
     names: StorePath,
-    do: beam.DoFn | beam.PTransform[Any, Any],
+    do: beam.DoFn,
     hints: Mapping[str, str] | None = None,
 ) -> None:
     """Add a stage to a pipeline: the file of names, its names, spread over the workers, to the stage."""
-    work: beam.PTransform[Any, Any] = do if isinstance(do, beam.PTransform) else beam.ParDo(do)
+    work: beam.PTransform[Any, Any] = beam.ParDo(do)
     if hints:
         work = work.with_resource_hints(**hints)
     _ = (

@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,10 +44,12 @@ class Heartbeat:
         self._path.unlink(missing_ok=True)
 
 
-def beats(folder: Path) -> list[tuple[int, int]]:
-    """Of the units now running that have said it: rows done, and how many there are."""
+def beats(folder: Path, units: Collection[str]) -> list[tuple[int, int]]:
+    """Of those of the units that are now running and have said it: rows done, and how many there are."""
     found = []
     for path in folder.glob("*"):
+        if path.name not in units:  # of a shard that shares the folder
+            continue
         try:
             done, of = map(int, path.read_text(encoding="ascii").split())
         except (FileNotFoundError, ValueError):  # its unit has just ended, or is just writing

@@ -85,6 +85,10 @@ class Stage(ABC):
         """The record of a unit where what it vouches for can stay, else None."""
         return record if record is not None and record["fingerprint"] == self.fingerprint_of(unit) else None
 
+    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
+        """Whether nothing is left to do of a unit, given its commit record."""
+        return self.current(unit, record) is not None
+
     def do(self, unit: str) -> None:
         """Do one unit and commit it."""
         began, path = time.time(), self.layout.commit(self.name, unit)
@@ -114,17 +118,6 @@ class Stage(ABC):
 
     def __getstate__(self) -> dict[str, object]:
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
-
-
-class TransformStage(Stage):
-    """A stage that is several Beam steps; the engine takes `transform` in place of `DoUnit`."""
-
-    @abstractmethod
-    def transform(self) -> beam.PTransform[Any, Any]:
-        """From unit names to units that are committed or set aside; what it raises ends the run."""
-
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        raise NotImplementedError(f"the units of {self.name} are done by its transform")
 
 
 class DoUnit(beam.DoFn):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipelines.engine.engine import Engine
+from pipelines.engine.sharing import Sharing
 from pipelines.engine.stage import Stage, failure
 from pipelines.manifests import stamps_of
 from pipelines.manifests.files import difference
@@ -30,6 +32,8 @@ class Work:
         """Units that are given up for this run, by name, with the record of what failed."""
         self.models: dict[str, Any] = {}
         """What each stage worked with, for the provenance."""
+        self.sharing: Sharing | None = None
+        """With whom units are shared; None: with nobody."""
 
     def do(self, stage: Stage, todo: list[str], *, of: int, total: int | None = None) -> dict[str, dict[str, Any]]:
         """Do the missing units of a stage (see `Engine.run`); what fails takes its unit out of all that follows."""
@@ -40,12 +44,25 @@ class Work:
     def run(
         self, stage: Stage, todo: list[str], *, engine: Engine | None = None, **how: Any
     ) -> dict[str, dict[str, Any]]:
-        """As `Engine.run`, of this engine or another one; sees to it that every unit is committed or set aside.
+        """As `Engine.run`, of this engine or another one; sees to it that every unit is committed or set aside. With
+        `sharing`, by whoever is at work.
 
         Raises:
             RunFailed: some are neither: the output folder was removed, or takes no more.
         """
-        failed = (engine or self.engine).run(stage, todo, **how)
+        engine = engine or self.engine
+        if self.sharing is None:
+            return self._run(stage, todo, engine, **how)
+
+        def do(mine: list[str]) -> dict[str, dict[str, Any]]:
+            others = len(todo) - len(mine)
+            known = how if not others else {**how, "of": how["of"] - others, "total": None}
+            return self._run(stage, mine, engine, **known)
+
+        return self.sharing.run(stage, todo, do)
+
+    def _run(self, stage: Stage, todo: list[str], engine: Engine, **how: Any) -> dict[str, dict[str, Any]]:
+        failed = engine.run(stage, todo, **how)
         committed = stamps(self.layout.commits(stage.name), ".json") if todo else {}
         left = [unit for unit in todo if unit not in committed and unit not in failed]
         if left:
@@ -86,11 +103,7 @@ class Work:
         found = each(lambda name: vouched.read(self.layout.commit(stage, name)), asked, self.layout.root)
         for name, record in zip(asked, found, strict=True):
             holds = record is None or vouched.holds(record)
-            path = self.layout.commit(stage, name)
-            # Another shard may just be doing the unit anew; then the record is another one, or has gone.
-            if not holds and vouched.read(path) == record:
-                remove(path)
-                withdrawn += 1
+            withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
             self.say(f"{stage}: the files of {withdrawn} units are gone or damaged; these units are done again")
@@ -134,6 +147,11 @@ class Work:
                 # What was found of all units together (ranges of keys, centroids) was found of these too.
                 if unit_of(name) in units or unit_of(name) not in known:
                     remove(self.layout.commit(folder.name, name))
+
+    def place(self, name: str) -> int:
+        """A number for a unit, an image unit (that of its unit), or a pass over all of them."""
+        unit = unit_of(name)
+        return self.plan.number(unit) if unit in self.plan else zlib.crc32(name.encode())
 
     def image_units(self, units: Iterable[str]) -> list[str]:
         """The image units of caption units."""

@@ -8,14 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from common.command_line import Parser, WrongUse, say
+from common.command_line import Parser, WrongUse, number, say
+from common.fields import Positive
 from pipelines.cli import command_parser, exit_status, settings_of, told
+from pipelines.concepts.cli import add_teacher_device
+from pipelines.concepts.devices import check_device
+from pipelines.concepts.run import ConceptSettings
+from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
-from pipelines.pilot.forecast import Assumptions, Forecast, Prices, Whole, forecast
+from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
+from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
 from pipelines.plan import known_plan
 from pipelines.runners.fork_server import ForkServer
 from pipelines.settings import RunSettings
@@ -35,10 +41,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     def pilot() -> int:
         parser = _parser(prog)
         options, of_beam = parser.parse_known_args(arguments)
-        if options.shard:
-            raise WrongUse("a pilot is one run; leave out SHARD")
+        teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
+        if teacher is not None:
+            check_device(options.device)
         settings = settings_of(parser, options, of_beam, arguments)
-        return _pilot(options, _elsewhere(settings, options.output), arguments, say)
+        return _pilot(options, _elsewhere(settings, options.output), teacher, arguments, say)
 
     return exit_status(pilot)
 
@@ -54,9 +61,17 @@ def _parser(prog: str) -> Parser:
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
     prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
     prices.add_argument("--price-core-hour", type=_from_0(float), default=0.0, help="of a core for an hour")
+    prices.add_argument("--price-gpu-hour", type=_from_0(float), default=0.0, help="of a GPU for an hour")
     prices.add_argument("--price-gb-egress", type=_from_0(float), default=0.0, help="of a GB of images fetched")
     prices.add_argument("--price-gb-month", type=_from_0(float), default=0.0, help="of a GB stored for a month")
     prices.add_argument("--months", type=_from_0(float), default=1.0, help="for how long it is stored (default 1)")
+    concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
+    concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")
+    concepts.add_argument("--weights", help="file of the teacher's weights")
+    concepts.add_argument(
+        "--teacher-images", type=number(Positive), default=IMAGES, help=f"images it is asked about (default {IMAGES})"
+    )
+    add_teacher_device(concepts)
     assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
     assumed.add_argument("--image-bytes", type=_from_0(float), help="bytes of an image")
     assumed.add_argument("--seconds-per-image", type=_from_0(float), help="core-seconds to look for text in an image")
@@ -65,7 +80,7 @@ def _parser(prog: str) -> Parser:
 
 
 def _from_0(kind: Callable[[str], Any], most: float = 1e18) -> Callable[[str], Any]:
-    def number(text: str) -> Any:
+    def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
@@ -75,11 +90,15 @@ def _from_0(kind: Callable[[str], Any], most: float = 1e18) -> Callable[[str], A
             raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from 0 {'on' if most > 1 else 'to 1'}")
         return value
 
-    return number
+    return parse
 
 
 def _pilot(
-    options: argparse.Namespace, settings: RunSettings, arguments: Sequence[str], say: Callable[[str], None]
+    options: argparse.Namespace,
+    settings: RunSettings,
+    teacher: Teacher | None,
+    arguments: Sequence[str],
+    say: Callable[[str], None],
 ) -> int:
     workers = _workers(options.forecast_workers, settings.workers)
     chosen = sampling(settings, options.units, options.share, options.seed)
@@ -93,6 +112,8 @@ def _pilot(
     say(f"pilot: {chosen.said}, drawn with seed {options.seed}, in {layout.root}")
     outcome = run(settings, say, plan)
     status = told(outcome)
+    if outcome.funnel is None and settings.shard:
+        return status  # another shard finishes, and makes the forecast
     sample = measure(layout, plan, settings.preset)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
@@ -113,11 +134,13 @@ def _pilot(
     )
     prices = Prices(
         core_hour=options.price_core_hour,
+        gpu_hour=options.price_gpu_hour,
         gb_transfer=options.price_gb_egress,
         gb_month=options.price_gb_month,
         months=options.months,
     )
-    found = forecast(sample, whole, assumed, prices, workers)
+    took = None if teacher is None else _measured(options, layout, sample, teacher)
+    found = forecast(sample, whole, assumed, prices, workers, took)
     notes = _notes(whole, chosen, len(sample), outcome.funnel, found)
     content = {
         "command": list(arguments),
@@ -132,6 +155,7 @@ def _pilot(
         },
         "whole": asdict(whole),
         "assumed": asdict(assumed),
+        "teacher": None if took is None else asdict(took),
         "prices": asdict(prices),
         "forecast": found.as_dict(),
         "notes": notes,
@@ -144,6 +168,18 @@ def _pilot(
         say(f"- {note}")
     say(f"all of it: {layout.root / 'pilot.json'}")
     return status
+
+
+def _measured(options: argparse.Namespace, layout: Layout, sample: Sequence[Measured], teacher: Teacher) -> TeacherCost:
+    asked = ConceptSettings(
+        data=layout.root,
+        output=layout.root / "concepts",
+        teacher=teacher,
+        batch_size=options.batch_size,
+        device=options.device,
+        precision=options.precision,
+    )
+    return measure_teacher(layout, {unit.unit: unit.shards for unit in sample}, asked, options.teacher_images)
 
 
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.pilot.estimate import Estimate, per_row, recut, share, total
+from pipelines.pilot.teacher import TeacherCost
 
 Basis = Literal["measured", "assumed", "unknown"]
 KEPT, DEAD = "kept", "dead_letter"
@@ -33,6 +34,10 @@ class Measured:
     """Images read."""
     image_bytes: int = 0
     """Their bytes."""
+    samples: int = 0
+    """Images in the shards."""
+    shards: Sequence[str] = ()
+    """Their tars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,8 @@ class Prices:
     """In one currency; 0: not given, and then there is no cost of it."""
 
     core_hour: float = 0.0
+    gpu_hour: float = 0.0
+    """With its part of the machine around it."""
     gb_transfer: float = 0.0
     """For a GB of images fetched."""
     gb_month: float = 0.0
@@ -100,11 +107,13 @@ class Forecast:
     """Bytes by place."""
     hours: dict[int, ForecastLine] = field(default_factory=dict)
     """Wall hours by number of workers (processes of one core)."""
+    concepts: dict[str, ForecastLine] = field(default_factory=dict)
+    """What `make concepts` takes, where a teacher is named: images, and GPU-hours or core-hours."""
     cost: dict[str, ForecastLine] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        sections = ("rows", "core_hours", "images", "stored", "hours", "cost")
+        sections = ("rows", "core_hours", "images", "stored", "hours", "concepts", "cost")
         lines = {name: {str(key): line.as_dict() for key, line in getattr(self, name).items()} for name in sections}
         return {"rates": {name: rate.as_dict() for name, rate in self.rates.items()}, **lines}
 
@@ -115,6 +124,7 @@ def forecast(
     assumed: Assumptions,
     prices: Prices,
     workers: Sequence[int],
+    teacher: TeacherCost | None = None,
 ) -> Forecast:
     """The forecast. Intervals are of 95 % for each quantity by itself.
 
@@ -124,6 +134,7 @@ def forecast(
         assumed: stands in where the sample has no images.
         prices: see `Prices`.
         workers: numbers of workers to give wall hours for.
+        teacher: what one took for images of the sample.
 
     Raises:
         ValueError: an empty sample.
@@ -143,6 +154,8 @@ def forecast(
     _core_hours(result, sample, whole, assumed, fetch)
     _stored(result, sample, whole, kept)
     _hours(result, sample, whole, workers)
+    if teacher is not None:
+        _concepts(result, sample, whole, teacher)
     _cost(result, whole, prices)
     return result
 
@@ -234,10 +247,22 @@ def _hours(result: Forecast, sample: Sequence[Measured], whole: Whole, workers: 
         )
 
 
+def _concepts(result: Forecast, sample: Sequence[Measured], whole: Whole, teacher: TeacherCost) -> None:
+    if not sum(teacher.images):
+        why = "no image of the sample is in a shard, so the teacher could not be measured"
+        result.concepts[teacher.unit] = ForecastLine(None, "unknown", why)
+        return
+    images = _of_whole([unit.samples for unit in sample], sample, whole)
+    each = per_row(teacher.seconds, teacher.images, round(images.value))
+    result.concepts["images"] = ForecastLine(images, "measured")
+    result.concepts[teacher.unit] = ForecastLine(_product(images, each).times(1 / 3600), "measured", teacher.said)
+
+
 def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
     transfer = None if whole.images_at_hand else result.images.get("bytes")
     parts = {
         "cores": (result.core_hours["all"], prices.core_hour),
+        "concepts": _priced(result.concepts, prices),
         "transfer": (transfer, prices.gb_transfer / _GB),
         "storage": (result.stored["all"], prices.gb_month * prices.months / _GB),
     }
@@ -247,6 +272,11 @@ def _cost(result: Forecast, whole: Whole, prices: Prices) -> None:
             result.cost[name] = ForecastLine(estimate, line.basis, line.note)
     if result.cost:
         result.cost["all"] = _sum(list(result.cost.values()))
+
+
+def _priced(concepts: Mapping[str, ForecastLine], prices: Prices) -> tuple[ForecastLine | None, float]:
+    on_gpu = concepts.get("GPU-hours")
+    return (on_gpu, prices.gpu_hour) if on_gpu else (concepts.get("core-hours"), prices.core_hour)
 
 
 def _sum(lines: list[ForecastLine]) -> ForecastLine:

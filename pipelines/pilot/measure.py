@@ -46,7 +46,7 @@ def _unit(
     records = load_records(layout, unit, plan.image_units(read["rows"]))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
-    shards = [layout.root / "shards" / shard["shard"] for shard in (export["shards"] if export else ())]
+    shards = [shard["shard"] for shard in (export["shards"] if export else ())]
     stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
     return Measured(
         unit=unit,
@@ -54,9 +54,11 @@ def _unit(
         outcomes=dict(outcomes),
         to_fetch=read["good"] - before_images,
         seconds=seconds,
-        stored=stored | {"work": work, "shards": sum(map(_size, shards))},
+        stored=stored | {"work": work, "shards": sum(_size(layout.root / "shards" / name) for name in shards)},
         images=len(sizes),
         image_bytes=int(pc.sum(sizes).as_py() or 0),
+        samples=export["rows"] if export else 0,
+        shards=shards,
     )
 
 

@@ -21,12 +21,13 @@ def render(forecast: Forecast) -> str:
         ("core-hours", forecast.core_hours, _number),
         ("hours with workers", {f"{n:,}": line for n, line in forecast.hours.items()}, _number),
         ("bytes stored", forecast.stored, _bytes),
+        ("concepts", forecast.concepts, _number),
         ("cost", forecast.cost, _number),
     )
     lines += ["", "the whole data set             estimate   95 % interval         rests on", "-" * 76]
     for title, section, shown in sections:
         for name, line in section.items():
-            show = _bytes if (title, name) == ("images", "bytes") else shown
+            show = {"bytes": _bytes, "images": _count}.get(name, shown) if title in ("images", "concepts") else shown
             lines.append(_line(f"{title}: {name}", line, show))
     return "\n".join(lines)
 

@@ -156,6 +156,21 @@ class Export:
         self.layout = work.layout
         self._indexes = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
         self._subset = self.layout.root / "subset.npy"
+        self._images = images_at_hand(self.layout, work.plan.images)
+
+    def write_shards(self, decided: Mapping[str, str]) -> None:
+        """Write the shards that are outdated, where the stage is asked for and images are at hand.
+
+        Args:
+            decided: for each unit what its decisions depend on.
+        """
+        if "export" not in self.settings.stages or not self._images:
+            return
+        todo = [unit for unit, _ in self.work.outdated("export", self.work.alive(decided), decided)]
+        stage = ExportStage(
+            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
+        )
+        self.work.do(stage, todo, of=len(todo))
 
     def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> None:
         """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
@@ -172,28 +187,19 @@ class Export:
 
     def _write(self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]) -> None:
         began, units = time.time(), self.work.units()
-        images = images_at_hand(self.layout, self.work.plan.images)
-        if images:
-            self._write_shards([unit.name for unit in units], decided)
+        self.write_shards(decided)
         record = Vouched(self.layout).current(self.layout.exported)
         if record.get("fingerprint") == fingerprint and not self.work.engine.seconds:
             self.work.models["subset"] = {"uids": record["uids"]}
             return
         retract(self.layout.exported)
         uids = write_subset(self.layout, units, duplicate_files)
-        if images:
+        if self._images:
             self._write_indexes(self.work.alive(decided))
         self.work.models["subset"] = {"uids": uids}
-        files = [self._subset, *(self._indexes if images else ())]
+        files = [self._subset, *(self._indexes if self._images else ())]
         publish_record(self.layout, self.layout.exported, {"fingerprint": fingerprint, "uids": uids}, files)
         self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
-
-    def _write_shards(self, names: list[str], decided: Mapping[str, str]) -> None:
-        todo = [unit for unit, _ in self.work.outdated("export", names, decided)]
-        stage = ExportStage(
-            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
-        )
-        self.work.do(stage, todo, of=len(todo))
 
     def _write_indexes(self, names: list[str]) -> None:
         shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]

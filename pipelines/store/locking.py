@@ -1,7 +1,8 @@
-"""Who may work in an output folder: one run, or any number of shards.
+"""Who may work in an output folder: one run, or any number of shards; and which shards are at work.
 
 On a disk the lock is the operating system's (flock), gone with its process. An object store has none, so there it is a
-lease: an object that its holder renews every minute and that counts for five.
+lease: an object that its holder renews every few seconds, and that counts for less than a minute. Its age is told by
+the store's clock, for those of two machines may differ by as much.
 """
 
 from __future__ import annotations
@@ -15,16 +16,19 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import IO
 
 from upath import UPath
 
-from pipelines.store.commit import publish_json, read_json, remove
+from pipelines.store.commit import RunFailed, publish_json, read_json, remove
 from pipelines.store.layout import Layout
-from pipelines.store.storage import is_local
+from pipelines.store.storage import is_local, many_at_once
 
-_RENEW_S, _AGAIN_S, _VALID_S = 60.0, 10.0, 300.0
+_RENEW_S, _AGAIN_S, _VALID_S = 10.0, 5.0, 45.0
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Before those ask again who met each other's lease."""
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -42,11 +46,15 @@ class NoLocks(NotLocked):
     """Its file system has no locks."""
 
 
-class FileLock:
-    """A lock on an open file."""
+class LeaseLost(RunFailed):
+    """A lease that could not be renewed in time, and that another run has taken the place of."""
 
-    def __init__(self, handle: IO[str]):
-        self._handle = handle
+
+class FileLock:
+    """A lock on an open file; beside it a folder with a file for each shard, which that shard holds."""
+
+    def __init__(self, handle: IO[str], shards: Path):
+        self._handle, self._shards = handle, shards
 
     def take(self, shared: bool) -> bool:
         """Take it, or change what is held. False where others forbid it; then nothing is held."""
@@ -65,22 +73,41 @@ class FileLock:
         """Give it back; it may be taken again."""
         fcntl.flock(self._handle, fcntl.LOCK_UN)
 
+    def check(self) -> None:
+        """The system sees to it."""
+
+    def at_work(self) -> set[str]:
+        """The names of the shards that are at work, see `output_lock`."""
+        return {path.name for path in self._shards.glob("*") if _is_held(path)}
+
+
+def _is_held(path: Path) -> bool:
+    with open(path, encoding="ascii") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
 
 class Lease:
     """A lock in an object store. Two that ask at the same moment both see the other's lease, and both give way."""
 
-    def __init__(self, folder: UPath):
-        self._folder, self._name = folder, f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    def __init__(self, folder: UPath, shard: str = ""):
+        self._folder, self._shard = folder, shard
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._path, self._shared = folder / f"{self._name}.json", True
+        self._renewed = 0.0  # by this machine's monotonic clock
+        self._lost_to = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def take(self, shared: bool) -> bool:
         """As `FileLock.take`."""
         self.release()
-        self._shared = shared
+        self._shared, self._lost_to = shared, ""
         self._write()
-        if any(not (shared and other["shared"]) for other in self._others()):
+        if self._forbidden():
             remove(self._path)
             return False
         self._thread = threading.Thread(target=self._renew, daemon=True)
@@ -104,50 +131,99 @@ class Lease:
             self._stop.clear()
         remove(self._path)
 
-    def _others(self) -> Iterator[dict[str, object]]:
+    def check(self) -> None:
+        """Raises LeaseLost where this run can no longer count on being the only one, or among shards only."""
+        if self._lost_to:
+            raise LeaseLost(
+                f"the store did not take the lease of this run for {_VALID_S:.0f} seconds, and {self._lost_to} works "
+                f"in {self._folder.parent.parent} since; what is committed stays"
+            )
+
+    def at_work(self) -> set[str]:
+        """As `FileLock.at_work`."""
+        return {str(lease["shard"]) for lease in self.others() if lease.get("shard")} | {self._shard} - {""}
+
+    def others(self) -> list[dict[str, object]]:
+        """The leases of others that count."""
         self._folder.fs.invalidate_cache(self._folder.path)
-        for path in self._folder.iterdir():
-            lease = read_json(path) if path.name != self._path.name else None
-            if lease and time.time() - lease["renewed"] < _VALID_S:
-                yield lease
+        now = self._written(self._path)
+        paths = [path for path in self._folder.iterdir() if path.name != self._path.name]
+        return [lease for lease in many_at_once(partial(self._counting, now=now), paths) if lease]
+
+    def _counting(self, path: UPath, now: datetime | None) -> dict[str, object] | None:
+        """A lease, where it was renewed of late. `now` is when the store took this one's, by its clock."""
+        lease: dict[str, object] | None = read_json(path)
+        if lease is None:
+            return None
+        written = self._written(path)
+        if written is None or now is None:  # a store that does not say: the clocks of the machines have to agree
+            age = time.time() - float(str(lease["renewed"]))
+        else:
+            age = (now - written).total_seconds() + time.monotonic() - self._renewed
+        return lease if age < _VALID_S else None
+
+    def _written(self, path: UPath) -> datetime | None:
+        """When the store took an object, by its clock."""
+        try:
+            found: datetime = path.fs.modified(path.path)
+        except (NotImplementedError, FileNotFoundError):
+            return None
+        return found
+
+    def _forbidden(self) -> list[dict[str, object]]:
+        return [other for other in self.others() if not (self._shared and other["shared"])]
 
     def _write(self) -> None:
-        publish_json(self._path, {"holder": self._name, "shared": self._shared, "renewed": time.time()})
+        lease = {"holder": self._name, "shard": self._shard, "shared": self._shared, "renewed": time.time()}
+        publish_json(self._path, lease)
+        self._renewed = time.monotonic()
 
     def _renew(self) -> None:
         pause = _RENEW_S
         while not self._stop.wait(pause):
             try:
+                late = time.monotonic() - self._renewed > _VALID_S
                 self._write()
+                if late and (others := self._forbidden()):
+                    self._lost_to = str(others[0]["holder"])
                 pause = _RENEW_S
             except Exception:  # every store has errors of its own; what fails now may pass before the lease runs out
                 pause = _AGAIN_S
 
 
 @contextmanager
-def output_lock(layout: Layout, shared: bool) -> Iterator[FileLock | Lease]:
+def output_lock(layout: Layout, shared: bool, shard: str = "") -> Iterator[FileLock | Lease]:
     """Holds an output folder while the `with` block runs; shards share it.
+
+    Args:
+        layout: of the folder.
+        shared: whether others may work there too that say the same.
+        shard: what the others see of this one in `at_work`, until the block ends; a name for a file.
 
     Raises:
         Busy: another run is working there.
         NoLocks: there can be no lock there.
     """
-    message = f"another run is working in {layout.root}; wait for it, or choose another OUTPUT"
     work = layout.work
     if not is_local(work):
-        lease = Lease(work / "leases")
+        lease = Lease(work / "leases", shard)
         if not lease.take(shared):
-            raise Busy(f"{message}. (A run that was killed counts for {_VALID_S / 60:.0f} minutes.)")
+            who = next((f" ({other['holder']})" for other in lease.others()), "")
+            raise Busy(f"{_busy(layout, who)}. (A run that was killed counts for {_VALID_S:.0f} seconds.)")
         try:
             yield lease
         finally:
             lease.release()
         return
-    work.mkdir(parents=True, exist_ok=True)
-    with open(work / "lock", "a", encoding="ascii") as handle:
-        lock = FileLock(handle)
+    shards = work / "shards"
+    shards.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        lock = FileLock(stack.enter_context(open(work / "lock", "a", encoding="ascii")), shards)
         try:
             taken = lock.take(shared)
+            if taken and shard:
+                mark = stack.enter_context(open(shards / shard, "a", encoding="ascii"))
+                fcntl.flock(mark, fcntl.LOCK_SH)  # shared: a shard may be started twice
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 raise
@@ -156,5 +232,9 @@ def output_lock(layout: Layout, shared: bool) -> Iterator[FileLock | Lease]:
                 "apart; mount it with them (Lustre: option flock), or choose another OUTPUT"
             ) from error
         if not taken:
-            raise Busy(message)
+            raise Busy(_busy(layout))
         yield lock
+
+
+def _busy(layout: Layout, who: str = "") -> str:
+    return f"another run{who} is working in {layout.root}; wait for it, or choose another OUTPUT"

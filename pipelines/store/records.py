@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.store.commit import Garbled, RunFailed, publish_json, read_json
+from pipelines.store.commit import Garbled, RunFailed, publish_json, read_json, remove
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath, each, size_of, sizes
 
@@ -54,6 +54,13 @@ class Vouched:
         """Whether the files that a record vouches for are there, with the bytes they had. Records of earlier versions
         vouch for none."""
         return bool(record) and all(self._is_there(name, size) for name, size in record.get("files", {}).items())
+
+    def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
+        """Take back a record that does not hold; not where another shard, just doing the unit anew, has replaced it."""
+        if self.read(path) != record:
+            return False
+        remove(path)
+        return True
 
     def current(self, path: StorePath) -> dict[str, Any]:
         """A record that holds; empty where there is none."""

@@ -182,8 +182,25 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
     assert options.preset == "strict"
 
 
-def test_a_slurm_script_without_arguments_says_how_to_use_it() -> None:
-    done = subprocess.run(["bash", DEPLOY / "slurm" / "filter.sbatch"], capture_output=True, text=True, check=False)
+def test_the_slurm_script_of_concepts_counts_shards_too(tmp_path: Path) -> None:
+    make = tmp_path / "make"
+    make.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    make.chmod(0o755)
+    array = {"ID": "14", "MIN": "10", "STEP": "2", "COUNT": "4"}
+    variables = {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}
+    done = subprocess.run(
+        ["bash", DEPLOY / "slurm" / "concepts.sbatch", "DATA=/data/a b", "TEACHER=swag-vit-h14"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), **variables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == ["concepts", "SHARD=2/4", "DATA=/data/a b", "TEACHER=swag-vit-h14"]
+
+
+@pytest.mark.parametrize("path", files(".sbatch"), ids=shown)
+def test_a_slurm_script_without_arguments_says_how_to_use_it(path: Path) -> None:
+    done = subprocess.run(["bash", path], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("usage: sbatch")
 
 

@@ -22,7 +22,6 @@ from pipelines.datasets import Dataset, load_dataset
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
-from pipelines.engine.stage import DoUnit
 from pipelines.runners import Backend, Direct, Job
 from pipelines.settings import STAGES, RunSettings
 from pipelines.store.commit import read_json
@@ -76,20 +75,14 @@ class _LastingSpotter(TextSpotter):
         pass
 
 
-_run_on_beam = Direct.run
-
-
 @dataclass(frozen=True)
 class Here(Direct):
     """This process, unit after unit, without pauses between tries. The work goes through Beam's pickler, as on its way
     to a worker; the job and the worker themselves take 0.2 s of each of the dozen stages of a run, and a start of the
-    OCR process 1.5 s. A stage of several steps is done by Beam all the same."""
+    OCR process 1.5 s."""
 
     def run(self, job: Job) -> None:
         do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
-        if not isinstance(do, DoUnit):
-            _run_on_beam(self, job)
-            return
         work = pickler.loads(pickler.dumps(do))
         with (
             patch("pipelines.stages.spotting.TextSpotter", _LastingSpotter),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import json
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from pipelines import cli
+from tests.forks import Forks
+from tests.pipelines.processes import REPOSITORY, Forked
 
 SENTENCE = "A brown dog runs after a red ball"
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -189,3 +193,22 @@ def test_the_last_shard_finishes(
     assert tables_of(tmp_path / "out") == paper.tables()
     again = command(*arguments)
     assert again.returncode == 0 and "nothing is left to do" in again.stdout, again.stderr
+
+
+def test_two_shards_at_once_share_the_decisions_and_the_export(
+    forks: Forks, pairs: Path, paper: Any, tmp_path: Path, tables_of: Callable[[Path], dict[str, Any]]
+) -> None:
+    arguments = _arguments(pairs, tmp_path / "out", "--unit-rows", 8, "--workers", 1)
+    said = [tmp_path / f"said-{i}" for i in range(2)]
+    words = [[*arguments, "--shard", f"{i}/2"] for i in range(2)]
+    shards = [Forked(forks, word, REPOSITORY, file, file) for word, file in zip(words, said, strict=True)]
+    assert [shard.wait() for shard in shards] == [0, 0], [file.read_text() for file in said]
+    finished = [file for file in said if "is the last one, and finishes" in file.read_text()]
+    assert len(finished) == 1
+    assert tables_of(tmp_path / "out") == paper.tables()
+    manifest = json.loads((tmp_path / "out" / "shards" / "manifest.json").read_text(encoding="utf-8"))
+    tars = {path.name for path in (tmp_path / "out" / "shards").glob("*.tar")}
+    assert tars and {entry["shard"] for entry in manifest["shards"]} == tars
+    for what, total in (("decide +([0-9]+) rows", 60), ("export +([0-9]+) images", manifest["samples"])):
+        done = [sum(map(int, re.findall(f"^{what} in ", file.read_text(), re.MULTILINE))) for file in said]
+        assert min(done) > 0 and sum(done) == total, "each has done a part, and none of it was done twice"

@@ -22,6 +22,7 @@ from pipelines.datasets import load_dataset
 from pipelines.fetch.records import FETCHED
 from pipelines.manifests import Span, inspect, read, split
 from pipelines.stages.downloads import STAGE, images_of, tar_path
+from pipelines.store import locking
 from pipelines.store.commit import publish_first, publish_json, publish_table, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.locking import Busy, output_lock
@@ -149,6 +150,23 @@ def test_one_run_or_several_shards(bucket: str) -> None:
         output_lock(layout, shared=True).__enter__()
     with output_lock(layout, shared=True) as last:
         assert last.take(shared=False)
+
+
+def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the server's clock, whatever the holder's said."""
+    layout = Layout(store_path(f"{bucket}/killed"))
+    lease = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "renewed": time.time() + 3_600}
+    publish_json(layout.work / "leases" / "killed.json", lease)
+    with output_lock(layout, shared=True, shard="0-of-2-f") as other:
+        assert other.at_work() == {"0-of-2-f", "1-of-2-f"}
+        with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed counts for 45 seconds"):
+            output_lock(layout, shared=False).__enter__()
+        monkeypatch.setattr(locking, "_VALID_S", 1.0)
+        deadline = time.monotonic() + 60
+        while other.at_work() != {"0-of-2-f"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert other.take_alone()
 
 
 @pytest.mark.slow

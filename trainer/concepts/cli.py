@@ -19,11 +19,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from common.command_line import OK, Parser, WrongUse, exit_status, say
-from trainer.concepts.folder import Folder
+from trainer.concepts.folder import AtWork, Folder
 from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
 from trainer.concepts.predict import write_targets
 from trainer.concepts.progress import HeadProgress
-from trainer.concepts.store import ConceptStore
+from trainer.concepts.store import ConceptStore, Unfinished
 from trainer.data import DataError
 
 HEADS = "heads.safetensors"
@@ -34,6 +34,11 @@ FEW = 100  # tested samples below which figures are called rough
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="Teacher heads and concept targets from stored features.")
     parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
+    parser.add_argument(
+        "--shard",
+        help="that of `python -m pipelines.concepts`: where that has left the rest to others, or another one is at "
+        "work here, so does this",
+    )
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
     for field in fields(HeadSettings):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)
@@ -51,7 +56,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer.
             settings = HeadSettings(**{field.name: getattr(options, field.name) for field in fields(HeadSettings)})
         except ValueError as error:
             raise WrongUse(str(error)) from error
-        make_targets(options.concepts, settings, options.k)
+        try:
+            make_targets(options.concepts, settings, options.k)
+        except (Unfinished, AtWork) as error:
+            if not options.shard:
+                raise
+            say(f"shard {options.shard}: heads and targets are left to the one that finishes ({error})")
         return OK
 
     return exit_status(make, failed=(DataError,))

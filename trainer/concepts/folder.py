@@ -16,6 +16,10 @@ from trainer.data.errors import DataError, ShardUnavailable
 from trainer.data.store import TRIES, is_remote
 
 
+class AtWork(DataError):
+    """Another process holds the folder."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """Where files lie; names are given in parts."""
@@ -83,7 +87,7 @@ class Folder:
         """Holds a lock file while the `with` block runs; nothing where the folder is remote.
 
         Raises:
-            DataError: another process holds it.
+            AtWork: another process holds it.
         """
         path = self.local(*names)
         if path is None:
@@ -94,7 +98,7 @@ class Folder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise DataError(f"another run is working in {self.root}; wait for it") from error
+                raise AtWork(f"another run is working in {self.root}; wait for it") from error
             yield
 
     def sweep(self, *names: str) -> None:

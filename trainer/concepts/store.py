@@ -24,6 +24,10 @@ class BadConcepts(DataError):
     """The folder cannot be used as asked; the message says why."""
 
 
+class Unfinished(BadConcepts):
+    """There are no features yet, or not all."""
+
+
 @dataclass(frozen=True)
 class Labels:
     """Concepts of samples: those of sample i are ids[offsets[i]:offsets[i + 1]]."""
@@ -81,7 +85,7 @@ class ConceptStore:
             self.about: dict[str, Any] = json.loads(self.folder.read("concepts.json"))
             self.vocabulary: dict[str, Any] = json.loads(self.folder.read("vocabulary.json"))
         except FileNotFoundError as error:
-            raise BadConcepts(f"{self.folder} has no concepts.json and vocabulary.json: run `make concepts`") from error
+            raise Unfinished(f"{self.folder} has no concepts.json and vocabulary.json: run `make concepts`") from error
         except ValueError as error:
             raise BadConcepts(f"{self.folder} cannot be read ({error}); run `make concepts` again") from error
         if self.about["version"] != VERSION or self.about["vocabulary_hash"] != self.vocabulary["hash"]:

@@ -38,9 +38,8 @@ from pipelines.stages.dedup.semantic_stages import (
     EmbeddingStage,
     GroupStage,
     MemberStage,
-    embedding_of,
 )
-from pipelines.stages.downloads import downloaded_state, images_at_hand
+from pipelines.stages.downloads import images_at_hand
 from pipelines.stages.judge import Judge
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.names import unit_of
@@ -169,14 +168,10 @@ class Deduplication:
         """Embed what is not; how many images of each unit were looked at."""
         settings = self.settings
         image_units = self._work.image_units(names)
-        todo = []
-        for image_unit, record in self._work.done(EMBEDDINGS, image_units):
-            state = downloaded_state(self.layout, image_unit)
-            current = record is not None and record["fingerprint"] == embedding_of(embedding, state)
-            if not current or record["covers"] != competing[unit_of(image_unit)]:
-                todo.append(image_unit)
         covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
         stage = EmbeddingStage(self.layout, self._found, settings.dataset, self.rule.encoder, embedding, covers)
+        found = self._work.done(EMBEDDINGS, image_units)
+        todo = [image_unit for image_unit, record in found if not stage.is_complete(image_unit, record)]
         self._units(stage, todo, of=len(image_units))
         parents = dict.fromkeys(names, 0)
         for image_unit, record in self._work.records(EMBEDDINGS, image_units):

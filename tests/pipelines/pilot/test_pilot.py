@@ -106,6 +106,46 @@ def test_without_images_it_says_what_it_does_not_know(
     assert found["core_hours"]["spotting"]["basis"] == "assumed"
 
 
+def test_shards_share_the_sample_and_the_last_forecasts(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = _arguments(manifest, tmp_path / "out", "--units", "4")
+    assert main([*arguments, "--shard", "0/2"]) == 0
+    assert "2 units are left to others" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "pilot" / "pilot.json").exists()
+    assert main([*arguments, "--shard", "1/2"]) == 0
+    assert len(_forecast(tmp_path / "out")["sample"]["units"]) == 4
+
+
+def test_what_a_teacher_takes_is_measured_on_the_shards_of_the_sample(
+    tmp_path: Path,
+    tsv: Callable[..., Path],
+    with_images: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install '.[train]'")
+    from safetensors.torch import save_file
+
+    weights = tmp_path / "tiny.safetensors"
+    save_file(timm.create_model("test_resnet", pretrained=False).state_dict(), weights)
+    rows = tsv(tmp_path / "rows.tsv", with_images(tmp_path / "images", 60))
+    more = ["--units", "2", "--price-core-hour", "2", "--device", "cpu", "--batch-size", "2"]
+    teacher = ["--teacher", "timm:test_resnet", "--weights", str(weights)]
+    arguments = _arguments(rows, tmp_path / "out", *more, *teacher, stages="captions,export", unit=20)
+    assert main(arguments) == 0
+    assert "concepts: core-hours" in capsys.readouterr().out
+    content = _forecast(tmp_path / "out")
+    found, took = content["forecast"]["concepts"], content["teacher"]
+    assert found["core-hours"]["basis"] == "measured" and "timm:test_resnet on cpu" in found["core-hours"]["note"]
+    assert found["images"]["value"] == pytest.approx(1.5 * sum(took["images"])), "three units, of which two were drawn"
+    hours = 1.5 * sum(took["seconds"]) / 3600
+    assert found["core-hours"]["value"] == pytest.approx(hours)
+    assert content["forecast"]["cost"]["concepts"]["value"] == pytest.approx(2 * hours)
+    assert main(_arguments(rows, tmp_path / "bare", *more, *teacher, stages="captions", unit=20)) == 0
+    assert _forecast(tmp_path / "bare")["forecast"]["concepts"]["core-hours"]["basis"] == "unknown"
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -118,7 +158,8 @@ def test_without_images_it_says_what_it_does_not_know(
         (["--image-keep-rate", "-0.1"], "'-0.1' is not a number from 0 to 1"),
         (["--image-bytes", "inf"], "'inf' is not a number from 0 on"),
         (["--price-core-hour", "-1"], "'-1' is not a number from 0 on"),
-        (["--shard", "0/2"], "a pilot is one run"),
+        (["--shard", "2/2"], "is not i/n"),
+        (["--teacher", "nobody"], "unknown teacher 'nobody'"),
         (["--forecast-workers", "16,0"], "is not a list of numbers above 0"),
     ],
 )

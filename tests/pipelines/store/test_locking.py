@@ -6,20 +6,19 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped, unused-ignore]
 from upath import UPath
 
-from pipelines.driver.annotations import Annotations
 from pipelines.store import locking
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.locking import Busy, Lease, NoLocks, output_lock
-
-SENTENCE = "A brown dog runs after a red ball"
+from pipelines.store.locking import Busy, Lease, LeaseLost, NoLocks, output_lock
 
 
 @pytest.fixture
@@ -58,6 +57,69 @@ def test_a_lease_given_back_may_be_taken_again(leases: UPath, monkeypatch: pytes
     assert one.take_alone() and len(list(leases.iterdir())) == 1
     one.release()
     assert not list(leases.iterdir())
+
+
+def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """So much later, by the clocks of this machine and of the store in its memory."""
+    later = timedelta(seconds=seconds)
+    modified = MemoryFileSystem.modified
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "modified",
+        lambda fs, path: modified(fs, path) + (later if "other" not in path else timedelta()),
+    )
+
+
+def test_a_killed_runs_lease_runs_out_within_a_minute(leases: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    _others(leases, shared=False)
+    lease = Lease(leases)
+    assert not lease.take(shared=True) and not lease.take(shared=False)
+    _at(monkeypatch, 40)
+    assert not lease.take(shared=False)
+    _at(monkeypatch, 20)
+    assert lease.take(shared=False)
+    lease.release()
+
+
+def test_its_age_is_told_by_the_stores_clock(leases: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks of two machines may differ by more than a lease counts."""
+    path = leases / "other.json"
+    publish_json(path, {"holder": "other", "shared": False, "renewed": time.time() - 3_600})
+    lease = Lease(leases)
+    assert not lease.take(shared=False)
+    monkeypatch.setattr(MemoryFileSystem, "modified", _says_nothing)
+    assert lease.take(shared=False), "a store that does not say: then this machine's"
+    lease.release()
+
+
+def _says_nothing(fs: Any, path: str) -> Any:
+    raise NotImplementedError
+
+
+def test_a_lease_says_which_shards_are_at_work(leases: UPath) -> None:
+    one, other, run = Lease(leases, "0-of-2"), Lease(leases, "1-of-2"), Lease(leases)
+    assert one.take(shared=True) and other.take(shared=True)
+    assert one.at_work() == other.at_work() == {"0-of-2", "1-of-2"}
+    assert [lease["shard"] for lease in one.others()] == ["1-of-2"]
+    assert not run.take(shared=False)
+    other.release()
+    assert one.at_work() == {"0-of-2"}
+    one.release()
+
+
+def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "_RENEW_S", 0.01)
+    lease = Lease(leases)
+    assert lease.take(shared=False)
+    lease.check()
+    _others(leases, shared=False)  # this machine slept, and another one came
+    lease._renewed -= 100
+    deadline = time.monotonic() + 20
+    with pytest.raises(LeaseLost, match=r"did not take the lease .* for 45 seconds, and other works in .*; what is"):
+        while time.monotonic() < deadline:
+            lease.check()
+            time.sleep(0.01)
+    lease.release()
 
 
 def test_of_two_that_meet_one_gets_it(leases: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,29 +167,3 @@ def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(NoLocks, match=r"without locks \(Function not implemented\).*choose another OUTPUT") as refused:
         output_lock(Layout(tmp_path), shared=False).__enter__()
     assert "\n" not in str(refused.value)
-
-
-def test_a_shard_that_ends_while_another_is_looking_is_seen(
-    tmp_path: Path, tsv: Callable[..., Path], filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one meets the other at work and goes; so the other looks again, or nobody would finish."""
-    manifest = tsv(tmp_path / "rows.tsv", [{"n": n, "caption": f"{SENTENCE} {n}"} for n in range(12)])
-    look = Annotations.undone
-    others: list[Any] = []
-
-    def shard(i: int) -> Any:
-        return filtering(manifest, tmp_path / "out", stages=("captions",), unit_rows=4, shard=(i, 2))
-
-    def slowly(annotations: Annotations, units: list[str]) -> list[str]:
-        found = look(annotations, units)
-        if not others:
-            others.append(None)
-            others[0] = shard(1)
-        return found
-
-    monkeypatch.setattr(Annotations, "undone", slowly)
-    first = shard(0)
-    (other,) = others
-    assert other.outcome.funnel is None and "another one is still at work" in other.said[-1]
-    assert first.outcome.funnel is not None and len(first.rows("kept")) == 12
-    assert any("shard 0/2 is the last one" in line for line in first.said)

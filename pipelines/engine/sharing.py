@@ -1,0 +1,136 @@
+"""How n invocations, SHARD=i/n, share the units of a run.
+
+Annotations: every shard does its own units, every n-th, and no others'. What follows is done together by the shards
+that are at work then: each does its part of a stage's units, and waits for the others' before the next stage. The part
+of one that is not there, or that dies, falls to the others. Should two do a unit at once, they write the same.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines.engine.stage import Stage
+from pipelines.store.commit import read_json
+from pipelines.store.locking import FileLock, Lease
+from pipelines.store.storage import each, stamps
+
+_LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # between looks at what the others have done
+
+Do = Callable[[list[str]], dict[str, dict[str, Any]]]
+"""Does units; returns those that are set aside, with their record."""
+
+
+def shard_name(shard: tuple[int, int], asked: str) -> str:
+    """What the others see of a shard (see `output_lock`). `asked` changes with all that the results depend on: only
+    shards that are asked for the same can share."""
+    return f"{shard[0]}-of-{shard[1]}-{asked}"
+
+
+class Sharing:
+    """One of several shards at work.
+
+    Args:
+        shard: (i, n).
+        asked: see `shard_name`.
+        lock: of the output folder.
+        place: a number for each unit, the same in all shards, and one for all parts of a unit.
+        say: gets lines for people.
+    """
+
+    def __init__(
+        self,
+        shard: tuple[int, int],
+        asked: str,
+        lock: FileLock | Lease,
+        place: Callable[[str], int],
+        say: Callable[[str], None],
+    ):
+        self._i, self._n = shard
+        self._asked, self._lock, self._place, self._say = asked, lock, place, say
+
+    def __str__(self) -> str:
+        return f"shard {self._i}/{self._n}"
+
+    def own(self, units: Sequence[str]) -> list[str]:
+        """Those of the units that are this shard's, whoever else is at work."""
+        return [unit for unit in units if self._place(unit) % self._n == self._i]
+
+    def wait(self, units: Sequence[str], undone: Callable[[Sequence[str]], list[str]]) -> list[str]:
+        """Wait until none of the units is undone, or those that are are nobody's who is at work. Returns these."""
+        left, waited_for = list(units), set[int]()
+        while True:
+            present = self._present()  # looked at first: one that has done its units and gone is not waited for
+            left = undone(left)
+            others = {self._place(unit) % self._n for unit in left} & set(present) - {self._i}
+            if not others:
+                return left
+            if others != waited_for:
+                waited_for = others
+                self._say(f"{self} has done its units, and waits for {_listed(others)}")
+            self._pause()
+
+    def run(self, stage: Stage, todo: Sequence[str], do: Do) -> dict[str, dict[str, Any]]:
+        """Do the units together with the others. Returns those of all that are set aside, once the rest is committed.
+
+        Args:
+            stage: whose units they are.
+            todo: as all shards see it, without what is committed already.
+            do: does some of them here.
+        """
+        set_aside = stage.layout.work / stage.name / "failed"
+        before = stamps(set_aside, ".json")
+        failed: dict[str, dict[str, Any]] = {}
+        seen: dict[str, Any] = {}
+        left = list(todo)
+        while left:
+            mine = self._mine(left)
+            if mine:
+                failed |= do(mine)
+                done = set(mine)
+                left = [unit for unit in left if unit not in done]
+            else:
+                self._pause()
+            now = stamps(set_aside, ".json")
+            gone = [unit for unit in left if now.get(unit) not in (None, before.get(unit))]
+            failed |= {unit: record for unit in gone if (record := read_json(stage.layout.failed(stage.name, unit)))}
+            left = _undone(stage, [unit for unit in left if unit not in failed], seen)
+        return failed
+
+    def take_alone(self) -> bool:
+        """Whether this shard is the last one at work; then it has the folder for itself."""
+        self._lock.release()
+        return self._lock.take_alone()
+
+    def _present(self) -> list[int]:
+        """The shards that are at work, this one with them."""
+        names = self._lock.at_work()
+        return [i for i in range(self._n) if i == self._i or shard_name((i, self._n), self._asked) in names]
+
+    def _mine(self, units: Sequence[str]) -> list[str]:
+        present = self._present()
+        return [unit for unit in units if self._owner(self._place(unit), present) == self._i]
+
+    def _owner(self, place: int, present: Sequence[int]) -> int:
+        owner = place % self._n
+        return owner if owner in present else present[place // self._n % len(present)]
+
+    def _pause(self) -> None:
+        self._lock.check()
+        time.sleep(_LOOK_S if isinstance(self._lock, FileLock) else _LOOK_AT_STORE_S)
+
+
+def _undone(stage: Stage, units: Sequence[str], seen: dict[str, Any]) -> list[str]:
+    """Those of the units of which something is left to do. Of records that are as they were, `seen` knows it."""
+    now = stamps(stage.layout.commits(stage.name), ".json")
+    new = [unit for unit in units if now.get(unit, 0) not in (0, seen.get(unit))]
+    records = each(lambda unit: read_json(stage.layout.commit(stage.name, unit)), new, stage.layout.root)
+    done = {unit for unit, record in zip(new, records, strict=True) if stage.is_complete(unit, record)}
+    seen |= {unit: now[unit] for unit in new}
+    return [unit for unit in units if unit not in done]
+
+
+def _listed(shards: set[int]) -> str:
+    names = [f"{i}" for i in sorted(shards)]
+    return f"shard {names[0]}" if len(names) == 1 else f"shards {', '.join(names[:8])}{', ...' if names[8:] else ''}"

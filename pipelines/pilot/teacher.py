@@ -1,0 +1,79 @@
+"""What a teacher takes for the images of a pilot's shards, measured on some of each unit's."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipelines.concepts.features import Batches, FeatureStage
+from pipelines.concepts.run import ConceptSettings, Extraction
+from pipelines.store.layout import Layout
+from pipelines.store.storage import StorePath
+
+IMAGES = 256
+"""How many are measured of the whole sample; at least a batch of each unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherCost:
+    """What a teacher took; one entry for each unit that has images."""
+
+    said: str
+    """Teacher, device and precision."""
+    on_gpu: bool
+    """Whether seconds are those of a GPU, with its part of this machine's cores, or of a core."""
+    images: Sequence[int]
+    seconds: Sequence[float]
+
+    @property
+    def unit(self) -> str:
+        """What hours of it are."""
+        return "GPU-hours" if self.on_gpu else "core-hours"
+
+
+def measure_teacher(
+    layout: Layout, shards: Mapping[str, Sequence[str]], asked: ConceptSettings, most: int
+) -> TeacherCost:
+    """Extract features in this process, and keep none.
+
+    Args:
+        layout: of the pilot.
+        shards: names of each unit's tars.
+        asked: teacher, device, precision and batch size.
+        most: images in all; see `IMAGES`.
+    """
+    extraction = Extraction(asked, layout)
+    on_gpu = extraction.device != "cpu"
+    gpus = max(1, extraction.workers())
+    stage = extraction.stage_with(threads=max(1, (os.cpu_count() or 1) // gpus) if on_gpu else 1)
+    with_images = {unit: names for unit, names in shards.items() if names}
+    each = -(-most // max(1, len(with_images)))
+    images, seconds = [], []
+    if with_images:
+        stage.setup()
+        first = next(iter(with_images.values()))
+        _extract(stage, _batches(stage, layout, first[:1]), 1)  # the first one also pays for what is done once
+    for names in with_images.values():
+        began = time.perf_counter()
+        images.append(_extract(stage, _batches(stage, layout, names), each))
+        seconds.append(time.perf_counter() - began)
+    return TeacherCost(said=extraction.said, on_gpu=on_gpu, images=images, seconds=seconds)
+
+
+def _batches(stage: FeatureStage, layout: Layout, names: Sequence[str]) -> Iterator[Batches]:
+    for name in names:
+        path: StorePath = layout.root / "shards" / name
+        yield Batches(path, stage.batch_size, skip=0)
+
+
+def _extract(stage: FeatureStage, shards: Iterator[Batches], most: int) -> int:
+    """Whole batches until there are so many images; how many they are."""
+    done = 0
+    for keys, _ in itertools.chain.from_iterable(map(stage.features, shards)):
+        done += len(keys)
+        if done >= most:
+            break
+    return done

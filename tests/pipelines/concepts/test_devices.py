@@ -1,0 +1,62 @@
+"""Which GPU a process takes, and what a machine can compute in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.command_line import WrongUse
+from pipelines.concepts import devices
+from pipelines.concepts.devices import Claim, check_device, computes_bf16, device_here, gpus_of
+from pipelines.concepts.teacher import find_teacher
+
+GPUS = ["cuda:0", "cuda:1", "cuda:2"]
+
+
+def test_processes_spread_over_the_gpus(tmp_path: Path) -> None:
+    claims = [Claim(GPUS, tmp_path) for _ in range(3)]
+    assert [claim.device for claim in claims] == GPUS
+    claims += [Claim(GPUS, tmp_path) for _ in range(4)]
+    assert sorted(Counter(claim.device for claim in claims).values()) == [2, 2, 3]
+    claims[1].close()
+    assert Claim(GPUS, tmp_path).device == "cuda:1", "one that has ended makes room"
+    for claim in claims:
+        claim.close()
+
+
+def test_jobs_that_number_their_gpus_alike_do_not_take_them_for_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA_VISIBLE_DEVICES makes each job's first one cuda:0."""
+    monkeypatch.setattr(devices, "_identity", lambda device: "GPU-aa")
+    first = Claim(["cuda:0"], tmp_path)
+    monkeypatch.setattr(devices, "_identity", lambda device: "GPU-bb")
+    second = Claim(["cuda:0"], tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["GPU-aa.0", "GPU-bb.0"]
+    first.close()
+    second.close()
+
+
+def test_what_a_devices_name_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert gpus_of("cuda") == GPUS and gpus_of("cuda:1") == ["cuda:1"] and gpus_of("cpu") == gpus_of("mps") == []
+    for there, name in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert device_here() == name
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_device("cpu")
+    with pytest.raises(WrongUse, match="--device cuda:1: torch sees no GPU on this machine"):
+        check_device("cuda:1")
+
+
+def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda: False)
+    assert not computes_bf16("cpu") and not computes_bf16("mps")
+    with pytest.raises(WrongUse, match="cpu of this machine has no bf16; use a machine that has, or --precision fp32"):
+        find_teacher(*tiny).load("cpu", "bf16")

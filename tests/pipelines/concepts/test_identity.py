@@ -1,0 +1,75 @@
+"""What features are keyed to, and what is done where a library computes another teacher of the same weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.command_line import WrongUse
+from pipelines.concepts import identity
+from pipelines.concepts.identity import precision_of, record_path, seen, settle
+from pipelines.concepts.teacher import Teacher, find_teacher
+from pipelines.store.layout import Layout
+
+
+@pytest.fixture
+def teacher(tiny: tuple[str, str]) -> Teacher:
+    return find_teacher(*tiny)
+
+
+def test_another_version_of_torch_makes_nothing_anew(filtered: Any, make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = filtered.write([4])
+    make(data)
+    commit = data / "concepts/work/features/commits/00000-00000-000.json"
+    stamp = commit.stat().st_mtime_ns
+    monkeypatch.setattr(Teacher, "versions", lambda self: {"torch": "9.9"})
+    assert make(data)[0] == 0 and commit.stat().st_mtime_ns == stamp
+    about = json.loads((data / "concepts" / "concepts.json").read_text())
+    assert about["versions"] == {"torch": "9.9"} and about["teacher"]["precision"] in ("bf16", "fp32")
+    assert not any("version" in key for key in about["teacher"])
+
+
+def test_the_fixed_image_tells_another_preprocessing(tmp_path: Path, teacher: Teacher) -> None:
+    layout = Layout(tmp_path)
+    sees = seen(teacher)
+    settle(layout, teacher, "auto", "cpu", sees)
+    settle(layout, teacher, "auto", "cpu", sees * (1 + 1e-4))  # another processor
+    loaded = teacher.load()
+    half = identity._fixed().resize((200, 150))
+    other = loaded.features([loaded.transform(half.resize((400, 300)))])[0]  # as another interpolation would
+    with pytest.raises(WrongUse, match=r"computes other features here than those in .*: with timm .* and torch .*, wh"):
+        settle(layout, teacher, "auto", "cpu", other)
+    with pytest.raises(WrongUse, match="Install those, or choose another OUTPUT"):
+        settle(layout, teacher, "auto", "cpu", sees[:-1])
+
+
+def test_the_folder_says_the_precision_where_nobody_else_does(
+    tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, sees = Layout(tmp_path), np.ones(3, np.float32)
+    monkeypatch.setattr(identity, "computes_bf16", lambda device: device == "cuda")
+    assert precision_of(layout, teacher, "auto", "cuda") == "bf16" != precision_of(layout, teacher, "auto", "cpu")
+    settle(layout, teacher, "auto", "cuda", sees)
+    assert precision_of(layout, teacher, "auto", "cpu") == "bf16"
+    settle(layout, teacher, "auto", "cpu", sees)  # another machine of the same run
+    assert json.loads(record_path(layout).read_text())["precision"] == "bf16"
+    settle(layout, teacher, "fp32", "cuda", sees)
+    assert precision_of(layout, teacher, "auto", "cuda") == "fp32"
+
+
+def test_another_precision_is_another_feature(filtered: Any, make: Any) -> None:
+    data = filtered.write([4])
+    make(data, precision="fp32")
+    commit = data / "concepts/work/features/commits/00000-00000-000.json"
+    before = json.loads(commit.read_text())["fingerprint"]
+    if identity.computes_bf16("cpu"):
+        rows = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(np.float32)
+        make(data, precision="bf16")
+        assert json.loads(commit.read_text())["fingerprint"] != before
+        halved = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(np.float32)
+        assert not np.array_equal(rows, halved)
+        assert np.linalg.norm(rows - halved) < 0.05 * np.linalg.norm(rows)
