@@ -3,10 +3,11 @@ hand labels.
 
     python -m benchmarks.verifier [--captions FOLDER] [--part development] [--weights FILE]
 
-`strict` and `balanced` are measured with weights trained on the train part alone (the weights that ship are trained on all rows). The
-test part is a uniform sample of the 10,000 rows (labels/GUIDE.md). "Clear" negatives are those of which not even a
-generous reader finds anything said (a sample was read so); the generous recall counts what that reader finds, too.
-Actions are counted twice: as the careful readers see them, and with those that only a generous one calls stated.
+`strict` and `balanced` are measured with weights trained on the train part alone (the weights that ship are trained on
+all rows). The test part is a uniform sample of the 10,000 rows (labels/GUIDE.md). "Clear" negatives are those of which
+not even a generous reader finds anything said (a sample was read so); the generous recall counts what that reader
+finds, too. Actions are counted twice: as the careful readers see them, and with those that only a generous one calls
+stated.
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ class Word(NamedTuple):
     group: str | None
     """See `descriptor_group`."""
     form: Form | None
-    """As what form of a verb a noun or adjective may be read. A base form that is seldom another word is `inflected` too;
-    others count only behind a plural ("Rescuers help")."""
+    """As what form of a verb a noun or adjective may be read. A base form that is seldom another word is `inflected`
+    too; others count only behind a plural ("Rescuers help")."""
     seldom: bool
     """Whether that form is most often another word, or the verb states nothing visible: it counts only right behind a
     noun that can act ("Firefighters rescue", "Minister tweets")."""

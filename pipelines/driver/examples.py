@@ -79,9 +79,9 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
 
 
 def _with_reasons(row: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
-    """The actions, attributes and relations of a row, each with the `reasons` for its score: texts, and the log odds that
-    they add. They are found anew; where that gives other scores than the row has, it was annotated by something else,
-    and nothing is said."""
+    """The actions, attributes and relations of a row, each with the `reasons` for its score: texts, and the log odds
+    that they add. They are found anew; where that gives other scores than the row has, it was annotated by something
+    else, and nothing is said."""
     stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
     if not any(stored):
         return stored

@@ -142,7 +142,7 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
     [
         (
             "papr",
-            "unknown preset 'papr' (did you mean 'paper'?); choose balanced or paper or paper-dedup or strict, or a .yaml",
+            "unknown preset 'papr' (did you mean 'paper'?); choose balanced or paper or paper-dedup or strict, or",
         ),
         ("", "unknown preset ''; choose balanced or paper or paper-dedup or strict, or a .yaml file"),
         ("nowhere.yaml", "preset nowhere.yaml: No such file or directory; give the path of a readable file"),
