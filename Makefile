@@ -4,7 +4,7 @@
 DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume
-PRESET  ?= paper#           paper, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
+PRESET  ?= paper#           paper, balanced, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
 STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)

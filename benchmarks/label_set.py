@@ -11,7 +11,7 @@ import csv
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,6 +34,13 @@ class Labelled:
     """Verb words of the stated actions, lower case."""
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
+    generous: frozenset[str] = frozenset()
+    """Verb words that only a generous reader calls stated."""
+
+    @property
+    def generous_action(self) -> bool:
+        """Whether the careful or the generous reader finds an action."""
+        return self.action or bool(self.generous)
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -64,7 +71,19 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 def laion_labels(folder: Path) -> list[Labelled]:
     """The labelled LAION captions, all 10,000."""
-    return _labelled("laion400m_sample.tsv", laion_captions(folder))
+    generous = {int(entry["row"]): entry["verbs"] for entry in _entries("laion400m_generous_actions.tsv")}
+    return [
+        replace(entry, generous=frozenset(generous.get(entry.row, "").split()))
+        for entry in _labelled("laion400m_sample.tsv", laion_captions(folder))
+    ]
+
+
+def written_labels() -> list[Labelled]:
+    """Captions written for training: short ones of kinds that are rare in LAION; actions only."""
+    return [
+        Labelled(row, entry["caption"], bool(entry["verbs"]), False, frozenset(entry["verbs"].split()), "train")
+        for row, entry in enumerate(_entries("written.tsv"))
+    ]
 
 
 def generous_readings() -> dict[int, bool]:

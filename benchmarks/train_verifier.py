@@ -3,8 +3,9 @@
     python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
     python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
 
-Two logistic regressions (L2). Actions: a verb candidate is positive where its word is among the labelled verbs; CC3M
-captions join with less weight, they are cleaner than LAION's. Details (attributes and relations): the label is the
+Two logistic regressions (L2). Actions: a verb candidate is positive where its word is among the labelled verbs, also of
+the generous reader; CC3M captions, which are cleaner than LAION's, and captions written for training join with less
+weight; the parser's vector of the verb joins as a linear probe. Details (attributes and relations): the label is the
 caption's, so of a complex caption every candidate counts as positive at first, then only those that the model itself
 believes in (three rounds). Deterministic.
 """
@@ -15,15 +16,18 @@ import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder
+from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
 from filters.captions import verifier
+from filters.captions.encoder import Floats
 from filters.captions.features import (
     CaptionContext,
     Features,
@@ -32,12 +36,14 @@ from filters.captions.features import (
     merged,
     relation_parts,
 )
-from filters.captions.graph import CaptionGraph, build_graph
+from filters.captions.graph import Action, CaptionGraph, build_graph
 from filters.captions.normalise import normalise
 from filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.3, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.3
+WRITTEN_WEIGHT = 0.3
+VECTOR_SPREAD = 0.3  # standard deviation of a vector's column beside features of 0 and 1
 MIN_COUNT = 3  # captions in which a feature must occur
 MIN_WEIGHT = 0.01  # smaller weights are dropped: they decide nothing and would fill the file
 
@@ -47,36 +53,56 @@ def graphs_of(labelled: Sequence[Labelled], parser: CaptionParser) -> list[Capti
     return [build_graph(parse) for parse in parser.parse([normalise(entry.caption) for entry in labelled])]
 
 
-def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, object]]:
-    """The two tables of weights."""
-    graphs = graphs_of(laion, parser)
+def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionParser) -> dict[str, dict[str, Any]]:
+    """The two tables of weights; CC3M captions join for actions."""
+    graphs, written = graphs_of(laion, parser), written_labels()
+    examples = [
+        *_action_examples(laion, graphs, 1.0),
+        # CC3M was read for what the tagger calls a verb and for words in -ing.
+        *(
+            one
+            for one in _action_examples(cc3m, graphs_of(cc3m, parser), CC3M_WEIGHT)
+            if one.action.tagged or one.positive or one.action.verb.endswith("ing")
+        ),
+        *_action_examples(written, graphs_of(written, parser), WRITTEN_WEIGHT),
+    ]
     return {
-        "actions": _train_actions([*laion, *cc3m], [*graphs, *graphs_of(cc3m, parser)], len(laion)),
+        "actions": _fit(
+            [one.features for one in examples],
+            [one.positive for one in examples],
+            [one.weight for one in examples],
+            STRENGTH["actions"],
+            np.array([one.vector for one in examples]),
+        ),
         "details": _train_details(laion, graphs),
     }
 
 
-def _train_actions(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], laion: int) -> dict[str, object]:
-    rows: list[Features] = []
-    positive, weights = [], []
-    for index, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
+class _Example(NamedTuple):
+    """A verb candidate to learn from."""
+
+    action: Action
+    features: Features
+    vector: Floats
+    positive: bool
+    weight: float
+
+
+def _action_examples(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], weight: float) -> Iterator[_Example]:
+    for entry, graph in zip(labelled, graphs, strict=True):
         context = CaptionContext(graph, entry.caption)
-        verbs = {_letters(verb) for verb in entry.verbs}
+        verbs = {_letters(verb) for verb in entry.verbs | entry.generous}
         for action in graph.actions:
-            is_stated = _letters(action.verb) in verbs
-            if index >= laion and not (action.tagged or is_stated or action.verb.endswith("ing")):
-                continue  # CC3M was read for what the tagger calls a verb and for words in -ing
-            rows.append(merged(context.parts) | merged(action_parts(context, action)))
-            positive.append(is_stated)
-            weights.append(1.0 if index < laion else CC3M_WEIGHT)
-    return _fit(rows, positive, weights, STRENGTH["actions"])
+            features = merged(context.parts) | merged(action_parts(context, action))
+            vector = graph.parse.vectors[action.token]
+            yield _Example(action, features, vector, _letters(action.verb) in verbs, weight)
 
 
 def _letters(verb: str) -> str:
     return re.sub(r"[^a-z]", "", verb.lower())
 
 
-def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> dict[str, object]:
+def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> dict[str, Any]:
     rows: list[Features] = []
     owner: list[int] = []
     for place, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
@@ -89,7 +115,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
     positive = is_complex.copy()
     table = _fit(rows, positive, np.ones(len(rows)), STRENGTH["details"])
     for _ in range(2):
-        scorer = verifier.Scorer(table["bias"], table["weights"])  # type: ignore[arg-type]
+        scorer = verifier.Scorer.of(table)
         scores = np.array([scorer(row) for row in rows])
         best: dict[int, int] = {}
         for place, score in enumerate(scores):
@@ -105,18 +131,35 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
 
 
 def _fit(
-    rows: Sequence[Features], positive: Iterable[bool], weights: Iterable[float], strength: float
-) -> dict[str, object]:
+    rows: Sequence[Features],
+    positive: Iterable[bool],
+    weights: Iterable[float],
+    strength: float,
+    vectors: Floats | None = None,
+) -> dict[str, Any]:
     counts = Counter(name for row in rows for name, value in row.items() if value)
     kept = [{name: value for name, value in row.items() if counts[name] >= MIN_COUNT} for row in rows]
     vectorizer = DictVectorizer()
+    columns = vectorizer.fit_transform(kept)
+    if vectors is not None:  # as columns of one spread, so that the penalty is fair to all
+        scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
+        columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
     model = LogisticRegression(C=strength, max_iter=5_000, tol=1e-5)
-    model.fit(vectorizer.fit_transform(kept), np.array(list(positive)), np.array(list(weights)))
-    named = zip(vectorizer.get_feature_names_out(), model.coef_[0], strict=True)
-    return {
-        "bias": round(float(model.intercept_[0]), 4),
-        "weights": {str(name): round(float(weight), 3) for name, weight in named if abs(weight) >= MIN_WEIGHT},
+    model.fit(columns, np.array(list(positive)), np.array(list(weights)))
+    bias, learned = float(model.intercept_[0]), model.coef_[0]
+    names = vectorizer.get_feature_names_out()
+    table: dict[str, Any] = {
+        "weights": {
+            str(name): round(float(weight), 3)
+            for name, weight in zip(names, learned[: len(names)], strict=True)
+            if abs(weight) >= MIN_WEIGHT
+        }
     }
+    if vectors is not None:
+        probe = learned[len(names) :] * scale
+        bias -= float(probe @ vectors.mean(axis=0))
+        table["probe"] = [round(float(weight), 4) for weight in probe]
+    return table | {"bias": round(bias, 4)}
 
 
 def main() -> None:
@@ -130,7 +173,7 @@ def main() -> None:
     laion = [entry for entry in laion_labels(folder) if entry.part == "train" or not options.train_part]
     tables = train(laion, cc3m_labels(folder), CaptionParser())
     options.out.write_text(json.dumps(tables, indent=0, sort_keys=True) + "\n", encoding="utf-8")
-    sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]  # type: ignore[arg-type]
+    sizes = [f"{len(table['weights'])} weights for {part}" for part, table in tables.items()]
     print(f"{options.out}: {', '.join(sizes)}")
 
 

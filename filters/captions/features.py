@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from filters.captions.graph import (
     ATTRIBUTE_KINDS,
     NAME_TAGS,
+    NOUN_TAGS,
     VERB_TAGS,
     Action,
     Attribute,
@@ -42,6 +43,7 @@ _SEPARATORS = frozenset("|-:–—/")
 _ADDRESS = frozenset({"you", "your", "we", "our", "i", "my", "us"})
 _FINITE = frozenset({"VBZ", "VBP", "VBD"})
 _OBJECTS = frozenset({"dobj", "obj"})
+_DESCRIBES_A_NOUN = frozenset({"JJ", "JJR", "JJS", "CD", "VBN", "DT", "PRP$", "POS", "RB"})
 _PREPOSITIONS = frozenset({"prep", "agent"})
 _ATTRIBUTE: dict[str, str] = {kind: f"attribute {kind}" for kind in ATTRIBUTE_KINDS}
 _PLACE = "place in the caption"
@@ -148,9 +150,25 @@ def action_parts(context: CaptionContext, action: Action) -> Parts:
     if context.separated:
         names += ["separator before"] * (not _SEPARATORS.isdisjoint(lower[:token]))
         names += ["separator after"] * (not _SEPARATORS.isdisjoint(lower[token + 1 :]))
+    following = _noun_behind(parse.tags, token)
+    if following is not None:
+        groups.append((_then, form, token == 0, *context.nouns[following]))
+        names.append(f"then {lower[following]}")
     _add_complement(context, token, groups, names)
     _add_subject(context, token, rating.visible, groups, names)
     return groups, names, {_PLACE: token / len(parse.words)}
+
+
+def _noun_behind(tags: Sequence[str], token: int) -> int | None:
+    """The last of the nouns right behind a word, or behind it and what describes them: "walking boots" or "feeding the
+    two ducks"; None where there are none."""
+    place = token + 1
+    while place < len(tags) and tags[place] in _DESCRIBES_A_NOUN:
+        place += 1
+    last = None
+    while place < len(tags) and tags[place] in NOUN_TAGS:
+        last, place = place, place + 1
+    return last
 
 
 def _is_name(word: str) -> bool:
@@ -289,6 +307,11 @@ def _form_before(form: str, before: str, acts: int | None) -> Features:
 
 def _form_after(form: str, after: str) -> Features:
     return _named(f"{form}, {after} after")
+
+
+def _then(form: str, is_first: bool, acts: int, page: int) -> Features:
+    said = f"then acts {acts}, page word {page}"
+    return _named(said, f"{form}, {said}", f"first word {form}, {said}" if is_first else f"later word {form}, {said}")
 
 
 def _visible(rating: int, is_short: bool, actor_before: bool) -> Features:

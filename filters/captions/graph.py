@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 from filters.captions import lexicon
 from filters.captions.parse import Parse
-from filters.captions.words import COPULA, Word, known_word
+from filters.captions.words import ACTOR, COPULA, Word, known_word
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})
@@ -288,11 +288,13 @@ def is_action_candidate(parse: Parse, token: int) -> bool:
     tag = parse.tags[token]
     if tag in VERB_TAGS:
         return parse.deps[token] not in ("aux", "auxpass") and parse.words[token].lower() not in COPULA
-    form = known_word(parse.words[token]).form if tag in _DISGUISES else None
-    if form is None or form == "ing":
-        return form == "ing"
+    word = known_word(parse.words[token])
+    if tag not in _DISGUISES or word.form is None or word.form == "ing":
+        return tag in _DISGUISES and word.form == "ing"
     before = parse.tags[token - 1] if token else "START"
-    return before not in _NO_SUBJECT and (form == "inflected" or before in _PLURAL_TAGS)
+    if before in _NO_SUBJECT or (word.form == "base" and before not in _PLURAL_TAGS):
+        return False
+    return not word.seldom or known_word(parse.words[token - 1]).noun[0] == ACTOR
 
 
 def _actions(parse: Parse, words: Sequence[Word], children: Children, object_at: dict[int, int]) -> list[Action]:

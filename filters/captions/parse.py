@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import Any
 
@@ -55,6 +55,8 @@ class Parse:
     """Dependency labels of spaCy's English models."""
     heads: list[int]
     """Index of each word's head; a root is its own head."""
+    vectors: Floats = field(compare=False, repr=False)
+    """The words' vectors in context, shape (words, width): what tags and arcs were decided from."""
 
 
 Wanted = Callable[[Parse], bool]
@@ -149,6 +151,7 @@ def parse_with_spacy(nlp: Language, texts: Sequence[str]) -> list[Parse]:
                 tags=[token.tag_ for token in doc],
                 deps=[token.dep_ for token in doc],
                 heads=[token.head.i for token in doc],
+                vectors=doc.tensor,
             )
             for doc in nlp.pipe(texts, batch_size=256)
         ]
@@ -201,7 +204,7 @@ class _NumpyPipeline:
         if wanted is None:
             return self._parse(texts, tokens, vectors, tags)
         nothing, roots = np.full(len(tags), "", object), np.arange(len(tags))
-        chosen = np.array([wanted(tagged) for tagged in _parses(texts, tokens, tags, nothing, roots)], bool)
+        chosen = np.array([wanted(tagged) for tagged in _parses(texts, tokens, vectors, tags, nothing, roots)], bool)
         inside = np.repeat(chosen, tokens.lengths)
         part = Tokens(
             tokens.lengths[chosen], list(compress(tokens.words, inside)), tokens.starts[inside], tokens.vectors[inside]
@@ -213,7 +216,7 @@ class _NumpyPipeline:
         heads, moves = self._parser(vectors, tokens.lengths)
         deps = self._deps[moves]
         self._rehang(tokens, heads, deps, self._decorated[moves])
-        return list(_parses(texts, tokens, tags, deps, heads))
+        return list(_parses(texts, tokens, vectors, tags, deps, heads))
 
     def _rehang(self, tokens: Tokens, heads: Ints, deps: Strings, decorated: NDArray[np.bool_]) -> None:
         """Hang the arcs with decorated labels where they belong, in place, by spaCy's own function: few texts have
@@ -230,11 +233,13 @@ class _NumpyPipeline:
                 heads[here], deps[here] = [token.head.i for token in doc], [token.dep_ for token in doc]
 
 
-def _parses(texts: Sequence[str], tokens: Tokens, tags: Strings, deps: Strings, heads: Ints) -> Iterator[Parse]:
-    """Arrays of all tokens to lists of each text's."""
+def _parses(
+    texts: Sequence[str], tokens: Tokens, vectors: Floats, tags: Strings, deps: Strings, heads: Ints
+) -> Iterator[Parse]:
+    """Arrays of all tokens to lists of each text's, and its part of the vectors."""
     columns = tokens.starts.tolist(), tags.tolist(), deps.tolist(), heads.tolist()
     first = 0
     for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
         here = slice(first, first + length)
-        yield Parse(text, tokens.words[here], *(column[here] for column in columns))
+        yield Parse(text, tokens.words[here], *(column[here] for column in columns), vectors=vectors[here])
         first += length

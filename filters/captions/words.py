@@ -12,7 +12,8 @@ COPULA = frozenset(
     {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}
 )
 UNRATED = -1
-UNKNOWN, PERSON = (UNRATED, UNRATED), (3, 0)
+ACTOR = 3
+UNKNOWN, PERSON = (UNRATED, UNRATED), (ACTOR, 0)
 _PERSON_WORDS = frozenset({"i", "he", "she", "they", "you", "we", "who", "him", "her", "them"})
 _ENDS_OF_VERBS = frozenset("sdgSDG")  # of inflected forms, irregular ones apart
 _ING = re.compile(r"[A-Za-z]{3,}ing")
@@ -35,8 +36,11 @@ class Word(NamedTuple):
     group: str | None
     """See `descriptor_group`."""
     form: Form | None
-    """As what form of a verb that states something visible a noun or adjective may be read. A base form that is seldom
-    another word is `inflected` too; others count only behind a plural ("Rescuers help")."""
+    """As what form of a verb a noun or adjective may be read. A base form that is seldom another word is `inflected`
+    too; others count only behind a plural ("Rescuers help")."""
+    seldom: bool
+    """Whether that form is most often another word, or the verb states nothing visible: it counts only right behind a
+    noun that can act ("Firefighters rescue", "Minister tweets")."""
     noun: tuple[int, int]
     """(can act, is a page word) as in `NounRating`; `PERSON` for words that stand for one, else `UNKNOWN`."""
 
@@ -49,7 +53,7 @@ def known_word(word: str) -> Word:
         lower,
         word[0].isalpha() or any(map(str.isalpha, word)),
         descriptor_group(word),
-        _form(word, lower),
+        *_form(word, lower),
         _noun(lower),
     )
 
@@ -60,18 +64,19 @@ def _noun(lower: str) -> tuple[int, int]:
     return noun_rating(lower) or UNKNOWN
 
 
-def _form(word: str, lower: str) -> Form | None:
+def _form(word: str, lower: str) -> tuple[Form | None, bool]:
+    """`Word.form` and `Word.seldom`."""
     if not (word[-1] in _ENDS_OF_VERBS or lower in verb_forms()) or lower in COPULA:
-        return None
+        return None, False
     if _ING.fullmatch(word):
-        return "ing"
+        return "ing", False
     lemma = verb_lemma(lower)
     rating = verb_rating(lemma) if lemma else None
-    if rating is None or rating.visible == 0:
-        return None
+    if rating is None:
+        return None, False
     if lemma != lower or rating.other_word <= 1:
-        return "inflected"
-    return "base" if rating.other_word == 2 else None
+        return "inflected", rating.visible == 0
+    return "base", rating.visible == 0 or rating.other_word > 2
 
 
 def descriptor_group(word: str) -> str | None:

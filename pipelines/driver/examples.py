@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from filters.captions.explain import explain
 from filters.presets import Preset
 from filters.spotting.overlap import overlap
 from pipelines.datasets import Dataset
@@ -25,6 +26,7 @@ EXAMPLES = 8
 """Examples of each reason in the report."""
 EXAMPLE_CHARS = 10_000
 """As much of a caption is shown in the report."""
+_SAME_SCORE = 1e-3  # scores are stored with four digits
 
 
 def collect_examples(
@@ -76,6 +78,28 @@ def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:
     return found
 
 
+def _with_reasons(row: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
+    """The actions, attributes and relations of a row, each with the `reasons` for its score: texts, and the log odds
+    that they add. They are found anew; where that gives other scores than the row has, it was annotated by something
+    else, and nothing is said."""
+    stored = tuple(row.get(name) or [] for name in ("actions", "attributes", "relations"))
+    if not any(stored):
+        return stored
+    explained = explain(row["caption"])
+    found = (explained.actions, explained.attributes, explained.relations)
+    same = [len(one) == len(other) for one, other in zip(stored, found, strict=True)]
+    pairs = [pair for one, other in zip(stored, found, strict=True) for pair in zip(one, other, strict=False)]
+    if not all(same) or any(abs(one["score"] - evidence.score) > _SAME_SCORE for one, evidence in pairs):
+        return stored
+    return tuple(
+        [
+            {**one, "reasons": [[text, round(odds, 2)] for text, odds in evidence.reasons]}
+            for one, evidence in zip(ours, evidences, strict=True)
+        ]
+        for ours, evidences in zip(stored, found, strict=True)
+    )
+
+
 def example_of(
     rows: pa.Table,
     place: int,
@@ -89,16 +113,15 @@ def example_of(
         row = {name: row[name] for name in ("uid", "caption")}
     decided = verdict.decisions
     accepted = decided.accepted[place].as_py() if decided and verdict.asked[place] else []
+    actions, attributes, relations = _with_reasons(row)
     example = {
         "uid": row["uid"],
         "caption": (row["caption"] or "")[:EXAMPLE_CHARS],
         "parsed": row.get("parsed") or "",
         "objects": row.get("objects") or [],
-        "attributes": [one for one in row.get("attributes") or [] if preset.captions.counts(one["kind"], one["score"])],
-        "relations": row.get("relations") or [],
-        "actions": [
-            {**action, "accepted": yes} for action, yes in zip(row.get("actions") or [], accepted, strict=True)
-        ],
+        "attributes": [one for one in attributes if preset.captions.counts(one["kind"], one["score"])],
+        "relations": relations,
+        "actions": [{**action, "accepted": yes} for action, yes in zip(actions, accepted, strict=True)],
         "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
         "image": None,
         "width": record["width"] if record else None,

@@ -4,7 +4,7 @@ report about a run that went wrong is the one that is needed most."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,17 @@ class Relation:
 
 
 @dataclass(frozen=True, slots=True)
+class Belief:
+    """What the verifier went by when it scored a candidate."""
+
+    said: str
+    """The candidate in words."""
+    score: float
+    reasons: tuple[tuple[str, float], ...]
+    """What speaks loudest, with the log odds that it adds: for the candidate above 0, against it below."""
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """What a caption says; indices refer to `things`."""
 
@@ -91,6 +102,7 @@ class Example:
     caption: str
     parsed: str
     graph: Graph
+    beliefs: tuple[Belief, ...]
     complexity: int | None
     image: str | None
     width: int
@@ -205,6 +217,7 @@ def read_example(raw: Json) -> Example:
         caption=_text(raw, "caption"),
         parsed=_text(raw, "parsed"),
         graph=_graph(raw),
+        beliefs=tuple(_beliefs(raw)),
         complexity=_whole(raw, "complexity"),
         image=str(image) if image else None,
         width=_whole(raw, "width") or 0,
@@ -239,6 +252,24 @@ def _graph(raw: Json) -> Graph:
             and source != target
         ),
     )
+
+
+def _beliefs(raw: Json) -> Iterator[Belief]:
+    things = [_text(item, "text") for item in _list(raw, "objects")]
+
+    def thing(item: Json, key: str) -> str:
+        return things[place] if (place := _index(item, key)) in range(len(things)) else ""
+
+    for name, said in (
+        ("actions", lambda item: _text(item, "verb")),
+        ("attributes", lambda item: f"{_text(item, 'text')}, of {thing(item, 'object')}"),
+        ("relations", lambda item: f"{thing(item, 'source')} {_text(item, 'text')} {thing(item, 'target')}"),
+    ):
+        for item in _list(raw, name):
+            pairs = [pair for pair in _sequence(item, "reasons") if isinstance(pair, list | tuple) and len(pair) == 2]
+            reasons = tuple((str(text), odds) for text, number in pairs if (odds := _number(number)) is not None)
+            if reasons:
+                yield Belief(said(item), _number(item.get("score")) or 0.0, reasons)
 
 
 def _action(item: Json, known: range) -> Action:

@@ -16,7 +16,7 @@ from pipelines.report.charts import (
     percent,
     reason_name,
 )
-from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
+from pipelines.report.data import Action, Belief, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.thumbnail import draw_image
 from pipelines.store.commit import published
@@ -26,6 +26,9 @@ MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""
 MAX_GROUPS = 24
 """Reasons whose examples are shown, for the same sake."""
+
+MAX_BELIEFS = 16
+"""Candidates of an example whose scores are explained."""
 
 _ENDS = {
     "kept": "Rows that passed every step asked for.",
@@ -131,6 +134,7 @@ def _card(example: Example) -> str:
     image = draw_image(example)
     graph = draw_graph(example.graph)
     drawing = f'<div class="wide">{graph}</div>' if graph else ""
+    drawing += _beliefs(example.beliefs)
     words = _caption(example) + _facts(example) + _message(example)
     uid = f'<p class="uid">{show(example.uid, 80)}</p>' if example.uid else ""
     # Without an image the words take its place, so that every card has two columns.
@@ -172,6 +176,27 @@ def _facts(example: Example) -> str:
     if example.width and example.height:
         facts.append(f"image <b>{example.width:,} x {example.height:,}</b>")
     return f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>' if facts else ""
+
+
+def _beliefs(beliefs: Sequence[Belief]) -> str:
+    if not beliefs:
+        return ""
+    rows = "".join(
+        f"<tr><td>{show(one.said, 60)}</td><td>{one.score:.2f}</td>"
+        f"<td>{_spoken(one, 1)}</td><td>{_spoken(one, -1)}</td></tr>"
+        for one in beliefs[:MAX_BELIEFS]
+    )
+    return (
+        '<details class="beliefs"><summary>what the verifier went by</summary><table><thead><tr><th>candidate</th>'
+        f"<th>score</th><th>for it</th><th>against it</th></tr></thead><tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _spoken(belief: Belief, sign: int) -> str:
+    """The reasons of one sign, the loudest first."""
+    return ", ".join(
+        f"<span>{show(text, 60)} <b>{odds:+.1f}</b></span>" for text, odds in belief.reasons if odds * sign > 0
+    )
 
 
 def _message(example: Example) -> str:

@@ -28,7 +28,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_shipped_presets_load() -> None:
-    assert preset_names() == ["laion-paper", "paper", "paper-dedup", "safe", "strict"]
+    assert preset_names() == ["balanced", "laion-paper", "paper", "paper-dedup", "safe", "strict"]
     for name in preset_names():
         preset = load_preset(name)
         assert preset.name == name
@@ -41,6 +41,17 @@ def test_paper_counts_every_candidate_and_strict_asks_the_verifier() -> None:
     assert paper.text_spotting == PAPER
     assert strict.text_spotting == TOLERANT
     assert strict.captions.min_action_score > 0 and strict.captions.min_attribute_score > 0
+
+
+def test_balanced_is_strict_with_lower_bars() -> None:
+    balanced, strict = load_preset("balanced"), load_preset("strict")
+    bars = ("min_action_score", "min_attribute_score", "min_relation_score")
+    low, high = ({bar: getattr(one.captions, bar) for bar in bars} for one in (balanced, strict))
+    assert all(0 < low[bar] < high[bar] for bar in bars)
+    assert (
+        dataclasses.replace(balanced, name="strict", captions=dataclasses.replace(balanced.captions, **high)) == strict
+    )
+    assert load_preset("paper").foresee == ("balanced",)  # and with it whatever strict keeps
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
@@ -120,7 +131,7 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("dedup: {pairs: true, pairs: false}", "line 1, column 22: key 'pairs' is given twice; remove one of them"),
         ("dedup: {}\ncaptions: {}\ndedup: {}", "line 3, column 1: key 'dedup' is given twice; remove one of them"),
         ("foresee: strict", "foresee is 'strict'; it must be a list"),
-        ("foresee: [stict]", "foresee names stict; choose from laion-paper, paper, "),
+        ("foresee: [stict]", "foresee names stict; choose from balanced, laion-paper, paper, "),
         ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
         ("", "must map sections (captions, columns, images, text_spotting, dedup) to settings"),
         ("- captions", "must map sections (captions, columns, images, text_spotting, dedup) to settings"),
@@ -139,8 +150,8 @@ def test_what_is_wrong_is_said_with_place_and_remedy(write: Write, text: str, me
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose laion-paper, paper, "),
-        ("", "unknown preset ''; choose laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
+        ("papr", "unknown preset 'papr' (did you mean 'paper'?); choose balanced, laion-paper, paper, "),
+        ("", "unknown preset ''; choose balanced, laion-paper, paper, paper-dedup, safe, strict, or a .yaml file"),
         ("nowhere.yaml", "preset nowhere.yaml: No such file or directory; give the path of a readable file"),
         ("nowhere/mine.yml", "preset nowhere/mine.yml: No such file or directory"),
     ],

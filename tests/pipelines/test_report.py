@@ -121,7 +121,7 @@ def everywhere_hostile() -> dict[str, Any]:
         parsed=HOSTILE + "x",
         uid=HOSTILE,
         objects=[{"text": HOSTILE, "start": 0, "end": 5}],
-        attributes=[{"object": 0, "text": HOSTILE, "kind": HOSTILE}],
+        attributes=[{"object": 0, "text": HOSTILE, "kind": HOSTILE, "reasons": [[HOSTILE, 1e400], [HOSTILE, -1.5]]}],
         actions=[
             {
                 "verb": HOSTILE,
@@ -130,9 +130,10 @@ def everywhere_hostile() -> dict[str, Any]:
                 "score": 0.1,
                 "accepted": False,
                 "participants": [{"object": 0, "role": HOSTILE}],
+                "reasons": [[HOSTILE, 2.0], [HOSTILE, HOSTILE], HOSTILE, [HOSTILE]],
             }
         ],
-        relations=[{"source": 0, "target": 0, "text": HOSTILE}],
+        relations=[{"source": 0, "target": 0, "text": HOSTILE, "reasons": [[HOSTILE, "1"]]}],
         image="data:image/jpeg;base64," + base64.b64encode(jpeg()).decode(),
         spotted=[{"text": HOSTILE, "score": 0.9, "box": [[0, 0], [9, 0], [9, 9], [0, 9]]}],
         overlap=8,
@@ -161,6 +162,25 @@ def test_hostile_text_is_shown_and_does_nothing() -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert not set(page) & set("\u202e\u202c\x00\ud800")
     assert "U+202E" in page
+
+
+def test_what_the_verifier_went_by_stands_for_and_against() -> None:
+    one = example()
+    one["actions"][0]["reasons"] = [["said of dog", 1.31], ["title case", -0.52]]
+    one["attributes"][0]["reasons"] = [["group colour", 0.7]]
+    one["relations"][0]["reasons"] = [["with noun", -0.2]]
+    page = render_report(funnel(examples={"kept": [one]}))
+    words = re.sub(r"<[^>]+>", "|", page[page.index('<details class="beliefs">') :].split("</details>")[0])
+    cells = [cell.strip() for cell in words.split("|") if cell.strip()]
+    assert cells[cells.index("catching") :] == [
+        *("catching", "0.97", "said of dog", "+1.3", "title case", "-0.5"),
+        *("brown, of dog", "0.00", "group colour", "+0.7"),
+        *("dog with ball", "0.00", "with noun", "-0.2"),
+    ]
+
+
+def test_an_example_without_reasons_says_nothing_of_them() -> None:
+    assert "beliefs" not in render_report(funnel(examples={"kept": [example()]})).split("</style>")[1]
 
 
 def test_nothing_is_loaded_from_elsewhere() -> None:

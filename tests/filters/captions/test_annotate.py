@@ -1,5 +1,6 @@
 """Captions to rows: in order, of one schema, equal captions alike, spans in the parsed text."""
 
+import gc
 from collections.abc import Callable
 
 import pytest
@@ -27,6 +28,16 @@ def test_one_row_per_caption_in_order(annotator: CaptionAnnotator) -> None:
 def test_no_captions_give_an_empty_table(annotator: CaptionAnnotator) -> None:
     assert annotator.annotate([]).schema == SCHEMA
     assert annotator.annotate([]).num_rows == 0
+
+
+@pytest.mark.parametrize("was_on", [True, False])
+def test_the_collector_is_left_as_it_was(annotator: CaptionAnnotator, was_on: bool) -> None:
+    (gc.enable if was_on else gc.disable)()
+    try:
+        annotator.annotate(CAPTIONS)
+        assert gc.isenabled() == was_on
+    finally:
+        gc.enable()
 
 
 def test_equal_captions_get_equal_rows(annotator: CaptionAnnotator) -> None:

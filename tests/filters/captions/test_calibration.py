@@ -77,7 +77,7 @@ def shares(found: Bools, truth: Bools) -> tuple[float, float]:
 def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(samples: Path, once: Any) -> None:
     labelled = laion_labels(samples)
     tables = trained([entry for entry in labelled if entry.part == "train"], cc3m_labels(samples), once)
-    verifier = Verifier(*(Scorer(tables[part]["bias"], tables[part]["weights"]) for part in ("actions", "details")))
+    verifier = Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
     test = [entry for entry in labelled if entry.part == "test"]
     graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalise(entry.caption) for entry in test])]
     rows = [row_of(graph, verifier.score(graph, entry.caption)) for graph, entry in zip(graphs, test, strict=True)]
@@ -107,6 +107,7 @@ def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, on
         assert shipped[part]["bias"] == pytest.approx(fresh[part]["bias"], abs=0.02)
         off = {name for name in ours.keys() | theirs.keys() if abs(ours.get(name, 0) - theirs.get(name, 0)) > 0.02}
         assert not off, f"{part}: run python -m benchmarks.train_verifier"
+    assert shipped["actions"]["probe"] == pytest.approx(fresh["actions"]["probe"], abs=0.02)
 
 
 def test_no_part_of_the_labels_holds_a_row_of_another(samples: Path) -> None:

@@ -1,0 +1,38 @@
+"""What a score goes by is said in words, and is of the score that the annotations hold."""
+
+import pytest
+
+from filters.captions.annotate import CaptionAnnotator
+from filters.captions.explain import explain, in_words
+
+
+def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts: list[str]) -> None:
+    captions = ["Ocean Waves Yoga Retreat banner with a green breaker rolling in", *odd_texts[:30]]
+    for caption, row in zip(captions, CaptionAnnotator().annotate(captions).to_pylist(), strict=True):
+        said = explain(caption)
+        for name in ("actions", "attributes", "relations"):
+            scores = [one.score for one in getattr(said, name)]
+            assert scores == pytest.approx([one["score"] for one in row[name]], abs=1e-3)
+
+
+def test_reasons_are_few_loudest_first_and_each_said_once() -> None:
+    (action,) = explain("a man riding a brown horse on the beach").actions
+    shares = [abs(odds) for _, odds in action.reasons]
+    assert 0 < len(shares) <= 6 and shares == sorted(shares, reverse=True)
+    texts = [text for text, _ in action.reasons]
+    assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("before NNP", "before name"),
+        ("tag VBG, title case 1", "tag -ing form, title case 1"),
+        ("subject acts 3, visible -1", "subject can act, unrated verb"),
+        ("verb form ing, PRP$ before", "verb form ing, possessive before"),
+        ("said of spinning", "said of spinning"),
+        ("other word 2 as NN", "often another word as noun"),
+    ],
+)
+def test_tags_and_ratings_are_spelled_out(name: str, words: str) -> None:
+    assert in_words(name) == words
