@@ -19,11 +19,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.shard_index import ShardIndex
 from trainer.data.batch import Batch
 from trainer.data.decode import UndecodableImage, decode
 from trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from trainer.data.images import Images
-from trainer.data.index import ShardIndex, load
+from trainer.data.index import load
 from trainer.data.order import EpochOrder
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, Shard, selected, store_of

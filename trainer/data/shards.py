@@ -23,13 +23,14 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
+from common import shard_index
+from common.shard_index import ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
-from trainer.data.index import ShardIndex, hash64, is_current, load, save, scan
+from trainer.data.index import load
 from trainer.data.settings import DataSettings, Source, Split
 from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 
 MANIFEST = "manifest.json"
-_INDEX = ".index"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FEW = 8  # up to that many shards are indexed in this process
 _NO_GUARD = (
@@ -260,7 +261,7 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
 def _index_folder(url: str, settings: DataSettings) -> Path:
     parent = url.rsplit("/", 1)[0]
     if settings.index_folder is None and not is_remote(url) and os.access(parent, os.W_OK):
-        return Path(parent) / _INDEX
+        return Path(parent) / shard_index.FOLDER
     root = Path(settings.index_folder) if settings.index_folder else default_cache() / "index"
     return root / hashlib.sha256(parent.encode()).hexdigest()[:16]
 
@@ -269,8 +270,7 @@ def _stamp(url: str) -> str | None:
     """What tells this file from another one of its name; None where there is none."""
     try:
         if not is_remote(url):
-            state = os.stat(url)
-            return f"{state.st_size}-{state.st_mtime_ns}"
+            return stamp_of(Path(url))
         fs, inside = fsspec.core.url_to_fs(url)
         info = fs.info(inside)
     except FileNotFoundError:
@@ -321,7 +321,7 @@ def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     """The index in the folder `.index` beside a remote shard, made before the shards were copied there: without one
     every machine fetches all of them once. None where there is none of a file of that size."""
     folder, name = url.rsplit("/", 1)
-    fs, inside = fsspec.core.url_to_fs(f"{folder}/{_INDEX}/{name}.npz")
+    fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")
     try:
         index = load(io.BytesIO(fs.cat_file(inside)))
     except (OSError, ShardMismatch):
