@@ -23,10 +23,8 @@ from trainer.resume import training_state
 
 def test_an_index_is_read_with_the_fields_and_kinds_of_today(tmp_path: Path, shards: Path) -> None:
     index = scan("a.tar", io.BytesIO(sorted(shards.glob("*.tar"))[0].read_bytes()), "stamp")
-    names = (index.rows.dtype.names or ())[:6]
-    rows = np.zeros(
-        len(index.rows), dtype=[(name.replace("image", "picture"), index.rows.dtype[name]) for name in names]
-    )
+    fields, names = index.rows.dtype, (index.rows.dtype.names or ())[:6]
+    rows = np.zeros(len(index.rows), dtype=[(name.replace("image", "picture"), fields[name]) for name in names])
     for name in names:
         rows[name.replace("image", "picture")] = index.rows[name]
     save(replace(index, rows=rows, bad={"missing_picture": 1}, version=WITHOUT_JSON), tmp_path / "a.npz")
