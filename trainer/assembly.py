@@ -153,7 +153,7 @@ def assemble(
         stepper=stepper,
         total_samples=samples,
         total_steps=math.ceil(samples / schedule.batch_size),
-        said=[*(f"warm start: {text}" for text in said), *chosen],
+        said=[*(f"warm start: {text}" for text in said), *chosen, *_of_subset(config, loader)],
     )
 
 
@@ -183,6 +183,10 @@ def _fitting(
         f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
         f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
     )
+
+
+def _of_subset(config: Config, loader: ShardLoader) -> list[str]:
+    return [] if loader.found is None else [f"data.subset {config.data.subset}: {loader.found}"]
 
 
 def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:
