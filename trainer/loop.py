@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -30,6 +31,7 @@ from common.command_line import WrongUse
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
+from trainer.branch import Parent, adopt
 from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
@@ -122,6 +124,7 @@ class _Run:
         same_on_all(ranks, "the training data", self.data)
         for text in (about_concepts, *self.parts.said):
             say(text)
+        self.parent: Parent | None = None
         self._restore(found)
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
@@ -135,15 +138,26 @@ class _Run:
             for text in take_over(found, self.parts, self.data, self.workdir):
                 self.say(text)
             self.step = found.step
+            if found.training.get("parent") is not None:
+                self.parent = Parent(**found.training["parent"])
+        elif self.config.branch.path:
+            self.parent = adopt(self.config.branch.path, self.parts, self.ranks)
+            self.step = self.parent.samples // self.config.schedule.batch_size
+        if self.parent is not None:
+            self.say(f"a branch of {self.parent}")
         if self.ranks.first:
             (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             self.log = RunLog(self.workdir, self.config.log, plain(self.config), self.say, self.step)
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
+            elif self.parent is not None:
+                self.log.write("event", self.step, self._samples(), {"event": "branched", **self._parent()})
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
         """Steps until the end or until asked to stop."""
+        if self.parent is not None:
+            self._save()  # unless it has been: from here on the run does without its parent
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
@@ -191,6 +205,9 @@ class _Run:
             if last or self._passes(self.config.checkpoint.every_samples):
                 self._save()
 
+    def _parent(self) -> dict[str, Any]:
+        return {} if self.parent is None else {f"parent_{name}": value for name, value in self.parent.record().items()}
+
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
 
@@ -229,7 +246,13 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(self.parts, self.data, sum(read, Counter()), lost),
+                    training=training_state(
+                        self.parts,
+                        self.data,
+                        sum(read, Counter()),
+                        lost,
+                        None if self.parent is None else self.parent.record(),
+                    ),
                     metric=quality.metric(self.measured),
                 )
             )
@@ -253,6 +276,7 @@ class _Run:
             pairs=self.parts.loader.samples_per_epoch,
             results=quality.lines(self.measured),
             versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
+            parent=None if self.parent is None else str(self.parent),
         )
         weights = self.parts.judged.clip.state_dict()
         seen = preprocessing(self.config.transform, self.parts.size)
