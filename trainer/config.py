@@ -228,6 +228,9 @@ class LogSettings:
 
     every_steps: Positive = 50
     """A progress line, and its values in `log.jsonl`, each so many steps and at the last one."""
+    peak_tflops: Above0 | None = None
+    """What one device can compute of dense matrices in `run.precision`, in 1e12 FLOP/s, for the MFU of the progress
+    line; none: that of the data sheet where the device is known (`trainer/utilisation.py`), else no MFU is said."""
     tensorboard: bool = True
     """Write `tensorboard/` where the tensorboard package is installed."""
     wandb: str = ""
@@ -252,6 +255,11 @@ class CheckSettings:
     """Prompts; a class is the normalised mean of its normalised prompts."""
     batch_size: Positive = 256
     """Images, or prompts, encoded at once by a rank."""
+    tasks: str = ""
+    """Suites, suite files and tasks of the evaluation, comma-separated (`--tasks` of `python -m eval`), measured at
+    each check without few-shot, on the first rank while the others wait. One that does not exist is refused at the
+    start; one that fails later is said, and the training goes on. The data lie where `DIHT_BENCH_DATA` says. Empty:
+    none."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -5,6 +5,7 @@
     WORKDIR/log.jsonl       one line per progress line, check and event
     WORKDIR/tensorboard/    the same as curves
     WORKDIR/export/         the model for open_clip, with its card
+    WORKDIR/tasks/          results of `check.tasks`, by step
 
 A step is a function of weights, optimiser state, and its number: batch, augmentation and dropout follow from the seed
 and the number. So a run that was killed and started again ends with the bits of one that was not (on a CPU in float32
@@ -47,7 +48,9 @@ from trainer.progress import TrainingProgress, line
 from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
+from trainer.tasks import evaluate, require_tasks
 from trainer.transforms import preprocessing
+from trainer.utilisation import peak_memory
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +103,8 @@ class _Run:
         wish: StopWish,
         device: torch.device,
     ):
+        if config.check.tasks and ranks.first:
+            require_tasks(config.check.tasks)
         self.config, about_concepts = resolved(config)
         self.workdir, self.say, self.ranks, self.wish = workdir, say, ranks, wish
         self.log: RunLog | None = None
@@ -129,7 +134,9 @@ class _Run:
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
         self.bad = 0
-        self.progress = TrainingProgress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
+        self.progress = TrainingProgress(
+            self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed
+        )
 
     def _restore(self, found: Checkpoint | None) -> None:
         step = self.ranks.share(found.step if found else None)
@@ -201,7 +208,10 @@ class _Run:
         if last or self.step % self.config.log.every_steps == 0:
             self._report(result, factor * self.config.optimizer.learning_rate)
         with self.progress.not_counted():
-            self.measured = self._check() if last or self._passes(self.config.check.every_samples) else {}
+            check = last or self._passes(self.config.check.every_samples)
+            self.measured = self._check() if check else {}
+            if check and self.config.check.tasks:
+                self._evaluate()
             if last or self._passes(self.config.checkpoint.every_samples):
                 self._save()
 
@@ -219,6 +229,7 @@ class _Run:
     def _report(self, result: StepResult, rate: float) -> None:
         loader, skipped = self.parts.loader, self.parts.stepper.skipped.total
         speed = self.progress.speed(self.step, loader.waited_s)
+        speed["peak_memory_gib"] = max(self.ranks.collect(peak_memory(self.parts.device))) / 2**30
         if self.log is None:
             return
         self.log.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
@@ -235,6 +246,27 @@ class _Run:
                 self.log.say(f"step {self.step:,}: {text}")
             self.log.write("check", self.step, self._samples(), quality.values(found))
         return found
+
+    def _evaluate(self) -> None:
+        """The tasks of the evaluation, on the weights as they are."""
+        folder = self.workdir / "tasks"
+        found = evaluate(
+            self.config.check.tasks,
+            self._export(folder / "model") if self.ranks.first else folder / "model",
+            folder / f"step-{self.step:012d}",
+            device=self.parts.device,
+            ranks=self.ranks,
+            asked_to_stop=lambda: self.wish.asked,
+        )
+        if found is None or self.log is None:
+            return
+        for text in found.lines:
+            self.log.say(f"step {self.step:,}: {text}")
+        if found.failed:
+            event = {"event": "tasks_failed", "why": found.failed}
+            self.log.write("event", self.step, self._samples(), event)
+        else:
+            self.log.write("check", self.step, self._samples(), found.values)
 
     def _save(self) -> None:
         loader = self.parts.loader
@@ -262,12 +294,12 @@ class _Run:
         if not self.measured:  # the run had ended before, or nothing is held out
             self.measured = self._check()
         if self.ranks.first:
-            folder = self._export()
+            folder = self._export(self.workdir / "export")
             self.say(f"model in {folder}/, for open_clip.create_model_and_transforms('local-dir:{folder}')")
         self.ranks.barrier()
         return self._outcome(finished=True)
 
-    def _export(self) -> Path:
+    def _export(self, folder: Path) -> Path:
         card = model_card(
             self.config,
             samples=self._samples(),
@@ -280,7 +312,7 @@ class _Run:
         )
         weights = self.parts.judged.clip.state_dict()
         seen = preprocessing(self.config.transform, self.parts.size)
-        return export(self.workdir / "export", self.parts.architecture, weights, seen, card)
+        return export(folder, self.parts.architecture, weights, seen, card)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:
         return TrainingOutcome(
