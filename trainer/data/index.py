@@ -1,0 +1,21 @@
+"""The index of a shard (`common.shard_index`) with the errors and the words of the training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+from common import shard_index
+from common.shard_index import BadIndex, ShardIndex
+from trainer.data.errors import ShardMismatch
+from trainer.old_words import KINDS
+
+
+def load(path: Path | IO[bytes]) -> ShardIndex:
+    """A kept index. Raises `ShardMismatch` where it has gone or cannot be read."""
+    try:
+        index = shard_index.load(path)
+    except BadIndex as error:
+        raise ShardMismatch(str(error)) from error
+    index.bad = {KINDS.get(kind, kind): count for kind, count in index.bad.items()}
+    return index
