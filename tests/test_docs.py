@@ -53,15 +53,6 @@ QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 OURS = r"(pipelines|trainer|eval|filters)\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = ("deploy/torchrun/", "docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
-    "deploy/torchrun/train.sh",
-    "docker",
-    "export",
-    "gcloud",
-    "IMAGE=",
-    "kubectl",
-    "sbatch",
-    ".venv/bin/python -m pip",
-)
 """Beginnings of lines that are typed to other programs."""
 
 
