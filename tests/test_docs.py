@@ -52,7 +52,7 @@ TEXTS = sorted(
 QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 OURS = r"(pipelines|trainer|eval|filters)\b"
 EXAMPLE = ".venv/bin/python examples/"
-OTHERS = ("docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
+OTHERS = ("deploy/torchrun/", "docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
 """Beginnings of lines that are typed to other programs."""
 
 
@@ -188,7 +188,7 @@ def test_examples_are_there_and_understand_their_words(command: str, monkeypatch
     assert not rest
 
 
-@pytest.mark.parametrize("command", typed("sbatch ", "kubectl ", "docker build "))
+@pytest.mark.parametrize("command", typed("sbatch ", "kubectl ", "docker build ", "deploy/"))
 def test_files_that_are_given_to_other_programs_are_there(command: str) -> None:
     named = [word for word in shlex.split(command) if word.startswith("deploy/")]
     assert named and all((REPOSITORY / word).is_file() for word in named)

@@ -30,6 +30,7 @@ from trainer.optim import build_optimizer
 from trainer.randomness import Purpose, seed_torch
 from trainer.step import Stepper, autocast, losses_of
 from trainer.transforms import transform
+from trainer.utilisation import flops_per_pair, peak_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class Parts:
     stepper: Stepper
     total_samples: int
     total_steps: int
+    full_speed: float | None
+    """Images/s of all devices at an MFU of 1; None: their peak is not known."""
     said: list[str]
     """Lines about the warm start, and what was left to the program."""
 
@@ -126,6 +129,11 @@ def assemble(
         chosen.append(text)
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
+    peak = peak_flops(device, config.run.precision, config.log.peak_tflops)
+    full_speed = None
+    if peak is not None:
+        student.train()
+        full_speed = ranks.world * peak / flops_per_pair(student, size, tokenize(["a caption"]))
     if config.model.compile:
         student.compile()
     stepper = Stepper(
@@ -154,7 +162,8 @@ def assemble(
         stepper=stepper,
         total_samples=samples,
         total_steps=math.ceil(samples / schedule.batch_size),
-        said=[*(f"warm start: {text}" for text in said), *chosen],
+        full_speed=full_speed,
+        said=[*(f"warm start: {text}" for text in said), *chosen, *_of_subset(config, loader)],
     )
 
 
@@ -184,6 +193,10 @@ def _fitting(
         f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
         f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
     )
+
+
+def _of_subset(config: Config, loader: ShardLoader) -> list[str]:
+    return [] if loader.found is None else [f"data.subset {config.data.subset}: {loader.found}"]
 
 
 def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:

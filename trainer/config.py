@@ -132,15 +132,34 @@ class ScheduleSettings:
     the start; the run keeps the number as long as it has as many ranks."""
     warmup_samples: Annotated[int, Range(at_least=0, at_most=10**15)] = 2_000 * 33_792
     """The learning rate rises linearly over these samples. (recipe: 2,000 steps)"""
+    shape: Literal["cosine", "constant"] = "cosine"
+    """After the warm-up: a cosine over the rest of the run; or the peak until the cooldown. A run of constant rate can
+    go on for as long as one likes, and be cooled down from any of its checkpoints (`branch`). (recipe: cosine)"""
+    cooldown: Share = 0.0
+    """With shape constant: over the last samples of the run, this proportion of all, the rate falls linearly."""
     final_learning_rate: Share = 0.0
-    """The cosine ends here, as a proportion of the peak. (convention)"""
+    """Cosine and cooldown end here, as a proportion of the peak. (convention)"""
 
     def __post_init__(self) -> None:
         check_fields(self)
         if (self.samples is None) == (self.epochs is None):
             raise ValueError("set either schedule.samples or schedule.epochs, and the other one to null")
+        if self.cooldown and self.shape != "constant":
+            raise ValueError(
+                f"schedule.cooldown is {self.cooldown}, and a cosine falls by itself: set schedule.shape=constant"
+            )
         if self.micro_batches != "auto" and self.micro_batches > self.batch_size:
             raise ValueError(f"schedule.micro_batches is {self.micro_batches}; it must be at most schedule.batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchSettings:
+    """A new run from a checkpoint of another one, with its optimiser state."""
+
+    path: str = ""
+    """The checkpoint, `WORKDIR/checkpoints/step-...`, or a WORKDIR, for its newest. Model and concept heads stay, all
+    other settings may be new. Samples seen go on from the parent's, so `schedule.samples` counts them too. Empty: the
+    run begins by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +231,9 @@ class LogSettings:
 
     every_steps: Positive = 50
     """A progress line, and its values in `log.jsonl`, each so many steps and at the last one."""
+    peak_tflops: Above0 | None = None
+    """What one device can compute of dense matrices in `run.precision`, in 1e12 FLOP/s, for the MFU of the progress
+    line; none: that of the data sheet where the device is known (`trainer/utilisation.py`), else no MFU is said."""
     tensorboard: bool = True
     """Write `tensorboard/` where the tensorboard package is installed."""
     wandb: str = ""
@@ -236,6 +258,11 @@ class CheckSettings:
     """Prompts; a class is the normalised mean of its normalised prompts."""
     batch_size: Positive = 256
     """Images, or prompts, encoded at once by a rank."""
+    tasks: str = ""
+    """Suites, suite files and tasks of the evaluation, comma-separated (`--tasks` of `python -m eval`), measured at
+    each check without few-shot, on the first rank while the others wait. One that does not exist is refused at the
+    start; one that fails later is said, and the training goes on. The data lie where `DIHT_BENCH_DATA` says. Empty:
+    none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -254,6 +281,8 @@ class Config:
     """What is read."""
     schedule: ScheduleSettings
     """How long, and in which batches."""
+    branch: BranchSettings = field(default_factory=BranchSettings)
+    """Which run this one continues with other settings."""
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
     loss: Any = field(default_factory=HnNce)

@@ -5,6 +5,7 @@
     WORKDIR/log.jsonl       one line per progress line, check and event
     WORKDIR/tensorboard/    the same as curves
     WORKDIR/export/         the model for open_clip, with its card
+    WORKDIR/tasks/          results of `check.tasks`, by step
 
 A step is a function of weights, optimiser state, and its number: batch, augmentation and dropout follow from the seed
 and the number. So a run that was killed and started again ends with the bits of one that was not (on a CPU in float32
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -30,6 +32,7 @@ from common.command_line import WrongUse
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
+from trainer.branch import Parent, adopt
 from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
 from trainer.checks import Share
 from trainer.config import Config
@@ -45,7 +48,9 @@ from trainer.progress import TrainingProgress, line
 from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
+from trainer.tasks import evaluate, require_tasks
 from trainer.transforms import preprocessing
+from trainer.utilisation import peak_memory
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +103,8 @@ class _Run:
         wish: StopWish,
         device: torch.device,
     ):
+        if config.check.tasks and ranks.first:
+            require_tasks(config.check.tasks)
         self.config, about_concepts = resolved(config)
         self.workdir, self.say, self.ranks, self.wish = workdir, say, ranks, wish
         self.log: RunLog | None = None
@@ -122,11 +129,14 @@ class _Run:
         same_on_all(ranks, "the training data", self.data)
         for text in (about_concepts, *self.parts.said):
             say(text)
+        self.parent: Parent | None = None
         self._restore(found)
         say(introduction(self.parts))
         self.batches = self.parts.loader.batches_per_epoch
         self.bad = 0
-        self.progress = TrainingProgress(self.parts.total_steps, self.config.schedule.batch_size, self.step)
+        self.progress = TrainingProgress(
+            self.parts.total_steps, self.config.schedule.batch_size, self.step, full_speed=self.parts.full_speed
+        )
 
     def _restore(self, found: Checkpoint | None) -> None:
         step = self.ranks.share(found.step if found else None)
@@ -135,15 +145,26 @@ class _Run:
             for text in take_over(found, self.parts, self.data, self.workdir):
                 self.say(text)
             self.step = found.step
+            if found.training.get("parent") is not None:
+                self.parent = Parent(**found.training["parent"])
+        elif self.config.branch.path:
+            self.parent = adopt(self.config.branch.path, self.parts, self.ranks)
+            self.step = self.parent.samples // self.config.schedule.batch_size
+        if self.parent is not None:
+            self.say(f"a branch of {self.parent}")
         if self.ranks.first:
             (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             self.log = RunLog(self.workdir, self.config.log, plain(self.config), self.say, self.step)
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
+            elif self.parent is not None:
+                self.log.write("event", self.step, self._samples(), {"event": "branched", **self._parent()})
         self.ranks.barrier()
 
     def go(self) -> TrainingOutcome:
         """Steps until the end or until asked to stop."""
+        if self.parent is not None:
+            self._save()  # unless it has been: from here on the run does without its parent
         total, stopped = self.parts.total_steps, False
         while self.step < total and not stopped:
             stopped = self._epoch(self.step // self.batches, self.step % self.batches)
@@ -187,9 +208,15 @@ class _Run:
         if last or self.step % self.config.log.every_steps == 0:
             self._report(result, factor * self.config.optimizer.learning_rate)
         with self.progress.not_counted():
-            self.measured = self._check() if last or self._passes(self.config.check.every_samples) else {}
+            check = last or self._passes(self.config.check.every_samples)
+            self.measured = self._check() if check else {}
+            if check and self.config.check.tasks:
+                self._evaluate()
             if last or self._passes(self.config.checkpoint.every_samples):
                 self._save()
+
+    def _parent(self) -> dict[str, Any]:
+        return {} if self.parent is None else {f"parent_{name}": value for name, value in self.parent.record().items()}
 
     def _samples(self) -> int:
         return self.step * self.config.schedule.batch_size
@@ -202,6 +229,7 @@ class _Run:
     def _report(self, result: StepResult, rate: float) -> None:
         loader, skipped = self.parts.loader, self.parts.stepper.skipped.total
         speed = self.progress.speed(self.step, loader.waited_s)
+        speed["peak_memory_gib"] = max(self.ranks.collect(peak_memory(self.parts.device))) / 2**30
         if self.log is None:
             return
         self.log.say(line(self.step, self.parts.total_steps, result, speed, rate, skipped))
@@ -219,6 +247,27 @@ class _Run:
             self.log.write("check", self.step, self._samples(), quality.values(found))
         return found
 
+    def _evaluate(self) -> None:
+        """The tasks of the evaluation, on the weights as they are."""
+        folder = self.workdir / "tasks"
+        found = evaluate(
+            self.config.check.tasks,
+            self._export(folder / "model") if self.ranks.first else folder / "model",
+            folder / f"step-{self.step:012d}",
+            device=self.parts.device,
+            ranks=self.ranks,
+            asked_to_stop=lambda: self.wish.asked,
+        )
+        if found is None or self.log is None:
+            return
+        for text in found.lines:
+            self.log.say(f"step {self.step:,}: {text}")
+        if found.failed:
+            event = {"event": "tasks_failed", "why": found.failed}
+            self.log.write("event", self.step, self._samples(), event)
+        else:
+            self.log.write("check", self.step, self._samples(), found.values)
+
     def _save(self) -> None:
         loader = self.parts.loader
         read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
@@ -229,7 +278,13 @@ class _Run:
                     step=self.step,
                     samples=self._samples(),
                     model=self.parts.student.clip.state_dict(),
-                    training=training_state(self.parts, self.data, sum(read, Counter()), lost),
+                    training=training_state(
+                        self.parts,
+                        self.data,
+                        sum(read, Counter()),
+                        lost,
+                        None if self.parent is None else self.parent.record(),
+                    ),
                     metric=quality.metric(self.measured),
                 )
             )
@@ -239,12 +294,12 @@ class _Run:
         if not self.measured:  # the run had ended before, or nothing is held out
             self.measured = self._check()
         if self.ranks.first:
-            folder = self._export()
+            folder = self._export(self.workdir / "export")
             self.say(f"model in {folder}/, for open_clip.create_model_and_transforms('local-dir:{folder}')")
         self.ranks.barrier()
         return self._outcome(finished=True)
 
-    def _export(self) -> Path:
+    def _export(self, folder: Path) -> Path:
         card = model_card(
             self.config,
             samples=self._samples(),
@@ -253,10 +308,11 @@ class _Run:
             pairs=self.parts.loader.samples_per_epoch,
             results=quality.lines(self.measured),
             versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
+            parent=None if self.parent is None else str(self.parent),
         )
         weights = self.parts.judged.clip.state_dict()
         seen = preprocessing(self.config.transform, self.parts.size)
-        return export(self.workdir / "export", self.parts.architecture, weights, seen, card)
+        return export(folder, self.parts.architecture, weights, seen, card)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:
         return TrainingOutcome(

@@ -19,8 +19,10 @@ def model_card(
     pairs: int,
     results: Sequence[str],
     versions: Mapping[str, str],
+    parent: str | None = None,
 ) -> str:
-    """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines."""
+    """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines;
+    `parent`: the checkpoint that the run is a branch of."""
     losses = config.loss.describe()
     if config.concepts.path:
         losses += (
@@ -29,7 +31,7 @@ def model_card(
     model = "an architecture of its own" if config.model.architecture else config.model.name
     sources = "\n".join(f"- `{source.path}`" for source in config.data.sources)
     start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]
-    started = ", ".join(part for part in start if part) or "random numbers"
+    started = parent or ", ".join(part for part in start if part) or "random numbers"
     averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
     measured = "\n".join(f"- {line}" for line in results) or "- nothing was held out"
     return f"""---

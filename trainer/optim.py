@@ -31,12 +31,15 @@ def build_optimizer(student: Student, settings: OptimizerSettings, concepts: Con
 
 def rate_factor(settings: ScheduleSettings, seen: int, total: int) -> float:
     """Proportion of the peak learning rate for the step that starts after `seen` samples of `total`: linear warm-up,
-    then a cosine down to `final_learning_rate`."""
+    then a cosine down to `final_learning_rate`; or the peak, and at the end a line down to it."""
     warmup = min(settings.warmup_samples, total)
     if seen < warmup:
         return min(1.0, (seen + settings.batch_size) / warmup)
-    progress = (seen - warmup) / max(1, total - warmup)
     low = settings.final_learning_rate
+    if settings.shape == "constant":
+        cooldown = min(settings.cooldown * total, total - warmup)
+        return low + (1 - low) * min(1.0, (total - seen) / cooldown) if cooldown else 1.0
+    progress = (seen - warmup) / max(1, total - warmup)
     return low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

@@ -81,6 +81,7 @@ def _holdout(parts: Parts) -> ShardLoader:
         data,
         sources=tuple(replace(source, weight=None) for source in data.sources),
         split=replace(data.split, part="holdout"),
+        captions="first",
         shuffle=0,
         streams=1,
         drop_last=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import WrongUse
+from common.fields import BadValue, build
 from trainer.assembly import Parts
 from trainer.checkpoint import Checkpoint
 from trainer.config import Config
@@ -18,7 +19,7 @@ from trainer.config_files import differences, plain
 from trainer.step import Skipped
 
 MAY_CHANGE = (
-    "data.sources", "data.skip", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder",
+    "data.sources", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder",
     "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
@@ -34,14 +35,18 @@ def fingerprint(parts: Parts) -> str:
         digest.update(f"source {setting.weight}\n".encode())
         for shard in source.shards:
             digest.update(f"{shard.sha256} {shard.samples}\n".encode())
+    if parts.loader.subset is not None:
+        digest.update(parts.loader.subset.digest.encode())
     for targets in parts.targets:
         digest.update(json.dumps(targets.manifest, sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def training_state(parts: Parts, data: str, read: Mapping[str, int], lost: int) -> dict[str, Any]:
+def training_state(
+    parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Everything that the next step depends on, except the encoders. `data`: the fingerprint; `read`: samples by what
-    became of them, on all ranks; `lost`: the bad ones of this epoch."""
+    became of them, on all ranks; `lost`: the bad ones of this epoch; `parent`: what the run is a branch of."""
     return {
         "config": plain(parts.config),
         "data": data,
@@ -49,6 +54,7 @@ def training_state(parts: Parts, data: str, read: Mapping[str, int], lost: int) 
         "read": {str(kind): count for kind, count in read.items()},  # nothing but plain values is read back
         "lost": lost,
         "world": parts.ranks.world,
+        "parent": None if parent is None else dict(parent),
         "heads": parts.student.heads.state_dict(),
         "optimizer": parts.optimizer.state_dict(),
         "scaler": parts.stepper.scaler.state_dict(),
@@ -65,12 +71,20 @@ def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir
         config = replace(config, data=replace(config.data, streams=begun["data"]["streams"]))
     if config.schedule.micro_batches == "auto" and same_ranks:
         config = replace(config, schedule=replace(config.schedule, micro_batches=begun["schedule"]["micro_batches"]))
-    changed = [name for name in differences(begun, plain(config)) if not name.startswith(MAY_CHANGE)]
+    changed = [name for name in differences(_of_today(begun), plain(config)) if not name.startswith(MAY_CHANGE)]
     if changed:
         raise WrongUse(
             f"{workdir} holds a run with another {', '.join(changed)}; give it the same, or start in another WORKDIR"
         )
     return config
+
+
+def _of_today(begun: Mapping[str, Any]) -> Any:
+    """With the settings that there were not when the run began: their defaults are what it did then."""
+    try:
+        return plain(build(Config, begun))
+    except BadValue:
+        return begun  # what is not known any more is named as a difference
 
 
 def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> list[str]:

@@ -14,8 +14,8 @@ from typing import Any, TypedDict
 import numpy as np
 from PIL import Image
 
-from common.files import sha256_file
 from common.images import BadImage, open_image
+from common.shard_index import place_beside, scan, stamp_of, write
 from filters.spotting.decode import DecodeLimits, decode_image
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
@@ -30,7 +30,7 @@ from pipelines.store.commit import publish_json, published, remove, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.records import Vouched, publish_record
-from pipelines.store.storage import StorePath, read_table
+from pipelines.store.storage import StorePath, is_local, read_table
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
@@ -43,9 +43,17 @@ def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
     return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
 
 
+def index_path(shard: StorePath) -> StorePath:
+    """Where the index of a shard lies, which a training reads in place of the shard. No record vouches for it: a
+    training makes it anew where it is missing, or where its shard was copied."""
+    return shard.parent / str(place_beside(shard.name))
+
+
 def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards from number `first` on. They are written in order, so there is no gap between them."""
+    """Remove a unit's shards from number `first` on, with their indexes. They are written in order, so there is no gap
+    between them."""
     while (path := shard_path(layout, unit, first)).exists():
+        remove(index_path(path))
         remove(path)
         first += 1
 
@@ -71,7 +79,7 @@ class ExportRecord(TypedDict):
 @dataclass
 class ExportStage(Stage):
     """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
-    `.json`."""
+    `.json`; beside each its index."""
 
     layout: Layout
     dataset: Dataset
@@ -89,8 +97,12 @@ class ExportStage(Stage):
             part = rows[first : first + PER_SHARD]
             with published(path) as temporary:
                 written = self._write(temporary, unit, part)
-                digest = sha256_file(temporary)
-            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": digest})
+                with open(temporary, "rb") as tar:
+                    index = scan(path.name, tar)
+            index.stamp = stamp_of(path) if is_local(path) else ""
+            with published(index_path(path)) as temporary:
+                write(index, temporary)
+            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256})
             heartbeat.beat(first + len(part))
         remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
         record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
@@ -215,7 +227,8 @@ class Export:
         root = self.layout.root
         commits = (self.layout.commit("export", unit.name) for unit in self.work.plan.units)
         results = (*self._indexes, self._subset, root / "report.html")
-        for path in (*commits, *(root / "shards").glob("*.tar"), *results, self.layout.exported):
+        shards: list[StorePath] = list((root / "shards").glob("*.tar"))
+        for path in (*commits, *map(index_path, shards), *shards, *results, self.layout.exported):
             remove(path)
         self.work.say(
             "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"

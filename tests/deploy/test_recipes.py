@@ -25,7 +25,7 @@ OURS = {name for action in PARSER._actions for name in action.option_strings}
 
 
 def files(*endings: str) -> list[Path]:
-    return sorted(path for path in DEPLOY.rglob("*") if path.name.endswith(endings))
+    return sorted(path for path in DEPLOY.rglob("*") if path.is_file() and str(path).endswith(endings))
 
 
 def shown(path: Path) -> str:
@@ -74,12 +74,18 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
             for source in line.split()[1:-1]:
                 assert source.endswith("*") or (REPOSITORY / source).exists(), source
     assert "pip check" in text, "what does not fit together is found when the image is built"
+    copied = set(re.findall(r"^COPY (\w+) /src/\1$", text, re.MULTILINE))
+    runs = ("trainer", "eval") if path.name.startswith("train") else ("pipelines", "filters")
+    assert copied == imported_from(*runs), "the packages that a run imports, and no more"
+
+
+@pytest.mark.parametrize("path", files("/Dockerfile"), ids=shown)
+def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
+    text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     assert "filters.spotting.weights" in text, "models are inside"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
     assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
     assert "load_tool()" in text, "and it loads"
-    copied = set(re.findall(r"^COPY (\w+) /src/\1$", text, re.MULTILINE))
-    assert copied == imported_from("pipelines", "filters"), "the packages that a run imports, and no more"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
     assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))

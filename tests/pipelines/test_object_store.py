@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.shard_index import load
 from pipelines.datasets import load_dataset
 from pipelines.fetch.records import FETCHED
 from pipelines.manifests import Span, inspect, read, split
@@ -198,6 +200,9 @@ def test_a_run_in_the_store_equals_one_on_disk(
         assert np.array_equal(np.load(file), np.load(expected))
     shards = {path.name: path.read_bytes() for path in (output / "shards").glob("*.tar")}
     assert shards == {path.name: path.read_bytes() for path in (paper.output / "shards").glob("*.tar")}
+    for name in shards:  # a training reads these in place of the shards
+        with (output / "shards" / ".index" / f"{name}.npz").open("rb") as file:
+            assert load(file).sha256 == hashlib.sha256(shards[name]).hexdigest()
     assert (output / "report.html").exists() and (output / "run.json").exists()
     again = command(*arguments)
     assert again.returncode == 0 and "nothing is left to do" in again.stdout

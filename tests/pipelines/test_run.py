@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from common.shard_index import load, stamp_of
 from pipelines.datasets import load_dataset
 from pipelines.manifests import NoInput
 
@@ -140,6 +141,10 @@ def test_shards_hold_the_survivors(paper: Any, pairs: Path) -> None:
     for entry in manifest["shards"]:
         path = paper.output / "shards" / entry["shard"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == entry["sha256"]
+        index = load(path.parent / ".index" / f"{path.name}.npz")
+        assert (index.sha256, len(index.keys), index.bad, index.stamp) == (
+            entry["sha256"], entry["samples"], {}, stamp_of(path),
+        )  # fmt: skip
         samples: dict[str, dict[str, bytes]] = {}
         with tarfile.open(path) as tar:
             for member in tar:

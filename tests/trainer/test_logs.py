@@ -14,8 +14,9 @@ import torch
 
 from trainer.config import LogSettings
 from trainer.logs import MissingTracker, RunLog
-from trainer.progress import TrainingProgress
+from trainer.progress import TrainingProgress, line
 from trainer.randomness import Purpose, seed_for, seed_torch
+from trainer.step import StepResult
 
 
 def opened(workdir: Path, resumed_at: int = 0, **settings: object) -> RunLog:
@@ -91,6 +92,18 @@ def test_speed_is_that_of_the_window() -> None:
     now[0] += 10
     speed = progress.speed(40, waited_s=1.0)
     assert speed == {"samples_per_s": 8.0, "data_wait": 0.0, "eta_s": 60 * (1.0 + 1000 / 20)}  # 60 steps, 3 checks
+
+
+def test_the_line_has_the_mfu_where_the_full_speed_is_known() -> None:
+    now = [100.0]
+    progress = TrainingProgress(100, 8, 20, clock=lambda: now[0], full_speed=50.0)
+    now[0] += 4
+    speed = progress.speed(30, waited_s=1.0) | {"peak_memory_gib": 12.34}
+    assert speed["mfu"] == pytest.approx(0.4)
+    result = StepResult(values={"loss": 1.0, "contrastive": 1.0}, gradient_norm=1.0, scale=14.0, finite=True)
+    assert "  20 images/s  MFU 40.0%  peak 12.3 GiB  data wait 25%  " in line(30, 100, result, speed, 1e-3, 0)
+    del speed["mfu"]
+    assert "  20 images/s  peak 12.3 GiB  data wait" in line(30, 100, result, speed, 1e-3, 0)
 
 
 def test_random_numbers_are_a_function_of_the_place() -> None:

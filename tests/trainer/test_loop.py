@@ -64,7 +64,7 @@ def test_log_lines(finished: tuple[Path, Any, list[str]]) -> None:
     for line in steps:
         assert line["samples"] == 16 * line["step"]
         assert {"loss", "contrastive", "accuracy", "scale", "gradient_norm", "learning_rate", "samples_per_s",
-                "data_wait",
+                "data_wait", "peak_memory_gib",
                 "eta_s", "skipped", "bad_samples", "hardest"} <= set(line)  # fmt: skip
         assert line["samples_per_s"] > 0 and 0 <= line["data_wait"] <= 1
     checks = entries(finished[0], "check")
@@ -78,8 +78,8 @@ def test_progress_lines(finished: tuple[Path, Any, list[str]]) -> None:
     said = finished[2]
     line = next(text for text in said if text.startswith("step 4/10"))
     pattern = (
-        r"step 4/10  loss \d+\.\d+  accuracy \d+\.\d%  scale \d+\.\d\d  grad \S+  lr \d\.\d\de-\d\d  [\d,]+/s  "
-        r"data wait \d+%  ETA \d+:\d\d"
+        r"step 4/10  loss \d+\.\d+  accuracy \d+\.\d%  scale \d+\.\d\d  grad \S+  lr \d\.\d\de-\d\d  [\d,]+ images/s  "
+        r"peak \d+\.\d GiB  data wait \d+%  ETA \d+:\d\d"
     )
     assert re.fullmatch(pattern, line), line
     held_out = next(text for text in said if text.startswith("step 4: held-out retrieval"))

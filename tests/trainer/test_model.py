@@ -6,6 +6,7 @@ import math
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -337,4 +338,11 @@ def test_the_rate_follows_samples_not_steps() -> None:
     assert rate_factor(settings, 1000, 1000) == pytest.approx(0.1)
     double = ScheduleSettings(samples=1000, batch_size=20, warmup_samples=100, final_learning_rate=0.1)
     assert rate_factor(double, 500, 1000) == rate_factor(settings, 500, 1000)
+    constant = ScheduleSettings(
+        samples=1000, warmup_samples=100, batch_size=10, shape="constant", cooldown=0.2, final_learning_rate=0.1
+    )
+    found = [rate_factor(constant, seen, 1000) for seen in (50, 100, 500, 800, 900, 1000)]
+    assert found == pytest.approx([0.6, 1.0, 1.0, 1.0, 0.1 + 0.9 * 0.5, 0.1])
+    assert rate_factor(replace(constant, cooldown=0.0), 990, 1000) == 1.0
+    assert rate_factor(replace(constant, cooldown=1.0), 550, 1000) == pytest.approx(0.1 + 0.9 * 0.5)
     assert math.isclose(rate_factor(ScheduleSettings(samples=10, warmup_samples=0, batch_size=5), 0, 10), 1.0)

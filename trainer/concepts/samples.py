@@ -15,8 +15,8 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
+from common.shard_index import hash64
 from trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
-from trainer.data.index import hash64
 from trainer.data.order import permutation
 
 POOL_ROWS = 100_000  # samples shuffled together; their features are in memory

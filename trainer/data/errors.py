@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from common.shard_index import Defect
+
 
 class Kind(StrEnum):
     """How a sample or shard is bad. The closed list of what `ShardLoader.counts` counts, besides `ok`."""
 
     MISSING_SHARD = "missing_shard"  # a shard that is not there, or is left out by data.skip in the middle of a run
-    EMPTY_TAR = "empty_tar"  # a shard of zero bytes
-    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
-    NOT_A_TAR = "not_a_tar"  # something else under a shard's name
-    DUPLICATE_KEY = "duplicate_key"  # a key met before in its shard; the first one counts
-    MISSING_IMAGE = "missing_image"  # a key without image
-    MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
+    EMPTY_TAR = Defect.EMPTY_TAR
+    TRUNCATED_TAR = Defect.TRUNCATED_TAR
+    NOT_A_TAR = Defect.NOT_A_TAR
+    DUPLICATE_KEY = Defect.DUPLICATE_KEY
+    MISSING_IMAGE = Defect.MISSING_IMAGE
+    MISSING_CAPTION = Defect.MISSING_CAPTION
     UNDECODABLE_IMAGE = "undecodable_image"  # bytes that do not become pixels
     MISSING_CONCEPTS = "missing_concepts"  # its shard has no file of concept targets
 

@@ -26,6 +26,7 @@ from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, hea
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, ShardFacts, open_source
 from trainer.data.streams import bytes_in_use, default_streams
+from trainer.data.subset import Found, Subset, open_subset
 
 
 class ShardLoader:
@@ -68,7 +69,11 @@ class ShardLoader:
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed {seed} is not in [0, 2^63)")
         self._batch_size, self._world = batch_size, world
-        self.sources = _open_sources(settings, begun)
+        self.subset = open_subset(settings.subset) if settings.subset else None
+        """The uids that are read; None: all."""
+        self.found = Found(self.subset) if self.subset is not None else None
+        """How many of them are in the shards."""
+        self.sources = _open_sources(settings, begun, self.subset, self.found)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
         """Stretches of the data that are read side by side."""
         self._settings = settings = replace(settings, streams=self.streams)
@@ -99,6 +104,7 @@ class ShardLoader:
             seed=seed,
             transform=transform,
             tokenizer=tokenizer,
+            subset=self.subset,
         )
         self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
         """Samples that the index leaves out, by kind; for all ranks."""
@@ -198,11 +204,17 @@ def _weights(settings: DataSettings) -> list[float] | None:
     return weights or None
 
 
-def _open_sources(settings: DataSettings, begun: Sequence[Sequence[ShardFacts]] | None) -> tuple[OpenSource, ...]:
+def _open_sources(
+    settings: DataSettings,
+    begun: Sequence[Sequence[ShardFacts]] | None,
+    subset: Subset | None,
+    found: Found | None,
+) -> tuple[OpenSource, ...]:
     if begun is not None and len(begun) != len(settings.sources):
         raise BadSource(f"data.sources names {len(settings.sources)}; the run began with {len(begun)}")
     facts: Sequence[Sequence[ShardFacts] | None] = begun or [None] * len(settings.sources)
-    opened = tuple(open_source(source, settings, of) for source, of in zip(settings.sources, facts, strict=True))
+    pairs = zip(settings.sources, facts, strict=True)
+    opened = tuple(open_source(source, settings, of, subset, found) for source, of in pairs)
     unknown = set(settings.skip).difference(*(source.skipped for source in opened))
     if unknown:
         raise BadSource(f"data.skip names {min(unknown)}, which is the file name or path of no shard")

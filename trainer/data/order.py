@@ -29,6 +29,14 @@ def permutation(n: int, *seed: int) -> Integers:
     return np.argsort(bits, kind="stable").astype(np.int64)
 
 
+def mixed(value: int) -> int:
+    """SplitMix64: a well-spread 63-bit number."""
+    value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (value ^ (value >> 31)) >> 1
+
+
 class _Recent:
     """The last few values made."""
 

@@ -19,15 +19,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.shard_index import ShardIndex
 from trainer.data.batch import Batch
+from trainer.data.captions import drawn
 from trainer.data.decode import UndecodableImage, decode
 from trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
 from trainer.data.images import Images
-from trainer.data.index import ShardIndex, load
-from trainer.data.order import EpochOrder
+from trainer.data.index import load
+from trainer.data.order import EpochOrder, mixed
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, Shard, selected, store_of
 from trainer.data.store import is_remote
+from trainer.data.subset import Subset
 
 _OPEN_SHARDS = 256  # kept open by one worker, beside their indices
 _NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
@@ -99,6 +102,7 @@ class _Sample(NamedTuple):
     opened: _Opened
     row: int
     caption: str
+    caption_hash: int
 
     @property
     def key(self) -> str:
@@ -121,7 +125,9 @@ class Reader:
         seed: int,
         transform: Transform,
         tokenizer: Tokenizer,
+        subset: Subset | None = None,
     ):
+        self._subset = subset
         self._settings, self._sources, self._concepts, self._order = settings, sources, concepts, order
         self._batch_size, self._rank, self._world, self._seed = batch_size, rank, world, seed
         self._transform, self._tokenizer = transform, tokenizer
@@ -190,14 +196,14 @@ class Reader:
         return sources[begin:end], shards[begin:end], rows[begin:end], positions[begin:end]
 
     def _sample_seed(self, epoch: int, position: int) -> int:
-        return _mix(_mix(_mix(self._seed) ^ epoch) ^ position)
+        return mixed(mixed(mixed(self._seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
         """A sample, or another one where its image is bad or its shard has gone."""
         for opened, place in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
-                image, caption = self._read(opened, place)
+                image, caption = self._read(opened, place, seed)
                 break
             except ShardLost as error:  # dropped from the cache, and not where it came from any more
                 self._lost[opened.place] = error
@@ -216,7 +222,7 @@ class Reader:
             )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
-        return _Sample(opened, place, caption), self._transformed(opened, place, image, seed)
+        return _Sample(opened, place, *caption), self._transformed(opened, place, image, seed)
 
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
@@ -237,18 +243,24 @@ class Reader:
                 if (source, number) in self._lost:
                     break
                 itself = number == shard and not attempt
-                yield opened, int(opened.rows[row if itself else _mix(seed ^ attempt) % len(opened.rows)])
+                yield opened, int(opened.rows[row if itself else mixed(seed ^ attempt) % len(opened.rows)])
                 attempt += 1
             if attempt >= _NEIGHBOURS * _TRIES:
                 return
 
-    def _read(self, opened: _Opened, place: int) -> tuple[Image.Image, str]:
-        entry = opened.index.rows[place]
+    def _read(self, opened: _Opened, place: int, seed: int) -> tuple[Image.Image, tuple[str, int]]:
+        """The image, and the caption with its hash."""
         with self._descriptor(opened) as tar:
-            content = _bytes(opened, tar, int(entry["image_at"]), int(entry["image_size"]))
-            caption = _bytes(opened, tar, int(entry["caption_at"]), int(entry["caption_size"]))
-        image = decode(content, self._settings.max_pixels, self._settings.decode_side)
-        return image, caption.decode("utf-8", "replace").strip()
+            content, caption = _bytes(opened, tar, place, "image"), self._caption(opened, tar, place, seed)
+        return decode(content, self._settings.max_pixels, self._settings.decode_side), caption
+
+    def _caption(self, opened: _Opened, tar: int, place: int, seed: int) -> tuple[str, int]:
+        if self._settings.captions == "random":
+            one = drawn(_bytes(opened, tar, place, "json"), self._settings.captions_field, seed)
+            if one is not None:
+                return one
+        text = _bytes(opened, tar, place, "caption").decode("utf-8", "replace").strip()
+        return text, int(opened.index.rows[place]["caption_hash"])
 
     def _transformed(self, opened: _Opened, place: int, image: Image.Image, seed: int) -> Tensor:
         torch.default_generator.manual_seed(seed)
@@ -284,7 +296,10 @@ class Reader:
         index = load(shard.index)
         if index.sha256 != shard.sha256:
             raise ShardMismatch(f"shard {shard.file.url} was indexed anew while this run read it; start the run again")
-        rows = np.flatnonzero(selected(index, self._settings.split))
+        chosen = selected(index, self._settings.split)
+        if self._subset is not None:
+            chosen &= self._subset.places(index) >= 0
+        rows = np.flatnonzero(chosen)
         concepts = self._concepts[source]
         joined = concepts.shard(index.name, index.sha256) if concepts else None
         places = joined.rows(index.keys) if joined else None
@@ -307,7 +322,7 @@ class Reader:
         return Batch(
             images=images,
             texts=self._tokenizer([sample.caption for sample in samples]),
-            caption_hash=torch.tensor([int(row["caption_hash"]) for row in rows], dtype=torch.int64),
+            caption_hash=torch.tensor([sample.caption_hash for sample in samples], dtype=torch.int64),
             image_hash=torch.from_numpy(image_hashes),
             keys=[sample.key for sample in samples],
             concepts={head: self._targets(head, samples) for head in self._heads},
@@ -346,7 +361,10 @@ class Reader:
         self._owner, self.state = os.getpid(), lambda text: None
 
 
-def _bytes(opened: _Opened, tar: int, at: int, size: int) -> bytes:
+def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:
+    """The bytes of a sample's image, caption or json."""
+    entry = opened.index.rows[place]
+    at, size = int(entry[f"{part}_at"]), int(entry[f"{part}_size"])
     content = os.pread(tar, size, at)
     if len(content) != size:
         raise ShardMismatch(f"shard {opened.shard.file.url} has changed since it was indexed: it is shorter now")
@@ -364,14 +382,6 @@ def _own_random_state() -> Iterator[None]:
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-
-
-def _mix(value: int) -> int:
-    """SplitMix64: a well-spread 63-bit number."""
-    value = (value + 0x9E3779B97F4A7C15) & (2**64 - 1)
-    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (value ^ (value >> 31)) >> 1
 
 
 def heads_of(concepts: Sequence[Concepts | None]) -> dict[str, int]:

@@ -63,6 +63,15 @@ class DataSettings:
     skip: tuple[str, ...] = ()
     """File names or paths of shards to leave out. A run that is resumed keeps their places: samples of the
     neighbouring shards stand in for theirs, so that all others come when they would have come."""
+    subset: str = ""
+    """A local file with the uids of the samples to read, the others are left out: DataComp's `subset.npy`, or a text
+    with a uid of 32 hex digits on each line. A sample's uid is the `uid` of its JSON, else its key, up to `-`. How many
+    uids are missing in the shards is said. Empty: all samples."""
+    captions: Literal["first", "random"] = "first"
+    """first: a sample's caption is its `.txt`. random: one of the list `captions_field` of its JSON, another one each
+    time, a function of seed, epoch and position; the `.txt` where it has no such list."""
+    captions_field: str = "captions"
+    """Name of that list of texts."""
     samples_per_epoch: Total | None = None
     """Samples of an epoch over all ranks; None: as many as the sources hold. With weights, or if given, sources are
     cut off or repeated: each goes on in the next epoch where it stopped."""
@@ -91,6 +100,11 @@ class DataSettings:
     """Bound on the bytes of remote shards on disk there, in GiB; the longest unused go first. Shared by all ranks of a
     machine. Two windows of the shuffle, of all streams that the machine reads, must fit: else the run is refused with
     the figure."""
+
+    @property
+    def reads_json(self) -> bool:
+        """Whether something is asked for that stands in the JSON of samples."""
+        return bool(self.subset) or self.captions == "random"
 
     @property
     def cache_bytes(self) -> int:

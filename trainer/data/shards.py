@@ -23,13 +23,15 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
+from common import shard_index
+from common.shard_index import VERSION, WITHOUT_JSON, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
-from trainer.data.index import ShardIndex, hash64, is_current, load, save, scan
+from trainer.data.index import load
 from trainer.data.settings import DataSettings, Source, Split
 from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
+from trainer.data.subset import Found, Subset
 
 MANIFEST = "manifest.json"
-_INDEX = ".index"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FEW = 8  # up to that many shards are indexed in this process
 _NO_GUARD = (
@@ -80,9 +82,21 @@ class OpenSource:
         return [ShardFacts(shard.file.name, shard.sha256, shard.samples) for shard in self.shards]
 
 
-def open_source(source: Source, settings: DataSettings, begun: Sequence[ShardFacts] | None = None) -> OpenSource:
-    """Find the shards of a source and index those whose index is not kept yet. `begun`: those that a run which is
-    resumed began with, in the order in which it reads them.
+def open_source(
+    source: Source,
+    settings: DataSettings,
+    begun: Sequence[ShardFacts] | None = None,
+    subset: Subset | None = None,
+    found: Found | None = None,
+) -> OpenSource:
+    """Find the shards of a source and index those whose index is not kept yet.
+
+    Args:
+        source: where they are.
+        settings: what is read of them.
+        begun: those that a run which is resumed began with, in the order in which it reads them.
+        subset: `settings.subset`.
+        found: is told what of the subset was met.
 
     Raises:
         BadSource: there are no shards, none that can be read, or not those of `begun`.
@@ -96,7 +110,7 @@ def open_source(source: Source, settings: DataSettings, begun: Sequence[ShardFac
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
     folder, store = _index_folder(wanted[0], settings), store_of(settings)
     bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
-    for url, place, index in _indices(wanted, folder, store):
+    for url, place, index in _indices(wanted, folder, store, VERSION if settings.reads_json else WITHOUT_JSON):
         entry = manifest.get(_name(url), {})
         if index is None:
             missing.append(url)
@@ -105,7 +119,11 @@ def open_source(source: Source, settings: DataSettings, begun: Sequence[ShardFac
         problems += index.problems
         good += len(index.rows)
         file = ShardFile(url, index.bytes, index.stamp)
-        shards.append(Shard(file, place, index.sha256, int(selected(index, settings.split).sum())))
+        chosen = selected(index, settings.split)
+        if subset is not None and found is not None:
+            found.add(places := subset.places(index))
+            chosen &= places >= 0
+        shards.append(Shard(file, place, index.sha256, int(chosen.sum())))
     skipped = set[str]().union(*named.values())
     if begun is not None:
         shards = _as_begun(source.path, shards, begun, settings.skip)
@@ -124,7 +142,8 @@ def open_source(source: Source, settings: DataSettings, begun: Sequence[ShardFac
             f"data.max_bad_share {settings.max_bad_share:.2%}; first: {'; '.join(problems[:3])}"
         )
     if not any(shard.samples for shard in shards):
-        raise BadSource(f"{source.path}: no sample in part {settings.split.part} of the split")
+        chosen_by = f" with a uid of data.subset {settings.subset}" if settings.subset else ""
+        raise BadSource(f"{source.path}: no sample{chosen_by} in part {settings.split.part} of the split")
     return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
 
 
@@ -135,7 +154,12 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
         shard = there.pop(fact.name, None)
         if shard is None and fact.name in skip:
             shard = Shard(ShardFile(fact.name), Path(), fact.sha256, fact.samples, left_out=True)
-        elif shard is None or (shard.sha256, shard.samples) != fact[1:]:
+        elif shard is not None and shard.sha256 == fact.sha256 and shard.samples != fact.samples:
+            raise BadSource(
+                f"{path}: of shard {fact.name} {shard.samples:,} samples are chosen, {fact.samples:,} were when the "
+                "run began: data.subset is another one now"
+            )
+        elif shard is None or shard.sha256 != fact.sha256:
             what = "is not there any more" if shard is None else "is another one now"
             raise BadSource(
                 f"{path}: the data are not those that the run began with: shard {fact.name} {what}; put it back, or go "
@@ -260,7 +284,7 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
 def _index_folder(url: str, settings: DataSettings) -> Path:
     parent = url.rsplit("/", 1)[0]
     if settings.index_folder is None and not is_remote(url) and os.access(parent, os.W_OK):
-        return Path(parent) / _INDEX
+        return Path(parent) / shard_index.FOLDER
     root = Path(settings.index_folder) if settings.index_folder else default_cache() / "index"
     return root / hashlib.sha256(parent.encode()).hexdigest()[:16]
 
@@ -269,8 +293,7 @@ def _stamp(url: str) -> str | None:
     """What tells this file from another one of its name; None where there is none."""
     try:
         if not is_remote(url):
-            state = os.stat(url)
-            return f"{state.st_size}-{state.st_mtime_ns}"
+            return stamp_of(Path(url))
         fs, inside = fsspec.core.url_to_fs(url)
         info = fs.info(inside)
     except FileNotFoundError:
@@ -280,22 +303,25 @@ def _stamp(url: str) -> str | None:
     return "-".join(str(info.get(name)) for name in ("size", "ETag", "etag", "mtime", "LastModified"))
 
 
-def _indices(urls: Sequence[str], folder: Path, store: ShardStore) -> Iterator[tuple[str, Path, ShardIndex | None]]:
-    """The index of every shard, kept or made now, in the order of `urls`; None where a shard is not there."""
+def _indices(
+    urls: Sequence[str], folder: Path, store: ShardStore, oldest: int
+) -> Iterator[tuple[str, Path, ShardIndex | None]]:
+    """The index of every shard, kept (of version `oldest` or later) or made now, in the order of `urls`; None where a
+    shard is not there."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
         raise BadSource(_NO_GUARD)
     with _locked(folder):
         stamps = {url: _stamp(url) for url in urls}
         places = {url: folder / f"{_name(url)}.npz" for url in urls}
         there = [(url, stamp) for url, stamp in stamps.items() if stamp is not None]
-        todo = [(url, stamp, places[url]) for url, stamp in there if not is_current(places[url], stamp)]
+        todo = [(url, stamp, places[url]) for url, stamp in there if not is_current(places[url], stamp, oldest)]
         if len(todo) <= _FEW:
             for job in todo:
-                _scan_one(*job, store)
+                _scan_one(*job, store, oldest)
         else:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-                _finish([pool.submit(_scan_one, *job, store) for job in todo])
+                _finish([pool.submit(_scan_one, *job, store, oldest) for job in todo])
     for url in urls:
         yield url, places[url], None if stamps[url] is None else load(places[url])
 
@@ -308,8 +334,8 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
 
 
-def _scan_one(url: str, stamp: str, place: Path, store: ShardStore) -> None:
-    known = _index_beside(url, stamp) if is_remote(url) else None
+def _scan_one(url: str, stamp: str, place: Path, store: ShardStore, oldest: int) -> None:
+    known = _index_beside(url, stamp, oldest) if is_remote(url) else None
     if known is not None:
         save(known, place)
         return
@@ -317,17 +343,18 @@ def _scan_one(url: str, stamp: str, place: Path, store: ShardStore) -> None:
         save(scan(_name(url), stream, stamp), place)
 
 
-def _index_beside(url: str, stamp: str) -> ShardIndex | None:
+def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:
     """The index in the folder `.index` beside a remote shard, made before the shards were copied there: without one
-    every machine fetches all of them once. None where there is none of a file of that size."""
+    every machine fetches all of them once. None where there is none of version `oldest` or later, of a file of that
+    size."""
     folder, name = url.rsplit("/", 1)
-    fs, inside = fsspec.core.url_to_fs(f"{folder}/{_INDEX}/{name}.npz")
+    fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")
     try:
         index = load(io.BytesIO(fs.cat_file(inside)))
     except (OSError, ShardMismatch):
         return None
     index.stamp = stamp
-    return index if stamp.partition("-")[0] == str(index.bytes) else None
+    return index if stamp.partition("-")[0] == str(index.bytes) and index.version >= oldest else None
 
 
 @contextlib.contextmanager

@@ -148,5 +148,6 @@ def test_a_unit_without_its_record_is_done_again(
     assert result.tables() == paper.tables() and record.exists()
     if stage in ("captions", "spotting"):
         assert {path: path.stat().st_mtime_ns for path in others} == others
-    shards = {path.name: path.read_bytes() for path in (paper.output / "shards").iterdir()}
-    assert {path.name: path.read_bytes() for path in (copy / "shards").iterdir()} == shards
+    shards = {path.name: path.read_bytes() for path in (paper.output / "shards").iterdir() if path.is_file()}
+    found = {path.name: path.read_bytes() for path in (copy / "shards").iterdir() if path.is_file()}
+    assert found == shards

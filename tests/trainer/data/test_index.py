@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.shard_index import VERSION, ShardIndex, is_current, save, scan
 from trainer.data.errors import ShardMismatch
-from trainer.data.index import ShardIndex, is_current, load, save, scan
+from trainer.data.index import load
 
 
 def index_of(content: Path | bytes) -> ShardIndex:
@@ -64,6 +66,30 @@ def test_what_webdataset_and_other_tars_hold(tars: Any, tmp_path: Path) -> None:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
         assert bytes_of(path, index_of(path), 0) == (b"image", "naïve".encode())
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "uid"),
+    [
+        ("000000017", {"uid": "0123456789abcdef0123456789ABCDEF"}, "0123456789abcdef0123456789abcdef"),
+        ("0" * 31 + "1-000004", None, "0" * 31 + "1"),
+        ("0" * 31 + "1-000004", {"uid": "f" * 32}, "f" * 32),
+        ("deep/" + "a" * 32, {"uid": "short"}, "a" * 32),
+        ("000000017", {"uid": 17}, ""),
+        ("000000017", [], ""),
+        ("000000017", None, ""),
+    ],
+)
+def test_the_uid_is_the_one_of_the_json_else_of_the_key(
+    tars: Any, tmp_path: Path, key: str, content: Any, uid: str
+) -> None:
+    members = [(f"{key}.jpg", b"x"), (f"{key}.txt", b"x")]
+    members += [] if content is None else [(f"{key}.json", json.dumps(content).encode())]
+    path = tars.write(tmp_path / "a.tar", members)
+    (row,) = index_of(path).rows
+    assert (int(row["uid_high"]), int(row["uid_low"])) == (int(uid[:16] or "0", 16), int(uid[16:] or "0", 16))
+    place = slice(row["json_at"], row["json_at"] + row["json_size"])
+    assert (json.loads(path.read_bytes()[place]) == content) if content is not None else place == slice(0, 0)
 
 
 def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path) -> None:
@@ -126,7 +152,7 @@ def test_an_index_is_read_back_and_torn_ones_are_not_current(tars: Any, tmp_path
     again = load(place)
     assert (again.keys, again.sha256, again.bad) == (index.keys, index.sha256, index.bad)
     assert np.array_equal(again.rows, index.rows)
-    assert is_current(place, "stamp") and not is_current(place, "other")
+    assert is_current(place, "stamp", VERSION) and not is_current(place, "other")
     place.write_bytes(place.read_bytes()[:300])
     assert not is_current(place, "stamp")
     with pytest.raises(ShardMismatch, match=r"a\.npz cannot be read"):

@@ -1,0 +1,287 @@
+"""Where the samples stand in a shard, a tar of webdataset: read once, kept beside it in `.index/`, so that any sample
+can be read without those before it.
+
+An index is made by reading a shard from end to end: offsets and sizes of images, captions and JSON, hashes of images
+and captions, uids, and the tar's SHA-256. It also finds what is wrong with a shard before anybody works with it. Who
+writes shards writes their indexes; who reads shards makes those that are not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from common.files import published
+from common.image_formats import EXTENSIONS
+from common.tar_stream import BrokenTar, TarStream
+
+VERSION = 2
+WITHOUT_JSON = 1
+"""The version before: without place of the JSON, and uids are those of keys alone."""
+FOLDER = ".index"
+"""Beside the shards."""
+IMAGES = (*EXTENSIONS, "bin")
+"""Endings of images; `bin` is what early shards of `make filter` call a format without an ending."""
+CAPTION, JSON = "txt", "json"
+_FIELDS_1 = [
+    ("image_at", "<i8"),
+    ("image_size", "<i8"),
+    ("caption_at", "<i8"),
+    ("caption_size", "<i8"),
+    ("image_hash", "<u8"),
+    ("caption_hash", "<i8"),
+]
+_FIELDS = [
+    *_FIELDS_1,
+    ("json_at", "<i8"),  # 0: the sample has none
+    ("json_size", "<i8"),
+    ("uid_high", "<u8"),  # both 0: it has no uid of 32 hex digits
+    ("uid_low", "<u8"),
+]
+_UID = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
+_UID_OF_KEY = re.compile(r"(?:.*/)?([0-9a-f]{32})(?:-[0-9]+)?", re.IGNORECASE | re.DOTALL)
+_MOST_PROBLEMS = 20  # named per shard; all are counted
+
+
+class Defect(StrEnum):
+    """What an index leaves out, by kind."""
+
+    EMPTY_TAR = "empty_tar"  # a shard of zero bytes
+    TRUNCATED_TAR = "truncated_tar"  # a shard whose end is missing; what stands before is used
+    NOT_A_TAR = "not_a_tar"  # something else under a shard's name
+    DUPLICATE_KEY = "duplicate_key"  # a key met before in its shard; the first one counts
+    MISSING_IMAGE = "missing_image"  # a key without image
+    MISSING_CAPTION = "missing_caption"  # a key without .txt, or with a blank one
+
+
+class BadIndex(RuntimeError):
+    """An index has gone or cannot be read."""
+
+
+@dataclass
+class ShardIndex:
+    """The samples of one tar, in its order."""
+
+    name: str
+    """File name of the tar."""
+    bytes: int
+    sha256: str
+    stamp: str
+    """What the file system says about the file; another one means that it has to be read anew."""
+    rows: npt.NDArray[Any]
+    """Structured array of `_FIELDS`: byte ranges in the tar, 64-bit hashes of the bytes, uids in two halves."""
+    keys: list[str]
+    bad: dict[str, int] = field(default_factory=dict)
+    """Kind to count of what is not in `rows`."""
+    problems: list[str] = field(default_factory=list)
+    """The first few of them in words."""
+    version: int = VERSION
+
+
+@dataclass
+class _Group:
+    """The members of one key."""
+
+    key: str
+    image: tuple[int, int, int] | None = None  # offset, size, hash
+    caption: tuple[int, int, int] | None = None
+    json: tuple[int, int] = (0, 0)
+    uid: str = ""
+
+
+def place_beside(name: str) -> PurePosixPath:
+    """Where the index of a shard of that file name lies, in the folder of the shard."""
+    return PurePosixPath(FOLDER) / f"{name}.npz"
+
+
+def stamp_of(path: Path) -> str:
+    """What tells a local file from another one of its name. Raises OSError where there is none."""
+    state = os.stat(path)
+    return f"{state.st_size}-{state.st_mtime_ns}"
+
+
+def uid_of_key(key: str) -> str:
+    """The uid in a key `<uid>` or `<uid>-<number>`, 32 hex digits; "" where it is none."""
+    found = _UID_OF_KEY.fullmatch(key)
+    return found[1] if found else ""
+
+
+def halves(uid: str) -> tuple[int, int]:
+    """A uid of 32 hex digits as two unsigned 64-bit numbers, the form of DataComp's subsets; (0, 0) for ""."""
+    return int(uid[:16] or "0", 16), int(uid[16:] or "0", 16)
+
+
+def hash64(content: bytes) -> int:
+    """64 bits of BLAKE2b, unsigned."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def caption_hash(caption: bytes) -> int:
+    """Signed 64 bits, equal for captions that differ only in white space at their ends."""
+    return hash64(caption.strip()) - 2**63
+
+
+class _Hashed:
+    """A stream that is hashed while it is read."""
+
+    def __init__(self, stream: IO[bytes]):
+        self._stream, self._sha = stream, hashlib.sha256()
+        self.bytes = 0
+
+    def read(self, size: int = -1) -> bytes:
+        content = self._stream.read(size)
+        self._sha.update(content)
+        self.bytes += len(content)
+        return content
+
+    def finish(self) -> str:
+        """Read what is left; the SHA-256 of everything."""
+        while self.read(2**20):
+            pass
+        return self._sha.hexdigest()
+
+
+def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
+    """Index a tar from its beginning, with one pass over its bytes. Never fails for what the tar holds: that is
+    counted in `bad`."""
+    hashed = _Hashed(stream)
+    rows: list[tuple[int, ...]] = []
+    keys: list[str] = []
+    bad: Counter[str] = Counter()
+    problems: list[str] = []
+
+    def report(kind: Defect, what: str) -> None:
+        bad[kind] += 1
+        if len(problems) < _MOST_PROBLEMS:
+            problems.append(f"{name}: {kind}: {what}")
+
+    seen: set[str] = set()
+    for item in _groups(hashed, report):
+        if item.key in seen:
+            report(Defect.DUPLICATE_KEY, item.key)
+            continue
+        seen.add(item.key)
+        if item.image is None:
+            report(Defect.MISSING_IMAGE, item.key)
+        elif item.caption is None:
+            report(Defect.MISSING_CAPTION, item.key)
+        else:
+            uid = halves(item.uid or uid_of_key(item.key))
+            rows.append((*item.image[:2], *item.caption[:2], item.image[2], item.caption[2], *item.json, *uid))
+            keys.append(item.key)
+    sha256 = hashed.finish()
+    return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
+
+
+def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[_Group]:
+    """Consecutive members of one key, as webdataset groups them."""
+    group: _Group | None = None
+    tar = TarStream(stream)  # type: ignore[arg-type]  # it is only read from
+    try:
+        for member in tar:
+            if (parts := member.sample()) is None:
+                continue
+            key, extension = parts
+            if group is None or group.key != key:
+                if group is not None:
+                    yield group
+                group = _Group(key)
+            if extension in IMAGES and group.image is None:
+                group.image = (member.content, member.size, hash64(tar.content(member)))
+            elif extension == CAPTION and group.caption is None:
+                content = tar.content(member)
+                if content.strip():
+                    group.caption = (member.content, member.size, caption_hash(content))
+            elif extension == JSON and not group.json[0]:
+                group.json, group.uid = (member.content, member.size), _uid_of_json(tar.content(member))
+    except BrokenTar as error:
+        if not stream.bytes:
+            report(Defect.EMPTY_TAR, "0 bytes")
+        elif group is None:
+            report(Defect.NOT_A_TAR, str(error))
+        else:
+            report(Defect.TRUNCATED_TAR, f"after {group.key}: {error}")
+            if group.image is None or group.caption is None:
+                return  # cut in the middle of a sample: that is what the line above counts
+    if group is not None:
+        yield group
+
+
+def _uid_of_json(content: bytes) -> str:
+    try:
+        uid = json.loads(content)["uid"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return uid if isinstance(uid, str) and _UID.fullmatch(uid) else ""
+
+
+def save(index: ShardIndex, path: Path) -> None:
+    """Publish an index on a disk: complete, or not there."""
+    with published(path) as temporary:
+        write(index, temporary)
+
+
+def write(index: ShardIndex, path: Path) -> None:
+    """Write an index."""
+    about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys")}
+    with open(path, "wb") as file:
+        np.savez(
+            file,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
+            rows=index.rows,
+        )
+
+
+def load(path: Path | IO[bytes]) -> ShardIndex:
+    """A kept index, of this version or the one before. Raises `BadIndex`."""
+    try:
+        with np.load(path) as content:
+            about = _about(content)
+            keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
+            found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
+            return _with_uids_of_keys(found) if found.version == WITHOUT_JSON else found
+    except _UNREADABLE as error:
+        raise BadIndex(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error
+
+
+def is_current(path: Path, stamp: str, oldest: int = WITHOUT_JSON) -> bool:
+    """Whether there is an index of version `oldest` or later for a file with that stamp."""
+    try:
+        with np.load(path) as content:
+            about = _about(content)
+            return bool(about["stamp"] == stamp and about["version"] >= oldest)
+    except _UNREADABLE:
+        return False
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+
+def _about(content: Any) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads(content["about"].tobytes())
+    if about["version"] not in (WITHOUT_JSON, VERSION):
+        raise ValueError("of another version of this program")
+    return about
+
+
+def _with_uids_of_keys(index: ShardIndex) -> ShardIndex:
+    known = index.rows.view(_FIELDS_1)  # early ones called the same fields otherwise
+    index.rows = np.zeros(len(known), dtype=_FIELDS)
+    for name, _ in _FIELDS_1:
+        index.rows[name] = known[name]
+    uids = np.array([halves(uid_of_key(key)) for key in index.keys], np.uint64).reshape(-1, 2)
+    index.rows["uid_high"], index.rows["uid_low"] = uids.T
+    return index

@@ -1,0 +1,153 @@
+"""Samples chosen by uid: those and no others, counted, in an order that resumes exactly."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import shard_index
+from common.shard_index import ShardIndex, uid_of_key
+from trainer.data import BadSource, Split
+from trainer.data.loader import ShardLoader
+from trainer.data.subset import Found, Subset, open_subset
+
+UIDS = st.integers(1, 2**128 - 1)
+
+
+def pairs(uids: list[int]) -> Any:
+    return np.array([(uid >> 64, uid & (2**64 - 1)) for uid in uids], np.dtype("u8,u8"))
+
+
+def subset_of(tars: Any, path: Path, numbers: list[int]) -> str:
+    """`subset.npy` of samples of `tars`, as DataComp has it."""
+    np.save(path, np.sort(pairs([int(uid_of_key(tars.key(number)), 16) for number in numbers])))
+    return str(path)
+
+
+def numbers(loader: ShardLoader, epoch: int = 0, start: int = 0) -> list[int]:
+    return [int(key[:32], 16) for batch in loader.epoch(epoch, start) for key in batch.keys]
+
+
+def index_of(uids: list[int]) -> ShardIndex:
+    rows = np.zeros(len(uids), np.dtype([("uid_high", "u8"), ("uid_low", "u8")]))
+    rows["uid_high"], rows["uid_low"] = [uid >> 64 for uid in uids], [uid & (2**64 - 1) for uid in uids]
+    return ShardIndex("a.tar", 0, "", "", rows, [str(uid) for uid in uids])
+
+
+@given(chosen=st.lists(UIDS, min_size=1), others=st.lists(UIDS), data=st.data())
+def test_a_uid_is_found_where_it_is_and_nowhere_else(
+    chosen: list[int], others: list[int], data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever the order in the file, with uids twice in it, and near misses."""
+    path = tmp_path_factory.getbasetemp() / "chosen.npy"
+    np.save(path, pairs(chosen))
+    asked = data.draw(st.permutations([0, *others, *chosen, *(uid ^ 1 for uid in chosen)]))
+    subset = Subset(path)
+    places = subset.places(index_of(asked))
+    assert [place >= 0 for place in places] == [uid in chosen for uid in asked]
+    assert len(subset) == len(set(chosen))
+    assert [sorted(set(chosen))[place] for place in places if place >= 0] == [uid for uid in asked if uid in chosen]
+    assert np.array_equal(pickle.loads(pickle.dumps(subset)).places(index_of(asked)), places)
+
+
+def test_the_samples_of_a_subset_and_no_others_are_read(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20], first=1)
+    chosen = [1, 3, 5, 10, *range(19, 31), 99, 100]  # nothing of the second shard; two that are not there
+    subset = subset_of(tars, tmp_path / "subset.npy", chosen)
+    loader = load(folder, batch_size=16, subset=subset)
+    assert sorted(numbers(loader)) == chosen[:-2]
+    assert str(loader.found) == "16 of 18 uids are in 16 samples of the shards; 2 are missing"
+    assert [shard.samples for shard in loader.sources[0].shards] == [4, 0, 12]
+
+
+def test_order_ranks_workers_and_resume_are_exact(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [11, 7, 20])
+    subset = subset_of(tars, tmp_path / "subset.npy", list(range(1, 38, 2)))
+    whole = numbers(load(folder, batch_size=6, subset=subset), 1)
+    assert len(whole) == len(set(whole)) == 18
+    assert numbers(load(folder, batch_size=6, subset=subset), 1, start=2) == whole[12:]
+    assert numbers(load(folder, batch_size=6, subset=subset, workers=2), 1) == whole
+    ranks = [numbers(load(folder, batch_size=3, rank=rank, world=2, subset=subset), 1) for rank in (0, 1)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(whole) and sorted(ranks[0][:3] + ranks[1][:3]) == sorted(whole[:6])
+
+
+def test_a_list_of_uids_and_uids_in_the_json(tars: Any, load: Any, tmp_path: Path) -> None:
+    """As DataComp's tars have them: a key that counts, the uid in the JSON. Two samples of one uid are both read."""
+    uids, members = [f"{7 * number % 5:032x}" for number in range(1, 7)], []
+    for number, uid in enumerate(uids):
+        members += [(f"{number:09d}.png", tars.image(number)), (f"{number:09d}.txt", b"caption %d" % number)]
+        members += [(f"{number:09d}.json", json.dumps({"uid": uid, "key": "x"}).encode())]
+    tars.write(tmp_path / "d" / "0.tar", members)
+    (tmp_path / "uids.txt").write_text(f"{uids[0].upper()}\n{uids[3]}\n\n")
+    loader = load(tmp_path / "d", batch_size=3, subset=str(tmp_path / "uids.txt"))
+    (batch,) = loader.epoch(0)
+    assert sorted(batch.keys) == ["000000000", "000000003", "000000005"]
+    assert "2 of 2 uids are in 3 samples" in str(loader.found)
+
+
+def test_shards_indexed_without_uids_are_indexed_anew(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [8])
+    load(folder)
+    place = folder / ".index" / "00000.tar.npz"
+    index = shard_index.load(place)
+    fields = shard_index._FIELDS_1
+    rows = np.array(index.rows[[name for name, _ in fields]].tolist(), fields)
+    shard_index.save(replace(index, rows=rows, version=1), place)
+    load(folder)
+    assert shard_index.load(place).version == 1, "whoever reads no JSON reads on"
+    load(folder, subset=subset_of(tars, tmp_path / "subset.npy", [1, 2, 3, 4]))
+    assert shard_index.load(place).version == shard_index.VERSION
+
+
+def test_a_held_out_part_is_of_the_subset(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [40], first=1)
+    subset = subset_of(tars, tmp_path / "subset.npy", list(range(1, 21)))
+    parts = [
+        numbers(load(folder, batch_size=1, subset=subset, split=Split(holdout=0.3, part=part)))
+        for part in ("train", "holdout")
+    ]
+    assert sorted(parts[0] + parts[1]) == list(range(1, 21)) and all(parts)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("none.npy", None, "No such file"),
+        ("wide.npy", np.zeros((3, 2), np.uint64), "it holds uint64 of shape"),
+        ("short.npy", np.zeros(3, "u4,u4"), r"it holds \[\('f0', '<u4'\)"),
+        ("empty.npy", np.zeros(0, "u8,u8"), "it is empty"),
+        ("words.txt", b"0123\n", "'0123' is no uid"),
+        ("letters.txt", b"g" * 32, "non-hexadecimal"),
+        ("empty.txt", b"\n", "it is empty"),
+    ],
+)
+def test_what_is_no_subset_is_refused(tmp_path: Path, name: str, content: Any, says: str) -> None:
+    path = tmp_path / name
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.save(path, content)
+    with pytest.raises(BadSource, match=f"data.subset .*{name} cannot be read.*{says}"):
+        open_subset(str(path))
+
+
+def test_a_subset_of_other_shards_is_refused(tars: Any, load: Any, tmp_path: Path) -> None:
+    folder = tars.folder(tmp_path / "d", [8])
+    with pytest.raises(BadSource, match=r"no sample with a uid of data.subset .*subset.npy in part train"):
+        load(folder, subset=subset_of(tars, tmp_path / "subset.npy", [77]))
+
+
+def test_what_was_met_is_counted_once(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", pairs(list(range(1, 12))))
+    found = Found(Subset(tmp_path / "s.npy"))
+    for places in ([0, 3, -1], [3, 10], []):
+        found.add(np.array(places, np.int64))
+    assert str(found) == "3 of 11 uids are in 4 samples of the shards; 8 are missing"

@@ -1,0 +1,181 @@
+"""A run from a checkpoint of another one: the parent's bits with its settings, its moments with others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from common.command_line import WrongUse
+from common.files import sha256_file
+from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from trainer.data import BadSource
+from trainer.loop import train
+
+SECTIONS: dict[str, Any] = {
+    "data": {"split": {"holdout": 0.1}},
+    "run": {"ema": 0.5},
+    "checkpoint": {"every_samples": 48, "keep_last": 9},
+}
+Config = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def parent(tiny_config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten steps of 16 with a checkpoint each three."""
+    workdir = tmp_path_factory.mktemp("parent") / "w"
+    train(tiny_config(**SECTIONS), workdir)
+    return workdir
+
+
+def last(workdir: Path, step: int = 10) -> Checkpoint:
+    return Checkpoints(workdir / "checkpoints").load(step)
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return bool(one == other)
+
+
+def same_state(one: Checkpoint, other: Checkpoint) -> bool:
+    """Weights, heads, moments, average."""
+    kept = ("heads", "optimizer", "average", "scaler")
+    return equal(one.model, other.model) and all(equal(one.training[name], other.training[name]) for name in kept)
+
+
+def at_step(parent: Path, step: int) -> dict[str, str]:
+    return {"path": str(parent / "checkpoints" / f"step-{step:012d}")}
+
+
+def test_with_the_settings_of_its_parent_it_takes_the_parents_steps(
+    parent: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    outcome = train(tiny_config(**SECTIONS, branch=at_step(parent, 6)), tmp_path / "child", said.append)
+    assert (outcome.step, outcome.samples) == (10, 160)
+    assert same_state(last(tmp_path / "child"), last(parent))
+    assert any(text.startswith("a branch of") and "step 6, 96 samples" in text for text in said)
+
+
+def test_the_child_records_its_parent_and_does_without_it(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
+    gone = Path(shutil.copytree(parent, tmp_path / "gone"))
+    config = tiny_config(**SECTIONS, branch={"path": str(gone)}, schedule={"samples": 192})
+    path = gone / "checkpoints" / "step-000000000010"
+    known = {"path": str(path), "step": 10, "samples": 160, "sha256": sha256_file(path / "manifest.json")}
+    outcome = train(config, tmp_path / "child")
+    shutil.rmtree(gone)
+    child = Checkpoints(tmp_path / "child" / "checkpoints")
+    assert child.steps() == [10, 12] and all(child.load(step).training["parent"] == known for step in child.steps())
+    events = [json.loads(line) for line in (tmp_path / "child" / "log.jsonl").read_text().splitlines()]
+    assert events[0]["event"] == "branched" and events[0]["parent_sha256"] == known["sha256"]
+    assert outcome.export is not None and str(path) in (outcome.export / "README.md").read_text()
+    again: list[str] = []
+    shutil.rmtree(child.path(12))
+    assert train(config, tmp_path / "child", again.append).finished
+    assert any(text.startswith("a branch of") for text in again)
+
+
+def test_other_settings_with_the_moments_of_the_parent_resume_bit_by_bit(
+    parent: Path, tiny_config: Config, tmp_path: Path, shards: Path
+) -> None:
+    """Another rate that cools down, longer, on other data, with another batch."""
+    other = {
+        "data": {"sources": [{"path": f"{shards}/0000[01].tar"}], "split": {"holdout": 0.1}},
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.1},
+        "schedule": {"samples": 192, "batch_size": 8, "shape": "constant", "cooldown": 0.25},
+    }
+    config = tiny_config(**{**SECTIONS, **other}, branch=at_step(parent, 9))
+    train(config, tmp_path / "calm")
+    begun = Checkpoints(tmp_path / "calm" / "checkpoints").load(18)
+    assert equal(begun.training["optimizer"]["state"], last(parent, 9).training["optimizer"]["state"])
+    assert {group["base_lr"] for group in begun.training["optimizer"]["param_groups"]} == {1e-3}
+    killed = Path(shutil.copytree(tmp_path / "calm", tmp_path / "killed"))
+    assert last(killed, 24).samples == 192
+    shutil.rmtree(killed / "checkpoints" / "step-000000000024")
+    assert train(config, killed).step == 24
+    assert same_state(last(killed, 24), last(tmp_path / "calm", 24))
+    rates = {}
+    for line in (tmp_path / "calm" / "log.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "step":
+            rates[entry["step"]] = entry["learning_rate"]
+    assert rates[19] == 1e-3 and rates[24] == pytest.approx(1e-3 * 8 / 48)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"schedule": {"samples": 160}}, "schedule.samples, which counts them, is 160"),
+        ({"schedule": {"samples": 300, "batch_size": 24}}, "no number of batches of schedule.batch_size 24"),
+        ({"schedule": {"samples": 300}, "model": {"architecture": {"embed_dim": 16}}}, "has other weights than this"),
+        ({"schedule": {"samples": 300}, "model": {"freeze_text": True}}, "leave model.freeze_image and freeze_text"),
+    ],
+)
+def test_what_a_branch_cannot_change(
+    sections: dict[str, Any], message: str, parent: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    with pytest.raises(WrongUse, match=message):
+        train(tiny_config(**{**sections, "branch": {"path": str(parent)}}), tmp_path / "child")
+
+
+def test_a_parent_that_is_none(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"branch.path .* is neither a checkpoint"):
+        train(tiny_config(branch={"path": str(tmp_path)}), tmp_path / "child")
+    damaged = Path(shutil.copytree(parent, tmp_path / "damaged"))
+    model = damaged / "checkpoints" / "step-000000000010" / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:-1] + b"x")
+    config = tiny_config(branch={"path": str(damaged)}, schedule={"samples": 320})
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        train(config, tmp_path / "child")
+    assert not list(damaged.rglob("damaged-*")), "what belongs to another run is left alone"
+
+
+def test_settings_that_came_later_do_not_keep_a_run_from_going_on(
+    parent: Path, tiny_config: Config, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(parent, tmp_path / "copy"))
+    checkpoints = Checkpoints(copy / "checkpoints")
+    found = checkpoints.load(9)
+    del found.training["config"]["schedule"]["shape"], found.training["config"]["branch"]
+    shutil.rmtree(checkpoints.folder)
+    checkpoints.save(found)
+    assert train(tiny_config(**SECTIONS), copy).step == 10
+    assert same_state(last(copy), last(parent))
+    found.training["config"]["schedule"]["long_gone"] = 3
+    shutil.rmtree(checkpoints.folder)
+    checkpoints.save(found)
+    with pytest.raises(WrongUse, match=r"another .*schedule\.long_gone"):
+        train(tiny_config(**SECTIONS), copy)
+
+
+def test_another_subset_is_another_run(shards: Path, tiny_config: Config, tmp_path: Path) -> None:
+    def subset(name: str, numbers: range) -> str:
+        np.save(tmp_path / name, np.array([(0, number) for number in numbers], "u8,u8"))
+        return str(tmp_path / name)
+
+    def config(path: str) -> Any:
+        return tiny_config(data={"subset": path}, schedule={"samples": 48})
+
+    said: list[str] = []
+    train(config(subset("a.npy", range(20, 70))), tmp_path / "w", said.append)
+    assert any("50 of 50 uids" in text for text in said)
+    assert "subset" in yaml.safe_load((tmp_path / "w" / "config.yaml").read_text())["data"]
+    assert train(config(subset("moved.npy", range(20, 70))), tmp_path / "w").finished
+    with pytest.raises(BadSource, match="another one now"):
+        train(config(subset("more.npy", range(20, 75))), tmp_path / "w")
+    with pytest.raises(WrongUse, match="the data are not those"):
+        numbers = [19, *range(21, 70)]  # as many of each shard
+        np.save(tmp_path / "other.npy", np.sort(np.array([(0, number) for number in numbers], "u8,u8")))
+        train(config(str(tmp_path / "other.npy")), tmp_path / "w")

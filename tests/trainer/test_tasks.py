@@ -1,0 +1,128 @@
+"""The evaluation beside a training: results by task in the log, failures said, the training goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.command_line import WrongUse
+from trainer import tasks
+from trainer.loop import train
+
+STANDS_IN = """
+import json, os, pathlib, sys, time
+words = sys.argv[1:]
+given = dict(zip(words[::2], words[1::2]))
+if "--power" in words:
+    sys.exit(f"error: unknown task {given['--tasks']!r}" if given["--tasks"] == "nonesuch" else 0)
+assert given["--shots"] == "0" and given["--device"] == "cpu" and "WORLD_SIZE" not in os.environ
+model, output, cache = (pathlib.Path(given[name]) for name in ("--model", "--output", "--cache"))
+assert (model / "open_clip_model.safetensors").exists()
+for name in ("hashes", "of-this-model"):
+    (cache / name).mkdir(parents=True, exist_ok=True)
+print("working", flush=True)
+if given["--tasks"] == "slow":
+    (output / "pid").write_text(str(os.getpid()))
+    time.sleep(600)
+if given["--tasks"] == "broken":
+    sys.exit("error: it does not load")
+rows = [
+    {"task": "pets", "metric": "accuracy", "value": 0.5, "low": 0.4, "high": 0.6, "n": 1200, "protocol": {}},
+    {"task": "few", "metric": "accuracy", "value": 0.25, "low": None, "high": None, "n": 4, "protocol": {}},
+    {"task": "gone", "metric": "accuracy", "value": None, "low": None, "high": None, "n": 0,
+     "protocol": {"missing": "get it there"}},
+]
+(output / "results.json").write_text(json.dumps(rows))
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program with the options of the evaluation."""
+    (tmp_path / "eval.py").write_text(STANDS_IN)
+    monkeypatch.setattr(tasks, "_COMMAND", (sys.executable, str(tmp_path / "eval.py")))
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+
+def config(tiny_config: Callable[..., Any], names: str) -> Any:
+    return tiny_config(check={"every_samples": 32, "tasks": names}, schedule={"samples": 48})
+
+
+def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_results_are_said_and_logged_by_task_at_each_check(
+    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    workdir = tmp_path / "w"
+    assert train(config(tiny_config, "pets,few"), workdir, said.append).finished
+    assert [text for text in said if text.startswith("step 2: ")] == [
+        "step 2: pets, n 1,200: accuracy 50.0% (40.0% to 60.0%)",
+        "step 2: few, n 4: accuracy 25.0%",
+        "step 2: gone: not measured: get it there",
+    ]
+    checks = entries(workdir, "check")
+    assert [line["step"] for line in checks] == [2, 3]
+    numbers = {key: value for key, value in checks[0].items() if key.startswith("tasks/")}
+    pets = {"tasks/pets/accuracy": 0.5, "tasks/pets/accuracy_low": 0.4, "tasks/pets/accuracy_high": 0.6}
+    assert numbers == {**pets, "tasks/few/accuracy": 0.25}
+    assert [path.name for path in (workdir / "tasks" / "cache").iterdir()] == ["hashes"], "features do not pile up"
+
+
+def test_a_failure_is_said_and_the_training_goes_on(
+    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    assert train(config(tiny_config, "broken"), tmp_path / "w", said.append).finished
+    assert any("check.tasks failed, status 1: it does not load; see" in text for text in said)
+    assert [line["event"] for line in entries(tmp_path / "w", "event")] == ["tasks_failed"] * 2
+
+
+def test_an_unknown_task_is_refused_at_the_start(
+    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(WrongUse, match="nonesuch: unknown task 'nonesuch'"):
+        train(config(tiny_config, "nonesuch"), tmp_path / "w")
+    assert not (tmp_path / "w" / "config.yaml").exists()
+
+
+def test_who_is_asked_to_stop_does_not_wait_for_it(
+    stand_in: None, tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, ended = tmp_path / "w" / "tasks" / "step-000000000002", tasks._ended
+
+    def asked(process: Any) -> int | None:
+        if (output / "pid").exists():
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ended(process)
+
+    monkeypatch.setattr(tasks, "_ended", asked)
+    outcome = train(config(tiny_config, "slow"), tmp_path / "w")
+    assert not outcome.finished and outcome.step == 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((output / "pid").read_text()), 0)
+
+
+@pytest.mark.slow
+def test_the_evaluation_itself_loads_the_model(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without data: each task says how to get its own."""
+    monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "none"))
+    said: list[str] = []
+    with pytest.raises(WrongUse, match="unknown task 'nonesuch'"):
+        train(config(tiny_config, "nonesuch"), tmp_path / "w")
+    settings = tiny_config(check={"tasks": "demo"}, schedule={"samples": 16})
+    assert train(settings, tmp_path / "w", said.append).finished
+    found = [text for text in said if "not measured" in text]
+    assert len(found) > 1 and not any("check.tasks failed" in text for text in said), said
