@@ -2,6 +2,7 @@
 
     web-features.npz                   image-text pairs of the web as features, with what CAT said of each
     flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
+    laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
 
 CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make bench-data`).
@@ -33,12 +34,14 @@ from common.tar_stream import TarStream
 from eval.data import DataSet, data_root
 from eval.hashes import sha256_of
 from pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
+from study.noise import drawn_verdicts, laion_captions, write_drawn
+from study.verdicts import Decided
 
 PIXELS = 128
 """Side of the images of which features are computed: photographs of the web are stored small."""
 BATCH = 32
-CAPTIONS = 5
-"""Captions of a photograph of Flickr8k."""
+DRAWN, SEED = 6000, 0
+"""Images in which their caption is written, and what draws them."""
 Floats = NDArray[np.float32]
 _LIMITS = ImageLimits()
 
@@ -92,6 +95,7 @@ SETS = {
         "the claims cat, negatives and concepts",
         "python -m study.fetch flickr8k",
     ),
+    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "python -m study.fetch laion"),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
@@ -133,6 +137,33 @@ class Data:
         """Pixels: the shorter side at `side`, the middle of it. Raises `SetMissing`."""
         return self._captioned(split, lambda path, name, images: pixels(images, side))
 
+    def laion(self) -> list[Decided]:
+        """Alt texts of LAION with what C and A say of them, in a fixed order. Raises `SetMissing`."""
+        return self._laion
+
+    def drawn(self) -> Web:
+        """DRAWN captions of training pairs of the web, each written in an image of its own, with what CAT says of such
+        pairs; features standardised as those of the web. Raises `SetMissing`."""
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> Web:
+        web = self.web()
+        train = np.flatnonzero(web.split == "train")
+        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train)), replace=False)
+        tar = self.cache / f"drawn-{len(chosen)}.tar"
+        write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
+        verdicts = drawn_verdicts(tar, self.cache / tar.stem)
+        samples = [(key, one["jpg"]) for key, one in _samples(tar) if key in verdicts]
+        rows = self._features(tar, tar.stem, [image for _, image in samples])
+        return dataclasses.replace(
+            web,
+            features=standardised(rows, web.mean, web.deviation),
+            captions=np.array([verdicts[key].caption for key, _ in samples]),
+            verdict=np.array([verdicts[key].verdict for key, _ in samples]),
+            split=np.full(len(samples), "train"),
+        )
+
     def grocery(self, split: str) -> DataSet:
         """Photographs of groceries with their classes. Raises `SetMissing`."""
         self.wanted("grocery")
@@ -148,10 +179,15 @@ class Data:
         )
 
     @cached_property
+    def _laion(self) -> list[Decided]:
+        self.wanted("laion")
+        return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
+
+    @cached_property
     def _web(self) -> Web:
         self.wanted("web")
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
-            rows = stored["features"].astype(np.float32) * stored["scale"]
+            rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
             captions, verdict, split = stored["caption"], stored["verdict"], stored["split"]
         train = rows[split == "train"]
         mean, deviation = train.mean(axis=0), train.std(axis=0)
