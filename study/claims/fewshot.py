@@ -34,8 +34,10 @@ from study.data import Data
 from study.rows import Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
-DRAWS = {"full": 20, "quick": 5, "tiny": 3}
-"""Draws of the shots. The luck of five is worth several points at k = 1 and hides all but the largest differences."""
+DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
+"""Draws of the shots where they are not FEW: of a small set each costs a second, and their luck is worth several points
+at k = 1."""
+FEW = {"full": 5, "quick": 3, "tiny": 3}
 ZERO_SHOT = "zero-shot"
 METHODS = ("probe", "random-init", "text-or-zero")
 """Of `eval.fewshot.METHODS`, beside zero-shot."""
@@ -66,19 +68,15 @@ class Pool:
 
 
 def arms(scale: str, data: Data) -> list[Arm]:
-    """Zero-shot once, and every method at every k and draw, on the sets that are at hand."""
+    """Zero-shot once, and every method at every k and draw, on the sets that are at hand; the fewest shots first."""
     data.wanted("reference")
     pools = ["grocery-inside", "grocery-outside"] if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
-    found = []
-    for pool in pools:
-        found.append(Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0))
-        found += [
-            Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed)
-            for k in SHOTS[scale]
-            for seed in range(DRAWS[scale])
-            for method in METHODS
-        ]
+    found = [Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0) for pool in pools]
+    for k in SHOTS[scale]:
+        for pool in pools:
+            for seed in range(DRAWS[scale].get(pool, FEW[scale])):
+                found += [Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed) for method in METHODS]
     return found
 
 
@@ -112,7 +110,7 @@ def _curves(pool: str, data: Data, k: int, seed: int, methods: tuple[str, ...]) 
     return run_curves(of.train, of.train_labels, of.keys, of.test, of.labels, of.classifier, of.scale, settings)
 
 
-@lru_cache(maxsize=1)
+@lru_cache
 def open_pool(name: str, data: Data) -> Pool:
     """The set of that name with the features that probes need. Raises `SetMissing`."""
     model = _model(data)
@@ -121,7 +119,7 @@ def open_pool(name: str, data: Data) -> Pool:
     assert train.labels is not None and test.labels is not None  # they are labelled sets
     keys, labels = list(train.images.keys), train.labels
     # A shot depends on its own key alone: of a large set these few images are encoded, and the same ones are drawn.
-    most, draws = max(SHOTS["full"]), range(DRAWS["full"])
+    most, draws = max(SHOTS["full"]), range(max(FEW["full"], DRAWS["full"].get(name, 0)))
     drawn = [draw_shots(keys, labels, len(names), most, seed).indices(most) for seed in draws]
     chosen = sorted({int(index) for one in drawn for index in one})
     return Pool(
