@@ -152,7 +152,8 @@ class Data:
         train = np.flatnonzero(web.split == "train")
         chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train)), replace=False)
         tar = self.cache / f"drawn-{len(chosen)}.tar"
-        write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
+        if not tar.exists():
+            write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
         verdicts = drawn_verdicts(tar, self.cache / tar.stem)
         samples = [(key, one["jpg"]) for key, one in _samples(tar) if key in verdicts]
         rows = self._features(tar, tar.stem, [image for _, image in samples])
