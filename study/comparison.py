@@ -52,7 +52,6 @@ class Measure:
 
 RANK = Measure("rank", lambda ranks: np.log(ranks.astype(np.float64)), better=-1, logarithmic=True)
 R10 = Measure("R@10", lambda ranks: (ranks <= 10).astype(np.float64), better=1)
-R1 = Measure("R@1", lambda ranks: (ranks <= 1).astype(np.float64), better=1)
 HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
 
