@@ -12,6 +12,7 @@ from common.command_line import OK, Parser, WrongUse, exit_status, say
 from study.data import Data, SetMissing
 from study.page import write_pages
 from study.rows import CLAIMS, Rows
+from study.synthetic import write_synthetic
 from study.tables import TABLES, lines
 from study.words import table_in_markdown, verdicts_in_words
 
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     parser = Parser(prog=prog, description="The paper's four claims in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument("--claims", default=",".join(CLAIMS), help=f"comma-separated (default {','.join(CLAIMS)})")
-    parser.add_argument("--data", default="out/study-data", help="folder of the sets (default out/study-data)")
+    parser.add_argument(
+        "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
+    )
     parser.add_argument("--output", default="out/study", help="folder of the results (default out/study)")
     parser.add_argument("--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR")
 
@@ -32,7 +35,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
         output = Path(options.output)
         if options.page:
             return make_pages(Rows(output), options.page)
-        return study(options.study, _claims(options.claims), Data(Path(options.data), output / "cache"), Rows(output))
+        folder = Path(options.data or "out/study-data")
+        if options.study == "tiny" and not options.data:
+            folder = output / "data"
+            write_synthetic(folder)
+        return study(options.study, _claims(options.claims), Data(folder, output / "cache"), Rows(output))
 
     return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
 

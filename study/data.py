@@ -29,7 +29,7 @@ from study.noise import drawn_verdicts, laion_captions, write_drawn
 from study.verdicts import Decided
 
 DRAWN, SEED = 6000, 0
-"""Images in which their caption is written, and what draws them."""
+"""Images in which their caption is written, at most half as many as pairs to learn from; and what draws them."""
 
 
 class SetMissing(WrongUse):
@@ -137,7 +137,7 @@ class Data:
     def _drawn(self) -> Web:
         web = self.web()
         train = np.flatnonzero(web.split == "train")
-        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train)), replace=False)
+        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train) // 2), replace=False)
         tar = self.cache / f"drawn-{len(chosen)}.tar"
         if not tar.exists():
             write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
