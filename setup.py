@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-TOPS = ("common", "filters", "pipelines", "trainer", "eval")
+TOPS = ("common", "filters", "pipelines", "trainer", "eval", "study")
 TEXT = [
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
