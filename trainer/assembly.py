@@ -116,7 +116,7 @@ def assemble(
         pin=device.type == "cuda",
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
-    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
+    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=True)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":

@@ -124,4 +124,5 @@ def _check(images: int, captions: Sequence[str], rows: npt.NDArray[np.int64], ke
 
 
 def _made_keys(path: Path, pairs: int) -> list[str]:
-    return [f"{path.stem}-{row:09d}" for row in range(pairs)]
+    stem = path.stem
+    return [f"{stem}-{row:09d}" for row in range(pairs)]

@@ -44,8 +44,9 @@ class WordTokenizer:
 
     def __call__(self, captions: str | Sequence[str]) -> Tensor:
         captions = [captions] if isinstance(captions, str) else captions
-        ids = torch.zeros(len(captions), self.context_length, dtype=torch.int64)
-        for row, caption in enumerate(captions):
-            found = [self._ids.get(word, UNKNOWN) for word in words_of(caption)[: self.context_length]]
-            ids[row, : len(found)] = torch.tensor(found, dtype=torch.int64)
-        return ids
+        most, known, padding = self.context_length, self._ids, [PADDING] * self.context_length
+        rows = []
+        for caption in captions:
+            found = [known.get(word, UNKNOWN) for word in words_of(caption)[:most]]
+            rows.append(found + padding[len(found) :])
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), most)
