@@ -6,13 +6,22 @@ import torch
 from torch import Tensor, nn
 
 
+def _embedding(vocab_size: int, width: int) -> nn.Embedding:
+    """Vectors that start small: large ones would hardly move in the few steps that these towers are for."""
+    embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+    nn.init.normal_(embedding.weight, std=0.02)
+    with torch.no_grad():
+        embedding.weight[0] = 0
+    return embedding
+
+
 class BagOfWords(nn.Module):
     """(b, context) ids to (b, embed_dim): the mean of word vectors, and an MLP on it."""
 
     def __init__(self, embed_dim: int, *, vocab_size: int, context_length: int, width: int = 128, hidden: int = 256):
         super().__init__()
         self.context_length = context_length
-        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.embedding = _embedding(vocab_size, width)
         self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -38,8 +47,7 @@ class WordTransformer(nn.Module):
     ):
         super().__init__()
         self.context_length = context_length
-        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.embedding = _embedding(vocab_size, width)
         self.places = nn.Parameter(0.01 * torch.randn(context_length, width))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
