@@ -2,8 +2,10 @@
 
     web-features.npz                   image-text pairs of the web as features, with what CAT said of each
     flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
+    laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
-    cifar-10-batches-py/               CIFAR-10 as its authors publish it
+
+CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make bench-data`).
 
 Image features are those of the product's own teacher (`pipelines.concepts.teacher`) at 128 pixels, computed once and
 kept in a cache. Nothing here downloads.
@@ -12,8 +14,8 @@ kept in a cache. Nothing here downloads.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,14 +31,17 @@ from common.files import published, sha256_file
 from common.images import ImageLimits, open_image
 from common.progress import ProgressBar
 from common.tar_stream import TarStream
+from eval.data import DataSet, data_root
 from eval.hashes import sha256_of
 from pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
+from study.noise import drawn_verdicts, laion_captions, write_drawn
+from study.verdicts import Decided
 
 PIXELS = 128
 """Side of the images of which features are computed: photographs of the web are stored small."""
 BATCH = 32
-CAPTIONS = 5
-"""Captions of a photograph of Flickr8k."""
+DRAWN, SEED = 6000, 0
+"""Images in which their caption is written, and what draws them."""
 Floats = NDArray[np.float32]
 _LIMITS = ImageLimits()
 
@@ -72,17 +77,6 @@ class Captioned:
     """Of each image."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Labelled:
-    """Images with classes, n of them."""
-
-    keys: tuple[str, ...]
-    images: NDArray[Any]
-    """(n, d) float32 features before they are standardised, or (n, 3, s, s) uint8 pixels."""
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
-
-
 @dataclass(frozen=True)
 class _Set:
     files: tuple[str, ...]
@@ -90,24 +84,27 @@ class _Set:
     """What falls out without it."""
     fetch: str
     """What brings it."""
+    of_evaluation: bool = False
+    """Below the evaluation's folder, not the study's."""
 
 
 SETS = {
-    "web": _Set(("web-features.npz",), "cat and negatives", "python -m study.fetch web"),
+    "web": _Set(("web-features.npz",), "the claims cat and negatives", "python -m study.fetch web"),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
-        "cat, negatives and concepts",
+        "the claims cat, negatives and concepts",
         "python -m study.fetch flickr8k",
     ),
+    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "python -m study.fetch laion"),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
-        "fewshot outside ImageNet's classes",
+        "few-shot on groceries",
         "python -m study.fetch grocery",
     ),
-    "cifar10": _Set(
-        tuple(f"cifar-10-batches-py/{name}" for name in ("data_batch_1", "test_batch")),
-        "fewshot inside ImageNet's classes",
-        "python -m study.fetch cifar10",
+    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True),
+    "cifar10": _Set(("torchvision/cifar10",), "few-shot on CIFAR-10", "python -m study.fetch cifar10", True),
+    "fashion_mnist": _Set(
+        ("torchvision/fashion_mnist",), "few-shot on Fashion-MNIST", "make bench-data TASK=fashion_mnist", True
     ),
 }
 
@@ -120,7 +117,7 @@ class Data:
 
     def has(self, name: str) -> bool:
         """Whether all files of a set are there."""
-        return all((self.folder / file).exists() for file in SETS[name].files)
+        return not self._absent(name)
 
     def missing(self) -> list[str]:
         """A line for each set that is not there: what falls out without it, and how to get it."""
@@ -140,39 +137,57 @@ class Data:
         """Pixels: the shorter side at `side`, the middle of it. Raises `SetMissing`."""
         return self._captioned(split, lambda path, name, images: pixels(images, side))
 
-    def grocery(self, split: str) -> Labelled:
-        """Features of the photographs as the teacher gives them. Raises `SetMissing`."""
-        self._wanted("grocery")
+    def laion(self) -> list[Decided]:
+        """Alt texts of LAION with what C and A say of them, in a fixed order. Raises `SetMissing`."""
+        return self._laion
+
+    def drawn(self) -> Web:
+        """DRAWN captions of training pairs of the web, each written in an image of its own, with what CAT says of such
+        pairs; features standardised as those of the web. Raises `SetMissing`."""
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> Web:
+        web = self.web()
+        train = np.flatnonzero(web.split == "train")
+        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train)), replace=False)
+        tar = self.cache / f"drawn-{len(chosen)}.tar"
+        write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
+        verdicts = drawn_verdicts(tar, self.cache / tar.stem)
+        samples = [(key, one["jpg"]) for key, one in _samples(tar) if key in verdicts]
+        rows = self._features(tar, tar.stem, [image for _, image in samples])
+        return dataclasses.replace(
+            web,
+            features=standardised(rows, web.mean, web.deviation),
+            captions=np.array([verdicts[key].caption for key, _ in samples]),
+            verdict=np.array([verdicts[key].verdict for key, _ in samples]),
+            split=np.full(len(samples), "train"),
+        )
+
+    def grocery(self, split: str) -> DataSet:
+        """Photographs of groceries with their classes. Raises `SetMissing`."""
+        self.wanted("grocery")
         path = self.folder / f"grocery-{split}.tar"
         samples = list(_samples(path))
         names = (self.folder / "grocery-classes.txt").read_text(encoding="utf-8").splitlines()
-        return Labelled(
-            keys=tuple(key for key, _ in samples),
-            images=self._features(path, f"grocery-{split}", [one["jpg"] for _, one in samples]),
+        return DataSet(
+            images=_StoredImages([key for key, _ in samples], [one["jpg"] for _, one in samples]),
+            layout="webdataset",
+            place=path.name,
             labels=np.array([int(one["cls"]) for _, one in samples]),
-            classes=tuple(names),
-        )
-
-    def cifar10(self, split: str) -> Labelled:
-        """Features of the images, enlarged to what the teacher sees. Raises `SetMissing`."""
-        self._wanted("cifar10")
-        folder = self.folder / "cifar-10-batches-py"
-        names = ["test_batch"] if split == "test" else [f"data_batch_{number}" for number in range(1, 6)]
-        batches = [_unpickled(folder / name) for name in names if (folder / name).exists()]
-        rows = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-        images = [Image.fromarray(np.ascontiguousarray(row.transpose(1, 2, 0))) for row in rows]
-        return Labelled(
-            keys=tuple(f"{index:05d}" for index in range(len(rows))),
-            images=self._features(folder / names[0], f"cifar10-{split}-{len(rows)}", images),
-            labels=np.concatenate([batch[b"labels"] for batch in batches]).astype(np.int64),
-            classes=tuple(name.decode() for name in _unpickled(folder / "batches.meta")[b"label_names"]),
+            class_names=tuple(names),
         )
 
     @cached_property
+    def _laion(self) -> list[Decided]:
+        self.wanted("laion")
+        return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
+
+    @cached_property
     def _web(self) -> Web:
-        self._wanted("web")
+        self.wanted("web")
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
-            rows = stored["features"].astype(np.float32) * stored["scale"]
+            rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
             captions, verdict, split = stored["caption"], stored["verdict"], stored["split"]
         train = rows[split == "train"]
         mean, deviation = train.mean(axis=0), train.std(axis=0)
@@ -186,7 +201,7 @@ class Data:
         )
 
     def _captioned(self, split: str, made: Callable[[Path, str, list[bytes]], NDArray[Any]]) -> Captioned:
-        self._wanted("flickr8k")
+        self.wanted("flickr8k")
         path = self.folder / f"flickr8k-{split}.tar"
         samples = list(_samples(path))
         return Captioned(
@@ -206,16 +221,19 @@ class Data:
                 np.save(file, found.astype(np.float16))
         return np.asarray(np.load(path), dtype=np.float32)
 
-    def _wanted(self, name: str) -> None:
+    def wanted(self, name: str) -> None:
+        """Raise `SetMissing` where the set is not there."""
         if not self.has(name):
             raise SetMissing(self._how(name))
 
-    def _how(self, name: str) -> str:
+    def _absent(self, name: str) -> list[str]:
         wanted = SETS[name]
-        absent = ", ".join(file for file in wanted.files if not (self.folder / file).exists())
-        return (
-            f"{name} is not in {self.folder} ({absent}): without it {wanted.claims} fall out; `{wanted.fetch}` gets it"
-        )
+        root = data_root() if wanted.of_evaluation else self.folder
+        return [str(root / file) for file in wanted.files if not (root / file).exists()]
+
+    def _how(self, name: str) -> str:
+        lost = f"without {', '.join(self._absent(name))}, {SETS[name].claims} cannot be tried"
+        return f"{lost}; `{SETS[name].fetch}` gets it"
 
 
 def small_teacher() -> Teacher:
@@ -270,21 +288,18 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
             yield key, members
 
 
-def _unpickled(path: Path) -> dict[bytes, Any]:
-    """A file of CIFAR-10. It is a pickle, which could run anything, so only arrays and plain types are let in."""
-    with open(path, "rb") as file:
-        return _Plain(file, encoding="bytes").load()
+class _StoredImages:
+    """Files of images in memory, as the evaluation sees images (`eval.data.dataset.Images`)."""
 
+    def __init__(self, keys: Sequence[str], contents: Sequence[bytes]) -> None:
+        self.keys, self._contents = keys, contents
 
-class _Plain(pickle.Unpickler):
-    _ALLOWED = {  # noqa: RUF012
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    @cached_property
+    def fingerprint(self) -> str:
+        return sha256_of([list(self.keys), [self.stored_hash(index) for index in range(len(self.keys))]])
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"{module}.{name} has no place in CIFAR-10; fetch it again")
-        return super().find_class(module, name)
+    def open(self, index: int) -> Image.Image:
+        return _opened(self._contents[index])
+
+    def stored_hash(self, index: int) -> str:
+        return f"file:{hashlib.sha256(self._contents[index]).hexdigest()}"
