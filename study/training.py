@@ -24,6 +24,8 @@ from trainer.architecture import DualEncoder
 from trainer.towers.words import frequent_words
 from trainer.transforms import StoredTransform
 
+FILE = "pairs.npz"
+"""The file that an arm's pairs become."""
 AT_ONCE = 512
 """Images, or captions, encoded at a time."""
 RECALLS = (1, 5, 10)
@@ -55,7 +57,13 @@ class Pairs:
         pixels = self.images.ndim == 4
         stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
         arrays: dict[str, Any] = {"images" if pixels else "features": stored}
-        np.savez(path, caption=np.array(self.captions), image=self.image, **arrays)
+        keys = np.array(pair_keys(path.name, len(self.captions)))
+        np.savez(path, caption=np.array(self.captions), image=self.image, key=keys, **arrays)
+
+
+def pair_keys(file: str, pairs: int) -> list[str]:
+    """The keys of the pairs of a file."""
+    return [f"{file}-{number}" for number in range(pairs)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,16 +121,16 @@ def trained(
 ) -> Trained:
     """The model that the trainer makes of `pairs` in `budget` samples.
 
-    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` holds targets of a file that
-    `pairs` become, `pairs.npz`, whose keys count its captions.
+    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` is a folder of targets of the file
+    `FILE`, which the pairs become.
     """
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)
-        pairs.save(folder / "pairs.npz")
+        pairs.save(folder / FILE)
         (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
         given = {
             "model": {"architecture": {"text_cfg": {"vocabulary": str(folder / "words.txt")}}},
-            "data": {"features": str(folder / "pairs.npz")},
+            "data": {"features": str(folder / FILE)},
             "concepts": {"path": str(concepts or "")},
             "schedule": {"samples": budget},
             "run": {"seed": seed},

@@ -9,16 +9,15 @@ from torch import Tensor, nn
 
 
 class ConvNet(nn.Module):
-    """(b, 3, side, side) images to (b, embed_dim): stages of a 3 x 3 convolution, batch norm and ReLU, each but the
-    first at half the resolution, then the mean over places and a linear map."""
+    """(b, 3, side, side) images to (b, embed_dim): stages of a 3 x 3 convolution with stride 2, batch norm and
+    ReLU, then the mean over places and a linear map."""
 
     def __init__(self, embed_dim: int, *, image_size: int, widths: Sequence[int] = (32, 64, 128, 256)):
         super().__init__()
         self.input_shape = (3, image_size, image_size)
         stages, last = list[nn.Module](), 3
-        for number, width in enumerate(widths):
-            stride = 2 if number else 1
-            stages += [nn.Conv2d(last, width, 3, stride, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+        for width in widths:
+            stages += [nn.Conv2d(last, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
             last = width
         self.trunk = nn.Sequential(*stages)
         self.projection = nn.Linear(last, embed_dim)
