@@ -31,7 +31,7 @@ from eval.protocol import software
 
 CLAIMS = ("cat", "concepts", "negatives", "fewshot")
 """Names of the four claims, in the order in which the page has them."""
-_WORD = re.compile(r"[A-Za-z0-9_+-]+")
+_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
 
@@ -61,7 +61,7 @@ class Arm:
             raise ValueError(f"claim {self.claim!r}: there are {', '.join(CLAIMS)}")
         for name in ("pool", "arm"):
             if not _WORD.fullmatch(getattr(self, name)):
-                raise ValueError(f"{name} {getattr(self, name)!r}: letters, digits, _, + and - only")
+                raise ValueError(f"{name} {getattr(self, name)!r}: letters, digits, _, ., + and - only")
         if self.budget < 0 or self.seed < 0:
             raise ValueError(f"budget {self.budget}, seed {self.seed}: expected 0 or more")
 

@@ -17,19 +17,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.command_line import WrongUse
 from common.ranks import Ranks
-from trainer.architecture import image_size, tokenizer
+from trainer.architecture import input_shape, tokenizer
 from trainer.checks import ZeroShotData, read_zero_shot
 from trainer.concepts import ConceptTargets
 from trainer.config import Config
-from trainer.data import ShardFacts, ShardLoader
+from trainer.data import Loader, ShardFacts
 from trainer.distillation import concept_targets
 from trainer.ema import WeightAverage
 from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
+from trainer.pairs import open_pairs
 from trainer.randomness import Purpose, seed_torch
 from trainer.step import Stepper, autocast, losses_of
-from trainer.transforms import transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,9 @@ class Parts:
     architecture: dict[str, Any]
     """In open_clip's form."""
     tokenize: Any
-    eval_transform: Any
-    loader: ShardLoader
+    shape: tuple[int, ...]
+    """Of what the image tower takes: (3, side, side), or (d,) of features."""
+    loader: Loader
     targets: list[ConceptTargets]
     """One per data source, or none."""
     zero_shot: ZeroShotData | None
@@ -61,10 +62,6 @@ class Parts:
         """The weights that are measured and exported: the average where there is one."""
         return self.student if self.average is None else self.average.student
 
-    @property
-    def size(self) -> int:
-        """Side of the image, in pixels."""
-        return image_size(self.architecture)
 
 
 def device_type(config: Config) -> str:
@@ -96,31 +93,34 @@ def assemble(
     Raises `WrongUse`, `BadArchitecture`, `BadWeights`, `DataError`, `BadZeroShotFolder`.
     """
     per_rank = _pairs_per_rank(config, ranks)
+    _check_model(config, ranks)
     zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
     targets = concept_targets(config)
     heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
     seed_torch(config.run.seed, Purpose.WEIGHTS)
     student, architecture, said = build_student(config.model, config.concepts, heads)
     student.to(device)
-    size, tokenize = image_size(architecture), tokenizer(architecture)
-    loader = ShardLoader(
+    shape, tokenize = input_shape(student.clip, architecture), tokenizer(architecture)
+    loader = open_pairs(
         config.data,
+        config.transform,
+        shape,
+        training=True,
+        concepts=targets,
+        begun=begun,
         batch_size=per_rank,
         rank=ranks.rank,
         world=ranks.world,
         seed=config.run.seed,
-        transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
-        concepts=targets or None,
-        begun=begun,
         pin=device.type == "cuda",
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
-    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=device.type == "cuda")
+    optimizer = build_optimizer(student, config.optimizer, config.concepts, fused=True)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":
-        parts, text = _fitting(student, config, ranks, device, size, tokenize, per_rank)
+        parts, text = _fitting(student, config, ranks, device, shape, tokenize, per_rank)
         config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
         chosen.append(text)
     schedule = config.schedule
@@ -144,7 +144,7 @@ def assemble(
         student=student,
         architecture=architecture,
         tokenize=tokenize,
-        eval_transform=transform(config.transform, size, training=False),
+        shape=shape,
         loader=loader,
         targets=targets,
         zero_shot=zero_shot,
@@ -168,12 +168,23 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
     return size // ranks.world
 
 
+def _check_model(config: Config, ranks: Ranks) -> None:
+    """Raises `WrongUse` where settings of the model do not go with others."""
+    if config.model.batch_norm == "batch" and (ranks.world > 1 or config.schedule.micro_batches != 1):
+        raise WrongUse(
+            f"model.batch_norm is batch, with {ranks.world} ranks and schedule.micro_batches "
+            f"{config.schedule.micro_batches}: statistics would be of parts of a batch; use one process and one part"
+        )
+    if config.check.zero_shot and config.data.features:
+        raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")
+
+
 def _fitting(
-    student: Student, config: Config, ranks: Ranks, device: torch.device, size: int, tokenize: Any, pairs: int
+    student: Student, config: Config, ranks: Ranks, device: torch.device, shape: tuple[int, ...], tokenize: Any, pairs: int
 ) -> tuple[int, str]:
     """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
     student.train()
-    needed = need(student, size, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
+    needed = need(student, shape, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
     free = min(ranks.collect(free_bytes(device)))
     try:
         parts = needed.parts(pairs, free)
@@ -203,7 +214,7 @@ def introduction(parts: Parts) -> str:
     return (
         f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
         f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
-        f"{config.schedule.batch_size:,} from {loader.streams} streams; "
+        f"{config.schedule.batch_size:,} from {loader.streams or 'no'} streams; "
         f"{parts.total_steps:,} steps, {parts.total_samples:,} samples; "
         f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
         + (f"; left out: {', '.join(bad)}" if bad else "")

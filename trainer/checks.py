@@ -20,7 +20,7 @@ from common.image_formats import EXTENSIONS
 from common.images import ImageLimits
 from common.ranks import Ranks
 from common.statistics import chance_of_hit, wilson
-from trainer.data import ShardLoader
+from trainer.data import Loader
 from trainer.data.decode import UndecodableImage, decode
 from trainer.model import Student
 
@@ -52,7 +52,7 @@ class Share:
 
 @torch.no_grad()
 def retrieval(
-    student: Student, loader: ShardLoader, ranks: Ranks, device: torch.device, autocast: Autocast = nullcontext
+    student: Student, loader: Loader, ranks: Ranks, device: torch.device, autocast: Autocast = nullcontext
 ) -> dict[str, Share]:
     """Recall at 1, 5 and 10 in both directions among all pairs of the loader's first epoch.
 
@@ -77,7 +77,7 @@ def mean_recall(shares: dict[str, Share]) -> float:
 
 
 def _encode_pairs(
-    student: Student, loader: ShardLoader, device: torch.device, autocast: Autocast
+    student: Student, loader: Loader, device: torch.device, autocast: Autocast
 ) -> tuple[Tensor, Tensor, Tensor]:
     student.eval()
     images, texts, hashes = [], [], []

@@ -1,10 +1,17 @@
-"""Images to inputs: open_clip's transforms with the configuration's constants."""
+"""Images, or what was stored of them, to inputs: open_clip's transforms with the configuration's constants."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+
+from torch import Tensor
+from torchvision.transforms import Compose, RandomHorizontalFlip
 
 from trainer.config import TransformSettings
 
@@ -24,7 +31,42 @@ def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:
 
 
 def transform(settings: TransformSettings, size: int, *, training: bool) -> Any:
-    """An image (PIL) to a (3, size, size) float32 tensor: with a random crop while training, a centre crop
-    otherwise."""
+    """An image (PIL) to a (3, size, size) float32 tensor: with a random crop, and flipped as often as the settings say,
+    while training, a centre crop otherwise."""
     augmentation = AugmentationCfg(scale=settings.crop_scale) if training else None
-    return image_transform_v2(PreprocessCfg(**preprocessing(settings, size)), is_train=training, aug_cfg=augmentation)
+    image = image_transform_v2(PreprocessCfg(**preprocessing(settings, size)), is_train=training, aug_cfg=augmentation)
+    return Compose([image, RandomHorizontalFlip(settings.flip)]) if training and settings.flip else image
+
+
+class StoredTransform:
+    """What is stored of images, (b, d) float32 or (b, 3, h, w) uint8, to inputs of the image tower. Features stay as
+    they are. Images that are stored larger than the tower's are cropped to it: at random while training, where they are
+    flipped as well as often as the settings say, else in the middle."""
+
+    def __init__(self, settings: TransformSettings, shape: Sequence[int], *, training: bool):
+        self._shape, self._training, self._flip = tuple(shape), training, settings.flip
+        mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (settings.mean, settings.std))
+        self._factor, self._shift = 1 / (255 * std), -mean / std
+
+    def takes(self, stored: Sequence[int]) -> bool:
+        """Whether inputs stored in this shape become inputs of the tower."""
+        found = tuple(stored)
+        if len(found) == 1:
+            return found == self._shape
+        return len(self._shape) == 3 and all(a >= b for a, b in zip(found, self._shape, strict=True))
+
+    def __call__(self, stored: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
+        """`draws` (b, 3) in [0, 1): where the crop begins, from above and from the left, and whether it is flipped."""
+        return stored if stored.dim() == 2 else self._cropped(stored, draws) * self._factor + self._shift
+
+    def _cropped(self, images: Tensor, draws: npt.NDArray[np.float64]) -> Tensor:
+        _, height, width = self._shape
+        free = np.array([images.shape[2] - height, images.shape[3] - width])
+        corners = draws[:, :2] * (free + 1) if self._training else np.tile(free / 2, (len(images), 1))
+        result = images.new_empty((len(images), *self._shape))
+        for row, (top, left) in enumerate(corners.astype(np.int64).tolist()):
+            result[row] = images[row, :, top : top + height, left : left + width]
+        if self._training and self._flip:
+            mirrored = torch.from_numpy(np.flatnonzero(draws[:, 2] < self._flip))
+            result[mirrored] = result[mirrored].flip(3)
+        return result
