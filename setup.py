@@ -107,7 +107,7 @@ setup(
     package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
     packages=find_namespace_packages(
         include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
-        exclude=["*.__pycache__", "*.__pycache__.*"],
+        exclude=["*.__pycache__", "*.__pycache__.*", "study.results", "study.results.*"],
     ),
     py_modules=["open_diht"],
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "py.typed"]},

@@ -72,23 +72,27 @@ class _Set:
     """What brings it."""
     of_evaluation: bool = False
     """Below the evaluation's folder, not the study's."""
+    one_of: bool = False
+    """One of the files is enough."""
 
 
 SETS = {
-    "web": _Set(("web-features.npz",), "the claims cat and negatives", "python -m study.fetch web"),
+    "web": _Set(("web-features.npz",), "the claims cat and negatives", "make study-data ARGS=web"),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
         "the claims cat, negatives and concepts",
-        "python -m study.fetch flickr8k",
+        "make study-data ARGS=flickr8k",
     ),
-    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "python -m study.fetch laion"),
+    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "make study-data ARGS=laion"),
     "grocery": _Set(
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
-        "python -m study.fetch grocery",
+        "make study-data ARGS=grocery",
     ),
     "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True),
-    "cifar10": _Set(("torchvision/cifar10",), "few-shot on CIFAR-10", "python -m study.fetch cifar10", True),
+    "cifar10": _Set(
+        ("wds_vtab-cifar10", "torchvision/cifar10"), "few-shot on CIFAR-10", "make study-data ARGS=cifar10", True, True
+    ),
     "fashion_mnist": _Set(
         ("torchvision/fashion_mnist",), "few-shot on Fashion-MNIST", "make bench-data TASK=fashion_mnist", True
     ),
@@ -207,7 +211,8 @@ class Data:
     def _absent(self, name: str) -> list[str]:
         wanted = SETS[name]
         root = data_root() if wanted.of_evaluation else self.folder
-        return [str(root / file) for file in wanted.files if not (root / file).exists()]
+        absent = [str(root / file) for file in wanted.files if not (root / file).exists()]
+        return [] if wanted.one_of and len(absent) < len(wanted.files) else absent
 
     def _how(self, name: str) -> str:
         lost = f"without {', '.join(self._absent(name))}, {SETS[name].claims} cannot be tried"

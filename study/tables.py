@@ -76,6 +76,10 @@ def lines(rows: Rows, table: Table) -> list[Line]:
         for b, a in table.contrasts
         for line in _compared(rows, found, table, pool, budget, b, a)
     ]
+    order = _unique(line.items for line in made)
+    made.sort(
+        key=lambda line: (order.index(line.items), line.pool, table.contrasts.index((line.b, line.a)), line.budget)
+    )
     cells = iter(corrected([cell for line in made for cell in line.found]))
     return [replace(line, found=tuple(itertools.islice(cells, len(line.found)))) for line in made]
 
