@@ -10,7 +10,11 @@ from types import ModuleType
 
 from common.command_line import OK, Parser, WrongUse, exit_status, say
 from study.data import Data, SetMissing
+from study.page import write_pages
 from study.rows import CLAIMS, Rows
+from study.synthetic import write_synthetic
+from study.tables import TABLES, lines
+from study.words import table_in_markdown, verdicts_in_words
 
 SCALES = ("full", "quick", "tiny")
 
@@ -20,13 +24,22 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     parser = Parser(prog=prog, description="The paper's four claims in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
     parser.add_argument("--claims", default=",".join(CLAIMS), help=f"comma-separated (default {','.join(CLAIMS)})")
-    parser.add_argument("--data", default="out/study-data", help="folder of the sets (default out/study-data)")
+    parser.add_argument(
+        "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
+    )
     parser.add_argument("--output", default="out/study", help="folder of the results (default out/study)")
+    parser.add_argument("--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR")
 
     def run() -> int:
         options = parser.parse_args(arguments)
         output = Path(options.output)
-        return study(options.study, _claims(options.claims), Data(Path(options.data), output / "cache"), Rows(output))
+        if options.page:
+            return make_pages(Rows(output), options.page)
+        folder = Path(options.data or "out/study-data")
+        if options.study == "tiny" and not options.data:
+            folder = output / "data"
+            write_synthetic(folder)
+        return study(options.study, _claims(options.claims), Data(folder, output / "cache"), Rows(output))
 
     return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
 
@@ -40,6 +53,20 @@ def study(scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
             run_claim(claim_module(name), scale, data, rows)
         except SetMissing as error:
             say(f"{name}: left out. {error}")
+    for name, table in TABLES.items():
+        if table.claim in claims and (found := lines(rows, table)):
+            say("\n".join(["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]))
+    if any(rows.read(claim) for claim in claims):
+        make_pages(rows, rows.folder / "page")
+    return OK
+
+
+def make_pages(rows: Rows, docs: Path) -> int:
+    """The pages of the documentation, from the results."""
+    if not any(rows.read(claim) for claim in CLAIMS):
+        raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
+    for path in write_pages(rows, docs):
+        say(str(path))
     return OK
 
 

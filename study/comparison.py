@@ -1,8 +1,9 @@
 """One arm against another, over the seeds that both have and the items that both were measured on.
 
 Both another seed and other test images could have been drawn, so both count: two-way random effects with Student's t
-(`eval.statistics.crossed_difference`). With three to five seeds a bootstrap over seeds and items would be too narrow by
-a third; with twenty the two agree (tests/study/test_comparison.py).
+(`eval.statistics.crossed_difference`; benchmarks/coverage.py has how often such intervals hold what they promise). With
+many seeds a bootstrap crossed over seeds and images gives the same (tests/study/test_comparison.py); of five it knows
+too little of their luck, and where noise of single trainings prevails it counts that three times.
 
 The captions of a photograph are not independent: their mean counts once. Ranks are compared by their geometric mean,
 which is far more sensitive than the share at the top: the difference is that of mean logarithms, told in percent.
@@ -52,7 +53,6 @@ class Measure:
 
 RANK = Measure("rank", lambda ranks: np.log(ranks.astype(np.float64)), better=-1, logarithmic=True)
 R10 = Measure("R@10", lambda ranks: (ranks <= 10).astype(np.float64), better=1)
-R1 = Measure("R@1", lambda ranks: (ranks <= 1).astype(np.float64), better=1)
 HITS = Measure("top-1", lambda hits: hits.astype(np.float64), better=1)
 
 

@@ -29,7 +29,7 @@ ARMS = {
 def table_in_markdown(table: Table, lines: Sequence[Line]) -> str:
     """The lines as a Markdown table; bold where the corrected p value is below 0.05."""
     repeats = any(line.repeats is not None for line in lines)
-    heads = ["test set", "pool", "k" if table.claim == "fewshot" else "samples seen"]
+    heads = ["test set", "pool", "k" if table.direction == "correct" else "samples seen"]
     heads += ["repeats"] * repeats + ["arm against arm", "seeds"]
     heads += [f"{measure.name}, and change" for measure in table.measures] + ["called"]
     rows = []
@@ -44,18 +44,28 @@ def table_in_markdown(table: Table, lines: Sequence[Line]) -> str:
 
 
 def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
-    """What holds, what is reversed, what could not be shown and from what size on it would have been."""
-    said = []
-    for line in lines:
-        first = line.found[0]
-        where = f"{_arm(line.b)} against {_arm(line.a)}, {line.items.rpartition('/')[0]}, {line.pool}, {_budget(line)}"
-        if line.verdict == "worse":
-            said.append(f"Reversed: {where}: {first.measure.name} {change(first)}.")
-        elif line.verdict == "open":
-            shown = f"{abs(first.detectable):.1f} {_unit(first)}"
-            said.append(f"Not shown: {where}: {first.measure.name} {change(first)}; {shown} would have been seen.")
+    """What holds, what is reversed, what could not be shown and from what size on it would have been: a sentence for
+    each pair of arms on each pool and test set."""
     held = sum(line.verdict == "better" for line in lines)
-    return [f"{held} of {len(lines)} comparisons go the way of the claim.", *said]
+    said = [f"{held} of {len(lines)} comparisons go the way of the claim."]
+    for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):
+        groups: dict[str, list[Line]] = {}
+        for line in lines:
+            if line.verdict == verdict:
+                where = f"{_arm(line.b)} against {_arm(line.a)}, {line.pool}, on {line.items.rpartition('/')[0]}"
+                groups.setdefault(where, []).append(line)
+        for where, group in groups.items():
+            name = group[0].found[0].measure.name
+            said.append(f"{what}: {where}: {name} " + "; ".join(_told(line) for line in group) + ".")
+    return said
+
+
+def _told(line: Line) -> str:
+    first = line.found[0]
+    at = f"{change(first)} at {_budget(line)}"
+    if line.verdict == "worse" or not first.detectable:
+        return at
+    return f"{at} ({abs(first.detectable):.1f} would have been seen)"
 
 
 def change(one: Compared, bold: bool = False) -> str:
@@ -68,10 +78,6 @@ def change(one: Compared, bold: bool = False) -> str:
 
 def _value(value: float, one: Compared) -> str:
     return f"{value:.1f}" if one.measure.logarithmic else f"{value:.1f} %"
-
-
-def _unit(one: Compared) -> str:
-    return "%" if one.measure.logarithmic else "points"
 
 
 def _signed(value: float) -> str:

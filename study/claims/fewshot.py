@@ -5,15 +5,16 @@ of each class; k = 0 is zero-shot. A seed draws the shots, and all methods get t
 over images and over draws. Radius and penalty are chosen on the shots alone (`eval.fewshot`): test labels score and
 choose nothing.
 
-Sets: `grocery-inside`, the kinds of groceries that are classes of ImageNet, on which the image encoder was trained;
-`grocery-outside`, the other kinds; CIFAR-10; and Fashion-MNIST, with which the rule for the radius was settled
-(benchmarks/radius.py).
+Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
+was trained; `grocery-packages`, cartons and bottles of one shelf, whose names say little of how they look;
+`grocery-produce`, the fruit and vegetables that are no classes of ImageNet. Then CIFAR-10, and Fashion-MNIST, with
+which the rule for the radius was settled (benchmarks/radius.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -50,6 +51,14 @@ INSIDE = (
     "Cucumber", "Zucchini",
 )  # fmt: skip
 """Groceries that are classes of ImageNet-1k, by their names."""
+BRANDS = ("Bravo", "God Morgon", "Tropicana", "Arla", "Garant", "Oatly", "Alpro", "Valio", "Yoggi")
+"""What names of packages begin with."""
+GROCERIES: dict[str, Callable[[str], bool]] = {
+    "grocery-inside": lambda name: name in INSIDE,
+    "grocery-packages": lambda name: name.startswith(BRANDS),
+    "grocery-produce": lambda name: name not in INSIDE and not name.startswith(BRANDS),
+}
+"""Pools and which names are theirs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +79,7 @@ class Pool:
 def arms(scale: str, data: Data) -> list[Arm]:
     """Zero-shot once, and every method at every k and draw, on the sets that are at hand; the fewest shots first."""
     data.wanted("reference")
-    pools = ["grocery-inside", "grocery-outside"] if data.has("grocery") else []
+    pools = list(GROCERIES) if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
     found = [Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0) for pool in pools]
     for k in SHOTS[scale]:
@@ -143,7 +152,7 @@ def _grocery(pool: str, data: Data) -> tuple[DataSet, DataSet, list[str], Sequen
     """Training and test images, class names and templates of some kinds of groceries."""
     train, test = data.grocery("train"), data.grocery("test")
     names = test.class_names or ()
-    kinds = [index for index, name in enumerate(names) if (name in INSIDE) == (pool == "grocery-inside")]
+    kinds = [index for index, name in enumerate(names) if GROCERIES[pool](name)]
     return _of(train, kinds), _of(test, kinds), [names[kind].lower() for kind in kinds], TEMPLATES
 
 
