@@ -111,8 +111,8 @@ def imagenet_head() -> dict[str, Head]:
 def write_targets(
     folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
 ) -> None:
-    """Predictions for the photographs of `pairs`, features (n, d), as `concepts.path` takes them: targets of each pair of
-    the file `name` are those of its photograph."""
+    """Predictions for the photographs of `pairs`, features (n, d), as `concepts.path` takes them: the targets of each
+    pair of the file `name` are those of its photograph."""
     kept = {head: top_k(classifier, features, K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,

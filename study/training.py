@@ -1,4 +1,4 @@
-"""One arm of the tracks that run on a CPU: the product's trainer on pairs in memory, then the ranks of its retrieval."""
+"""One arm of the tracks on a CPU: the product's trainer on pairs in memory, then the ranks of its retrieval."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.nn.functional import normalize
 
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
 from eval.metrics.rows import ArrayRows
+from trainer.architecture import DualEncoder
 from trainer.config import TransformSettings
 from trainer.config_files import load_config, merged
 from trainer.export import load
 from trainer.loop import train
-from trainer.architecture import DualEncoder
 from trainer.towers.words import frequent_words
 from trainer.transforms import StoredTransform
 
@@ -121,8 +121,8 @@ def trained(
 ) -> Trained:
     """The model that the trainer makes of `pairs` in `budget` samples.
 
-    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` is a folder of targets of the file
-    `FILE`, which the pairs become.
+    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` is a folder of targets of the
+    file `FILE`, which the pairs become.
     """
     with tempfile.TemporaryDirectory(prefix="study-") as temporary:
         folder = Path(temporary)

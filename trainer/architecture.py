@@ -81,9 +81,7 @@ def has_own_tower(model: dict[str, Any]) -> bool:
 def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
     model.pop("custom_text", None)
     try:
-        return TowerPair(
-            **model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature)
-        )
+        return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
     except (BadTower, TypeError, AssertionError) as error:
         raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
 

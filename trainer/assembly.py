@@ -24,6 +24,7 @@ from trainer.config import Config
 from trainer.data import Loader, ShardFacts
 from trainer.distillation import concept_targets
 from trainer.ema import WeightAverage
+from trainer.hardness import about_scale
 from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
@@ -55,13 +56,12 @@ class Parts:
     total_samples: int
     total_steps: int
     said: list[str]
-    """Lines about the warm start, and what was left to the program."""
+    """Lines about the warm start, what was left to the program, and what is ill-advised."""
 
     @property
     def judged(self) -> Student:
         """The weights that are measured and exported: the average where there is one."""
         return self.student if self.average is None else self.average.student
-
 
 
 def device_type(config: Config) -> str:
@@ -125,6 +125,9 @@ def assemble(
         chosen.append(text)
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
+    steps = math.ceil(samples / schedule.batch_size)
+    if (advice := about_scale(config, steps)) is not None:
+        chosen.append(advice)
     if config.model.compile:
         student.compile()
     stepper = Stepper(
@@ -152,7 +155,7 @@ def assemble(
         average=average,
         stepper=stepper,
         total_samples=samples,
-        total_steps=math.ceil(samples / schedule.batch_size),
+        total_steps=steps,
         said=[*(f"warm start: {text}" for text in said), *chosen],
     )
 
@@ -180,7 +183,13 @@ def _check_model(config: Config, ranks: Ranks) -> None:
 
 
 def _fitting(
-    student: Student, config: Config, ranks: Ranks, device: torch.device, shape: tuple[int, ...], tokenize: Any, pairs: int
+    student: Student,
+    config: Config,
+    ranks: Ranks,
+    device: torch.device,
+    shape: tuple[int, ...],
+    tokenize: Any,
+    pairs: int,
 ) -> tuple[int, str]:
     """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
     student.train()

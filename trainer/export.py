@@ -1,5 +1,5 @@
-"""A trained model as others use it: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or, where
-a tower is none of open_clip's, `load`."""
+"""A trained model as others use it: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or,
+where a tower is none of open_clip's, `load`."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def need(
     world: int,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> Need:
-    """What a rank with `pairs` pairs needs, from two probes of a few. `shape`: of what the image tower takes; `tokens` (1, context):
-    of any caption. Random numbers and gradients are as before."""
+    """What a rank with `pairs` pairs needs, from two probes of a few. `shape`: of what the image tower takes; `tokens`
+    (1, context): of any caption. Random numbers and gradients are as before."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
     batch = pairs * 4 * math.prod(shape)
@@ -90,7 +90,11 @@ def _bytes_per_pair(
 
 
 def _kept(
-    student: Student, pairs: int, shape: tuple[int, ...], tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
+    student: Student,
+    pairs: int,
+    shape: tuple[int, ...],
+    tokens: Tensor,
+    autocast: Callable[[], AbstractContextManager[None]],
 ) -> int:
     """Bytes that autograd keeps of a forward pass, weights apart."""
     device = student.clip.logit_scale.device

@@ -9,7 +9,6 @@ import yaml
 from trainer.config import Config
 from trainer.config_files import plain
 
-
 _OPEN_CLIP = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""

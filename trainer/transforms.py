@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
-
 from torch import Tensor
 from torchvision.transforms import Compose, RandomHorizontalFlip
 

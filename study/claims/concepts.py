@@ -1,9 +1,9 @@
 """Concept distillation: an image tower learns more when heads on it predict what a teacher sees.
 
 A ConvNet from scratch at 48 pixels, on Flickr8k's training photographs with all their captions. The teacher, an
-EfficientNet-Lite0 of ImageNet-1k, has heads for the objects and attributes that captions name (`concepts`), or keeps its
-own classifier (`imagenet`). With the same seed all arms have the same towers at the start and the same order of pairs.
-Nothing is chosen: factors of the losses and the rates of heads are the trainer's defaults.
+EfficientNet-Lite0 of ImageNet-1k, has heads for the objects and attributes that captions name (`concepts`), or keeps
+its own classifier (`imagenet`). With the same seed all arms have the same towers at the start and the same order of
+pairs. Nothing is chosen: factors of the losses and the rates of heads are the trainer's defaults.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """HN-NCE: negatives that are hard weigh more, and retrieval gets better: if the logits are soft enough at the start.
 
 beta sharpens the weights of negatives by the scale of the logits, which a short run hardly learns. So there are two
-pools of rows: `usual`, every beta at the usual initial scale, and `tuned`, each beta at the scale that was best for it on
-one half of the held-out web pairs, with seeds of their own (rows of stage `tuning`; `best_scales`). Reported are the other
-half and Flickr8k's test photographs. All learn from the web's training pairs.
+pools of rows: `usual`, every beta at the usual initial scale, and `tuned`, each beta at the scale that was best for it
+on one half of the held-out web pairs, with seeds of their own (rows of stage `tuning`; `best_scales`). Reported are the
+other half and Flickr8k's test photographs. All learn from the web's training pairs.
 """
 
 from __future__ import annotations

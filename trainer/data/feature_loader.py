@@ -68,7 +68,9 @@ class FeatureLoader(Loader):
         self._rank, self._seed, self._transform, self._pin = rank, seed, transform, pin
         before = np.cumsum([0, *(len(file.inputs) for file in self._files)])
         self._rows = np.concatenate([file.rows + at for file, at in zip(self._files, before, strict=False)])
-        self._inputs = torch.cat([file.inputs for file in self._files]) if len(self._files) > 1 else self._files[0].inputs
+        self._inputs = (
+            torch.cat([file.inputs for file in self._files]) if len(self._files) > 1 else self._files[0].inputs
+        )
         self._keys = [key for file in self._files for key in file.keys]
         self._texts = tokenizer([text for file in self._files for text in file.captions])
         self._caption_hash, self._image_hash = (

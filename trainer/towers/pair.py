@@ -38,7 +38,7 @@ class TowerPair(nn.Module):
         self.logit_scale = nn.Parameter(torch.tensor(init_logit_scale))
         self.logit_bias = None if init_logit_bias is None else nn.Parameter(torch.tensor(init_logit_bias))
 
-    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:  # noqa: A002
+    def encode_image(self, images: Tensor, normalize: bool = False) -> Tensor:
         """(b, embed_dim)."""
         return _unit(self.visual(images)) if normalize else self.visual(images)
 
