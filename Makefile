@@ -32,6 +32,9 @@ TASK    ?=#                 for `make bench-data`: what to fetch (demo, diht29, 
 A       ?=#                 for `make compare`: results of one model, a folder of `make bench`
 B       ?=#                 and of another; the comparison is written into the second
 
+##@ Variables of `make study`, with OUTPUT (out/study), DATA (out/study-data) and ARGS
+STUDY   ?= full#            full (an hour and a half on two cores), quick (20 minutes) or tiny (on drawn images: does it run?)
+
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
@@ -40,7 +43,7 @@ EXTRAS  ?= filter,download,dedup,language,train,teacher,bench,s3,dev,docs#  what
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare flink-up flink-down prism s3-server clean env-filter env-train env-bench env-all env-ocr
+.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data flink-up flink-down prism s3-server clean env-filter env-train env-bench env-study env-all env-ocr
 
 comma := ,
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
@@ -59,7 +62,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard common filters pipelines trainer eval benchmarks deploy examples tests setup.py open_diht.py docs/hooks.py)
+CODE = $(wildcard common filters pipelines trainer eval study benchmarks deploy examples tests setup.py open_diht.py docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier spotting text_shapes overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper
@@ -76,6 +79,8 @@ ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 CONCEPTS = $(if $(filter file,$(origin OUTPUT)),$(DATA)/concepts,$(OUTPUT))
 # OUTPUT has a default that is meant for `make filter`.
 BENCH_OUTPUT = $(if $(filter file,$(origin OUTPUT)),,$(OUTPUT))
+# So has DATA, for `make concepts` and `make train`.
+STUDY_DATA = $(if $(filter file,$(origin DATA)),,$(DATA))
 # A value as one word of the shell, whatever blanks, globs or quotes it holds; an option only where it has a value.
 quote = '$(subst ','\'',$(1))'
 option = $(if $(2), $(1)=$(call quote,$(2)))
@@ -155,6 +160,12 @@ bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetch
 compare: env-bench ## Test two models against each other on the same items (A, B)
 	@set -f; $(PY) -m eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
 
+study: env-study env-ocr ## The paper's claims in miniature: does it help? (STUDY, DATA, OUTPUT, ARGS="--claims cat")
+	@set -f; $(PY) -m study$(call option,--study,$(STUDY))$(call option,--data,$(STUDY_DATA))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
+
+study-data: env-study env-ocr ## Fetch the data of the study, as far as a program may (DATA, ARGS="web --manifest FILE")
+	@set -f; $(PY) -m study.fetch$(call option,--data,$(STUDY_DATA)) $(ARGS)
+
 bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark, probes beside scikit-learn, how often intervals hold
 	@$(PY) -m benchmarks.evaluation $(ARGS)
 	@$(PY) -m benchmarks.probe
@@ -195,6 +206,9 @@ env-train:
 
 env-bench:
 	$(call install,bench,what the evaluation needs (6 GB on disk with a torch for GPUs; minutes))
+
+env-study:
+	$(call install,filter$(comma)download$(comma)train$(comma)teacher$(comma)bench,what the study needs (8 GB on disk with a torch for GPUs; minutes))
 
 env-all:
 	$(call install,$(EXTRAS),everything and the development tools (8 GB on disk with a torch for GPUs; minutes))

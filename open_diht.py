@@ -20,8 +20,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
+STUDY = "filter,download,train,teacher,bench"
+"""Extras of the study."""
 _HELP = {"-h", "--help"}
-_OURS = ("common", "filters", "pipelines", "trainer", "eval")
+_OURS = ("common", "filters", "pipelines", "trainer", "eval", "study")
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ COMMANDS = {
     "bench": Command("evaluate a model", "eval.__main__", "bench"),
     "bench-data": Command("fetch evaluation data", "eval.fetch.__main__", "bench"),
     "compare": Command("test two models against each other on the same items", "eval.compare", "bench"),
+    "study": Command("the paper's claims in miniature: does it help?", "study.cli", STUDY),
+    "study-data": Command("fetch the data of the study", "study.fetch", STUDY),
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-TOPS = ("common", "filters", "pipelines", "trainer", "eval")
+TOPS = ("common", "filters", "pipelines", "trainer", "eval", "study")
 TEXT = [
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
@@ -115,7 +115,7 @@ setup(
     package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
     packages=find_namespace_packages(
         include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
-        exclude=["*.__pycache__", "*.__pycache__.*"],
+        exclude=["*.__pycache__", "*.__pycache__.*", "study.results", "study.results.*"],
     ),
     py_modules=["open_diht"],
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "py.typed"]},

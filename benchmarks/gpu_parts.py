@@ -289,8 +289,8 @@ def memory(size: Sizes) -> list[Row]:
     for model in size.models:
         batch = pairs(model, size.batch * 2, 10_000, size.device)
         stepper = stepper_of(model, len(batch), 10_000, size.device, precision)
-        side, tokens = batch.images.shape[-1], tokenizer(open_clip.get_model_config(model))(["a caption"])
-        needed = need(stepper.student, side, tokens, len(batch), 1, stepper.autocast)
+        shape, tokens = tuple(batch.images.shape[1:]), tokenizer(open_clip.get_model_config(model))(["a caption"])
+        needed = need(stepper.student, shape, tokens, len(batch), 1, stepper.autocast)
         for parts in (1, 2):
             schedule = replace(stepper.config.schedule, micro_batches=parts)
             stepper.config = replace(stepper.config, schedule=schedule)

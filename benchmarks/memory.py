@@ -36,7 +36,7 @@ def row(name: str) -> str:
         student, architecture, _ = build_student(config.model, config.concepts, {})
         student.train()
         size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
-        needed = need(student, size, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
+        needed = need(student, (3, size, size), tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
     weights = 4 * sum(parameter.numel() for parameter in student.parameters())
     cells = []
     for gib in GPUS_GIB:

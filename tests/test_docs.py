@@ -50,7 +50,7 @@ TEXTS = sorted(
     for path in REPOSITORY.glob(pattern)
 )
 QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
-OURS = r"(pipelines|trainer|eval|filters)\b"
+OURS = r"(pipelines|trainer|eval|filters|study)\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = ("deploy/torchrun/", "docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
 """Beginnings of lines that are typed to other programs."""

@@ -10,7 +10,7 @@ import pytest
 from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("common", "filters", "pipelines", "trainer", "eval", "benchmarks")
+PACKAGES = ("common", "filters", "pipelines", "trainer", "eval", "study", "benchmarks")
 
 
 def graph(root: Path, packages: tuple[str, ...]) -> dict[str, set[str]]:

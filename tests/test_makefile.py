@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`make -n`, as if everything were installed."""
-    installed = [word for part in ("filter", "train", "bench", "all", "ocr") for word in ("-o", f"env-{part}")]
+    installed = [word for part in ("filter", "train", "bench", "study", "all", "ocr") for word in ("-o", f"env-{part}")]
     return subprocess.run(
         ["make", "-n", *installed, *words],
         cwd=REPOSITORY,
@@ -82,7 +82,8 @@ def test_a_value_arrives_as_it_was_typed(value: str) -> None:
 def test_defaults_are_made_of_other_variables() -> None:
     assert "--output=out/laion2b" in run_by("filter", "DATASET=laion2b")
     assert run_by("filter", 'ARGS=--a "b c" $$HOME')[-3:] == ["--a", "b c", "$$HOME"]
-    assert not any(word.startswith("--output") for word in run_by("bench"))
+    assert not any(word.startswith(("--output", "--data")) for word in run_by("bench") + run_by("study"))
+    assert {"--data=a", "--output=b", "--study=quick"} <= set(run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick"))
 
 
 def test_where_and_which_units_is_said_of_concepts_and_the_pilot_too() -> None:

@@ -77,6 +77,8 @@ def as_module(module: str, *arguments: str) -> None:
         ("bench", [], []),
         ("bench-data", ["TASK=demo"], ["--task", "demo"]),
         ("compare", ["A=one", "B=two"], ["one", "two"]),
+        ("study", ["STUDY=quick", "DATA=/data/study"], ["--study", "quick", "--data", "/data/study"]),
+        ("study-data", ["ARGS=flickr8k"], ["flickr8k"]),
     ],
 )  # fmt: skip
 def test_a_command_is_what_its_target_is(
@@ -91,7 +93,7 @@ def test_a_command_is_what_its_target_is(
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
-    wanted = {"filter", "pilot", "concepts", "train", "bench", "bench-data", "compare"}
+    wanted = {"filter", "pilot", "concepts", "train", "bench", "bench-data", "compare", "study", "study-data"}
     assert set(open_diht.COMMANDS) == wanted
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)

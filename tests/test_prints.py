@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("common", "filters", "pipelines", "trainer", "eval")
+PACKAGES = ("common", "filters", "pipelines", "trainer", "eval", "study")
 SAYS = "common/command_line.py"
 """What command lines print with."""
 

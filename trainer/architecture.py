@@ -1,10 +1,12 @@
-"""Dual encoders as open_clip describes them: the same description builds the model here and is exported with it."""
+"""Dual encoders as open_clip describes them: the same description builds the model here and is exported with it. A
+`vision_cfg` or `text_cfg` that names a `tower` is one of `trainer.towers`, in the same description."""
 
 from __future__ import annotations
 
 import difflib
 import math
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import open_clip
@@ -12,8 +14,10 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
 from trainer.config import ModelSettings
+from trainer.towers import BadTower, WordTokenizer, is_own, read_words
+from trainer.towers.pair import TowerPair
 
-DualEncoder: TypeAlias = "CLIP | CustomTextCLIP"
+DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 
 
 class BadArchitecture(ValueError):
@@ -45,6 +49,8 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
         )
     vision = model["vision_cfg"]
     vision.pop("timm_model_pretrained", None)
+    if "vocabulary" in model["text_cfg"]:
+        model["text_cfg"]["words"] = _words(Path(model["text_cfg"].pop("vocabulary")))
     if settings.image_size is not None:
         vision["image_size"] = settings.image_size
     if settings.patch_dropout:
@@ -55,6 +61,8 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
 def build(model: dict[str, Any], temperature: float) -> DualEncoder:
     """A dual encoder with random weights, a function of torch's seed. Nothing is downloaded."""
     model = deepcopy(model)
+    if has_own_tower(model):
+        return _pair(model, temperature)
     model["vision_cfg"]["timm_model_pretrained"] = False
     custom = model.pop("custom_text", False) or "hf_model_name" in model["text_cfg"]
     if "hf_model_name" in model["text_cfg"]:
@@ -65,8 +73,37 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
         raise BadArchitecture(f"open_clip cannot build this architecture: {error}") from error
 
 
+def has_own_tower(model: dict[str, Any]) -> bool:
+    """Whether a tower is one of `trainer.towers`, or of the user: open_clip cannot load such a model by itself."""
+    return is_own(model["vision_cfg"]) or is_own(model["text_cfg"])
+
+
+def _pair(model: dict[str, Any], temperature: float) -> TowerPair:
+    model.pop("custom_text", None)
+    try:
+        return TowerPair(**model, vocab_size=tokenizer(model).vocab_size, init_logit_scale=math.log(1 / temperature))
+    except (BadTower, TypeError, AssertionError) as error:
+        raise BadArchitecture(f"model.architecture cannot be built: {error}") from error
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return read_words(path)
+    except (OSError, ValueError) as error:
+        raise BadArchitecture(f"text_cfg.vocabulary {path} cannot be used: {error}") from error
+
+
+def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
+    """Of what the image tower takes: (3, side, side), or (d,) of features."""
+    if is_own(model["vision_cfg"]):
+        shape: tuple[int, ...] = clip.visual.input_shape
+        return shape
+    side = image_size(model)
+    return (3, side, side)
+
+
 def image_size(model: dict[str, Any]) -> int:
-    """Side of the image, in pixels. Raises `BadArchitecture` unless it is square."""
+    """Side of the image of a tower of open_clip, in pixels. Raises `BadArchitecture` unless it is square."""
     size = model["vision_cfg"].get("image_size", 224)
     if isinstance(size, list | tuple):
         if len(set(size)) != 1:
@@ -79,11 +116,18 @@ def tokenizer(model: dict[str, Any]) -> Any:
     """What turns a list of captions into (b, context) int64 ids."""
     text = model["text_cfg"]
     context = text.get("context_length", 77)
+    if "words" in text:
+        return WordTokenizer(text["words"], context)
     if text.get("hf_tokenizer_name"):
         return open_clip.tokenizer.HFTokenizer(text["hf_tokenizer_name"], context_length=context)
     return open_clip.tokenizer.SimpleTokenizer(context_length=context, **text.get("tokenizer_kwargs", {}))
 
 
+def is_batch_norm(layer: nn.Module) -> bool:
+    """It normalises by statistics of a batch."""
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm)
+
+
 def has_batch_norm(module: nn.Module) -> bool:
-    """Some layer normalises by statistics of a batch."""
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+    """Some layer is a batch norm."""
+    return any(is_batch_norm(layer) for layer in module.modules())

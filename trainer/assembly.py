@@ -17,19 +17,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from common.command_line import WrongUse
 from common.ranks import Ranks
-from trainer.architecture import image_size, tokenizer
+from trainer.architecture import input_shape, tokenizer
 from trainer.checks import ZeroShotData, read_zero_shot
 from trainer.concepts import ConceptTargets
 from trainer.config import Config
-from trainer.data import ShardFacts, ShardLoader
+from trainer.data import Loader, ShardFacts
 from trainer.distillation import concept_targets
 from trainer.ema import WeightAverage
+from trainer.hardness import about_scale
 from trainer.memory import DoesNotFit, free_bytes, need
 from trainer.model import Student, build_student
 from trainer.optim import build_optimizer
+from trainer.pairs import open_pairs
 from trainer.randomness import Purpose, seed_torch
 from trainer.step import Stepper, autocast, losses_of
-from trainer.transforms import transform
 from trainer.utilisation import flops_per_pair, peak_flops
 
 
@@ -44,8 +45,9 @@ class Parts:
     architecture: dict[str, Any]
     """In open_clip's form."""
     tokenize: Any
-    eval_transform: Any
-    loader: ShardLoader
+    shape: tuple[int, ...]
+    """Of what the image tower takes: (3, side, side), or (d,) of features."""
+    loader: Loader
     targets: list[ConceptTargets]
     """One per data source, or none."""
     zero_shot: ZeroShotData | None
@@ -57,17 +59,12 @@ class Parts:
     full_speed: float | None
     """Images/s of all devices at an MFU of 1; None: their peak is not known."""
     said: list[str]
-    """Lines about the warm start, and what was left to the program."""
+    """Lines about the warm start, what was left to the program, and what is ill-advised."""
 
     @property
     def judged(self) -> Student:
         """The weights that are measured and exported: the average where there is one."""
         return self.student if self.average is None else self.average.student
-
-    @property
-    def size(self) -> int:
-        """Side of the image, in pixels."""
-        return image_size(self.architecture)
 
 
 def device_type(config: Config) -> str:
@@ -100,23 +97,26 @@ def assemble(
     Raises `WrongUse`, `BadArchitecture`, `BadWeights`, `DataError`, `BadZeroShotFolder`.
     """
     per_rank = _pairs_per_rank(config, ranks)
+    _check_model(config, ranks)
     zero_shot = read_zero_shot(Path(config.check.zero_shot)) if config.check.zero_shot else None
     targets = concept_targets(config)
     heads = {name: targets[0].heads[name] for name in config.concepts.weights} if targets else {}
     seed_torch(config.run.seed, Purpose.WEIGHTS)
     student, architecture, said = build_student(config.model, config.concepts, heads)
     student.to(device)
-    size, tokenize = image_size(architecture), tokenizer(architecture)
-    loader = ShardLoader(
+    shape, tokenize = input_shape(student.clip, architecture), tokenizer(architecture)
+    loader = open_pairs(
         config.data,
+        config.transform,
+        shape,
+        training=True,
+        concepts=targets,
+        begun=begun,
         batch_size=per_rank,
         rank=ranks.rank,
         world=ranks.world,
         seed=config.run.seed,
-        transform=transform(config.transform, size, training=True),
         tokenizer=tokenize,
-        concepts=targets or None,
-        begun=begun,
         device=device,
     )
     config = replace(config, data=replace(config.data, streams=loader.streams))
@@ -124,16 +124,19 @@ def assemble(
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
     chosen = []
     if config.schedule.micro_batches == "auto":
-        parts, text = _fitting(student, config, ranks, device, size, tokenize, per_rank)
+        parts, text = _fitting(student, config, ranks, device, shape, tokenize, per_rank)
         config = replace(config, schedule=replace(config.schedule, micro_batches=parts))
         chosen.append(text)
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
+    steps = math.ceil(samples / schedule.batch_size)
+    if (advice := about_scale(config, steps)) is not None:
+        chosen.append(advice)
     peak = peak_flops(device, config.run.precision, config.log.peak_tflops)
     full_speed = None
     if peak is not None:
         student.train()
-        full_speed = ranks.world * peak / flops_per_pair(student, size, tokenize(["a caption"]))
+        full_speed = ranks.world * peak / flops_per_pair(student, shape, tokenize(["a caption"]))
     if config.model.compile:
         student.compile()
     stepper = Stepper(
@@ -153,7 +156,7 @@ def assemble(
         student=student,
         architecture=architecture,
         tokenize=tokenize,
-        eval_transform=transform(config.transform, size, training=False),
+        shape=shape,
         loader=loader,
         targets=targets,
         zero_shot=zero_shot,
@@ -161,9 +164,9 @@ def assemble(
         average=average,
         stepper=stepper,
         total_samples=samples,
-        total_steps=math.ceil(samples / schedule.batch_size),
+        total_steps=steps,
         full_speed=full_speed,
-        said=[*(f"warm start: {text}" for text in said), *chosen, *_of_subset(config, loader)],
+        said=[*(f"warm start: {text}" for text in said), *chosen, *loader.remarks],
     )
 
 
@@ -178,12 +181,29 @@ def _pairs_per_rank(config: Config, ranks: Ranks) -> int:
     return size // ranks.world
 
 
+def _check_model(config: Config, ranks: Ranks) -> None:
+    """Raises `WrongUse` where settings of the model do not go with others."""
+    if config.model.batch_norm == "batch" and (ranks.world > 1 or config.schedule.micro_batches != 1):
+        raise WrongUse(
+            f"model.batch_norm is batch, with {ranks.world} ranks and schedule.micro_batches "
+            f"{config.schedule.micro_batches}: statistics would be of parts of a batch; use one process and one part"
+        )
+    if config.check.zero_shot and config.data.features:
+        raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")
+
+
 def _fitting(
-    student: Student, config: Config, ranks: Ranks, device: torch.device, size: int, tokenize: Any, pairs: int
+    student: Student,
+    config: Config,
+    ranks: Ranks,
+    device: torch.device,
+    shape: tuple[int, ...],
+    tokenize: Any,
+    pairs: int,
 ) -> tuple[int, str]:
     """The micro-batches that fit on all ranks, and a line that says why. Raises `WrongUse`."""
     student.train()
-    needed = need(student, size, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
+    needed = need(student, shape, tokenize(["a caption"]), pairs, ranks.world, partial(autocast, config, device))
     free = min(ranks.collect(free_bytes(device)))
     try:
         parts = needed.parts(pairs, free)
@@ -193,10 +213,6 @@ def _fitting(
         f"schedule.micro_batches auto: {parts} of {-(-pairs // parts):,} pairs on each rank; a pair keeps "
         f"{needed.per_pair / 2**20:.3g} MiB, {free / 2**30:.3g} GiB are free"
     )
-
-
-def _of_subset(config: Config, loader: ShardLoader) -> list[str]:
-    return [] if loader.found is None else [f"data.subset {config.data.subset}: {loader.found}"]
 
 
 def _parallel(student: Student, ranks: Ranks, device: torch.device) -> nn.Module:
@@ -217,7 +233,7 @@ def introduction(parts: Parts) -> str:
     return (
         f"{everything / 1e6:.1f} M weights, {trained / 1e6:.1f} M of them trained; "
         f"{loader.samples_per_epoch:,} pairs per epoch in {loader.batches_per_epoch:,} batches of "
-        f"{config.schedule.batch_size:,} from {loader.streams} streams; "
+        f"{config.schedule.batch_size:,} from {loader.streams or 'no'} streams; "
         f"{parts.total_steps:,} steps, {parts.total_samples:,} samples; "
         f"{parts.ranks.world} x {parts.device.type}, {config.run.precision}"
         + (f"; left out: {', '.join(bad)}" if bad else "")

@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from common.image_formats import EXTENSIONS
 from common.ranks import Ranks
 from common.statistics import chance_of_hit, wilson
-from trainer.data import DataSettings, ShardLoader
+from trainer.data import DataSettings, Loader
 from trainer.data.feed import Feed
 from trainer.data.files import ImageFiles
 from trainer.model import Student
@@ -53,7 +53,7 @@ class Share:
 @torch.no_grad()
 def retrieval(
     student: Student,
-    loader: ShardLoader,
+    loader: Loader,
     ranks: Ranks,
     device: torch.device,
     autocast: Autocast = nullcontext,
@@ -85,7 +85,7 @@ def mean_recall(shares: dict[str, Share]) -> float:
 
 def _encode_pairs(
     student: Student,
-    loader: ShardLoader,
+    loader: Loader,
     device: torch.device,
     autocast: Autocast,
     pixels: Callable[[Tensor], Tensor],

@@ -26,7 +26,9 @@ class ModelSettings:
     """An architecture of open_clip, see `open_clip.list_models()`. (paper: ViT-B-32, ViT-B-16, ViT-L-14,
     ViT-L-14-336)"""
     architecture: dict[str, Any] | None = None
-    """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`."""
+    """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`. A
+    vision_cfg or text_cfg with a key `tower` is a small tower of this project, or one of your own by its import path;
+    a text_cfg with a key `vocabulary`, a file of a word in each line, has whole words as ids."""
     image_size: int | None = None
     """Side of the square image, in pixels; None: the architecture's. Position embeddings are resized on a warm
     start."""
@@ -35,6 +37,10 @@ class ModelSettings:
     (ours)"""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them: less memory, about a third more time."""
+    batch_norm: Literal["frozen", "batch"] = "frozen"
+    """frozen: batch norms keep the statistics that they start with, so that a step does not depend on how its batch is
+    spread; a tower that has any needs weights. batch: they learn them from the batch, in one process and one
+    micro-batch only. (ours)"""
     compile: bool = False
     """torch.compile the encoders: faster after minutes of compilation; needs a C++ compiler on a CPU."""
     warm_start: str = ""
@@ -167,7 +173,9 @@ class TransformSettings:
     """How an image becomes an input."""
 
     crop_scale: tuple[float, float] = (0.9, 1.0)
-    """Proportion of the area that a random crop keeps while training; no flip, no colour change. (paper)"""
+    """Proportion of the area that a random crop keeps while training; no colour change. (paper)"""
+    flip: Share = 0.0
+    """Proportion of the images that are mirrored while training. (paper: none)"""
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     """Subtracted from red, green, blue in 0 to 1. (paper)"""
     std: tuple[Above0, Above0, Above0] = (0.26862954, 0.26130258, 0.27577711)

@@ -14,7 +14,7 @@ def resolved(config: Config) -> tuple[Config, str]:
     """The configuration with `concepts.path` auto replaced by what it stands for, and a line that says so."""
     path = config.concepts.path
     if path == "auto":
-        folders = [f"{source.path.rstrip('/')}/concepts" for source in config.data.sources]
+        folders = [f"{place.rstrip('/')}/concepts" for place in config.data.places]
         complete = all(Folder(folder).exists("targets") for folder in folders)
         path = ",".join(folders) if complete else ""
         if not complete:
@@ -35,8 +35,8 @@ def concept_targets(config: Config) -> list[ConceptTargets]:
     paths = [path for path in config.concepts.path.split(",") if path]
     if not paths or not config.concepts.weights:
         return []
-    if len(paths) != len(config.data.sources):
-        raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.sources)} data sources")
+    if len(paths) != len(config.data.places):
+        raise ConceptMismatch(f"concepts.path names {len(paths)} folders for {len(config.data.places)} data sources")
     targets = [open_targets(path) for path in paths]
     for path, each in zip(paths, targets, strict=True):
         missing = [name for name in config.concepts.weights if name not in each.heads]

@@ -1,4 +1,5 @@
-"""A trained model as others use it: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads."""
+"""A trained model as others use it: a folder that `open_clip.create_model_and_transforms("local-dir:...")` loads, or,
+where a tower is none of open_clip's, `load`."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from common.files import published_folder
+from trainer.architecture import DualEncoder, build, has_own_tower, tokenizer
 from trainer.checkpoint import CANNOT_WRITE
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
@@ -42,6 +44,21 @@ def export(
     except CANNOT_WRITE as error:
         raise CannotExport(f"{folder} could not be written: {error}; make room there, and run the same") from error
     return folder
+
+
+def loaded_by(architecture: Mapping[str, Any], folder: Path) -> str:
+    """The call that loads an exported model."""
+    own = has_own_tower(dict(architecture))
+    return f"trainer.export.load('{folder}')" if own else f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+
+
+def load(folder: Path | str) -> tuple[DualEncoder, Any]:
+    """An exported model in evaluation mode, and what turns captions into its ids. Raises OSError, ValueError and
+    `BadArchitecture` for what is no such folder."""
+    model = json.loads((Path(folder) / DESCRIPTION).read_text(encoding="utf-8"))["model_cfg"]
+    clip = build(model, temperature=1.0)
+    clip.load_state_dict(load_file(Path(folder) / WEIGHTS))
+    return clip.eval(), tokenizer(model)
 
 
 def _for_inference(architecture: Mapping[str, Any]) -> dict[str, Any]:

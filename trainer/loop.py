@@ -31,6 +31,7 @@ import yaml
 from common.command_line import WrongUse
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
+from trainer.architecture import has_own_tower
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
 from trainer.branch import Parent, adopt
 from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
@@ -39,7 +40,7 @@ from trainer.config import Config
 from trainer.config_files import plain
 from trainer.data import Batch, ShardFacts
 from trainer.distillation import resolved
-from trainer.export import export
+from trainer.export import export, loaded_by
 from trainer.logs import RunLog
 from trainer.memory import remedy
 from trainer.model_card import model_card
@@ -295,7 +296,7 @@ class _Run:
             self.measured = self._check()
         if self.ranks.first:
             folder = self._export(self.workdir / "export")
-            self.say(f"model in {folder}/, for open_clip.create_model_and_transforms('local-dir:{folder}')")
+            self.say(f"model in {folder}/, for {loaded_by(self.parts.architecture, folder)}")
         self.ranks.barrier()
         return self._outcome(finished=True)
 
@@ -309,9 +310,10 @@ class _Run:
             results=quality.lines(self.measured),
             versions={name: version(name) for name in ("torch", "open_clip_torch", "timm")},
             parent=None if self.parent is None else str(self.parent),
+            own=has_own_tower(self.parts.architecture),
         )
-        weights = self.parts.judged.clip.state_dict()
-        seen = preprocessing(self.config.transform, self.parts.size)
+        weights, shape = self.parts.judged.clip.state_dict(), self.parts.shape
+        seen = preprocessing(self.config.transform, shape[1]) if len(shape) == 3 else {}
         return export(folder, self.parts.architecture, weights, seen, card)
 
     def _outcome(self, finished: bool) -> TrainingOutcome:

@@ -7,11 +7,13 @@ device and in the precision of the training, so that one way serves GPUs and CPU
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,41 +57,47 @@ class Need:
 
 def need(
     student: Student,
-    size: int,
+    shape: tuple[int, ...],
     tokens: Tensor,
     pairs: int,
     world: int,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> Need:
-    """What a rank with `pairs` pairs needs, from two probes of a few. `size`: side of the image; `tokens` (1, context):
-    of any caption. Random numbers and gradients are as before."""
+    """What a rank with `pairs` pairs needs, from two probes of a few. `shape`: of what the image tower takes; `tokens`
+    (1, context): of any caption. Random numbers and gradients are as before."""
     trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     d = clip_width(student.clip)
-    batch = 2 * pairs * 3 * size * size  # bytes of pixels: of this batch, and of the next one that is copied meanwhile
+    # Of this batch, and of the next one that is copied meanwhile: bytes of pixels, or features in float32.
+    batch = 2 * pairs * math.prod(shape) * (1 if len(shape) == 3 else 4)
     features = 2 * 4 * d * pairs * (2 + 3 * world)  # of images and texts: own with gradient; gathered, with theirs
-    return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, size, tokens, autocast))
+    return Need(fixed=3 * 4 * trained + batch + features, per_pair=_bytes_per_pair(student, shape, tokens, autocast))
 
 
 def _bytes_per_pair(
-    student: Student, size: int, tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
+    student: Student, shape: tuple[int, ...], tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
 ) -> int:
     def slope() -> int:
-        small, large = (_kept(student, n, size, tokens, autocast) for n in (_PAIRS, 2 * _PAIRS))
+        small, large = (_kept(student, n, shape, tokens, autocast) for n in (_PAIRS, 2 * _PAIRS))
         return (large - small) // _PAIRS  # what does not grow with the pairs, such as weights in bf16, drops out
 
     found = slope()
     if any(getattr(module, "grad_checkpointing", False) for module in student.modules()):
         # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
-        student.clip.set_grad_checkpointing(False)
+        clip: Any = student.clip
+        clip.set_grad_checkpointing(False)
         try:
             found += slope() // _blocks(student.clip.visual)
         finally:
-            student.clip.set_grad_checkpointing(True)
+            clip.set_grad_checkpointing(True)
     return found
 
 
 def _kept(
-    student: Student, pairs: int, size: int, tokens: Tensor, autocast: Callable[[], AbstractContextManager[None]]
+    student: Student,
+    pairs: int,
+    shape: tuple[int, ...],
+    tokens: Tensor,
+    autocast: Callable[[], AbstractContextManager[None]],
 ) -> int:
     """Bytes that autograd keeps of a forward pass, weights apart."""
     device = student.clip.logit_scale.device
@@ -102,7 +110,7 @@ def _kept(
             kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    images = torch.zeros(pairs, 3, size, size, device=device)
+    images = torch.zeros(pairs, *shape, device=device)
     texts = tokens.to(device).expand(pairs, -1)
     with (
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),

@@ -11,8 +11,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.architecture import BadArchitecture, DualEncoder, architecture, build
+from trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
 from trainer.config import ConceptSettings, ModelSettings
+from trainer.towers.pair import TowerPair
 from trainer.warm_start import warm_start
 
 
@@ -33,7 +34,8 @@ class Encoded(NamedTuple):
 
 class Student(nn.Module):
     """Dual encoder `clip` and heads. In training mode frozen towers and batch norms stay in evaluation mode: their
-    statistics would make a step depend on how its batch is spread over ranks and micro-batches."""
+    statistics would make a step depend on how its batch is spread over ranks and micro-batches. With
+    `batch_statistics` norms that are trained use those of the batch, and learn their average."""
 
     def __init__(
         self,
@@ -42,8 +44,10 @@ class Student(nn.Module):
         features: str = "projected",
         *,
         max_scale: float = 100.0,
+        batch_statistics: bool = False,
     ):
         super().__init__()
+        self.batch_statistics = batch_statistics
         self.clip = clip
         self.features = features
         self.max_log_scale = float(torch.tensor(max_scale).log())
@@ -55,12 +59,17 @@ class Student(nn.Module):
         for module in (part for child in self.children() for part in child.modules()) if mode else ():
             own = list(module.parameters())
             frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
-            if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if frozen or (is_batch_norm(module) and not self.batch_statistics):
                 module.eval()
         return self
 
+    def statistics(self) -> list[Tensor]:
+        """What a forward pass in training mode changes: buffers of batch norms."""
+        norms = [module for module in self.modules() if is_batch_norm(module) and module.training]
+        return [buffer for norm in norms for buffer in norm.buffers()]
+
     def forward(self, images: Tensor, texts: Tensor) -> Encoded:
-        """`images` (b, 3, h, w) float32, `texts` (b, context) int64."""
+        """`images` (b, 3, h, w) float32, or what else the image tower takes, `texts` (b, context) int64."""
         if self.features == "pre_projection":
             seen, image = _encode_image_twice(self.clip.visual, images)
         else:
@@ -83,6 +92,8 @@ class Student(nn.Module):
 def clip_width(clip: DualEncoder) -> int:
     """Size d of the joint embedding."""
     visual = clip.visual
+    if isinstance(clip, TowerPair):
+        return clip.embed_dim
     if isinstance(visual, VisionTransformer):
         return int(visual.proj.shape[1])
     with torch.no_grad():
@@ -125,12 +136,20 @@ def build_student(
     clip = build(model, settings.temperature)
     said = warm_start(clip, settings)
     if settings.gradient_checkpointing:
+        if isinstance(clip, TowerPair):
+            raise BadArchitecture("model.gradient_checkpointing: an architecture with a `tower` of its own has none")
         clip.set_grad_checkpointing(True)
     if settings.freeze_image:
         clip.lock_image_tower(unlocked_groups=0, freeze_bn_stats=False)
     if settings.freeze_text:
         clip.lock_text_tower(unlocked_layers=0)
-    student = Student(clip, vocabularies, concepts.features, max_scale=settings.max_scale)
+    student = Student(
+        clip,
+        vocabularies,
+        concepts.features,
+        max_scale=settings.max_scale,
+        batch_statistics=settings.batch_norm == "batch",
+    )
     if not any(parameter.requires_grad for name, parameter in student.named_parameters() if "logit_" not in name):
         raise BadArchitecture("model.freeze_image and freeze_text leave nothing to train")
     return student, model, said

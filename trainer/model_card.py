@@ -9,6 +9,12 @@ import yaml
 from trainer.config import Config
 from trainer.config_files import plain
 
+_OPEN_CLIP = """import open_clip
+model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
+tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""
+_OWN = """from trainer.export import load
+model, tokenizer = load("PATH_OF_THIS_FOLDER")"""
+
 
 def model_card(
     config: Config,
@@ -20,22 +26,24 @@ def model_card(
     results: Sequence[str],
     versions: Mapping[str, str],
     parent: str | None = None,
+    own: bool = False,
 ) -> str:
     """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines;
-    `parent`: the checkpoint that the run is a branch of."""
+    `parent`: the checkpoint that the run is a branch of; `own`: a tower is none of open_clip's."""
     losses = config.loss.describe()
     if config.concepts.path:
         losses += (
             " and concept distillation (" + ", ".join(f"{k} x{v:g}" for k, v in config.concepts.weights.items()) + ")"
         )
     model = "an architecture of its own" if config.model.architecture else config.model.name
-    sources = "\n".join(f"- `{source.path}`" for source in config.data.sources)
+    sources = "\n".join(f"- `{place}`" for place in config.data.places)
     start = [getattr(config.model, key) for key in ("warm_start", "warm_start_image", "warm_start_text")]
     started = parent or ", ".join(part for part in start if part) or "random numbers"
     averaged = f" They are an average over steps (EMA, decay {config.run.ema:g})." if config.run.ema else ""
     measured = "\n".join(f"- {line}" for line in results) or "- nothing was held out"
+    library = "open_diht" if own else "open_clip"
     return f"""---
-library_name: open_clip
+library_name: {library}
 pipeline_tag: zero-shot-image-classification
 tags:
 - clip
@@ -55,9 +63,7 @@ not the paper's. alpha, beta and the weights of the concept losses follow the pa
 ## Use
 
 ```python
-import open_clip
-model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
-tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")
+{_OWN if own else _OPEN_CLIP}
 ```
 
 ## Data

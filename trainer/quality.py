@@ -8,7 +8,9 @@ from dataclasses import replace
 from trainer import checks
 from trainer.assembly import Parts
 from trainer.checks import Share
-from trainer.data import ShardLoader
+from trainer.data import Loader
+from trainer.pairs import open_pairs
+from trainer.transforms import transform
 
 
 def measure(parts: Parts) -> dict[str, Share]:
@@ -29,7 +31,7 @@ def measure(parts: Parts) -> dict[str, Share]:
             parts.judged,
             parts.zero_shot,
             settings.templates,
-            transform=parts.eval_transform,
+            transform=transform(parts.config.transform, parts.shape[1], training=False),
             pixels=parts.stepper.pixels,
             tokenizer=parts.tokenize,
             batch_size=settings.batch_size,
@@ -74,7 +76,7 @@ def lines(found: Mapping[str, Share]) -> list[str]:
     return said
 
 
-def _holdout(parts: Parts) -> ShardLoader:
+def _holdout(parts: Parts) -> Loader:
     """The held-out pairs, in a fixed order, without concepts."""
     data, most = parts.config.data, parts.config.check.retrieval_samples
     settings = replace(
@@ -88,12 +90,14 @@ def _holdout(parts: Parts) -> ShardLoader:
         samples_per_epoch=None,
     )
     for limit in (None, most):
-        loader = ShardLoader(
+        loader = open_pairs(
             replace(settings, samples_per_epoch=limit),
+            parts.config.transform,
+            parts.shape,
+            training=False,
             batch_size=parts.config.check.batch_size,
             rank=parts.ranks.rank,
             world=parts.ranks.world,
-            transform=parts.eval_transform,
             tokenizer=parts.tokenize,
             device=parts.device,
         )

@@ -19,7 +19,8 @@ from trainer.config_files import differences, plain
 from trainer.step import Skipped
 
 MAY_CHANGE = (
-    "data.sources", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s", "data.index_folder",
+    "data.sources", "data.features", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s",
+    "data.index_folder",
     "data.cache_folder", "data.cache_gib", "data.max_bad_share", "concepts.path", "model.compile",
     "model.gradient_checkpointing", "loss.implementation", "loss.chunk", "schedule.micro_batches", "run.device",
     "run.threads", "run.timeout_s", "run.max_nonfinite", "run.tf32", "run.deterministic", "log.", "check.",
@@ -29,14 +30,10 @@ MAY_CHANGE = (
 
 
 def fingerprint(parts: Parts) -> str:
-    """Of the shards, their order and weights, and the concept targets."""
+    """Of the data, their order and weights, and the concept targets."""
     digest = hashlib.sha256()
-    for setting, source in zip(parts.config.data.sources, parts.loader.sources, strict=True):
-        digest.update(f"source {setting.weight}\n".encode())
-        for shard in source.shards:
-            digest.update(f"{shard.sha256} {shard.samples}\n".encode())
-    if parts.loader.subset is not None:
-        digest.update(parts.loader.subset.digest.encode())
+    for line in parts.loader.contents:
+        digest.update(f"{line}\n".encode())
     for targets in parts.targets:
         digest.update(json.dumps(targets.manifest, sort_keys=True).encode())
     return digest.hexdigest()

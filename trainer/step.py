@@ -98,6 +98,8 @@ class Stepper:
 
     def _step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
         scale = self.student.clip.logit_scale.detach().exp()
+        statistics = self.student.statistics()
+        before = [buffer.clone() for buffer in statistics]
         self.optimizer.zero_grad(set_to_none=True)
         loss = backward(
             self.module,
@@ -122,6 +124,9 @@ class Stepper:
             self.student.clamp_scale()
             if self.average is not None:
                 self.average.update(self.student)
+        else:
+            for buffer, value in zip(statistics, before, strict=True):
+                buffer.copy_(value)
         self.scaler.update()
         self._count(finite)
         return StepResult(values=values, gradient_norm=norm, scale=factor, finite=finite)

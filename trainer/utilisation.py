@@ -8,6 +8,7 @@ in it. What is computed twice to save memory (gradient checkpointing, micro-batc
 from __future__ import annotations
 
 import resource
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,17 +51,18 @@ def peak_of(name: str, precision: str) -> float | None:
     return next((peaks.get(precision) for known, peaks in PEAKS.items() if f" {known} " in words), None)
 
 
-def flops_per_pair(student: Student, size: int, tokens: Tensor) -> float:
+def flops_per_pair(student: Student, shape: tuple[int, ...], tokens: Tensor) -> float:
     """FLOPs of the encoders for one pair, forward and backward, as a step needs them: none for the backward pass of
-    what is frozen, fewer with patch dropout. `size`: side of the image; `tokens` (1, context): of any caption. Random
-    numbers and gradients are as before."""
-    device = student.clip.logit_scale.device
+    what is frozen, fewer with patch dropout. `shape`: of what the image tower takes; `tokens` (1, context): of any
+    caption. Random numbers and gradients are as before."""
+    clip: Any = student.clip
+    device = clip.logit_scale.device
     checkpointed = any(getattr(module, "grad_checkpointing", False) for module in student.modules())
     trained = [parameter for parameter in student.parameters() if parameter.requires_grad]
-    images = torch.zeros(_PAIRS, 3, size, size, device=device)
+    images = torch.zeros(_PAIRS, *shape, device=device)
     texts = tokens.to(device).expand(_PAIRS, -1)
     if checkpointed:
-        student.clip.set_grad_checkpointing(False)
+        clip.set_grad_checkpointing(False)
     try:
         with (
             torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
@@ -72,7 +74,7 @@ def flops_per_pair(student: Student, size: int, tokens: Tensor) -> float:
             torch.autograd.grad(total, trained, allow_unused=True)
     finally:
         if checkpointed:
-            student.clip.set_grad_checkpointing(True)
+            clip.set_grad_checkpointing(True)
     return counter.get_total_flops() / _PAIRS
 
 

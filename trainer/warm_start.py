@@ -50,10 +50,12 @@ def warm_start(model: DualEncoder, settings: ModelSettings) -> list[str]:
         said.append(_load_image_tower(model, find_weights(settings.warm_start_image, "model.warm_start_image")))
     if settings.warm_start_text:
         said.append(_load_text_tower(model, find_weights(settings.warm_start_text, "model.warm_start_text")))
-    if has_batch_norm(model.visual) and not (settings.warm_start or settings.warm_start_image):
+    started = settings.warm_start or settings.warm_start_image or settings.batch_norm == "batch"
+    if has_batch_norm(model.visual) and not started:
         raise BadWeights(
-            "the image tower has batch norms, whose statistics are not trained here (a step would depend on how its "
-            "batch is spread over ranks): set model.warm_start_image to its weights"
+            "the image tower has batch norms, whose statistics are kept as they start (a step would depend on how its "
+            "batch is spread over ranks): set model.warm_start_image to its weights, or, for one process, "
+            "model.batch_norm=batch"
         )
     return said
 

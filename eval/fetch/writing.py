@@ -46,14 +46,7 @@ def write_webdataset(
         (building / split).mkdir()
         count = 0
         for shard, part in enumerate(_parts(samples, per_shard)):
-            with tarfile.open(building / split / f"{shard}.tar", "w") as tar:
-                for key, members in part:
-                    count += 1
-                    for extension, content in members.items():
-                        raw = content.encode("utf-8") if isinstance(content, str) else content
-                        entry = tarfile.TarInfo(f"{key}.{extension}")
-                        entry.size = len(raw)
-                        tar.addfile(entry, io.BytesIO(raw))
+            count += write_tar(building / split / f"{shard}.tar", part)
         lists = {
             f"{split}/nshards.txt": [str(-(-count // per_shard))],
             "dataset_type.txt": [] if kind == "classification" else [kind],
@@ -63,6 +56,20 @@ def write_webdataset(
         for name, lines in lists.items():
             if lines:
                 (building / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return count
+
+
+def write_tar(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples (key, {extension: content}) to one tar and return how many."""
+    count = 0
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples:
+            count += 1
+            for extension, content in members.items():
+                raw = content.encode("utf-8") if isinstance(content, str) else content
+                entry = tarfile.TarInfo(f"{key}.{extension}")
+                entry.size = len(raw)
+                tar.addfile(entry, io.BytesIO(raw))
     return count
 
 

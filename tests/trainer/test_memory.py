@@ -45,7 +45,7 @@ def tiny(**changes: Any) -> Student:
 
 
 def per_pair(student: Student) -> int:
-    return need(student, 32, torch.ones(1, 16, dtype=torch.int64), 8, 1, nullcontext).per_pair
+    return need(student, (3, 32, 32), torch.ones(1, 16, dtype=torch.int64), 8, 1, nullcontext).per_pair
 
 
 def test_what_a_pair_keeps_is_what_autograd_holds() -> None:

@@ -33,7 +33,7 @@ def tiny(**changes: Any) -> Student:
 
 
 def flops(student: Student) -> float:
-    return flops_per_pair(student, 32, torch.ones(1, CONTEXT, dtype=torch.int64))
+    return flops_per_pair(student, (3, 32, 32), torch.ones(1, CONTEXT, dtype=torch.int64))
 
 
 def blocks(layers: int, width: int, tokens: int) -> int:

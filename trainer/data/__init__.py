@@ -1,5 +1,7 @@
-"""Webdataset shards to batches: exact positions, deterministic order, counted errors. See `loader`."""
+"""Webdataset shards, or cached features, to batches: exact positions, deterministic order, counted errors. See
+`loader` and `feature_loader`."""
 
+from trainer.data.base import Loader
 from trainer.data.batch import Batch
 from trainer.data.errors import (
     BadSource,
@@ -12,6 +14,7 @@ from trainer.data.errors import (
     ShardUnavailable,
     TooManyBad,
 )
+from trainer.data.feature_loader import FeatureLoader
 from trainer.data.loader import ShardLoader
 from trainer.data.settings import DataSettings, Source, Split
 from trainer.data.shards import ShardFacts
@@ -22,7 +25,9 @@ __all__ = [
     "ConceptMismatch",
     "DataError",
     "DataSettings",
+    "FeatureLoader",
     "Kind",
+    "Loader",
     "LoaderStalled",
     "ShardFacts",
     "ShardLoader",

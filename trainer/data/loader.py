@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
+from trainer.data.base import Loader, check_place
 from trainer.data.batch import Batch
 from trainer.data.errors import BadSource, Kind, TooManyBad
 from trainer.data.feed import CPU, Feed
@@ -29,7 +30,7 @@ from trainer.data.streams import bytes_in_use, default_streams
 from trainer.data.subset import Found, Subset, open_subset
 
 
-class ShardLoader:
+class ShardLoader(Loader):
     """Reads webdataset shards.
 
     Args:
@@ -62,21 +63,14 @@ class ShardLoader:
         begun: Sequence[Sequence[ShardFacts]] | None = None,
         device: torch.device = CPU,
     ):
-        if batch_size < 1 or not 0 <= rank < world:
-            raise ValueError(
-                f"batch size {batch_size}, rank {rank} of {world}: need batch size >= 1, 0 <= rank < world"
-            )
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"seed {seed} is not in [0, 2^63)")
-        self._batch_size, self._world = batch_size, world
+        check_place(batch_size, rank, world, seed)
         self.subset = open_subset(settings.subset) if settings.subset else None
         """The uids that are read; None: all."""
         self.found = Found(self.subset) if self.subset is not None else None
         """How many of them are in the shards."""
         self.sources = _open_sources(settings, begun, self.subset, self.found)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
-        """Stretches of the data that are read side by side."""
-        self._settings = settings = replace(settings, streams=self.streams)
+        settings = replace(settings, streams=self.streams)
         _require_cache(settings, self.sources, self.streams, world)
         order = EpochOrder(
             [[shard.samples for shard in source.shards] for source in self.sources],
@@ -86,12 +80,11 @@ class ShardLoader:
             window=settings.shuffle,
             streams=self.streams,
         )
-        self.batches_per_epoch, self.samples_per_epoch = self._lengths(order.samples)
+        super().__init__(settings, batch_size=batch_size, world=world, samples=order.samples)
         joined = _per_source(concepts, len(self.sources))
         self.heads = heads_of(joined)
         """Head of the concept targets to the number of its concepts."""
-        self.problems: list[str] = [problem for source in self.sources for problem in source.problems]
-        """The first errors in words."""
+        self.problems += [problem for source in self.sources for problem in source.problems]
         self.problems += _missing_targets(self.sources, joined, settings.max_bad_share)
         self._reader = Reader(
             settings,
@@ -107,46 +100,23 @@ class ShardLoader:
             subset=self.subset,
         )
         self.indexed = sum((Counter(source.bad) for source in self.sources), Counter[str]())
-        """Samples that the index leaves out, by kind; for all ranks."""
-        self.read = Counter({"ok": 0})
-        """Samples that this loader has handed out (`ok`), and those in whose place others came, by kind."""
-        self.lost = 0
-        """Those of the epoch that is read."""
-        self._resumed: tuple[int, int] | None = None
-        self.waited_s = 0.0
-        """Seconds in which the caller waited for batches."""
         self._prefetch = Prefetch(self._reader, self.batches_per_epoch)
         self._feed = Feed(self._reader, settings, device)
         self._turn = 0
 
     @property
-    def counts(self) -> dict[str, int]:
-        """Samples by what became of them: `ok`, or an error (see `Kind`); what the index found and what was read."""
-        return dict(self.read + self.indexed) | {"ok": self.read["ok"]}
+    def contents(self) -> Sequence[str]:
+        """Of each source its weight, and SHA-256 and samples of its shards; which of these are read."""
+        return [
+            line
+            for setting, source in zip(self._settings.sources, self.sources, strict=True)
+            for line in (f"source {setting.weight}", *(f"{shard.sha256} {shard.samples}" for shard in source.shards))
+        ] + ([] if self.subset is None else [f"subset {self.subset.digest}"])
 
-    def take_over(self, read: Mapping[str, int], epoch: int, lost: int) -> None:
-        """Go on counting: `read` of an earlier loader, with `lost` bad samples of the epoch that is gone on with."""
-        self.read, self.lost, self._resumed = Counter(read), lost, (epoch, lost)
-
-    def check_lost(self, epoch: int, lost: int) -> None:
-        """Raises TooManyBad where that many bad samples of an epoch, of all ranks, are more than max_bad_share."""
-        if lost > self._settings.max_bad_share * self.samples_per_epoch:
-            last = f"; last: {self.problems[-1]}" if self.problems else ""
-            raise TooManyBad(
-                f"epoch {epoch}: {lost:,} bad samples, more than data.max_bad_share "
-                f"{self._settings.max_bad_share:.2%} of its {self.samples_per_epoch:,}{last}"
-            )
-
-    def _lengths(self, samples: int) -> tuple[int, int]:
-        """Batches of an epoch, and their samples over all ranks: with drop_last floor(samples / (b world)) batches."""
-        whole = self._batch_size * self._world
-        batches = samples // whole if self._settings.drop_last else -(-samples // whole)
-        if not batches:
-            raise BadSource(
-                f"an epoch of {samples:,} samples does not fill one global batch of {self._batch_size} x {self._world}"
-                ": lower the batch size, or set data.drop_last to false"
-            )
-        return batches, batches * whole if self._settings.drop_last else samples
+    @property
+    def remarks(self) -> Sequence[str]:
+        """How many of the uids that are asked for are in the shards."""
+        return [] if self.found is None else [f"data.subset {self._settings.subset}: {self.found}"]
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches `start`, `start + 1`, ... of an epoch for this rank. Only one epoch at a time: a new call ends the
@@ -157,8 +127,7 @@ class ShardLoader:
             LoaderStalled: a worker did not answer in time.
             ShardUnavailable, ShardMismatch, ConceptMismatch: a shard has gone or changed, targets do not belong to it.
         """
-        if epoch < 0 or not 0 <= start <= self.batches_per_epoch:
-            raise ValueError(f"epoch {epoch}, batch {start}: an epoch has {self.batches_per_epoch} batches")
+        self._check_position(epoch, start)
         self._turn += 1
         self._prefetch.stop()
         return self._epoch(epoch, start, self._turn)

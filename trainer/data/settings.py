@@ -47,8 +47,11 @@ class Split:
 class DataSettings:
     """What is read, in which order, and what is tolerated."""
 
-    sources: tuple[Source, ...]
-    """The data sets."""
+    sources: tuple[Source, ...] = ()
+    """The data sets. Give these or `features`."""
+    features: str = ""
+    """Instead of shards, an `.npz` file, or a folder of them, with captions and what the image tower takes, computed
+    once: features of images, or small images. It is held in memory."""
     split: Split = field(default_factory=Split)
     """Training and held-out samples."""
     shuffle: Count = 20_000
@@ -107,13 +110,20 @@ class DataSettings:
         return bool(self.subset) or self.captions == "random"
 
     @property
+    def places(self) -> tuple[str, ...]:
+        """Where the pairs lie: the path of each source, or that of the features."""
+        return (self.features,) if self.features else tuple(source.path for source in self.sources)
+
+    @property
     def cache_bytes(self) -> int:
         """`cache_gib` in bytes."""
         return int(self.cache_gib * 2**30)
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.sources:
-            raise ValueError("data.sources is empty: name at least one folder of shards")
+        if not self.sources and not self.features:
+            raise ValueError("data.sources is empty: name at least one folder of shards, or data.features")
+        if self.sources and self.features:
+            raise ValueError(f"data.features is {self.features}, and data.sources names shards: leave one of them out")
         if len({source.weight is None for source in self.sources}) > 1:
             raise ValueError("some data sources have a weight and some have none: give all of them one, or none")

@@ -177,12 +177,17 @@ def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], sk
 
 def selected(index: ShardIndex, split: Split) -> npt.NDArray[np.bool_]:
     """Which samples of a shard belong to the part that is read."""
+    return on_side(split, index.rows["image_hash"], index.keys)
+
+
+def on_side(split: Split, image_hash: npt.NDArray[Any], keys: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Which samples, with these unsigned hashes of their images and these keys, belong to the part that is read."""
     if split.part == "all" or not split.holdout:
-        return np.ones(len(index.rows), np.bool_)
+        return np.ones(len(keys), np.bool_)
     if split.by == "image":
-        hashes = index.rows["image_hash"].astype(np.uint64)
+        hashes = image_hash.astype(np.uint64)
     else:
-        hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in index.keys], np.uint64)
+        hashes = np.array([hash64(key.encode("utf-8", "surrogateescape")) for key in keys], np.uint64)
     held = hashes < np.uint64(int(split.holdout * 2**64))
     return held if split.part == "holdout" else ~held
 

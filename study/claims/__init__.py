@@ -1,0 +1,1 @@
+"""One module a claim: `arms(scale, data)` says what is tried, `run(arm, data)` tries it."""

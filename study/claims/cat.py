@@ -1,0 +1,78 @@
+"""CAT: what the filter keeps teaches more than the same number of pairs drawn at random; more than all, where there is
+enough of it.
+
+Pools: the web pairs (`natural`), and these with noise (`injected`): web images with captions of other pairs of the web,
+LAION's, and images that show their caption. Verdicts are those of the product's filters, preset `paper`. Every arm of a
+pool has the same words and, with the same seed, the same weights at the start; the clock is samples seen, so that a
+smaller part is repeated more often. Nothing is chosen: the settings are those of `features.yaml`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.claims.described import described
+from study.claims.pools import Pool, open_pool, web_held
+from study.data import Data
+from study.rows import Arm
+from study.training import Pairs, trained, vocabulary
+
+HERE = Path(__file__).parent
+NAME = "cat"
+BY_CAPTION = ("complexity", "action")
+"""Reasons of rejection that the caption alone decides."""
+
+
+def arms(scale: str, data: Data) -> list[Arm]:
+    """All arms at all budgets, those of one seed after the other, the smallest budgets first."""
+    about = described(HERE / "cat.yaml")
+    data.wanted("web")
+    data.wanted("flickr8k")
+    return [
+        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed)
+        for budget, seeds in about["budgets"][scale].items()
+        for pool in about["pools"]
+        for seed in range(seeds)
+        for arm in about["arms"]
+    ]
+
+
+def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train on the arm's part of its pool; ranks on Flickr8k's test photographs and on held-out web pairs."""
+    pool, words = _pool(arm.pool, data)
+    rows = chosen(pool.verdict, arm.arm, arm.seed)
+    model = trained(HERE / "features.yaml", pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
+    metrics: dict[str, float] = {}
+    items: dict[str, NDArray[Any]] = {}
+    photographs = data.flickr8k("test")
+    for name, pairs in {
+        "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
+        "web-held": web_held(data.web()),
+    }.items():
+        measured, ranks = model.retrieval(name, pairs)
+        metrics |= measured
+        items |= ranks
+    return metrics, items, {"pairs": len(rows), "repeats": arm.budget / len(rows), **pool.about(rows)}
+
+
+def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:
+    """Rows of a pool that an arm learns from, by the verdicts of CAT; a random part is another one for every seed."""
+    kept = np.flatnonzero(verdict == "kept")
+    if arm == "kept":
+        return kept
+    if arm == "kept-ca":
+        return np.flatnonzero(~np.isin(verdict, BY_CAPTION))
+    if arm == "random":
+        return np.sort(np.random.default_rng(seed).permutation(len(verdict))[: len(kept)])
+    return np.arange(len(verdict))
+
+
+@lru_cache(maxsize=2)
+def _pool(name: str, data: Data) -> tuple[Pool, list[str]]:
+    pool = open_pool(data, **described(HERE / "cat.yaml")["pools"][name])
+    return pool, vocabulary(pool.pairs.captions)

@@ -1,0 +1,116 @@
+"""HN-NCE: negatives that are hard weigh more, and retrieval gets better: if the logits are soft enough at the start.
+
+beta sharpens the weights of negatives by the scale of the logits, which a short run hardly learns. So there are two
+pools of rows: `usual`, every beta at the usual initial scale, and `tuned`, each beta at the scale that was best for it
+on one half of the held-out web pairs, with seeds of their own (rows of stage `tuning`; `best_scales`). Reported are the
+other half and Flickr8k's test photographs. All learn from the web's training pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.claims.described import described
+from study.claims.pools import open_pool, web_held
+from study.data import Data
+from study.rows import Arm, Row
+from study.training import Pairs, trained, vocabulary
+
+HERE = Path(__file__).parent
+NAME = "negatives"
+TUNING = "tuning"
+CHOSEN_BY = "web-chosen/t2i/gm_rank"
+"""On one half of the held-out pairs."""
+
+
+def arms(scale: str, data: Data) -> list[Arm]:
+    """First the grid, at full scale alone, then what is reported."""
+    about = described(HERE / "negatives.yaml")
+    data.wanted("web")
+    data.wanted("flickr8k")
+    budgets = about["budgets"][scale]
+    grid = [
+        _arm(TUNING, beta, budget, seed, start)
+        for budget, seeds in (about["tuning"].items() if scale == "full" else ())
+        for seed in seeds
+        for beta in about["betas"]
+        for start in about["grid"]
+    ]
+    return grid + [arm for budget, seeds in budgets.items() for arm in reported(budget, range(seeds))]
+
+
+def reported(budget: int, seeds: Sequence[int]) -> list[Arm]:
+    """Every beta at the usual scale and at its own."""
+    about = described(HERE / "negatives.yaml")
+    chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]
+    return [
+        _arm(pool, beta, budget, seed, start)
+        for pool, starts in (("usual", dict.fromkeys(about["betas"], about["usual"])), ("tuned", chosen))
+        for seed in seeds
+        for beta, start in starts.items()
+    ]
+
+
+def _arm(pool: str, beta: float, budget: int, seed: int, start: float) -> Arm:
+    stage = {"stage": TUNING} if pool == TUNING else {}
+    settings = {"beta": beta, "scale": start, **stage}
+    return Arm(claim=NAME, pool=pool, arm=f"beta-{beta:g}", budget=budget, seed=seed, settings=settings)
+
+
+def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
+    """Train with a beta and an initial scale; the half of the held-out pairs that chooses, or what is reported."""
+    pairs, words = _pairs(data)
+    beta, start = arm.settings["beta"], arm.settings["scale"]
+    changed = {"loss": {"name": "hn_nce", "alpha": 1.0, "beta": float(beta)}, "model": {"temperature": 1 / start}}
+    model = trained(HERE / "features.yaml", pairs, words, budget=arm.budget, seed=arm.seed, changed=changed)
+    web = data.web()
+    if arm.pool == TUNING:
+        measured = {"web-chosen": web_held(web, 0)}
+    else:
+        photographs = data.flickr8k("test")
+        test = Pairs.of_each(photographs.images, photographs.captions)
+        measured = {"flickr8k-test": test, "web-held": web_held(web, 1)}
+    metrics: dict[str, float] = {}
+    items: dict[str, NDArray[Any]] = {}
+    for name, of in measured.items():
+        found, ranks = model.retrieval(name, of)
+        metrics |= found
+        items |= ranks
+    notes = {"pairs": len(pairs.captions), "last_scale": float(model.clip.logit_scale.detach().exp())}
+    return metrics, items, notes
+
+
+def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
+    """Budget, beta and initial scale to the geometric-mean rank on the pairs that choose, over the grid's seeds."""
+    ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
+    for row in rows:
+        if row.arm.settings.get("stage") == TUNING:
+            of_beta = ranks.setdefault(row.arm.budget, {}).setdefault(row.arm.settings["beta"], {})
+            of_beta.setdefault(row.arm.settings["scale"], []).append(row.metrics[CHOSEN_BY])
+    return {
+        budget: {
+            beta: {start: float(np.exp(np.log(found).mean())) for start, found in sorted(starts.items())}
+            for beta, starts in sorted(betas.items())
+        }
+        for budget, betas in sorted(ranks.items())
+    }
+
+
+def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
+    """Budget and beta to the initial scale of the lowest rank: `chosen` in `negatives.yaml`."""
+    return {
+        budget: {beta: min(ranks, key=lambda start: ranks[start]) for beta, ranks in betas.items()}
+        for budget, betas in ranks_by_scale(rows).items()
+    }
+
+
+@lru_cache(maxsize=1)
+def _pairs(data: Data) -> tuple[Pairs, list[str]]:
+    pairs = open_pool(data).pairs
+    return pairs, vocabulary(pairs.captions)

@@ -1,0 +1,68 @@
+"""Pools of web pairs as features, with CAT's verdict of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.data import Data, Web
+from study.training import Pairs
+
+_SEED = 1  # of which images get a strange caption: all seeds of an arm have the same pool
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Pairs to choose from."""
+
+    pairs: Pairs
+    verdict: NDArray[np.str_]
+    """(m,)."""
+    origin: NDArray[np.str_]
+    """(m,) `web`, `strange` or `drawn`."""
+
+    def about(self, rows: NDArray[np.int64]) -> dict[str, int]:
+        """How many of these rows are of each origin."""
+        names, counts = np.unique(self.origin[rows], return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def open_pool(data: Data, noise: bool = False) -> Pool:
+    """The web's training pairs; with noise also pairs that a crawl has: captions of LAION beside images that are not
+    theirs, and images that show their caption. Raises `SetMissing`."""
+    web = data.web()
+    parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
+    if noise:
+        parts += [_strange(data, web), _web(drawn := data.drawn(), np.arange(len(drawn.captions)), "drawn")]
+    before = np.cumsum([0, *(len(part.pairs.images) for part in parts)])
+    image = np.concatenate([part.pairs.image + at for part, at in zip(parts, before, strict=False)])
+    images = np.concatenate([part.pairs.images for part in parts])
+    captions = [text for part in parts for text in part.pairs.captions]
+    verdict, origin = (np.concatenate([getattr(part, name) for part in parts]) for name in ("verdict", "origin"))
+    return Pool(Pairs(images, captions, image), verdict, origin)
+
+
+def web_held(web: Web, half: int | None = None) -> Pairs:
+    """The held-out web pairs; of their two halves, by turns, one."""
+    held = np.flatnonzero(web.split == "held")
+    return _web(web, held if half is None else held[half::2], "web").pairs
+
+
+def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
+    pairs = Pairs(web.features[rows], web.captions[rows].tolist(), np.arange(len(rows)))
+    return Pool(pairs, web.verdict[rows], _origin(origin, len(rows)))
+
+
+def _strange(data: Data, web: Web) -> Pool:
+    """Captions of LAION, each with the image of a web pair."""
+    decided = data.laion()
+    rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[: len(decided)]
+    decided = decided[: len(rows)]
+    pairs = Pairs(web.features[rows], [one.caption for one in decided], np.arange(len(rows)))
+    return Pool(pairs, np.array([one.verdict for one in decided]), _origin("strange", len(rows)))
+
+
+def _origin(name: str, count: int) -> NDArray[np.str_]:
+    return np.full(count, name, dtype="U8")

@@ -1,0 +1,96 @@
+"""Runs the claims: arm after arm, those with a result are skipped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from common.command_line import OK, Parser, WrongUse, exit_status, say
+from study.data import Data, SetMissing
+from study.page import write_pages
+from study.rows import CLAIMS, Rows
+from study.synthetic import write_synthetic
+from study.tables import TABLES, lines
+from study.words import table_in_markdown, verdicts_in_words
+
+SCALES = ("full", "quick", "tiny")
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+    parser = Parser(prog=prog, description="The paper's four claims in miniature.")
+    parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
+    parser.add_argument("--claims", default=",".join(CLAIMS), help=f"comma-separated (default {','.join(CLAIMS)})")
+    parser.add_argument(
+        "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
+    )
+    parser.add_argument("--output", default="out/study", help="folder of the results (default out/study)")
+    parser.add_argument("--page", type=Path, metavar="DIR", help="run nothing: make the pages of the results in DIR")
+
+    def run() -> int:
+        options = parser.parse_args(arguments)
+        output = Path(options.output)
+        if options.page:
+            return make_pages(Rows(output), options.page)
+        folder = Path(options.data or "out/study-data")
+        if options.study == "tiny" and not options.data:
+            folder = output / "data"
+            write_synthetic(folder)
+        return study(options.study, _claims(options.claims), Data(folder, output / "cache"), Rows(output))
+
+    return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
+
+
+def study(scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
+    """Run what is not done of the claims at that scale. A claim whose data is not at hand is said, and left out."""
+    for line in data.missing():
+        say(line)
+    for name in claims:
+        try:
+            run_claim(claim_module(name), scale, data, rows)
+        except SetMissing as error:
+            say(f"{name}: left out. {error}")
+    for name, table in TABLES.items():
+        if table.claim in claims and (found := lines(rows, table)):
+            say("\n".join(["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]))
+    if any(rows.read(claim) for claim in claims):
+        make_pages(rows, rows.folder / "page")
+    return OK
+
+
+def make_pages(rows: Rows, docs: Path) -> int:
+    """The pages of the documentation, from the results."""
+    if not any(rows.read(claim) for claim in CLAIMS):
+        raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
+    for path in write_pages(rows, docs):
+        say(str(path))
+    return OK
+
+
+def claim_module(name: str) -> ModuleType:
+    """`study.claims.NAME`."""
+    return import_module(f"study.claims.{name}")
+
+
+def run_claim(claim: ModuleType, scale: str, data: Data, rows: Rows) -> None:
+    """Every arm of a claim that has no result yet."""
+    arms = claim.arms(scale, data)
+    todo = [arm for arm in arms if not rows.done(arm)]
+    say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")
+    for arm in todo:
+        started = time.perf_counter()
+        metrics, items, notes = claim.run(arm, data)
+        seconds = time.perf_counter() - started
+        rows.write(arm, metrics, items, seconds, notes)
+        say(f"  {arm.key}  {seconds:.1f} s")
+
+
+def _claims(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in CLAIMS:
+            raise WrongUse(f"claim {name!r} is unknown; there are {', '.join(CLAIMS)}")
+    return names

@@ -1,0 +1,219 @@
+"""The sets of the study, as they lie in one folder; `python -m study.fetch` brings them there.
+
+    web-features.npz                   image-text pairs of the web as features, with what CAT said of each
+    flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
+    laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
+    grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
+
+CIFAR-10, Fashion-MNIST and the reference encoder are read where the evaluation has them (`make bench-data`).
+
+Image features are those of the product's own teacher at 128 pixels, computed once. Nothing here downloads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.command_line import WrongUse
+from eval.data import DataSet, data_root
+from study.images import Floats, StoredImages, image_of, pixels, samples, standardised, tar_features
+from study.noise import drawn_verdicts, laion_captions, write_drawn
+from study.verdicts import Decided
+
+DRAWN, SEED = 6000, 0
+"""Images in which their caption is written, at most half as many as pairs to learn from; and what draws them."""
+
+
+class SetMissing(WrongUse):
+    """A set is not in the folder; the message names the command that brings it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Web:
+    """Image-text pairs of the web, n of them."""
+
+    features: Floats
+    """(n, d), standardised by the mean and deviation of the training pairs."""
+    captions: NDArray[np.str_]
+    verdict: NDArray[np.str_]
+    """`kept`, or the first reason for which CAT rejects the pair: `action`, `complexity`, `text_spotting`."""
+    split: NDArray[np.str_]
+    """`train` or `held`."""
+    mean: Floats
+    """(d,) of the features before they were standardised."""
+    deviation: Floats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned:
+    """Photographs with captions, n of them."""
+
+    keys: tuple[str, ...]
+    images: NDArray[Any]
+    """(n, d) float32 features, or (n, 3, s, s) uint8 pixels."""
+    captions: tuple[tuple[str, ...], ...]
+    """Of each image."""
+
+
+@dataclass(frozen=True)
+class _Set:
+    files: tuple[str, ...]
+    claims: str
+    """What falls out without it."""
+    fetch: str
+    """What brings it."""
+    of_evaluation: bool = False
+    """Below the evaluation's folder, not the study's."""
+    one_of: bool = False
+    """One of the files is enough."""
+
+
+SETS = {
+    "web": _Set(("web-features.npz",), "the claims cat and negatives", "make study-data ARGS=web"),
+    "flickr8k": _Set(
+        tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
+        "the claims cat, negatives and concepts",
+        "make study-data ARGS=flickr8k",
+    ),
+    "laion": _Set(("laion-captions.parquet",), "noise in the pool of the claim cat", "make study-data ARGS=laion"),
+    "grocery": _Set(
+        ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
+        "few-shot on groceries",
+        "make study-data ARGS=grocery",
+    ),
+    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True),
+    "cifar10": _Set(
+        ("wds_vtab-cifar10", "torchvision/cifar10"), "few-shot on CIFAR-10", "make study-data ARGS=cifar10", True, True
+    ),
+    "fashion_mnist": _Set(
+        ("torchvision/fashion_mnist",), "few-shot on Fashion-MNIST", "make bench-data TASK=fashion_mnist", True
+    ),
+}
+
+
+class Data:
+    """The sets in `folder`; what is computed from them is kept in `cache`."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+
+    def has(self, name: str) -> bool:
+        """Whether all files of a set are there."""
+        return not self._absent(name)
+
+    def missing(self) -> list[str]:
+        """A line for each set that is not there: what falls out without it, and how to get it."""
+        return [self._how(name) for name in SETS if not self.has(name)]
+
+    def web(self) -> Web:
+        """Raises `SetMissing`."""
+        return self._web
+
+    def flickr8k(self, split: str) -> Captioned:
+        """Features, standardised as those of the web. Raises `SetMissing`, also where the web's are."""
+        web = self.web()
+        rows = tar_features(self._tar(f"flickr8k-{split}"), self.cache)
+        return self._captioned(split, standardised(rows, web.mean, web.deviation))
+
+    def flickr8k_images(self, split: str, side: int = 48) -> Captioned:
+        """Pixels: the shorter side at `side`, the middle of it. Raises `SetMissing`."""
+        tar = self._tar(f"flickr8k-{split}")
+        return self._captioned(split, pixels([image_of(sample) for _, sample in samples(tar)], side))
+
+    def laion(self) -> list[Decided]:
+        """Alt texts of LAION with what C and A say of them, in a fixed order. Raises `SetMissing`."""
+        return self._laion
+
+    def drawn(self) -> Web:
+        """DRAWN captions of training pairs of the web, each written in an image of its own, with what CAT says of such
+        pairs; features standardised as those of the web. Raises `SetMissing`."""
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> Web:
+        web = self.web()
+        train = np.flatnonzero(web.split == "train")
+        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train) // 2), replace=False)
+        tar = self.cache / f"drawn-{len(chosen)}.tar"
+        if not tar.exists():
+            write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
+        verdicts = drawn_verdicts(tar, self.cache / tar.stem)
+        decided = [verdicts[key] for key, _ in samples(tar)]
+        return dataclasses.replace(
+            web,
+            features=standardised(tar_features(tar, self.cache), web.mean, web.deviation),
+            captions=np.array([one.caption for one in decided]),
+            verdict=np.array([one.verdict for one in decided]),
+            split=np.full(len(decided), "train"),
+        )
+
+    def grocery(self, split: str) -> DataSet:
+        """Photographs of groceries with their classes. Raises `SetMissing`."""
+        self.wanted("grocery")
+        path = self._tar(f"grocery-{split}")
+        found = list(samples(path))
+        names = (self.folder / "grocery-classes.txt").read_text(encoding="utf-8").splitlines()
+        return DataSet(
+            images=StoredImages([key for key, _ in found], [image_of(one) for _, one in found]),
+            layout="webdataset",
+            place=path.name,
+            labels=np.array([int(one["cls"]) for _, one in found]),
+            class_names=tuple(names),
+        )
+
+    @cached_property
+    def _laion(self) -> list[Decided]:
+        self.wanted("laion")
+        return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
+
+    @cached_property
+    def _web(self) -> Web:
+        self.wanted("web")
+        with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
+            rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
+            captions, verdict, split = stored["caption"], stored["verdict"], stored["split"]
+        train = rows[split == "train"]
+        mean, deviation = train.mean(axis=0), train.std(axis=0)
+        return Web(
+            features=standardised(rows, mean, deviation),
+            captions=captions,
+            verdict=verdict,
+            split=split,
+            mean=mean,
+            deviation=deviation,
+        )
+
+    def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:
+        found = list(samples(self._tar(f"flickr8k-{split}")))
+        return Captioned(
+            keys=tuple(key for key, _ in found),
+            images=images,
+            captions=tuple(tuple(json.loads(one["json"])["captions"]) for _, one in found),
+        )
+
+    def _tar(self, name: str) -> Path:
+        self.wanted(name.partition("-")[0])
+        return self.folder / f"{name}.tar"
+
+    def wanted(self, name: str) -> None:
+        """Raise `SetMissing` where the set is not there."""
+        if not self.has(name):
+            raise SetMissing(self._how(name))
+
+    def _absent(self, name: str) -> list[str]:
+        wanted = SETS[name]
+        root = data_root() if wanted.of_evaluation else self.folder
+        absent = [str(root / file) for file in wanted.files if not (root / file).exists()]
+        return [] if wanted.one_of and len(absent) < len(wanted.files) else absent
+
+    def _how(self, name: str) -> str:
+        lost = f"without {', '.join(self._absent(name))}, {SETS[name].claims} cannot be tried"
+        return f"{lost}; `{SETS[name].fetch}` gets it"

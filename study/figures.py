@@ -1,0 +1,83 @@
+"""The four plots, from the same lines as the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from study.charts import Point, Series, line_chart
+from study.comparison import RANK
+from study.rows import Row, Rows
+from study.tables import TUNING, Line
+from study.words import ARMS
+
+PHOTOGRAPHS = "flickr8k-test/t2i"
+CHANGE = "change of the geometric-mean rank, %"
+
+
+def cat_figure(lines: Sequence[Line]) -> str:
+    """What filtering changes against how often a kept pair is seen. Raises ValueError without rows."""
+    shown = [line for line in lines if line.items == PHOTOGRAPHS and line.b == "kept" and line.repeats]
+    series = [
+        _series(f"{pool}, against {ARMS[a]}", (line for line in shown if (line.pool, line.a) == (pool, a)))
+        for pool in dict.fromkeys(line.pool for line in shown)
+        for a in ("all", "random")
+    ]
+    title = "Kept by CAT: below 0 it is better"
+    return line_chart(title, "how often a kept pair is seen", CHANGE, series, (0.5, 1, 2, 4, 8, 16))
+
+
+def concepts_figure(lines: Sequence[Line]) -> str:
+    """What distillation changes against the samples seen. Raises ValueError without rows."""
+    shown = [line for line in lines if line.items == PHOTOGRAPHS and line.a == "none"]
+    series = [
+        _series(ARMS.get(b, b), (line for line in shown if line.b == b))
+        for b in dict.fromkeys(line.b for line in shown)
+    ]
+    budgets = sorted({line.budget for line in shown})
+    return line_chart("Concept distillation: below 0 it is better", "samples seen", CHANGE, series, budgets)
+
+
+def negatives_figure(rows: Rows) -> str:
+    """Mean rank on the pairs that choose against the initial scale, a line for each beta; bars from the lowest to the
+    highest seed. Raises ValueError without rows."""
+    found = [row for row in rows.read("negatives") if row.arm.settings.get("stage") == TUNING]
+    smallest = min((row.arm.budget for row in found), default=0)
+    found = [row for row in found if row.arm.budget == smallest]
+    scales = sorted({row.arm.settings["scale"] for row in found})
+    series = [
+        Series(f"beta {beta:g}", tuple(_of_scale(scale, _ranks(found, beta, scale)) for scale in scales))
+        for beta in sorted({row.arm.settings["beta"] for row in found})
+    ]
+    title = f"HN-NCE after {smallest:,} samples, on the pairs that choose"
+    return line_chart(title, "initial scale, 1 / temperature", "geometric-mean rank", series, scales)
+
+
+def fewshot_figure(lines: Sequence[Line]) -> str:
+    """What the probe is ahead of the one that is blind to the text, against k. Raises ValueError without rows."""
+    shown = [line for line in lines if (line.b, line.a) == ("probe", "random-init")]
+    series = [
+        _series(pool, (line for line in shown if line.pool == pool))
+        for pool in dict.fromkeys(line.pool for line in shown)
+    ]
+    shots = sorted({line.budget for line in shown})
+    return line_chart(
+        "The probe against random init: above 0 it is better", "images of each class, k", "top-1, points", series, shots
+    )
+
+
+def _series(name: str, lines: Iterable[Line]) -> Series:
+    found = [(line.repeats or line.budget, line.found[0]) for line in lines]
+    points = (Point(x, one.difference, one.low, one.high) for x, one in sorted(found, key=lambda each: each[0]))
+    return Series(name, tuple(points))
+
+
+def _ranks(rows: Sequence[Row], beta: float, scale: float) -> list[float]:
+    wanted = {"beta": beta, "scale": scale}
+    name = f"web-chosen/t2i/gm_{RANK.name}"
+    return [row.metrics[name] for row in rows if {key: row.arm.settings[key] for key in wanted} == wanted]
+
+
+def _of_scale(scale: float, ranks: Sequence[float]) -> Point:
+    return Point(scale, float(np.exp(np.mean(np.log(ranks)))), min(ranks), max(ranks))

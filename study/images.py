@@ -1,0 +1,114 @@
+"""Images of the study as arrays: pixels, and features of the product's own teacher, computed once and kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from common.files import published, sha256_file
+from common.image_formats import EXTENSIONS
+from common.images import ImageLimits, open_image
+from common.progress import ProgressBar
+from common.tar_stream import TarStream
+from eval.hashes import sha256_of
+from pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
+
+Floats = NDArray[np.float32]
+PIXELS = 128
+"""Side of the images of which features are computed: photographs of the web are stored small."""
+BATCH = 32
+_LIMITS = ImageLimits()
+
+
+def samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Key, and by extension the content of the members, of every sample of a webdataset tar. Raises `BrokenTar`."""
+    with open(tar, "rb") as file:
+        stream = TarStream(file, size=tar.stat().st_size)
+        key, members = "", dict[str, bytes]()
+        for member in stream:
+            named = member.sample()
+            if named is None:
+                continue
+            if named[0] != key and members:
+                yield key, members
+                members = {}
+            key = named[0]
+            members[named[1]] = stream.content(member)
+        if members:
+            yield key, members
+
+
+def image_of(sample: Mapping[str, bytes]) -> bytes:
+    """The image among the members of a sample. Raises KeyError where it has none."""
+    return next(content for extension, content in sample.items() if extension in EXTENSIONS)
+
+
+def opened(content: bytes) -> Image.Image:
+    """RGB, upright, decoded within the limits of `common.images`. Raises `BadImage`."""
+    found = open_image(content, _LIMITS)
+    return found.upright(found.decode()).convert("RGB")
+
+
+def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
+    """(n, 3, side, side): the shorter side at `side`, and the middle of the longer one. Raises `BadImage`."""
+    small = [ImageOps.fit(opened(image), (side, side), Image.Resampling.BICUBIC) for image in images]
+    return np.stack([np.asarray(one) for one in small]).transpose(0, 3, 1, 2).copy()
+
+
+def tar_features(tar: Path, cache: Path) -> Floats:
+    """(n, d) features of the images of a webdataset tar, in its order; from the folder `cache` where they were computed
+    of this file by this teacher. Raises `BadImage`."""
+    teacher = small_teacher()
+    path = cache / f"{tar.stem}-{sha256_of([sha256_file(tar), teacher.identity()])[:16]}.npy"
+    if not path.exists():
+        with published(path) as temporary, open(temporary, "wb") as file:
+            np.save(file, _computed(tar, teacher).astype(np.float16))
+    return np.asarray(np.load(path), dtype=np.float32)
+
+
+def small_teacher() -> Teacher:
+    """The product's default teacher on images of PIXELS a side. Raises `WrongUse` where its weights are missing."""
+    teacher = find_teacher(DEFAULT)
+    assert teacher.preprocess is not None  # its YAML file has it
+    return dataclasses.replace(teacher, preprocess={**teacher.preprocess, "resize": PIXELS, "crop": PIXELS})
+
+
+def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
+    """Rows (n, d) less the mean, in units of the deviation; a column without any is 0."""
+    return np.asarray((rows - mean) / np.where(deviation > 0, deviation, 1), dtype=np.float32)
+
+
+class StoredImages:
+    """Files of images in memory, as the evaluation sees images (`eval.data.dataset.Images`)."""
+
+    def __init__(self, keys: Sequence[str], contents: Sequence[bytes]) -> None:
+        self.keys, self._contents = keys, contents
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return sha256_of([list(self.keys), [self.stored_hash(index) for index in range(len(self.keys))]])
+
+    def open(self, index: int) -> Image.Image:
+        return opened(self._contents[index])
+
+    def stored_hash(self, index: int) -> str:
+        return f"file:{hashlib.sha256(self._contents[index]).hexdigest()}"
+
+
+def _computed(tar: Path, teacher: Teacher) -> NDArray[np.float32]:
+    loaded = teacher.load()
+    images = (opened(image_of(sample)) for _, sample in samples(tar))
+    found: list[NDArray[np.float32]] = []
+    with ProgressBar(desc=f"features of {tar.stem}", unit="images") as bar:
+        while batch := list(islice(images, BATCH)):
+            found.append(loaded.features(batch))
+            bar.update(len(batch))
+    return np.concatenate(found)

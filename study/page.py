@@ -1,0 +1,77 @@
+"""The pages of the documentation that are made of results: tables, plots, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from common.files import publish_bytes
+from study.claims.negatives import ranks_by_scale
+from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
+from study.rows import CLAIMS, Row, Rows
+from study.tables import TABLES, Line, lines
+from study.words import change, table_in_markdown, verdicts_in_words
+
+PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
+"""Templates in this folder with `.j2` behind, and their names below the documentation's."""
+
+
+def write_pages(rows: Rows, docs: Path) -> list[Path]:
+    """Write the pages and their plots below `docs`; returns what was written. Raises `BrokenRows`."""
+    made = render(rows)
+    for name, content in made.items():
+        publish_bytes(docs / name, content.encode())
+    return [docs / name for name in made]
+
+
+def render(rows: Rows) -> dict[str, str]:
+    """Pages and plots, by their names below the documentation's folder; a claim without rows is said to be one."""
+    found = {claim: rows.read(claim) for claim in CLAIMS}
+    compared = {name: lines(rows, table) for name, table in TABLES.items()}
+    figures = _figures(rows, compared, found)
+    environment = Environment(
+        loader=PackageLoader("study", ""), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters["change"] = change
+    content = {
+        "table": {name: table_in_markdown(TABLES[name], made) for name, made in compared.items() if made},
+        "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
+        "lines": compared,
+        "figures": set(figures),
+        "scales": ranks_by_scale(found["negatives"]),
+        "made": {claim: _made(rows, each) for claim, each in found.items() if each},
+    }
+    pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
+    return pages | {f"images/study-{claim}.svg": svg for claim, svg in figures.items()}
+
+
+def _figures(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
+    """The plots of claims that have rows for them."""
+    how: dict[str, Callable[[], str]] = {
+        "cat": lambda: cat_figure(compared["cat"]),
+        "concepts": lambda: concepts_figure(compared["concepts"]),
+        "negatives": lambda: negatives_figure(rows),
+        "fewshot": lambda: fewshot_figure(compared["fewshot"]),
+    }
+    return {claim: how[claim]() for claim in CLAIMS if compared[claim] and found[claim]}
+
+
+def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
+    """What is to be said of how the rows of a claim came about."""
+    machines = [
+        json.loads((rows.folder / "machines" / f"{name}.json").read_text()) for name in _unique(found, "machine")
+    ]
+    return {
+        "rows": len(found),
+        "minutes": sum(row.seconds for row in found) / 60,
+        "commits": sorted({str(row.commit).removesuffix("-dirty") for row in found}),
+        "machines": machines,
+    }
+
+
+def _unique(found: Sequence[Row], name: str) -> list[str]:
+    return sorted({getattr(row, name) for row in found})

@@ -1,0 +1,234 @@
+"""Results of the study: one line of JSON and one file of per-item ranks for each arm, finished ones skipped.
+
+    FOLDER/cat.jsonl            a line for every finished arm of the claim
+    FOLDER/items/KEY.npz        ranks or hits of its items, written before its line
+    FOLDER/machines/HASH.json   what it ran on: processor, versions
+
+A line counts once it ends in a newline, and its items are there before it; so a study that was killed at any moment and
+is run again goes on with the first arm that has no line. Several processes may write into one folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.command_line import WrongUse
+from common.files import publish_json, published
+from eval.protocol import software
+
+CLAIMS = ("cat", "concepts", "negatives", "fewshot")
+"""Names of the four claims, in the order in which the page has them."""
+_WORD = re.compile(r"[A-Za-z0-9_.+-]+")
+_INTEGERS = (np.uint8, np.uint16, np.uint32)
+
+
+class BrokenRows(WrongUse):
+    """A file of results cannot be read; the message names it and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One training or probe of the study. Raises ValueError for names that could not stand in a file's name."""
+
+    claim: str
+    """One of CLAIMS."""
+    pool: str
+    """What it learns from, such as `natural`; for few-shot the data set."""
+    arm: str
+    """What is compared, such as `kept` with `all`."""
+    budget: int
+    """Samples seen; for few-shot the images of each class."""
+    seed: int
+    """Of initialisation and order, or of the draw of the shots; arms with the same seed are pairs."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Everything else that the result depends on, as JSON."""
+
+    def __post_init__(self) -> None:
+        if self.claim not in CLAIMS:
+            raise ValueError(f"claim {self.claim!r}: there are {', '.join(CLAIMS)}")
+        for name in ("pool", "arm"):
+            if not _WORD.fullmatch(getattr(self, name)):
+                raise ValueError(f"{name} {getattr(self, name)!r}: letters, digits, _, ., + and - only")
+        if self.budget < 0 or self.seed < 0:
+            raise ValueError(f"budget {self.budget}, seed {self.seed}: expected 0 or more")
+
+    @cached_property
+    def key(self) -> str:
+        """The same for equal arms, and different for others; also a file's name."""
+        content = json.dumps(dict(self.settings), sort_keys=True).encode()
+        rest = f".{hashlib.sha256(content).hexdigest()[:8]}" if self.settings else ""
+        return f"{self.claim}.{self.pool}.{self.arm}.{self.budget}.{self.seed}{rest}"
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one arm gave."""
+
+    arm: Arm
+    metrics: Mapping[str, float]
+    """`SET/DIRECTION/METRIC` to its value, as `flickr8k-test/t2i/R@10`."""
+    seconds: float
+    notes: Mapping[str, Any]
+    """What else there is to know, as JSON: samples in the pool, how often each was seen."""
+    commit: str | None
+    """Of the code."""
+    machine: str
+    """Name of the file in `machines/`."""
+
+
+class Rows:
+    """The results in a folder, which is made when the first is written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def done(self, arm: Arm) -> bool:
+        """Whether the arm has its line."""
+        return arm.key in self._lines(arm.claim)
+
+    def read(self, claim: str) -> list[Row]:
+        """The finished arms of a claim, in the order of their keys. Raises `BrokenRows`."""
+        return [row for _, row in sorted(self._lines(claim).items())]
+
+    def items(self, arm: Arm) -> dict[str, NDArray[Any]]:
+        """Per-item ranks or hits of a finished arm. Raises `BrokenRows`."""
+        path = self._items(arm)
+        try:
+            with np.load(path) as stored:
+                return {name.replace("|", "/"): stored[name] for name in stored.files}
+        except (OSError, ValueError) as error:
+            remedy = f"take its line out of {arm.claim}.jsonl, and the study makes both anew"
+            raise BrokenRows(f"{path} cannot be read ({error}); {remedy}") from error
+
+    def write(
+        self,
+        arm: Arm,
+        metrics: Mapping[str, float],
+        items: Mapping[str, NDArray[Any]],
+        seconds: float,
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Publish the result of an arm: first its items, whole numbers of at least 0, then its line."""
+        record = {
+            "key": arm.key,
+            "claim": arm.claim,
+            "pool": arm.pool,
+            "arm": arm.arm,
+            "budget": arm.budget,
+            "seed": arm.seed,
+            "settings": dict(arm.settings),
+            "metrics": {name: float(value) for name, value in metrics.items()},
+            "seconds": round(seconds, 2),
+            "notes": dict(notes),
+            "commit": software()["commit"],
+            "machine": self._machine(),
+        }
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+        # "/" in a name of an array would make folders in the archive.
+        arrays: dict[str, Any] = {name.replace("/", "|"): _compact(name, each) for name, each in items.items()}
+        with published(self._items(arm)) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        with self._locked():
+            _append(self._file(arm.claim), line)
+
+    def _file(self, claim: str) -> Path:
+        return self.folder / f"{claim}.jsonl"
+
+    def _items(self, arm: Arm) -> Path:
+        return self.folder / "items" / f"{arm.key}.npz"
+
+    def _lines(self, claim: str) -> dict[str, Row]:
+        path = self._file(claim)
+        try:
+            content = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        whole = content[: content.rfind("\n") + 1]  # what a kill left behind the last newline is no line
+        rows = {}
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                row = _row(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise BrokenRows(f"{path}, line {number}: no result of the study ({error}); remove the line") from error
+            rows[row.arm.key] = row
+        return rows
+
+    def _machine(self) -> str:
+        """The name of this machine's file, which is written where it is not there."""
+        about = machine()
+        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:8]
+        path = self.folder / "machines" / f"{name}.json"
+        if not path.exists():
+            publish_json(path, about)
+        return name
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time."""
+        with open(self.folder / ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+@cache
+def machine() -> dict[str, Any]:
+    """Processor, cores and versions."""
+    about = {name: value for name, value in software().items() if name != "commit"}
+    return {**about, "processor": _processor(), "cores": len(os.sched_getaffinity(0))}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _append(path: Path, line: str) -> None:
+    """Add a line behind the last whole one."""
+    with open(path, "ab+") as file:
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+        file.write(f"{line}\n".encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _row(record: Mapping[str, Any]) -> Row:
+    named = {name: record[name] for name in ("claim", "pool", "arm", "budget", "seed", "settings")}
+    return Row(
+        arm=Arm(**named),
+        metrics=record["metrics"],
+        seconds=record["seconds"],
+        notes=record["notes"],
+        commit=record["commit"],
+        machine=record["machine"],
+    )
+
+
+def _compact(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """The array in the smallest unsigned type that holds it."""
+    whole = np.asarray(array)
+    if whole.dtype == np.bool_:
+        whole = whole.astype(np.uint8)
+    if whole.dtype.kind not in "iu" or (whole.size and whole.min() < 0):
+        raise ValueError(f"items {name}: {whole.dtype} is no kind of rank; expected whole numbers from 0 on")
+    largest = int(whole.max(initial=0))
+    return whole.astype(next(kind for kind in _INTEGERS if largest <= np.iinfo(kind).max))

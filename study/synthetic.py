@@ -1,0 +1,111 @@
+"""The sets of the study drawn by a program, small: what `STUDY=tiny` runs on, so that all of its code runs anywhere.
+
+Coloured shapes with sentences about them. What comes out says that the study works, and nothing of its claims.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageDraw
+
+from common.files import publish_bytes, published
+from eval.fetch.writing import Sample, jpeg, write_tar
+from study.images import samples, tar_features
+
+SIDE = 64
+COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
+SHAPES = ("circle", "square", "triangle", "bar")
+ACTIONS = ("rolling over", "falling onto", "standing on", "resting on", "leaning against")
+GROCERIES = ("Banana", "Lemon", "Orange", "Arla Sour Milk", "Oatly Oat Milk", "Avocado", "Leek")
+"""Some that are classes of ImageNet, some packages, some neither."""
+WEB, HELD, STRANGE = 640, 80, 200
+"""Pairs of the web to learn from and to hold out; captions of strangers."""
+PHOTOGRAPHS = {"train": 120, "dev": 20, "test": 40}
+OF_EACH = {"train": 4, "test": 4}
+
+
+def write_synthetic(folder: Path) -> None:
+    """Write all sets to `folder`, the same every time; what is there already stays."""
+    if (folder / "web-features.npz").exists():  # it is written last
+        return
+    generator = np.random.default_rng(0)
+    for split, count in PHOTOGRAPHS.items():
+        _write(folder / f"flickr8k-{split}.tar", _photographs(generator, count))
+    publish_bytes(folder / "grocery-classes.txt", "".join(f"{name}\n" for name in GROCERIES).encode())
+    for split, count in OF_EACH.items():
+        _write(folder / f"grocery-{split}.tar", _groceries(generator, count))
+    names = [f"{COLOURS[number % 8]} {SHAPES[number % 4]} No. {number}" for number in range(STRANGE)]
+    urls = [f"https://example.org/{number}.jpg" for number in range(STRANGE)]
+    with published(folder / "laion-captions.parquet") as temporary:
+        pq.write_table(pa.table({"URL": urls, "TEXT": names}), temporary)
+    _write_web(folder, generator)
+
+
+def _write_web(folder: Path, generator: np.random.Generator) -> None:
+    """Pairs whose verdict is known from how they were made: half of the captions have no action."""
+    tar = folder / "web.tar"
+    _write(tar, _pairs(generator))
+    said = [(members["txt"].decode(), members["cls"].decode()) for _, members in samples(tar)]
+    with published(folder / "web-features.npz") as temporary, open(temporary, "wb") as file:
+        np.savez(
+            file,
+            features=tar_features(tar, folder),
+            caption=np.array([caption for caption, _ in said]),
+            verdict=np.array([verdict for _, verdict in said]),
+            split=np.array(["train"] * WEB + ["held"] * HELD),
+        )
+
+
+def _write(path: Path, content: Iterator[Sample]) -> None:
+    with published(path) as temporary:
+        write_tar(temporary, content)
+
+
+def _pairs(generator: np.random.Generator) -> Iterator[Sample]:
+    for number in range(WEB + HELD):
+        image, sentence, name = _scene(generator)
+        caption, verdict = (sentence, "kept") if number % 2 else (name, "action")
+        yield f"{number:05d}", {"jpg": image, "txt": caption, "cls": verdict}
+
+
+def _photographs(generator: np.random.Generator, count: int) -> Iterator[Sample]:
+    for number in range(count):
+        image, sentence, name = _scene(generator)
+        captions = [sentence, f"{sentence} .", f"there is {name}", name, f"a picture of {name}"]
+        yield f"{number:05d}", {"jpg": image, "json": json.dumps({"captions": captions}), "txt": sentence}
+
+
+def _groceries(generator: np.random.Generator, count: int) -> Iterator[Sample]:
+    for number in range(count * len(GROCERIES)):
+        kind = number % len(GROCERIES)
+        image = _drawn(generator, COLOURS[kind], SHAPES[kind % 4], "white" if COLOURS[kind] != "white" else "black")
+        yield f"{number:05d}", {"jpg": image, "cls": str(kind)}
+
+
+def _scene(generator: np.random.Generator) -> tuple[bytes, str, str]:
+    """An image, a sentence about it with an action, and its name."""
+    colour, back = (str(one) for one in generator.choice(COLOURS, 2, replace=False))
+    shape, action = str(generator.choice(SHAPES)), str(generator.choice(ACTIONS))
+    name = f"a {colour} {shape}"
+    return _drawn(generator, colour, shape, back), f"{name} {action} a {back} field", name
+
+
+def _drawn(generator: np.random.Generator, colour: str, shape: str, back: str) -> bytes:
+    image = Image.new("RGB", (SIDE, SIDE), back)
+    draw = ImageDraw.Draw(image)
+    size = int(generator.integers(SIDE // 4, SIDE // 2))
+    left, top = (int(generator.integers(2, SIDE - size - 2)) for _ in range(2))
+    box = (left, top, left + size, top + size)
+    if shape == "circle":
+        draw.ellipse(box, fill=colour)
+    elif shape == "triangle":
+        draw.polygon([(left, top + size), (left + size, top + size), (left + size // 2, top)], fill=colour)
+    else:
+        draw.rectangle(box if shape == "square" else (left, top, left + size, top + size // 4), fill=colour)
+    return jpeg(image, 90)

@@ -1,0 +1,118 @@
+"""The four tables: which arms are set against each other, and what is said of each line.
+
+Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
+their number, whatever they are about. A line whose corrected p value is below 0.05 is called; `worse` is a reversal of
+the claim and is said in words, beside what could not be called and the difference that would have been.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
+from study.rows import Row, Rows
+
+ZERO_SHOT = "zero-shot"
+"""An arm without seeds and budget: it is set against every seed and budget of another."""
+TUNING = "tuning"
+"""`settings["stage"]` of rows that chose something on held-out pairs; no table has them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is compared of a claim."""
+
+    claim: str
+    contrasts: tuple[tuple[str, str], ...]
+    """(B, A): the arm that the claim says is better, and the one it is set against."""
+    measures: tuple[Measure, ...]
+    """The first decides what is said of a line."""
+    direction: str
+    """Last word of the items that are compared, as `t2i`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One comparison by all measures of its table."""
+
+    items: str
+    """What it is measured on, as `flickr8k-test/t2i`."""
+    pool: str
+    budget: int
+    b: str
+    a: str
+    found: tuple[Compared, ...]
+    repeats: float | None
+    """How often a pair of B's was seen; None where no row says it."""
+
+    @property
+    def verdict(self) -> str:
+        return self.found[0].verdict
+
+
+TABLES = {
+    "cat": Table("cat", (("kept", "all"), ("kept", "random"), ("kept-ca", "all")), (RANK, R10), "t2i"),
+    "concepts": Table(
+        "concepts", (("concepts", "none"), ("imagenet", "none"), ("concepts", "imagenet")), (RANK, R10), "t2i"
+    ),
+    "negatives": Table(
+        "negatives", tuple((f"beta-{beta}", "beta-0") for beta in ("0.25", "0.5", "1")), (RANK, R10), "t2i"
+    ),
+    "fewshot": Table("fewshot", (("probe", "random-init"), ("probe", ZERO_SHOT)), (HITS,), "correct"),
+    "weak-text": Table("fewshot", (("text-or-zero", "probe"),), (HITS,), "correct"),
+}
+"""By the names that the page has for them: a table for each claim, and one for what might help where text is weak."""
+
+
+def lines(rows: Rows, table: Table) -> list[Line]:
+    """All comparisons of the table for which there are rows, p values corrected. Raises `BrokenRows`."""
+    found = [row for row in rows.read(table.claim) if row.arm.settings.get("stage") != TUNING]
+    made = [
+        line
+        for pool in _unique(row.arm.pool for row in found)
+        for budget in sorted({row.arm.budget for row in found if row.arm.pool == pool} - {0})
+        for b, a in table.contrasts
+        for line in _compared(rows, found, table, pool, budget, b, a)
+    ]
+    order = _unique(line.items for line in made)
+    made.sort(
+        key=lambda line: (order.index(line.items), line.pool, table.contrasts.index((line.b, line.a)), line.budget)
+    )
+    cells = iter(corrected([cell for line in made for cell in line.found]))
+    return [replace(line, found=tuple(itertools.islice(cells, len(line.found)))) for line in made]
+
+
+def side(found: Sequence[Row], pool: str, budget: int, arm: str) -> Side:
+    """The rows of an arm at a pool and budget, by their seeds."""
+    if arm == ZERO_SHOT:
+        row = next((row for row in found if (row.arm.pool, row.arm.arm) == (pool, arm)), None)
+        seeds = {row.arm.seed for row in found}
+        return {seed: row for seed in seeds} if row else {}
+    return {row.arm.seed: row for row in found if (row.arm.pool, row.arm.budget, row.arm.arm) == (pool, budget, arm)}
+
+
+def _compared(rows: Rows, found: Sequence[Row], table: Table, pool: str, budget: int, b: str, a: str) -> Iterator[Line]:
+    of_b, of_a = side(found, pool, budget, b), side(found, pool, budget, a)
+    if not of_b or not of_a:
+        return
+    first = next(iter(of_b.values()))
+    for items in rows.items(first.arm):
+        if not items.endswith(f"/{table.direction}"):
+            continue
+        cells = [compare(rows, of_a, of_b, items, measure) for measure in table.measures]
+        if all(cells):
+            yield Line(
+                items=items,
+                pool=pool,
+                budget=budget,
+                b=b,
+                a=a,
+                found=tuple(cell for cell in cells if cell is not None),
+                repeats=first.notes.get("repeats"),
+            )
+
+
+def _unique(names: Iterator[str]) -> list[str]:
+    return list(dict.fromkeys(names))

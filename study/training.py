@@ -1,0 +1,152 @@
+"""One arm of the tracks on a CPU: the product's trainer on pairs in memory, then the ranks of its retrieval."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
+from eval.metrics.rows import ArrayRows
+from trainer.architecture import DualEncoder
+from trainer.config import TransformSettings
+from trainer.config_files import load_config, merged
+from trainer.export import load
+from trainer.loop import train
+from trainer.towers.words import frequent_words
+from trainer.transforms import StoredTransform
+
+FILE = "pairs.npz"
+"""The file that an arm's pairs become."""
+AT_ONCE = 512
+"""Images, or captions, encoded at a time."""
+RECALLS = (1, 5, 10)
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """What a model learns from, or is tested on: m captions of n images."""
+
+    images: NDArray[Any]
+    """(n, d) features, standardised, or (n, 3, h, w) uint8 pixels."""
+    captions: Sequence[str]
+    image: NDArray[np.int64]
+    """(m,) the image of each caption."""
+
+    @staticmethod
+    def of_each(images: NDArray[Any], captions: Sequence[Sequence[str]]) -> Pairs:
+        """Several captions of each image."""
+        image = np.repeat(np.arange(len(captions)), [len(each) for each in captions])
+        return Pairs(images, [text for each in captions for text in each], image)
+
+    def take(self, rows: NDArray[np.int64]) -> Pairs:
+        """Some captions, with the images that are theirs."""
+        kept, image = np.unique(self.image[rows], return_inverse=True)
+        return Pairs(self.images[kept], [self.captions[row] for row in rows.tolist()], image.reshape(-1))
+
+    def save(self, path: Path) -> None:
+        """A file for `data.features` of the trainer."""
+        pixels = self.images.ndim == 4
+        stored = self.images.transpose(0, 2, 3, 1) if pixels else self.images.astype(np.float16)
+        arrays: dict[str, Any] = {"images" if pixels else "features": stored}
+        keys = np.array(pair_keys(path.name, len(self.captions)))
+        np.savez(path, caption=np.array(self.captions), image=self.image, key=keys, **arrays)
+
+
+def pair_keys(file: str, pairs: int) -> list[str]:
+    """The keys of the pairs of a file."""
+    return [f"{file}-{number}" for number in range(pairs)]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model of an arm, and how it takes what is stored of images."""
+
+    clip: DualEncoder
+    tokenize: Any
+    transform: StoredTransform
+
+    @torch.inference_mode()
+    def images(self, stored: NDArray[Any]) -> Tensor:
+        """(n, d) unit vectors."""
+        parts = torch.from_numpy(np.ascontiguousarray(stored)).split(AT_ONCE)
+        middle = np.full((AT_ONCE, 3), 0.5)
+        return torch.cat([self._unit(self.clip.encode_image(self.transform(part, middle))) for part in parts])
+
+    @torch.inference_mode()
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """(m, d) unit vectors."""
+        return torch.cat([self._unit(self.clip.encode_text(part)) for part in self.tokenize(captions).split(AT_ONCE)])
+
+    @staticmethod
+    def _unit(features: Tensor) -> Tensor:
+        return normalize(features, dim=-1)
+
+    def retrieval(self, name: str, pairs: Pairs) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
+        """Metrics and 1-based ranks, under `NAME/t2i` and `NAME/i2t`; of equal scores all but the right are ahead."""
+        images, texts = (ArrayRows(each.numpy()) for each in (self.images(pairs.images), self.texts(pairs.captions)))
+        ranks = {
+            f"{name}/t2i": text_to_image_ranks(images, texts, pairs.image, strict=True) + 1,
+            f"{name}/i2t": image_to_text_ranks(images, texts, pairs.image, strict=True) + 1,
+        }
+        metrics: dict[str, float] = {}
+        for items, found in ranks.items():
+            metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
+            metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))
+        return metrics, ranks
+
+
+def vocabulary(captions: Sequence[str]) -> list[str]:
+    """The words of an arm's text tower: those that occur twice. Arms that are compared get the same ones."""
+    return frequent_words(captions, at_least=2)
+
+
+def trained(
+    config: Path,
+    pairs: Pairs,
+    words: Sequence[str],
+    *,
+    budget: int,
+    seed: int,
+    changed: Mapping[str, Any],
+    concepts: Path | None = None,
+) -> Trained:
+    """The model that the trainer makes of `pairs` in `budget` samples.
+
+    `config` is a configuration of the trainer, `changed` lies on top of it; `concepts` is a folder of targets of the
+    file `FILE`, which the pairs become.
+    """
+    with tempfile.TemporaryDirectory(prefix="study-") as temporary:
+        folder = Path(temporary)
+        pairs.save(folder / FILE)
+        (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+        given = {
+            "model": {"architecture": {"text_cfg": {"vocabulary": str(folder / "words.txt")}}},
+            "data": {"features": str(folder / FILE)},
+            "concepts": {"path": str(concepts or "")},
+            "schedule": {"samples": budget},
+            "run": {"seed": seed},
+        }
+        settings = load_config(str(config), base=merged(given, changed))
+        outcome = train(settings, folder / "run", _quiet)
+        if outcome.export is None:  # a signal came: the row stays undone
+            raise KeyboardInterrupt
+        clip, tokenize = load(outcome.export)
+    return Trained(clip, tokenize, stored_transform(settings.transform, clip))
+
+
+def stored_transform(settings: TransformSettings, clip: Any) -> StoredTransform:
+    """What is stored of images to what the tower takes, as evaluation does it."""
+    return StoredTransform(settings, clip.visual.input_shape, training=False)
+
+
+def _quiet(line: str) -> None:
+    pass

@@ -1,0 +1,62 @@
+"""The loop over arms: what is done is done, what has no data is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from study import cli
+from study.data import Data
+from study.rows import Arm, Rows
+
+
+class Claim(ModuleType):
+    """Three arms of one seed; `ran` counts."""
+
+    def __init__(self) -> None:
+        super().__init__("study.claims.cat")
+        self.ran: list[str] = []
+
+    def arms(self, scale: str, data: Data) -> list[Arm]:
+        return [Arm(claim="cat", pool="natural", arm=arm, budget=10, seed=0) for arm in ("all", "random", "kept")]
+
+    def run(self, arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
+        self.ran.append(arm.arm)
+        if len(self.ran) == 2 and arm.arm == "random":
+            raise KeyboardInterrupt
+        return {"x/t2i/R@1": 1.0}, {"x/t2i": np.array([1]), "x/i2t": np.array([1])}, {}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    return Data(tmp_path / "nothing", tmp_path / "cache")
+
+
+def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp_path: Path) -> None:
+    claim, rows = Claim(), Rows(tmp_path / "results")
+    with pytest.raises(KeyboardInterrupt):
+        cli.run_claim(claim, "full", data, rows)
+    cli.run_claim(claim, "full", data, rows)
+    assert claim.ran == ["all", "random", "random", "kept"]
+    cli.run_claim(claim, "full", data, rows)
+    assert len(claim.ran) == 4 and len(rows.read("cat")) == 3
+
+
+def test_a_claim_without_data_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
+    words = ["--claims", "fewshot", "--data", str(tmp_path / "nothing"), "--output", str(tmp_path / "results")]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "grocery-train.tar" in said and "`make study-data ARGS=grocery` gets it" in said
+    assert "fewshot: left out. without" in said and "`make bench-data TASK=reference` gets it" in said
+
+
+def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--claims", "dog"]) == 2
+    assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot" in capsys.readouterr().err

@@ -1,0 +1,59 @@
+"""The pages hold what the rows say, and the committed ones what the committed rows say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from study.cli import main
+from study.page import render
+from study.rows import CLAIMS, Rows
+from tests.study.conftest import MakeRows
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+RESULTS, DOCS = REPOSITORY / "study" / "results", REPOSITORY / "docs"
+
+
+def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None:
+    made = render(Rows(RESULTS))
+    assert {"study.md", "when-filtering-pays.md"} < made.keys()
+    for name, content in made.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == content, (
+            f"docs/{name} is not what the rows give: python -m study --output study/results --page docs"
+        )
+    drawn = {f"images/{path.name}" for path in (DOCS / "images").glob("study-*.svg")}
+    assert drawn == {name for name in made if name.endswith(".svg")}
+
+
+def test_the_committed_rows_have_their_items_and_no_others() -> None:
+    rows = Rows(RESULTS)
+    keys = {row.arm.key for claim in CLAIMS for row in rows.read(claim)}
+    assert keys == {path.stem for path in (RESULTS / "items").glob("*.npz")}
+
+
+def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows: MakeRows) -> None:
+    make_rows({"all": 0.0, "random": -0.3, "kept": 0.3}, budget=1000, repeats=1.0)
+    rows = make_rows({"all": 0.0, "random": -0.3, "kept": -0.2}, budget=4000, repeats=4.0)
+    made = render(rows)
+    page = made["study.md"]
+    assert page.count("kept by CAT \u2212 all") == 2
+    assert "- 3 of 4 comparisons go the way of the claim." in page
+    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+2", page, re.MULTILINE)
+    assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
+    assert page.count("No rows yet.") == 3
+    table = made["when-filtering-pays.md"]
+    assert table.count("| natural | all |") == 2 and "| 4.0 |" in table
+
+
+def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Path) -> None:
+    rows = make_rows({"all": 0.0, "kept": 0.3})
+    assert main(["--output", str(rows.folder), "--page", str(tmp_path / "docs")]) == 0
+    assert (tmp_path / "docs" / "study.md").read_text() == render(rows)["study.md"]
+    assert (tmp_path / "docs" / "images" / "study-cat.svg").is_file()
+
+
+def test_pages_of_no_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", str(tmp_path), "--page", str(tmp_path / "docs")]) == 2
+    assert "`make study` makes them" in capsys.readouterr().err

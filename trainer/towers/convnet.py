@@ -1,0 +1,28 @@
+"""A small network for small images, trained from scratch in minutes on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class ConvNet(nn.Module):
+    """(b, 3, side, side) images to (b, embed_dim): stages of a 3 x 3 convolution with stride 2, batch norm and
+    ReLU, then the mean over places and a linear map."""
+
+    def __init__(self, embed_dim: int, *, image_size: int, widths: Sequence[int] = (32, 64, 128, 256)):
+        super().__init__()
+        self.input_shape = (3, image_size, image_size)
+        stages, last = list[nn.Module](), 3
+        for width in widths:
+            stages += [nn.Conv2d(last, width, 3, 2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(True)]
+            last = width
+        self.trunk = nn.Sequential(*stages)
+        self.projection = nn.Linear(last, embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images with channels last in memory are faster on a CPU."""
+        seen = self.trunk(images.contiguous(memory_format=torch.channels_last))
+        return self.projection(seen.mean(dim=(2, 3)))

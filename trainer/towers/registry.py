@@ -1,0 +1,74 @@
+"""Towers by name: `tower: convnet` in an architecture's vision_cfg or text_cfg, the other keys being its settings.
+
+A tower is a `torch.nn.Module` whose constructor takes `embed_dim`, the size of the joint embedding, and its settings.
+
+- An image tower has `input_shape`, (d,) for features or (3, side, side) for images, and maps (b, *input_shape) to
+  (b, embed_dim).
+- A text tower takes `vocab_size` and `context_length` as well, and maps ids (b, context_length) to (b, embed_dim). Id 0
+  fills up short captions.
+
+Anything with these can be named as `package.module:Class`; no registration is needed then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from common.naming import nearest
+from trainer.towers.convnet import ConvNet
+from trainer.towers.feature_mlp import FeatureMlp
+from trainer.towers.text import BagOfWords, WordTransformer
+
+TOWERS: dict[str, type[nn.Module]] = {
+    "feature_mlp": FeatureMlp,
+    "convnet": ConvNet,
+    "bag_of_words": BagOfWords,
+    "word_transformer": WordTransformer,
+}
+"""Name to class."""
+
+
+class BadTower(ValueError):
+    """A tower is unknown or does not take its settings; the message names it."""
+
+
+def register(name: str, tower: type[nn.Module]) -> None:
+    """Make a tower known by a name. Raises ValueError where the name is taken."""
+    if TOWERS.get(name, tower) is not tower:
+        raise ValueError(f"there is a tower called {name} already, {TOWERS[name].__name__}; take another name")
+    TOWERS[name] = tower
+
+
+def is_own(settings: Mapping[str, Any]) -> bool:
+    """Whether a vision_cfg or text_cfg names a tower of this registry, not one of open_clip."""
+    return "tower" in settings
+
+
+def build_tower(settings: Mapping[str, Any], embed_dim: int, **given: Any) -> nn.Module:
+    """The tower that `settings` name, with the other settings. Raises `BadTower`."""
+    name = str(settings["tower"])
+    try:
+        return _found(name)(embed_dim, **{key: value for key, value in settings.items() if key != "tower"}, **given)
+    except TypeError as error:
+        raise BadTower(f"the tower {name} does not take its settings: {error}") from error
+
+
+def _found(name: str) -> type[nn.Module]:
+    if name in TOWERS:
+        return TOWERS[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise BadTower(
+            f"there is no tower {name!r}{nearest(name, TOWERS)}; choose {', '.join(TOWERS)}, or package.module:Class"
+        )
+    try:
+        tower = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise BadTower(f"the tower {name} cannot be imported: {error}") from error
+    if not (isinstance(tower, type) and issubclass(tower, nn.Module)):
+        raise BadTower(f"the tower {name} is no torch.nn.Module")
+    return tower

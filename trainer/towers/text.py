@@ -1,0 +1,70 @@
+"""Small text towers, whose ids are words or BPE tokens; id 0 is padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def _embedding(vocab_size: int, width: int) -> nn.Embedding:
+    """Vectors that start small: large ones would hardly move in the few steps that these towers are for."""
+    embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+    nn.init.normal_(embedding.weight, std=0.02)
+    with torch.no_grad():
+        embedding.weight[0] = 0
+    return embedding
+
+
+class BagOfWords(nn.Module):
+    """(b, context) ids to (b, embed_dim): the mean of word vectors, and an MLP on it."""
+
+    def __init__(self, embed_dim: int, *, vocab_size: int, context_length: int, width: int = 128, hidden: int = 256):
+        super().__init__()
+        self.context_length = context_length
+        self.embedding = _embedding(vocab_size, width)
+        self.mlp = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, embed_dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Captions without any id are the MLP of zeros."""
+        words = (ids != 0).sum(dim=1, keepdim=True).clamp(min=1)
+        return self.mlp(self.embedding(ids).sum(dim=1) / words)
+
+
+class WordTransformer(nn.Module):
+    """(b, context) ids to (b, embed_dim): a transformer (pre-norm) over word and place vectors, whose mean over the
+    words of the caption is mapped."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        *,
+        vocab_size: int,
+        context_length: int,
+        width: int = 128,
+        layers: int = 2,
+        heads: int = 4,
+        hidden: int = 512,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.context_length = context_length
+        self.embedding = _embedding(vocab_size, width)
+        self.places = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, heads, hidden, dropout, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.projection = nn.Linear(width, embed_dim)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """A caption without any id sees its padding."""
+        padding = ids == 0
+        padding = padding & ~padding.all(dim=1, keepdim=True)
+        seen = self.embedding(ids) + self.places[: ids.shape[1]]
+        for block in self.blocks:
+            seen = block(seen, src_key_padding_mask=padding)
+        kept = (~padding).unsqueeze(2)
+        return self.projection((self.norm(seen) * kept).sum(dim=1) / kept.sum(dim=1))

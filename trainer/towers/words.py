@@ -1,0 +1,52 @@
+"""Captions to ids of whole words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+PADDING, UNKNOWN, _SPECIAL = 0, 1, 2
+
+
+def words_of(caption: str) -> list[str]:
+    """Its words in lower case; digits count as letters."""
+    return _WORD.findall(caption.lower())
+
+
+def frequent_words(captions: Iterable[str], at_least: int = 2) -> list[str]:
+    """Words that occur that often, the most frequent first: a vocabulary."""
+    counts = Counter(word for caption in captions for word in words_of(caption))
+    return sorted((word for word, count in counts.items() if count >= at_least), key=lambda word: (-counts[word], word))
+
+
+def read_words(path: Path) -> list[str]:
+    """A vocabulary from a file with a word in each line. Raises OSError, and ValueError where there are none, or one
+    twice."""
+    words = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not words or len(set(words)) < len(words):
+        raise ValueError(f"{path} holds {len(words)} words, {len(set(words))} different ones")
+    return words
+
+
+class WordTokenizer:
+    """Captions to (n, context_length) int64: 0 is padding, 1 any word outside the vocabulary, word w of it w + 2.
+    Longer captions are cut."""
+
+    def __init__(self, words: Sequence[str], context_length: int):
+        self.context_length, self.vocab_size = context_length, len(words) + _SPECIAL
+        self._ids = {word: number + _SPECIAL for number, word in enumerate(words)}
+
+    def __call__(self, captions: str | Sequence[str]) -> Tensor:
+        captions = [captions] if isinstance(captions, str) else captions
+        most, known, padding = self.context_length, self._ids, [PADDING] * self.context_length
+        rows = []
+        for caption in captions:
+            found = [known.get(word, UNKNOWN) for word in words_of(caption)[:most]]
+            rows.append(found + padding[len(found) :])
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(rows), most)
