@@ -36,7 +36,6 @@ TRAIN = [
     "open_clip_torch==3.3.0",
     "timm",
     "safetensors",
-    "huggingface_hub",  # python -m trainer.hub; open_clip brings it too
     "tensorboard",
     "pillow>=12.1.1,<13",
     "numpy",
