@@ -10,12 +10,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.files import publish_bytes
+from study.claims.negatives import ranks_by_scale
 from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
 from study.rows import CLAIMS, Row, Rows
 from study.tables import TABLES, Line, lines
 from study.words import change, table_in_markdown, verdicts_in_words
 
-PAGES = ("study.md", "when-filtering-pays.md")
+PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
 """Templates in this folder with `.j2` behind, and their names below the documentation's."""
 
 
@@ -41,6 +42,7 @@ def render(rows: Rows) -> dict[str, str]:
         "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
         "lines": compared,
         "figures": set(figures),
+        "scales": ranks_by_scale(found["negatives"]),
         "made": {claim: _made(rows, each) for claim, each in found.items() if each},
     }
     pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}

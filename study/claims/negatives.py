@@ -85,18 +85,28 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     return metrics, items, notes
 
 
-def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
-    """Budget and beta to the initial scale of the lowest rank on the pairs that choose: the mean of its logarithm over
-    the seeds of the grid. This is `chosen` in `negatives.yaml`."""
-    ranks: dict[tuple[int, float, float], list[float]] = {}
+def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
+    """Budget, beta and initial scale to the geometric-mean rank on the pairs that choose, over the seeds of the grid."""
+    ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:
-            place = (row.arm.budget, row.arm.settings["beta"], row.arm.settings["scale"])
-            ranks.setdefault(place, []).append(float(np.log(row.metrics[CHOSEN_BY])))
-    best: dict[int, dict[float, float]] = {}
-    for budget, beta, start in sorted(ranks, key=lambda place: np.mean(ranks[place])):
-        best.setdefault(budget, {}).setdefault(beta, start)
-    return {budget: dict(sorted(best[budget].items())) for budget in sorted(best)}
+            of_beta = ranks.setdefault(row.arm.budget, {}).setdefault(row.arm.settings["beta"], {})
+            of_beta.setdefault(row.arm.settings["scale"], []).append(row.metrics[CHOSEN_BY])
+    return {
+        budget: {
+            beta: {start: float(np.exp(np.log(found).mean())) for start, found in sorted(starts.items())}
+            for beta, starts in sorted(betas.items())
+        }
+        for budget, betas in sorted(ranks.items())
+    }
+
+
+def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
+    """Budget and beta to the initial scale of the lowest rank: `chosen` in `negatives.yaml`."""
+    return {
+        budget: {beta: min(ranks, key=lambda start: ranks[start]) for beta, ranks in betas.items()}
+        for budget, betas in ranks_by_scale(rows).items()
+    }
 
 
 @lru_cache(maxsize=1)

