@@ -53,8 +53,8 @@ def named(captions: Sequence[Sequence[str]]) -> Named:
     flat = [text for each in captions for text in each]
     decided = decide_captions(CaptionAnnotator().annotate(flat), load_preset("paper").captions)
     names, at = concept_names(), np.repeat(np.arange(len(captions)), [len(each) for each in captions])
-    objects = [[names.object(text) for text in row] for row in decided.objects.to_pylist()]
-    attributes = [
+    objects: list[list[tuple[str, ...]]] = [[names.object(text) for text in row] for row in decided.objects.to_pylist()]
+    attributes: list[list[tuple[str, ...]]] = [
         [(one,) for one in names.attributes([pair["attribute"] for pair in row])]
         for row in decided.attributes.to_pylist()
     ]
@@ -113,7 +113,7 @@ def write_targets(
 ) -> None:
     """Predictions for the photographs of `pairs`, features (n, d), as `concepts.path` takes them: the targets of each
     pair of the file `name` are those of its photograph."""
-    kept = {head: top_k(classifier, features, K) for head, classifier in heads.items()}
+    kept = {head: top_k(classifier, features.astype(np.float16), K) for head, classifier in heads.items()}
     targets = ShardTargets(
         shard=name,
         keys=tuple(pair_keys(name, len(pairs.captions))),

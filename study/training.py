@@ -97,7 +97,7 @@ class Trained:
             f"{name}/t2i": text_to_image_ranks(images, texts, pairs.image, strict=True) + 1,
             f"{name}/i2t": image_to_text_ranks(images, texts, pairs.image, strict=True) + 1,
         }
-        metrics = {}
+        metrics: dict[str, float] = {}
         for items, found in ranks.items():
             metrics |= {f"{items}/R@{k}": float(100 * hits(found - 1, k).mean()) for k in RECALLS}
             metrics[f"{items}/gm_rank"] = float(np.exp(np.log(found).mean()))

@@ -96,7 +96,8 @@ def _words(path: Path) -> list[str]:
 def input_shape(clip: DualEncoder, model: dict[str, Any]) -> tuple[int, ...]:
     """Of what the image tower takes: (3, side, side), or (d,) of features."""
     if is_own(model["vision_cfg"]):
-        return tuple(clip.visual.input_shape)
+        shape: tuple[int, ...] = clip.visual.input_shape
+        return shape
     side = image_size(model)
     return (3, side, side)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,11 +82,12 @@ def _bytes_per_pair(
     found = slope()
     if any(getattr(module, "grad_checkpointing", False) for module in student.modules()):
         # Autograd keeps the inputs of blocks; the backward pass has the activations of one block at a time as well.
-        student.clip.set_grad_checkpointing(False)
+        clip: Any = student.clip
+        clip.set_grad_checkpointing(False)
         try:
             found += slope() // _blocks(student.clip.visual)
         finally:
-            student.clip.set_grad_checkpointing(True)
+            clip.set_grad_checkpointing(True)
     return found
 
 

@@ -47,7 +47,8 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
     pool, words = _pool(arm.pool, data)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
     model = trained(HERE / "features.yaml", pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
-    metrics, items = {}, {}
+    metrics: dict[str, float] = {}
+    items: dict[str, NDArray[Any]] = {}
     photographs = data.flickr8k("test")
     for name, pairs in {
         "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),

@@ -68,7 +68,8 @@ def _targets(arm: str, data: Data) -> tuple[Path, dict[str, Any]]:
     train, web = data.flickr8k("train"), data.web()
     features = train.images * web.deviation + web.mean  # as the teacher gives them
     if arm == "imagenet":
-        heads, about = imagenet_head(), {}
+        heads = imagenet_head()
+        about: dict[str, Any] = {}
     else:
         known = named(train.captions)
         heads = concept_heads(train.keys, features, known)

@@ -76,7 +76,8 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
         photographs = data.flickr8k("test")
         test = Pairs.of_each(photographs.images, photographs.captions)
         measured = {"flickr8k-test": test, "web-held": web_held(web, 1)}
-    metrics, items = {}, {}
+    metrics: dict[str, float] = {}
+    items: dict[str, NDArray[Any]] = {}
     for name, of in measured.items():
         found, ranks = model.retrieval(name, of)
         metrics |= found
@@ -86,7 +87,7 @@ def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]]
 
 
 def ranks_by_scale(rows: Sequence[Row]) -> dict[int, dict[float, dict[float, float]]]:
-    """Budget, beta and initial scale to the geometric-mean rank on the pairs that choose, over the seeds of the grid."""
+    """Budget, beta and initial scale to the geometric-mean rank on the pairs that choose, over the grid's seeds."""
     ranks: dict[int, dict[float, dict[float, list[float]]]] = {}
     for row in rows:
         if row.arm.settings.get("stage") == TUNING:

@@ -27,6 +27,9 @@ class TowerPair(nn.Module):
     ):
         super().__init__()
         self.embed_dim = embed_dim
+        self.visual: Any
+        self.text: Any
+        self.logit_bias: Any
         vision, text = dict(vision_cfg), {key: value for key, value in text_cfg.items() if key not in _OF_TOKENIZER}
         self.visual = build_tower(vision, embed_dim) if is_own(vision) else _build_vision_tower(embed_dim, vision)
         if is_own(text):

@@ -43,6 +43,7 @@ class WordTransformer(nn.Module):
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
+        hidden: int = 512,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -51,7 +52,7 @@ class WordTransformer(nn.Module):
         self.places = nn.Parameter(0.01 * torch.randn(context_length, width))
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
+                width, heads, hidden, dropout, activation="gelu", batch_first=True, norm_first=True
             )
             for _ in range(layers)
         )
