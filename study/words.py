@@ -47,7 +47,7 @@ def verdicts_in_words(lines: Sequence[Line]) -> list[str]:
     """What holds, what is reversed, what could not be shown and from what size on it would have been: a sentence for
     each pair of arms on each pool and test set."""
     held = sum(line.verdict == "better" for line in lines)
-    said = [f"{held} of {len(lines)} comparisons go the way of the claim."]
+    said = [f"In {held} of {len(lines)} comparisons the first arm is better."]
     for verdict, what in (("worse", "Reversed"), ("open", "Not shown")):
         groups: dict[str, list[Line]] = {}
         for line in lines:

@@ -205,7 +205,8 @@ def test_extras_that_are_to_be_installed_exist() -> None:
 def _config(path: str) -> Any:
     from trainer.config_files import load_config
 
-    return load_config(path, base={"data": {"sources": [{"path": "/data/cat"}]}})
+    named = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("data", {})
+    return load_config(path, base={} if named else {"data": {"sources": [{"path": "/data/cat"}]}})
 
 
 READERS: dict[str, Callable[[str], Any]] = {

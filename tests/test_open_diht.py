@@ -52,7 +52,9 @@ def of_make(target: str, *variables: str) -> list[list[str]]:
         text=True,
         check=True,
     )
-    ours = re.findall(r"^(?:set -f; )?\.venv/bin/python -m ((?:pipelines|trainer|eval)\b.*)", done.stdout, re.MULTILINE)
+    ours = re.findall(
+        r"^(?:set -f; )?\.venv/bin/python -m ((?:pipelines|trainer|eval|study)\b.*)", done.stdout, re.MULTILINE
+    )
     return [shlex.split(line) for line in ours]
 
 

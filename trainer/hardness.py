@@ -26,11 +26,11 @@ def about_scale(config: Config, steps: int) -> str | None:
     if not isinstance(config.loss, HnNce) or config.model.warm_start:
         return None  # a warm start brings a scale that was learned
     beta, scale = config.loss.constants[1], 1 / config.model.temperature
-    fitting, reach = fitting_scale(beta), math.exp(config.optimizer.learning_rate * steps / 2)
-    if not beta or scale <= fitting * reach * 1.01:
+    fitting, reach = fitting_scale(beta), config.optimizer.learning_rate * steps / 2
+    if not beta or math.log(scale / fitting) <= reach + 0.01:
         return None
     return (
         f"loss.beta {beta:g} at model.temperature {config.model.temperature:g}, a scale of {scale:.3g}: {steps:,} "
-        f"steps can change it by a factor of about {reach:.3g}, and hard negatives would weigh too much; "
+        f"steps can change it by a factor of about {math.exp(reach):.3g}, and hard negatives would weigh too much; "
         f"model.temperature={1 / fitting:.2g} (a scale of {fitting:.3g}) starts lower, or loss.beta=0 does without"
     )

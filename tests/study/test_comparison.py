@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from study.comparison import HITS, R10, RANK, Measure, Side, compare, corrected
+from study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
 from study.rows import BrokenRows, Rows
 from tests.study.conftest import CAPTIONS, IMAGES, MakeRows
 
@@ -19,6 +19,11 @@ def sides(rows: Rows, *arms: str) -> list[Side]:
     return [{row.arm.seed: row for row in found if row.arm.arm == arm} for arm in arms]
 
 
+def compared(rows: Rows, a: str, b: str, measure: Measure) -> Compared | None:
+    first, second = sides(rows, a, b)
+    return compare(rows, first, second, ITEMS, measure)
+
+
 def ranks(rows: Rows, side: Side) -> np.ndarray:
     """(seeds, images) mean logarithm of the ranks of an image's captions."""
     kept = [np.log(rows.items(side[seed].arm)[ITEMS].astype(float)) for seed in sorted(side)]
@@ -27,7 +32,7 @@ def ranks(rows: Rows, side: Side) -> np.ndarray:
 
 def test_a_rank_that_is_a_fifth_lower_is_found(make_rows: MakeRows) -> None:
     rows = make_rows({"all": 0.0, "kept": -math.log(0.8)})
-    found = compare(rows, *sides(rows, "all", "kept"), ITEMS, RANK)
+    found = compared(rows, "all", "kept", RANK)
     assert found is not None and found.difference == pytest.approx(-20, abs=4)
     assert found.low < found.difference < found.high < 0 and found.p < 1e-3
     assert found.b == pytest.approx(0.8 * found.a, rel=0.05)
@@ -38,9 +43,9 @@ def test_more_is_better_of_shares_and_less_of_ranks(make_rows: MakeRows) -> None
     rows = make_rows({"all": 0.0, "kept": 0.3, "same": 0.0})
     for measure in (RANK, R10):
         for arm, verdict in (("kept", "better"), ("same", "open")):
-            found = compare(rows, *sides(rows, "all", arm), ITEMS, measure)
+            found = compared(rows, "all", arm, measure)
             assert found is not None and corrected([found])[0].verdict == verdict
-        back = compare(rows, *sides(rows, "kept", "all"), ITEMS, measure)
+        back = compared(rows, "kept", "all", measure)
         assert back is not None and corrected([back])[0].verdict == "worse"
 
 
@@ -71,13 +76,13 @@ def test_captions_of_one_image_are_no_observations_of_their_own(make_rows: MakeR
 
 def test_two_seeds_say_too_little(make_rows: MakeRows) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.5}, seeds=(0, 1))
-    assert compare(rows, *sides(rows, "all", "kept"), ITEMS, RANK) is None
+    assert compared(rows, "all", "kept", RANK) is None
 
 
 def test_only_common_seeds_are_compared(make_rows: MakeRows) -> None:
     make_rows({"all": 0.0}, seeds=range(4))
     rows = make_rows({"kept": 0.5}, seeds=range(1, 6))
-    found = compare(rows, *sides(rows, "all", "kept"), ITEMS, RANK)
+    found = compared(rows, "all", "kept", RANK)
     assert found is not None and found.seeds == 3
 
 
@@ -96,7 +101,7 @@ def test_arms_that_were_measured_on_other_items_are_refused(make_rows: MakeRows)
 
 def test_a_table_is_corrected_for_all_that_it_compares(make_rows: MakeRows) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.1})
-    found = compare(rows, *sides(rows, "all", "kept"), ITEMS, RANK)
+    found = compared(rows, "all", "kept", RANK)
     assert found is not None and 0.05 / 60 < found.p < 0.05
     assert corrected([found])[0].verdict == "better"
     assert {one.verdict for one in corrected([found] * 60)} == {"open"}

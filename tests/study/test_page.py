@@ -39,8 +39,8 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     made = render(rows)
     page = made["study.md"]
     assert page.count("kept by CAT \u2212 all") == 2
-    assert "- 3 of 4 comparisons go the way of the claim." in page
-    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+2", page, re.MULTILINE)
+    assert "- In 3 of 4 comparisons the first arm is better." in page
+    assert re.search(r"^- Reversed: kept by CAT against all, natural, on flickr8k-test: rank \+", page, re.MULTILINE)
     assert "images/study-cat.svg" in page and made["images/study-cat.svg"].count("<circle") == 4
     assert page.count("No rows yet.") == 3
     table = made["when-filtering-pays.md"]

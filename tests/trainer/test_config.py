@@ -80,7 +80,7 @@ def test_every_field_has_a_docstring() -> None:
         (["check.templates=[a photo]"], "a template holds {} exactly once"),
         (["schedule.samples=1000"], "either schedule.samples or schedule.epochs"),
         (["loss.alpha=0"], "set mask_duplicates to false"),
-        (["model.max_scale=5"], "means a scale of 14.29, above model.max_scale"),
+        (["model.max_scale=5"], "means a scale of 6.667, above model.max_scale"),
         (["data.sources=[]"], "data.sources is empty"),
         (["check.templates={"], r"check\.templates=\{, line 1, column 2: not YAML"),
     ],
@@ -116,7 +116,7 @@ def test_unknown_names(tmp_path: Path) -> None:
 
 
 def test_data_is_needed() -> None:
-    with pytest.raises(BadConfig, match=r"data.sources is missing"):
+    with pytest.raises(BadConfig, match=r"data.sources is empty: name at least one folder of shards, or data.features"):
         load_config("tiny")
 
 

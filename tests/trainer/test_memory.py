@@ -51,7 +51,7 @@ def per_pair(student: Student) -> int:
 def test_what_a_pair_keeps_is_what_autograd_holds() -> None:
     """Growing a batch by a pair grows what is kept by as much, whatever its size; what saves memory is seen."""
     student, tokens = tiny(), torch.ones(1, 16, dtype=torch.int64)
-    kept = [memory._kept(student, pairs, 32, tokens, nullcontext) for pairs in (3, 8)]
+    kept = [memory._kept(student, pairs, (3, 32, 32), tokens, nullcontext) for pairs in (3, 8)]
     plain = per_pair(student)
     assert kept[1] - kept[0] == 5 * plain > 5 * 4 * 17 * 64 * 4 * 4  # 17 tokens of width 64 in 4 blocks, several times
     assert per_pair(tiny(patch_dropout=0.5)) < 0.7 * plain

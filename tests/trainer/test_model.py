@@ -294,7 +294,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_batch_norms_need_weights() -> None:
     shape = {**TIMM, "vision_cfg": {"timm_model_name": "test_resnet", "timm_proj": "linear", "image_size": 160}}
-    with pytest.raises(BadWeights, match=r"batch norms, whose statistics are not trained"):
+    with pytest.raises(BadWeights, match=r"batch norms, whose statistics are kept as they start"):
         student_of(shape)
 
 
