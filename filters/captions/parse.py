@@ -241,5 +241,6 @@ def _parses(
     first = 0
     for text, length in zip(texts, tokens.lengths.tolist(), strict=True):
         here = slice(first, first + length)
-        yield Parse(text, tokens.words[here], *(column[here] for column in columns), vectors=vectors[here])
+        starts, labels, arcs, parents = (column[here] for column in columns)
+        yield Parse(text, tokens.words[here], starts, labels, arcs, parents, vectors[here])
         first += length

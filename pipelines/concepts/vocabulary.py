@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,7 @@ class VocabularyStage(Stage):
 
     layout: Layout
     kept: StorePath
-    fingerprint: Fingerprints
+    fingerprint: Fingerprints | Mapping[str, str]
     name: str = field(default="vocabulary", init=False)
     planned = False
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.command_line import WrongUse
-from pipelines.concepts import identity
+from pipelines.concepts import devices, identity
 from pipelines.concepts.identity import precision_of, record_path, seen, settle
 from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.store.layout import Layout
@@ -66,7 +66,7 @@ def test_another_precision_is_another_feature(filtered: Any, make: Any) -> None:
     make(data, precision="fp32")
     commit = data / "concepts/work/features/commits/00000-00000-000.json"
     before = json.loads(commit.read_text())["fingerprint"]
-    if identity.computes_bf16("cpu"):
+    if devices.computes_bf16("cpu"):
         rows = np.load(data / "concepts/work/features/data/00000-00000-000.npy").astype(np.float32)
         make(data, precision="bf16")
         assert json.loads(commit.read_text())["fingerprint"] != before
