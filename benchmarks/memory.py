@@ -17,7 +17,7 @@ from functools import partial
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainer.architecture import image_size, tokenizer
+from trainer.architecture import input_shape, tokenizer
 from trainer.config_files import load_config
 from trainer.memory import DoesNotFit, need
 from trainer.model import build_student
@@ -35,8 +35,8 @@ def row(name: str) -> str:
     with FakeTensorMode(allow_non_fake_inputs=True):
         student, architecture, _ = build_student(config.model, config.concepts, {})
         student.train()
-        size, tokens = image_size(architecture), tokenizer(architecture)(["a caption"])
-        needed = need(student, (3, size, size), tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
+        shape, tokens = input_shape(student.clip, architecture), tokenizer(architecture)(["a caption"])
+        needed = need(student, shape, tokens, pairs, RANKS, partial(autocast, config, torch.device("cpu")))
     weights = 4 * sum(parameter.numel() for parameter in student.parameters())
     cells = []
     for gib in GPUS_GIB:

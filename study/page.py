@@ -57,7 +57,9 @@ def _figures(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[
         "negatives": lambda: negatives_figure(rows),
         "fewshot": lambda: fewshot_figure(compared["fewshot"]),
     }
-    return {claim: how[claim]() for claim in CLAIMS if compared[claim] and found[claim]}
+    if not ranks_by_scale(found["negatives"]):
+        del how["negatives"]  # a shorter study has no grid of scales
+    return {claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]}
 
 
 def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:

@@ -47,6 +47,12 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     assert table.count("| natural | all |") == 2 and "| 4.0 |" in table
 
 
+def test_a_shorter_study_without_the_grid_of_scales_has_its_pages_all_the_same(make_rows: MakeRows) -> None:
+    made = render(make_rows({"beta-0": 0.0, "beta-1": 0.3}, claim="negatives", pool="tuned"))
+    assert "images/study-negatives.svg" not in made
+    assert "| tuned | flickr8k-test | 1,000 | 1 |" in made["which-beta.md"] and "InfoNCE" in made["study.md"]
+
+
 def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Path) -> None:
     rows = make_rows({"all": 0.0, "kept": 0.3})
     assert main(["--output", str(rows.folder), "--page", str(tmp_path / "docs")]) == 0

@@ -1,0 +1,80 @@
+"""A trained model to a hub: `python -m trainer.hub WORKDIR/export hf://owner/name`.
+
+All files of the folder come in one commit, so nobody meets half a model; open_clip then loads `hf-hub:owner/name`. The
+token comes from the environment (`HF_TOKEN`), and so does the address of another hub (`HF_ENDPOINT`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.command_line import OK, Parser, WrongUse, exit_status, say
+from trainer.export import CARD, DESCRIPTION, WEIGHTS
+
+_SCHEME = "hf://"
+
+
+class CannotPush(RuntimeError):
+    """The hub did not take the model; the message says why."""
+
+
+def push(folder: Path, target: str, *, private: bool = False, message: str = "Model of open-diht") -> str:
+    """Publish an exported model as `hf://owner/name`, a repository that is made where there is none; the address of
+    the commit. Raises `WrongUse` where folder, target or token are not there, `CannotPush`."""
+    repository = _repository(target)
+    missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (folder / name).is_file()]
+    if missing:
+        raise WrongUse(f"{folder} is no exported model, {missing[0]} is missing; name the folder WORKDIR/export")
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise WrongUse("HF_TOKEN is not set: put a token there that may write to the repository")
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token, endpoint=os.environ.get("HF_ENDPOINT"))
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.create_commit(
+            repository,
+            [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
+            commit_message=message,
+        )
+    except Exception as error:  # the hub's client and those that it stands on share no error class
+        raise CannotPush(
+            f"{target} at {api.endpoint} cannot be written: {type(error).__name__}: {str(error).splitlines()[0]}; the "
+            f"model stays in {folder}, the same command tries again"
+        ) from error
+    return str(done.commit_url)
+
+
+def _repository(target: str) -> str:
+    owner, _, name = target.removeprefix(_SCHEME).partition("/")
+    if not target.startswith(_SCHEME) or not owner or not name or "/" in name:
+        raise WrongUse(f"{target!r} is no hf://owner/name")
+    return f"{owner}/{name}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m trainer.hub", description="Publish an exported model on the Hugging Face hub.")
+    parser.add_argument("folder", help="WORKDIR/export of a training, or what python -m trainer.released wrote")
+    parser.add_argument("target", help="hf://owner/name")
+    parser.add_argument("--private", action="store_true", help="where the repository is made: not for everybody")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+
+    def run() -> int:
+        options = _parser().parse_args(arguments)
+        say(f"published: {push(Path(options.folder), options.target, private=options.private)}")
+        return OK
+
+    return exit_status(run, failed=(CannotPush,))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
