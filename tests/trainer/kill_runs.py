@@ -134,6 +134,8 @@ def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: in
     draw = random.Random(seed)
     at, reached, lost = [], 0, 0
     for number in range(kills):
+        if reached == max(expected):  # it came to its end before the signal
+            break
         children = start(config, killed, world)
         if how == "stop":
             step, pause_s = draw.randint(reached + 1, max(reached + 1, max(expected) - 2)), draw.uniform(0, 0.2)
