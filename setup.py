@@ -69,6 +69,7 @@ EXTRAS = {
         "font-roboto",
         "font-source-serif-pro",
     ],
+    "video": ["av"],  # UCF101's frames: make bench-data TASK=ucf101
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
     "docs": [

@@ -124,7 +124,7 @@ def _bench(options: argparse.Namespace) -> int:
     try:
         model = load_model(
             options.model,
-            data=data,
+            data=data_root(),  # models belong to no data set
             pretrained=options.pretrained,
             device=_device(options.device),
             precision=options.precision,
