@@ -59,6 +59,7 @@ EXTRAS = {
         *TRAIN,
         *TEACHER,
         "scipy",  # quantiles of Student's t
+        "scikit-learn",  # the full linear probe
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it

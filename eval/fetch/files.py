@@ -1,4 +1,4 @@
-"""Sets that their authors publish as files and archives: what a task's `fetch` entry lists, put where its sources look."""
+"""Sets that are published as files and archives: what a task's `fetch` entry lists, put where its sources look."""
 
 from __future__ import annotations
 
@@ -61,12 +61,8 @@ def unpack(archive: Path, members: Mapping[str, Path]) -> None:
     try:
         with zipfile.ZipFile(archive) as packed:
             for inside, target in members.items():
-                names = [
-                    one
-                    for one in packed.namelist()
-                    if one == inside or (inside.endswith("/") and one.startswith(inside))
-                ]
-                names = [one for one in names if not one.endswith("/")]
+                files = [one for one in packed.namelist() if not one.endswith("/")]
+                names = [one for one in files if one == inside or (inside.endswith("/") and one.startswith(inside))]
                 if not names:
                     raise FetchFailed(f"{archive} has no {inside}; it was changed at its source")
                 if not inside.endswith("/"):

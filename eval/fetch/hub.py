@@ -51,8 +51,8 @@ class HubSet:
                 answer = requests.get(url, headers=headers, timeout=WAIT_S)
                 if answer.status_code in (401, 403, 404):
                     raise FetchFailed(
-                        f"{self.name}: the hub shows no such data set ({answer.status_code}); where it has terms, accept "
-                        f"them on its page and set {TOKEN_VARIABLE}"
+                        f"{self.name}: the hub shows no such data set ({answer.status_code}); where it has terms, "
+                        f"accept them on its page and set {TOKEN_VARIABLE}"
                     )
                 answer.raise_for_status()
                 found += answer.json()

@@ -1,8 +1,8 @@
 """UCF101 as images: the middle frame of every video of its first split, as CLIP and CoOp take it.
 
-`ucf101/test/<Class>/<video>.jpg` of test list 1, and `ucf101/train/...` of train list 1 for few-shot. A frame comes from
-decoding: the number of frames that a video's header states is not always the number there are. PyAV (extra `video`)
-decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpack.
+`ucf101/test/<Class>/<video>.jpg` of test list 1, and `ucf101/train/...` of train list 1 for few-shot. A frame comes
+from decoding: the number of frames that a video's header states is not always the number there are. PyAV (extra
+`video`) decodes; the videos are a RAR archive, which bsdtar (libarchive), unrar or 7z unpack.
 """
 
 from __future__ import annotations
