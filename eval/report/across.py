@@ -40,7 +40,8 @@ def across(tasks: Sequence[TaskRows], folder: Path) -> list[Across]:
         found.append(
             Across(name=one.task, metric="effective robustness", value=one.value, low=one.low, high=one.high, how=how)
         )
-    return found + [one for name in suite_names() if (one := _of_suite(load_suite(name), tasks, folder))]
+    averaged = (_of_suite(load_suite(name), tasks, folder) for name in suite_names())
+    return found + [one for one in averaged if one is not None]
 
 
 def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across | None:

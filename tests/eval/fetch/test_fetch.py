@@ -20,12 +20,13 @@ from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import FetchFailed, WrongUse
 from eval.fetch.__main__ import main
-from eval.fetch.demo import fetch_stamps, find_stamps
+from eval.fetch.demo import fetch_stamps
 from eval.fetch.download import NotThere, download
 from eval.fetch.fetcher import Fetcher, Remote
 from eval.fetch.files import fetch_files, unpack
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
+from eval.fetch.stamps import find_stamps
 from eval.tasks import load_suite
 
 
