@@ -64,6 +64,7 @@ EXTRAS = {
         *TRAIN,
         *TEACHER,
         "scipy",  # quantiles of Student's t
+        "scikit-learn",  # the full linear probe
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
@@ -75,6 +76,7 @@ EXTRAS = {
         "font-roboto",
         "font-source-serif-pro",
     ],
+    "video": ["av"],  # UCF101's frames: make bench-data TASK=ucf101
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
     "docs": [

@@ -62,6 +62,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="few-shot: draws of the shots (default 3, the fewest with intervals)",
     )
     parser.add_argument(
+        "--linear-probe", action="store_true", help="also a probe on all training images, as CLIP's: encodes them all"
+    )
+    parser.add_argument(
         "--power", action="store_true", help="say which differences the tasks could show, before anything is measured"
     )
     parser.add_argument("--list", action="store_true", help="list suites and tasks, and stop")
@@ -124,7 +127,7 @@ def _bench(options: argparse.Namespace) -> int:
     try:
         model = load_model(
             options.model,
-            data=data,
+            data=data_root(),  # models belong to no data set
             pretrained=options.pretrained,
             device=_device(options.device),
             precision=options.precision,
@@ -152,7 +155,7 @@ def _bench(options: argparse.Namespace) -> int:
             output=output,
             memo=memo,
             group=group,
-            options=Options(strict_ties=options.strict_ties, shots=shots),
+            options=Options(strict_ties=options.strict_ties, shots=shots, linear_probe=options.linear_probe),
             say=tell,
         )
         rows = [result.row() for result in run.results]

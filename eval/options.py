@@ -23,3 +23,5 @@ class Options:
     """Retrieval: count every equal score against the model."""
     shots: Shots | None = field(default_factory=Shots)
     """Few-shot points of the tasks that have a training split; None measures none."""
+    linear_probe: bool = False
+    """Also fit a probe on all of the training split."""

@@ -8,7 +8,7 @@ from typing import Any
 from common.files import publish_json
 from common.ranks import Ranks
 from eval import protocol
-from eval.data import DataSet, Memo, class_names, open_support, shared_images, templates
+from eval.data import DataSet, Images, Memo, class_names, open_support, shared_images, templates
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
@@ -77,22 +77,31 @@ def evaluate_few_shot(
         record["templates"] = protocol.texts_record(prompts, prompted.source)
         record["truncated_texts"] = truncated
         record["ties"] = "lowest class index"
-        record["support"] = {
-            "place": support.place,
-            "split": protocol.split_of(task.support, support),
-            "images": len(keys),
-            "images_sha256": support.images.fingerprint,
-            "labels_sha256": support.label_hash,
-            "shots": f"few_shot/{task.name}.json",
-        }
-        overlap = shared_images(pool.images, data.images)
-        record["support"] |= {"drawn": len(chosen), "also_test": None if overlap is None else len(overlap)}
-        if overlap:
-            record["support"]["warning"] = (
-                f"{len(overlap)} of {len(chosen)} shots are also test images, which makes few-shot numbers too high"
-            )
+        record["support"], overlap = support_record(task, support, pool.images, data, "shots")
+        record["support"]["shots"] = f"few_shot/{task.name}.json"
         record["chance"] = 1 / len(names)
         rows = found.rows(task.name, record)
         publish_json(output / "few_shot" / f"{task.name}.json", {**found.record(), "also_test": overlap})
         found.predictions(list(data.images.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
     return [Result(**row) for row in group.share(rows)]
+
+
+def support_record(
+    task: Task, support: DataSet, drawn: Images, data: DataSet, what: str
+) -> tuple[dict[str, Any], list[str] | None]:
+    """The training split `support` in a protocol record, with a warning where some of the images `drawn` from it, which
+    are called `what`, are also test images; and the keys of those, None where that cannot be seen."""
+    overlap = shared_images(drawn, data.images)
+    record: dict[str, Any] = {
+        "place": support.place,
+        "split": protocol.split_of(task.support, support),
+        "images": len(support.images.keys),
+        "images_sha256": support.images.fingerprint,
+        "labels_sha256": support.label_hash,
+        "drawn": len(drawn.keys),
+        "also_test": None if overlap is None else len(overlap),
+    }
+    if overlap:
+        count = f"{len(overlap)} of {len(drawn.keys)} {what}"
+        record["warning"] = f"{count} are also test images, which makes the number too high"
+    return record, overlap

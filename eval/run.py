@@ -16,6 +16,7 @@ from eval.data import DataSet, Memo, open_support
 from eval.errors import DataBroken, DataMissing
 from eval.features import FeatureCache
 from eval.hashes import sha256_of
+from eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
 from eval.options import Options
 from eval.probing import FEW_SHOT_RULES, evaluate_few_shot
 from eval.records import read_record
@@ -99,6 +100,8 @@ def _evaluated(
     began = time.perf_counter()
     outcome = KINDS[task.kind].measure(task, content, cache, group, options)
     results = list(outcome.results)
+    if options.linear_probe:
+        results += evaluate_linear_probe(task, content, cache, root=data, memo=memo, group=group)
     if options.shots is not None:
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
@@ -133,8 +136,8 @@ def _kept(record: Path, key: str, output: Path) -> list[Result] | None:
 
 
 def _support_hash(task: Task, test: DataSet, data: Path, memo: Memo, options: Options) -> str | None:
-    """sha256 of the training split that few-shot draws from; None where none is asked for, at hand, or usable."""
-    if options.shots is None or not task.support:
+    """sha256 of the training split that probes are fitted on; None where none is asked for, at hand, or usable."""
+    if (options.shots is None and not options.linear_probe) or not task.support:
         return None
     try:
         support = open_support(task, test, data, memo)
@@ -154,7 +157,7 @@ def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, o
         cache.model.fingerprint,
         dataclasses.asdict(options),
         protocol.software(),
-        [protocol.SHARED_RULES, KINDS[task.kind].rules, FEW_SHOT_RULES],
+        [protocol.SHARED_RULES, KINDS[task.kind].rules, FEW_SHOT_RULES, LINEAR_PROBE_RULES],
     ]
     return sha256_of(parts)
 

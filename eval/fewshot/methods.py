@@ -141,6 +141,19 @@ METHODS: dict[str, Callable[[Support], Fitted]] = {
 }
 
 
+ASKED = {"text-or-zero": ("probe", "random-init")}
+"""Methods that ask others, whose work on the same support set is kept for them."""
+
+
+def fitted_together(methods: Sequence[str]) -> list[tuple[str, ...]]:
+    """The methods in parts that may be fitted apart, the dearest first: a method is with those that it asks."""
+    joined = {one: name for name, others in ASKED.items() if name in methods for one in (*others, name)}
+    parts: dict[str, list[str]] = {}
+    for method in methods:
+        parts.setdefault(joined.get(method, method), []).append(method)
+    return sorted((tuple(part) for part in parts.values()), key=len, reverse=True)
+
+
 def _delta(support: Support, logits: float) -> float:
     return absolute_radius(logits / support.logit_scale, support.classifier)
 

@@ -41,7 +41,8 @@ def load_model(
 ) -> Model:
     """The model that `word` names:
 
-    - `reference`: the offline reference encoder, from `data`/reference;
+    - `reference`: the offline reference encoder, from `data`/reference, where `data` is the data folder that holds
+      without `--data`;
     - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is taken);
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with

@@ -117,8 +117,8 @@ def _check(task: Task, place: str) -> None:
     if not task.sources:
         raise WrongUse(f"{place}: no sources")
     for source in (*task.sources, *task.support):
-        if source.path.startswith(("/", "~")) or ".." in Path(source.path).parts:
-            raise WrongUse(f"{place}: path {source.path!r} must lie below the data root")
+        if ".." in Path(source.path).parts:
+            raise WrongUse(f"{place}: path {source.path!r} leads out of the data folder; write it as an absolute one")
     for sources in (task.sources, task.support):
         if len({(one.layout, one.path) for one in sources}) != len(sources):
             raise WrongUse(f"{place}: two sources have the same layout and path")

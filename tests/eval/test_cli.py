@@ -290,3 +290,24 @@ def test_suites_and_tasks_can_be_listed(capsys: Any) -> None:
     assert cli.main(["--list"]) == 0
     said = capsys.readouterr().out
     assert "diht29" in said and "imagenet1k" in said and "fashion_mnist" in said
+
+
+def test_the_full_linear_probe_is_measured_on_request_and_kept(world: Any) -> None:
+    command = [*world["command"], "--linear-probe"]
+    assert cli.main(command) == 0
+    (probe,) = [row for row in rows(world) if row["metric"] == "top1, linear probe"]
+    assert probe["kind"] == "classification" and probe["protocol"]["linear_probe"]["tried"]
+    assert "12 of 12 training images are also test images" in probe["protocol"]["support"]["warning"]
+    assert "top1, linear probe" in (world["out"] / "report.html").read_text(encoding="utf-8")
+    before = rows(world)
+    assert cli.main(command) == 0 and rows(world) == before
+
+
+def test_models_are_looked_for_where_data_lies_by_default_whatever_data_says(
+    world: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "default"))
+    at = world["command"].index("--model") + 1
+    command = [*world["command"][:at], "reference", *world["command"][at + 1 :]]
+    assert cli.main(command) == 2
+    assert f"not in {tmp_path / 'default' / 'reference'}" in capsys.readouterr().err

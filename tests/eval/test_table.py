@@ -55,6 +55,15 @@ def test_latex_is_a_tabular_with_its_letters_escaped(folders: Any, capsys: Any) 
     assert "dogs\\_2 &" in said
 
 
+def test_a_page_has_every_model_and_number_and_loads_nothing(folders: Any, capsys: Any) -> None:
+    assert main([*folders, "--format", "html"]) == 0
+    page = capsys.readouterr().out
+    assert "<title>Evaluation of 3 models</title>" in page and page.count('<td class="number">') == 3 * 3
+    assert all(f">{name}</bdi></th>" in page for name in ("one", "two", "new"))
+    assert "50.0 \u00b1 2.0" in page and "90.0 \u00b1 2.0*" in page
+    assert page.count('class="track"') == 6 and "://" not in page and "<script" not in page
+
+
 def test_wrong_use_and_torn_results_are_one_line(folders: Any, tmp_path: Path, capsys: Any) -> None:
     assert main([*folders, "--format", "xls"]) == 2
     assert main([str(tmp_path / "nowhere")]) == 2

@@ -33,6 +33,11 @@ def test_the_first_source_at_hand_is_read(colour_set: Any, memo: Any) -> None:
     assert data.place == "colours" and len(data) == 6
 
 
+def test_an_absolute_path_needs_no_data_folder(tmp_path: Any, colour_set: Any, memo: Any) -> None:
+    away = task(sources=(Source(layout="webdataset", path=str(colour_set(n=6) / "colours")),))
+    assert len(open_task(away, tmp_path / "elsewhere", memo)) == 6
+
+
 def test_data_that_is_nowhere_says_how_to_get_it(tmp_path: Any, memo: Any) -> None:
     with pytest.raises(DataMissing, match=r"data not at hand: paint some .*nowhere is not there; colours is not there"):
         open_task(TASK, tmp_path, memo)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -16,13 +18,16 @@ from PIL import Image
 
 from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
-from eval.errors import FetchFailed
+from eval.errors import FetchFailed, WrongUse
 from eval.fetch.__main__ import main
 from eval.fetch.demo import fetch_stamps
 from eval.fetch.download import NotThere, download
+from eval.fetch.fetcher import Fetcher, Remote
+from eval.fetch.files import fetch_files, unpack
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
 from eval.fetch.stamps import find_stamps
+from eval.tasks import load_suite
 
 
 class Server(ThreadingHTTPServer):
@@ -42,6 +47,12 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     server: Server
+
+    def do_HEAD(self) -> None:
+        content = self.server.files.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
 
     def do_GET(self) -> None:
         wanted = self.headers.get("Range")
@@ -81,6 +92,10 @@ def server() -> Iterator[Server]:
     found.server_close()
 
 
+def silent(text: str) -> None:
+    """Says nothing."""
+
+
 def fetch(url: str, path: Path) -> bool:
     return download(url, path, sleep=lambda seconds: None)
 
@@ -113,9 +128,25 @@ def test_what_cannot_be_had_is_told_and_leaves_nothing(server: Any, tmp_path: An
 
 
 def hub_set(server: Server, folder: Path, name: str) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            server.files[f"/datasets/{name}/resolve/main/{path.relative_to(folder)}"] = path.read_bytes()
+    """Files of `folder` as the hub has them: large ones listed with their sha256, the others as git names them."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    tree = f"/api/datasets/{name}/tree/main?recursive=true"
+    listed = json.loads(server.files.get(tree, b"[]"))
+    for file, content in files.items():
+        server.files[f"/datasets/{name}/resolve/main/{file}"] = content
+        entry = {"type": "file", "path": file, "size": len(content), "oid": git_name(content)}
+        large = {"lfs": {"oid": hashlib.sha256(content).hexdigest()}} if file.endswith((".tar", ".zip")) else {}
+        listed.append(entry | large)
+    server.files[tree] = json.dumps([{"type": "directory", "path": "test"}, *listed]).encode()
+
+
+def git_name(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0%b" % (len(content), content)).hexdigest()
+
+
+def told(root: Path, **more: Any) -> tuple[Fetcher, list[str]]:
+    said: list[str] = []
+    return Fetcher(root, said.append, **more), said
 
 
 def test_a_webdataset_of_the_hub_is_fetched_and_read(
@@ -123,11 +154,11 @@ def test_a_webdataset_of_the_hub_is_fetched_and_read(
 ) -> None:
     hub_set(server, colour_set(n=12) / "colours", "clip-benchmark/wds_colours")
     monkeypatch.setenv("HF_ENDPOINT", server.address)
-    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", lambda text: None)
+    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     data = read_webdataset(tmp_path / "got", "test", "labels", memo, "got")
     assert len(data) == 12 and data.class_names == ("red", "green", "blue")
     asked = len(server.asked)
-    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", lambda text: None)
+    fetch_webdataset("clip-benchmark/wds_colours", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     assert [path for path, _ in server.asked[asked:] if path.endswith(".tar")] == []
 
 
@@ -138,10 +169,10 @@ def test_a_set_that_broke_off_is_not_taken_for_whole(
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     kept = server.files.pop("/datasets/x/y/resolve/main/test/2.tar")
     with pytest.raises(FetchFailed, match=r"2\.tar does not exist"):
-        fetch_webdataset("x/y", ["test"], tmp_path / "got", lambda text: None)
+        fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     assert not (tmp_path / "got" / "test" / "nshards.txt").exists()
     server.files["/datasets/x/y/resolve/main/test/2.tar"] = kept
-    fetch_webdataset("x/y", ["test"], tmp_path / "got", lambda text: None)
+    fetch_webdataset("x/y", ["test"], tmp_path / "got", Fetcher(tmp_path, silent))
     assert len(read_webdataset(tmp_path / "got", "test", "labels", memo, "got")) == 12
 
 
@@ -152,13 +183,120 @@ def test_the_command_fetches_tasks_and_tells_what_no_program_may(
     hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_vtab-cifar10")
     monkeypatch.setenv("HF_ENDPOINT", server.address)
     data = ["--data", str(tmp_path / "fetched")]
-    assert main(["--task", "cifar10,winoground_t2i", *data]) == 0
-    assert "accept its terms" in capsys.readouterr().out
+    assert main(["--task", "cifar10,hateful_memes", *data]) == 0
+    assert "sign the authors' form" in capsys.readouterr().out
     assert (tmp_path / "fetched" / "wds_vtab-cifar10" / "train" / "nshards.txt").is_file()
     assert main(["--task", "cifar100", *data]) == 1
     assert "cifar100" in capsys.readouterr().err
     assert main(["--task", "cifar1O", *data]) == 2
     assert main([]) == 2
+
+
+def test_without_few_shot_no_training_split_is_fetched(
+    server: Any, tmp_path: Any, colour_set: Any, monkeypatch: Any
+) -> None:
+    hub_set(server, colour_set(n=4) / "colours", "clip-benchmark/wds_vtab-cifar10")
+    hub_set(server, colour_set(name="more", n=4, split="train") / "more", "clip-benchmark/wds_vtab-cifar10")
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    assert main(["--task", "cifar10", "--zero-shot", "--data", str(tmp_path / "got")]) == 0
+    assert (tmp_path / "got" / "wds_vtab-cifar10" / "test" / "nshards.txt").is_file()
+    assert not (tmp_path / "got" / "wds_vtab-cifar10" / "train").exists()
+
+
+def test_sizes_are_said_before_and_can_be_asked_for_alone(server: Any, tmp_path: Any) -> None:
+    server.files |= {"/a": b"a" * 1500, "/b": b"b" * 500}
+    remotes = [
+        Remote(url=f"{server.address}/a", path=tmp_path / "a"),  # its server is asked
+        Remote(url=f"{server.address}/b", path=tmp_path / "b", size=500),
+    ]
+    fetcher, said = told(tmp_path, sizes_only=True)
+    assert not fetcher.get("set", remotes)
+    assert len(said) == 1 and "set: 2 files, 2.0 kB, into" in said[0] and "free" in said[0]
+    assert server.asked == [] and not (tmp_path / "a").exists()
+    fetcher, said = told(tmp_path)
+    assert fetcher.get("set", remotes)
+    assert "2 files, 2.0 kB" in said[0] and "no hash is published for 2" in said[-1]
+
+
+def test_what_does_not_fit_on_the_disk_is_not_begun(server: Any, tmp_path: Any) -> None:
+    fetcher, _ = told(tmp_path)
+    with pytest.raises(FetchFailed, match="free in"):
+        fetcher.get("set", [Remote(url=f"{server.address}/a", path=tmp_path / "a", size=10**18)])
+    assert server.asked == []
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "md5", "git"])
+def test_a_file_that_is_not_the_published_one_is_not_kept(server: Any, tmp_path: Any, algorithm: str) -> None:
+    content = b"as its authors made it"
+    expected = git_name(content) if algorithm == "git" else hashlib.new(algorithm, content).hexdigest()
+    one = Remote(url=f"{server.address}/a", path=tmp_path / "a", digest=f"{algorithm}:{expected}")
+    server.files["/a"] = b"as somebody changed it"
+    fetcher, said = told(tmp_path)
+    with pytest.raises(FetchFailed, match=f"{expected} is expected; nothing was kept"):
+        fetcher.get("set", [one])
+    assert list(tmp_path.iterdir()) == []
+    server.files["/a"] = content
+    assert fetcher.get("set", [one]) and "1 checked by hash" in said[-1] and "no hash" not in said[-1]
+
+
+def test_without_a_published_hash_a_file_must_be_the_one_that_came_first(server: Any, tmp_path: Any) -> None:
+    server.files["/a"] = b"first"
+    one = Remote(url=f"{server.address}/a", path=tmp_path / "set" / "a")
+    assert told(tmp_path)[0].get("set", [one])
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{hashlib.sha256(b'first').hexdigest()}  set/a\n"
+    one.path.unlink()
+    server.files["/a"] = b"other"
+    with pytest.raises(FetchFailed, match="was changed at its source"):
+        told(tmp_path)[0].get("set", [one])
+    server.files["/a"] = b"first"
+    assert told(tmp_path)[0].get("set", [one])
+
+
+def test_files_and_members_of_archives_come_where_the_task_looks(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("images/1.jpg", "images/2.jpg", "__MACOSX/images/1.jpg"):
+            archive.writestr(name, name)
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    (tmp_path / "hub" / "data" / "images.zip").write_bytes(packed.getvalue())
+    hub_set(server, tmp_path / "hub", "x/y")
+    server.files["/rows.jsonl"] = b"{}\n"
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    entries = [
+        {"file": f"{server.address}/rows.jsonl", "to": "set/rows.jsonl"},
+        {"file": "data/images.zip", "hub": "x/y", "unpack": {"images/": "set/images"}},
+    ]
+    fetcher, said = told(tmp_path / "root")
+    fetch_files("set", entries, fetcher)
+    found = {str(path.relative_to(tmp_path / "root")) for path in (tmp_path / "root").rglob("*") if path.is_file()}
+    assert found == {"SHA256SUMS", "set/rows.jsonl", "set/images/1.jpg", "set/images/2.jpg"}  # the archive is gone
+    asked = len(server.asked)
+    fetch_files("set", entries, fetcher)
+    assert "at hand" in said[-1] and len(server.asked) == asked
+
+
+@pytest.mark.parametrize("entry", [{"file": "a"}, {"file": "a", "to": "b", "unpack": {"c": "d"}}, {"flie": "a"}])
+def test_an_entry_that_says_nothing_is_wrong_use(tmp_path: Any, entry: Any) -> None:
+    with pytest.raises(WrongUse, match="task set"):
+        fetch_files("set", [entry], told(tmp_path)[0])
+
+
+def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Any) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("images/../../out.txt", "out")
+    with pytest.raises(FetchFailed, match="leads out"):
+        unpack(tmp_path / "a.zip", {"images/": tmp_path / "in" / "images"})
+    assert not (tmp_path / "out.txt").exists() and not (tmp_path / "in" / "images").exists()
+
+
+def test_every_task_but_one_is_fetched_by_command() -> None:
+    tasks = load_suite("diht29").tasks
+    assert [task.name for task in tasks if not task.fetch] == ["hateful_memes"]
+    for task in tasks:
+        places = {source.path.split("/")[0] for source in task.sources}
+        for entry in task.fetch.get("files", ()):
+            targets = [entry["to"]] if "to" in entry else entry["unpack"].values()
+            assert {target.split("/")[0] for target in targets} <= places  # where the task's source lies
 
 
 def test_without_a_network_the_command_fails_in_one_line(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:

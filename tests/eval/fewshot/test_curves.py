@@ -62,7 +62,9 @@ def test_points_are_means_over_seeds_with_an_interval(world: World, result: FewS
         assert point.low is not None and point.low < point.value < (point.high or 0)
 
 
-def test_ranks_share_the_support_sets_and_get_what_one_process_gets(world: World, result: FewShotResult) -> None:
+def test_ranks_share_support_sets_and_methods_and_get_what_one_process_gets(
+    world: World, result: FewShotResult
+) -> None:
     class One(Ranks):
         """A rank that hands its part out, and gets those of the others."""
 
@@ -70,7 +72,7 @@ def test_ranks_share_the_support_sets_and_get_what_one_process_gets(world: World
             parts.append(value)
             return [value, *others]
 
-    settings = FewShotSettings(shots=(1, 2), seeds=(0, 1, 2), methods=("zero-shot", "ridge"))
+    settings = FewShotSettings(shots=(1, 2), seeds=(0, 1, 2), methods=("ridge", "probe", "random-init", "text-or-zero"))
     parts: list[dict[Any, Any]] = []
     others: list[dict[Any, Any]] = []
     for rank in (0, 1, 2):
@@ -78,7 +80,10 @@ def test_ranks_share_the_support_sets_and_get_what_one_process_gets(world: World
         with contextlib.suppress(KeyError):  # the first two have not got everything yet
             found = curves(world, settings=settings, group=One(rank, 3))
     cells = [set(part) for part in parts]
-    assert [len(part) for part in cells] == [4, 4, 4] and len(set.union(*cells)) == 12
+    assert [len(part) for part in cells] == [8, 8, 8] and len(set.union(*cells)) == 24
+    for part in cells:  # what asks another method is fitted beside it, and so once
+        asked = {(k, seed) for method, k, seed in part if method == "text-or-zero"}
+        assert {(k, seed) for method, k, seed in part if method in ("probe", "random-init")} == asked
     alone = curves(world, settings=settings)
     assert found.points == alone.points and found.choices == alone.choices
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from eval.fewshot.methods import METHODS, PENALTIES, RADII, RIDGE_L2, TIP, TIP_OF_ONE_SHOT, Fitted
+from eval.fewshot.methods import METHODS, PENALTIES, RADII, RIDGE_L2, TIP, TIP_OF_ONE_SHOT, Fitted, fitted_together
 from eval.fewshot.selection import FIXED, SUPPORT_CV, Support
 from tests.eval.fewshot.conftest import World
 
@@ -100,6 +100,14 @@ def test_the_probe_learns_and_starts_above_the_blind_one(world: World) -> None:
     assert accuracy(METHODS["probe"](few), world) > accuracy(METHODS["random-init"](few), world)
     assert accuracy(METHODS["probe"](few), world) >= accuracy(METHODS["zero-shot"](few), world) - 0.02
     assert accuracy(METHODS["probe"](many), world) > accuracy(METHODS["probe"](few), world) + 0.05
+
+
+def test_methods_are_fitted_beside_those_they_ask_and_otherwise_apart() -> None:
+    whole = fitted_together(tuple(METHODS))
+    assert whole[0] == ("probe", "random-init", "text-or-zero")
+    assert sorted(method for part in whole for method in part) == sorted(METHODS)
+    assert [len(part) for part in whole[1:]] == [1] * (len(METHODS) - 3)
+    assert fitted_together(("probe", "ridge")) == [("probe",), ("ridge",)]
 
 
 def test_candidates_run_from_cautious_to_bold() -> None:

@@ -1,0 +1,166 @@
+"""The full linear probe: softmax regression with an L2 penalty on all training features, after CLIP's protocol.
+
+Radford et al. (ICML 2021, appendix A.3): scikit-learn's L-BFGS with at most 1000 steps; the penalty from 1e-6 to 1e6,
+first seven values two decades apart, then the interval around the best one halved down to eight steps a decade, by
+accuracy on held-out training images; then fitted on all of them. Two things differ: features are the L2-normalised
+embeddings that the text meets too, where CLIP takes them before the projection; and every fifth training image of a
+class is held out, by a hash of its key, also where a set comes with a validation split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from common.ranks import Ranks
+from eval import protocol
+from eval.data import DataSet, Memo, class_names, open_support
+from eval.errors import DataBroken, DataMissing
+from eval.features import FeatureCache
+from eval.fewshot.curves import estimate
+from eval.probing import support_record
+from eval.results import Result, broken_data, measured, missing
+from eval.task import Task
+
+LINEAR_PROBE_RULES = 1
+"""Raised when a change of the code changes these numbers; see `eval.protocol.SHARED_RULES`."""
+DECADE = 8
+"""Steps of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
+COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)
+HELD_OUT = 5
+"""Every so many-th training image of a class is held out."""
+MAX_STEPS = 1000
+Floats = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearProbe:
+    """A fitted probe and how its penalty was found."""
+
+    classifier: LogisticRegression
+    penalty: float
+    tried: dict[float, float]
+    """Accuracy on held-out training images of every penalty that was tried."""
+    held_out: int
+    converged: bool
+
+
+def evaluate_linear_probe(
+    task: Task, data: DataSet, cache: FeatureCache, *, root: Path, memo: Memo, group: Ranks
+) -> list[Result]:
+    """The row of the full linear probe of `task` on the test images `data`; a training split that is not at hand is a
+    row that says so, a task that has none has no row. To be called on all ranks, which share the search."""
+    if not task.support or data.labels is None or data.labels.ndim != 1:
+        return []
+    try:
+        support = open_support(task, data, root, memo)
+    except DataMissing as error:
+        return [missing(task.name, "few_shot", "linear probe", f"training split: {error}")]
+    except DataBroken as error:  # zero-shot needs no training split
+        return [broken_data(task.name, "few_shot", "linear probe", error)]
+    assert support.labels is not None  # `open_support` saw to it
+    names = class_names(task, data)
+    lacking = len(names.texts) - len(np.unique(support.labels))
+    if lacking:
+        few = f"{lacking} of {len(names.texts)} classes have no image in {support.place}"
+        return [missing(task.name, "few_shot", "linear probe", f"training split: {few}")]
+    features, test = cache.images(support.images, f"{task.name} training"), cache.images(data.images, task.name)
+    keys = list(support.images.keys)
+    probe = fit_linear_probe(features.all(), support.labels, keys, group)
+    if not group.first:
+        return list(group.share(None))
+    metric = "mean_per_class" if task.metric == "mean_per_class" else "top1"
+    right = probe.classifier.predict(test.all()) == data.labels
+    found = estimate(right.astype(np.float64), data.labels, metric)
+    record = {
+        **protocol.base(task, data, cache.model),
+        "class_names": protocol.texts_record(names.texts, names.source),
+        "support": support_record(task, support, support.images, data, "training images")[0],
+        "chance": 1 / len(names.texts),
+        "linear_probe": {
+            "rules": LINEAR_PROBE_RULES,
+            "features": "L2-normalised embeddings",
+            "solver": f"scikit-learn's L-BFGS, at most {MAX_STEPS} steps",
+            "converged": probe.converged,
+            "l2": probe.penalty,
+            "selected_on": f"{probe.held_out} of {len(keys)} training images, held out by a hash of their keys",
+            "tried": {f"{penalty:.3g}": share for penalty, share in probe.tried.items()},
+        },
+    }
+    name = f"{metric}, linear probe"
+    return list(group.share([measured(task, name, found.value, found.interval(), len(right), record)]))
+
+
+def fit_linear_probe(features: Floats, labels: Labels, keys: Sequence[str], group: Ranks | None = None) -> LinearProbe:
+    """The probe of features (n, d) with labels (n,), its penalty chosen on held-out ones; `keys` (n,) say which."""
+    group = group or Ranks()
+    held = held_out(keys, labels)
+
+    def accuracy(step: int) -> float:
+        fitted, _ = _fit(features[~held], labels[~held], _penalty(step))
+        return float(np.mean(fitted.predict(features[held]) == labels[held]))
+
+    tried = search(accuracy, group) if held.any() else {0: 0.0}  # one image a class: nothing to choose by
+    penalty = _penalty(best(tried))
+    fitted, converged = _fit(features, labels, penalty)
+    return LinearProbe(
+        classifier=fitted,
+        penalty=penalty,
+        tried={_penalty(step): share for step, share in sorted(tried.items())},
+        held_out=int(held.sum()),
+        converged=converged,
+    )
+
+
+def search(accuracy: Callable[[int], float], group: Ranks) -> dict[int, float]:
+    """Accuracy by step of every penalty tried: COARSE, then both neighbours of the best at half the distance, down to
+    one step. The ranks of `group` share what is tried at once."""
+    tried: dict[int, float] = {}
+    wanted, distance = list(COARSE), COARSE.step
+    while wanted:
+        own = {wanted[place]: accuracy(wanted[place]) for place in group.part(len(wanted))}
+        tried |= {step: share for part in group.collect(own) for step, share in part.items()}
+        distance //= 2
+        around = (best(tried) - distance, best(tried) + distance) if distance else ()
+        wanted = [step for step in around if COARSE[0] <= step <= COARSE[-1] and step not in tried]
+    return tried
+
+
+def best(tried: dict[int, float]) -> int:
+    """The step of the highest accuracy, of equal ones the largest penalty."""
+    return max(tried, key=lambda step: (tried[step], step))
+
+
+def held_out(keys: Sequence[str], labels: Labels) -> NDArray[np.bool_]:
+    """(n,) which samples are held out: of each class in the order of a hash of their keys, every HELD_OUT-th, and of
+    smaller classes one, where there is another."""
+    digests = [hashlib.sha256(f"held out/{key}".encode(errors="surrogatepass")).digest() for key in keys]
+    ranked = np.array(sorted(range(len(keys)), key=digests.__getitem__))
+    of_ranked = labels[ranked]
+    found = np.zeros(len(keys), dtype=np.bool_)
+    for label in np.unique(labels):
+        members = ranked[of_ranked == label]
+        found[members[1::HELD_OUT]] = True
+    return found
+
+
+def _penalty(step: int) -> float:
+    return float(10 ** (step / DECADE))
+
+
+def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
+    """Minimises the summed cross-entropy and penalty / 2 ||W||^2; whether that ended before MAX_STEPS."""
+    classifier = LogisticRegression(C=1 / penalty, max_iter=MAX_STEPS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the record
+        classifier.fit(features, labels)
+    return classifier, bool(classifier.n_iter_.max() < MAX_STEPS)
