@@ -38,7 +38,7 @@ STUDY   ?= full#            full (an hour and a half on two cores), quick (20 mi
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,language,train,teacher,bench,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,download,dedup,language,train,teacher,bench,video,s3,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

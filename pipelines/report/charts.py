@@ -88,7 +88,7 @@ def draw_column(histogram: ColumnHistogram) -> str:
     """The values of a column of the manifest, with a line at each threshold."""
     places = [place for place, _, _ in histogram.bins]
     marks = [places.index(place) for place in histogram.thresholds if place in places]
-    text = "The manifest's own column. Lines are the preset's thresholds." if marks else "The manifest's own column."
+    text = "What the preset asks of the row." + (" Lines are its thresholds." if marks else "")
     return _draw_columns(show(histogram.column), text, [(label, count) for _, label, count in histogram.bins], marks)
 
 
