@@ -87,6 +87,7 @@ class Engine:
                 if not left:
                     raise  # it died of no unit: nothing says that another would live longer
                 for unit in left:
+                    (marks / unit).unlink(missing_ok=True)
                     tries.setdefault(unit, []).append(failure("WorkerDied", _explained(death)))
                     if len(tries[unit]) >= TRIES:
                         set_aside(stage, unit, tries[unit])

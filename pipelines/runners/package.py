@@ -54,7 +54,7 @@ def copy_tree(source: Path, target: Path) -> Path:
     target.mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "open_diht.py", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(source / name, target / name)
-    for top in ("common", "filters", "pipelines", "trainer", "eval"):
+    for top in ("common", "filters", "pipelines", "trainer", "eval", "study"):
         if (source / top).is_dir():
             shutil.copytree(source / top, target / top, ignore=shutil.ignore_patterns(*_BUILT_IN_TREE))
     return target

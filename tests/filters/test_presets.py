@@ -51,7 +51,7 @@ def test_balanced_is_strict_with_lower_bars() -> None:
     assert (
         dataclasses.replace(balanced, name="strict", captions=dataclasses.replace(balanced.captions, **high)) == strict
     )
-    assert load_preset("paper").foresee == ("balanced",)  # and with it whatever strict keeps
+    assert load_preset("paper").foresee == ("balanced", "strict")  # and with it whatever strict keeps
 
 
 def test_paper_dedup_is_paper_but_for_duplicates() -> None:
