@@ -109,6 +109,6 @@ def _computed(tar: Path, teacher: Teacher) -> NDArray[np.float32]:
     found: list[NDArray[np.float32]] = []
     with ProgressBar(desc=f"features of {tar.stem}", unit="images") as bar:
         while batch := list(islice(images, BATCH)):
-            found.append(loaded.features(batch))
+            found.append(loaded.features([loaded.transform(image) for image in batch]))
             bar.update(len(batch))
     return np.concatenate(found)
