@@ -25,8 +25,9 @@ class Present:
         pass
 
 
-def test_arms_that_are_compared_share_their_seeds() -> None:
-    made: Any = concepts.arms("full", Present())  # type: ignore[arg-type]
+@pytest.mark.parametrize("track", ["cpu", "gpu"])
+def test_arms_that_are_compared_share_their_seeds(track: str) -> None:
+    made: Any = concepts.arms(track, "full", Present())  # type: ignore[arg-type]
     for budget in {arm.budget for arm in made}:
         seeds = {name: [arm.seed for arm in made if (arm.budget, arm.arm) == (budget, name)]
                  for name in ("none", "concepts", "imagenet")}  # fmt: skip
