@@ -34,7 +34,7 @@ B       ?=#                 and of another; the comparison is written into the s
 
 ##@ Variables of `make study`, with OUTPUT (out/study), DATA (out/study-data) and ARGS
 TRACK   ?= cpu#             cpu (small towers), or gpu (ViT-S at 112 pixels on CUDA; no GPU has run it yet)
-STUDY   ?= full#            full (an hour and a half on two cores), quick (20 minutes) or tiny (on drawn images: does it run?)
+STUDY   ?= full#            full (an hour and a half on two cores), quick (20 minutes) or tiny (a minute, on drawn images: does it run?)
 
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)

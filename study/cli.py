@@ -11,10 +11,10 @@ from types import ModuleType
 import torch
 
 from common.command_line import OK, Parser, WrongUse, exit_status, say
-from study.data import Data, SetMissing
+from study import synthetic
+from study.data import DRAWN, Data, SetMissing
 from study.page import write_pages
 from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
-from study.synthetic import write_synthetic
 from study.tables import TABLES, lines
 from study.words import table_in_markdown, verdicts_in_words
 
@@ -47,11 +47,12 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
         if options.page:
             return make_pages(Rows(output), options.page)
         track = _runnable(options.track, options.study)
-        folder = Path(options.data or "out/study-data")
-        if options.study == "tiny" and not options.data:
+        tiny, folder = options.study == "tiny", Path(options.data or "out/study-data")
+        if tiny and not options.data:
             folder = output / "data"
-            write_synthetic(folder)
-        return study(track, options.study, claims, Data(folder, output / "cache"), Rows(output))
+            synthetic.write_synthetic(folder)
+        data = Data(folder, output / "cache", drawn=synthetic.DRAWN if tiny else DRAWN)
+        return study(track, options.study, claims, data, Rows(output))
 
     return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
 

@@ -32,7 +32,8 @@ from study.verdicts import Decided
 from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
-"""Images in which their caption is written, at most half as many as pairs to learn from; and what draws them."""
+"""Images in which their caption is written: so many, and at most half as many as pairs to learn from; and what draws
+them."""
 
 
 class SetMissing(WrongUse):
@@ -121,10 +122,11 @@ def web_set(side: int | None) -> str:
 
 
 class Data:
-    """The sets in `folder`; what is computed from them is kept in `cache`."""
+    """The sets in `folder`; what is computed from them is kept in `cache`. `drawn` captions at most are written in
+    images."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+    def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
+        self.folder, self.cache, self._most_drawn = folder, cache, drawn
         self._web_images: dict[int, Web] = {}
 
     def has(self, name: str) -> bool:
@@ -157,11 +159,11 @@ class Data:
         return self._laion
 
     def drawn(self, side: int | None = None) -> Web:
-        """DRAWN captions of training pairs of the web, each written in an image of its own, with what CAT says of such
+        """Captions of training pairs of the web, each written in an image of its own, with what CAT says of such
         pairs; features standardised as those of the web, or pixels. Raises `SetMissing`."""
         web = self.web(side)
         train = np.flatnonzero(web.split == "train")
-        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train) // 2), replace=False)
+        chosen = np.random.default_rng(SEED).choice(train, min(self._most_drawn, len(train) // 2), replace=False)
         tar = self.cache / f"drawn-{len(chosen)}.tar"
         if not tar.exists():
             write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)

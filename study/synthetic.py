@@ -26,8 +26,8 @@ SHAPES = ("circle", "square", "triangle", "bar")
 ACTIONS = ("rolling over", "falling onto", "standing on", "resting on", "leaning against")
 GROCERIES = ("Banana", "Lemon", "Orange", "Arla Sour Milk", "Oatly Oat Milk", "Avocado", "Leek")
 """Some that are classes of ImageNet, some packages, some neither."""
-WEB, STRANGE = 640, 60
-"""Pairs of the web, some of which are held out; captions of strangers."""
+WEB, STRANGE, DRAWN = 640, 60, 30
+"""Pairs of the web, some of which are held out; captions of strangers; captions that are written in images."""
 PHOTOGRAPHS = {"train": 120, "dev": 20, "test": 40}
 OF_EACH = {"train": 4, "test": 4}
 
