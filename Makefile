@@ -33,7 +33,8 @@ A       ?=#                 for `make compare`: results of one model, a folder o
 B       ?=#                 and of another; the comparison is written into the second
 
 ##@ Variables of `make study`, with OUTPUT (out/study), DATA (out/study-data) and ARGS
-STUDY   ?= full#            full (an hour and a half on two cores), quick (20 minutes) or tiny (on drawn images: does it run?)
+TRACK   ?= cpu#             cpu (small towers), or gpu (ViT-S at 112 pixels on CUDA; no GPU has run it yet)
+STUDY   ?= full#            full (an hour and a half on two cores), quick (20 minutes) or tiny (a minute, on drawn images: does it run?)
 
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
@@ -160,8 +161,8 @@ bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetch
 compare: env-bench ## Test two models against each other on the same items (A, B)
 	@set -f; $(PY) -m eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
 
-study: env-study env-ocr ## The paper's claims in miniature: does it help? (STUDY, DATA, OUTPUT, ARGS="--claims cat")
-	@set -f; $(PY) -m study$(call option,--study,$(STUDY))$(call option,--data,$(STUDY_DATA))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
+study: env-study env-ocr ## The paper's claims in miniature: does it help? (STUDY, TRACK, DATA, OUTPUT, ARGS="--claims cat")
+	@set -f; $(PY) -m study$(call option,--study,$(STUDY))$(call option,--track,$(TRACK))$(call option,--data,$(STUDY_DATA))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
 
 study-data: env-study env-ocr ## Fetch the data of the study, as far as a program may (DATA, ARGS="web --manifest FILE")
 	@set -f; $(PY) -m study.fetch$(call option,--data,$(STUDY_DATA)) $(ARGS)

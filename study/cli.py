@@ -8,22 +8,33 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import torch
+
 from common.command_line import OK, Parser, WrongUse, exit_status, say
-from study.data import Data, SetMissing
+from study import synthetic
+from study.data import DRAWN, Data, SetMissing
 from study.page import write_pages
-from study.rows import CLAIMS, Rows
-from study.synthetic import write_synthetic
+from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 from study.tables import TABLES, lines
 from study.words import table_in_markdown, verdicts_in_words
 
 SCALES = ("full", "quick", "tiny")
+CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name != "fewshot")}
+"""Track to its claims: few-shot trains no towers."""
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     parser = Parser(prog=prog, description="The paper's four claims in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
-    parser.add_argument("--claims", default=",".join(CLAIMS), help=f"comma-separated (default {','.join(CLAIMS)})")
+    parser.add_argument(
+        "--track",
+        choices=list(CLAIMS_OF),
+        default=CPU,
+        help="what learns: cpu (default), small towers; gpu, a ViT-S/16 at 112 pixels on CUDA, without few-shot, "
+        "with --study tiny a tiny ViT on the CPU. No GPU has run it yet",
+    )
+    parser.add_argument("--claims", help=f"comma-separated (default all of the track: {','.join(CLAIMS)})")
     parser.add_argument(
         "--data", help="folder of the sets (default out/study-data; tiny draws its own, in the folder of the results)"
     )
@@ -32,29 +43,32 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
 
     def run() -> int:
         options = parser.parse_args(arguments)
-        output = Path(options.output)
+        output, claims = Path(options.output), _claims(options.claims, options.track)
         if options.page:
             return make_pages(Rows(output), options.page)
-        folder = Path(options.data or "out/study-data")
-        if options.study == "tiny" and not options.data:
+        track = _runnable(options.track, options.study)
+        tiny, folder = options.study == "tiny", Path(options.data or "out/study-data")
+        if tiny and not options.data:
             folder = output / "data"
-            write_synthetic(folder)
-        return study(options.study, _claims(options.claims), Data(folder, output / "cache"), Rows(output))
+            synthetic.write_synthetic(folder)
+        data = Data(folder, output / "cache", drawn=synthetic.DRAWN if tiny else DRAWN)
+        return study(track, options.study, claims, data, Rows(output))
 
     return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
 
 
-def study(scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run what is not done of the claims at that scale. A claim whose data is not at hand is said, and left out."""
-    for line in data.missing():
+def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
+    """Run what is not done of the claims on that track and scale. A claim whose data is not at hand is said, and left
+    out."""
+    for line in data.missing(track):
         say(line)
     for name in claims:
         try:
-            run_claim(claim_module(name), scale, data, rows)
+            run_claim(claim_module(name), track, scale, data, rows)
         except SetMissing as error:
             say(f"{name}: left out. {error}")
     for name, table in TABLES.items():
-        if table.claim in claims and (found := lines(rows, table)):
+        if table.claim in claims and (found := lines(rows, table, track)):
             say("\n".join(["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]))
     if any(rows.read(claim) for claim in claims):
         make_pages(rows, rows.folder / "page")
@@ -75,9 +89,9 @@ def claim_module(name: str) -> ModuleType:
     return import_module(f"study.claims.{name}")
 
 
-def run_claim(claim: ModuleType, scale: str, data: Data, rows: Rows) -> None:
+def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
     """Every arm of a claim that has no result yet."""
-    arms = claim.arms(scale, data)
+    arms = claim.arms(track, scale, data)
     todo = [arm for arm in arms if not rows.done(arm)]
     say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")
     for arm in todo:
@@ -88,9 +102,26 @@ def run_claim(claim: ModuleType, scale: str, data: Data, rows: Rows) -> None:
         say(f"  {arm.key}  {seconds:.1f} s")
 
 
-def _claims(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
+def _runnable(track: str, scale: str) -> str:
+    """The track that rows are of. Raises `WrongUse` where it needs a GPU that is not there."""
+    if track != GPU:
+        return track
+    if scale == "tiny":
+        return GPU_TINY
+    if not torch.cuda.is_available():
+        raise WrongUse(
+            f"track gpu needs a GPU, and torch {torch.__version__} sees none: run it where there is one, --track cpu "
+            "anywhere, or --study tiny, which tries the track's code on the CPU"
+        )
+    return track
+
+
+def _claims(text: str | None, track: str) -> list[str]:
+    there = CLAIMS_OF[track]
+    names = list(there) if text is None else [name.strip() for name in text.split(",")]
     for name in names:
         if name not in CLAIMS:
             raise WrongUse(f"claim {name!r} is unknown; there are {', '.join(CLAIMS)}")
+        if name not in there:
+            raise WrongUse(f"the claim {name} trains no towers, so track {track} has nothing to run: use --track cpu")
     return names

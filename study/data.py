@@ -1,6 +1,7 @@
 """The sets of the study, as they lie in one folder; `python -m study.fetch` brings them there.
 
     web-features.npz                   image-text pairs of the web as features, with what CAT said of each
+    web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
     flickr8k-{train,dev,test}.tar      photographs with five captions each (webdataset: jpg, json with `captions`)
     laion-captions.parquet             alt texts of LAION (column TEXT), which become noise beside images of the web
     grocery-{train,test}.tar, grocery-classes.txt    photographs of 81 kinds of groceries (webdataset: jpg, cls)
@@ -24,12 +25,15 @@ from numpy.typing import NDArray
 
 from common.command_line import WrongUse
 from eval.data import DataSet, data_root
-from study.images import Floats, StoredImages, image_of, pixels, samples, standardised, tar_features
+from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
 from study.noise import drawn_verdicts, laion_captions, write_drawn
+from study.rows import CPU, GPU, GPU_TINY, TRACKS
 from study.verdicts import Decided
+from study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
-"""Images in which their caption is written, at most half as many as pairs to learn from; and what draws them."""
+"""Images in which their caption is written: so many, and at most half as many as pairs to learn from; and what draws
+them."""
 
 
 class SetMissing(WrongUse):
@@ -40,16 +44,14 @@ class SetMissing(WrongUse):
 class Web:
     """Image-text pairs of the web, n of them."""
 
-    features: Floats
-    """(n, d), standardised by the mean and deviation of the training pairs."""
+    images: NDArray[Any]
+    """(n, d) float32 features, standardised by the mean and deviation of the training pairs; or (n, 3, s, s) uint8
+    pixels."""
     captions: NDArray[np.str_]
     verdict: NDArray[np.str_]
     """`kept`, or the first reason for which CAT rejects the pair: `action`, `complexity`, `text_spotting`."""
     split: NDArray[np.str_]
     """`train` or `held`."""
-    mean: Floats
-    """(d,) of the features before they were standardised."""
-    deviation: Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,15 @@ class _Set:
     """Below the evaluation's folder, not the study's."""
     one_of: bool = False
     """One of the files is enough."""
+    tracks: tuple[str, ...] = TRACKS
+    """What it is for."""
 
 
 SETS = {
-    "web": _Set(("web-features.npz",), "the claims cat and negatives", "make study-data ARGS=web"),
+    "web": _Set(("web-features.npz",), "the claims cat and negatives", "make study-data ARGS=web", tracks=(CPU,)),
+    "web-images": _Set(
+        (SHARDS, VERDICTS), "the claims cat and negatives", "make study-data ARGS=web", tracks=(GPU, GPU_TINY)
+    ),
     "flickr8k": _Set(
         tuple(f"flickr8k-{split}.tar" for split in ("train", "dev", "test")),
         "the claims cat, negatives and concepts",
@@ -88,68 +95,82 @@ SETS = {
         ("grocery-train.tar", "grocery-test.tar", "grocery-classes.txt"),
         "few-shot on groceries",
         "make study-data ARGS=grocery",
+        tracks=(CPU,),
     ),
-    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True),
+    "reference": _Set(("reference",), "the claim fewshot", "make bench-data TASK=reference", True, tracks=(CPU,)),
     "cifar10": _Set(
-        ("wds_vtab-cifar10", "torchvision/cifar10"), "few-shot on CIFAR-10", "make study-data ARGS=cifar10", True, True
+        ("wds_vtab-cifar10", "torchvision/cifar10"),
+        "few-shot on CIFAR-10",
+        "make study-data ARGS=cifar10",
+        of_evaluation=True,
+        one_of=True,
+        tracks=(CPU,),
     ),
     "fashion_mnist": _Set(
-        ("torchvision/fashion_mnist",), "few-shot on Fashion-MNIST", "make bench-data TASK=fashion_mnist", True
+        ("torchvision/fashion_mnist",),
+        "few-shot on Fashion-MNIST",
+        "make bench-data TASK=fashion_mnist",
+        of_evaluation=True,
+        tracks=(CPU,),
     ),
 }
 
 
-class Data:
-    """The sets in `folder`; what is computed from them is kept in `cache`."""
+def web_set(side: int | None) -> str:
+    """The name of the web pairs among the sets: as features, or as images."""
+    return "web" if side is None else "web-images"
 
-    def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+
+class Data:
+    """The sets in `folder`; what is computed from them is kept in `cache`. `drawn` captions at most are written in
+    images."""
+
+    def __init__(self, folder: Path, cache: Path, drawn: int = DRAWN) -> None:
+        self.folder, self.cache, self._most_drawn = folder, cache, drawn
+        self._web_images: dict[int, Web] = {}
 
     def has(self, name: str) -> bool:
         """Whether all files of a set are there."""
         return not self._absent(name)
 
-    def missing(self) -> list[str]:
-        """A line for each set that is not there: what falls out without it, and how to get it."""
-        return [self._how(name) for name in SETS if not self.has(name)]
+    def missing(self, track: str) -> list[str]:
+        """A line for each set of a track that is not there: what falls out without it, and how to get it."""
+        return [self._how(name) for name, one in SETS.items() if track in one.tracks and not self.has(name)]
 
-    def web(self) -> Web:
-        """Raises `SetMissing`."""
-        return self._web
+    def web(self, side: int | None = None) -> Web:
+        """Features; or pixels, the shorter side at `side`, the middle of it. Raises `SetMissing`."""
+        if side is None:
+            return self._web
+        if side not in self._web_images:
+            self._web_images[side] = self._pixels_of_web(side)
+        return self._web_images[side]
 
-    def flickr8k(self, split: str) -> Captioned:
-        """Features, standardised as those of the web. Raises `SetMissing`, also where the web's are."""
-        web = self.web()
-        rows = tar_features(self._tar(f"flickr8k-{split}"), self.cache)
-        return self._captioned(split, standardised(rows, web.mean, web.deviation))
+    def flickr8k(self, split: str, side: int | None = None) -> Captioned:
+        """Features, standardised as those of the web; or pixels as of the web. Raises `SetMissing`, for features also
+        where those of the web are missing."""
+        return self._captioned(split, self._stored(self._tar(f"flickr8k-{split}"), side))
 
-    def flickr8k_images(self, split: str, side: int = 48) -> Captioned:
-        """Pixels: the shorter side at `side`, the middle of it. Raises `SetMissing`."""
-        tar = self._tar(f"flickr8k-{split}")
-        return self._captioned(split, pixels([image_of(sample) for _, sample in samples(tar)], side))
+    def flickr8k_of_teacher(self, split: str) -> Captioned:
+        """Features as the teacher gives them. Raises `SetMissing`."""
+        return self._captioned(split, tar_features(self._tar(f"flickr8k-{split}"), self.cache))
 
     def laion(self) -> list[Decided]:
         """Alt texts of LAION with what C and A say of them, in a fixed order. Raises `SetMissing`."""
         return self._laion
 
-    def drawn(self) -> Web:
-        """DRAWN captions of training pairs of the web, each written in an image of its own, with what CAT says of such
-        pairs; features standardised as those of the web. Raises `SetMissing`."""
-        return self._drawn
-
-    @cached_property
-    def _drawn(self) -> Web:
-        web = self.web()
+    def drawn(self, side: int | None = None) -> Web:
+        """Captions of training pairs of the web, each written in an image of its own, with what CAT says of such
+        pairs; features standardised as those of the web, or pixels. Raises `SetMissing`."""
+        web = self.web(side)
         train = np.flatnonzero(web.split == "train")
-        chosen = np.random.default_rng(SEED).choice(train, min(DRAWN, len(train) // 2), replace=False)
+        chosen = np.random.default_rng(SEED).choice(train, min(self._most_drawn, len(train) // 2), replace=False)
         tar = self.cache / f"drawn-{len(chosen)}.tar"
         if not tar.exists():
             write_drawn(tar, [str(caption) for caption in web.captions[chosen]], SEED)
         verdicts = drawn_verdicts(tar, self.cache / tar.stem)
         decided = [verdicts[key] for key, _ in samples(tar)]
-        return dataclasses.replace(
-            web,
-            features=standardised(tar_features(tar, self.cache), web.mean, web.deviation),
+        return Web(
+            images=self._stored(tar, side),
             captions=np.array([one.caption for one in decided]),
             verdict=np.array([one.verdict for one in decided]),
             split=np.full(len(decided), "train"),
@@ -175,21 +196,34 @@ class Data:
         return laion_captions(self.folder / "laion-captions.parquet", self.cache / "laion")
 
     @cached_property
-    def _web(self) -> Web:
+    def _of_teacher(self) -> Web:
+        """Features of the web as the teacher gives them."""
         self.wanted("web")
         with np.load(self.folder / "web-features.npz", allow_pickle=False) as stored:
             rows = stored["features"].astype(np.float32) * stored.get("scale", np.float32(1))
-            captions, verdict, split = stored["caption"], stored["verdict"], stored["split"]
-        train = rows[split == "train"]
-        mean, deviation = train.mean(axis=0), train.std(axis=0)
-        return Web(
-            features=standardised(rows, mean, deviation),
-            captions=captions,
-            verdict=verdict,
-            split=split,
-            mean=mean,
-            deviation=deviation,
-        )
+            return Web(images=rows, captions=stored["caption"], verdict=stored["verdict"], split=stored["split"])
+
+    @cached_property
+    def _scaling(self) -> tuple[Floats, Floats]:
+        """Mean and deviation (d,) of the features of the web's training pairs."""
+        train = self._of_teacher.images[self._of_teacher.split == "train"]
+        return train.mean(axis=0), train.std(axis=0)
+
+    @cached_property
+    def _web(self) -> Web:
+        web = self._of_teacher
+        return dataclasses.replace(web, images=standardised(web.images, *self._scaling))
+
+    def _pixels_of_web(self, side: int) -> Web:
+        self.wanted("web-images")
+        shards = shards_of(self.folder)
+        pairs = pairs_of(shards, self.folder / VERDICTS)
+        images = np.concatenate([tar_pixels(shard, side) for shard in shards])
+        return Web(images=images[pairs.rows], captions=pairs.captions, verdict=pairs.verdict, split=pairs.split)
+
+    def _stored(self, tar: Path, side: int | None) -> NDArray[Any]:
+        """The images of a tar as pixels, or as features, standardised as those of the web."""
+        return standardised(tar_features(tar, self.cache), *self._scaling) if side is None else tar_pixels(tar, side)
 
     def _captioned(self, split: str, images: NDArray[Any]) -> Captioned:
         found = list(samples(self._tar(f"flickr8k-{split}")))

@@ -63,6 +63,11 @@ def pixels(images: Sequence[bytes], side: int) -> NDArray[np.uint8]:
     return np.stack([np.asarray(one) for one in small]).transpose(0, 3, 1, 2).copy()
 
 
+def tar_pixels(tar: Path, side: int) -> NDArray[np.uint8]:
+    """The same of the images of a webdataset tar, in its order."""
+    return pixels([image_of(sample) for _, sample in samples(tar)], side)
+
+
 def tar_features(tar: Path, cache: Path) -> Floats:
     """(n, d) features of the images of a webdataset tar, in its order; from the folder `cache` where they were computed
     of this file by this teacher. Raises `BadImage`."""

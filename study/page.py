@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from common.files import publish_bytes
 from study.claims.negatives import ranks_by_scale
 from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
-from study.rows import CLAIMS, Row, Rows
+from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from study.tables import TABLES, Line, lines
 from study.words import change, table_in_markdown, verdicts_in_words
 
@@ -31,25 +31,34 @@ def write_pages(rows: Rows, docs: Path) -> list[Path]:
 def render(rows: Rows) -> dict[str, str]:
     """Pages and plots, by their names below the documentation's folder; a claim without rows is said to be one."""
     found = {claim: rows.read(claim) for claim in CLAIMS}
-    compared = {name: lines(rows, table) for name, table in TABLES.items()}
-    figures = _figures(rows, compared, found)
+    tracks = {track: _of_track(rows, found, track) for track in TRACKS}
+    figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
         loader=PackageLoader("study", ""), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters["change"] = change
-    content = {
+    content = {**tracks[CPU], "tracks": tracks, "scales": ranks_by_scale(found["negatives"])}
+    pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
+    return pages | {f"images/study-{name}.svg": svg for name, svg in figures.items()}
+
+
+def _of_track(rows: Rows, found: dict[str, list[Row]], track: str) -> dict[str, Any]:
+    """Tables, plots and words of one track, by claim; of plots also the names."""
+    of_track = {claim: [row for row in each if row.arm.track == track] for claim, each in found.items()}
+    compared = {name: lines(rows, table, track) for name, table in TABLES.items()}
+    suffix = "" if track == CPU else f"-{track}"
+    plots = _plots(rows, compared, of_track)
+    return {
         "table": {name: table_in_markdown(TABLES[name], made) for name, made in compared.items() if made},
         "verdicts": {name: verdicts_in_words(made) for name, made in compared.items() if made},
         "lines": compared,
-        "figures": set(figures),
-        "scales": ranks_by_scale(found["negatives"]),
-        "made": {claim: _made(rows, each) for claim, each in found.items() if each},
+        "made": {claim: _made(rows, each) for claim, each in of_track.items() if each},
+        "figures": {f"{claim}{suffix}": svg for claim, svg in plots.items()},
+        "suffix": suffix,
     }
-    pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
-    return pages | {f"images/study-{claim}.svg": svg for claim, svg in figures.items()}
 
 
-def _figures(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
+def _plots(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[Row]]) -> dict[str, str]:
     """The plots of claims that have rows for them."""
     how: dict[str, Callable[[], str]] = {
         "cat": lambda: cat_figure(compared["cat"]),
@@ -58,7 +67,7 @@ def _figures(rows: Rows, compared: dict[str, list[Line]], found: dict[str, list[
         "fewshot": lambda: fewshot_figure(compared["fewshot"]),
     }
     if not ranks_by_scale(found["negatives"]):
-        del how["negatives"]  # a shorter study has no grid of scales
+        del how["negatives"]  # a shorter study, and one on a GPU, has no grid of scales
     return {claim: how[claim]() for claim in CLAIMS if claim in how and compared[claim] and found[claim]}
 
 

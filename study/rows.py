@@ -31,6 +31,10 @@ from eval.protocol import software
 
 CLAIMS = ("cat", "concepts", "negatives", "fewshot")
 """Names of the four claims, in the order in which the page has them."""
+CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
+TRACKS = (CPU, GPU, GPU_TINY)
+"""What learns: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which shows that the code of
+the one before runs. Rows of different tracks are never compared."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 
@@ -55,10 +59,14 @@ class Arm:
     """Of initialisation and order, or of the draw of the shots; arms with the same seed are pairs."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Everything else that the result depends on, as JSON."""
+    track: str = CPU
+    """One of TRACKS."""
 
     def __post_init__(self) -> None:
         if self.claim not in CLAIMS:
             raise ValueError(f"claim {self.claim!r}: there are {', '.join(CLAIMS)}")
+        if self.track not in TRACKS:
+            raise ValueError(f"track {self.track!r}: there are {', '.join(TRACKS)}")
         for name in ("pool", "arm"):
             if not _WORD.fullmatch(getattr(self, name)):
                 raise ValueError(f"{name} {getattr(self, name)!r}: letters, digits, _, ., + and - only")
@@ -70,7 +78,8 @@ class Arm:
         """The same for equal arms, and different for others; also a file's name."""
         content = json.dumps(dict(self.settings), sort_keys=True).encode()
         rest = f".{hashlib.sha256(content).hexdigest()[:8]}" if self.settings else ""
-        return f"{self.claim}.{self.pool}.{self.arm}.{self.budget}.{self.seed}{rest}"
+        track = "" if self.track == CPU else f"{self.track}."
+        return f"{track}{self.claim}.{self.pool}.{self.arm}.{self.budget}.{self.seed}{rest}"
 
     def __hash__(self) -> int:
         return hash(self.key)
@@ -132,6 +141,7 @@ class Rows:
             "arm": arm.arm,
             "budget": arm.budget,
             "seed": arm.seed,
+            "track": arm.track,
             "settings": dict(arm.settings),
             "metrics": {name: float(value) for name, value in metrics.items()},
             "seconds": round(seconds, 2),
@@ -214,7 +224,7 @@ def _append(path: Path, line: str) -> None:
 def _row(record: Mapping[str, Any]) -> Row:
     named = {name: record[name] for name in ("claim", "pool", "arm", "budget", "seed", "settings")}
     return Row(
-        arm=Arm(**named),
+        arm=Arm(**named, track=record.get("track", CPU)),  # lines of before there were tracks have none
         metrics=record["metrics"],
         seconds=record["seconds"],
         notes=record["notes"],

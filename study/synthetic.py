@@ -16,7 +16,9 @@ from PIL import Image, ImageDraw
 
 from common.files import publish_bytes, published
 from eval.fetch.writing import Sample, jpeg, write_tar
-from study.images import samples, tar_features
+from study.images import samples
+from study.verdicts import KEPT
+from study.web import SHARDS, VERDICTS, write_web
 
 SIDE = 64
 COLOURS = ("red", "green", "blue", "yellow", "white", "black", "orange", "purple")
@@ -24,8 +26,8 @@ SHAPES = ("circle", "square", "triangle", "bar")
 ACTIONS = ("rolling over", "falling onto", "standing on", "resting on", "leaning against")
 GROCERIES = ("Banana", "Lemon", "Orange", "Arla Sour Milk", "Oatly Oat Milk", "Avocado", "Leek")
 """Some that are classes of ImageNet, some packages, some neither."""
-WEB, HELD, STRANGE = 640, 80, 200
-"""Pairs of the web to learn from and to hold out; captions of strangers."""
+WEB, STRANGE, DRAWN = 640, 60, 30
+"""Pairs of the web, some of which are held out; captions of strangers; captions that are written in images."""
 PHOTOGRAPHS = {"train": 120, "dev": 20, "test": 40}
 OF_EACH = {"train": 4, "test": 4}
 
@@ -48,18 +50,18 @@ def write_synthetic(folder: Path) -> None:
 
 
 def _write_web(folder: Path, generator: np.random.Generator) -> None:
-    """Pairs whose verdict is known from how they were made: half of the captions have no action."""
-    tar = folder / "web.tar"
+    """Pairs whose verdict is known from how they were made: half of the captions have no action. They lie as the
+    filter's runs would have left them."""
+    tar = folder / SHARDS / "00000.tar"
     _write(tar, _pairs(generator))
-    said = [(members["txt"].decode(), members["cls"].decode()) for _, members in samples(tar)]
-    with published(folder / "web-features.npz") as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file,
-            features=tar_features(tar, folder),
-            caption=np.array([caption for caption, _ in said]),
-            verdict=np.array([verdict for _, verdict in said]),
-            split=np.array(["train"] * WEB + ["held"] * HELD),
-        )
+    found = [(key, members["txt"].decode()) for key, members in samples(tar)]
+    for kind, said in ((KEPT, found[1::2]), ("rejected", found[::2])):
+        table = {"__key__": [key for key, _ in said], "caption": [caption for _, caption in said]}
+        if kind != KEPT:
+            table["reason"] = ["action"] * len(said)
+        with published(folder / VERDICTS / kind / "part-00000.parquet") as temporary:
+            pq.write_table(pa.table(table), temporary)
+    write_web(folder)
 
 
 def _write(path: Path, content: Iterator[Sample]) -> None:
@@ -68,10 +70,9 @@ def _write(path: Path, content: Iterator[Sample]) -> None:
 
 
 def _pairs(generator: np.random.Generator) -> Iterator[Sample]:
-    for number in range(WEB + HELD):
+    for number in range(WEB):
         image, sentence, name = _scene(generator)
-        caption, verdict = (sentence, "kept") if number % 2 else (name, "action")
-        yield f"{number:05d}", {"jpg": image, "txt": caption, "cls": verdict}
+        yield f"{number:05d}", {"jpg": image, "txt": sentence if number % 2 else name}
 
 
 def _photographs(generator: np.random.Generator, count: int) -> Iterator[Sample]:

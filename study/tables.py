@@ -1,4 +1,4 @@
-"""The four tables: which arms are set against each other, and what is said of each line.
+"""The four tables, for each track: which arms are set against each other, and what is said of each line.
 
 Every line is one comparison, at one pool and one budget, on one test set. All p values of a table are corrected for
 their number, whatever they are about. A line whose corrected p value is below 0.05 is called; `worse` is a reversal of
@@ -66,9 +66,10 @@ TABLES = {
 """By the names that the page has for them: a table for each claim, and one for what might help where text is weak."""
 
 
-def lines(rows: Rows, table: Table) -> list[Line]:
-    """All comparisons of the table for which there are rows, p values corrected. Raises `BrokenRows`."""
-    found = [row for row in rows.read(table.claim) if row.arm.settings.get("stage") != TUNING]
+def lines(rows: Rows, table: Table, track: str) -> list[Line]:
+    """All comparisons of the table for which there are rows of the track, p values corrected. Raises `BrokenRows`."""
+    of_track = (row for row in rows.read(table.claim) if row.arm.track == track)
+    found = [row for row in of_track if row.arm.settings.get("stage") != TUNING]
     made = [
         line
         for pool in _unique(row.arm.pool for row in found)

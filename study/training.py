@@ -1,4 +1,4 @@
-"""One arm of the tracks on a CPU: the product's trainer on pairs in memory, then the ranks of its retrieval."""
+"""One arm: the product's trainer on pairs in memory, then the ranks of its retrieval."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from torch.nn.functional import normalize
 
 from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
 from eval.metrics.rows import ArrayRows
-from trainer.architecture import DualEncoder
-from trainer.config import TransformSettings
+from trainer.architecture import DualEncoder, architecture, input_shape
+from trainer.assembly import device_type
+from trainer.config import Config
 from trainer.config_files import load_config, merged
 from trainer.export import load
 from trainer.loop import train
+from trainer.pixels import Pixels
+from trainer.towers import is_own
 from trainer.towers.words import frequent_words
 from trainer.transforms import StoredTransform
 
@@ -73,22 +76,27 @@ class Trained:
     clip: DualEncoder
     tokenize: Any
     transform: StoredTransform
+    pixels: Pixels
+    device: torch.device
+    """Of the model."""
 
     @torch.inference_mode()
     def images(self, stored: NDArray[Any]) -> Tensor:
         """(n, d) unit vectors."""
         parts = torch.from_numpy(np.ascontiguousarray(stored)).split(AT_ONCE)
         middle = np.full((AT_ONCE, 3), 0.5)
-        return torch.cat([self._unit(self.clip.encode_image(self.transform(part, middle))) for part in parts])
+        inputs = (self.pixels(self.transform(part, middle).to(self.device)) for part in parts)
+        return torch.cat([self._unit(self.clip.encode_image(each)) for each in inputs])
 
     @torch.inference_mode()
     def texts(self, captions: Sequence[str]) -> Tensor:
         """(m, d) unit vectors."""
-        return torch.cat([self._unit(self.clip.encode_text(part)) for part in self.tokenize(captions).split(AT_ONCE)])
+        parts = self.tokenize(captions).split(AT_ONCE)
+        return torch.cat([self._unit(self.clip.encode_text(part.to(self.device))) for part in parts])
 
     @staticmethod
     def _unit(features: Tensor) -> Tensor:
-        return normalize(features, dim=-1)
+        return normalize(features, dim=-1).cpu()
 
     def retrieval(self, name: str, pairs: Pairs) -> tuple[dict[str, float], dict[str, NDArray[np.int64]]]:
         """Metrics and 1-based ranks, under `NAME/t2i` and `NAME/i2t`; of equal scores all but the right are ahead."""
@@ -105,7 +113,7 @@ class Trained:
 
 
 def vocabulary(captions: Sequence[str]) -> list[str]:
-    """The words of an arm's text tower: those that occur twice. Arms that are compared get the same ones."""
+    """The words of an arm's small text tower: those that occur twice. Arms that are compared get the same ones."""
     return frequent_words(captions, at_least=2)
 
 
@@ -128,24 +136,31 @@ def trained(
         folder = Path(temporary)
         pairs.save(folder / FILE)
         (folder / "words.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-        given = {
-            "model": {"architecture": {"text_cfg": {"vocabulary": str(folder / "words.txt")}}},
+        given: dict[str, Any] = {
             "data": {"features": str(folder / FILE)},
             "concepts": {"path": str(concepts or "")},
             "schedule": {"samples": budget},
             "run": {"seed": seed},
         }
-        settings = load_config(str(config), base=merged(given, changed))
+        settings = _settings(config, merged(given, changed), folder / "words.txt")
         outcome = train(settings, folder / "run", _quiet)
         if outcome.export is None:  # a signal came: the row stays undone
             raise KeyboardInterrupt
         clip, tokenize = load(outcome.export)
-    return Trained(clip, tokenize, stored_transform(settings.transform, clip))
+        shape = input_shape(clip, architecture(settings.model))
+    device = torch.device(device_type(settings))
+    transform = StoredTransform(settings.transform, shape, training=False)
+    return Trained(clip.to(device), tokenize, transform, Pixels(settings.transform, device), device)
 
 
-def stored_transform(settings: TransformSettings, clip: Any) -> StoredTransform:
-    """What is stored of images to what the tower takes, as evaluation does it."""
-    return StoredTransform(settings, clip.visual.input_shape, training=False)
+def _settings(config: Path, given: Mapping[str, Any], words: Path) -> Config:
+    """The configuration with what is given on top; of a small text tower the ids are `words`, others have tokens."""
+    settings = load_config(str(config), base=given)
+    if not is_own((settings.model.architecture or {})["text_cfg"]):
+        return settings
+    return load_config(
+        str(config), base=merged(given, {"model": {"architecture": {"text_cfg": {"vocabulary": str(words)}}}})
+    )
 
 
 def _quiet(line: str) -> None:

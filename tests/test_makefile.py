@@ -83,7 +83,9 @@ def test_defaults_are_made_of_other_variables() -> None:
     assert "--output=out/laion2b" in run_by("filter", "DATASET=laion2b")
     assert run_by("filter", 'ARGS=--a "b c" $$HOME')[-3:] == ["--a", "b c", "$$HOME"]
     assert not any(word.startswith(("--output", "--data")) for word in run_by("bench") + run_by("study"))
-    assert {"--data=a", "--output=b", "--study=quick"} <= set(run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick"))
+    assert {"--data=a", "--output=b", "--study=quick", "--track=gpu"} <= set(
+        run_by("study", "DATA=a", "OUTPUT=b", "STUDY=quick", "TRACK=gpu")
+    )
 
 
 def test_where_and_which_units_is_said_of_concepts_and_the_pilot_too() -> None:

@@ -79,7 +79,8 @@ def as_module(module: str, *arguments: str) -> None:
         ("bench", [], []),
         ("bench-data", ["TASK=demo"], ["--task", "demo"]),
         ("compare", ["A=one", "B=two"], ["one", "two"]),
-        ("study", ["STUDY=quick", "DATA=/data/study"], ["--study", "quick", "--data", "/data/study"]),
+        ("study", ["STUDY=quick", "TRACK=gpu", "DATA=/data/study"],
+         ["--study", "quick", "--track", "gpu", "--data", "/data/study"]),
         ("study-data", ["ARGS=flickr8k"], ["flickr8k"]),
     ],
 )  # fmt: skip

@@ -4,7 +4,7 @@ enough of it.
 Pools: the web pairs (`natural`), and these with noise (`injected`): web images with captions of other pairs of the web,
 LAION's, and images that show their caption. Verdicts are those of the product's filters, preset `paper`. Every arm of a
 pool has the same words and, with the same seed, the same weights at the start; the clock is samples seen, so that a
-smaller part is repeated more often. Nothing is chosen: the settings are those of `features.yaml`.
+smaller part is repeated more often. Nothing is chosen: the settings are those of the track's configuration.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.claims.described import described
+from study.claims.described import described, track_of
 from study.claims.pools import Pool, open_pool, web_held
-from study.data import Data
+from study.data import Data, web_set
 from study.rows import Arm
 from study.training import Pairs, trained, vocabulary
 
-HERE = Path(__file__).parent
+ABOUT = Path(__file__).with_name("cat.yaml")
 NAME = "cat"
 BY_CAPTION = ("complexity", "action")
 """Reasons of rejection that the caption alone decides."""
 
 
-def arms(scale: str, data: Data) -> list[Arm]:
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
     """All arms at all budgets, those of one seed after the other, the smallest budgets first."""
-    about = described(HERE / "cat.yaml")
-    data.wanted("web")
+    about, on = described(ABOUT), track_of(ABOUT, track)
+    data.wanted(web_set(on.side))
     data.wanted("flickr8k")
     return [
-        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed)
-        for budget, seeds in about["budgets"][scale].items()
+        Arm(claim=NAME, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
+        for budget, seeds in on.budgets[scale].items()
         for pool in about["pools"]
         for seed in range(seeds)
         for arm in about["arms"]
@@ -44,15 +44,16 @@ def arms(scale: str, data: Data) -> list[Arm]:
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train on the arm's part of its pool; ranks on Flickr8k's test photographs and on held-out web pairs."""
-    pool, words = _pool(arm.pool, data)
+    on = track_of(ABOUT, arm.track)
+    pool, words = _pool(arm.pool, data, on.side)
     rows = chosen(pool.verdict, arm.arm, arm.seed)
-    model = trained(HERE / "features.yaml", pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
+    model = trained(on.trainer, pool.pairs.take(rows), words, budget=arm.budget, seed=arm.seed, changed={})
     metrics: dict[str, float] = {}
     items: dict[str, NDArray[Any]] = {}
-    photographs = data.flickr8k("test")
+    photographs = data.flickr8k("test", on.side)
     for name, pairs in {
         "flickr8k-test": Pairs.of_each(photographs.images, photographs.captions),
-        "web-held": web_held(data.web()),
+        "web-held": web_held(data.web(on.side)),
     }.items():
         measured, ranks = model.retrieval(name, pairs)
         metrics |= measured
@@ -73,6 +74,6 @@ def chosen(verdict: NDArray[np.str_], arm: str, seed: int) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=2)
-def _pool(name: str, data: Data) -> tuple[Pool, list[str]]:
-    pool = open_pool(data, **described(HERE / "cat.yaml")["pools"][name])
+def _pool(name: str, data: Data, side: int | None) -> tuple[Pool, list[str]]:
+    pool = open_pool(data, side, **described(ABOUT)["pools"][name])
     return pool, vocabulary(pool.pairs.captions)

@@ -76,16 +76,19 @@ class Pool:
     scale: float
 
 
-def arms(scale: str, data: Data) -> list[Arm]:
-    """Zero-shot once, and every method at every k and draw, on the sets that are at hand; the fewest shots first."""
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
+    """Zero-shot once, and every method at every k and draw, on the sets that are at hand; the fewest shots first. No
+    towers are trained, so the track changes nothing but the name of the rows."""
     data.wanted("reference")
     pools = list(GROCERIES) if data.has("grocery") else []
     pools += [pool for pool, task in TASKS.items() if data.has(task) and scale != "tiny"]
-    found = [Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0) for pool in pools]
+    found = [Arm(claim="fewshot", pool=pool, arm=ZERO_SHOT, budget=0, seed=0, track=track) for pool in pools]
     for k in SHOTS[scale]:
         for pool in pools:
             for seed in range(DRAWS[scale].get(pool, FEW[scale])):
-                found += [Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed) for method in METHODS]
+                found += [
+                    Arm(claim="fewshot", pool=pool, arm=method, budget=k, seed=seed, track=track) for method in METHODS
+                ]
     return found
 
 

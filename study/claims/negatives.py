@@ -16,64 +16,66 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.claims.described import described
+from study.claims.described import described, track_of
 from study.claims.pools import open_pool, web_held
-from study.data import Data
-from study.rows import Arm, Row
+from study.data import Data, web_set
+from study.rows import CPU, Arm, Row
 from study.training import Pairs, trained, vocabulary
 
-HERE = Path(__file__).parent
+ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"
 TUNING = "tuning"
 CHOSEN_BY = "web-chosen/t2i/gm_rank"
 """On one half of the held-out pairs."""
 
 
-def arms(scale: str, data: Data) -> list[Arm]:
-    """First the grid, at full scale alone, then what is reported."""
-    about = described(HERE / "negatives.yaml")
-    data.wanted("web")
+def arms(track: str, scale: str, data: Data) -> list[Arm]:
+    """First the grid, at full scale on a CPU alone, then what is reported."""
+    about, on = described(ABOUT), track_of(ABOUT, track)
+    data.wanted(web_set(on.side))
     data.wanted("flickr8k")
-    budgets = about["budgets"][scale]
     grid = [
-        _arm(TUNING, beta, budget, seed, start)
-        for budget, seeds in (about["tuning"].items() if scale == "full" else ())
+        _arm(CPU, TUNING, beta, budget, seed, start)
+        for budget, seeds in (about["tuning"].items() if (track, scale) == (CPU, "full") else ())
         for seed in seeds
         for beta in about["betas"]
         for start in about["grid"]
     ]
-    return grid + [arm for budget, seeds in budgets.items() for arm in reported(budget, range(seeds))]
+    budgets = on.budgets[scale].items()
+    return grid + [arm for budget, seeds in budgets for arm in reported(track, budget, range(seeds))]
 
 
-def reported(budget: int, seeds: Sequence[int]) -> list[Arm]:
+def reported(track: str, budget: int, seeds: Sequence[int]) -> list[Arm]:
     """Every beta at the usual scale and at its own."""
-    about = described(HERE / "negatives.yaml")
+    about = described(ABOUT)
     chosen = about["chosen"][min(about["chosen"], key=lambda known: abs(known - budget))]
     return [
-        _arm(pool, beta, budget, seed, start)
+        _arm(track, pool, beta, budget, seed, start)
         for pool, starts in (("usual", dict.fromkeys(about["betas"], about["usual"])), ("tuned", chosen))
         for seed in seeds
         for beta, start in starts.items()
     ]
 
 
-def _arm(pool: str, beta: float, budget: int, seed: int, start: float) -> Arm:
+def _arm(track: str, pool: str, beta: float, budget: int, seed: int, start: float) -> Arm:
     stage = {"stage": TUNING} if pool == TUNING else {}
     settings = {"beta": beta, "scale": start, **stage}
-    return Arm(claim=NAME, pool=pool, arm=f"beta-{beta:g}", budget=budget, seed=seed, settings=settings)
+    name = f"beta-{beta:g}"
+    return Arm(claim=NAME, pool=pool, arm=name, budget=budget, seed=seed, settings=settings, track=track)
 
 
 def run(arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, NDArray[Any]], dict[str, Any]]:
     """Train with a beta and an initial scale; the half of the held-out pairs that chooses, or what is reported."""
-    pairs, words = _pairs(data)
+    on = track_of(ABOUT, arm.track)
+    pairs, words = _pairs(data, on.side)
     beta, start = arm.settings["beta"], arm.settings["scale"]
     changed = {"loss": {"name": "hn_nce", "alpha": 1.0, "beta": float(beta)}, "model": {"temperature": 1 / start}}
-    model = trained(HERE / "features.yaml", pairs, words, budget=arm.budget, seed=arm.seed, changed=changed)
-    web = data.web()
+    model = trained(on.trainer, pairs, words, budget=arm.budget, seed=arm.seed, changed=changed)
+    web = data.web(on.side)
     if arm.pool == TUNING:
         measured = {"web-chosen": web_held(web, 0)}
     else:
-        photographs = data.flickr8k("test")
+        photographs = data.flickr8k("test", on.side)
         test = Pairs.of_each(photographs.images, photographs.captions)
         measured = {"flickr8k-test": test, "web-held": web_held(web, 1)}
     metrics: dict[str, float] = {}
@@ -111,6 +113,6 @@ def best_scales(rows: Sequence[Row]) -> dict[int, dict[float, float]]:
 
 
 @lru_cache(maxsize=1)
-def _pairs(data: Data) -> tuple[Pairs, list[str]]:
-    pairs = open_pool(data).pairs
+def _pairs(data: Data, side: int | None) -> tuple[Pairs, list[str]]:
+    pairs = open_pool(data, side).pairs
     return pairs, vocabulary(pairs.captions)

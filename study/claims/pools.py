@@ -1,4 +1,4 @@
-"""Pools of web pairs as features, with CAT's verdict of each."""
+"""Pools of web pairs, with CAT's verdict of each."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Pool:
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 
 
-def open_pool(data: Data, noise: bool = False) -> Pool:
-    """The web's training pairs; with noise also pairs that a crawl has: captions of LAION beside images that are not
-    theirs, and images that show their caption. Raises `SetMissing`."""
-    web = data.web()
+def open_pool(data: Data, side: int | None, noise: bool = False) -> Pool:
+    """The web's training pairs, as features or as images of a side; with noise also pairs that a crawl has: captions of
+    LAION beside images that are not theirs, and images that show their caption. Raises `SetMissing`."""
+    web = data.web(side)
     parts = [_web(web, np.flatnonzero(web.split == "train"), "web")]
     if noise:
-        parts += [_strange(data, web), _web(drawn := data.drawn(), np.arange(len(drawn.captions)), "drawn")]
+        parts += [_strange(data, web), _web(drawn := data.drawn(side), np.arange(len(drawn.captions)), "drawn")]
     before = np.cumsum([0, *(len(part.pairs.images) for part in parts)])
     image = np.concatenate([part.pairs.image + at for part, at in zip(parts, before, strict=False)])
     images = np.concatenate([part.pairs.images for part in parts])
@@ -51,7 +51,7 @@ def web_held(web: Web, half: int | None = None) -> Pairs:
 
 
 def _web(web: Web, rows: NDArray[np.int64], origin: str) -> Pool:
-    pairs = Pairs(web.features[rows], web.captions[rows].tolist(), np.arange(len(rows)))
+    pairs = Pairs(web.images[rows], web.captions[rows].tolist(), np.arange(len(rows)))
     return Pool(pairs, web.verdict[rows], _origin(origin, len(rows)))
 
 
@@ -60,7 +60,7 @@ def _strange(data: Data, web: Web) -> Pool:
     decided = data.laion()
     rows = np.random.default_rng(_SEED).permutation(np.flatnonzero(web.split == "train"))[: len(decided)]
     decided = decided[: len(rows)]
-    pairs = Pairs(web.features[rows], [one.caption for one in decided], np.arange(len(rows)))
+    pairs = Pairs(web.images[rows], [one.caption for one in decided], np.arange(len(rows)))
     return Pool(pairs, np.array([one.verdict for one in decided]), _origin("strange", len(rows)))
 
 

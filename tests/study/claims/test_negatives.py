@@ -23,7 +23,7 @@ class Present:
 
 
 def test_scales_in_the_file_are_those_that_the_rows_chose() -> None:
-    chosen = described(negatives.HERE / "negatives.yaml")["chosen"]
+    chosen = described(negatives.ABOUT)["chosen"]
     assert negatives.best_scales(Rows(RESULTS).read("negatives")) == chosen
 
 
@@ -39,7 +39,7 @@ def test_the_best_scale_has_the_lowest_mean_rank_over_seeds(tmp_path: Path) -> N
 
 
 def test_no_seed_of_the_grid_is_reported_and_betas_are_paired() -> None:
-    made: Any = negatives.arms("full", Present())  # type: ignore[arg-type]
+    made: Any = negatives.arms("cpu", "full", Present())  # type: ignore[arg-type]
     grid = {arm.seed for arm in made if arm.settings.get("stage") == "tuning"}
     reported = [arm for arm in made if arm.settings.get("stage") != "tuning"]
     assert grid and not grid & {arm.seed for arm in reported}
@@ -49,7 +49,7 @@ def test_no_seed_of_the_grid_is_reported_and_betas_are_paired() -> None:
     assert {arm.settings["scale"] for arm in reported if arm.pool == "usual"} == {14.3}
 
 
-@pytest.mark.parametrize("scale", ["quick", "tiny"])
-def test_a_shorter_study_chooses_nothing(scale: str) -> None:
-    made: Any = negatives.arms(scale, Present())  # type: ignore[arg-type]
+@pytest.mark.parametrize(("track", "scale"), [("cpu", "quick"), ("cpu", "tiny"), ("gpu", "full"), ("gpu-tiny", "tiny")])
+def test_a_shorter_study_and_one_on_a_gpu_choose_nothing(track: str, scale: str) -> None:
+    made: Any = negatives.arms(track, scale, Present())  # type: ignore[arg-type]
     assert {arm.pool for arm in made} == {"usual", "tuned"}
