@@ -22,7 +22,6 @@ from open_clip.loss import ClipLoss
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.loader import write_shards
 from benchmarks.train_step import ours, pairs, stepper_of, theirs
@@ -34,12 +33,9 @@ from trainer.config import Config
 from trainer.loop import TrainingOutcome, train
 from trainer.losses import HnNce
 from trainer.memory import need
+from trainer.utilisation import flops_per_pair, peak_flops
 
 Row = dict[str, Any]
-PEAK_TFLOPS = {  # dense bf16, of the makers' data sheets
-    "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "A10": 125,
-    "RTX 4090": 165,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +172,7 @@ def steps(size: Sizes) -> list[Row]:
                         "s": seconds,
                         "x open_clip": seconds / anchor,
                         "pairs/s": size.batch / seconds,
-                        "MFU": _mfu(flops * size.batch / seconds),
+                        "MFU": _mfu(flops * size.batch / seconds, size, precision),
                         "peak GiB": peak / 2**30 if peak else None,
                     }
                 )
@@ -187,20 +183,15 @@ def steps(size: Sizes) -> list[Row]:
 
 def _flops(model: str, size: Sizes) -> float:
     """Of the forward and backward pass of a pair."""
-    net = open_clip.create_model(model).to(size.device)
-    batch = pairs(model, 1, 10, size.device)
-    with FlopCounterMode(display=False) as counter:
-        image, text, _ = net(batch.images.float(), batch.texts)
-        (image.sum() + text.sum()).backward()
-    return float(counter.get_total_flops())
+    student = stepper_of(model, 1, 0, size.device, "fp32").student
+    shape = open_clip.get_model_config(model)
+    side = shape["vision_cfg"]["image_size"]
+    return flops_per_pair(student, (3, side, side), tokenizer(shape)(["a caption"]))
 
 
-def _mfu(flops_per_s: float) -> float | None:
-    if not torch.cuda.is_available():
-        return None
-    name = torch.cuda.get_device_name(0)
-    peak = next((tflops for part, tflops in PEAK_TFLOPS.items() if all(word in name for word in part.split())), None)
-    return None if peak is None else flops_per_s / (peak * 1e12)
+def _mfu(flops_per_s: float, size: Sizes, precision: str) -> float | None:
+    peak = peak_flops(torch.device(size.device), precision)
+    return None if peak is None else flops_per_s / peak
 
 
 def losses(size: Sizes) -> list[Row]:

@@ -22,12 +22,11 @@ from sklearn.linear_model import LogisticRegression
 
 from common.ranks import Ranks
 from eval import protocol
-from eval.data import DataSet, Memo, class_names, open_support
-from eval.errors import DataBroken, DataMissing
+from eval.data import DataSet, Memo, class_names
 from eval.features import FeatureCache
 from eval.fewshot.curves import estimate
-from eval.probing import support_record
-from eval.results import Result, broken_data, measured, missing
+from eval.probing import support_record, training_split
+from eval.results import Result, measured, missing
 from eval.task import Task
 
 LINEAR_PROBE_RULES = 1
@@ -59,15 +58,10 @@ def evaluate_linear_probe(
 ) -> list[Result]:
     """The row of the full linear probe of `task` on the test images `data`; a training split that is not at hand is a
     row that says so, a task that has none has no row. To be called on all ranks, which share the search."""
-    if not task.support or data.labels is None or data.labels.ndim != 1:
-        return []
-    try:
-        support = open_support(task, data, root, memo)
-    except DataMissing as error:
-        return [missing(task.name, "few_shot", "linear probe", f"training split: {error}")]
-    except DataBroken as error:  # zero-shot needs no training split
-        return [broken_data(task.name, "few_shot", "linear probe", error)]
-    assert support.labels is not None  # `open_support` saw to it
+    support, absent = training_split(task, data, root, memo, "linear probe")
+    if support is None:
+        return absent
+    assert support.labels is not None and data.labels is not None  # `training_split` saw to it
     names = class_names(task, data)
     lacking = len(names.texts) - len(np.unique(support.labels))
     if lacking:

@@ -34,15 +34,10 @@ def evaluate_few_shot(
 ) -> list[Result]:
     """The few-shot rows of `task` on the test images `data`; the keys of all shots go to `output`/few_shot. A
     training split that is not at hand is a row that says so; a task that has none has no rows."""
-    if not task.support or data.labels is None or data.labels.ndim != 1:
-        return []
-    try:
-        support = open_support(task, data, root, memo)
-    except DataMissing as error:
-        return [missing(task.name, "few_shot", "few-shot", f"training split: {error}")]
-    except DataBroken as error:  # costs the few-shot part alone: zero-shot needs no training split
-        return [broken_data(task.name, "few_shot", "few-shot", error)]
-    assert support.labels is not None  # `open_support` saw to it
+    support, absent = training_split(task, data, root, memo, "few-shot")
+    if support is None:
+        return absent
+    assert support.labels is not None and data.labels is not None  # `training_split` saw to it
     named, prompted = class_names(task, data), templates(task, data)
     names, prompts = named.texts, prompted.texts
     keys, labels = list(support.images.keys), support.labels
@@ -84,6 +79,22 @@ def evaluate_few_shot(
         publish_json(output / "few_shot" / f"{task.name}.json", {**found.record(), "also_test": overlap})
         found.predictions(list(data.images.keys), data.labels).write(output / "few_shot" / f"{task.name}.npz")
     return [Result(**row) for row in group.share(rows)]
+
+
+def training_split(
+    task: Task, data: DataSet, root: Path, memo: Memo, metric: str
+) -> tuple[DataSet | None, list[Result]]:
+    """The training split that a probe of `task` learns from. Where there is none to learn from the rows that say so:
+    one where it is not at hand or broken, which costs this probe alone, for zero-shot needs no training split; none
+    where the task has none."""
+    if not task.support or data.labels is None or data.labels.ndim != 1:
+        return None, []
+    try:
+        return open_support(task, data, root, memo), []
+    except DataMissing as error:
+        return None, [missing(task.name, "few_shot", metric, f"training split: {error}")]
+    except DataBroken as error:
+        return None, [broken_data(task.name, "few_shot", metric, error)]
 
 
 def support_record(
