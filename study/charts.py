@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from common.html import attribute, text_width
+from common.html import apart, attribute, text_width
 
 WIDE, HIGH = 720.0, 380.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0
@@ -49,10 +48,11 @@ def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series],
         min(0.0, *(point.low for point in points)),
         max(0.0, *(point.high for point in points)),
     )
-    ends = [axes.y(one.points[-1].y) for one in series if one.points]
+    drawn = [one for one in series if one.points]
+    labels = apart([axes.y(one.points[-1].y) for one in drawn], _LABEL, HIGH - _BOTTOM)
     lines = [
         _line(one, axes, _COLOURS[number % len(_COLOURS)], label)
-        for number, (one, label) in enumerate(zip([one for one in series if one.points], _apart(ends), strict=True))
+        for number, (one, label) in enumerate(zip(drawn, labels, strict=True))
     ]
     said = attribute(f"{title}: {y_label} against {x_label}")
     return (
@@ -125,16 +125,3 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _short(value: float) -> str:
     return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """The heights of labels, moved as little as it takes for none to cover another."""
-    order = sorted(range(len(heights)), key=lambda place: heights[place])
-    placed = list(heights)
-    for before, here in pairwise(order):
-        placed[here] = max(placed[here], placed[before] + _LABEL)
-    limit = HIGH - _BOTTOM
-    for place in reversed(order):
-        placed[place] = min(placed[place], limit)
-        limit = placed[place] - _LABEL
-    return placed

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.html import attribute
+from common.html import apart, attribute
 from eval.report.data import FewShotTable
 from eval.report.text import percent
 
@@ -58,7 +57,9 @@ def draw_curves(table: FewShotTable) -> str:
         ends.append(axes.y(last["value"]))
     labels = [
         _draw_name(method, number % MARKS, end, y)
-        for number, (method, y, end) in enumerate(zip(table.methods, _apart(ends), ends, strict=True))
+        for number, (method, y, end) in enumerate(
+            zip(table.methods, apart(ends, _LABEL, HIGH - _BOTTOM + 4), ends, strict=True)
+        )
     ]
     return (
         f'<svg class="curves" role="img" aria-label="few-shot curves of {attribute(table.task)}" '
@@ -121,18 +122,3 @@ def _grid(axes: _Axes) -> str:
         f'<text class="c-tick" x="{middle:.1f}" y="{HIGH - 5:.1f}" text-anchor="middle">shots per class</text>'
     )
     return "".join(parts)
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """The heights of labels, moved as little as it takes for none to cover another."""
-    order = sorted(range(len(heights)), key=lambda place: heights[place])
-    placed = [0.0] * len(heights)
-    y = -math.inf
-    for place in order:
-        y = max(y + _LABEL, heights[place])
-        placed[place] = y
-    limit = HIGH - _BOTTOM + 4
-    for place in reversed(order):
-        placed[place] = min(placed[place], limit)
-        limit = placed[place] - _LABEL
-    return placed
