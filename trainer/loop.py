@@ -335,14 +335,15 @@ class _Run:
 
 @contextmanager
 def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
-    """Keeps two runs from writing to one folder."""
+    """Keeps two runs from writing to one folder. The lock is the process's own (POSIX), not the open file's (flock),
+    which the loader's workers would inherit and hold for seconds after the run was killed, against its restart."""
     if not ranks.first:
         yield
         return
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / "lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise WrongUse(f"another run is writing to {workdir}; wait for it, or take another WORKDIR") from error
         yield

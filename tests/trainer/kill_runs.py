@@ -57,14 +57,15 @@ def finish(children: list[int]) -> None:
 
 
 def kill_at(children: list[int], workdir: Path, step: int) -> int:
-    """SIGKILL to all processes, workers included, once a step is logged; the step reached."""
+    """SIGKILL to the ranks once a step is logged, as when memory runs out; the step reached. The loader's workers live
+    on for the seconds until they miss them, and are not in the way of a restart."""
     began = time.monotonic()
     while (reached := max(losses(workdir), default=0)) < step:
         if time.monotonic() - began > LIMIT_S:
             raise SystemExit(f"step {step} was not reached")
         time.sleep(0.01)
     for child in children:
-        os.killpg(child, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     return reached
 

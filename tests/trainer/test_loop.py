@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from common.command_line import WrongUse
 from common.fields import build
+from tests.forks import Forks
 from trainer import quality
 from trainer.checkpoint import Checkpoints
 from trainer.cli import main
@@ -305,13 +306,18 @@ def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: P
         train(build(Config, merged(values, limit)), tmp_path / "x", lambda text: None)
 
 
-def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+def refused(config: Any, workdir: Path) -> None:
+    """The body of another process that finds the folder in use."""
+    with pytest.raises(WrongUse, match=r"another run is writing to"):
+        train(config, workdir)
+
+
+def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: Path, forks: Forks) -> None:
     config = tiny_config()
 
     def say(text: str) -> None:
         if text.startswith("step 1/"):
-            with pytest.raises(WrongUse, match=r"another run is writing to"):
-                train(config, tmp_path)
+            forks.call(__file__, "refused", config, tmp_path, said=tmp_path / "said.txt")
 
     train(config, tmp_path, say)
 
