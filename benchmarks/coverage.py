@@ -103,6 +103,8 @@ def worlds() -> Iterator[World]:
     yield from _clustered()
     yield from _classes()
     yield from _categories()
+    yield from _f1()
+    yield from _groups()
     yield from _areas()
     yield from _precisions()
     yield from _averages()
@@ -196,6 +198,57 @@ def _categories() -> Iterator[World]:
         yield World(
             "mean per category", f"{categories} categories, {each} questions on {images} images", "interval", play
         )
+
+
+def labelled(generator: Generator, sizes: Floats, rates: Floats) -> tuple[Floats, Floats]:
+    """Predictions and labels of classes of these sizes; a miss falls on any class, on large ones more often."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    missed = generator.choice(len(sizes), size=len(labels), p=sizes / sizes.sum())
+    return np.where(generator.random(len(labels)) < rates[labels], labels, missed), labels
+
+
+def _f1() -> Iterator[World]:
+    for classes, largest, smallest, p in (
+        (10, 50, 50, 0.7),
+        (5, 10, 10, 0.6),
+        (40, 400, 5, 0.5),
+        (100, 2000, 1, 0.3),
+        (100, 2000, 1, 0.8),
+    ):
+        sizes = np.geomspace(smallest, largest, classes).round().astype(np.int64)
+        other = np.random.default_rng(1)
+        rates = other.beta(4 * p, 4 * (1 - p), size=classes)
+        truth = float(np.mean([estimates.macro_f1(*labelled(other, sizes, rates)).value for _ in range(1500)]))
+
+        def play(
+            generator: Generator, sizes: Floats = sizes, rates: Floats = rates, truth: float = truth
+        ) -> tuple[Interval | None, float]:
+            return estimates.macro_f1(*labelled(generator, sizes, rates)).interval(), truth
+
+        name = (
+            f"{classes} classes, {smallest} to {largest} images"
+            if smallest < largest
+            else f"{classes} classes, {largest} images"
+        )
+        yield World("macro F1", f"{name}, {100 * truth:.0f} %", "interval", play)
+
+
+def _groups() -> Iterator[World]:
+    """The worst of several groups: all alike, which makes the lowest too low; one far behind; a tiny one."""
+    for sizes, rates, name in (
+        ((100,) * 5, (0.7,) * 5, "5 alike of 100 images"),
+        ((2000,) * 6, (0.9,) * 6, "6 alike of 2,000 images"),
+        ((900,) * 4, (0.5, 0.6, 0.7, 0.8), "4 of 900 images, 50 to 80 %"),
+        ((2000,) * 6, (0.88, 0.89, 0.9, 0.91, 0.92, 0.93), "6 of 2,000 images, 88 to 93 %"),
+        ((5000, 5000, 2500, 8000, 600, 4), (0.3, 0.3, 0.2, 0.3, 0.3, 0.3), "6 of 4 to 8,000 images, 20 to 30 %"),
+    ):
+        of = np.repeat(np.arange(len(sizes)), sizes)
+        by_item = np.repeat(rates, sizes)
+
+        def play(generator: Generator, of: Floats = of, by_item: Floats = by_item) -> tuple[Interval | None, float]:
+            return estimates.worst_group(generator.random(len(of)) < by_item, of).interval(), float(by_item.min())
+
+        yield World("worst group", name, "interval", play)
 
 
 def _areas() -> Iterator[World]:
@@ -342,6 +395,18 @@ def _paired_worlds() -> Iterator[World]:
         a, b = (estimates.mean_per_class(generator.random(len(labels)) < rates, labels) for _ in range(2))
         return difference(a, b)
 
+    def f1(generator: Generator) -> Paired:
+        sizes, rates = np.geomspace(2, 200, 30).round().astype(np.int64), np.linspace(0.3, 0.9, 30)
+        a, b = (estimates.macro_f1(*labelled(generator, sizes, rates)) for _ in range(2))
+        return difference(a, b)
+
+    def groups(generator: Generator, rates: tuple[float, ...]) -> Paired:
+        of = np.repeat(np.arange(len(rates)), 500)
+        ease, by_item = generator.normal(size=len(of)), np.repeat([NormalDist().inv_cdf(one) for one in rates], 500)
+        hits = (ease + generator.normal(size=len(of)) < math.sqrt(2) * by_item for _ in range(2))
+        a, b = (estimates.worst_group(one, of) for one in hits)
+        return difference(a, b)
+
     def areas(generator: Generator) -> Paired:
         labels = np.repeat([1, 0], [25, 75])
         shared = generator.normal(labels, 1)
@@ -375,6 +440,9 @@ def _paired_worlds() -> Iterator[World]:
         ("R@k, 1,000 images, 30 %", lambda g: retrieval(g, 1000, 0.3, 0.5), 1.0),
         ("R@k, 200 images, 1 %", lambda g: retrieval(g, 200, 0.01, 0.9), 1.0),
         ("mean per class, 20 classes", classes, 1.0),
+        ("macro F1, 30 classes of 2 to 200", f1, 1.0),
+        ("worst of 5 groups of 500, alike", lambda g: groups(g, (0.7,) * 5), 1.0),
+        ("worst of 5 groups of 500, 50 to 90 %", lambda g: groups(g, (0.5, 0.6, 0.7, 0.8, 0.9)), 1.0),
         ("ROC-AUC, 25 against 75", areas, 1.0),
         ("mAP, 200 images, 8 classes", precision, 0.5),
         ("average row: both ways on two sets", averaged, 1.0),

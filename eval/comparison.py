@@ -238,7 +238,7 @@ def _tested(metric: str, a: Items, b: Items, of_a: Estimate, of_b: Estimate) -> 
 
 
 def _has_labels(metric: str) -> bool:
-    return metric.startswith(("top", "mean_per_class", "mean_per_category", "roc_auc"))
+    return metric.startswith(("top", "mean_per_class", "mean_per_category", "macro_f1", "worst_group", "roc_auc"))
 
 
 def _protocol_note(a: Mapping[str, Any], b: Mapping[str, Any]) -> str:

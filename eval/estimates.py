@@ -1,7 +1,7 @@
 """Every metric as a number with the part that each image had in it, from outcomes per item.
 
-Means by linearisation over images, mean per class by strata, ROC-AUC by DeLong et al. (1988), average precision by
-the jackknife: without each image once, in closed form.
+Means by linearisation over images, mean per class and macro F1 by strata, the worst group by its own images, ROC-AUC by
+DeLong et al. (1988), average precision by the jackknife: without each image once, in closed form.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.metrics.classification import average_precision_11point, sorted_truth
-from eval.statistics import Estimate, Floats
+from eval.statistics import Estimate, Floats, Lowest
 
 GROUPS = 50
 """Groups of images that are left out in turn where leaving out each of them is too dear."""
@@ -40,17 +40,42 @@ def mean(values: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
 def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
     """Mean over the classes that occur of the proportion of hits (n,) among a class's items. Classes of a single item
     vouch for each other's spread. `clusters` (n,) as in `mean`."""
-    right, of = np.asarray(hits, dtype=np.float64), np.asarray(labels)
-    n = len(right)
-    _, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
+    right = np.asarray(hits, dtype=np.float64)
+    _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     share = np.bincount(class_of, weights=right) / sizes
-    weight = 1 / (len(sizes) * sizes[class_of])
+    return _within_classes(float(share.mean()), right / (len(sizes) * sizes[class_of]), class_of, sizes, clusters)
+
+
+def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
+    """Mean over the classes that occur among the labels (n,) of F1, 2 TP / (2 TP + FP + FN), as WILDS computes it: a
+    class that is only predicted has no F1 of its own, and costs that of the class it was predicted for.
+
+    For sets with as many images of each class. Classes of a single item and `clusters` as in
+    `mean_per_class`."""
+    said, of = np.asarray(predicted), np.asarray(labels)
+    classes, class_of, sizes = np.unique(of, return_inverse=True, return_counts=True)
+    place = np.minimum(np.searchsorted(classes, said), len(classes) - 1)
+    known = classes[place] == said
+    both = sizes + np.bincount(place[known], minlength=len(classes))
+    hits = np.bincount(class_of[said == of], minlength=len(classes))
+    # What every prediction changed in the F1 of the class that it names, against none made for that item.
+    without = 2 * (hits[place] - (said == of)) / np.maximum(both[place] - 1, 1)
+    moved = np.where(known, 2 * hits[place] / both[place] - without, 0.0)
+    return _within_classes(float(np.mean(2 * hits / both)), moved / len(classes), class_of, sizes, clusters)
+
+
+def _within_classes(
+    value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
+) -> Estimate:
+    """What each item (n,) moved a mean over classes by, against the others of its class; classes of one item are one
+    stratum."""
+    n = len(moved)
     alone = sizes == 1
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
-    centre = np.bincount(stratum_of, weights=right, minlength=len(sizes) + 1) / np.maximum(counts, 1)
+    centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
     enough = np.maximum(counts - 1, 1)
-    parts = weight * (right - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
+    parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
     of_item, units = parts, np.arange(n)
     if clusters is not None:
         units, place = np.unique(np.asarray(clusters), return_inverse=True)
@@ -60,7 +85,23 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
     df = float(variances.sum() ** 2 / spread) if spread > 0 else float(np.sum(np.maximum(counts - 1, 0)))
     most = len(sizes) ** 2 / float(np.sum(1 / sizes))
     df, most = min(df, len(units) - 1), most * len(units) / n
-    return Estimate(value=float(share.mean()), parts=parts, units=units, df=df, most=most)
+    return Estimate(value=value, parts=parts, units=units, df=df, most=most)
+
+
+def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None = None) -> Lowest:
+    """The lowest mean of hits (n,) in [0, 1] over `groups` (n,), which are given and not drawn. `clusters` as in
+    `mean`; one that lies in several groups counts in each. Raises ValueError for no items."""
+    right, of = np.asarray(hits, dtype=np.float64), np.asarray(groups)
+    of_image = np.arange(len(right)) if clusters is None else np.asarray(clusters)
+    members = [of == name for name in np.unique(of)]
+    found = [mean(right[own], of_image[own]) for own in members]
+    if not found:
+        raise ValueError("no groups of no items")
+    worst = min(found, key=lambda one: one.value)
+    units = np.unique(of_image)
+    parts = np.zeros(len(units))
+    parts[np.searchsorted(units, worst.units)] = worst.parts
+    return Lowest(value=worst.value, parts=parts, units=units, df=worst.df, most=worst.most, of=tuple(found))
 
 
 def roc_auc(scores: ArrayLike, labels: ArrayLike) -> Estimate:

@@ -39,13 +39,15 @@ class FoundTexts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundImages:
-    """A caption with the images nearest to it."""
+    """A caption or a cue with the images nearest to it."""
 
     text: str
     images: Sequence[tuple[Image.Image, float, bool]]
     """Image, cosine, whether it is the caption's; nearest first."""
     rank: int
-    """Rank of its image, from 1."""
+    """Rank of its image, from 1; of several the last one's."""
+    right: int = 1
+    """How many images are its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

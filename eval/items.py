@@ -13,7 +13,7 @@ from eval.results import Items
 from eval.statistics import Estimate
 
 NEEDED = ("keys", "hits", "clusters", "predicted", "label")
-MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score")
+MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score", "jaccard")
 
 
 def read_items(path: Path) -> Items:
@@ -45,6 +45,11 @@ def estimate_of(items: Items, metric: str) -> Estimate | None:
         return estimates.mean(items.hits, items.clusters)
     if name in ("mean_per_class", "mean_per_category"):
         return estimates.mean_per_class(items.hits, items.label, items.clusters)
+    if name == "macro_f1":
+        return estimates.macro_f1(items.predicted, items.label, items.clusters)
+    if name.startswith("worst_group_"):
+        groups = items.extra.get("groups")
+        return None if groups is None else estimates.worst_group(items.hits, groups, items.clusters)
     scores, labels = items.extra.get("scores"), items.label if name == "roc_auc" else items.extra.get("labels")
     if name not in estimates.METRICS or scores is None or labels is None:
         return None

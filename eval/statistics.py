@@ -61,6 +61,30 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lowest(Estimate):
+    """The lowest of several proportions of different images, such as the accuracy of the worst group; the parts are
+    those of the lowest one."""
+
+    of: tuple[Estimate, ...] = field(repr=False)
+    """All of them."""
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """Images drawn anew within each group. The lowest proportion is at least the lowest of the lower ends, since
+        that of the worst group holds as often as promised; it is at most the lowest of the upper ends, each at the
+        level at which all of them hold together (Sidak), since it is not known which group is the worst. Resampling the
+        lowest of several would repeat its bias: it is too low where groups are alike.
+
+        A group of too few images to say has no ends but 0 and 1."""
+        check_level(level)
+        together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
+        ends = [(one.interval(level), one.interval(together)) for one in self.of]
+        if all(own is None for own, _ in ends):
+            return None
+        low = min(0.0 if own is None else own.low for own, _ in ends)
+        return Interval(low, min(1.0 if wide is None else wide.high for _, wide in ends))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
     """Model B against model A on the same items."""
 

@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 from common.fields import Positive
 
-Layout = Literal["webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "selection", "pairs", "lines"]
+Layout = Literal[
+    "webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "selection", "pairs", "associations", "lines"
+]
 Direction = Literal["image_to_text", "text_to_image"]
 
 DIRECTIONS = get_args(Direction)
@@ -36,8 +38,8 @@ class Task:
     name: str
     """Unique in its suite; what people type."""
     kind: str
-    """classification, retrieval, vqa, caption_selection, pair_selection, or another one that is registered in
-    `eval.tasks.kinds`."""
+    """classification, retrieval, vqa, caption_selection, pair_selection, association, or another one that is registered
+    in `eval.tasks.kinds`."""
     title: str
     """The data set's name as its authors write it."""
     sources: tuple[Source, ...]
@@ -55,7 +57,7 @@ class Task:
     """Where the data set, or the task made of it, was published."""
     items: Positive | None = None
     """Number of items of the split as published, images for most kinds, questions of caption selection, pairs of pair
-    selection; a difference is written beside the result."""
+    selection, cues of association; a difference is written beside the result."""
     classes: Positive | None = None
     """Number of classes (classification)."""
     class_names: str | tuple[str, ...] = "dataset"
@@ -95,5 +97,3 @@ class Suite:
     """In the order of the report."""
     average: tuple[str | tuple[str, ...], ...] = ()
     """Tasks whose plain mean is the suite's average; those of a list of their own count as one. Empty: it has none."""
-    lacks: tuple[str, ...] = ()
-    """What the published average also holds and the suite does not measure."""

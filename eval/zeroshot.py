@@ -7,7 +7,7 @@ public code bases agree), and an image belongs to the class of the largest produ
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,15 @@ from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
 from eval.examples import MOST, Confusion
 from eval.features import FeatureCache, Features
+from eval.groups import group_results
 from eval.metrics.classification import label_ranks, logits_in_tiles
 from eval.metrics.rows import tiles
 from eval.results import INTERVAL, Items, Result, TaskOutcome, measured, missing
 from eval.statistics import Estimate
 from eval.task import Task
 from eval.templates import fill
+
+F1_INTERVAL = f"{INTERVAL}; for sets with as many images of each class"
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
@@ -51,6 +54,8 @@ def evaluate_classification(task: Task, data: DataSet, cache: FeatureCache, grou
     assert data.labels is not None  # `open_task` saw to it
     if (data.labels.ndim == 2) != task.metric.startswith("map"):
         raise DataBroken(f"{data.place}: metric {task.metric} does not fit labels of shape {data.labels.shape}")
+    if task.metric.startswith("worst_group") and data.groups is None:
+        raise DataBroken(f"{data.place} does not say to which groups its images belong, and {task.metric} needs that")
     features = cache.images(data.images, task.name)
     classifier = zero_shot_classifier(cache, names, prompts)
     record = protocol.base(task, data, cache.model)
@@ -76,8 +81,8 @@ def _single_label(
 ) -> TaskOutcome:
     labels = data.labels
     assert labels is not None
-    classes = classifier.shape[1]
-    blocks = tiles(len(labels), classes)
+    classes, n = classifier.shape[1], len(labels)
+    blocks = tiles(n, classes)
     # Rank of the label, predicted class, and by how much class 1 is ahead of class 0.
     found = [np.empty((0, 3))]
     for rows, logits in logits_in_tiles(features, classifier, scale, [blocks[i] for i in group.part(len(blocks))]):
@@ -85,42 +90,69 @@ def _single_label(
         found.append(np.stack([*label_ranks(logits, labels[rows]), ahead.numpy()], axis=1))
     table = group.in_order(blocks, np.concatenate(found))
     ranks, predicted, margin = table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2]
-    hits = (ranks == 0).astype(np.float64)
-    n = len(labels)
-    record["chance"] = 1 / classes
-
-    def share(metric: str, right: np.ndarray, guesses: int) -> Result:
-        detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guesses / classes}
-        return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
-
-    def estimated(metric: str, found: Estimate) -> Result:
-        detail = {**record, "metric": metric, "interval": INTERVAL}
-        return measured(task, metric, found.value, found.interval(), n, detail)
-
-    results = [share("top1", hits, 1)]
-    if classes > 5:
-        results.append(share("top5", (ranks < 5).astype(np.float64), 5))
-    results.append(estimated("mean_per_class", estimates.mean_per_class(hits, labels)))
-    extra = {}
+    hits = {f"top{k}": (ranks < k).astype(np.float64) for k in ((1, 5) if classes > 5 else (1,))}
+    extra: dict[str, np.ndarray] = {}
     if classes == 2:
         extra["scores"] = margin.astype(np.float32)
-        if 0 < labels.sum() < n:
-            results.append(estimated("roc_auc", estimates.roc_auc(margin, labels)))
-        elif task.metric == "roc_auc":
-            reason = f"ROC-AUC needs items of both classes; all {n} are of class {labels[0]}"
-            results.append(missing(task.name, task.kind, "roc_auc", reason))
+    if data.groups is not None:
+        extra["groups"] = np.array(data.groups)
+    if data.bursts is not None:
+        record["bursts"] = len(np.unique(data.bursts))
+    results = _numbers(task, data, hits, predicted, margin, {**record, "chance": 1 / classes}, classes)
     if task.metric not in {result.metric for result in results}:
         raise DataBroken(f"{data.place}: metric {task.metric} needs another number of classes than {classes}")
     results.sort(key=lambda result: result.metric != task.metric)
     items = Items(
         keys=np.array(data.images.keys),
-        hits=hits,
-        clusters=np.arange(n),
+        hits=hits["top5" if task.metric.endswith("top5") else "top1"],
+        clusters=np.arange(n) if data.bursts is None else data.bursts,
         predicted=predicted,
         label=labels,
         extra=extra,
     )
     return TaskOutcome(tuple(results), items)
+
+
+def _numbers(
+    task: Task,
+    data: DataSet,
+    hits: Mapping[str, np.ndarray],
+    predicted: np.ndarray,
+    margin: np.ndarray,
+    record: Mapping[str, Any],
+    classes: int,
+) -> list[Result]:
+    """Every metric that these labels have; `hits` are those of top-1 and, of more than five classes, top-5."""
+    labels, bursts = data.labels, data.bursts
+    assert labels is not None
+    n = len(labels)
+
+    def share(metric: str, right: np.ndarray, guesses: int) -> Result:
+        guessed = guesses / classes
+        if bursts is not None:
+            return estimated(metric, estimates.mean(right, bursts), chance=guessed)
+        detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guessed}
+        return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
+
+    def estimated(metric: str, found: Estimate, **more: Any) -> Result:
+        detail = {**record, "metric": metric, "interval": INTERVAL, **more}
+        return measured(task, metric, found.value, found.interval(), n, detail)
+
+    results = [share(name, right, int(name.removeprefix("top"))) for name, right in hits.items()]
+    results.append(estimated("mean_per_class", estimates.mean_per_class(hits["top1"], labels, bursts)))
+    if task.metric == "macro_f1":
+        sizes = np.unique(labels, return_counts=True)[1]
+        guessed = float(np.mean(2 * sizes / (n + classes * sizes)))
+        found = estimates.macro_f1(predicted, labels, bursts)
+        results.append(estimated("macro_f1", found, interval=F1_INTERVAL, chance=guessed))
+    if data.groups is not None:
+        results += group_results(task, np.array(data.groups), hits, bursts, record)
+    if classes == 2 and 0 < labels.sum() < n:
+        results.append(estimated("roc_auc", estimates.roc_auc(margin, labels)))
+    elif task.metric == "roc_auc" and classes == 2:
+        reason = f"ROC-AUC needs items of both classes; all {n} are of class {labels[0]}"
+        results.append(missing(task.name, task.kind, "roc_auc", reason))
+    return results
 
 
 def _multi_label(task: Task, data: DataSet, scores: np.ndarray, record: dict[str, Any]) -> TaskOutcome:

@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval.data.dataset import Annotation, Choice, DataSet, Images, Pair, Question, sample_indices, shared_images
+from eval.data.annotations import Association, Choice, Pair, Question
+from eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
 from eval.data.files import read_folder, read_lines, read_manifest
 from eval.data.memo import Memo
 from eval.data.questions import read_snli_ve, read_vqav2
-from eval.data.selections import read_pairs, read_selection
+from eval.data.selections import read_associations, read_pairs, read_selection
 from eval.data.torchvision_sets import read_torchvision
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import DataBroken, DataMissing, WrongUse
@@ -23,6 +24,7 @@ from eval.templates import Texts, check_templates, named
 
 __all__ = [
     "Annotation",
+    "Association",
     "Choice",
     "DataSet",
     "Images",
@@ -99,11 +101,11 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
     place = source.path
     match source.layout:
         case "webdataset":
-            return read_webdataset(path, source.split, needs, memo, place)
+            return read_webdataset(path, source.split, needs, memo, place, source.options)
         case "torchvision":
             return read_torchvision(path, source.split, source.options, memo, place)
         case "folder":
-            return read_folder(path, source.split, memo, place)
+            return read_folder(path, source.split, memo, place, source.options)
         case "manifest":
             return read_manifest(path, source.options, memo, place)
         case "vqav2":
@@ -114,6 +116,8 @@ def _read(task: Task, source: Source, needs: Annotation, root: Path, memo: Memo)
             return read_selection(path, source.options, memo, place)
         case "pairs":
             return read_pairs(path, source.options, memo, place)
+        case "associations":
+            return read_associations(path, source.options, memo, place)
         case "lines":
             return read_lines(path, source.options, memo, place)
 

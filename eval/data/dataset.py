@@ -11,10 +11,11 @@ import numpy as np
 from PIL import Image
 
 from common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
+from eval.data.annotations import Association, Choice, Pair, Question
 from eval.errors import DataBroken
 from eval.hashes import sha256_of, sha256_texts
 
-Annotation = Literal["labels", "captions", "questions", "choices", "pairs"]
+Annotation = Literal["labels", "captions", "questions", "choices", "pairs", "associations"]
 """What may be known of the images: fields of a `DataSet`."""
 
 _LIMITS = ImageLimits()
@@ -40,57 +41,6 @@ class Images(Protocol):
         in one file with others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question about an image, with the answers people gave."""
-
-    key: str
-    """Unique name."""
-    image: int
-    """Index of the image."""
-    question: str
-    """As asked; for SNLI-VE the hypothesis."""
-    kind: str
-    """yes/no, number, other or snli_ve. The first three are what people's answers make it: numbers are reported by
-    them, and no statement may depend on them."""
-    answers: tuple[str, ...]
-    """Each annotator's answer."""
-    candidates: tuple[str, ...]
-    """The answers to choose from."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An image with captions of which some are right: hard negatives in text."""
-
-    key: str
-    """Unique name."""
-    image: int
-    """Index of the image."""
-    captions: tuple[str, ...]
-    """The right ones first."""
-    right: int
-    """How many are right, at least one; at least one is wrong."""
-    category: str
-    """What the wrong ones have wrong, or another name that numbers are reported by."""
-    cluster: int
-    """Questions about the same photograph, or about parts of it, have it in common: they are one observation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two images with a caption each, that are easily taken for each other."""
-
-    key: str
-    """Unique name."""
-    images: tuple[int, int]
-    """Indices of the images."""
-    captions: tuple[str, str]
-    """Of the first image, of the second one."""
-    category: str
-    """What the two differ in, or another name that numbers are reported by."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
     """Images and their annotations; which of these are there depends on the kind of task it was read for."""
@@ -111,6 +61,13 @@ class DataSet:
     """Captions to choose from."""
     pairs: tuple[Pair, ...] | None = None
     """Pairs of images and captions."""
+    associations: tuple[Association, ...] | None = None
+    """Cues and the images to choose from."""
+    groups: tuple[str, ...] | None = None
+    """Beside labels, the group that each image belongs to, such as a region of the world."""
+    bursts: np.ndarray | None = None
+    """(n,) int64 beside labels: images that were taken in one go have a number in common and are one observation. None:
+    every image is one."""
     class_names: tuple[str, ...] | None = None
     """The data's own class names in order of label."""
     templates: tuple[str, ...] | None = None
@@ -121,9 +78,10 @@ class DataSet:
 
     @property
     def items(self) -> int:
-        """What `items` and `sample` of a task count: choices or pairs where there are any, else images."""
-        annotated = self.pairs if self.choices is None else self.choices
-        return len(self) if annotated is None else len(annotated)
+        """What `items` and `sample` of a task count: choices, pairs or associations where there are any, else
+        images."""
+        annotated = (self.choices, self.pairs, self.associations)
+        return next((len(one) for one in annotated if one is not None), len(self))
 
     @property
     def label_hash(self) -> str:
@@ -137,12 +95,17 @@ class DataSet:
             known.append([(c.key, c.image, c.captions, c.right, c.category) for c in self.choices])
         if self.pairs is not None:
             known.append([(p.key, p.images, p.captions, p.category) for p in self.pairs])
+        if self.associations is not None:
+            known.append([(a.key, a.cue, a.images, a.right) for a in self.associations])
+        if self.groups is not None or self.bursts is not None:
+            known.append([self.groups, None if self.bursts is None else self.bursts.tolist()])
         return sha256_of(known)
 
     def take(self, indices: Sequence[int]) -> DataSet:
-        """The images at `indices` with their annotations; questions, choices and pairs keep those whose images stay."""
+        """The images at `indices` with their annotations; questions, choices, pairs and associations keep those whose
+        images stay."""
         position = {index: place for place, index in enumerate(indices)}
-        questions, choices, pairs = None, None, None
+        questions, choices, pairs, associations = None, None, None, None
         if self.questions is not None:
             questions = tuple(
                 replace(question, image=position[question.image])
@@ -159,6 +122,12 @@ class DataSet:
                 for pair in self.pairs
                 if pair.images[0] in position and pair.images[1] in position
             )
+        if self.associations is not None:
+            associations = tuple(
+                replace(one, images=tuple(position[image] for image in one.images))
+                for one in self.associations
+                if all(image in position for image in one.images)
+            )
         return replace(
             self,
             images=_Taken(self.images, tuple(indices)),
@@ -167,6 +136,9 @@ class DataSet:
             questions=questions,
             choices=choices,
             pairs=pairs,
+            associations=associations,
+            groups=None if self.groups is None else tuple(self.groups[index] for index in indices),
+            bursts=None if self.bursts is None else self.bursts[list(indices)],
         )
 
     def sampled(self, count: int) -> DataSet:
@@ -177,6 +149,9 @@ class DataSet:
         if self.pairs is not None:
             drawn = [self.pairs[one] for one in sample_indices([pair.key for pair in self.pairs], count)]
             return replace(self, pairs=tuple(drawn)).take(sorted({image for pair in drawn for image in pair.images}))
+        if self.associations is not None:
+            cues = [self.associations[one] for one in sample_indices([one.key for one in self.associations], count)]
+            return replace(self, associations=tuple(cues)).take(sorted({image for one in cues for image in one.images}))
         return self.take(sample_indices(self.images.keys, count))
 
 

@@ -42,12 +42,18 @@ class FileImages:
         return f"file:{sha256_file(self._root / self.keys[index])}"
 
 
-def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
+def read_folder(folder: Path, split: str, memo: Memo, place: str, options: Mapping[str, Any] | None = None) -> DataSet:
     """Images in one folder per class: <folder>/<split>/<class>/<image>. Labels follow the sorted class folders,
     whose names, with blanks for underscores, are the class names.
 
-    Raises `DataMissing` where the split is not there, `DataBroken` where it holds no images.
+    Option `groups`: a .tsv or .jsonl file of <folder> with a row for every image: `image`, its path below the split,
+    and `group`, the name of its group.
+
+    Raises `DataMissing` where the split or that file is not there, `DataBroken` where it holds no images.
     """
+    options = options or {}
+    if set(options) - {"groups"}:
+        raise WrongUse(f"{place}: a folder takes the option groups; got {dict(options)}")
     root = folder / split
     if not root.is_dir():
         raise DataMissing(f"{place}/{split} is not there")
@@ -65,7 +71,22 @@ def read_folder(folder: Path, split: str, memo: Memo, place: str) -> DataSet:
         place=place,
         labels=np.array(labels, dtype=np.int64),
         class_names=tuple(name.replace("_", " ") for name in classes),
+        groups=_groups(folder / str(options["groups"]), names, place) if "groups" in options else None,
     )
+
+
+def _groups(path: Path, names: Sequence[str], place: str) -> tuple[str, ...]:
+    if not path.is_file():
+        raise DataMissing(f"{place}/{path.name} is not there")
+    place = f"{place}/{path.name}"
+    try:
+        found = {str(row["image"]): str(row["group"]) for row in _rows(path, place)}
+    except KeyError as error:
+        raise DataBroken(f"{place} has no column {error}") from None
+    lacking = [name for name in names if not found.get(name)]
+    if lacking:
+        raise DataBroken(f"{place} has no group for {len(lacking)} of {len(names)} images, as {lacking[0]}")
+    return tuple(found[name] for name in names)
 
 
 def read_manifest(path: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:

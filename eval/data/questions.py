@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.data.dataset import DataSet, Question
+from eval.data.annotations import Question
+from eval.data.dataset import DataSet
 from eval.data.files import FileImages
 from eval.data.json_stream import elements
 from eval.data.memo import Memo

@@ -1,5 +1,5 @@
-"""Captions to choose from and pairs to keep apart, as the authors of compositional benchmarks publish them: a JSON, CSV
-or TSV file of rows, and images beside it.
+"""Captions to choose from, pairs to keep apart and images that go with a cue, as the authors of such benchmarks publish
+them: a JSON, CSV or TSV file of rows, and images beside it.
 
 What a row's columns mean is said by patterns, `"val2017/{filename}"`, in which `{0}`, `{1}`, ... are its columns by
 place.
@@ -16,7 +16,8 @@ from typing import Any
 
 from PIL import Image
 
-from eval.data.dataset import Choice, DataSet, Pair
+from eval.data.annotations import Association, Choice, Pair
+from eval.data.dataset import DataSet
 from eval.data.files import FileImages
 from eval.data.memo import Memo
 from eval.errors import DataBroken, DataMissing, WrongUse
@@ -91,6 +92,40 @@ def read_pairs(folder: Path, options: Mapping[str, Any], memo: Memo, place: str)
     return DataSet(images=images.opened(memo), layout="pairs", place=place, pairs=tuple(pairs))
 
 
+def read_associations(folder: Path, options: Mapping[str, Any], memo: Memo, place: str) -> DataSet:
+    """Cues, and the images of `folder` to choose from for each.
+
+    Options: `files` as in `read_selection`; `cue`, a pattern; `candidates` and `right`, the columns with the names of
+    all images and of those that go with the cue, a list or its JSON; `image`, the pattern of an image's path over
+    {name}; `at_least`, the candidates that a cue needs to be kept.
+
+    Raises `DataMissing` and `DataBroken` as `read_selection`.
+    """
+    _check(options, place, needed={"files", "cue", "candidates", "right", "image"}, known={"at_least"})
+    images = _Listed(folder, place)
+    found: list[Association] = []
+    boards: dict[frozenset[str], int] = {}
+    for number, row in enumerate(_rows(folder, options["files"], place)):
+        names, right = row.names(options["candidates"]), row.names(options["right"])
+        wrong = [name for name in names if name not in right]
+        if not right or not wrong or len({*right, *wrong}) != len(names) or len(set(names)) != len(names):
+            raise DataBroken(f"{row.place}: {right} are not some of the candidates {names}, each named once")
+        if len(names) < int(options.get("at_least", 2)):
+            continue
+        found.append(
+            Association(
+                key=f"{number:06d}",
+                cue=row.fill(options["cue"]),
+                images=tuple(images.index(str(options["image"]).format(name=name)) for name in (*right, *wrong)),
+                right=len(right),
+                cluster=boards.setdefault(frozenset(names), len(boards)),
+            )
+        )
+    if not found:
+        raise DataBroken(f"{place}: no cue has {options['at_least']} candidates")
+    return DataSet(images=images.opened(memo), layout="associations", place=place, associations=tuple(found))
+
+
 def _check(options: Mapping[str, Any], place: str, needed: set[str], known: set[str]) -> None:
     if not needed <= set(options) <= needed | known:
         raise WrongUse(f"{place}: needs the options {', '.join(sorted(needed))}, and takes {', '.join(sorted(known))}")
@@ -116,6 +151,17 @@ class _Row:
         if not found:
             raise DataBroken(f"{self.place}: {pattern!r} gives nothing")
         return found
+
+    def names(self, column: str) -> list[str]:
+        """The list in a column, which may be written as JSON."""
+        try:
+            found = self.content[column]
+            listed = json.loads(found) if isinstance(found, str) else found
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataBroken(f"{self.place}: column {column!r} has no list ({error!r})") from None
+        if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+            raise DataBroken(f"{self.place}: column {column!r} has {listed!r}, no list of names")
+        return listed
 
 
 def _rows(folder: Path, files: Sequence[str], place: str) -> list[_Row]:

@@ -8,6 +8,8 @@
 Label members: <key>.cls (a number), <key>.npy (multilabel: 0 or 1 per class), <key>.txt (retrieval: a caption per
 line). `vqa` is ours: <key>.json with {"questions": [{"question", "kind", "answers", "candidates"}, ...]}.
 
+DataComp's copies of sets with groups have beside a label <key>.npy, whole numbers such as region, year and class.
+
 Shards are indexed once and then read in any order, so that ranks and interrupted runs read what they need. Where
 CLIP_benchmark warns (no class names) or guesses (a wrong number of shards), this raises.
 """
@@ -17,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,10 @@ from PIL import Image
 
 from common.image_formats import EXTENSIONS
 from common.tar_stream import BrokenTar, TarStream
-from eval.data.dataset import Annotation, DataSet, Question, decode
+from eval.data.annotations import Question
+from eval.data.dataset import Annotation, DataSet, decode
 from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing
+from eval.errors import DataBroken, DataMissing, WrongUse
 from eval.hashes import sha256_of
 
 # What `dataset_type.txt` says, what is known of the images then, and the member it is in.
@@ -40,11 +43,23 @@ TYPES: dict[str, tuple[Annotation, str]] = {
 }
 
 
-def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, place: str) -> DataSet:
+METADATA = "npy"
+"""Member with the numbers that DataComp keeps of an image."""
+
+
+def read_webdataset(
+    folder: Path, split: str, needs: Annotation, memo: Memo, place: str, options: Mapping[str, Any] | None = None
+) -> DataSet:
     """The set in `folder`, read for what a task `needs`.
+
+    Options, for classification: `group`, which number of <key>.npy is an image's group, `group_name`, what such a group
+    is called; `burst`, which of them images have in common that were taken in one go.
 
     Raises `DataMissing` where the split is not there, `DataBroken` where it is not what the layout promises.
     """
+    options = options or {}
+    if set(options) - {"group", "group_name", "burst"}:
+        raise WrongUse(f"{place}: a webdataset takes the options group, group_name and burst; got {dict(options)}")
     shards = _shards(folder / split, place)
     type_file = folder / "dataset_type.txt"
     said = type_file.read_text(encoding="utf-8").strip() if type_file.is_file() else "classification"
@@ -53,10 +68,15 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
     annotation, member = TYPES[said]
     if annotation != needs:
         raise DataBroken(f"{place} is a {said} set and cannot serve a task that needs {needs}")
-    samples = _samples(shards, member, memo, place)
+    numbered = said == "classification" and bool({"group", "burst"} & set(options))
+    members = {"image": "", "label": member} | ({"numbers": METADATA} if numbered else {})
+    samples = _samples(shards, members, memo, place)
     images = TarImages(shards, samples, place)
     labels = [_member(shards, sample, member, place) for sample in samples]
     if annotation == "labels":
+        numbers = _numbers(shards, samples, place) if numbered else None
+        group, burst = options.get("group"), options.get("burst")
+        name = str(options.get("group_name", "group"))
         return DataSet(
             images=images,
             layout="webdataset",
@@ -64,6 +84,8 @@ def read_webdataset(folder: Path, split: str, needs: Annotation, memo: Memo, pla
             labels=_classes(labels, said, samples, place),
             class_names=_lines(folder / "classnames.txt"),
             templates=_lines(folder / "zeroshot_classification_templates.txt"),
+            groups=None if group is None else tuple(f"{name} {one}" for one in _column(numbers, group, place)),
+            bursts=None if burst is None else np.array(_column(numbers, burst, place), dtype=np.int64),
         )
     if annotation == "captions":
         captions = tuple(tuple(line for line in label.decode("utf-8").splitlines() if line) for label in labels)
@@ -147,22 +169,24 @@ def _index(shard: Path) -> list[list[Any]]:
     return members
 
 
-def _samples(shards: Sequence[Path], label: str, memo: Memo, place: str) -> list[dict[str, Any]]:
-    """Every sample in order: key, [shard, offset, size, sha256] of the image and [shard, offset, size] of the
-    label."""
+def _samples(shards: Sequence[Path], members: Mapping[str, str], memo: Memo, place: str) -> list[dict[str, Any]]:
+    """Every sample in order: key, and [shard, offset, size, sha256 of an image or ""] of each of `members`, which are
+    what they are called here and their extension."""
+    by_extension = {extension: what for what, extension in members.items()}
     samples: dict[str, dict[str, Any]] = {}
     for number, shard in enumerate(shards):
         for key, extension, offset, size, digest in memo.of(shard, "members of samples", _index):
             sample = samples.setdefault(key, {"key": key, "shard": number})
-            what = "image" if extension in EXTENSIONS else "label" if extension == label else None
+            what = "image" if extension in EXTENSIONS else by_extension.get(extension)
             if what is None:
                 continue
             if what in sample or sample["shard"] != number:
                 raise DataBroken(f"{place}: two samples have the key {key!r}")
             sample[what] = [number, offset, size, digest]
     for sample in samples.values():
-        for what, name in (("image", "image"), ("label", f".{label}")):
+        for what, extension in members.items():
             if what not in sample:
+                name = f".{extension}" if extension else what
                 raise DataBroken(f"{place}, sample {sample['key']!r} has no {name} member")
     if not samples:
         raise DataBroken(f"{place} holds no samples")
@@ -178,6 +202,32 @@ def _classes(raw: Sequence[bytes], said: str, samples: Sequence[dict[str, Any]],
         except ValueError:
             raise DataBroken(f"{place}, sample {sample['key']!r}: {content[:20]!r} is no label") from None
     return np.stack(rows).astype(bool) if said == "multilabel" else np.array(rows, dtype=np.int64)
+
+
+def _numbers(shards: Sequence[Path], samples: Sequence[dict[str, Any]], place: str) -> list[list[int]]:
+    """The whole numbers beside every label."""
+    rows = []
+    for sample in samples:
+        shard, offset, size = sample["numbers"][:3]
+        try:
+            found = np.load(io.BytesIO(_read(shards[shard], offset, size)))
+            whole = found.astype(np.int64)
+            if found.ndim != 1 or not np.array_equal(found, whole):
+                raise ValueError(f"shape {found.shape}, {found.dtype}")
+        except (ValueError, EOFError) as error:
+            raise DataBroken(
+                f"{place}, sample {sample['key']!r}: its .{METADATA} member is no row of whole numbers ({error})"
+            ) from None
+        rows.append(whole.tolist())
+    return rows
+
+
+def _column(numbers: Sequence[Sequence[int]] | None, column: int, place: str) -> list[int]:
+    if numbers is None:
+        raise DataBroken(f"{place} has no groups: it is no classification set")
+    if any(len(row) <= column for row in numbers):
+        raise DataBroken(f"{place}: its .{METADATA} members have no number {column}")
+    return [row[column] for row in numbers]
 
 
 def _member(shards: Sequence[Path], sample: dict[str, Any], label: str, place: str) -> bytes:

@@ -1,4 +1,5 @@
-"""Captions chosen for images, and images for captions, where the wrong ones differ from the right ones in little.
+"""Captions chosen for images, and images for captions or cues, where the wrong ones differ from the right ones in
+little.
 
 A tie counts as wrong, as in the code of SugarCrepe and Winoground: a model that cannot tell the captions apart scores
 nothing, whatever their order.
@@ -43,3 +44,21 @@ def pair_scores(scores: np.ndarray) -> dict[str, np.ndarray]:
 
 
 CHANCE_OF_PAIR = {"text_score": 0.25, "image_score": 0.25, "group_score": 1 / 6}
+
+
+def jaccard(scores: np.ndarray, right: int) -> float:
+    """Of the first `right` of the scores (c,) and the `right` highest ones: those in both by those in either
+    (WinoGAViL, Bitton et al. 2022)."""
+    wrong = np.sort(scores[right:])[::-1]
+    order = np.sort(scores[:right])[::-1]
+    # The k-th of the right ones is chosen where fewer than `right` scores are ahead of it; an equal wrong one is ahead.
+    ahead = np.arange(right) + np.searchsorted(-wrong, -order, side="right")
+    both = int((ahead < right).sum())
+    return both / (2 * right - both)
+
+
+def jaccard_chance(images: int, right: int) -> float:
+    """What `jaccard` is on average where scores are random."""
+    both = range(max(0, 2 * right - images), right + 1)
+    ways = [math.comb(right, one) * math.comb(images - right, right - one) for one in both]
+    return sum(way * one / (2 * right - one) for way, one in zip(ways, both, strict=True)) / sum(ways)

@@ -54,12 +54,11 @@ def _of_suite(suite: Suite, tasks: Sequence[TaskRows], folder: Path) -> Across |
     if not measured:
         return None
     value = sum(sum(by_name[name].main["value"] for name in part) / len(part) for part in measured) / len(measured)
-    of = len(parts) + len(suite.lacks)
-    lacking = [*suite.lacks, *("/".join(part) for part in parts if part not in measured)]
+    lacking = ["/".join(part) for part in parts if part not in measured]
     low, high = _interval([[by_name[name] for name in part] for part in measured], folder) or (None, None)
     return Across(
         name=suite.name,
-        metric=f"average of {len(measured)} of {of}" if len(measured) < of else f"average of {of}",
+        metric=f"average of {len(measured)} of {len(parts)}" if lacking else f"average of {len(parts)}",
         value=value,
         low=low,
         high=high,

@@ -60,7 +60,8 @@ def _draw(example: Example) -> str:
                 for image, cosine, right in example.images
             )
             head = f'<figcaption><p class="asked">{show(example.text, 160)}</p>'
-            rank = f'<p class="quiet">{_rank(example.rank, "its image")}</p></figcaption>'
+            own = "its image" if example.right == 1 else f"the last of its {example.right} images"
+            rank = f'<p class="quiet">{_rank(example.rank, own)}</p></figcaption>'
             return f'<figure class="ex row">{head}{rank}<div class="hits">{images}</div></figure>'
 
 

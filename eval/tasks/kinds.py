@@ -49,7 +49,17 @@ class Classification(Kind):
 
     name = "classification"
     heading = "Zero-shot classification"
-    metrics = ("top1", "top5", "mean_per_class", "roc_auc", "map", "map_11point")
+    metrics = (
+        "top1",
+        "top5",
+        "mean_per_class",
+        "macro_f1",
+        "worst_group_top1",
+        "worst_group_top5",
+        "roc_auc",
+        "map",
+        "map_11point",
+    )
     needs = "labels"
     rules = 2
 
@@ -152,6 +162,27 @@ class PairSelection(Kind):
         return compared_pairs(task, data, items, cache)
 
 
+class Associating(Kind):
+    """Of some images, those that go with a cue."""
+
+    name = "association"
+    heading = "Association"
+    metrics = ("jaccard",)
+    needs = "associations"
+
+    def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
+        """See `eval.association`."""
+        from eval.association import evaluate_association
+
+        return evaluate_association(task, data, cache)
+
+    def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
+        """Cues with the images offered."""
+        from eval.association import cues
+
+        return cues(task, data, items, cache)
+
+
 K = TypeVar("K", bound=Kind)
 KINDS: dict[str, Kind] = {}
 """Name to kind."""
@@ -165,5 +196,12 @@ def register(kind: K) -> K:
     return kind
 
 
-for _kind in (Classification(), Retrieval(), VisualQuestionAnswering(), CaptionSelection(), PairSelection()):
+for _kind in (
+    Classification(),
+    Retrieval(),
+    VisualQuestionAnswering(),
+    CaptionSelection(),
+    PairSelection(),
+    Associating(),
+):
     register(_kind)

@@ -64,7 +64,9 @@ def suite_tables() -> Iterator[str]:
 
 
 def _size(task: Task) -> str:
-    counted = {"caption_selection": "questions", "pair_selection": "pairs"}.get(task.kind, "images")
+    counted = {"caption_selection": "questions", "pair_selection": "pairs", "association": "cues"}.get(
+        task.kind, "images"
+    )
     parts = [] if task.items is None else [f"{task.items:,} {counted}"]
     if task.sample is not None:
         parts.append(f"of which {task.sample:,} are drawn by a seed")
@@ -81,9 +83,11 @@ def _texts(value: str | tuple[str, ...]) -> str:
     if value == "dataset":
         return "the data set's own"
     if isinstance(value, str):
-        return f"`{value}` of `eval/templates`; the data set's own where it is a webdataset that has some"
-    more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
-    return ", ".join(f'"{one}"' for one in value[:_LISTED]) + more
+        listed = f"`{value}` of `eval/templates`"
+    else:
+        more = f", and {len(value) - _LISTED} more" if len(value) > _LISTED else ""
+        listed = ", ".join(f'"{one}"' for one in value[:_LISTED]) + more
+    return f"{listed}; the data set's own where it is a webdataset that has some"
 
 
 def _captions(task: Task) -> str:

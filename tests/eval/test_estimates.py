@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from eval import estimates
 from eval.metrics.classification import average_precision, average_precision_11point, mean_per_class
@@ -26,6 +26,17 @@ def by_class(generator: np.random.Generator) -> Estimate:
     return estimates.mean_per_class(generator.random(len(labels)) < 0.7, labels)
 
 
+def by_f1(generator: np.random.Generator) -> Estimate:
+    labels = np.repeat(np.arange(6), [4, 5, 10, 20, 40, 60])
+    said = np.where(generator.random(len(labels)) < 0.7, labels, generator.integers(6, size=len(labels)))
+    return estimates.macro_f1(said, labels)
+
+
+def by_group(generator: np.random.Generator) -> Estimate:
+    groups = np.repeat(np.arange(4), 50)
+    return estimates.worst_group(generator.random(200) < np.array([0.8, 0.4, 0.9, 0.95])[groups], groups)
+
+
 def area(generator: np.random.Generator) -> Estimate:
     labels = np.repeat([0, 1], [60, 30])
     return estimates.roc_auc(generator.normal(labels, 1), labels)
@@ -41,6 +52,8 @@ def tagged(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     [
         clustered,
         by_class,
+        by_f1,
+        by_group,
         area,
         lambda generator: estimates.mean_average_precision(*tagged(generator)),
         lambda generator: estimates.mean_average_precision_11point(*tagged(generator)),
@@ -69,6 +82,45 @@ def test_values_are_those_of_the_metrics() -> None:
     assert eleven.value == pytest.approx(average_precision_11point(scores, labels).mean())
     hits, of = generator.random(50) < 0.5, generator.integers(5, size=50)
     assert estimates.mean_per_class(hits, of).value == pytest.approx(mean_per_class(hits.astype(float), of))
+
+
+def test_macro_f1_is_scikit_learn_s_over_the_classes_that_occur() -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        labels, said = generator.integers(9, size=40), generator.integers(12, size=40)
+        expected = f1_score(labels, said, average="macro", labels=np.unique(labels), zero_division=0)
+        assert estimates.macro_f1(said, labels).value == pytest.approx(expected)
+    assert estimates.macro_f1([7, 7, 3], [7, 7, 3]).value == 1 and estimates.macro_f1([9], [3]).value == 0
+
+
+def test_the_worst_group_is_the_lowest_mean_with_the_parts_of_its_images() -> None:
+    hits, groups = [1, 0, 1, 1, 0, 0, 0, 1], ["a", "a", "a", "b", "b", "b", "b", "c"]
+    found = estimates.worst_group(hits, groups)
+    assert found.value == 1 / 4
+    own = np.array(groups) == "b"
+    assert found.parts[own] == pytest.approx(estimates.mean([1, 0, 0, 0]).parts) and not found.parts[~own].any()
+
+
+def test_the_worst_group_is_bounded_by_each_group_from_above_and_by_its_own_from_below() -> None:
+    many = np.repeat([0, 1], 1000)
+    hits = np.concatenate([np.arange(1000) < 500, np.arange(1000) < 900])
+    apart, alone = estimates.worst_group(hits, many), estimates.mean(hits[:1000])
+    found, own = apart.interval(), alone.interval()
+    assert found is not None and own is not None
+    assert found.low == own.low and own.high < found.high < own.high + 0.02
+    # Of four images nobody can say that they are the worst: the others bound it.
+    tiny = estimates.worst_group(np.concatenate([hits, [0, 0, 0, 0]]), np.concatenate([many, [2] * 4])).interval()
+    assert tiny is not None and tiny.low == 0 and 0.5 < tiny.high < 0.55
+    one = estimates.worst_group(np.concatenate([hits, [1]]), np.concatenate([many, [2]])).interval()
+    assert one is not None and one.low == 0 and one.high > 0.5
+
+
+def test_images_of_one_burst_are_one_observation_of_a_group_too() -> None:
+    hits, groups, bursts = np.repeat([1, 0, 1, 0], 50), np.repeat([0, 1], 100), np.repeat(np.arange(20), 10)
+    single, together = (estimates.worst_group(hits, groups, of).interval() for of in (None, bursts))
+    assert single is not None and together is not None
+    assert together.high - together.low > 2 * (single.high - single.low)
+    assert estimates.macro_f1(hits, groups, bursts).variance > 5 * estimates.macro_f1(hits, groups).variance
 
 
 def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from eval.data.webdataset_layout import read_webdataset
-from eval.errors import DataBroken, DataMissing
+from eval.errors import DataBroken, DataMissing, WrongUse
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from tests.eval.conftest import image, needed
 
 
-def read(folder: Path, memo: Any, needs: Any = "labels") -> Any:
-    return read_webdataset(folder, "test", needs, memo, folder.name)
+def read(folder: Path, memo: Any, needs: Any = "labels", **options: Any) -> Any:
+    return read_webdataset(folder, "test", needs, memo, folder.name, options)
 
 
 def test_classification_sets_come_back_in_order_with_their_names_and_templates(colour_set: Any, memo: Any) -> None:
@@ -51,6 +51,43 @@ def test_retrieval_multilabel_and_vqa_sets(tmp_path: Any, memo: Any) -> None:
     assert labels is not None and labels.tolist() == [[True, False, True]]
     questions = read(tmp_path / "asked", memo, "questions").questions
     assert questions is not None and questions[0].question == "Is it red?" and questions[0].image == 0
+
+
+def numbers(*values: Any) -> bytes:
+    out = io.BytesIO()
+    np.save(out, np.array(values))
+    return out.getvalue()
+
+
+def test_numbers_beside_a_label_are_groups_and_bursts(tmp_path: Any, memo: Any) -> None:
+    rows = [(5, 70), (0, 70), (5, 71)]
+    samples = [
+        (f"s{index}", {"jpg": jpeg(image("red", index)), "cls": "0", "npy": numbers(*row, 0)})
+        for index, row in enumerate(rows)
+    ]
+    write_webdataset(tmp_path / "grouped", samples, class_names=["a"], templates=["{c}"])
+    data = read(tmp_path / "grouped", memo, group=0, group_name="region", burst=1)
+    assert data.groups == ("region 5", "region 0", "region 5") and data.bursts.tolist() == [70, 70, 71]
+    plain = read(tmp_path / "grouped", memo)
+    assert plain.groups is None is plain.bursts and plain.label_hash != data.label_hash
+    some = data.take([2, 1])
+    assert some.groups == ("region 5", "region 0") and some.bursts.tolist() == [71, 70]
+    with pytest.raises(DataBroken, match="have no number 3"):
+        read(tmp_path / "grouped", memo, group=3)
+    with pytest.raises(WrongUse, match="takes the options group, group_name and burst"):
+        read(tmp_path / "grouped", memo, region=0)
+
+
+@pytest.mark.parametrize("content", [b"5", numbers(0.5), numbers([1], [2])])
+def test_numbers_that_are_no_row_of_whole_ones_are_named(tmp_path: Any, memo: Any, content: bytes) -> None:
+    write_webdataset(tmp_path / "odd", [("a", {"jpg": SHOT, "cls": "0", "npy": content})], class_names=["a"])
+    with pytest.raises(DataBroken, match=r"sample 'a': its .npy member is no row of whole numbers"):
+        read(tmp_path / "odd", memo, group=0)
+
+
+def test_a_label_without_numbers_is_named_where_they_are_asked_for(colour_set: Any, memo: Any) -> None:
+    with pytest.raises(DataBroken, match=r"has no .npy member"):
+        read(colour_set(n=3) / "colours", memo, group=0)
 
 
 def test_the_fingerprint_follows_images_and_not_files(colour_set: Any, tmp_path: Any, memo: Any) -> None:

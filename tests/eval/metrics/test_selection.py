@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import jaccard_score
 
-from eval.metrics.selection import CHANCE_OF_PAIR, alike, all_ahead, chance, pair_scores
+from eval.metrics.selection import CHANCE_OF_PAIR, alike, all_ahead, chance, jaccard, jaccard_chance, pair_scores
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,33 @@ def test_all_right_captions_have_to_be_ahead_of_all_wrong_ones(scores: list[floa
 def test_chance_is_what_random_scores_give(captions: int, right: int) -> None:
     scores = np.random.default_rng(0).random((4000, captions))
     assert np.mean([all_ahead(row, right) for row in scores]) == pytest.approx(chance(captions, right), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("scores", "right", "index"),
+    [
+        ([0.9, 0.8, 0.1, 0.2], 2, 1.0),
+        ([0.9, 0.1, 0.8, 0.2], 2, 1 / 3),
+        ([0.1, 0.2, 0.8, 0.9], 2, 0.0),
+        ([0.9, 0.5, 0.4, 0.8, 0.1], 3, 2 / 4),
+        ([0.9, 0.5, 0.5, 0.1], 2, 1 / 3),
+        ([0.5, 0.5, 0.5, 0.5], 2, 0.0),
+    ],
+)
+def test_the_jaccard_index_of_the_nearest_ties_being_wrong(scores: list[float], right: int, index: float) -> None:
+    assert jaccard(np.array(scores), right) == pytest.approx(index)
+
+
+@pytest.mark.parametrize(("images", "right"), [(5, 2), (6, 3), (10, 4), (12, 6), (3, 2)])
+def test_jaccard_is_scikit_learn_s_and_its_chance_that_of_random_scores(images: int, right: int) -> None:
+    truth = np.arange(images) < right
+    found = []
+    for scores in np.random.default_rng(0).random((3000, images)):
+        found.append(jaccard(scores, right))
+        if len(found) <= 50:
+            chosen = np.isin(np.arange(images), np.argsort(scores)[-right:])
+            assert found[-1] == pytest.approx(jaccard_score(truth, chosen))
+    assert np.mean(found) == pytest.approx(jaccard_chance(images, right), abs=0.02)
 
 
 def test_captions_alike_without_the_image() -> None:
