@@ -12,6 +12,8 @@ from eval.fetch.checksums import Sums, digest_of
 from eval.fetch.download import download, size_of
 
 Say = Callable[[str], None]
+LINES = 20
+"""Lines on how far a set of many files is, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,7 @@ class Fetcher:
         first = 0
         for number, one in enumerate(missing, start=1):
             first += self._get(what, one)
-            if number < len(missing):
+            if number < len(missing) and number % max(1, len(missing) // LINES) == 0:
                 self.say(f"{what}: {number} of {_count(len(missing))}")
         checked = len(missing) - first
         kept = f"; no hash is published for {first}, kept in SHA256SUMS to compare with later" if first else ""

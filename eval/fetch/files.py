@@ -24,17 +24,25 @@ class Listed:
     """An entry of `fetch.files`."""
 
     file: str
-    """Address, or the name of a file of the data set `hub`."""
+    """Address, or the name of a file of the data set `hub`, of which a name that ends in "/" is a folder."""
     hub: str = ""
     """`owner/name` of a data set on the hub."""
+    each: str = ""
+    """A list of names below the data folder, which an entry before this one brings: `file` is then the pattern of an
+    address over {name} and its parts between underscores, {0}, {1}, ..., and `to` a folder."""
     to: str = ""
-    """Where the file goes, below the data folder."""
+    """Where the file, or the folder, goes, below the data folder."""
     unpack: Mapping[str, str] = field(default_factory=dict)
     """Or, for a zip: members, or folders in it that end in "/", and where they go; the archive is then removed."""
     size: Positive | None = None
-    """Bytes, where they are known; else the server is asked."""
+    """Bytes, where they are known, of a file of `each` about; else the server is asked."""
     digest: str | None = None
-    """`md5:...` or `sha256:...`, where it is known."""
+    """`md5:...`, `sha256:...` or `git:...`, where it is known."""
+
+    @property
+    def many(self) -> bool:
+        """Whether it stands for a folder of files."""
+        return bool(self.each) or self.file.endswith("/")
 
 
 def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
@@ -45,14 +53,42 @@ def fetch_files(name: str, entries: Sequence[Any], fetcher: Fetcher) -> None:
         fetcher.say(f"{name}: at hand in {fetcher.root}")
         return
     hubs = {hub: HubSet(hub) for hub in dict.fromkeys(one.hub for one in missing) if hub}
-    remotes = [_remote(one, hubs, fetcher.root) for one in missing]
-    if not fetcher.get(name, remotes):
+    single = [one for one in missing if not one.many]
+    remotes = [_remote(one, hubs, fetcher.root) for one in single]
+    if fetcher.get(name, remotes):
+        for one, remote in zip(single, remotes, strict=True):
+            if one.unpack:
+                unpack(remote.path, {inside: fetcher.root / target for inside, target in one.unpack.items()})
+                remote.path.unlink()
+    for one in missing:
+        if one.many:
+            _fetch_folder(name, one, hubs, fetcher)
+    if not fetcher.sizes_only:
+        fetcher.say(f"{name}: in {fetcher.root}")
+
+
+def _fetch_folder(name: str, one: Listed, hubs: Mapping[str, HubSet], fetcher: Fetcher) -> None:
+    """All files of an entry that is a folder, which appears when it is whole; what came before waits in ARCHIVES."""
+    building = fetcher.root / ARCHIVES / one.to
+    if one.hub:
+        remotes = [
+            hubs[one.hub].remote(file, _below(building, file.removeprefix(one.file)))
+            for file in hubs[one.hub].files
+            if file.startswith(one.file)
+        ]
+    elif not (fetcher.root / one.each).is_file():
+        fetcher.say(f"{name}: and the files that {one.each} names, about {(one.size or 0) / 1e3:.0f} kB each")
         return
-    for one, remote in zip(missing, remotes, strict=True):
-        if one.unpack:
-            unpack(remote.path, {inside: fetcher.root / target for inside, target in one.unpack.items()})
-            remote.path.unlink()
-    fetcher.say(f"{name}: in {fetcher.root}")
+    else:
+        names = (fetcher.root / one.each).read_text(encoding="utf-8").split()
+        addresses = {found: one.file.format(*found.split("_"), name=found) for found in dict.fromkeys(names)}
+        remotes = [Remote(url=url, path=_below(building, found), size=one.size) for found, url in addresses.items()]
+    if not remotes:
+        raise FetchFailed(f"{name}: there are no files in {one.file} of {one.hub or one.each}")
+    if fetcher.get(name, remotes):
+        target = fetcher.root / one.to
+        target.parent.mkdir(parents=True, exist_ok=True)
+        building.replace(target)
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:
@@ -84,7 +120,7 @@ def _copy(packed: zipfile.ZipFile, member: str, path: Path) -> None:
 
 def _below(folder: Path, name: str) -> Path:
     if name.startswith("/") or ".." in Path(name).parts:
-        raise FetchFailed(f"an archive's member {name!r} leads out of its folder; nothing was unpacked")
+        raise FetchFailed(f"{name!r} leads out of its folder; nothing was kept")
     return folder / name
 
 
@@ -93,8 +129,10 @@ def _listed(name: str, entry: Any) -> Listed:
         one: Listed = converted(Listed, entry, "fetch.files")
     except BadValue as error:
         raise WrongUse(f"task {name}: {error}") from None
-    if bool(one.to) == bool(one.unpack):
-        raise WrongUse(f"task {name}: {one.file} takes either `to` or `unpack`")
+    if bool(one.to) == bool(one.unpack) or (one.many and not one.to):
+        raise WrongUse(f"task {name}: {one.file} takes either `to` or `unpack`, and a folder `to`")
+    if one.file.endswith("/") and not one.hub:
+        raise WrongUse(f"task {name}: {one.file} is a folder, which only a data set of the hub has")
     return one
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -27,7 +29,9 @@ from eval.fetch.files import fetch_files, unpack
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
 from eval.fetch.stamps import find_stamps
-from eval.tasks import load_suite
+from eval.fetch.writing import jpeg
+from eval.tasks import load_suite, suite_names
+from eval.tasks.opening import open_task
 
 
 class Server(ThreadingHTTPServer):
@@ -275,7 +279,87 @@ def test_files_and_members_of_archives_come_where_the_task_looks(server: Any, tm
     assert "at hand" in said[-1] and len(server.asked) == asked
 
 
-@pytest.mark.parametrize("entry", [{"file": "a"}, {"file": "a", "to": "b", "unpack": {"c": "d"}}, {"flie": "a"}])
+def test_a_folder_of_the_hub_appears_when_it_is_whole(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    for name in (
+        "Questions.csv",
+        "All Images/one/1.jpg",
+        "All Images/one/2.jpg",
+        "All Images/other/3.jpg",
+        "more/4.jpg",
+    ):
+        path = tmp_path / "hub" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    hub_set(server, tmp_path / "hub", "x/y")
+    server.files = {name.replace(" ", "%20"): content for name, content in server.files.items()}
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    entries = [
+        {"file": "Questions.csv", "hub": "x/y", "to": "set/Questions.csv"},
+        {"file": "All Images/", "hub": "x/y", "to": "set/All Images"},
+    ]
+    fetcher, said = told(tmp_path / "root", sizes_only=True)
+    fetch_files("set", entries, fetcher)
+    assert len(said) == 2 and "1 file" in said[0] and "3 files" in said[1] and not (tmp_path / "root" / "set").exists()
+    kept = server.files.pop("/datasets/x/y/resolve/main/All%20Images/other/3.jpg")
+    with pytest.raises(FetchFailed, match=r"3\.jpg does not exist"):
+        fetch_files("set", entries, told(tmp_path / "root")[0])
+    assert not (tmp_path / "root" / "set" / "All Images").exists()
+    server.files["/datasets/x/y/resolve/main/All%20Images/other/3.jpg"] = kept
+    server.asked.clear()
+    fetcher, said = told(tmp_path / "root")
+    fetch_files("set", entries, fetcher)
+    images = tmp_path / "root" / "set" / "All Images"
+    assert {str(path.relative_to(images)) for path in images.rglob("*.jpg")} == {
+        "one/1.jpg",
+        "one/2.jpg",
+        "other/3.jpg",
+    }
+    assert [path for path, _ in server.asked if path.endswith(".jpg")] == [
+        "/datasets/x/y/resolve/main/All%20Images/other/3.jpg"
+    ]
+    fetch_files("set", entries, fetcher)
+    assert "at hand" in said[-1]
+    with pytest.raises(FetchFailed, match="no files in nothing/ of x/y"):
+        fetch_files("set", [{"file": "nothing/", "hub": "x/y", "to": "set/nothing"}], fetcher)
+
+
+def test_files_that_a_list_names_are_fetched_each_from_its_folder(server: Any, tmp_path: Any) -> None:
+    names = ["COCO_train2014_1.jpg", "COCO_val2014_2.jpg", "COCO_train2014_1.jpg"]
+    server.files["/names.txt"] = "\n".join(names).encode()
+    server.files |= {f"/{name.split('_')[1]}/{name}": name.encode() for name in names}
+    entries = [
+        {"file": f"{server.address}/names.txt", "to": "set/names.txt"},
+        {"file": f"{server.address}/{{1}}/{{name}}", "each": "set/names.txt", "to": "set/images", "size": 2000},
+    ]
+    fetcher, said = told(tmp_path, sizes_only=True)
+    fetch_files("set", entries, fetcher)
+    assert said[-1] == "set: and the files that set/names.txt names, about 2 kB each"
+    fetcher, said = told(tmp_path)
+    fetch_files("set", entries, fetcher)
+    found = {path.name: path.read_text() for path in (tmp_path / "set" / "images").iterdir()}
+    assert found == {name: name for name in names} and any("set: 2 files, 4.0 kB" in line for line in said)
+    (tmp_path / "set" / "names.txt").write_text("../out_1.jpg")
+    with pytest.raises(FetchFailed, match="leads out"):
+        fetch_files("set", [{**entries[1], "to": "set/others"}], fetcher)
+
+
+def test_of_many_files_few_lines_are_said(server: Any, tmp_path: Any) -> None:
+    server.files |= {f"/{number}": b"a" for number in range(100)}
+    remotes = [Remote(url=f"{server.address}/{number}", path=tmp_path / str(number), size=1) for number in range(100)]
+    fetcher, said = told(tmp_path)
+    assert fetcher.get("set", remotes) and len(said) <= 22 and "set: 50 of 100 files" in said
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"file": "a"},
+        {"file": "a", "to": "b", "unpack": {"c": "d"}},
+        {"flie": "a"},
+        {"file": "a/", "to": "b"},
+        {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}},
+    ],
+)
 def test_an_entry_that_says_nothing_is_wrong_use(tmp_path: Any, entry: Any) -> None:
     with pytest.raises(WrongUse, match="task set"):
         fetch_files("set", [entry], told(tmp_path)[0])
@@ -292,11 +376,51 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Any) -> None:
 def test_every_task_but_one_is_fetched_by_command() -> None:
     tasks = load_suite("diht29").tasks
     assert [task.name for task in tasks if not task.fetch] == ["hateful_memes"]
-    for task in tasks:
-        places = {source.path.split("/")[0] for source in task.sources}
-        for entry in task.fetch.get("files", ()):
-            targets = [entry["to"]] if "to" in entry else entry["unpack"].values()
-            assert {target.split("/")[0] for target in targets} <= places  # where the task's source lies
+
+
+def test_what_is_fetched_comes_where_the_task_s_source_lies() -> None:
+    for name in suite_names():
+        for task in load_suite(name).tasks:
+            places = {source.path.split("/")[0] for source in task.sources}
+            for entry in task.fetch.get("files", ()):
+                targets = [entry["to"]] if "to" in entry else entry["unpack"].values()
+                assert {target.split("/")[0] for target in targets} <= places, task.name
+
+
+def test_of_the_newer_suites_only_sets_on_google_drive_are_not_fetched() -> None:
+    lacking = {name: [task.name for task in load_suite(name).tasks if not task.fetch] for name in suite_names()}
+    assert not lacking["multilingual"] and not lacking["robustness"] and lacking["datacomp38"] == []
+    assert {name.partition("_")[0] for name in lacking["compositional"]} == {"aro", "whatsup", "colorswap"}
+
+
+@pytest.mark.parametrize("name", ["xtd_de_t2i", "multi30k_fr_i2t"])
+def test_lines_of_captions_are_fetched_and_read(
+    name: str, server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
+) -> None:
+    (task,) = [one for one in load_suite("multilingual").tasks if one.name == name]
+    shots = {f"COCO_val2014_{number}.jpg": jpeg(Image.new("RGB", (8, 8), (number, 0, 0))) for number in range(3)}
+    said = "\n".join(f"Bild {number}" for number in range(3)).encode()
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for shot, content in shots.items():
+            archive.writestr(f"flickr30k-images/{shot}", content)
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "flickr30k-images.zip").write_bytes(packed.getvalue())
+    hub_set(server, tmp_path / "hub", "nlphuji/flickr30k")
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    server.files |= {f"/val2014/{shot}": content for shot, content in shots.items()}
+    entries = []
+    for entry in task.fetch["files"]:  # the same, from this server, which has other hashes
+        own = {key: value for key, value in entry.items() if key not in ("digest", "size")}
+        if "hub" not in own:
+            rest = own["file"].partition("://")[2]
+            own["file"] = f"{server.address}/{rest.partition('/')[2]}"
+            content = "\n".join(shots).encode() if "names" in rest or "splits" in rest else said
+            server.files[f"/{rest.partition('/')[2]}"] = gzip.compress(content) if rest.endswith(".gz") else content
+        entries.append(own)
+    fetch_files(name, entries, told(tmp_path / "root")[0])
+    data = open_task(dataclasses.replace(task, items=3), tmp_path / "root", memo)
+    assert data.captions == (("Bild 0",), ("Bild 1",), ("Bild 2",)) and data.images.open(2).size == (8, 8)
 
 
 def test_without_a_network_the_command_fails_in_one_line(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
