@@ -17,15 +17,13 @@ from common.ranks import Ranks
 from eval import estimates
 from eval.blind import blind_accuracy
 from eval.caption_selection import evaluate_caption_selection
-from eval.data import Choice, DataSet, Memo, data_root
-from eval.errors import DataMissing, ModelError
+from eval.data import Choice, DataSet, Memo
 from eval.examples import FoundTexts
 from eval.features import FeatureCache
 from eval.items import estimate_of, read_items
-from eval.models import load_model
 from eval.tasks import KINDS, Source, load_suite
 from eval.tasks.opening import open_task
-from tests.eval.conftest import COLOURS, a_task, image, not_at_hand
+from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "samples"
@@ -231,20 +229,3 @@ class TestPublished:
         ]
         found = blind_accuracy(choices)
         assert found["likelier"] > 0.84 and found["shorter"] == pytest.approx(0.5, abs=0.01)
-
-
-@pytest.mark.slow
-def test_the_reference_encoder_chooses_captions_of_stamps(tmp_path: Path, memo: Memo) -> None:
-    (task,) = [task for task in load_suite("demo").tasks if task.name == "stamps_selection"]
-    task = dataclasses.replace(task, sample=150, metric="accuracy")
-    try:
-        model, data = load_model("reference", data=data_root()), open_task(task, data_root(), memo)
-    except (DataMissing, ModelError) as error:
-        not_at_hand(error)
-    found = {
-        one.metric: one for one in evaluate_caption_selection(task, data, FeatureCache(tmp_path / "f", model)).results
-    }
-    added = found["accuracy (add_object)"]
-    assert added.value is not None and added.value > 0.5
-    relation = found["accuracy (replace_relation)"]
-    assert relation.low is not None and relation.low < 0.5, "an encoder of classes does not see left and right"

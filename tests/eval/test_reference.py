@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from common.ranks import Ranks
-from eval.data import data_root
+from eval.caption_selection import evaluate_caption_selection
+from eval.data import Memo, data_root
 from eval.errors import DataMissing, ModelError
 from eval.features import FeatureCache
 from eval.models import load_model
@@ -24,7 +25,7 @@ from eval.vqa import evaluate_vqa
 from eval.zeroshot import evaluate_classification
 from tests.eval.conftest import not_at_hand
 
-ITEMS = 120
+ITEMS = 60
 DEMO = {task.name: task for task in load_suite("demo").tasks}
 
 
@@ -36,8 +37,19 @@ def reference() -> Any:
         not_at_hand(error)
 
 
-def sampled(name: str, memo: Any, items: int = ITEMS) -> tuple[Any, Any]:
-    task = dataclasses.replace(DEMO[name], sample=items)
+@pytest.fixture(scope="module")
+def memo(tmp_path_factory: pytest.TempPathFactory) -> Memo:
+    return Memo(tmp_path_factory.mktemp("hashes"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory, reference: Any) -> FeatureCache:
+    """Of all tests here, which ask about the same images."""
+    return FeatureCache(tmp_path_factory.mktemp("features"), reference)
+
+
+def sampled(name: str, memo: Memo, items: int = ITEMS, **changes: Any) -> tuple[Any, Any]:
+    task = dataclasses.replace(DEMO[name], sample=items, **changes)
     try:
         return task, open_task(task, data_root(), memo)
     except DataMissing as error:
@@ -46,13 +58,13 @@ def sampled(name: str, memo: Any, items: int = ITEMS) -> tuple[Any, Any]:
 
 @pytest.mark.slow
 def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
-    tmp_path: Any, memo: Any, reference: Any, tiny: Any
+    tmp_path: Any, memo: Memo, cache: FeatureCache, tiny: Any
 ) -> None:
     task, data = sampled("fashion_mnist", memo)
     found = {}
-    for model in (reference, tiny):
-        outcome: Any = evaluate_classification(task, data, FeatureCache(tmp_path / "f", model))
-        found[model.name] = outcome.results[0]
+    for one in (cache, FeatureCache(tmp_path / "f", tiny)):
+        outcome: Any = evaluate_classification(task, data, one)
+        found[one.model.name] = outcome.results[0]
     assert found["reference"].low > 0.1, "better than chance, with its interval"
     assert found["reference"].value > found[tiny.name].value
     assert found[tiny.name].value < 0.25
@@ -60,20 +72,28 @@ def test_the_reference_encoder_knows_clothes_and_the_untrained_one_does_not(
 
 
 @pytest.mark.slow
-def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(tmp_path: Any, memo: Any, reference: Any) -> None:
-    cache = FeatureCache(tmp_path / "f", reference)
+def test_the_reference_encoder_finds_stamps_by_what_is_said_of_them(memo: Memo, cache: FeatureCache) -> None:
     task, data = sampled("stamps_t2i", memo)
     recall = {one.metric: one for one in evaluate_retrieval(task, data, cache, Ranks()).results}
     assert recall["recall@10"].low > recall["recall@10"].protocol["chance"] == pytest.approx(10 / ITEMS)
-    task, data = sampled("stamps_questions", memo, 60)
+    task, data = sampled("stamps_questions", memo, 40)
     answers = evaluate_vqa(task, data, cache).results[0]
     assert answers.value is not None and answers.value > answers.protocol["chance"]
 
 
 @pytest.mark.slow
-def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: Any, reference: Any) -> None:
+def test_the_reference_encoder_chooses_captions_of_stamps(memo: Memo, cache: FeatureCache) -> None:
+    task, data = sampled("stamps_selection", memo, 100, metric="accuracy")
+    found = {one.metric: one for one in evaluate_caption_selection(task, data, cache).results}
+    added = found["accuracy (add_object)"]
+    assert added.value is not None and added.value > 0.5
+    relation = found["accuracy (replace_relation)"]
+    assert relation.low is not None and relation.low < 0.5, "an encoder of classes does not see left and right"
+
+
+@pytest.mark.slow
+def test_few_shots_of_clothes_teach_the_reference_encoder(tmp_path: Any, memo: Memo, cache: FeatureCache) -> None:
     task, data = sampled("fashion_mnist", memo)
-    cache = FeatureCache(tmp_path / "f", reference)
     shots = Shots(counts=(1, 4), seeds=(0,))
     found = evaluate_few_shot(
         task, data, cache, shots, root=data_root(), memo=memo, output=tmp_path / "out", group=Ranks()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from eval.blind import blind_accuracy
-from eval.data import Memo
+from eval.data import Choice, Memo
 from eval.errors import FetchFailed
 from eval.fetch.compositions import COLOURS, write_pairs, write_selection
 from eval.fetch.stamps import Stamp
@@ -21,23 +21,29 @@ DEMO = {task.name: task for task in load_suite("demo").tasks}
 NAMES = ("red apple", "pear", "orange", "white horse", "owl", "sports car", "green bus", "kettle")
 
 
-@pytest.fixture
-def stamps(tmp_path: Path) -> list[Stamp]:
+@pytest.fixture(scope="module")
+def stamps(tmp_path_factory: pytest.TempPathFactory) -> list[Stamp]:
     """A fruit and the others, each an image of a grey of its own; one says a sentence."""
-    found = []
+    found, folder = [], tmp_path_factory.mktemp("stamps")
     for index, name in enumerate((*NAMES, "")):
-        path = tmp_path / f"{index}.png"
+        path = folder / f"{index}.png"
         Image.new("RGB", (300, 200), (20 * index,) * 3).save(path)
         text = f"{'An' if name[:1] in 'ao' else 'A'} {name}." if name else "Eat your broccoli!"
         found.append(Stamp(path, f"k{index}", "fruit" if index < 3 else "other", text))
     return found
 
 
-def test_every_wrong_caption_differs_and_belongs_to_an_image(tmp_path: Path, stamps: list[Stamp], memo: Memo) -> None:
-    count = write_selection(tmp_path / "data" / "demo" / "stamps_selection", stamps)
-    data = open_task(DEMO["stamps_selection"], tmp_path / "data", memo)
-    choices = data.choices or ()
-    assert len(choices) == count == data.items
+@pytest.fixture(scope="module")
+def choices(tmp_path_factory: pytest.TempPathFactory, stamps: list[Stamp]) -> tuple[Choice, ...]:
+    """As they are read back."""
+    root = tmp_path_factory.mktemp("data")
+    count = write_selection(root / "demo" / "stamps_selection", stamps)
+    data = open_task(DEMO["stamps_selection"], root, Memo(root / "hashes"))
+    assert data.choices is not None and len(data.choices) == count == data.items
+    return data.choices
+
+
+def test_every_wrong_caption_differs_and_belongs_to_an_image(choices: tuple[Choice, ...]) -> None:
     counts = Counter(choice.category for choice in choices)
     assert counts == {
         "replace_object": 8, "add_object": 8, "replace_attribute": 3,
@@ -49,9 +55,7 @@ def test_every_wrong_caption_differs_and_belongs_to_an_image(tmp_path: Path, sta
     assert not any("broccoli" in caption for choice in choices for caption in choice.captions)
 
 
-def test_swaps_and_relations_are_not_told_by_their_words(tmp_path: Path, stamps: list[Stamp], memo: Memo) -> None:
-    write_selection(tmp_path / "data" / "demo" / "stamps_selection", stamps)
-    choices = open_task(DEMO["stamps_selection"], tmp_path / "data", memo).choices or ()
+def test_swaps_and_relations_are_not_told_by_their_words(choices: tuple[Choice, ...]) -> None:
     for category in ("swap_object", "replace_relation", "swap_attribute"):
         own = [choice for choice in choices if choice.category == category]
         assert blind_accuracy(own)["shorter"] == 0.5, category

@@ -466,6 +466,7 @@ def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, mo
     write_stamps(tmp_path / "stamps")
     monkeypatch.setattr("eval.fetch.demo.STAMPS_INSTALLED", tmp_path / "stamps")
     monkeypatch.setattr("eval.fetch.demo.SHEETS", 24)
+    monkeypatch.setattr("eval.fetch.compositions.EACH", 4)
     memo = Memo(tmp_path / "hashes")
     assert len(find_stamps(tmp_path / "stamps")) == 21  # neither symbols nor the one without a description
     fetch_stamps(tmp_path / "demo", lambda text: None)

@@ -38,10 +38,13 @@ def result(world: World) -> FewShotResult:
 
 
 def test_poisoned_test_labels_change_scores_and_nothing_else(world: World, result: FewShotResult) -> None:
-    poisoned = curves(world, test_labels=np.random.default_rng(0).permutation(world.test_labels.numpy()))
-    assert poisoned.choices == result.choices and poisoned.shots == result.shots
-    for cell, classes in result.predicted.items():
-        assert np.array_equal(classes, poisoned.predicted[cell])
+    labels = np.random.default_rng(0).permutation(world.test_labels.numpy())
+    some = FewShotSettings(shots=(1, 4), seeds=(0, 1))
+    poisoned = curves(world, test_labels=labels, settings=some)
+    chosen = [one for one in result.choices if one.shots in some.shots and one.seed in some.seeds]
+    assert list(poisoned.choices) == chosen and poisoned.shots == {seed: result.shots[seed] for seed in some.seeds}
+    for cell, classes in poisoned.predicted.items():
+        assert np.array_equal(classes, result.predicted[cell])
     assert poisoned.point("probe", 4).value < result.point("probe", 4).value
 
 
