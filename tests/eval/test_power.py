@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from eval import cli
-from eval.power import detectable, items_needed
+from eval.power import detectable, items_needed, power_table
 from eval.statistics import mcnemar
+from eval.tasks import load_suite
 
 
 @pytest.mark.parametrize(("n", "disagree"), [(400, 0.2), (2000, 0.1)])
@@ -36,3 +37,8 @@ def test_the_command_says_it_and_measures_nothing(capsys: Any, tmp_path: Any) ->
     assert "winoground_t2i                400" in said
     assert line.split() == ["imagenet1k", "50,000", "0.28", "0.40", "0.56"]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_worst_group_has_no_number_as_nobody_knows_its_size_before() -> None:
+    lines = {line.split()[0]: line.split()[1:] for line in power_table(load_suite("datacomp38")).splitlines() if line}
+    assert lines["fmow"] == ["-"] * 4 and lines["winogavil"][0] == "854" and lines["iwildcam"][0] == "42,791"
