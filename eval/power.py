@@ -54,7 +54,7 @@ def power_table(suite: Suite) -> str:
         "",
         "Items are images, or questions, pairs and cues where captions, pairs or images are selected; several captions",
         "or questions of one image change this a little; mean per class, macro F1, Jaccard index and AUC are as if",
-        "they were shares. Worst groups have no number, as the images of one group count. Few-shot: the luck of the shots",
-        "comes on top, and `make compare` says what its draws show.",
+        "they were shares. Worst groups have no number, as the images of one group count. Few-shot: the luck of the",
+        "shots comes on top, and `make compare` says what its draws show.",
     ]
     return "\n".join(lines)

@@ -327,7 +327,7 @@ def test_files_that_a_list_names_are_fetched_each_from_its_folder(server: Any, t
     names = ["COCO_train2014_1.jpg", "COCO_val2014_2.jpg", "COCO_train2014_1.jpg"]
     server.files["/names.txt"] = "\n".join(names).encode()
     server.files |= {f"/{name.split('_')[1]}/{name}": name.encode() for name in names}
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"file": f"{server.address}/names.txt", "to": "set/names.txt"},
         {"file": f"{server.address}/{{1}}/{{name}}", "each": "set/names.txt", "to": "set/images", "size": 2000},
     ]
