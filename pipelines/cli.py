@@ -34,7 +34,7 @@ from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, 
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, RunSettings
+from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
@@ -73,6 +73,13 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
+    parser.add_argument(
+        "--export",
+        choices=EXPORTS,
+        default=SHARDS,
+        help="survivors with images as new shards, or, where INPUT is webdataset tars, as an index of each tar, which "
+        f"stays as it is (default {SHARDS})",
+    )
     parser.add_argument(
         "--lean",
         action="store_true",
@@ -263,6 +270,7 @@ def settings_of(
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         lean=options.lean,
+        export=options.export,
         workers=options.workers or backend.default_workers(),
         backend=backend,
         shard=shard_of(options.shard),

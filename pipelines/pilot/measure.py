@@ -13,7 +13,7 @@ from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.decisions import stage_of
-from pipelines.stages.export import ExportRecord
+from pipelines.stages.shards import ExportRecord
 from pipelines.stages.spotting import load_records
 from pipelines.stages.tally import DecideRecord
 from pipelines.store.commit import read_json

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -20,21 +19,18 @@ from filters.spotting.decode import DecodeLimits, decode_image
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.engine.work import Work
 from pipelines.manifests import MissingImage
-from pipelines.settings import RunSettings
-from pipelines.stages.dedup.findings import DuplicateFiles
-from pipelines.stages.downloads import images_at_hand, images_of
-from pipelines.stages.subset import write_subset
-from pipelines.store.commit import publish_json, published, remove, retract
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from pipelines.stages.downloads import images_of
+from pipelines.store.commit import published, remove
+from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
-from pipelines.store.records import Vouched, publish_record
 from pipelines.store.storage import StorePath, is_local, read_table
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
+_MEMBER = ("uid", "caption", "complexity", "actions", "objects", "attributes", "overlap")
+"""Columns of kept/ in the .json of a sample."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
@@ -64,9 +60,14 @@ class Shard(TypedDict):
     shard: str
     """File name."""
     rows: int
+    """Survivors."""
     samples: int
-    """Rows with an image that loaders can open."""
+    """Those of them that a training can read."""
     sha256: str
+    path: NotRequired[str]
+    """Where it lies, where it is a tar of the input."""
+    left_out: NotRequired[dict[str, int]]
+    """Then also the other rows, by reason."""
 
 
 class ExportRecord(TypedDict):
@@ -89,7 +90,7 @@ class ExportStage(Stage):
     noun = "images"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        rows = _kept_rows(self.layout, unit)
+        rows = kept_rows(self.layout, unit, _MEMBER)
         heartbeat.expect(len(rows))
         shards: list[Shard] = []
         for number, first in enumerate(range(0, len(rows), PER_SHARD)):
@@ -131,13 +132,12 @@ class ExportStage(Stage):
         return samples
 
 
-def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
-    """uid, caption and annotations of a unit's survivors, with their ordinals."""
+def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns of a unit's survivors, with their ordinals."""
     path = layout.part("kept", unit)
     if not path.exists():
         return []
-    columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
-    kept = read_table(path, columns=columns).to_pylist()
+    kept = read_table(path, columns=[*columns]).to_pylist()
     ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
     return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
 
@@ -158,78 +158,3 @@ def _member(image: bytes) -> tuple[str, bytes]:
     pixels = decode_image(image, _LIMITS).pixels
     Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
     return "png", content.getvalue()
-
-
-class Export:
-    """The part in a run of what is made from the survivors: shards, their indexes, and subset.npy."""
-
-    def __init__(self, settings: RunSettings, work: Work):
-        self.settings, self.work = settings, work
-        self.layout = work.layout
-        self._indexes = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
-        self._subset = self.layout.root / "subset.npy"
-        self._images = images_at_hand(self.layout, work.plan.images)
-
-    def write_shards(self, decided: Mapping[str, str]) -> None:
-        """Write the shards that are outdated, where the stage is asked for and images are at hand.
-
-        Args:
-            decided: for each unit what its decisions depend on.
-        """
-        if "export" not in self.settings.stages or not self._images:
-            return
-        todo = [unit for unit, _ in self.work.outdated("export", self.work.alive(decided), decided)]
-        stage = ExportStage(
-            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
-        )
-        self.work.do(stage, todo, of=len(todo))
-
-    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> None:
-        """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
-
-        Args:
-            decided: for each unit what its decisions depend on.
-            duplicate_files: of the kinds that were asked.
-        """
-        fingerprint = fingerprint_of(decided)
-        if "export" in self.settings.stages:
-            self._write(decided, fingerprint, duplicate_files)
-        elif self.layout.exported.exists():
-            self._withdraw(fingerprint)
-
-    def _write(self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]) -> None:
-        began, units = time.time(), self.work.units()
-        self.write_shards(decided)
-        record = Vouched(self.layout).current(self.layout.exported)
-        if record.get("fingerprint") == fingerprint and not self.work.engine.seconds:
-            self.work.models["subset"] = {"uids": record["uids"]}
-            return
-        retract(self.layout.exported)
-        uids = write_subset(self.layout, units, duplicate_files)
-        if self._images:
-            self._write_indexes(self.work.alive(decided))
-        self.work.models["subset"] = {"uids": uids}
-        files = [self._subset, *(self._indexes if self._images else ())]
-        publish_record(self.layout, self.layout.exported, {"fingerprint": fingerprint, "uids": uids}, files)
-        self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
-
-    def _write_indexes(self, names: list[str]) -> None:
-        shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
-        manifest, sizes = self._indexes
-        publish_json(manifest, {"samples": sum(shard["samples"] for shard in shards), "shards": shards})
-        publish_json(sizes, {shard["shard"]: shard["samples"] for shard in shards})  # where open_clip looks for them
-
-    def _withdraw(self, fingerprint: str) -> None:
-        """Remove what an earlier run exported where rows are decided otherwise now."""
-        record = Vouched(self.layout).read(self.layout.exported) or {}
-        if record.get("fingerprint") == fingerprint:
-            return
-        root = self.layout.root
-        commits = (self.layout.commit("export", unit.name) for unit in self.work.plan.units)
-        results = (*self._indexes, self._subset, root / "report.html")
-        shards: list[StorePath] = list((root / "shards").glob("*.tar"))
-        for path in (*commits, *map(index_path, shards), *shards, *results, self.layout.exported):
-            remove(path)
-        self.work.say(
-            "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
-        )

@@ -1,0 +1,142 @@
+"""The part in a run of what is made from the survivors: shards, or indexes of the input's own, and subset.npy."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from pipelines.engine.work import Work
+from pipelines.settings import INDEX, RunSettings
+from pipelines.stages.dedup.findings import DuplicateFiles
+from pipelines.stages.downloads import images_at_hand
+from pipelines.stages.shards import ExportStage, Shard, index_path
+from pipelines.stages.subset import write_subset
+from pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
+from pipelines.store.commit import publish_json, remove, retract
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from pipelines.store.records import Vouched, publish_record
+from pipelines.store.storage import StorePath
+
+
+class Export:
+    """What is made from the survivors."""
+
+    def __init__(self, settings: RunSettings, work: Work):
+        self.settings, self.work = settings, work
+        self.layout = work.layout
+        self._leaves = settings.export == INDEX
+        """Whether the tars of the input stay, and are indexed."""
+        self._of_shards = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
+        self._of_indexes = [self.layout.indexes / "manifest.json"]
+        self._subset = self.layout.root / "subset.npy"
+        self._images = images_at_hand(self.layout, work.plan.images)
+
+    def write_shards(self, decided: Mapping[str, str]) -> None:
+        """Write the shards or indexes that are outdated, where the stage is asked for and images are at hand.
+
+        Args:
+            decided: for each unit what its decisions depend on.
+        """
+        if "export" not in self.settings.stages or not self._images:
+            return
+        if self._leaves:
+            write_indexes(self.work, decided)
+            return
+        todo = [unit for unit, _ in self.work.outdated("export", self.work.alive(decided), decided)]
+        stage = ExportStage(
+            self.layout, self.settings.dataset, Fingerprints.published(self.layout, "export", dict(decided))
+        )
+        self.work.do(stage, todo, of=len(todo))
+
+    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
+        """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
+
+        Args:
+            decided: for each unit what its decisions depend on.
+            duplicate_files: of the kinds that were asked.
+
+        Returns:
+            Of tars that stay how many `shards` they are, how many of their `samples` are named, and the survivors that
+            are `left_out`, by reason; nothing where new shards are written.
+        """
+        fingerprint = fingerprint_of(decided)
+        if "export" in self.settings.stages:
+            return self._write(decided, fingerprint, duplicate_files)
+        if self.layout.exported.exists():
+            self._withdraw(fingerprint)
+        return {}
+
+    def _write(
+        self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]
+    ) -> dict[str, Any]:
+        began, units = time.time(), self.work.units()
+        self.write_shards(decided)
+        record = Vouched(self.layout).current(self.layout.exported)
+        is_same = record.get("fingerprint") == fingerprint and record.get("leaves", False) == self._leaves
+        if is_same and not self.work.engine.seconds:
+            self.work.models["subset"] = {"uids": record["uids"]}
+            return dict(record.get("left", {}))
+        retract(self.layout.exported)
+        uids = write_subset(self.layout, units, duplicate_files)
+        left: dict[str, Any] = {}
+        if self._images and self._leaves:
+            left = self._list_indexes(self.work.alive(decided))
+        elif self._images:
+            self._list_shards(self.work.alive(decided))
+        self.work.models["subset"] = {"uids": uids}
+        listed = (self._of_indexes if self._leaves else self._of_shards) if self._images else []
+        done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
+        publish_record(self.layout, self.layout.exported, done, [self._subset, *listed])
+        self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
+        return left
+
+    def _list_shards(self, names: list[str]) -> None:
+        self._remove_indexes()
+        shards = self._shards(names)
+        manifest, sizes = self._of_shards
+        publish_json(manifest, {"samples": sum(shard["samples"] for shard in shards), "shards": shards})
+        publish_json(sizes, {shard["shard"]: shard["samples"] for shard in shards})  # where open_clip looks for them
+
+    def _list_indexes(self, names: list[str]) -> dict[str, Any]:
+        tars = tars_of(self.work.plan, names)
+        self._remove_shards([unit.name for unit in self.work.plan.units if unit.name not in tars])
+        shards = self._shards(list(tars))
+        self._remove_indexes(but=[shard["shard"] for shard in shards])
+        left_out: Counter[str] = Counter()
+        for shard in shards:
+            left_out.update(shard["left_out"])
+        samples = sum(shard["samples"] for shard in shards)
+        publish_json(self._of_indexes[0], {"samples": samples, "shards": shards})
+        return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
+
+    def _shards(self, names: list[str]) -> list[Shard]:
+        return [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
+
+    def _withdraw(self, fingerprint: str) -> None:
+        """Remove what an earlier run exported where rows are decided otherwise now."""
+        record = Vouched(self.layout).read(self.layout.exported) or {}
+        if record.get("fingerprint") == fingerprint:
+            return
+        self._remove_shards([unit.name for unit in self.work.plan.units])
+        self._remove_indexes()
+        for path in (self._subset, self.layout.root / "report.html", self.layout.exported):
+            remove(path)
+        self.work.say(
+            "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
+        )
+
+    def _remove_shards(self, units: list[str]) -> None:
+        """Remove all shards, and the records of these units."""
+        shards: list[StorePath] = list((self.layout.root / "shards").glob("*.tar"))
+        commits = (self.layout.commit("export", unit) for unit in units)
+        for path in (*self._of_shards, *commits, *map(index_path, shards), *shards):
+            remove(path)
+
+    def _remove_indexes(self, but: list[str] | None = None) -> None:
+        """Remove the indexes of tars of the input, but those of these names."""
+        stay = {kept_index(self.layout, tar).name for tar in but or ()}
+        for path in (*self._of_indexes, *self.layout.indexes.glob("*.npz")):
+            if path.name not in stay:
+                remove(path)
