@@ -24,7 +24,7 @@ from pipelines.pilot.table import render
 from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
 from pipelines.plan import known_plan
 from pipelines.runners.fork_server import ForkServer
-from pipelines.settings import RunSettings
+from pipelines.settings import SHARDS, RunSettings
 from pipelines.stages.dedup.findings import KINDS
 from pipelines.store.commit import RunFailed, publish_json
 from pipelines.store.layout import Layout
@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     def pilot() -> int:
         parser = _parser(prog)
         options, of_beam = parser.parse_known_args(arguments)
+        if options.teacher and options.export != SHARDS:
+            raise WrongUse(f"--teacher is asked about images of new shards, and --export {options.export} writes none")
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
         if teacher is not None:
             check_device(options.device)

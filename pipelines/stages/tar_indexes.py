@@ -35,6 +35,8 @@ from pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
 """Raise it when equal tars and decisions may be indexed otherwise."""
+INDEX_STAGE = "index"
+"""The part of the stage that reads tars."""
 UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
 """Why a survivor is in no index. unusable: a training reads no such sample (it has no image or no .txt, or its key
 was met before in its tar). other_caption: its .txt, which a training reads, is not the caption that was judged."""
@@ -84,7 +86,7 @@ class TarIndexStage(Stage):
     layout: Layout
     fingerprint: Fingerprints
     """Of each tar: changes with it."""
-    name: str = field(default="index", init=False)
+    name: str = field(default=INDEX_STAGE, init=False)
     part_of = "export"
     noun = "samples"
 
@@ -165,7 +167,7 @@ def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
         unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)
         for unit in tars
     }
-    _do(work, TarIndexStage(work.layout, Fingerprints.published(work.layout, "index", content)), tars, content)
+    _do(work, TarIndexStage(work.layout, Fingerprints.published(work.layout, INDEX_STAGE, content)), tars, content)
     tars = {unit: names for unit, names in tars.items() if unit not in work.set_aside}
     chosen = {unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]]) for unit in tars}
     _do(work, KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), tars, chosen)

@@ -1,4 +1,4 @@
-"""`--export index`: the tars of INPUT stay as they are, and a training reads of them what it would read of new shards."""
+"""`--export index`: the tars of INPUT stay, and a training reads of them what it would read of new shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,18 @@ import pytest
 
 from common.command_line import WrongUse
 from common.shard_index import load, part_of, scan, stamp_of
+from filters.presets import load_preset
+from pipelines.concepts.shards import shard_entries
+from pipelines.pilot.command import main as pilot
+from pipelines.pilot.measure import measure
+from pipelines.plan import load_plan
 from pipelines.settings import INDEX
 from pipelines.stages import tar_indexes
 from pipelines.stages.tar_indexes import KeptIndexStage
 from pipelines.store.layout import Layout
+from pipelines.store.storage import store_path
 from tests.forks import Forks
-from tests.pipelines.processes import Forked, ForkedStarter, kill_at
+from tests.pipelines.processes import ForkedStarter, kill_at
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 from trainer.data import DataSettings, ShardLoader, ShardMismatch, Source  # noqa: E402
@@ -32,6 +38,7 @@ from trainer.data.settings import Split  # noqa: E402
 from trainer.data.shards import open_source, store_of  # noqa: E402
 
 CAPTIONS = ("captions", "export")
+WORDS = ("--stages", ",".join(CAPTIONS), "--export", INDEX, "--unit-rows", "9")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 Members = list[tuple[str, bytes]]
@@ -78,9 +85,14 @@ def source(
     return folder / "tars"
 
 
+def settings_for(data: Path | str, cache: Path, **settings: Any) -> DataSettings:
+    sources = (Source(path=str(data)),)
+    return DataSettings(sources=sources, index_folder=str(cache), cache_folder=str(cache), **settings)
+
+
 def samples_of(data: Path | str, cache: Path) -> Counter[tuple[str, str, bytes]]:
     """(uid, caption, image) of all samples that a training would read."""
-    settings = DataSettings(sources=(Source(path=str(data)),), index_folder=str(cache))
+    settings = settings_for(data, cache)
     found: Counter[tuple[str, str, bytes]] = Counter()
     for shard in open_source(settings.sources[0], settings).shards:
         index = load(shard.index)
@@ -97,7 +109,12 @@ def samples_of(data: Path | str, cache: Path) -> Counter[tuple[str, str, bytes]]
 
 def batches_of(data: Path | str, cache: Path) -> Iterator[Any]:
     settings = DataSettings(
-        sources=(Source(path=str(data)),), workers=0, drop_last=False, shuffle=8, index_folder=str(cache)
+        sources=(Source(path=str(data)),),
+        workers=0,
+        drop_last=False,
+        shuffle=8,
+        index_folder=str(cache),
+        cache_folder=str(cache),
     )
     loader = ShardLoader(
         settings,
@@ -107,6 +124,10 @@ def batches_of(data: Path | str, cache: Path) -> Iterator[Any]:
     )
     with closing(loader):
         yield from loader.epoch(0)
+
+
+def hashes_of(batch: Any) -> list[tuple[int, int]]:
+    return [*zip(batch.image_hash.tolist(), batch.caption_hash.tolist(), strict=True)]
 
 
 def written(output: Path) -> set[str]:
@@ -127,16 +148,16 @@ def exported(filtering: Any, source: Path, tmp_path_factory: pytest.TempPathFact
     return filtering(source, tmp_path_factory.mktemp("exported") / "out", stages=CAPTIONS, unit_rows=9)
 
 
-def test_a_training_reads_the_kept_samples_and_no_others(left: Any, exported: Any, source: Path, tmp_path: Path) -> None:
-    of_left, of_new = samples_of(left.output, tmp_path), samples_of(exported.output, tmp_path)
+def test_a_training_reads_the_kept_samples_and_no_others(
+    left: Any, exported: Any, source: Path, tmp_path: Path
+) -> None:
+    outputs = (left.output, exported.output)
+    of_left, of_new = (samples_of(output, tmp_path) for output in outputs)
     assert of_left == of_new and 10 < len(of_left) < 55
     assert {(uid, caption) for uid, caption, _ in of_left} == {
         (row["uid"], row["caption"]) for row in left.rows("kept")
     }
-    read = [
-        sorted(pair for batch in batches_of(data, tmp_path) for pair in zip(batch.image_hash.tolist(), batch.caption_hash.tolist(), strict=True))
-        for data in (left.output, exported.output)
-    ]  # fmt: skip
+    read = [sorted(hashes for batch in batches_of(data, tmp_path) for hashes in hashes_of(batch)) for data in outputs]
     assert read[0] == read[1] and len(read[0]) == of_left.total()
     assert not (left.output / "shards").exists() and sorted(source.iterdir()) == sorted(source.glob("*.tar"))
     assert (left.output / "subset.npy").read_bytes() == (exported.output / "subset.npy").read_bytes()
@@ -175,7 +196,7 @@ def test_other_thresholds_choose_again_and_read_no_tar(
 
 def test_another_choice_of_as_many_samples_is_another_shard(left: Any, source: Path, tmp_path: Path) -> None:
     """A training does not go on with it."""
-    settings = DataSettings(sources=(Source(path=str(left.output)),), index_folder=str(tmp_path))
+    settings = settings_for(left.output, tmp_path)
     (fact, *_) = open_source(settings.sources[0], settings).facts
     with open(source / fact.name, "rb") as tar:
         whole = scan(fact.name, tar)
@@ -281,7 +302,9 @@ def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: P
     with pytest.raises(ShardMismatch, match=r"00000.tar is not the one that was filtered .*run `make filter` again"):
         samples_of(output, cache)
     (tars / "00000.tar").unlink()
-    settings = DataSettings(sources=(Source(path=str(output)),), index_folder=str(cache), max_bad_share=1.0)
+    settings = DataSettings(
+        sources=(Source(path=str(output)),), index_folder=str(cache), cache_folder=str(cache), max_bad_share=1.0
+    )
     assert "missing_shard" in open_source(settings.sources[0], settings).bad
 
 
@@ -289,6 +312,89 @@ def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
     counts = []
     for part in ("train", "holdout"):
         split = Split(holdout=0.3, part=part)
-        settings = DataSettings(sources=(Source(path=str(left.output)),), split=split, index_folder=str(tmp_path))
+        settings = settings_for(left.output, tmp_path, split=split)
         counts.append(sum(shard.samples for shard in open_source(settings.sources[0], settings).shards))
     assert sum(counts) == left.funnel["kept"] and all(counts)
+
+
+def what_lies_there(output: Path) -> dict[str, Any]:
+    found = {path.name: load(path) for path in (output / INDEX).glob("*.npz")}
+    indexes = {name: (index.identity, index.keys, index.rows.tolist()) for name, index in found.items()}
+    files = {name: (output / name).read_bytes() for name in ("subset.npy", "index/manifest.json")}
+    return {**files, **indexes, "exported": written(output)}
+
+
+@pytest.fixture
+def runs(forks: Forks, tmp_path: Path) -> Iterator[ForkedStarter]:
+    with closing(ForkedStarter(forks, tmp_path)) as made:
+        yield made
+
+
+def test_a_pilot_forecasts_indexes_in_place_of_shards(
+    source: Path, tmp_path: Path, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tar is read whole for any sampled unit of it, which is charged with its part of that."""
+    words = ["--dataset", "custom", "--input", str(source / "00000.tar"), "--output", str(tmp_path), *WORDS]
+    assert pilot([*words, "--workers", "1", "--units", "2"]) == 0, capsys.readouterr().err
+    layout = Layout(tmp_path / "pilot")
+    stored = json.loads((layout.root / "pilot.json").read_text())["forecast"]["stored"]
+    assert stored["index"]["value"] > 0 and "shards" not in stored
+
+    plan = load_plan(layout.plan)
+    (tar,) = (json.loads(path.read_text()) for path in layout.commits("index").glob("*.json"))
+    (chosen,) = (json.loads(path.read_text()) for path in layout.commits("export").glob("*.json"))
+    rows = [unit.span.rows for unit in plan.units]
+    charged = sum(unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper")))
+    assert (len(rows), tar["rows"]) == (2, 40)
+    assert charged == pytest.approx(tar["seconds"] * sum(rows) / 40 + chosen["seconds"])
+
+
+def test_what_needs_new_shards_says_so(left: Any, source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pilot(["--input", str(source), "--teacher", "any", *WORDS]) == 2
+    assert "--export index writes none" in capsys.readouterr().err
+    with pytest.raises(WrongUse, match="run `make filter` with --export shards"):
+        shard_entries(left.output)
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+def test_killed_and_started_again_equals_undisturbed(
+    left: Any, source: Path, tmp_path: Path, runs: ForkedStarter
+) -> None:
+    output = tmp_path / "out"
+    moments = [("captions", 4), ("index", 1), ("index", 3), ("export", 1), ("export", 3)]
+    hits = [kill_at(runs.start(source, output, *WORDS), output, *moment, 0.0) for moment in moments]
+    assert sum(hits) >= 2, hits
+    runs.finish(source, output, *WORDS)
+    assert what_lies_there(output) == what_lies_there(left.output)
+    assert "nothing is left to do" in runs.finish(source, output, *WORDS)
+
+
+@pytest.mark.slow
+def test_two_shards_at_once_share_the_tars(left: Any, source: Path, tmp_path: Path, runs: ForkedStarter) -> None:
+    output = tmp_path / "out"
+    shards = [runs.start(source, output, *WORDS, "--shard", f"{i}/2", workers=1) for i in range(2)]
+    said = [shard.communicate()[0] for shard in shards]
+    assert [shard.returncode for shard in shards] == [0, 0], said
+    assert sum("is the last one, and finishes" in text for text in said) == 1
+    assert what_lies_there(output) == what_lies_there(left.output)
+
+
+@pytest.mark.store
+def test_tars_and_output_in_an_object_store(
+    filtering: Any, left: Any, source: Path, bucket: str, tmp_path: Path
+) -> None:
+    import s3fs
+
+    s3fs.S3FileSystem().put(f"{source}/*.tar", "bucket/left-tars/")
+    output = store_path(f"{bucket}/left-out")
+    run = filtering(f"{bucket}/left-tars/*.tar", output, stages=CAPTIONS, unit_rows=9, export=INDEX)
+    assert run.funnel["left"] == left.funnel["left"]
+    found, cache = samples_of(f"{bucket}/left-out", tmp_path), sorted(tmp_path.rglob("*.npz"))
+    assert found == samples_of(left.output, tmp_path / "local") and len(cache) == 3
+    read = [batch.keys for batch in batches_of(f"{bucket}/left-out", tmp_path)]
+    assert sum(map(len, read)) == found.total()
+    stricter = filtering(
+        f"{bucket}/left-tars/*.tar", output, preset="strict", stages=CAPTIONS, unit_rows=9, export=INDEX
+    )
+    assert samples_of(f"{bucket}/left-out", tmp_path).total() == stricter.funnel["kept"] < found.total()
