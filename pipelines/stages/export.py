@@ -1,10 +1,10 @@
-"""The part in a run of what is made from the survivors: shards, or indexes of the input's own, and subset.npy."""
+"""The part in a run of what is made from the survivors: subset.npy, and shards or indexes of the tars of the input."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pipelines.engine.work import Work
@@ -17,7 +17,7 @@ from pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
 from pipelines.store.commit import publish_json, remove, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.records import Vouched, publish_record
-from pipelines.store.storage import StorePath
+from pipelines.store.storage import StorePath, stamps
 
 
 class Export:
@@ -101,7 +101,7 @@ class Export:
 
     def _list_indexes(self, names: list[str]) -> dict[str, Any]:
         tars = tars_of(self.work.plan, names)
-        self._remove_shards([unit.name for unit in self.work.plan.units if unit.name not in tars])
+        self._remove_shards(but=tars)
         shards = self._shards(list(tars))
         self._remove_indexes(but=[shard["shard"] for shard in shards])
         left_out: Counter[str] = Counter()
@@ -119,7 +119,7 @@ class Export:
         record = Vouched(self.layout).read(self.layout.exported) or {}
         if record.get("fingerprint") == fingerprint:
             return
-        self._remove_shards([unit.name for unit in self.work.plan.units])
+        self._remove_shards()
         self._remove_indexes()
         for path in (self._subset, self.layout.root / "report.html", self.layout.exported):
             remove(path)
@@ -127,16 +127,17 @@ class Export:
             "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
         )
 
-    def _remove_shards(self, units: list[str]) -> None:
-        """Remove all shards, and the records of these units."""
+    def _remove_shards(self, but: Collection[str] = ()) -> None:
+        """Remove all shards, and the records of the stage but those of these units."""
         shards: list[StorePath] = list((self.layout.root / "shards").glob("*.tar"))
-        commits = (self.layout.commit("export", unit) for unit in units)
+        done = stamps(self.layout.commits("export"), ".json")
+        commits = (self.layout.commit("export", unit) for unit in done if unit not in but)
         for path in (*self._of_shards, *commits, *map(index_path, shards), *shards):
             remove(path)
 
-    def _remove_indexes(self, but: list[str] | None = None) -> None:
-        """Remove the indexes of tars of the input, but those of these names."""
-        stay = {kept_index(self.layout, tar).name for tar in but or ()}
+    def _remove_indexes(self, but: Collection[str] = ()) -> None:
+        """Remove the indexes of tars of the input but those of these names."""
+        stay = {kept_index(self.layout, tar).name for tar in but}
         for path in (*self._of_indexes, *self.layout.indexes.glob("*.npz")):
             if path.name not in stay:
                 remove(path)

@@ -308,6 +308,18 @@ def test_tars_that_were_moved_are_known_by_their_bytes(filtering: Any, source: P
     assert "missing_shard" in open_source(settings.sources[0], settings).bad
 
 
+def test_a_folder_index_of_somebody_else_is_named(left: Any, tmp_path: Path) -> None:
+    manifest = json.loads((left.output / "index" / "manifest.json").read_text())
+    del manifest["shards"][1]["path"]
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ShardMismatch, match=r"index/manifest.json does not say where its shards are"):
+        samples_of(tmp_path, tmp_path)
+    shutil.copy(left.output / "index" / "manifest.json", tmp_path / "index")
+    with pytest.raises(ShardMismatch, match=r"00000.tar.npz cannot be read .*run `make filter` again"):
+        samples_of(tmp_path, tmp_path)
+
+
 def test_part_of_them_may_be_held_out(left: Any, tmp_path: Path) -> None:
     counts = []
     for part in ("train", "holdout"):
