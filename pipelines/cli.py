@@ -42,6 +42,8 @@ from pipelines.store.storage import StorePath, store_path
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+_COLUMNS = ("caption", "url", "uid", "image", "image_path")
+"""Roles whose columns people may name."""
 _WRONG_USE = (
     RunnerError,
     BadPreset,
@@ -108,7 +110,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
-    for role in ("caption", "url", "uid", "image", "image_path"):
+    for role in _COLUMNS:
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument(
         "--format",
@@ -251,7 +253,7 @@ def settings_of(
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset)
-    roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
+    roles = {role: getattr(options, f"{role}_column") for role in _COLUMNS}
     names = options.columns.split(",") if options.columns else None
     dataset = dataset.with_roles(
         format=options.format,

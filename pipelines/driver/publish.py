@@ -89,6 +89,7 @@ class Results:
             },
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
+            "export": settings.export,
             "workers": settings.workers,
             "runner": settings.backend.name,
             "plugins": list(settings.plugins),
