@@ -38,7 +38,7 @@ from PIL import Image
 
 from trainer.config import TransformSettings
 from trainer.data import DataSettings, ShardLoader, Source
-from trainer.data.shards import find_shards
+from trainer.data.sources import find_shards
 from trainer.transforms import transform as bytes_of
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
@@ -105,7 +105,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if not options.data:
             write_shards(Path(folder), options.samples, options.side, max(4, *options.workers))
-        urls, _ = find_shards(options.data or folder)
+        urls = find_shards(options.data or folder).urls
         print(
             f"{len(urls)} shards, batch {options.batch_size}, {options.image_size} px; "
             f"torch {torch.__version__}, webdataset {version('webdataset')}, {options.repeats} repeats in turn"

@@ -27,7 +27,7 @@ from benchmarks.label_set import laion_captions, samples_folder
 from benchmarks.spotting import SAMPLE, readable, run_side, split
 from filters.captions.annotate import CaptionAnnotator
 from pipelines.plan import IMAGE_ROWS, UNIT_ROWS
-from pipelines.stages.export import PER_SHARD
+from pipelines.stages.shards import PER_SHARD
 from pipelines.store.commit import read_json
 
 GIB = 2**30

@@ -49,6 +49,7 @@ LARGEST = 2**31 - 1
 Share = Annotated[float, Range(at_least=0, at_most=1)]
 Count = Annotated[int, Range(at_least=0, at_most=LARGEST)]
 Positive = Annotated[int, Range(at_least=1, at_most=LARGEST)]
+NotNegative = Annotated[float, Range(at_least=0)]
 Above0 = Annotated[float, Range(above=0)]
 Below1 = Annotated[float, Range(at_least=0, below=1)]
 Total = Annotated[int, Range(at_least=1, at_most=10**15)]

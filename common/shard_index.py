@@ -14,8 +14,8 @@ import os
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -33,7 +33,8 @@ WITHOUT_JSON = 1
 FOLDER = ".index"
 """Beside the shards."""
 IMAGES = (*EXTENSIONS, "bin")
-"""Endings of images; `bin` is what early shards of `make filter` call a format without an ending."""
+"""Endings of images; of several in a sample the first of these counts. `bin` is what early shards of `make filter` call
+a format without an ending."""
 CAPTION, JSON = "txt", "json"
 _FIELDS_1 = [
     ("image_at", "<i8"),
@@ -88,6 +89,32 @@ class ShardIndex:
     problems: list[str] = field(default_factory=list)
     """The first few of them in words."""
     version: int = VERSION
+    part: str = ""
+    """Where only some of the samples are listed, what changes with which; see `part_of`."""
+    starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    """Offset of the first header of every sample, of those in `bad` too. Empty in early indexes."""
+
+    @property
+    def identity(self) -> str:
+        """The SHA-256 of the tar; of a part, what changes with the tar and with which samples are listed."""
+        return hashlib.sha256(f"{self.sha256} {self.part}".encode()).hexdigest() if self.part else self.sha256
+
+    @property
+    def places_samples(self) -> bool:
+        """Whether `rows_between` can be asked: not of a part, nor where an early index leaves samples out."""
+        return not self.part and (len(self.starts) > 0 or not self.bad)
+
+    def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Of all samples that begin in bytes [start, stop) of the tar, in order, the place in `rows`; -1 of those that
+        are not there. Shape (samples,)."""
+        images = self.rows["image_at"]
+        starts = self.starts if len(self.starts) else images
+        first, last = np.searchsorted(starts, [start, stop])
+        numbers = np.searchsorted(starts, images, side="right") - 1  # of the sample that each row is
+        here = np.flatnonzero((numbers >= first) & (numbers < last))
+        found = np.full(last - first, -1, np.int64)
+        found[numbers[here] - first] = here
+        return found
 
 
 @dataclass
@@ -95,7 +122,9 @@ class _Group:
     """The members of one key."""
 
     key: str
+    start: int
     image: tuple[int, int, int] | None = None  # offset, size, hash
+    ending: str = ""
     caption: tuple[int, int, int] | None = None
     json: tuple[int, int] = (0, 0)
     uid: str = ""
@@ -159,6 +188,7 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
     hashed = _Hashed(stream)
     rows: list[tuple[int, ...]] = []
     keys: list[str] = []
+    starts: list[int] = []
     bad: Counter[str] = Counter()
     problems: list[str] = []
 
@@ -169,6 +199,7 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
 
     seen: set[str] = set()
     for item in _groups(hashed, report):
+        starts.append(item.start)
         if item.key in seen:
             report(Defect.DUPLICATE_KEY, item.key)
             continue
@@ -182,7 +213,39 @@ def scan(name: str, stream: IO[bytes], stamp: str = "") -> ShardIndex:
             rows.append((*item.image[:2], *item.caption[:2], item.image[2], item.caption[2], *item.json, *uid))
             keys.append(item.key)
     sha256 = hashed.finish()
-    return ShardIndex(name, hashed.bytes, sha256, stamp, np.array(rows, dtype=_FIELDS), keys, {**bad}, problems)
+    return ShardIndex(
+        name,
+        hashed.bytes,
+        sha256,
+        stamp,
+        np.array(rows, dtype=_FIELDS),
+        keys,
+        {**bad},
+        problems,
+        starts=np.array(starts, np.int64),
+    )
+
+
+def part_of(index: ShardIndex, rows: npt.NDArray[np.int64], uids: Sequence[str]) -> ShardIndex:
+    """The index of some samples of a shard, for who is to read no others.
+
+    Args:
+        index: of the shard.
+        rows: places of the samples in `index.rows`, ascending.
+        uids: of each, 32 hex digits, whatever the shard says.
+    """
+    chosen = index.rows[rows]
+    pairs = np.array([halves(uid) for uid in uids], np.uint64).reshape(-1, 2)
+    chosen["uid_high"], chosen["uid_low"] = pairs.T
+    return replace(
+        index,
+        rows=chosen,
+        keys=[index.keys[row] for row in rows.tolist()],
+        bad={},
+        problems=[],
+        part=hashlib.sha256(chosen.tobytes()).hexdigest(),
+        starts=np.empty(0, np.int64),
+    )
 
 
 def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[_Group]:
@@ -197,9 +260,10 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
             if group is None or group.key != key:
                 if group is not None:
                     yield group
-                group = _Group(key)
-            if extension in IMAGES and group.image is None:
+                group = _Group(key, member.offset)
+            if extension in IMAGES and (not group.ending or _comes_before(extension, group.ending)):
                 group.image = (member.content, member.size, hash64(tar.content(member)))
+                group.ending = extension
             elif extension == CAPTION and group.caption is None:
                 content = tar.content(member)
                 if content.strip():
@@ -219,6 +283,10 @@ def _groups(stream: _Hashed, report: Callable[[Defect, str], None]) -> Iterator[
         yield group
 
 
+def _comes_before(one: str, other: str) -> bool:
+    return IMAGES.index(one) < IMAGES.index(other)
+
+
 def _uid_of_json(content: bytes) -> str:
     try:
         uid = json.loads(content)["uid"]
@@ -235,13 +303,14 @@ def save(index: ShardIndex, path: Path) -> None:
 
 def write(index: ShardIndex, path: Path) -> None:
     """Write an index."""
-    about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys")}
+    about = {key: value for key, value in asdict(index).items() if key not in ("rows", "keys", "starts")}
     with open(path, "wb") as file:
         np.savez(
             file,
             about=np.frombuffer(json.dumps(about).encode(), np.uint8),
             keys=np.frombuffer("\n".join(index.keys).encode("utf-8", "surrogateescape"), np.uint8),
             rows=index.rows,
+            starts=index.starts,
         )
 
 
@@ -252,6 +321,7 @@ def load(path: Path | IO[bytes]) -> ShardIndex:
             about = _about(content)
             keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
             found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
+            found.starts = content.get("starts", found.starts)
             return _with_uids_of_keys(found) if found.version == WITHOUT_JSON else found
     except _UNREADABLE as error:
         raise BadIndex(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error

@@ -34,7 +34,7 @@ from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, 
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
-from pipelines.settings import STAGES, RunSettings
+from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.deduplication import DedupFailed
 from pipelines.store.commit import RunFailed
@@ -42,6 +42,8 @@ from pipelines.store.storage import StorePath, store_path
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+_COLUMNS = ("caption", "url", "uid", "image", "image_path")
+"""Roles whose columns people may name."""
 _WRONG_USE = (
     RunnerError,
     BadPreset,
@@ -74,6 +76,13 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
+        "--export",
+        choices=EXPORTS,
+        default=SHARDS,
+        help="survivors with images as new shards, or, where INPUT is webdataset tars, as an index of each tar, which "
+        f"stays as it is (default {SHARDS})",
+    )
+    parser.add_argument(
         "--lean",
         action="store_true",
         help="parse only captions with a word that may be a verb; with --stages captions or captions,export",
@@ -101,7 +110,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
-    for role in ("caption", "url", "uid", "image", "image_path"):
+    for role in _COLUMNS:
         columns.add_argument(f"--{role.replace('_', '-')}-column", metavar="NAME")
     columns.add_argument(
         "--format",
@@ -244,7 +253,7 @@ def settings_of(
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset)
-    roles = {role: getattr(options, f"{role}_column") for role in ("caption", "url", "uid", "image", "image_path")}
+    roles = {role: getattr(options, f"{role}_column") for role in _COLUMNS}
     names = options.columns.split(",") if options.columns else None
     dataset = dataset.with_roles(
         format=options.format,
@@ -263,6 +272,7 @@ def settings_of(
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         lean=options.lean,
+        export=options.export,
         workers=options.workers or backend.default_workers(),
         backend=backend,
         shard=shard_of(options.shard),

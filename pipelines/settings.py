@@ -13,6 +13,8 @@ from pipelines.runners import Backend, Direct
 from pipelines.store.storage import StorePath
 
 STAGES = ("captions", "download", "spotting", "dedup", "export")
+SHARDS, INDEX = EXPORTS = ("shards", "index")
+"""How survivors with images are exported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,8 @@ class RunSettings:
     so does a run without shard."""
     unit_rows: int | None = None
     """Rows of a unit; None: by size of the input and cores. Fixed by the first run on an output folder."""
+    export: str = SHARDS
+    """Of `EXPORTS`. shards: as new tars; index: the input's own tars stay, and an index of each names the survivors."""
     max_dead_share: float = 0.05
     """Above this proportion of dead letters the exit status is 1."""
     download: DownloadSettings = field(default_factory=DownloadSettings)

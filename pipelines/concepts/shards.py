@@ -9,7 +9,9 @@ from typing import Any
 from common.command_line import WrongUse
 from common.image_formats import EXTENSIONS
 from pipelines.manifests.formats.webdataset import Sample, samples
+from pipelines.settings import INDEX, SHARDS
 from pipelines.store.commit import read_json
+from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath
 
 MAX_IMAGE_BYTES = 64 * 2**20
@@ -26,6 +28,11 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
     """
     manifest = read_json(data / "shards" / "manifest.json")
     if not manifest or not manifest.get("shards"):
+        if (Layout(data).indexes / "manifest.json").exists():
+            raise WrongUse(
+                f"{data} names samples of tars that stay as they are (--export {INDEX}), and concepts are made of what "
+                f"new shards say of theirs: run `make filter` with --export {SHARDS}"
+            )
         raise WrongUse(
             f"{data}/shards/manifest.json: no shards; run `make filter` with images at hand and stage export"
         )

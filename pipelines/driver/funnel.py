@@ -79,6 +79,8 @@ class FunnelRecord(TypedDict):
     """Of each of these, by the name of its histogram."""
     duplicates: dict[str, dict[str, Any]]
     """By kind: see `Findings.counts`."""
+    left: dict[str, Any]
+    """Of tars of the input that stay as they are: see `Export.make`."""
     set_aside: dict[str, str]
     """Units, and the stage in which each failed."""
     seconds: dict[str, float]
@@ -143,6 +145,7 @@ def summarise(
         },
         "columns": {STORED + one.reason: _drawn(one, histograms) for one in settings.preset.columns},
         "duplicates": {},
+        "left": {},
         "set_aside": {},
         "seconds": {},
     }

@@ -5,6 +5,13 @@ from __future__ import annotations
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.stages.decisions import NOT_AT_HAND
 from pipelines.stages.dedup.findings import UID
+from pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
+
+
+def all_notes(funnel: FunnelRecord) -> list[str]:
+    """Those that apply."""
+    notes = (unparsed_note, not_at_hand_note, duplicates_note, shared_uids_note, left_tars_note)
+    return [text for note in notes if (text := note(funnel))]
 
 
 def shared_uids_note(funnel: FunnelRecord) -> str | None:
@@ -54,3 +61,23 @@ def not_at_hand_note(funnel: FunnelRecord) -> str | None:
         f"reason {NOT_AT_HAND}. STAGES with download fetches them; STAGES=captions,export keeps the rows on their "
         "captions alone."
     )
+
+
+def left_tars_note(funnel: FunnelRecord) -> str | None:
+    """What to tell a person whose shards stay as they are."""
+    left = funnel.get("left")
+    if not left:
+        return None
+    lost = [f"{count:,} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
+    others = f". Kept, and not named there: {'; '.join(lost)}" if lost else ""
+    return (
+        f"the {left['shards']:,} tars of INPUT stay as they are; index/ names the {left['samples']:,} of their samples "
+        f"that are kept, and `make train` reads these{others}"
+    )
+
+
+_LEFT_OUT = {
+    UNUSABLE: "rows that a training cannot read (without image or .txt in their tar, or with a key met before)",
+    OTHER_CAPTION: "rows whose .txt, which a training reads, is not the caption that was judged (--export shards "
+    "writes that one)",
+}

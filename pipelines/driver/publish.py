@@ -12,7 +12,7 @@ from typing import Any
 
 from pipelines.driver.examples import collect_examples
 from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.notes import duplicates_note, not_at_hand_note, shared_uids_note, unparsed_note
+from pipelines.driver.notes import all_notes
 from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
@@ -63,8 +63,7 @@ class Results:
             self.settings.preset,
             stages,
         )
-        found = (unparsed_note(funnel), not_at_hand_note(funnel), duplicates_note(funnel), shared_uids_note(funnel))
-        notes = [note for note in found if note]
+        notes = all_notes(funnel)
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
         if "export" in stages:
@@ -90,6 +89,7 @@ class Results:
             },
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),
+            "export": settings.export,
             "workers": settings.workers,
             "runner": settings.backend.name,
             "plugins": list(settings.plugins),

@@ -31,6 +31,7 @@ from pipelines.stages.dedup.findings import Findings
 from pipelines.stages.downloads import STAGE
 from pipelines.stages.export import Export
 from pipelines.stages.judge import steps_of
+from pipelines.stages.tar_indexes import check_export
 from pipelines.store.commit import RunFailed, publish_table, remove, remove_leftovers
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
@@ -62,6 +63,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     check_columns(settings.preset, plan.infos, settings.dataset)
+    check_export(settings, plan.infos)
     settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_writable(layout)
@@ -155,7 +157,7 @@ class _Run:
         funnel = summarise(self.layout, units, self.plan, settings, steps_of(self.annotations.judges))
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
-        Export(settings, work).make(decided, findings.files)
+        funnel["left"] = Export(settings, work).make(decided, findings.files)
         count_set_aside(funnel, work.set_aside)
         self._lock.check()
         self._write_dead_letters()
@@ -175,7 +177,7 @@ class _Run:
 
 def _asked(settings: RunSettings) -> str:
     """Changes with what a shard's results depend on beside the input."""
-    return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins)
+    return fingerprint_of(settings.preset.as_dict(), settings.stages, settings.plugins, settings.export)
 
 
 def _name(settings: RunSettings) -> str:

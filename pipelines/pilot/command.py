@@ -6,10 +6,9 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
 
 from common.command_line import Parser, WrongUse, number, say
-from common.fields import Positive
+from common.fields import Count, NotNegative, Positive, Share
 from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.concepts.cli import add_teacher_device
 from pipelines.concepts.devices import check_device
@@ -24,7 +23,7 @@ from pipelines.pilot.table import render
 from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
 from pipelines.plan import known_plan
 from pipelines.runners.fork_server import ForkServer
-from pipelines.settings import RunSettings
+from pipelines.settings import SHARDS, RunSettings
 from pipelines.stages.dedup.findings import KINDS
 from pipelines.store.commit import RunFailed, publish_json
 from pipelines.store.layout import Layout
@@ -41,6 +40,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     def pilot() -> int:
         parser = _parser(prog)
         options, of_beam = parser.parse_known_args(arguments)
+        if options.teacher and options.export != SHARDS:
+            raise WrongUse(f"--teacher is asked about images of new shards, and --export {options.export} writes none")
         teacher = find_teacher(options.teacher, options.weights) if options.teacher else None
         if teacher is not None:
             check_device(options.device)
@@ -54,17 +55,17 @@ def _parser(prog: str) -> Parser:
     parser = command_parser(prog, "Filter a random sample of units, and say what the whole data set will take.")
     pilot = parser.add_argument_group("the sample")
     pilot.add_argument(
-        "--units", type=_from_0(int), help=f"units to draw (default {UNITS}, or all where there are fewer)"
+        "--units", type=number(Count), help=f"units to draw (default {UNITS}, or all where there are fewer)"
     )
-    pilot.add_argument("--share", type=_from_0(float), help="share of the units to draw, instead of their number")
-    pilot.add_argument("--seed", type=_from_0(int), default=0, help="of the draw (default 0)")
+    pilot.add_argument("--share", type=number(NotNegative), help="share of the units to draw, instead of their number")
+    pilot.add_argument("--seed", type=number(Count), default=0, help="of the draw (default 0)")
     pilot.add_argument("--forecast-workers", help="numbers of workers to forecast hours for, comma-separated")
     prices = parser.add_argument_group("prices, in any one currency (default 0: not given, and no cost is named)")
-    prices.add_argument("--price-core-hour", type=_from_0(float), default=0.0, help="of a core for an hour")
-    prices.add_argument("--price-gpu-hour", type=_from_0(float), default=0.0, help="of a GPU for an hour")
-    prices.add_argument("--price-gb-egress", type=_from_0(float), default=0.0, help="of a GB of images fetched")
-    prices.add_argument("--price-gb-month", type=_from_0(float), default=0.0, help="of a GB stored for a month")
-    prices.add_argument("--months", type=_from_0(float), default=1.0, help="for how long it is stored (default 1)")
+    prices.add_argument("--price-core-hour", type=number(NotNegative), default=0.0, help="of a core for an hour")
+    prices.add_argument("--price-gpu-hour", type=number(NotNegative), default=0.0, help="of a GPU for an hour")
+    prices.add_argument("--price-gb-egress", type=number(NotNegative), default=0.0, help="of a GB of images fetched")
+    prices.add_argument("--price-gb-month", type=number(NotNegative), default=0.0, help="of a GB stored for a month")
+    prices.add_argument("--months", type=number(NotNegative), default=1.0, help="for how long it is stored (default 1)")
     concepts = parser.add_argument_group("what `make concepts` takes, where a teacher is named")
     concepts.add_argument("--teacher", help="as of `make concepts`; it is asked about images of the sample's shards")
     concepts.add_argument("--weights", help="file of the teacher's weights")
@@ -73,24 +74,12 @@ def _parser(prog: str) -> Parser:
     )
     add_teacher_device(concepts)
     assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
-    assumed.add_argument("--image-bytes", type=_from_0(float), help="bytes of an image")
-    assumed.add_argument("--seconds-per-image", type=_from_0(float), help="core-seconds to look for text in an image")
-    assumed.add_argument("--image-keep-rate", type=_from_0(float, 1), help="share kept of the images asked for")
+    assumed.add_argument("--image-bytes", type=number(NotNegative), help="bytes of an image")
+    assumed.add_argument(
+        "--seconds-per-image", type=number(NotNegative), help="core-seconds to look for text in an image"
+    )
+    assumed.add_argument("--image-keep-rate", type=number(Share), help="share kept of the images asked for")
     return parser
-
-
-def _from_0(kind: Callable[[str], Any], most: float = 1e18) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = -1
-        if not 0 <= value <= most:
-            what = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {what} from 0 {'on' if most > 1 else 'to 1'}")
-        return value
-
-    return parse
 
 
 def _pilot(

@@ -29,7 +29,7 @@ class Measured:
     seconds: Mapping[str, float]
     """Core-seconds by stage."""
     stored: Mapping[str, int]
-    """Bytes by place: work, kept, rejected, dead_letter, shards."""
+    """Bytes by place: work, kept, rejected, dead_letter, and shards or index."""
     images: int = 0
     """Images read."""
     image_bytes: int = 0

@@ -13,9 +13,10 @@ from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.decisions import stage_of
-from pipelines.stages.export import ExportRecord
+from pipelines.stages.shards import ExportRecord
 from pipelines.stages.spotting import load_records
 from pipelines.stages.tally import DecideRecord
+from pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 from pipelines.store.names import unit_of
@@ -24,8 +25,9 @@ from pipelines.store.storage import StorePath, stamps
 
 def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
     """The units of a finished run; units that were set aside are left out."""
-    seconds = _seconds(layout)
-    work, stages = _sizes_of_work(layout), stage_of(preset)
+    shares = _shares_of_tars(layout, plan)
+    seconds = _seconds(layout, shares)
+    work, stages = _sizes_of_work(layout, shares), stage_of(preset)
     return [
         _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), work[unit.name])
         for unit in plan.units
@@ -46,7 +48,7 @@ def _unit(
     records = load_records(layout, unit, plan.image_units(read["rows"]))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
-    shards = [shard["shard"] for shard in (export["shards"] if export else ())]
+    shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]
     stored = {kind: _size(layout.part(kind, unit)) for kind in ("kept", "rejected", "dead_letter")}
     return Measured(
         unit=unit,
@@ -54,7 +56,7 @@ def _unit(
         outcomes=dict(outcomes),
         to_fetch=read["good"] - before_images,
         seconds=seconds,
-        stored=stored | {"work": work, "shards": sum(_size(layout.root / "shards" / name) for name in shards)},
+        stored=stored | {"work": work, **_stored(layout, export)},
         images=len(sizes),
         image_bytes=int(pc.sum(sizes).as_py() or 0),
         samples=export["rows"] if export else 0,
@@ -62,26 +64,50 @@ def _unit(
     )
 
 
-def _seconds(layout: Layout) -> dict[str, Counter[str]]:
+def _stored(layout: Layout, export: ExportRecord | None) -> Counter[str]:
+    """Bytes of new shards, or of indexes of tars that stay."""
+    found: Counter[str] = Counter()
+    for shard in export["shards"] if export else ():
+        if "path" in shard:
+            found["index"] += _size(kept_index(layout, shard["shard"]))
+        else:
+            found["shards"] += _size(layout.root / "shards" / shard["shard"])
+    return found
+
+
+def _shares_of_tars(layout: Layout, plan: Plan) -> dict[tuple[str, str], float]:
+    """Of tars that were indexed whole, by stage and unit, the proportion that the sample's units are of them."""
+    found = {}
+    for name, units in tars_of(plan, [unit.name for unit in plan.units]).items():
+        tar = read_json(layout.commit(INDEX_STAGE, name))
+        if tar and tar["rows"]:
+            read = [read_json(layout.commit("captions", unit)) for unit in units]
+            found[INDEX_STAGE, name] = sum(record["rows"] for record in read if record) / tar["rows"]
+    return found
+
+
+def _seconds(layout: Layout, shares: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
     """Of each caption unit the core-seconds by stage. What is done of all units together, the comparison of keys, is
     under names of its own, and nothing beside the rest."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for folder in layout.work.iterdir():
         if folder.is_dir():
             for name in stamps(layout.commits(folder.name), ".json"):
                 record = read_json(layout.commit(folder.name, name))
-                found[unit_of(name)][record["stage"]] += record["seconds"]
+                share = shares.get((folder.name, name), 1.0)
+                found[unit_of(name)][record["stage"]] += record["seconds"] * share
     return found
 
 
-def _sizes_of_work(layout: Layout) -> Counter[str]:
+def _sizes_of_work(layout: Layout, shares: Mapping[tuple[str, str], float]) -> Counter[str]:
     """Of each caption unit the bytes in work/."""
     found: Counter[str] = Counter()
     for folder in layout.work.iterdir():
         if folder.is_dir():
             for kind in ("data", "commits", "dead"):
                 for path in (folder / kind).glob("*"):
-                    found[unit_of(path.name)] += _size(path)
+                    share = shares.get((folder.name, path.stem), 1.0)
+                    found[unit_of(path.name)] += round(_size(path) * share)
     return found
 
 

@@ -25,10 +25,10 @@ from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD as DEAD_REASON
 from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
 from pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
-from pipelines.stages.export import remove_shards
 from pipelines.stages.image_records import image_records
 from pipelines.stages.judge import Judge, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
+from pipelines.stages.shards import remove_shards
 from pipelines.stages.tally import Tally
 from pipelines.stages.verdicts import judge
 from pipelines.store.commit import TableFile, publish_table, read_json, remove

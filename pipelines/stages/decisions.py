@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from filters.base import CaptionEvidence, Filter, ImageEvidence
 from filters.captions.annotate import SCHEMA
 from filters.captions.rules import CaptionDecisions, decide_captions
-from filters.columns import STORED, ColumnCondition
+from filters.columns import ColumnCondition
 from filters.presets import Preset
 from filters.spotting.overlap import overlap_lengths
 from pipelines.fetch.reasons import EXPLANATIONS
@@ -102,16 +102,18 @@ class CaptionVerdict:
 def judge_captions(rows: pa.Table, preset: Preset, asked: bool) -> CaptionVerdict:
     """What the caption filters say of `rows`, which have `caption`, the values of the preset's `columns` and, where
     `asked`, the annotation columns. Rows without a caption never survive."""
+    rejected = {one.reason: one.rejects(CaptionEvidence(rows, None)) for one in preset.columns}
     survive = np.ones(rows.num_rows, bool)
-    for condition in preset.columns:
-        survive &= ~condition.rejects_values(rows[STORED + condition.reason])
+    for by_column in rejected.values():
+        survive &= ~by_column
     # Whether others were parsed depends on the presets of earlier runs.
     parsed = _without_annotations(rows, ~survive) if asked and not survive.all() else rows
     evidence = CaptionEvidence(parsed, decide_captions(parsed, preset.captions) if asked else None)
     reasons: Reasons = np.full(rows.num_rows, KEPT, object)
     for one in reversed(preset.caption_filters):  # the first of the cascade is written last
         if asked or not one.needs_annotations:
-            reasons[one.rejects(evidence)] = one.reason
+            known = rejected.get(one.reason)
+            reasons[one.rejects(evidence) if known is None else known] = one.reason
     return CaptionVerdict(reasons, evidence.decided, survive)
 
 

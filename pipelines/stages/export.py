@@ -1,182 +1,48 @@
-"""Stage `export`: the survivors as webdataset shards, where their images are at hand."""
+"""The part in a run of what is made from the survivors: subset.npy, and shards or indexes of the tars of the input."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypedDict
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from common.images import BadImage, open_image
-from common.shard_index import place_beside, scan, stamp_of, write
-from filters.spotting.decode import DecodeLimits, decode_image
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
 from pipelines.engine.work import Work
-from pipelines.manifests import MissingImage
-from pipelines.settings import RunSettings
+from pipelines.settings import INDEX, RunSettings
 from pipelines.stages.dedup.findings import DuplicateFiles
-from pipelines.stages.downloads import images_at_hand, images_of
+from pipelines.stages.downloads import images_at_hand
+from pipelines.stages.shards import ExportStage, Shard, index_path
 from pipelines.stages.subset import write_subset
-from pipelines.store.commit import publish_json, published, remove, retract
+from pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
+from pipelines.store.commit import publish_json, remove, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.layout import Layout
 from pipelines.store.records import Vouched, publish_record
-from pipelines.store.storage import StorePath, is_local, read_table
-
-PER_SHARD = 10_000
-_AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
-_LIMITS = DecodeLimits(decode_side=0)
-
-
-def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
-    """Where a unit's shard lies, counted from 0."""
-    return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
-
-
-def index_path(shard: StorePath) -> StorePath:
-    """Where the index of a shard lies, which a training reads in place of the shard. No record vouches for it: a
-    training makes it anew where it is missing, or where its shard was copied."""
-    return shard.parent / str(place_beside(shard.name))
-
-
-def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
-    """Remove a unit's shards from number `first` on, with their indexes. They are written in order, so there is no gap
-    between them."""
-    while (path := shard_path(layout, unit, first)).exists():
-        remove(index_path(path))
-        remove(path)
-        first += 1
-
-
-class Shard(TypedDict):
-    """What a commit record says of a shard."""
-
-    shard: str
-    """File name."""
-    rows: int
-    samples: int
-    """Rows with an image that loaders can open."""
-    sha256: str
-
-
-class ExportRecord(TypedDict):
-    """A commit record of stage `export`, beside what all records hold."""
-
-    rows: int
-    shards: list[Shard]
-
-
-@dataclass
-class ExportStage(Stage):
-    """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
-    `.json`; beside each its index."""
-
-    layout: Layout
-    dataset: Dataset
-    fingerprint: Fingerprints
-    """Of each unit: changes with its decisions."""
-    name: str = field(default="export", init=False)
-    noun = "images"
-
-    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        rows = _kept_rows(self.layout, unit)
-        heartbeat.expect(len(rows))
-        shards: list[Shard] = []
-        for number, first in enumerate(range(0, len(rows), PER_SHARD)):
-            path = shard_path(self.layout, unit, number)
-            part = rows[first : first + PER_SHARD]
-            with published(path) as temporary:
-                written = self._write(temporary, unit, part)
-                with open(temporary, "rb") as tar:
-                    index = scan(path.name, tar)
-            index.stamp = stamp_of(path) if is_local(path) else ""
-            with published(index_path(path)) as temporary:
-                write(index, temporary)
-            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256})
-            heartbeat.beat(first + len(part))
-        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
-        record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
-        files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
-        return record, files
-
-    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
-        """Write a tar; how many samples it has. Rows whose image is missing or broken, which only a run without
-        Text-spotting keeps, have none."""
-        samples, plan = 0, self._plan
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            ordinals = np.array([row["ordinal"] for row in rows], np.int64)
-            images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
-            for row, (_, image) in zip(rows, images, strict=True):
-                if isinstance(image, MissingImage):
-                    continue
-                try:
-                    ending, content = _member(image)
-                except BadImage:
-                    continue
-                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
-                _add(tar, f"{key}.{ending}", content)
-                _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
-                _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
-                samples += 1
-        return samples
-
-
-def _kept_rows(layout: Layout, unit: str) -> list[dict[str, Any]]:
-    """uid, caption and annotations of a unit's survivors, with their ordinals."""
-    path = layout.part("kept", unit)
-    if not path.exists():
-        return []
-    columns = ["uid", "caption", "complexity", "actions", "objects", "attributes", "overlap"]
-    kept = read_table(path, columns=columns).to_pylist()
-    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
-    return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def _member(image: bytes) -> tuple[str, bytes]:
-    """Ending and content of an image's member: as it is, or its first frame as PNG where loaders would not know it.
-    Raises BadImage for what no loader should open."""
-    ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
-    if ending:
-        return ending, image
-    content = io.BytesIO()
-    pixels = decode_image(image, _LIMITS).pixels
-    Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
-    return "png", content.getvalue()
+from pipelines.store.storage import StorePath, stamps
 
 
 class Export:
-    """The part in a run of what is made from the survivors: shards, their indexes, and subset.npy."""
+    """What is made from the survivors."""
 
     def __init__(self, settings: RunSettings, work: Work):
         self.settings, self.work = settings, work
         self.layout = work.layout
-        self._indexes = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
+        self._leaves = settings.export == INDEX
+        """Whether the tars of the input stay, and are indexed."""
+        self._of_shards = [self.layout.root / "shards" / name for name in ("manifest.json", "sizes.json")]
+        self._of_indexes = [self.layout.indexes / "manifest.json"]
         self._subset = self.layout.root / "subset.npy"
         self._images = images_at_hand(self.layout, work.plan.images)
 
     def write_shards(self, decided: Mapping[str, str]) -> None:
-        """Write the shards that are outdated, where the stage is asked for and images are at hand.
+        """Write the shards or indexes that are outdated, where the stage is asked for and images are at hand.
 
         Args:
             decided: for each unit what its decisions depend on.
         """
         if "export" not in self.settings.stages or not self._images:
+            return
+        if self._leaves:
+            write_indexes(self.work, decided)
             return
         todo = [unit for unit, _ in self.work.outdated("export", self.work.alive(decided), decided)]
         stage = ExportStage(
@@ -184,52 +50,94 @@ class Export:
         )
         self.work.do(stage, todo, of=len(todo))
 
-    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> None:
+    def make(self, decided: Mapping[str, str], duplicate_files: tuple[DuplicateFiles, ...]) -> dict[str, Any]:
         """Write what is outdated, or remove it where the stage is not asked for: it would contradict kept/.
 
         Args:
             decided: for each unit what its decisions depend on.
             duplicate_files: of the kinds that were asked.
+
+        Returns:
+            Of tars that stay how many `shards` they are, how many of their `samples` are named, and the survivors that
+            are `left_out`, by reason; nothing where new shards are written.
         """
         fingerprint = fingerprint_of(decided)
         if "export" in self.settings.stages:
-            self._write(decided, fingerprint, duplicate_files)
-        elif self.layout.exported.exists():
+            return self._write(decided, fingerprint, duplicate_files)
+        if self.layout.exported.exists():
             self._withdraw(fingerprint)
+        return {}
 
-    def _write(self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]) -> None:
+    def _write(
+        self, decided: Mapping[str, str], fingerprint: str, duplicate_files: tuple[DuplicateFiles, ...]
+    ) -> dict[str, Any]:
         began, units = time.time(), self.work.units()
         self.write_shards(decided)
         record = Vouched(self.layout).current(self.layout.exported)
-        if record.get("fingerprint") == fingerprint and not self.work.engine.seconds:
+        is_same = record.get("fingerprint") == fingerprint and record.get("leaves", False) == self._leaves
+        if is_same and not self.work.engine.seconds:
             self.work.models["subset"] = {"uids": record["uids"]}
-            return
+            return dict(record.get("left", {}))
         retract(self.layout.exported)
         uids = write_subset(self.layout, units, duplicate_files)
-        if self._images:
-            self._write_indexes(self.work.alive(decided))
+        left: dict[str, Any] = {}
+        if self._images and self._leaves:
+            left = self._list_indexes(self.work.alive(decided))
+        elif self._images:
+            self._list_shards(self.work.alive(decided))
         self.work.models["subset"] = {"uids": uids}
-        files = [self._subset, *(self._indexes if self._images else ())]
-        publish_record(self.layout, self.layout.exported, {"fingerprint": fingerprint, "uids": uids}, files)
+        listed = (self._of_indexes if self._leaves else self._of_shards) if self._images else []
+        done = {"fingerprint": fingerprint, "leaves": self._leaves, "uids": uids, "left": left}
+        publish_record(self.layout, self.layout.exported, done, [self._subset, *listed])
         self.work.engine.seconds.setdefault("export", round(time.time() - began, 2))
+        return left
 
-    def _write_indexes(self, names: list[str]) -> None:
-        shards = [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
-        manifest, sizes = self._indexes
+    def _list_shards(self, names: list[str]) -> None:
+        self._remove_indexes()
+        shards = self._shards(names)
+        manifest, sizes = self._of_shards
         publish_json(manifest, {"samples": sum(shard["samples"] for shard in shards), "shards": shards})
         publish_json(sizes, {shard["shard"]: shard["samples"] for shard in shards})  # where open_clip looks for them
+
+    def _list_indexes(self, names: list[str]) -> dict[str, Any]:
+        tars = tars_of(self.work.plan, names)
+        self._remove_shards(but=tars)
+        shards = self._shards(list(tars))
+        self._remove_indexes(but=[shard["shard"] for shard in shards])
+        left_out: Counter[str] = Counter()
+        for shard in shards:
+            left_out.update(shard["left_out"])
+        samples = sum(shard["samples"] for shard in shards)
+        publish_json(self._of_indexes[0], {"samples": samples, "shards": shards})
+        return {"shards": len(shards), "samples": samples, "left_out": dict(sorted(left_out.items()))}
+
+    def _shards(self, names: list[str]) -> list[Shard]:
+        return [shard for _, record in self.work.records("export", names) for shard in record["shards"]]
 
     def _withdraw(self, fingerprint: str) -> None:
         """Remove what an earlier run exported where rows are decided otherwise now."""
         record = Vouched(self.layout).read(self.layout.exported) or {}
         if record.get("fingerprint") == fingerprint:
             return
-        root = self.layout.root
-        commits = (self.layout.commit("export", unit.name) for unit in self.work.plan.units)
-        results = (*self._indexes, self._subset, root / "report.html")
-        shards: list[StorePath] = list((root / "shards").glob("*.tar"))
-        for path in (*commits, *map(index_path, shards), *shards, *results, self.layout.exported):
+        self._remove_shards()
+        self._remove_indexes()
+        for path in (self._subset, self.layout.root / "report.html", self.layout.exported):
             remove(path)
         self.work.say(
             "subset, shards and report of the earlier decisions are removed; STAGES with export writes new ones"
         )
+
+    def _remove_shards(self, but: Collection[str] = ()) -> None:
+        """Remove all shards, and the records of the stage but those of these units."""
+        shards: list[StorePath] = list((self.layout.root / "shards").glob("*.tar"))
+        done = stamps(self.layout.commits("export"), ".json")
+        commits = (self.layout.commit("export", unit) for unit in done if unit not in but)
+        for path in (*self._of_shards, *commits, *map(index_path, shards), *shards):
+            remove(path)
+
+    def _remove_indexes(self, but: Collection[str] = ()) -> None:
+        """Remove the indexes of tars of the input but those of these names."""
+        stay = {kept_index(self.layout, tar).name for tar in but}
+        for path in (*self._of_indexes, *self.layout.indexes.glob("*.npz")):
+            if path.name not in stay:
+                remove(path)

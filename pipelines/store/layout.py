@@ -81,6 +81,15 @@ class Layout:
         """A final part, of one of `KINDS`."""
         return self.root / kind / f"part-{unit}.parquet"
 
+    def index(self, unit: str) -> StorePath:
+        """The index of all samples of a tar of the input, called by the first of its units."""
+        return self.work / "index" / "data" / f"{unit}.npz"
+
+    @property
+    def indexes(self) -> StorePath:
+        """The indexes of the survivors in tars of the input."""
+        return self.root / "index"
+
     def shards(self, unit: str) -> StorePath:
         """The first name of a unit's shards, without number and ending."""
         return self.root / "shards" / unit

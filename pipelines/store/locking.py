@@ -2,7 +2,7 @@
 
 On a disk the lock is the operating system's (flock), gone with its process. An object store has none, so there it is a
 lease: an object that its holder renews every few seconds, and that counts for less than a minute. Its age is told by
-the store's clock, for those of two machines may differ by as much.
+the store's clock, for those of two machines may differ by as much. Leases of killed runs are removed by later ones.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from pipelines.store.layout import Layout
 from pipelines.store.storage import is_local, many_at_once
 
 _RENEW_S, _AGAIN_S, _VALID_S = 10.0, 5.0, 45.0
+_KEPT_S = 3600.0
+"""A lease that was not renewed for so long is removed; long after it ceased to count, for its holder may have slept."""
 _PAUSES_S = (2.0, 4.0, 8.0)
 """Before those ask again who met each other's lease."""
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -90,6 +93,20 @@ def _is_held(path: Path) -> bool:
     return False
 
 
+@dataclass(frozen=True)
+class _Other:
+    """The lease of somebody else."""
+
+    path: UPath
+    lease: dict[str, object]
+    age: float
+    """Seconds since it was renewed."""
+
+    @property
+    def counts(self) -> bool:
+        return self.age < _VALID_S
+
+
 class Lease:
     """A lock in an object store. Two that ask at the same moment both see the other's lease, and both give way."""
 
@@ -107,9 +124,13 @@ class Lease:
         self.release()
         self._shared, self._lost_to = shared, ""
         self._write()
-        if self._forbidden():
+        found = self._found()
+        if self._forbidding(found):
             remove(self._path)
             return False
+        for other in found:
+            if other.age > _KEPT_S:
+                remove(other.path)
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
         return True
@@ -145,22 +166,24 @@ class Lease:
 
     def others(self) -> list[dict[str, object]]:
         """The leases of others that count."""
+        return [other.lease for other in self._found() if other.counts]
+
+    def _found(self) -> list[_Other]:
+        """The leases of others."""
         self._folder.fs.invalidate_cache(self._folder.path)
         now = self._written(self._path)
         paths = [path for path in self._folder.iterdir() if path.name != self._path.name]
-        return [lease for lease in many_at_once(partial(self._counting, now=now), paths) if lease]
+        return [other for other in many_at_once(partial(self._other, now=now), paths) if other]
 
-    def _counting(self, path: UPath, now: datetime | None) -> dict[str, object] | None:
-        """A lease, where it was renewed of late. `now` is when the store took this one's, by its clock."""
+    def _other(self, path: UPath, now: datetime | None) -> _Other | None:
+        """A lease that is there. `now` is when the store took this one's, by its clock."""
         lease: dict[str, object] | None = read_json(path)
         if lease is None:
             return None
         written = self._written(path)
         if written is None or now is None:  # a store that does not say: the clocks of the machines have to agree
-            age = time.time() - float(str(lease["renewed"]))
-        else:
-            age = (now - written).total_seconds() + time.monotonic() - self._renewed
-        return lease if age < _VALID_S else None
+            return _Other(path, lease, time.time() - float(str(lease["renewed"])))
+        return _Other(path, lease, (now - written).total_seconds() + time.monotonic() - self._renewed)
 
     def _written(self, path: UPath) -> datetime | None:
         """When the store took an object, by its clock."""
@@ -170,8 +193,10 @@ class Lease:
             return None
         return found
 
-    def _forbidden(self) -> list[dict[str, object]]:
-        return [other for other in self.others() if not (self._shared and other["shared"])]
+    def _forbidding(self, others: list[_Other]) -> list[str]:
+        """Who does not let this run have the folder."""
+        counting = (other.lease for other in others if other.counts)
+        return [str(lease["holder"]) for lease in counting if not (self._shared and lease["shared"])]
 
     def _write(self) -> None:
         lease = {"holder": self._name, "shard": self._shard, "shared": self._shared, "renewed": time.time()}
@@ -182,10 +207,11 @@ class Lease:
         pause = _RENEW_S
         while not self._stop.wait(pause):
             try:
+                gone = not self._path.exists()  # taken for that of a killed run, at the moment when it was renewed
                 late = time.monotonic() - self._renewed > _VALID_S
                 self._write()
-                if late and (others := self._forbidden()):
-                    self._lost_to = str(others[0]["holder"])
+                if (gone or late) and (others := self._forbidding(self._found())):
+                    self._lost_to = others[0]
                 pause = _RENEW_S
             except Exception:  # every store has errors of its own; what fails now may pass before the lease runs out
                 pause = _AGAIN_S

@@ -294,14 +294,14 @@ class Reader:
             self._lost[source, number] = error
             raise
         index = load(shard.index)
-        if index.sha256 != shard.sha256:
+        if index.identity != shard.sha256:
             raise ShardMismatch(f"shard {shard.file.url} was indexed anew while this run read it; start the run again")
         chosen = selected(index, self._settings.split)
         if self._subset is not None:
             chosen &= self._subset.places(index) >= 0
         rows = np.flatnonzero(chosen)
         concepts = self._concepts[source]
-        joined = concepts.shard(index.name, index.sha256) if concepts else None
+        joined = concepts.shard(index.name, index.identity) if concepts else None
         places = joined.rows(index.keys) if joined else None
         opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
         self._opened[source, number] = opened

@@ -1,16 +1,13 @@
-"""From the path of a source to its shards and what the index of each says."""
+"""The shards of a source, and what the index of each says."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob as globbing
 import hashlib
 import io
-import json
 import multiprocessing
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -28,11 +25,10 @@ from common.shard_index import VERSION, WITHOUT_JSON, ShardIndex, hash64, is_cur
 from trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from trainer.data.index import load
 from trainer.data.settings import DataSettings, Source, Split
+from trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of
 from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
 from trainer.data.subset import Found, Subset
 
-MANIFEST = "manifest.json"
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _FEW = 8  # up to that many shards are indexed in this process
 _NO_GUARD = (
     "the processes that index shards ended by themselves: they begin by importing the script that started them, so "
@@ -47,7 +43,7 @@ class Shard:
     file: ShardFile
     index: Path
     sha256: str
-    """Of the tar when it was indexed."""
+    """Of the tar when it was indexed; `ShardIndex.identity` where only a part of it is read."""
     samples: int
     """Samples of the part of the split that is read."""
     left_out: bool = False
@@ -103,15 +99,16 @@ def open_source(
         ShardMismatch: they differ from their manifest.
         TooManyBad: more than `max_bad_share` of the samples is unusable.
     """
-    urls, manifest = find_shards(source.path)
-    named = {url: {url, _name(url)}.intersection(settings.skip) for url in urls}
+    there = find_shards(source.path)
+    urls, manifest = there.urls, there.entries
+    named = {url: {url, name_of(url)}.intersection(settings.skip) for url in urls}
     wanted = [url for url in urls if not named[url]]
     if not wanted:
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
-    folder, store = _index_folder(wanted[0], settings), store_of(settings)
+    store, oldest = store_of(settings), VERSION if settings.reads_json else WITHOUT_JSON
     bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
-    for url, place, index in _indices(wanted, folder, store, VERSION if settings.reads_json else WITHOUT_JSON):
-        entry = manifest.get(_name(url), {})
+    for url, place, index in _indices(wanted, there.indexes, _index_folder(there, settings), store, oldest):
+        entry = manifest.get(name_of(url), {})
         if index is None:
             missing.append(url)
             continue
@@ -123,17 +120,17 @@ def open_source(
         if subset is not None and found is not None:
             found.add(places := subset.places(index))
             chosen &= places >= 0
-        shards.append(Shard(file, place, index.sha256, int(chosen.sum())))
+        shards.append(Shard(file, place, index.identity, int(chosen.sum())))
     skipped = set[str]().union(*named.values())
     if begun is not None:
         shards = _as_begun(source.path, shards, begun, settings.skip)
         skipped |= {fact.name for fact in begun}.intersection(settings.skip)
-        missing = [url for url in missing if _name(url) not in {fact.name for fact in begun}]
+        missing = [url for url in missing if name_of(url) not in {fact.name for fact in begun}]
         left_out = sum(shard.samples for shard in shards if shard.left_out)
         bad.update({Kind.MISSING_SHARD: left_out} if left_out else {})
     for url in missing:  # of a size that no manifest tells it is taken for one like the others
-        bad[Kind.MISSING_SHARD] += int(manifest.get(_name(url), {}).get("samples", good // max(len(shards), 1))) or 1
-        problems.append(f"{_name(url)}: {Kind.MISSING_SHARD}: it is not there")
+        bad[Kind.MISSING_SHARD] += int(manifest.get(name_of(url), {}).get("samples", good // max(len(shards), 1))) or 1
+        problems.append(f"{name_of(url)}: {Kind.MISSING_SHARD}: it is not there")
     lost = sum(bad.values())
     if lost and lost / (lost + good) > settings.max_bad_share:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(bad.items()))
@@ -198,81 +195,6 @@ def store_of(settings: DataSettings) -> ShardStore:
     return ShardStore(folder, settings.cache_bytes)
 
 
-def find_shards(path: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Paths or URLs of the tars of a source in order of name, and the entries of their manifest (empty without one).
-    What a manifest or a brace pattern names is among them whether it is there or not."""
-    braces = _BRACES.search(path)
-    if braces:
-        first, last = braces.groups()
-        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        return [path[: braces.start()] + number + path[braces.end() :] for number in numbers], {}
-    urls, manifest = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
-    names = [_name(url) for url in urls]
-    if not urls:
-        raise BadSource(f"{path}: no *.tar there; run `make filter` with stage export, or name a folder of shards")
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        raise BadSource(f"{path}: several shards are named {twice[0]}; give each folder as a source of its own")
-    if manifest:
-        if unknown := sorted({*names} - {*manifest}):
-            raise ShardMismatch(
-                f"{path}: {unknown[0]} is not in {MANIFEST}; run `make filter` again, or remove that file"
-            )
-        folder = urls[0].rsplit("/", 1)[0]
-        urls += [f"{folder}/{name}" for name in {*manifest} - {*names}]
-    return sorted(urls, key=_name), manifest
-
-
-def _local(path: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    if globbing.has_magic(path):
-        return [os.path.abspath(found) for found in globbing.glob(path, recursive=True)], {}
-    place = Path(path).absolute()
-    if place.is_file():
-        return [str(place)], {}
-    if not place.is_dir():
-        raise BadSource(f"{path}: no such folder")
-    if (place / "shards").is_dir():
-        place = place / "shards"
-    manifest = place / MANIFEST
-    known = _entries(manifest.read_bytes(), str(manifest)) if manifest.exists() else {}
-    return [str(found) for found in place.glob("*.tar")], known
-
-
-def _remote(path: str) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    fs, inside = fsspec.core.url_to_fs(path)
-    protocol = path.split("://", 1)[0]
-
-    def full(found: str) -> str:
-        return found if "://" in found else f"{protocol}://{found.lstrip('/')}"
-
-    try:
-        if inside.endswith(".tar") and not globbing.has_magic(inside):
-            return [path], {}
-        if globbing.has_magic(inside):
-            return [full(found) for found in fs.glob(inside)], {}
-        folder = inside.rstrip("/")
-        if fs.isdir(f"{folder}/shards"):
-            folder = f"{folder}/shards"
-        manifest = f"{folder}/{MANIFEST}"
-        known = _entries(fs.cat_file(manifest), full(manifest)) if fs.exists(manifest) else {}
-        if known:  # no need to list, which not every store can
-            return [full(f"{folder}/{name}") for name in known], known
-        return [full(found) for found in fs.glob(f"{folder}/*.tar")], known
-    except OSError as error:
-        raise BadSource(f"{path} cannot be listed: {error}") from error
-
-
-def _entries(content: bytes, where: str) -> dict[str, dict[str, Any]]:
-    try:
-        return {entry["shard"]: entry for entry in json.loads(content)["shards"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ShardMismatch(f"{where} is not the manifest of `make filter`: {error}") from error
-
-
-def _name(url: str) -> str:
-    return url.rsplit("/", 1)[-1]
-
-
 def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | None) -> dict[str, int]:
     """What a shard lost. The manifest's count tells how much a truncated or empty one did."""
     losses = dict(index.bad)
@@ -286,12 +208,15 @@ def _losses(index: ShardIndex, url: str, sha256: str | None, expected: int | Non
     return losses
 
 
-def _index_folder(url: str, settings: DataSettings) -> Path:
-    parent = url.rsplit("/", 1)[0]
-    if settings.index_folder is None and not is_remote(url) and os.access(parent, os.W_OK):
+def _index_folder(found: FoundShards, settings: DataSettings) -> Path:
+    """Where indexes are kept that a training has made, or has seen to be of the tars that are there."""
+    parent = found.urls[0].rsplit("/", 1)[0]
+    beside = not found.indexes and not is_remote(parent) and os.access(parent, os.W_OK)
+    if settings.index_folder is None and beside:
         return Path(parent) / shard_index.FOLDER
     root = Path(settings.index_folder) if settings.index_folder else default_cache() / "index"
-    return root / hashlib.sha256(parent.encode()).hexdigest()[:16]
+    whose = f"{found.indexes} {found.version}" if found.indexes else parent
+    return root / hashlib.sha256(whose.encode()).hexdigest()[:16]
 
 
 def _stamp(url: str) -> str | None:
@@ -309,24 +234,39 @@ def _stamp(url: str) -> str | None:
 
 
 def _indices(
-    urls: Sequence[str], folder: Path, store: ShardStore, oldest: int
+    urls: Sequence[str], indexes: str, folder: Path, store: ShardStore, oldest: int
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
-    """The index of every shard, kept (of version `oldest` or later) or made now, in the order of `urls`; None where a
-    shard is not there."""
+    """The index of every shard, in the order of `urls`; None where a shard is not there.
+
+    Args:
+        urls: of the shards.
+        indexes: see `FoundShards.indexes`.
+        folder: where those are kept, and written, that are not there.
+        store: hands out the shards.
+        oldest: version of an index that will do.
+    """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
         raise BadSource(_NO_GUARD)
+    given = Path(indexes) if indexes and not is_remote(indexes) else None
     with _locked(folder):
         stamps = {url: _stamp(url) for url in urls}
-        places = {url: folder / f"{_name(url)}.npz" for url in urls}
-        there = [(url, stamp) for url, stamp in stamps.items() if stamp is not None]
-        todo = [(url, stamp, places[url]) for url, stamp in there if not is_current(places[url], stamp, oldest)]
+        places, todo = {}, []
+        for url, stamp in stamps.items():
+            name = place_beside(name_of(url)).name
+            places[url] = folder / name
+            if stamp is None or is_current(places[url], stamp, oldest):
+                continue
+            if given is not None and is_current(given / name, stamp, oldest):
+                places[url] = given / name
+            else:
+                todo.append((url, stamp, places[url]))
         if len(todo) <= _FEW:
             for job in todo:
-                _scan_one(*job, store, oldest)
+                _index_one(*job, indexes, store, oldest)
         else:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-                _finish([pool.submit(_scan_one, *job, store, oldest) for job in todo])
+                _finish([pool.submit(_index_one, *job, indexes, store, oldest) for job in todo])
     for url in urls:
         yield url, places[url], None if stamps[url] is None else load(places[url])
 
@@ -339,13 +279,34 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
 
 
-def _scan_one(url: str, stamp: str, place: Path, store: ShardStore, oldest: int) -> None:
-    known = _index_beside(url, stamp, oldest) if is_remote(url) else None
+def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStore, oldest: int) -> None:
+    if indexes:
+        known: ShardIndex | None = _given_index(f"{indexes}/{place.name}", url, stamp)
+    else:
+        known = _index_beside(url, stamp, oldest) if is_remote(url) else None
     if known is not None:
         save(known, place)
         return
     with open(store.descriptor(ShardFile(url, stamp=stamp)), "rb") as stream:
-        save(scan(_name(url), stream, stamp), place)
+        save(scan(name_of(url), stream, stamp), place)
+
+
+def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
+    """The index that says what is read of a shard, once it is seen to be of that shard: a remote one by its size, a
+    local one that was copied or touched since by its bytes."""
+    try:
+        with fsspec.open(place, "rb") as file:
+            index = load(io.BytesIO(file.read()))
+    except OSError as error:
+        raise ShardMismatch(f"the index {place} cannot be read ({error}); run `make filter` again") from error
+    same = stamp.partition("-")[0] == str(index.bytes)
+    if same and not is_remote(url) and stamp != index.stamp:
+        with open(url, "rb") as tar:
+            same = hashlib.file_digest(tar, "sha256").hexdigest() == index.sha256
+    if not same:
+        raise ShardMismatch(f"shard {url} is not the one that was filtered (see {place}); run `make filter` again")
+    index.stamp = stamp
+    return index
 
 
 def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:

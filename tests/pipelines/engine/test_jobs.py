@@ -20,7 +20,7 @@ from pipelines.stages.decide import DecideStage
 from pipelines.stages.dedup.exact_stages import KeyStage
 from pipelines.stages.dedup.findings import DuplicateFiles
 from pipelines.stages.dedup.semantic_stages import EmbeddingStage
-from pipelines.stages.export import ExportStage
+from pipelines.stages.shards import ExportStage
 from pipelines.store.commit import publish_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout

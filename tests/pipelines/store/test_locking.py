@@ -7,6 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,49 @@ def test_a_killed_runs_lease_runs_out_within_a_minute(leases: UPath, monkeypatch
     assert not lease.take(shared=False)
     _at(monkeypatch, 20)
     assert lease.take(shared=False)
+    lease.release()
+
+
+def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
+    leases: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two at a time too; not by one that is refused, and not those that may only be late."""
+    killed = [leases / f"other-{number}.json" for number in range(5)]
+    for path in killed:
+        publish_json(path, {"holder": path.name, "shared": True, "renewed": time.time()})
+    one, another, alone = Lease(leases), Lease(leases), Lease(leases)
+    _at(monkeypatch, 3_000)
+    assert one.take(shared=True) and all(path.exists() for path in killed)
+    one.release()
+    _at(monkeypatch, 1_000)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda lease: lease.take(shared=True), (one, another)))
+    assert len(list(leases.iterdir())) == 2
+    publish_json(killed[0], {"holder": "other", "shared": True, "renewed": time.time()})
+    assert not alone.take(shared=False) and killed[0].exists()
+    one.release()
+    another.release()
+
+
+def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
+    leases: UPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "_RENEW_S", 0.01)
+    lease = Lease(leases)
+    assert lease.take(shared=True)
+    (path,) = leases.iterdir()
+    path.unlink()
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, "it was not written again"
+        time.sleep(0.01)
+    lease.check()
+    _others(leases, shared=False)
+    path.unlink()
+    with pytest.raises(LeaseLost, match="other works in"):
+        while time.monotonic() < deadline:
+            lease.check()
+            time.sleep(0.01)
     lease.release()
 
 

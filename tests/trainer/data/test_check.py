@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trainer.data.__main__ import main
+from trainer.data.check import main
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,3 +34,12 @@ def test_shards_are_looked_at(tars: Any, tmp_path: Path, capsys: pytest.CaptureF
 def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 1
     assert "no such folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_several_processes_share_the_shards(tars: Any, tmp_path: Path) -> None:
+    """Started as people do: what a process runs, it imports."""
+    folder = tars.folder(tmp_path / "d", [3, 3, 3])
+    words = [sys.executable, "-m", "trainer.data", str(folder), "--workers", "2"]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{folder}: 3 shards, ok 9\n"), done.stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.shard_index import VERSION, ShardIndex, is_current, save, scan
+from common.shard_index import VERSION, ShardIndex, is_current, part_of, save, scan
 from trainer.data.errors import ShardMismatch
 from trainer.data.index import load
 
@@ -105,6 +107,57 @@ def test_what_is_wrong_with_members_is_counted_by_kind(tars: Any, tmp_path: Path
     assert index.keys == ["good", "other"]
     assert index.bad == {"missing_caption": 2, "missing_image": 1, "duplicate_key": 1}
     assert "a.tar: duplicate_key: good" in index.problems
+
+
+def test_of_several_images_the_first_by_kind_counts(tars: Any, tmp_path: Path) -> None:
+    """As for the filters, whichever stands first in the tar."""
+    content = [("a.webp", b"webp"), ("a.jpg", b"jpg"), ("a.png", b"png"), ("a.txt", b"x")]
+    path = tars.write(tmp_path / "a.tar", content)
+    assert bytes_of(path, index_of(path), 0) == (b"jpg", b"x")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@given(kinds=st.lists(st.sampled_from(["good", "no image", "no text", "again"]), min_size=1), data=st.data())
+def test_each_sample_of_a_stretch_is_found_or_said_to_be_unusable(
+    tars: Any, tmp_path: Path, kinds: list[str], data: st.DataObject
+) -> None:
+    """However a tar is cut at beginnings of samples; the places go on from stretch to stretch."""
+    content: list[tuple[str, bytes]] = []
+    for number, kind in enumerate(kinds):
+        key = "again" if kind == "again" else f"{number:03d}"
+        content += [(f"{key}.txt", b"x")] * (kind != "no text") + [(f"{key}.jpg", b"x")] * (kind != "no image")
+        content += [("apart.json", b"{}")]  # a sample without both
+    path = tars.write(tmp_path / "a.tar", content)
+    index = index_of(path)
+    expected = []
+    for number, kind in enumerate(kinds):
+        good = kind == "good" or (kind == "again" and kinds.index("again") == number)
+        key = "again" if kind == "again" else f"{number:03d}"
+        expected += [key if good else None, None]
+    samples = len(expected)
+    assert len(index.starts) == samples and index.places_samples
+    cuts = sorted(data.draw(st.sets(st.integers(1, samples - 1), max_size=4)))
+    edges = [0, *(int(index.starts[cut]) for cut in cuts), index.bytes]
+    found = np.concatenate([index.rows_between(*edge) for edge in pairwise(edges)]).tolist()
+    assert [index.keys[row] if row >= 0 else None for row in found] == expected
+
+
+def test_early_indexes_know_places_where_nothing_is_left_out(tars: Any, tmp_path: Path) -> None:
+    index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(5))))
+    begins = index.starts
+    early = replace(index, starts=np.empty(0, np.int64))
+    assert early.places_samples and not replace(early, bad={"missing_image": 1}).places_samples
+    assert early.rows_between(int(begins[1]), int(begins[4])).tolist() == [1, 2, 3]
+
+
+def test_a_part_is_read_back_and_known_from_the_whole_and_other_parts(tars: Any, tmp_path: Path) -> None:
+    index = index_of(tars.write(tmp_path / "a.tar", tars.members(range(5))))
+    parts = [part_of(index, np.array(rows, np.int64), [f"{row:032x}" for row in rows]) for rows in ([], [1], [1, 3])]
+    assert len({index.identity, *(part.identity for part in parts)}) == 4 and index.identity == index.sha256
+    save(parts[2], tmp_path / "a.npz")
+    again = load(tmp_path / "a.npz")
+    assert again.keys == [index.keys[1], index.keys[3]] and again.rows["uid_low"].tolist() == [1, 3]
+    assert (again.identity, again.sha256) == (parts[2].identity, index.sha256) and not again.places_samples
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import struct
 import pytest
 
 from common.images import BadImage
-from pipelines.stages.export import _member
+from pipelines.stages.shards import _member
 from tests.common.hostile_images import BOMBS, KINDS
 
 

@@ -1,0 +1,160 @@
+"""Stage `export`: the survivors as webdataset shards, where their images are at hand."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+import numpy as np
+from PIL import Image
+
+from common.images import BadImage, open_image
+from common.shard_index import place_beside, scan, stamp_of, write
+from filters.spotting.decode import DecodeLimits, decode_image
+from pipelines.datasets import Dataset
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
+from pipelines.manifests import MissingImage
+from pipelines.stages.downloads import images_of
+from pipelines.store.commit import published, remove
+from pipelines.store.fingerprints import Fingerprints
+from pipelines.store.layout import Layout
+from pipelines.store.storage import StorePath, is_local, read_table
+
+PER_SHARD = 10_000
+_AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
+_MEMBER = ("uid", "caption", "complexity", "actions", "objects", "attributes", "overlap")
+"""Columns of kept/ in the .json of a sample."""
+_LIMITS = DecodeLimits(decode_side=0)
+
+
+def shard_path(layout: Layout, unit: str, number: int) -> StorePath:
+    """Where a unit's shard lies, counted from 0."""
+    return layout.shards(unit).with_name(f"{unit}-{number:03d}.tar")
+
+
+def index_path(shard: StorePath) -> StorePath:
+    """Where the index of a shard lies, which a training reads in place of the shard. No record vouches for it: a
+    training makes it anew where it is missing, or where its shard was copied."""
+    return shard.parent / str(place_beside(shard.name))
+
+
+def remove_shards(layout: Layout, unit: str, first: int = 0) -> None:
+    """Remove a unit's shards from number `first` on, with their indexes. They are written in order, so there is no gap
+    between them."""
+    while (path := shard_path(layout, unit, first)).exists():
+        remove(index_path(path))
+        remove(path)
+        first += 1
+
+
+class Shard(TypedDict):
+    """What a commit record says of a shard."""
+
+    shard: str
+    """File name."""
+    rows: int
+    """Survivors."""
+    samples: int
+    """Those of them that a training can read."""
+    sha256: str
+    path: NotRequired[str]
+    """Where it lies, where it is a tar of the input."""
+    left_out: NotRequired[dict[str, int]]
+    """Then also the other rows, by reason."""
+
+
+class ExportRecord(TypedDict):
+    """A commit record of stage `export`, beside what all records hold."""
+
+    rows: int
+    shards: list[Shard]
+
+
+@dataclass
+class ExportStage(Stage):
+    """See `Stage`. A unit's survivors become one or more tars: `<unit>-000.tar`, members `<uid>.jpg`, `.txt`,
+    `.json`; beside each its index."""
+
+    layout: Layout
+    dataset: Dataset
+    fingerprint: Fingerprints
+    """Of each unit: changes with its decisions."""
+    name: str = field(default="export", init=False)
+    noun = "images"
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        rows = kept_rows(self.layout, unit, _MEMBER)
+        heartbeat.expect(len(rows))
+        shards: list[Shard] = []
+        for number, first in enumerate(range(0, len(rows), PER_SHARD)):
+            path = shard_path(self.layout, unit, number)
+            part = rows[first : first + PER_SHARD]
+            with published(path) as temporary:
+                written = self._write(temporary, unit, part)
+                with open(temporary, "rb") as tar:
+                    index = scan(path.name, tar)
+            index.stamp = stamp_of(path) if is_local(path) else ""
+            with published(index_path(path)) as temporary:
+                write(index, temporary)
+            shards.append({"shard": path.name, "rows": len(part), "samples": written, "sha256": index.sha256})
+            heartbeat.beat(first + len(part))
+        remove_shards(self.layout, unit, len(shards))  # earlier decisions may have filled more
+        record: ExportRecord = {"rows": sum(shard["samples"] for shard in shards), "shards": shards}
+        files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
+        return record, files
+
+    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+        """Write a tar; how many samples it has. Rows whose image is missing or broken, which only a run without
+        Text-spotting keeps, have none."""
+        samples, plan = 0, self._plan
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            ordinals = np.array([row["ordinal"] for row in rows], np.int64)
+            images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
+            for row, (_, image) in zip(rows, images, strict=True):
+                if isinstance(image, MissingImage):
+                    continue
+                try:
+                    ending, content = _member(image)
+                except BadImage:
+                    continue
+                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
+                _add(tar, f"{key}.{ending}", content)
+                _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
+                _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
+                samples += 1
+        return samples
+
+
+def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Columns of a unit's survivors, with their ordinals."""
+    path = layout.part("kept", unit)
+    if not path.exists():
+        return []
+    kept = read_table(path, columns=[*columns]).to_pylist()
+    ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
+    return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _member(image: bytes) -> tuple[str, bytes]:
+    """Ending and content of an image's member: as it is, or its first frame as PNG where loaders would not know it.
+    Raises BadImage for what no loader should open."""
+    ending = _AS_IT_IS.get(open_image(image, _LIMITS).image.format or "")
+    if ending:
+        return ending, image
+    content = io.BytesIO()
+    pixels = decode_image(image, _LIMITS).pixels
+    Image.fromarray(pixels[:, :, ::-1]).save(content, "PNG")
+    return "png", content.getvalue()

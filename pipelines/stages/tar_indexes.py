@@ -1,0 +1,204 @@
+"""Stage `export` with `--export index`: the tars of INPUT stay as they are, and an index of each names the survivors.
+
+A training reads these and no other samples. A tar is read once, for an index of all its samples that is kept in work/;
+what other thresholds choose is chosen from that. Units are tars, called by the first of their caption units.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import shard_index
+from common.command_line import WrongUse
+from common.shard_index import BadIndex, ShardIndex, caption_hash, load, part_of, place_beside, scan, stamp_of, write
+from pipelines.engine.progress import Heartbeat
+from pipelines.engine.stage import Done, Stage
+from pipelines.engine.work import Work
+from pipelines.manifests import FileInfo
+from pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
+from pipelines.manifests.formats.webdataset import TEXT, Webdataset
+from pipelines.plan import Plan, Unit
+from pipelines.settings import INDEX, RunSettings
+from pipelines.stages.shards import ExportRecord, Shard, kept_rows
+from pipelines.store.commit import published
+from pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from pipelines.store.layout import Layout
+from pipelines.store.storage import StorePath, read_bytes, store_path
+
+VERSION = 1
+"""Raise it when equal tars and decisions may be indexed otherwise."""
+INDEX_STAGE = "index"
+"""The part of the stage that reads tars."""
+UNUSABLE, OTHER_CAPTION = "unusable", "other_caption"
+"""Why a survivor is in no index. unusable: a training reads no such sample (it has no image or no .txt, or its key
+was met before in its tar). other_caption: its .txt, which a training reads, is not the caption that was judged."""
+
+
+def check_export(settings: RunSettings, infos: Iterable[FileInfo]) -> None:
+    """Raises WrongUse where tars are to be left that are none, or that a training could not read."""
+    if settings.export != INDEX:
+        return
+    if "export" not in settings.stages:
+        raise WrongUse(f"--export {INDEX} says how to do stage export, and STAGES leaves it out")
+    named: dict[str, str] = {}
+    for info in infos:
+        other = named.setdefault(posixpath.basename(info.path), info.path)
+        why = _why_not(info) or ("" if other == info.path else f"it has the name of {other}")
+        if why:
+            raise WrongUse(
+                f"--export {INDEX} leaves the tars of INPUT to a training, which cannot read {info.path}: {why}; "
+                "--export shards writes new ones"
+            )
+
+
+def _why_not(info: FileInfo) -> str:
+    if info.format != Webdataset.name:
+        return f"it is {info.format}, no tar of webdataset"
+    if info.compression:
+        return f"it is compressed ({info.compression})"
+    if not info.images or info.roles.image_path is not None:
+        return "its images are elsewhere"
+    if TEXT not in [column.name for column in info.columns]:
+        return "its samples have no .txt, which a training takes captions from"
+    return ""
+
+
+def tars_of(plan: Plan, units: Collection[str]) -> dict[str, list[str]]:
+    """Of each tar the units that it has of `units`, by the first of them."""
+    found: dict[str, list[str]] = {}
+    for unit in units:
+        found.setdefault(plan.span(unit).path, []).append(unit)
+    return {names[0]: names for names in found.values()}
+
+
+@dataclass
+class TarIndexStage(Stage):
+    """See `Stage`. An index of all samples of a tar; one that lies beside it, and is of it, is taken."""
+
+    layout: Layout
+    fingerprint: Fingerprints
+    """Of each tar: changes with it."""
+    name: str = field(default=INDEX_STAGE, init=False)
+    part_of = "export"
+    noun = "samples"
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        span = self._plan.span(unit)
+        with unchanged(span):
+            index = _beside(span.path) or _scanned(span.path)
+        samples = len(index.starts) or len(index.rows)
+        heartbeat.expect(samples)
+        path = self.layout.index(unit)
+        with published(path) as temporary:
+            write(index, temporary)
+        return {"rows": samples, "shard": index.name, "sha256": index.sha256}, [path]
+
+
+@dataclass
+class KeptIndexStage(Stage):
+    """See `Stage`. The index of the survivors of a tar."""
+
+    layout: Layout
+    fingerprint: Fingerprints
+    """Of each tar: changes with it, and with the decisions on its units."""
+    name: str = field(default="export", init=False)
+    noun = "samples"
+
+    @cached_property
+    def _units_of(self) -> dict[str, list[Unit]]:
+        found: dict[str, list[Unit]] = {}
+        for unit in self._plan.units:
+            found.setdefault(unit.span.path, []).append(unit)
+        return found
+
+    def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
+        span = self._plan.span(unit)
+        index = load(io.BytesIO(read_bytes(self.layout.index(unit))))
+        chosen: dict[int, str] = {}
+        rows, left_out = 0, {UNUSABLE: 0, OTHER_CAPTION: 0}
+        for other in self._units_of[span.path]:
+            places = index.rows_between(other.span.start, other.span.stop)
+            for row in kept_rows(self.layout, other.name, ("uid", "caption")):
+                rows, place = rows + 1, int(places[row["ordinal"]])
+                why = _left_out(index, place, row["caption"])
+                if why:
+                    left_out[why] += 1
+                else:
+                    chosen[place] = row["uid"]
+            heartbeat.beat(rows)
+        kept = part_of(index, np.array([*chosen], np.int64), [*chosen.values()])
+        path = kept_index(self.layout, index.name)
+        with published(path) as temporary:
+            write(kept, temporary)
+        shard: Shard = {
+            "shard": index.name,
+            "path": span.path,
+            "rows": rows,
+            "samples": len(chosen),
+            "sha256": index.sha256,
+            "left_out": {why: count for why, count in left_out.items() if count},
+        }
+        record: ExportRecord = {"rows": len(chosen), "shards": [shard]}
+        return record, [path]
+
+
+def kept_index(layout: Layout, tar: str) -> StorePath:
+    """Where the index of the survivors of a tar of that name lies."""
+    return layout.indexes / place_beside(tar).name
+
+
+def write_indexes(work: Work, decided: Mapping[str, str]) -> None:
+    """Write the indexes that are outdated.
+
+    Args:
+        work: of the run.
+        decided: for each unit what its decisions depend on.
+    """
+    tars = tars_of(work.plan, work.alive(decided))
+    content = {
+        unit: fingerprint_of(VERSION, shard_index.VERSION, work.plan.span(unit).fingerprint, work.plan.span(unit).path)
+        for unit in tars
+    }
+    _do(work, TarIndexStage(work.layout, Fingerprints.published(work.layout, INDEX_STAGE, content)), tars, content)
+    tars = {unit: names for unit, names in tars.items() if unit not in work.set_aside}
+    chosen = {unit: fingerprint_of(INDEX, content[unit], [decided[name] for name in tars[unit]]) for unit in tars}
+    _do(work, KeptIndexStage(work.layout, Fingerprints.published(work.layout, "export", chosen)), tars, chosen)
+
+
+def _do(work: Work, stage: Stage, tars: Mapping[str, list[str]], fingerprints: Mapping[str, str]) -> None:
+    todo = [unit for unit, _ in work.outdated(stage.name, tars, fingerprints)]
+    for unit, record in work.do(stage, todo, of=len(tars)).items():
+        work.give_up({name: record for name in tars[unit]})
+
+
+def _left_out(index: ShardIndex, place: int, caption: str) -> str:
+    if place < 0:
+        return UNUSABLE
+    same = index.rows[place]["caption_hash"] == caption_hash(caption.encode("utf-8", "replace"))
+    return "" if same else OTHER_CAPTION
+
+
+def _scanned(path: str) -> ShardIndex:
+    """Raises UnreadableFile."""
+    stamp = "" if is_url(path) else stamp_of(Path(local_path(path)))
+    with reading(path), open_file(path) as tar:
+        return scan(posixpath.basename(path), tar, stamp)
+
+
+def _beside(path: str) -> ShardIndex | None:
+    """The index that lies beside a tar, where it is of that tar and says where each sample is."""
+    tar = store_path(path)
+    try:
+        index = load(io.BytesIO(read_bytes(tar.parent / str(place_beside(tar.name)))))
+    except (OSError, BadIndex):  # where listing is forbidden, stores refuse what is not there
+        return None
+    same = index.bytes == tar.stat().st_size if is_url(path) else index.stamp == stamp_of(Path(local_path(path)))
+    return index if same and index.version == shard_index.VERSION and index.places_samples else None

@@ -1,0 +1,84 @@
+"""Looks at shards before a training does: `python -m trainer.data FOLDER [...]`.
+
+Indexes them, decodes every image unless told not to, and prints what was found by kind. Exit status 0: at most
+--max-bad-share is bad; 1: more is, or the shards cannot be used; 2: wrong use.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+
+from common.command_line import OK, Parser, complain, exit_status
+from trainer.data.decode import UndecodableImage, decode
+from trainer.data.errors import DataError, Kind
+from trainer.data.index import load
+from trainer.data.settings import DataSettings, Source
+from trainer.data.shards import OpenSource, Shard, open_source, store_of
+
+_NAMED = 20  # bad samples named
+
+
+def bad_images(shard: Shard, settings: DataSettings) -> list[str]:
+    """Every image of a shard that cannot be decoded, in words."""
+    index, found = load(shard.index), []
+    with store_of(settings).open(shard.file) as descriptor, open(descriptor, "rb", closefd=False) as tar:
+        for key, row in zip(index.keys, index.rows, strict=True):
+            tar.seek(int(row["image_at"]))
+            try:
+                decode(tar.read(int(row["image_size"])), settings.max_pixels)
+            except UndecodableImage as error:
+                found.append(f"{index.name}: {Kind.UNDECODABLE_IMAGE}: {key}: {error}")
+    return found
+
+
+def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
+    if settings.workers < 2 or len(source.shards) < 2:
+        yield from (bad_images(shard, settings) for shard in source.shards)
+        return
+    with ProcessPoolExecutor(settings.workers, get_context("spawn")) as pool:
+        yield from pool.map(partial(bad_images, settings=settings), source.shards)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = Parser(prog="python -m trainer.data", description="Look for what is wrong with shards.")
+    parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
+    parser.add_argument("--index-only", action="store_true", help="do not decode images")
+    parser.add_argument("--workers", type=int, default=2, help="processes (2)")
+    parser.add_argument(
+        "--max-bad-share", type=float, default=0.01, help="proportion of bad samples that is allowed (0.01)"
+    )
+    return exit_status(lambda: _look(parser.parse_args(arguments)))
+
+
+def _look(options: argparse.Namespace) -> int:
+    status = OK
+    for path in options.paths:
+        settings = DataSettings(sources=(Source(path=path),), workers=options.workers, max_bad_share=1.0)
+        try:
+            source = open_source(settings.sources[0], settings)
+        except DataError as error:
+            status = complain(error)
+            continue
+        counts, problems = Counter(source.bad), list(source.problems)
+        good = sum(shard.samples for shard in source.shards)
+        if not options.index_only:
+            for found in _decoded(source, settings):
+                counts[Kind.UNDECODABLE_IMAGE] += len(found)
+                problems += found
+            good -= counts[Kind.UNDECODABLE_IMAGE]
+        bad = counts.total()
+        kinds = "".join(f", {kind} {count:,}" for kind, count in sorted(counts.items()) if count)
+        print(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}", flush=True)
+        for problem in problems[:_NAMED]:
+            print(f"  {problem}")
+        if len(problems) > _NAMED:
+            print(f"  and {len(problems) - _NAMED:,} more")
+        if bad > options.max_bad_share * (bad + good):
+            status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples is bad")
+    return status

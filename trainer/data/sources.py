@@ -1,0 +1,127 @@
+"""From the path of a source to its shards: by name, wherever they lie."""
+
+from __future__ import annotations
+
+import glob as globbing
+import hashlib
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec  # type: ignore[import-untyped, unused-ignore]
+
+from trainer.data.errors import BadSource, ShardMismatch
+from trainer.data.store import is_remote
+
+MANIFEST = "manifest.json"
+INDEXES = "index"
+"""Folder of `make filter` for shards that lie elsewhere: their manifest, and an index of each that says what is
+read."""
+_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+class FoundShards(NamedTuple):
+    """What lies at the path of a source."""
+
+    urls: list[str]
+    """Paths or URLs of the tars in order of name, whether they are there or not."""
+    entries: dict[str, dict[str, Any]]
+    """File name of a tar to its entry in the manifest; empty without one."""
+    indexes: str = ""
+    """Folder with the indexes that say what is read of the tars; empty: everything, and they are made where they are
+    missing."""
+    version: str = ""
+    """Of these indexes, all together."""
+
+
+def find_shards(path: str) -> FoundShards:
+    """The tars of a source. What a manifest or a brace pattern names is among them whether it is there or not."""
+    braces = _BRACES.search(path)
+    if braces:
+        first, last = braces.groups()
+        numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+        return FoundShards([path[: braces.start()] + number + path[braces.end() :] for number in numbers], {})
+    found = _remote(path) if is_remote(path) else _local(path.removeprefix("file://"))
+    urls, manifest = found.urls, found.entries
+    names = [name_of(url) for url in urls]
+    if not urls:
+        raise BadSource(f"{path}: no *.tar there; run `make filter` with stage export, or name a folder of shards")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise BadSource(f"{path}: several shards are named {twice[0]}; give each folder as a source of its own")
+    if manifest:
+        if unknown := sorted({*names} - {*manifest}):
+            raise ShardMismatch(
+                f"{path}: {unknown[0]} is not in {MANIFEST}; run `make filter` again, or remove that file"
+            )
+        folder = urls[0].rsplit("/", 1)[0]
+        urls += [f"{folder}/{name}" for name in {*manifest} - {*names}]
+    return found._replace(urls=sorted(urls, key=name_of))
+
+
+def _local(path: str) -> FoundShards:
+    if globbing.has_magic(path):
+        return FoundShards([os.path.abspath(found) for found in globbing.glob(path, recursive=True)], {})
+    place = Path(path).absolute()
+    if place.is_file():
+        return FoundShards([str(place)], {})
+    if not place.is_dir():
+        raise BadSource(f"{path}: no such folder")
+    if (manifest := place / INDEXES / MANIFEST).exists():
+        return _elsewhere(str(manifest), manifest.read_bytes())
+    if (place / "shards").is_dir():
+        place = place / "shards"
+    manifest = place / MANIFEST
+    known = _entries(manifest.read_bytes(), str(manifest)) if manifest.exists() else {}
+    return FoundShards([str(found) for found in place.glob("*.tar")], known)
+
+
+def _remote(path: str) -> FoundShards:
+    fs, inside = fsspec.core.url_to_fs(path)
+    protocol = path.split("://", 1)[0]
+
+    def full(found: str) -> str:
+        return found if "://" in found else f"{protocol}://{found.lstrip('/')}"
+
+    try:
+        if inside.endswith(".tar") and not globbing.has_magic(inside):
+            return FoundShards([path], {})
+        if globbing.has_magic(inside):
+            return FoundShards([full(found) for found in fs.glob(inside)], {})
+        folder = inside.rstrip("/")
+        if fs.exists(manifest := f"{folder}/{INDEXES}/{MANIFEST}"):
+            return _elsewhere(full(manifest), fs.cat_file(manifest))
+        if fs.isdir(f"{folder}/shards"):
+            folder = f"{folder}/shards"
+        manifest = f"{folder}/{MANIFEST}"
+        known = _entries(fs.cat_file(manifest), full(manifest)) if fs.exists(manifest) else {}
+        if known:  # no need to list, which not every store can
+            return FoundShards([full(f"{folder}/{name}") for name in known], known)
+        return FoundShards([full(found) for found in fs.glob(f"{folder}/*.tar")], known)
+    except OSError as error:
+        raise BadSource(f"{path} cannot be listed: {error}") from error
+
+
+def _elsewhere(where: str, content: bytes) -> FoundShards:
+    known = _entries(content, where)
+    urls = [str(entry["path"]) for entry in known.values() if "path" in entry]
+    if len(urls) < len(known):
+        raise ShardMismatch(
+            f"{where} does not say where its shards are; run `make filter` again, or remove that folder"
+        )
+    return FoundShards(urls, known, where.removesuffix(f"/{MANIFEST}"), hashlib.sha256(content).hexdigest())
+
+
+def _entries(content: bytes, where: str) -> dict[str, dict[str, Any]]:
+    try:
+        return {entry["shard"]: entry for entry in json.loads(content)["shards"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ShardMismatch(f"{where} is not the manifest of `make filter`: {error}") from error
+
+
+def name_of(url: str) -> str:
+    """File name of a shard."""
+    return url.rsplit("/", 1)[-1]
