@@ -15,6 +15,7 @@ from typing import IO, Any, TypeVar, cast
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
+from common.hub_address import is_pinned
 from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, UnreadableFile
 from pipelines.store.storage import many_at_once, stamp_of
 
@@ -209,7 +210,8 @@ def stamp(path: str) -> Stamp | None:
             status = os.stat(local_path(path))
             return status.st_size, (str(status.st_mtime_ns),)
         fs, inside = file_system(path)
-        fs.invalidate_cache(inside)  # clients remember what they have listed
+        if not is_pinned(path):
+            fs.invalidate_cache(inside)  # clients remember what they have listed
         info = fs.info(inside)
     except FileNotFoundError:
         return None
