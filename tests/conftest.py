@@ -64,7 +64,7 @@ def ocr_models() -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, to which the environment and the client lead, with a token that may write."""
-    constants = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed").constants
+    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[hub]'")
     from huggingface_hub import HfFileSystem
 
     server = Hub()

@@ -65,9 +65,9 @@ class Hub(ThreadingHTTPServer):
         self.sent: list[str] = []
         """SHA-256 of the large files that were sent, in order."""
         self.before: Callable[[str], bool] = lambda _: True
-        """Asked before each request, `GET /path`; where it says no, the connection breaks."""
+        """Asked before each request, `GET /path`; where it says no, it is refused."""
         self.after: Callable[[str], bool] = lambda _: True
-        """The same when it is done and not yet answered."""
+        """The same when it is done: the answer is an error all the same."""
 
     @property
     def address(self) -> str:
@@ -79,6 +79,9 @@ class Hub(ThreadingHTTPServer):
         repository.commit("main", {".gitattributes": b"*.parquet filter=lfs\n", **(files or {})})
         self.repositories[name] = repository
         return repository
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Those that are killed leave their connections open."""
 
     def start(self) -> None:
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -107,9 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         asked = f"{self.command} {self.path}"
         self.server.requests.append(asked)
-        if not self.server.before(asked):
-            return self._break()
         try:
+            if not self.server.before(asked):
+                raise _Refused(400, "", "out of order")
             self._call(body)
         except _Refused as refused:
             self._answer(
@@ -279,16 +282,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
         if not self.server.after(f"{self.command} {self.path}"):
-            return self._break()
+            status, content, headers = 400, b"", {}
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
-
-    def _break(self) -> None:
-        self.close_connection = True
 
     def log_message(self, *arguments: Any) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -46,17 +47,28 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
     except errors.OfflineModeIsEnabled as found:
         raise error(f"{address.root} cannot be asked for: HF_HUB_OFFLINE is set; unset it{then}") from found
     except errors.HFValidationError as found:
-        raise error(f"{address.root} is no name of a repository: {_line(found)}{then}") from found
+        raise error(f"{address.root} is no name of a repository: {first_line(found)}{then}") from found
     except errors.HfHubHTTPError as found:
         status = found.response.status_code
         remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
-        raise error(f"{address.root}: {endpoint} answers {status} ({_line(found)}){remedy}{then}") from found
+        raise error(f"{address.root}: {endpoint} answers {status} ({first_line(found)}){remedy}{then}") from found
     except Exception as found:  # the network's: the client's own transport and hf-xet share no class of error
         if isinstance(found, (error, OSError)):  # ours, and those of a disk
             raise
-        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {_line(found)})"
+        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {first_line(found)})"
         raise error(f"{why}; see to the network, or to HF_ENDPOINT{then}") from found
 
 
-def _line(error: Exception) -> str:
+def may_pass(error: Exception) -> bool:
+    """Whether an error is the hub's client's and no fault of what it asked for: no network, too many requests, a token
+    that holds no more."""
+    errors = sys.modules.get("huggingface_hub.errors")  # else it is not the client's
+    if errors is None or not isinstance(error, errors.HTTPError):
+        return False
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code != 404
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without its details."""
     return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")

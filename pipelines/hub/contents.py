@@ -64,7 +64,7 @@ def steps(files: Mapping[str, StorePath], changed: Iterable[str], there: Iterabl
         there: names of what it has.
     """
     changed, there = set(changed), set(there)
-    stale = tuple(sorted(name for name in there if is_ours(name) and name not in files))
+    stale = tuple(sorted(name for name in there if is_ours(name) and name not in files and name != CARD))
     if not changed and not stale:
         return []
     parts = list(_parts({name: path for name, path in files.items() if name in changed and name not in _LAST}))

@@ -59,8 +59,9 @@ class _There:
         record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
         if record is None:
             return "of somebody else" if any(map(_is_data, self.files)) else None
+        content = self.read(record)
         try:
-            return str(json.loads(self.read(record))["plan"]["fingerprint"])
+            return str(json.loads(content)["plan"]["fingerprint"])
         except (ValueError, KeyError, TypeError):
             return f"an unreadable {record}"
 

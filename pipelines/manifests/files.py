@@ -16,7 +16,8 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from common.hub_address import is_pinned
-from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, UnreadableFile
+from pipelines.hub.client import first_line, may_pass
+from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
 from pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
@@ -35,10 +36,15 @@ _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportE
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`."""
+    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`, and what a hub's client raises
+    on a failure that may pass into `Unreachable`."""
     try:
         yield
-    except _BROKEN as error:
+    except Exception as error:
+        if may_pass(error):
+            raise Unreachable(f"{path} cannot be read now ({type(error).__name__}: {first_line(error)})") from error
+        if not isinstance(error, _BROKEN):
+            raise
         message = str(error) or "the file ends too early"
         if isinstance(error, ImportError):
             message = f"{message}; install the package that opens such addresses"
