@@ -101,8 +101,21 @@ def render_card(funnel: Json, provenance: Provenance, configs: Sequence[Config])
     return f"---\n{head}---\n\n" + "\n\n".join(body) + "\n"
 
 
+class _OneLine(yaml.SafeDumper):
+    """Writes every text on one line: a line of dashes in the name of a column must not end the head."""
+
+
+_OneLine.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style='"' if len(text.splitlines()) > 1 else None
+    ),
+)
+
+
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    text: str = yaml.dump(value, Dumper=_OneLine, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return text
 
 
 def _head(title: str, provenance: Provenance, configs: Sequence[Config]) -> dict[str, Any]:
