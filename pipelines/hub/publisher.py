@@ -24,7 +24,7 @@ from pipelines.hub.client import client, explained
 from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
 from pipelines.report.card import CARD, MARK
 from pipelines.store.commit import RunFailed
-from pipelines.store.storage import StorePath, is_local, size_of
+from pipelines.store.storage import StorePath, each, is_local, size_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoFile
@@ -116,7 +116,8 @@ class Publisher:
         with explained(self.target, CannotPublish, again):
             there = self._look(plan, CannotPublish)
             files = self._files(there, root, say)
-            changed = [name for name, path in files.items() if not _equal(path, there.files.get(name))]
+            same = each(lambda name: _equal(files[name], there.files.get(name)), files, root)
+            changed = [name for name, is_same in zip(files, same, strict=True) if not is_same]
             todo = steps(files, changed, there.files)
             head = there.head
             for number, step in enumerate(todo, 1):

@@ -24,7 +24,7 @@ LICENCES = (
     *("cc0-1.0", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-4.0"),
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
-"""Names of licences that hubs know, those that data have. Others are named in full."""
+"""Names of licences that hubs know, those that data have. Others are `other` in the head, and in full in the text."""
 _UNKNOWN = "unknown"
 _MEANING = {
     "uid": "128 bits in hex",
@@ -139,7 +139,7 @@ def _licence_head(licence: str | None) -> dict[str, str]:
         return {"license": _UNKNOWN}
     if licence.lower() in LICENCES:
         return {"license": licence.lower()}
-    return {"license": "other", "license_name": licence}
+    return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.") or "other"}
 
 
 def features(schema: pa.Schema) -> list[dict[str, Any]] | None:

@@ -20,7 +20,7 @@ from pipelines import cli
 from pipelines.pilot import command as pilot
 from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
-from tests.pipelines.processes import ForkedStarter
+from tests.pipelines.processes import Forked, ForkedStarter
 
 INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
 
@@ -33,10 +33,10 @@ def parquet(rows: list[dict[str, Any]]) -> bytes:
 
 def source(captions: list[str], said: str = "") -> Files:
     """Two manifests; only the second has a column of scores."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"n": n, "url": f"http://example.org/{n}", "caption": f"{captions[n % len(captions)]}{said}"} for n in range(60)
     ]
-    scored = [{**row, "similarity": row["n"] / 60} for row in rows[30:]]
+    scored = [{**row, "similarity": n / 60} for n, row in enumerate(rows[30:])]
     return {"data/a.parquet": parquet(rows[:30]), "data/b.parquet": parquet(scored), "README.md": b"# Pairs"}
 
 
@@ -148,7 +148,8 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
 def test_killed_while_it_publishes_and_started_again(
     hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], forks: Any, tmp_path: Path
 ) -> None:
-    starter, at_work = ForkedStarter(forks, tmp_path), []
+    starter = ForkedStarter(forks, tmp_path)
+    at_work: list[Forked] = []
 
     def kill(asked: str) -> bool:
         if "/large/" in asked and len(hub.sent) == 3:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import re
+import tarfile
+from pathlib import Path
 
 import pytest
 
 from pipelines.datasets import load_dataset
 from pipelines.hub.pins import pinned
-from pipelines.manifests import NoInput, expand_inputs
+from pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from tests.hub_server import Hub
 
 FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}
@@ -83,3 +86,33 @@ def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NoInput, match="HF_HUB_OFFLINE is set; unset it"):
         pinned("hf://datasets/o/n", {})
+
+
+def test_rows_and_images_are_those_of_a_disk(hub: Hub, tmp_path: Path) -> None:
+    """From a tar, and from files beside a manifest; one that is not there is missing and nothing worse."""
+    member = {"1.jpg": b"first image", "1.txt": b"A dog runs", "2.jpg": b"second image", "2.txt": b"A cat sleeps"}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in member.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    (tmp_path / "b.tsv").write_text("caption\timage_path\nA dog\ti/1.jpg\nA cat\ti/none.jpg\nA cow\ti/2.jpg\n")
+    (tmp_path / "i").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "i" / name).write_bytes(member[name])
+    there = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    commit = hub.add("datasets/o/n", there).branches["main"]
+    dataset = load_dataset("custom")
+    for name, rows in (("a.tar", 2), ("b.tsv", 3)):
+        found = []
+        for root in (str(tmp_path), f"hf://datasets/o/n@{commit}"):
+            info = inspect(f"{root}/{name}", dataset)
+            captions = [
+                caption for span in split(info, 100) for batch in read(span, dataset) for caption in batch.captions
+            ]
+            images = [image for _, image in read_images(info, dataset, range(rows))]
+            found.append((captions, [image if isinstance(image, bytes) else image.reason for image in images]))
+        assert found[0] == found[1] and found[1][1][0] == b"first image"
+    hub.before = lambda asked: "2.jpg" not in asked
+    with pytest.raises(OSError, match="out of order"):  # and not a row without its image
+        list(read_images(inspect(f"hf://datasets/o/n@{commit}/b.tsv", dataset), dataset, range(3)))

@@ -81,7 +81,7 @@ def test_types_that_do_not_agree_are_not_promised() -> None:
     [
         (None, {"license": "unknown"}),
         ("CC-BY-4.0", {"license": "cc-by-4.0"}),
-        ("Ours: ask #1", {"license": "other", "license_name": "Ours: ask #1"}),
+        ("Ours: ask #1", {"license": "other", "license_name": "ours-ask-1"}),
     ],
 )
 def test_licences(licence: str | None, says: dict[str, str]) -> None:
