@@ -60,15 +60,14 @@ def pairs_there(hub: Hub, captions: list[str], tmp_path: Path, monkeypatch: pyte
     return hub.add("datasets/o/pairs", source(captions))
 
 
-@pytest.fixture
-def on_disk(captions: list[str], tmp_path: Path) -> dict[str, list[dict[str, Any]]]:
+@pytest.fixture(scope="module")
+def on_disk(captions: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """The same rows filtered on a disk."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("disk")
     for name, content in source(captions).items():
         (folder / Path(name).name).write_bytes(content)
-    filter_manifest(f"{folder}/*.parquet", tmp_path / "local", stages=("captions", "export"), unit_rows=15)
-    return sorted_tables(tmp_path / "local")
+    filter_manifest(f"{folder}/*.parquet", folder / "out", stages=("captions", "export"), unit_rows=15)
+    return sorted_tables(folder / "out")
 
 
 def test_from_hub_to_hub_it_is_the_run_on_a_disk(

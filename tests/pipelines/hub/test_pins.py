@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 import tarfile
 from pathlib import Path
 
@@ -85,6 +86,12 @@ def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
         pinned("hf://datasets/o/n", {})
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NoInput, match="HF_HUB_OFFLINE is set; unset it"):
+        pinned("hf://datasets/o/n", {})
+
+
+def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(NoInput, match=r"needs the package huggingface_hub: pip install '\.\[hub\]'"):
         pinned("hf://datasets/o/n", {})
 
 
