@@ -185,8 +185,20 @@ class _Handler(BaseHTTPRequestHandler):
         if call[:1] == ["branch"]:
             self._may_write()
             known = call[1] in repository.branches
-            repository.branches.setdefault(call[1], repository.branches["main"])
+            start = self._at(repository, json.loads(body).get("startingPoint", "main"))
+            repository.branches.setdefault(call[1], start)
             return self._answer(409 if known else 200, {})
+        if call[:1] == ["refs"]:
+            refs = [
+                {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
+                for name, oid in repository.branches.items()
+            ]
+            return self._answer(200, {"branches": refs, "converts": [], "tags": []})
+        if call[:1] == ["commits"]:
+            known_commits = [*repository.commits]  # of one branch, as far as tests look at them
+            about = {"title": "", "message": "", "date": "2026-01-01T00:00:00.000Z", "authors": []}
+            latest = known_commits.index(self._at(repository, call[1])) + 1
+            return self._answer(200, [{"id": oid, **about} for oid in reversed(known_commits[:latest])])
         if call[:1] in ([], ["revision"]):
             oid = self._at(repository, call[1] if call else "main")
             files = [{"rfilename": path} for path in repository.commits[oid]]

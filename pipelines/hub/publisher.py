@@ -27,7 +27,7 @@ from pipelines.store.commit import RunFailed
 from pipelines.store.storage import StorePath, each, is_local, size_of
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, RepoFile
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
 
 FOLDER_FILES = 10_000
 """A hub takes no more files in a folder."""
@@ -102,9 +102,19 @@ class Publisher:
             api, repository = client(), self.target.repository
             api.create_repo(repository, repo_type="dataset", private=self.private or None, exist_ok=True)
             api.auth_check(repository, repo_type="dataset", write=True)
-            if self._branch != MAIN:
-                api.create_branch(repository, repo_type="dataset", branch=self._branch, exist_ok=True)
+            self._make_branch(api)
             self._look(plan, WrongUse)
+
+    def _make_branch(self, api: HfApi) -> None:
+        """Make the branch where there is none: not of what `MAIN` is, which may hold results of another input, but of
+        what it was at first."""
+        branch, repository = self._branch, self.target.repository
+        if branch == MAIN or branch in {
+            one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches
+        }:
+            return
+        first = api.list_repo_commits(repository, repo_type="dataset")[-1].commit_id
+        api.create_branch(repository, repo_type="dataset", branch=branch, revision=first, exist_ok=True)
 
     def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
         """Publish what lies in the folder of a finished run.

@@ -100,9 +100,9 @@ def test_rows_and_images_are_those_of_a_disk(hub: Hub, tmp_path: Path) -> None:
     member = {"1.jpg": b"first image", "1.txt": b"A dog runs", "2.jpg": b"second image", "2.txt": b"A cat sleeps"}
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name, content in member.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
     (tmp_path / "b.tsv").write_text("caption\timage_path\nA dog\ti/1.jpg\nA cat\ti/none.jpg\nA cow\ti/2.jpg\n")
     (tmp_path / "i").mkdir()
     for name in ("1.jpg", "2.jpg"):

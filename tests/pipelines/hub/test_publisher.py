@@ -127,13 +127,21 @@ def test_a_card_of_ones_own_stays(hub: Hub, repository: Repository, tmp_path: Pa
     assert ours(repository)["README.md"] == b"# Mine" and "funnel.json" in ours(repository)
 
 
-def test_a_branch_is_made(hub: Hub, tmp_path: Path) -> None:
+def test_a_branch_is_made_and_does_not_begin_with_what_another_holds(hub: Hub, tmp_path: Path) -> None:
     expected = results(tmp_path)
     publisher = Publisher(HubAddress("dataset", "me/cat", "strict"), private=True)
-    publisher.check(PLAN, 3)
-    publish(tmp_path, publisher)
+    hub.add("datasets/me/cat", asked={"private": True})
     repository = hub.repositories["datasets/me/cat"]
-    assert ours(repository, "strict") == expected and not ours(repository) and repository.private
+    repository.commit("main", {"run.json": b'{"plan": {"fingerprint": "cafe"}}', "kept/part-9.parquet": b"other rows"})
+    for _ in range(2):
+        publisher.check(PLAN, 3)
+        publish(tmp_path, publisher)
+        assert ours(repository, "strict") == expected and "kept/part-9.parquet" in ours(repository)
+
+
+def test_a_repository_may_be_made_private(hub: Hub) -> None:
+    Publisher(HubAddress("dataset", "me/cat"), private=True).check(PLAN, 3)
+    assert hub.repositories["datasets/me/cat"].private
 
 
 def test_from_an_object_store(hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: Any) -> None:
