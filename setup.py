@@ -79,6 +79,7 @@ EXTRAS = {
     "video": ["av"],  # UCF101's frames: make bench-data TASK=ucf101
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
+    "hub": ["huggingface_hub>=2.4,<3"],  # INPUT=hf://..., OUTPUT=hf://...
     "docs": [
         "mkdocs==1.6.1",
         "mkdocs-material>=9.6,<10",
@@ -99,6 +100,7 @@ EXTRAS = {
         "scikit-learn",
         "types-psutil",
         "types-PyYAML",
+        "datasets>=5,<6",  # what reads our output folders and repositories
         WEBDATASET,
     ],
 }

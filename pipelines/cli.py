@@ -15,6 +15,7 @@ from typing import Annotated
 from common import command_line
 from common.command_line import OK, Parser, WrongUse, complain, number, say
 from common.fields import Positive, Range, Share
+from common.hub_address import SCHEME, parse_address
 from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
@@ -27,6 +28,7 @@ from pipelines.driver.conservation import NotConserved
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
 from pipelines.fetch import DownloadSettings
+from pipelines.hub.publisher import Publisher
 from pipelines.manifests import ManifestError, input_items
 from pipelines.manifests.formats import format_names
 from pipelines.plan import PlanMismatch
@@ -44,6 +46,10 @@ Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
 _COLUMNS = ("caption", "url", "uid", "image", "image_path")
 """Roles whose columns people may name."""
+_WORK = "out/hub"
+"""Where runs work that publish on a hub, each in a folder of its own."""
+_HERE = ("direct", "prism")
+"""Runners whose workers are on this machine."""
 _WRONG_USE = (
     RunnerError,
     BadPreset,
@@ -72,7 +78,18 @@ def command_parser(prog: str, description: str) -> Parser:
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
     )
-    parser.add_argument("--output", help="folder for everything that is written (default: out/<dataset>)")
+    parser.add_argument(
+        "--output",
+        help="folder for everything that is written, or hf://datasets/owner/name[@branch], where it is published in "
+        "the end (default: out/<dataset>)",
+    )
+    parser.add_argument(
+        "--work",
+        metavar="FOLDER",
+        help=f"with --output hf://...: where the run works, for all shards and workers (default: {_WORK}/owner/name)",
+    )
+    parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
+    parser.add_argument("--licence", metavar="NAME", help="of the results, for their card: cc-by-4.0, ... (unknown)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
@@ -262,13 +279,17 @@ def settings_of(
         images_root=options.images_root,
         **roles,
     )
-    output = _output(options.output or f"out/{dataset.name}")
+    publisher = _publisher(options)
+    place = ("--work", options.work or _work(publisher)) if publisher else ("OUTPUT", options.output)
+    output = _output(place[1] or f"out/{dataset.name}", place[0])
     source = options.input or _default_input(dataset)
-    backend = backend_of(parser, options, of_beam, _places(output, source, dataset))
+    backend = backend_of(parser, options, of_beam, _places((place[0], str(output)), source, dataset))
     return RunSettings(
         dataset=dataset,
         input=source,
         output=output,
+        publisher=publisher,
+        licence=options.licence,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
         lean=options.lean,
@@ -295,20 +316,50 @@ def _download(options: argparse.Namespace) -> DownloadSettings:
         raise WrongUse(str(error)) from error
 
 
-def _output(text: str) -> StorePath:
+def _publisher(options: argparse.Namespace) -> Publisher | None:
+    """Who publishes the results, where OUTPUT is on a hub."""
+    asked = options.output or ""
+    if not asked.startswith(SCHEME):
+        if options.work or options.private:
+            option = "--work" if options.work else "--private"
+            raise WrongUse(f"{option} is for OUTPUT=hf://datasets/owner/name; elsewhere a run works in OUTPUT itself")
+        return None
+    target = parse_address(asked)
+    if target is None or target.kind != "dataset" or target.path:
+        raise WrongUse(
+            f"OUTPUT {asked!r} is no hf://datasets/owner/name[@branch]: results are published as a data set repository"
+        )
+    several = f"SHARD={options.shard}" if options.shard else f"RUNNER={options.runner}"
+    if (options.shard or options.runner not in _HERE) and not options.work:
+        raise WrongUse(
+            f"{several} and OUTPUT={asked}: a hub is no place to work in together; name a folder, or an address such "
+            "as s3://bucket/folder, that all of the machines see: --work FOLDER"
+        )
+    read = {address.repository for item in input_items(options.input or "") if (address := parse_address(item))}
+    if target.repository in read:
+        raise WrongUse(f"INPUT and OUTPUT are both in {target.repository}; publish to another repository")
+    return Publisher(target, private=options.private)
+
+
+def _work(publisher: Publisher) -> str:
+    target = publisher.target
+    return f"{_WORK}/{target.repository}{f'@{target.revision}' if target.revision else ''}"
+
+
+def _output(text: str, called: str) -> StorePath:
     try:
         return store_path(text)
     except (ValueError, ImportError) as error:
         raise WrongUse(
-            f"OUTPUT {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
+            f"{called} {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
             "whose package is installed: pip install '.[s3]' or '.[gcp]'"
         ) from error
 
 
-def _places(output: StorePath, source: str, dataset: Dataset) -> list[tuple[str, str]]:
+def _places(output: tuple[str, str], source: str, dataset: Dataset) -> list[tuple[str, str]]:
     """Where workers write and read, with what the user calls it."""
     images = [("--images-root", dataset.images_root)] if dataset.images_root is not None else []
-    return [("OUTPUT", str(output)), *(("INPUT", item) for item in input_items(source)), *images]
+    return [output, *(("INPUT", item) for item in input_items(source)), *images]
 
 
 def _default_input(dataset: Dataset) -> str:

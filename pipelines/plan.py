@@ -12,11 +12,12 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
 from pipelines.datasets import Dataset
+from pipelines.hub.pins import pinned
 from pipelines.manifests import (
     BadSchema,
     FileInfo,
@@ -71,6 +72,8 @@ class Plan:
     """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no images (`urls_only`)."""
     infos: tuple[FileInfo, ...] = ()
     """What was seen of each readable file, so that nobody has to look again; nothing in plans of early versions."""
+    pins: Mapping[str, str] = field(default_factory=dict)
+    """Repositories on a hub that the input names, each with the commit that is read, see `hub.pins`."""
 
     @cached_property
     def _places(self) -> dict[str, int]:
@@ -108,10 +111,11 @@ def make_plan(
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
     """
     check_images_root(dataset)
-    paths = expand_inputs(pattern, dataset)
+    kept = None if output is None else _kept(output)
+    place, pins = pinned(pattern, {} if kept is None else kept.pins)
+    paths = expand_inputs(place, dataset)
     if output is not None:
         paths = _outside(paths, pattern, output)
-    kept = None if output is None else _kept(output)
     known = {} if kept is None else {info.path: info for info in kept.infos}
     of_all = many_at_once if any(map(is_url, paths)) else map
     looked = list(of_all(partial(_look, dataset, known), paths))
@@ -156,6 +160,7 @@ def make_plan(
         rows=rows,
         files=tuple(files),
         infos=tuple(infos),
+        pins=pins,
     )
 
 

@@ -9,6 +9,7 @@ from filters.presets import Preset
 from filters.spotting.spotter import SpotterSettings
 from pipelines.datasets import Dataset
 from pipelines.fetch import DownloadSettings
+from pipelines.hub.publisher import Publisher
 from pipelines.runners import Backend, Direct
 from pipelines.store.storage import StorePath
 
@@ -29,6 +30,10 @@ class RunSettings:
     """Folder of everything that is written, on a disk or in an object store."""
     preset: Preset
     """Thresholds."""
+    publisher: Publisher | None = None
+    """Publishes what lies in `output` when the run is finished."""
+    licence: str | None = None
+    """Of the results, for their card; None: unknown."""
     stages: tuple[str, ...] = STAGES
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
     to manifests with urls and no images."""

@@ -17,6 +17,7 @@ from hypothesis import settings
 
 from filters.spotting import weights
 from tests.forks import Forks
+from tests.hub_server import Hub
 
 settings.register_profile("tests", deadline=None)  # an example may take as long as the machine is busy, or traced
 settings.load_profile("tests")
@@ -58,6 +59,29 @@ def ocr_models() -> None:
         weights.download_and_install()
     except weights.WeightsMissing as error:
         pytest.skip(f"the OCR weights are not installed and cannot be downloaded: {error}")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub on this machine, to which the environment and the client lead, with a token that may write."""
+    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[hub]'")
+    from huggingface_hub import HfFileSystem
+
+    server = Hub()
+    server.start()
+    for name, value in {"HF_ENDPOINT": server.address, "HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1"}.items():
+        monkeypatch.setenv(name, value)
+    # What the client reads of the environment when it is imported.
+    monkeypatch.setattr(constants, "ENDPOINT", server.address)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")  # of a login on this machine
+    HfFileSystem.clear_instance_cache()
+    yield server
+    HfFileSystem.clear_instance_cache()
+    server.stop()
 
 
 def _server() -> str:

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.command_line import OK, Parser, WrongUse, exit_status, say
+from common.hub_address import parse_address
 from trainer.export import CARD, DESCRIPTION, WEIGHTS
-
-_SCHEME = "hf://"
 
 
 class CannotPush(RuntimeError):
@@ -51,10 +50,10 @@ def push(folder: Path, target: str, *, private: bool = False, message: str = "Mo
 
 
 def _repository(target: str) -> str:
-    owner, _, name = target.removeprefix(_SCHEME).partition("/")
-    if not target.startswith(_SCHEME) or not owner or not name or "/" in name:
+    address = parse_address(target)
+    if address is None or address.kind != "model" or address.revision or address.path:
         raise WrongUse(f"{target!r} is no hf://owner/name")
-    return f"{owner}/{name}"
+    return address.repository
 
 
 def _parser() -> argparse.ArgumentParser:

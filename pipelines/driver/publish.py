@@ -10,14 +10,16 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from pipelines.driver.card import card_of
 from pipelines.driver.examples import collect_examples
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.notes import all_notes
 from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
+from pipelines.report.card import CARD
 from pipelines.settings import RunSettings
-from pipelines.store.commit import publish_json, retract
+from pipelines.store.commit import publish_bytes, publish_json, retract
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.records import Vouched, publish_record
@@ -46,10 +48,11 @@ class Results:
             began: when the run began, in seconds since 1970.
             say: where lines for the terminal go.
         """
-        root, stages = self.layout.root, self.settings.stages
+        settings = self.settings
+        root, stages = self.layout.root, settings.stages
         path, report = root / "funnel.json", root / "report.html"
         previous = Vouched(self.layout).current(path)
-        asked = fingerprint_of(funnel, decided)
+        asked = fingerprint_of(funnel, decided, settings.licence)
         funnel["seconds"] = {**previous.get("seconds", {}), **self.seconds}
         if previous.get("fingerprint") == asked and not self.seconds:
             say(f"nothing is left to do: {root} holds the result of this run")
@@ -59,17 +62,18 @@ class Results:
             self.layout,
             self.plan,
             self.units,
-            self.settings.dataset,
-            self.settings.preset,
+            settings.dataset,
+            settings.preset,
             stages,
         )
         notes = all_notes(funnel)
         retract(path)
         publish_json(root / "run.json", self._provenance(began))
+        publish_bytes(root / CARD, card_of(settings, self.layout, self.plan, self.units, funnel).encode())
         if "export" in stages:
             write_report({**funnel, "examples": _embedded(examples)}, report, notes=notes)
         slim = {reason: [{**row, "image": None} for row in rows] for reason, rows in examples.items()}
-        files = [root / "run.json", *([report] if "export" in stages else [])]
+        files = [root / "run.json", root / CARD, *([report] if "export" in stages else [])]
         publish_record(self.layout, path, {**funnel, "examples": slim, "fingerprint": asked}, files)
         say(render_funnel(funnel))
         for note in notes:
@@ -85,6 +89,7 @@ class Results:
             "dataset": {
                 "name": settings.dataset.name,
                 "input": settings.input,
+                "commits": dict(self.plan.pins),
                 "roles": asdict(settings.dataset.roles),
             },
             "preset": settings.preset.as_dict(),

@@ -55,6 +55,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         RunFailed: the output folder was removed, or takes no more, or what lies there is damaged.
     """
     began = time.time()
+    if settings.publisher:
+        say(
+            f"OUTPUT {settings.publisher.target}: the run works in {settings.output}, where the same command goes on; "
+            "what is finished is published at its end"
+        )
     check_lean(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
@@ -62,11 +67,15 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
+    for address, commit in plan.pins.items():
+        say(f"{address} is read at commit {commit}, as it was when this run began")
     check_columns(settings.preset, plan.infos, settings.dataset)
     check_export(settings, plan.infos)
     settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_writable(layout)
+    if settings.publisher:
+        settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
         with output_lock(layout, settings.shard is not None, _name(settings)) as lock:
             with _explained(layout):
@@ -164,7 +173,17 @@ class _Run:
         results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds)
         results.publish(funnel, decided, began, self.say)
         self.work.find_changed()
+        self._publish()
         return FilterOutcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
+
+    def _publish(self) -> None:
+        """To a hub, unless the same command may yet find more rows."""
+        if self.settings.publisher is None:
+            return
+        if self.work.set_aside or self.work.changed:
+            self.say(f"nothing is published to {self.settings.publisher.target}: the run is not finished, see below")
+            return
+        self.settings.publisher.publish(self.layout.root, self.plan.fingerprint, self.say)
 
     def _write_dead_letters(self) -> None:
         dead_letters = dead_letters_of(self.plan, self.work.set_aside)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 from common.fields import LARGEST, BadValue, Positive, Range, check_fields
+from common.version import program_version
 from pipelines.fetch.addresses import Allowed
 
 _DAY_S = 86_400
@@ -16,13 +16,6 @@ Threads = Annotated[int, Range(at_least=1, at_most=4096)]
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
-
-
-def _version() -> str:
-    try:
-        return version("open-diht")
-    except PackageNotFoundError:  # run from a checkout that is not installed
-        return "0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +53,7 @@ class DownloadSettings:
     """Addresses that may be asked though they are not public, as address:port or network:port."""
     respect_opt_out: bool = True
     """Whether images are left alone whose server says noai, noimageai, noindex or noimageindex."""
-    user_agent: str = f"diht/{_version()} (image-text data set filter)"
+    user_agent: str = f"diht/{program_version()} (image-text data set filter)"
     """How the servers know us; its first word, without version, is the name that X-Robots-Tag may address."""
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ from pipelines.manifests.types import (
     ManifestError,
     NoInput,
     Span,
+    Unreachable,
     UnreadableFile,
 )
 
@@ -38,6 +39,7 @@ __all__ = [
     "MissingImage",
     "NoInput",
     "Span",
+    "Unreachable",
     "UnreadableFile",
     "check_consistent",
     "check_images_root",

@@ -15,7 +15,9 @@ from typing import IO, Any, TypeVar, cast
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, UnreadableFile
+from common.hub_address import is_pinned
+from pipelines.hub.client import first_line, may_pass
+from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
 from pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
@@ -34,10 +36,15 @@ _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportE
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`."""
+    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`, and what a hub's client raises
+    on a failure that may pass into `Unreachable`."""
     try:
         yield
-    except _BROKEN as error:
+    except Exception as error:
+        if may_pass(error):
+            raise Unreachable(f"{path} cannot be read now ({type(error).__name__}: {first_line(error)})") from error
+        if not isinstance(error, _BROKEN):
+            raise
         message = str(error) or "the file ends too early"
         if isinstance(error, ImportError):
             message = f"{message}; install the package that opens such addresses"
@@ -209,7 +216,8 @@ def stamp(path: str) -> Stamp | None:
             status = os.stat(local_path(path))
             return status.st_size, (str(status.st_mtime_ns),)
         fs, inside = file_system(path)
-        fs.invalidate_cache(inside)  # clients remember what they have listed
+        if not is_pinned(path):
+            fs.invalidate_cache(inside)  # clients remember what they have listed
         info = fs.info(inside)
     except FileNotFoundError:
         return None

@@ -219,6 +219,10 @@ class UnreadableFile(ManifestError):
         return f"cannot read {self.path}: {self.error}: {self.message}"
 
 
+class Unreachable(ManifestError):
+    """A hub does not answer, or refuses for now. No fault of the file: who tries again may have it."""
+
+
 class FileChanged(ManifestError):
     """A file is not what it was when its spans were cut. What was read of it must not be used."""
 

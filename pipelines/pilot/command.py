@@ -174,7 +174,7 @@ def _measured(options: argparse.Namespace, layout: Layout, sample: Sequence[Meas
 def _elsewhere(settings: RunSettings, asked: str | None) -> RunSettings:
     """A pilot keeps out of the way of the whole run."""
     output = settings.output / "pilot" if asked else store_path(f"out/{settings.dataset.name}-pilot")
-    return replace(settings, output=output)
+    return replace(settings, output=output, publisher=None)  # and publishes nothing
 
 
 def _workers(text: str | None, here: int) -> list[int]:

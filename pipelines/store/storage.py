@@ -167,7 +167,8 @@ def size_of(path: StorePath) -> int | None:
 def stamp_of(info: dict[str, Any]) -> tuple[str, ...]:
     """Something that changes when an object is replaced, of what a store says of it."""
     changing = ("ETag", "etag", "generation", "LastModified", "mtime", "created", "size")
-    return tuple(str(info.get(key)) for key in changing)
+    of_git = (str(info["blob_id"]),) if "blob_id" in info else ()
+    return (*(str(info.get(key)) for key in changing), *of_git)
 
 
 def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:

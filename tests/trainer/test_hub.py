@@ -2,82 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hub_server import Hub
 from trainer.hub import main
 
 FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.json": b"{}", "README.md": b"# Card\n"}
-
-
-class Hub(ThreadingHTTPServer):
-    """Repositories of one owner."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.repositories: dict[str, dict[str, Any]] = {}
-        self.commits: list[tuple[str, dict[str, bytes]]] = []
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Hub
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers["Authorization"] != "Bearer hf_good":
-            return self._answer(401, {"error": "Invalid credentials"})
-        if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
-            known = name in self.server.repositories
-            self.server.repositories.setdefault(name, asked)
-            return self._answer(409 if known else 200, {"url": f"https://huggingface.co/{name}", "id": name})
-        if self.path == "/api/validate-yaml":  # of the card
-            return self._answer(200, {"errors": [], "warnings": []})
-        repository = self.path.removeprefix("/api/models/").split("/")
-        name, call = "/".join(repository[:2]), repository[2]
-        if call == "preupload":
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]
-            return self._answer(200, {"files": files})
-        lines = [json.loads(line) for line in body.splitlines()]
-        found = {
-            line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"
-        }
-        self.server.commits.append((name, found))
-        address = f"https://huggingface.co/{name}/commit/abc"
-        return self._answer(200, {"commitUrl": address, "commitOid": "abc", "success": True})
-
-    def _answer(self, status: int, value: Any) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    server = Hub()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_TOKEN", "hf_good")
-    yield server
-    server.shutdown()
-    server.server_close()
 
 
 @pytest.fixture
@@ -92,12 +25,13 @@ def folder(tmp_path: Path) -> Path:
 
 def test_all_files_come_in_one_commit(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(folder), "hf://me/small", "--private"]) == 0
-    assert hub.commits == [("me/small", FILES)]
-    asked = hub.repositories["me/small"]
-    assert asked.get("private") or asked.get("visibility") == "private"
-    assert "published: https://huggingface.co/me/small/commit/abc" in capsys.readouterr().out
+    repository = hub.repositories["me/small"]
+    assert repository.private and len(repository.commits) == 2
+    assert repository.files().items() >= FILES.items()
+    assert f"published: {hub.address}/me/small/commit/{repository.at('main')}" in capsys.readouterr().out
+    (folder / "README.md").write_text("# Another card\n")
     assert main([str(folder), "hf://me/small"]) == 0, "once more: the repository is there"
-    assert len(hub.commits) == 2
+    assert len(repository.commits) == 3 and repository.files()["README.md"] == b"# Another card\n"
 
 
 @pytest.mark.parametrize(
@@ -114,7 +48,7 @@ def test_wrong_words(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", token)
     assert main([str(folder), target]) == 2
-    assert says in capsys.readouterr().err and not hub.commits
+    assert says in capsys.readouterr().err and not hub.repositories
 
 
 def test_a_folder_that_is_no_export(hub: Hub, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,4 +67,4 @@ def test_a_token_that_may_not_and_a_hub_that_is_not_there(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert main([str(folder), "hf://me/small"]) == 1
     assert "hf://me/small at http://127.0.0.1:9 cannot be written: " in capsys.readouterr().err
-    assert not hub.commits
+    assert not hub.repositories

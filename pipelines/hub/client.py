@@ -1,0 +1,74 @@
+"""The client of the hub, and its errors as one line each with what to do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from common.hub_address import MAIN, HubAddress
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+def client() -> HfApi:
+    """The client of the hub that HF_ENDPOINT names, or of the public one, with the token of the environment (HF_TOKEN)
+    or of an earlier login."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+
+
+@contextmanager
+def explained(address: HubAddress, error: type[Exception], then: str = "") -> Iterator[None]:
+    """What goes wrong with a repository while the `with` block asks for it becomes `error`, with a message of one line
+    that ends with `then`."""
+    try:
+        from huggingface_hub import constants, errors
+    except ImportError as missing:
+        raise error(f"{address.root} needs the package huggingface_hub: pip install '.[hub]'") from missing
+    endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
+    page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
+    token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "who asks without a token (HF_TOKEN)"
+    try:
+        yield
+    except errors.GatedRepoError as found:
+        why = f"{address.root} is gated, and {token} has no access: ask for it on {page}, and set HF_TOKEN"
+        raise error(why + then) from found
+    except errors.RevisionNotFoundError as found:
+        why = f"{address.root}: the repository has no revision '{address.revision or MAIN}'; see {page}"
+        raise error(why + then) from found
+    except errors.RepositoryNotFoundError as found:
+        why = f"{address.root} is not there, or is private and closed to {token}: check the name, or set HF_TOKEN"
+        raise error(why + then) from found
+    except errors.OfflineModeIsEnabled as found:
+        raise error(f"{address.root} cannot be asked for: HF_HUB_OFFLINE is set; unset it{then}") from found
+    except errors.HFValidationError as found:
+        raise error(f"{address.root} is no name of a repository: {first_line(found)}{then}") from found
+    except errors.HfHubHTTPError as found:
+        status = found.response.status_code
+        remedy = f"; {token} may not do that, or is not valid" if status in (401, 403) else ""
+        raise error(f"{address.root}: {endpoint} answers {status} ({first_line(found)}){remedy}{then}") from found
+    except Exception as found:  # the network's: the client's own transport and hf-xet share no class of error
+        if isinstance(found, (error, OSError)):  # ours, and those of a disk
+            raise
+        why = f"{address.root}: {endpoint} cannot be reached ({type(found).__name__}: {first_line(found)})"
+        raise error(f"{why}; see to the network, or to HF_ENDPOINT{then}") from found
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error is the hub's client's and no fault of what it asked for: no network, too many requests, a token
+    that holds no more."""
+    errors = sys.modules.get("huggingface_hub.errors")  # else it is not the client's
+    if errors is None or not isinstance(error, errors.HTTPError):
+        return False
+    answer = getattr(error, "response", None)
+    return answer is None or answer.status_code != 404
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without its details."""
+    return next(iter(str(error).strip().splitlines()), "no message").rstrip(".:")

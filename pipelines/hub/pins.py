@@ -1,0 +1,46 @@
+"""Repositories that INPUT names, each pinned to the commit that its revision is when a run begins: a resume reads the
+same rows, and no file changes while it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.hub_address import MAIN, SCHEME, HubAddress, is_pinned, parse_address
+from pipelines.hub.client import client, explained
+from pipelines.manifests import NoInput, input_items
+
+
+def pinned(pattern: str, known: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """What `expand_inputs` takes in place of a pattern, and the commits by the address of their repository.
+
+    Args:
+        pattern: what the user types after INPUT=.
+        known: commits of an earlier start of the same run; they hold, whatever the revision is by now.
+
+    Raises:
+        NoInput: the repository or the revision is not there, or may not be read, or cannot be asked for.
+    """
+    pins: dict[str, str] = {}
+    items = [_item(item, known, pins) if item.startswith(SCHEME) else item for item in input_items(pattern)]
+    return (",".join(items), pins) if pins else (pattern, pins)
+
+
+def _item(item: str, known: Mapping[str, str], pins: dict[str, str]) -> str:
+    address = parse_address(item)
+    if address is None or address.kind != "dataset":
+        raise NoInput(f"'{item}' is no hf://datasets/owner/name[@revision][/path]; only data sets are read from a hub")
+    root = address.root
+    if root not in pins:
+        pins[root] = known.get(root) or _commit(address)
+    return str(HubAddress(address.kind, address.repository, pins[root], address.path))
+
+
+def _commit(address: HubAddress) -> str:
+    with explained(address, NoInput):
+        api = client()
+        found = api.dataset_info(address.repository, revision=address.revision or MAIN)
+        if getattr(found, "gated", False):  # what it holds may be listed by everybody, and not be read
+            api.auth_check(address.repository, repo_type="dataset")
+    if not found.sha or not is_pinned(f"{SCHEME}{address.repository}@{found.sha}"):
+        raise NoInput(f"{address.root}: the hub names no commit of this revision ({found.sha}); name one with @")
+    return found.sha

@@ -1,0 +1,228 @@
+"""The results of a run to a data set repository on a hub.
+
+What is there with the same bytes is not sent again. Where few files differ they come in one commit, and nobody meets
+half a result. Where many do, the first commit takes funnel.json and run.json away and puts `PUBLISHING` there, the last
+one does the reverse: as with the records of units, what says that all is well is there last. Every commit names the one
+before it, and the hub refuses it where another has come between: two that publish do not mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.command_line import WrongUse
+from common.hub_address import MAIN, HubAddress
+from pipelines.hub.client import client, explained
+from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
+from pipelines.report.card import CARD, MARK
+from pipelines.store.commit import RunFailed
+from pipelines.store.storage import StorePath, each, is_local, size_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile
+
+FOLDER_FILES = 10_000
+"""A hub takes no more files in a folder."""
+_PIECE = 2**20
+
+
+class CannotPublish(RunFailed):
+    """The hub did not take the results; the message says why."""
+
+
+@dataclass(frozen=True)
+class _There:
+    """What a repository holds."""
+
+    head: str
+    files: Mapping[str, RepoFile]
+    target: HubAddress
+
+    def read(self, name: str) -> bytes:
+        """The content of a small file."""
+        from huggingface_hub import HfFileSystem
+
+        fs = HfFileSystem(endpoint=os.environ.get("HF_ENDPOINT"), skip_instance_cache=True)
+        content: bytes = fs.cat_file(f"datasets/{self.target.repository}@{self.head}/{name}")
+        return content
+
+    def input_of(self) -> str | None:
+        """The fingerprint of the input that its results are made from; None where it holds none of ours."""
+        record = next((name for name in (PUBLISHING, "run.json") if name in self.files), None)
+        if record is None:
+            return "of somebody else" if any(map(_is_data, self.files)) else None
+        content = self.read(record)
+        try:
+            return str(json.loads(content)["plan"]["fingerprint"])
+        except (ValueError, KeyError, TypeError):
+            return f"an unreadable {record}"
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes the results of one run."""
+
+    target: HubAddress
+    """A data set repository; made where there is none. Its revision is a branch, `MAIN` where there is none."""
+    private: bool = False
+    """Where the repository is made: not for everybody."""
+
+    @property
+    def _branch(self) -> str:
+        return self.target.revision or MAIN
+
+    def check(self, plan: str, units: int) -> None:
+        """Whether the results may be published when they are there; makes the repository and the branch.
+
+        Args:
+            plan: fingerprint of the input.
+            units: that the input has.
+
+        Raises:
+            WrongUse: they may not: no access, or the repository holds something else.
+        """
+        if units > FOLDER_FILES:
+            raise WrongUse(
+                f"the input has {units:,} units, each of which makes a file, and a hub takes {FOLDER_FILES:,} files a "
+                "folder; make larger units with --unit-rows, in another --work where this one is begun"
+            )
+        with explained(self.target, WrongUse):
+            from huggingface_hub import get_token
+
+            if not get_token():
+                raise WrongUse("HF_TOKEN is not set: put a token there that may write to the repository")
+            api, repository = client(), self.target.repository
+            api.create_repo(repository, repo_type="dataset", private=self.private or None, exist_ok=True)
+            api.auth_check(repository, repo_type="dataset", write=True)
+            self._make_branch(api)
+            self._look(plan, WrongUse)
+
+    def _make_branch(self, api: HfApi) -> None:
+        """Make the branch where there is none: not of what `MAIN` is, which may hold results of another input, but of
+        what it was at first."""
+        branch, repository = self._branch, self.target.repository
+        if branch == MAIN or branch in {
+            one.name for one in api.list_repo_refs(repository, repo_type="dataset").branches
+        }:
+            return
+        first = api.list_repo_commits(repository, repo_type="dataset")[-1].commit_id
+        api.create_branch(repository, repo_type="dataset", branch=branch, revision=first, exist_ok=True)
+
+    def publish(self, root: StorePath, plan: str, say: Callable[[str], None]) -> None:
+        """Publish what lies in the folder of a finished run.
+
+        Raises:
+            CannotPublish: the hub or the network failed, or another one published in the meantime.
+        """
+        again = f"; everything lies in {root}, and the same command tries again"
+        with explained(self.target, CannotPublish, again):
+            there = self._look(plan, CannotPublish)
+            files = self._files(there, root, say)
+            same = each(lambda name: _equal(files[name], there.files.get(name)), files, root)
+            changed = [name for name, is_same in zip(files, same, strict=True) if not is_same]
+            todo = steps(files, changed, there.files)
+            head = there.head
+            for number, step in enumerate(todo, 1):
+                head = self._commit(step, head, plan)
+                if len(todo) > 1:
+                    say(f"{self.target}: {number} of {len(todo)} commits")
+        if todo:
+            say(f"published: {self.target}, {len(changed):,} of {len(files):,} files sent, commit {head}")
+        else:
+            say(f"published: {self.target} holds these results already, commit {head}")
+
+    def _look(self, plan: str, error: type[Exception]) -> _There:
+        """What the repository holds. Raises `error` where that is of another input, or somebody else's data."""
+        from huggingface_hub import RepoFile
+
+        api, repository = client(), self.target.repository
+        head = api.dataset_info(repository, revision=self._branch).sha or ""
+        entries = api.list_repo_tree(repository, repo_type="dataset", revision=head, recursive=True)
+        there = _There(head, {one.path: one for one in entries if isinstance(one, RepoFile)}, self.target)
+        found = there.input_of()
+        if found not in (None, plan):
+            raise error(
+                f"{self.target} holds other data than this run's (its input: {found}, this one's: {plan}); choose "
+                f"another OUTPUT, or another branch: hf://datasets/{repository}@NAME"
+            )
+        return there
+
+    def _files(self, there: _There, root: StorePath, say: Callable[[str], None]) -> dict[str, StorePath]:
+        files = contents(root)
+        if (most := most_of_a_folder(files)) > FOLDER_FILES:
+            raise CannotPublish(
+                f"a folder of {root} holds {most:,} files, and a hub takes {FOLDER_FILES:,}; make larger units with "
+                "--unit-rows, in another --work"
+            )
+        if CARD in there.files and CARD in files and MARK.encode() not in there.read(CARD):
+            del files[CARD]
+            say(f"{self.target}: the {CARD} there is not of this program and stays; remove it to get a new one")
+        return files
+
+    def _commit(self, step: Step, head: str, plan: str) -> str:
+        """Make a commit upon another; its own name."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+        from huggingface_hub.errors import HfHubHTTPError
+
+        with _at_hand(step.add) as local:
+            operations: list[CommitOperationAdd | CommitOperationDelete] = [
+                *(CommitOperationAdd(name, str(path)) for name, path in local.items()),
+                *(CommitOperationDelete(name) for name in step.delete),
+            ]
+            if step.begins:
+                operations.append(CommitOperationAdd(PUBLISHING, json.dumps({"plan": {"fingerprint": plan}}).encode()))
+            try:
+                done = client().create_commit(
+                    self.target.repository,
+                    operations,
+                    commit_message="Results of open-diht",
+                    repo_type="dataset",
+                    revision=self._branch,
+                    parent_commit=head,
+                )
+            except HfHubHTTPError as error:
+                if error.response.status_code != 412:
+                    raise
+                raise CannotPublish(
+                    f"{self.target}: somebody else has written there since this publication began; see that no other "
+                    "run publishes there, and the same command tries again"
+                ) from error
+        return str(done.oid)
+
+
+def _is_data(name: str) -> bool:
+    return (is_ours(name) and "/" in name) or name in RECORDS
+
+
+def _equal(path: StorePath, there: RepoFile | None) -> bool:
+    """Whether a repository has a file with the same bytes."""
+    if there is None or there.size != size_of(path):
+        return False
+    large = there.lfs is not None
+    digest = hashlib.sha256() if large else hashlib.sha1(b"blob %d\0" % there.size)  # as git-lfs and git name files
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+    return digest.hexdigest() == (there.lfs.sha256 if there.lfs is not None else there.blob_id)
+
+
+@contextmanager
+def _at_hand(files: Mapping[str, StorePath]) -> Iterator[dict[str, Path]]:
+    """The files on a disk of this machine while the `with` block runs; those of an object store are fetched."""
+    with tempfile.TemporaryDirectory(prefix="diht-") as folder:
+        found = {}
+        for number, (name, path) in enumerate(files.items()):
+            if is_local(path):
+                found[name] = path
+            else:
+                found[name] = Path(folder) / str(number)
+                path.fs.get_file(path.path, str(found[name]))
+        yield found

@@ -1,0 +1,125 @@
+"""Data sets of a hub as input: read at one commit, and errors of one line."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pipelines.datasets import load_dataset
+from pipelines.hub.pins import pinned
+from pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
+from tests.hub_server import Hub
+
+FILES = {"data/a.tsv": b"caption\nA dog runs\n", "data/b.tsv": b"caption\nA cat sleeps\n", "README.md": b"# Data"}
+
+
+def test_a_revision_becomes_the_commit_that_it_is_and_stays_it(hub: Hub) -> None:
+    repository = hub.add("datasets/o/n", FILES)
+    first = repository.branches["main"]
+    repository.branches["v1"] = first
+    pattern = "hf://datasets/o/n/data/*.tsv,hf://datasets/o/n@v1/data/a.tsv, local.tsv"
+    place, pins = pinned(pattern, {})
+    assert pins == {"hf://datasets/o/n": first, "hf://datasets/o/n@v1": first}
+    assert place == f"hf://datasets/o/n@{first}/data/*.tsv,hf://datasets/o/n@{first}/data/a.tsv,local.tsv"
+    second = repository.commit("main", {})
+    assert pinned(pattern, {})[1]["hf://datasets/o/n"] == second
+    assert pinned(pattern, pins) == (place, pins), "what a run began with holds"
+
+
+def test_other_input_is_left_alone() -> None:
+    assert pinned("s3://bucket/a.parquet,b.tsv", {}) == ("s3://bucket/a.parquet,b.tsv", {})
+
+
+@pytest.mark.parametrize("pattern", ["", "/data", "/data/*.tsv", "/data/{a..b}.tsv", "@main/**/*.tsv"])
+def test_folders_and_globs(hub: Hub, pattern: str) -> None:
+    commit = hub.add("datasets/o/n", FILES).branches["main"]
+    place, _ = pinned(f"hf://datasets/o/n{pattern}", {})
+    if "{" in pattern:
+        with pytest.raises(NoInput, match="nothing matches"):
+            expand_inputs(place, load_dataset("custom"))
+        return
+    names = [f"hf://datasets/o/n@{commit}/data/{name}.tsv" for name in "ab"]
+    assert expand_inputs(place, load_dataset("custom")) == names
+
+
+WRONG = {
+    "a model": ("hf://o/n/a.tsv", "hf_good", "only data sets are read from a hub"),
+    "a bucket": ("hf://buckets/o/n/a.tsv", "hf_good", "is no hf://datasets/owner/name"),
+    "not there": ("hf://datasets/o/none", "hf_good", "not there, or is private and closed to the token in HF_TOKEN"),
+    "private": ("hf://datasets/o/private", "", "private and closed to who asks without a token"),
+    "gated": (
+        "hf://datasets/o/gated",
+        "",
+        "is gated, and who asks without a token (HF_TOKEN) has no access: ask for it",
+    ),
+    "revision": ("hf://datasets/o/n@v9/data", "hf_good", "the repository has no revision 'v9'"),
+    "token": ("hf://datasets/o/n", "hf_wrong", "the token in HF_TOKEN may not do that, or is not valid"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_cannot_be_read_is_one_line(hub: Hub, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pattern, token, says = WRONG[kind]
+    hub.add("datasets/o/n", FILES)
+    hub.add("datasets/o/private", FILES, asked={"private": True})
+    hub.add("datasets/o/gated", FILES, gated=True)
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(NoInput, match=re.escape(says)) as error:
+        pinned(pattern, {})
+    assert "\n" not in str(error.value)
+
+
+def test_a_token_opens_what_is_private_or_gated(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("datasets/o/private", FILES, asked={"private": True}, gated=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_read")
+    assert pinned("hf://datasets/o/private", {})[1]
+
+
+def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(NoInput, match=r"hf://datasets/o/n: http://127.0.0.1:9 cannot be reached \(ConnectError"):
+        pinned("hf://datasets/o/n", {})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(NoInput, match="HF_HUB_OFFLINE is set; unset it"):
+        pinned("hf://datasets/o/n", {})
+
+
+def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(NoInput, match=r"needs the package huggingface_hub: pip install '\.\[hub\]'"):
+        pinned("hf://datasets/o/n", {})
+
+
+def test_rows_and_images_are_those_of_a_disk(hub: Hub, tmp_path: Path) -> None:
+    """From a tar, and from files beside a manifest; one that is not there is missing and nothing worse."""
+    member = {"1.jpg": b"first image", "1.txt": b"A dog runs", "2.jpg": b"second image", "2.txt": b"A cat sleeps"}
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name, content in member.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    (tmp_path / "b.tsv").write_text("caption\timage_path\nA dog\ti/1.jpg\nA cat\ti/none.jpg\nA cow\ti/2.jpg\n")
+    (tmp_path / "i").mkdir()
+    for name in ("1.jpg", "2.jpg"):
+        (tmp_path / "i" / name).write_bytes(member[name])
+    there = {str(path.relative_to(tmp_path)): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    commit = hub.add("datasets/o/n", there).branches["main"]
+    dataset = load_dataset("custom")
+    for name, rows in (("a.tar", 2), ("b.tsv", 3)):
+        found = []
+        for root in (str(tmp_path), f"hf://datasets/o/n@{commit}"):
+            info = inspect(f"{root}/{name}", dataset)
+            captions = [
+                caption for span in split(info, 100) for batch in read(span, dataset) for caption in batch.captions
+            ]
+            images = [image for _, image in read_images(info, dataset, range(rows))]
+            found.append((captions, [image if isinstance(image, bytes) else image.reason for image in images]))
+        assert found[0] == found[1] and found[1][1][0] == b"first image"
+    hub.before = lambda asked: "2.jpg" not in asked
+    with pytest.raises(OSError, match="out of order"):  # and not a row without its image
+        list(read_images(inspect(f"hf://datasets/o/n@{commit}/b.tsv", dataset), dataset, range(3)))
