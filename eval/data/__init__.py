@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.data_root import data_root
 from eval.data.dataset import Annotation, Choice, DataSet, Images, Pair, Question, sample_indices, shared_images
 from eval.data.files import read_folder, read_lines, read_manifest
 from eval.data.memo import Memo
@@ -40,7 +40,6 @@ __all__ = [
     "templates",
 ]
 
-DATA_VARIABLE = "DIHT_BENCH_DATA"
 REPOSITORY = "repository:"
 
 
@@ -49,12 +48,6 @@ class Listed(NamedTuple):
 
     texts: list[str]
     source: str
-
-
-def data_root(folder: Path | str | None = None) -> Path:
-    """Where evaluation data lies: `folder`, else $DIHT_BENCH_DATA, else `~/.cache/diht/bench`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(folder or os.environ.get(DATA_VARIABLE) or Path(cache) / "diht" / "bench").expanduser()
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:

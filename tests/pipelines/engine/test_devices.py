@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from common.command_line import WrongUse
-from pipelines.concepts import devices
-from pipelines.concepts.devices import Claim, check_device, computes_bf16, device_here, gpus_of
 from pipelines.concepts.teacher import find_teacher
+from pipelines.engine import devices
+from pipelines.engine.devices import Claim, check_device, computes_bf16, device_here, gpus_of
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 
