@@ -114,7 +114,7 @@ def _pilot(
     status = told(outcome)
     if outcome.funnel is None and settings.shard:
         return status  # another shard finishes, and makes the forecast
-    sample = measure(layout, plan, settings.preset)
+    sample = measure(layout, plan, settings.preset, whole_plan.rows)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
     known = {unit.unit: unit.rows for unit in sample}

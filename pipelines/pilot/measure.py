@@ -14,6 +14,7 @@ from pipelines.plan import Plan
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.decisions import stage_of
 from pipelines.stages.export import ExportRecord
+from pipelines.stages.score.negatives import BATCHES
 from pipelines.stages.spotting import load_records
 from pipelines.stages.tally import DecideRecord
 from pipelines.store.commit import read_json
@@ -22,9 +23,9 @@ from pipelines.store.names import unit_of
 from pipelines.store.storage import StorePath, stamps
 
 
-def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
-    """The units of a finished run; units that were set aside are left out."""
-    seconds = _seconds(layout)
+def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:
+    """The units of a finished run; units that were set aside are left out. `rows` are those of the whole data set."""
+    seconds = _seconds(layout, _comparisons(layout, preset, rows))
     work, stages = _sizes_of_work(layout), stage_of(preset)
     return [
         _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), work[unit.name])
@@ -62,7 +63,16 @@ def _unit(
     )
 
 
-def _seconds(layout: Layout) -> dict[str, Counter[str]]:
+def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
+    """How many times as many rows each row is compared with for the corrected score as it was in the sample, which has
+    fewer."""
+    rule, drawn = preset.score.negatives, read_json(layout.commit(BATCHES, BATCHES))
+    if rule is None or drawn is None or not drawn["rows"]:
+        return 1.0
+    return max(1.0, min(rule.batch_size * rule.batches, rows) / drawn["rows"])
+
+
+def _seconds(layout: Layout, comparisons: float) -> dict[str, Counter[str]]:
     """Of each caption unit the core-seconds by stage. What is done of all units together, the comparison of keys, is
     under names of its own, and nothing beside the rest."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
@@ -70,7 +80,8 @@ def _seconds(layout: Layout) -> dict[str, Counter[str]]:
         if folder.is_dir():
             for name in stamps(layout.commits(folder.name), ".json"):
                 record = read_json(layout.commit(folder.name, name))
-                found[unit_of(name)][record["stage"]] += record["seconds"]
+                more = record.get("comparing_seconds", 0.0) * (comparisons - 1)
+                found[unit_of(name)][record["stage"]] += record["seconds"] + more
     return found
 
 

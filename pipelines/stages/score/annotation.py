@@ -172,8 +172,9 @@ class ScoreAnnotation(GenerationAnnotator):
             for name, least in asked.items()
             if least is not None
         ]
-        about_all = fingerprint_of(sorted(asked.items()), rule.negatives is not None, seen)
-        self._judge = ScoreJudge(tuple(conditions), rule.negatives is not None, about_all)
+        corrected = rule.negatives is not None
+        about_all = fingerprint_of(sorted(asked.items()), corrected, seen)
+        self._judge = ScoreJudge(tuple(conditions), bool(asked), corrected, about_all)
 
     def judge(self) -> Judge:
         return self._judge

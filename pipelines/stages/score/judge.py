@@ -27,6 +27,8 @@ class ScoreJudge:
 
     conditions: Sequence[ColumnCondition]
     """In the order in which they are asked; thresholds are numbers by now, also those that a share of the rows made."""
+    rejects: bool
+    """Whether rows without a score are rejected: where anything is asked."""
     corrected: bool
     """Whether the corrected score was measured."""
     fingerprint: str
@@ -50,7 +52,7 @@ class ScoreJudge:
         reasons: Reasons = np.full(rows.num_rows, KEPT, object)
         for one in reversed(self.conditions):  # the first of the cascade is written last
             reasons[one.rejects_values(values[one.reason])] = one.reason
-        if self.conditions:
+        if self.rejects:
             reasons[np.asarray(pc.is_null(values[CLIP_SCORE]))] = NOT_SCORED
         return reasons
 

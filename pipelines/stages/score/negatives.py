@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -107,7 +108,7 @@ class NegativeStage(Stage):
             torch.set_num_threads(1)  # parallelism comes from worker processes
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        rows = np.sort(rows_of(self.layout, unit), order="ordinal")
+        rows, took = np.sort(rows_of(self.layout, unit), order="ordinal"), 0.0
         ordinals, path = rows["ordinal"].astype(np.int64), self.layout.data(self.name, unit)
         if len(rows):
             images, texts = _embedded(self.layout, self._plan, unit, ordinals)
@@ -117,14 +118,16 @@ class NegativeStage(Stage):
             for done, batch in enumerate(row_groups(self.layout.data(BATCHES, BATCHES))):
                 if not batch.num_rows:
                     continue
+                began = time.perf_counter()
                 known = Batch(matrix(batch[IMAGES]), matrix(batch[TEXTS]), self._device)
                 sums += known.normalisers(images, texts, _places(batch, number, ordinals), self.temperature)
+                took += time.perf_counter() - began
                 heartbeat.beat(len(rows) * done // batches)
             scores = np.einsum("nd,nd->n", images.astype(np.float64), texts.astype(np.float64)) - sums / batches
         else:
             scores = np.zeros(0)
         publish_table(path, pa.table([ordinals, scores.astype(np.float32)], schema=SCHEMA))
-        return {"rows": len(rows)}, [path]
+        return {"rows": len(rows), "comparing_seconds": round(took, 3)}, [path]
 
 
 def _places(batch: pa.Table, unit: int, ordinals: NDArray[np.int64]) -> NDArray[np.int64]:

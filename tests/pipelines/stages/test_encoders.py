@@ -16,7 +16,8 @@ from common.encoder_names import EncoderError
 from filters.spotting.decode import UnreadableImage
 from pipelines.stages.dedup.clusters import assign, train, unit_length
 from pipelines.stages.dedup.semantic import near_copies
-from pipelines.stages.encoders import LITE0, Encoder, find_encoder
+from pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
+from tests.tiny_clip import write_tiny
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 
@@ -115,6 +116,27 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(EncoderError, match="does not load"):
         Encoder(find_encoder(f"timm:test_vit:{tmp_path / 'empty.pth'}"))
+
+
+def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: Path) -> None:
+    for module in ("torch", "open_clip"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+    encoder = Encoder(find_pair_encoder(f"local-dir:{write_tiny(tmp_path / 'tiny')}"), batch=4)
+    assert encoder.dimension == 32 and encoder.temperature == pytest.approx(0.07, abs=1e-3)
+    images = [path.read_bytes() for path in _photos(6)]
+    texts = [f"a photo of {n} dogs on a beach" for n in range(6)]
+    order = [5, 2, 0, 3]
+    for encode, given in ((encoder.encode, images), (encoder.texts, texts)):
+        whole = encode(given)  # type: ignore[operator]
+        for some in (order, order[:1], [4, 4, 4, 4, 5]):
+            found = encode([given[n] for n in some])  # type: ignore[operator]
+            assert all(np.array_equal(one, whole[n]) for one, n in zip(found, some, strict=True))
+    assert encoder.texts([]) == []
+
+
+def test_models_of_images_alone_score_nothing() -> None:
+    with pytest.raises(EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"):
+        find_pair_encoder(LITE0)
 
 
 @pytest.mark.parametrize(
