@@ -18,8 +18,13 @@ from PIL import Image
 for module in ("torch", "open_clip"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
 
+from filters.presets import load_preset  # noqa: E402
 from pipelines import cli  # noqa: E402
+from pipelines.pilot.measure import measure  # noqa: E402
+from pipelines.plan import load_plan  # noqa: E402
 from pipelines.stages.score.settings import ScoreSettings  # noqa: E402
+from pipelines.store.commit import read_json  # noqa: E402
+from pipelines.store.layout import Layout  # noqa: E402
 from tests.tiny_clip import write_tiny  # noqa: E402
 
 Filtering = Callable[..., Any]
@@ -69,7 +74,7 @@ def _manifest(path: Path, images: list[bytes | None]) -> Path:
 
 
 @pytest.fixture
-def preset(tmp_path: Path) -> Callable[[str], str]:
+def preset(tmp_path: Path) -> Callable[..., str]:
     """A preset like paper but for the section `score`."""
 
     def written(section: str, more: str = "") -> str:
@@ -90,7 +95,7 @@ def _written(output: Path, stage: str) -> dict[Path, int]:
 
 
 def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_nothing(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     output = tmp_path / "out"
     everything = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}"))
@@ -116,7 +121,7 @@ def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_
 
 
 def test_what_is_stored_is_the_similarity_of_what_is_stored(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
     table = pq.read_table(tmp_path / "out" / "work" / "score" / "data")
@@ -157,7 +162,7 @@ def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> d
 
 
 def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     output, asked = tmp_path / "out", preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
     result = filtering(source, output, stages=STAGES, score=model, preset=asked)
@@ -175,7 +180,7 @@ def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
 
 
 def test_decisions_do_not_depend_on_units(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     asked = preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
     one = filtering(source, tmp_path / "one", stages=STAGES, score=model, preset=asked)
@@ -188,7 +193,7 @@ def test_shards_end_as_one_run(
     filtering: Filtering,
     source: Path,
     model: ScoreSettings,
-    preset: Callable[[str], str],
+    preset: Callable[..., str],
 ) -> None:
     asked = preset(f"{{negatives: {NEGATIVES}}}")
     how = {"stages": STAGES, "score": model, "preset": asked, "unit_rows": 10}
@@ -205,7 +210,7 @@ def test_whatever_commits_are_lost_the_result_is_the_same(
     filtering: Filtering,
     source: Path,
     model: ScoreSettings,
-    preset: Callable[[str], str],
+    preset: Callable[..., str],
 ) -> None:
     how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.8, negatives: {NEGATIVES}}}")}
     tables = filtering(source, tmp_path / "out", **how, unit_rows=10).tables()
@@ -220,7 +225,7 @@ def test_whatever_commits_are_lost_the_result_is_the_same(
 
 
 def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     how = {"stages": STAGES, "score": model, "unit_rows": 15}
     filtering(source, tmp_path / "out", **how, preset=preset(f"{{negatives: {NEGATIVES}}}"))
@@ -236,7 +241,7 @@ def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
 
 
 def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
-    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
     images = _images(20)
@@ -252,7 +257,7 @@ def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
 
 
 def test_another_model_scores_anew_and_says_so(
-    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
     other = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4)
@@ -265,7 +270,7 @@ def test_another_model_scores_anew_and_says_so(
 
 
 def test_of_no_rows_a_share_is_none(
-    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[[str], str]
+    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
     source = _manifest(tmp_path / "a.parquet", [None] * 6)
     asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")
@@ -273,9 +278,27 @@ def test_of_no_rows_a_share_is_none(
     assert result.status == 0 and set(result.verdicts().values()) == {"not_scored", "caption_length"}
 
 
+def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    asked = preset("{negatives: {batch_size: 100, batches: 3}}")
+    filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
+    layout = Layout(tmp_path / "out")
+    (record,) = (read_json(path) for path in layout.commits("neg_clip_loss").glob("*.json"))
+    assert record["rows"] == 30 and record["comparing_seconds"] > 0
+
+    def seconds(rows: int) -> float:
+        (unit,) = measure(layout, load_plan(layout.plan), load_preset(asked), rows)
+        return unit.seconds["score"]
+
+    for rows, compared in ((30, 30), (90, 90), (10**6, 300)):
+        more = record["comparing_seconds"] * (compared / 30 - 1)
+        assert seconds(rows) - seconds(30) == pytest.approx(more, abs=1e-6)
+
+
 @pytest.mark.usefixtures("here")
 def test_a_preset_that_asks_for_scores_needs_a_model(
-    tmp_path: Path, source: Path, capfd: pytest.CaptureFixture[str], preset: Callable[[str], str]
+    tmp_path: Path, source: Path, capfd: pytest.CaptureFixture[str], preset: Callable[..., str]
 ) -> None:
     words = ["--dataset", "custom", "--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]
     asked = ["--preset", preset("{min: 0.3}")]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,10 +127,11 @@ def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: P
     images = [path.read_bytes() for path in _photos(6)]
     texts = [f"a photo of {n} dogs on a beach" for n in range(6)]
     order = [5, 2, 0, 3]
-    for encode, given in ((encoder.encode, images), (encoder.texts, texts)):
-        whole = encode(given)  # type: ignore[operator]
+    sides: list[tuple[Any, list[Any]]] = [(encoder.encode, images), (encoder.texts, texts)]
+    for encode, given in sides:
+        whole = encode(given)
         for some in (order, order[:1], [4, 4, 4, 4, 5]):
-            found = encode([given[n] for n in some])  # type: ignore[operator]
+            found = encode([given[n] for n in some])
             assert all(np.array_equal(one, whole[n]) for one, n in zip(found, some, strict=True))
     assert encoder.texts([]) == []
 
