@@ -115,7 +115,8 @@ def _content(path: Path) -> dict[str, Any]:
     """What a preset says, on top of what its `base` says; sections are put together key by key."""
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise BadValue("a preset must map sections (captions, columns, images, text_spotting, score, ...) to settings")
+        sections = "captions, columns, images, text_spotting, score, dedup"
+        raise BadValue(f"a preset must map sections ({sections}) to settings")
     if "base" not in content:
         return content
     base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
