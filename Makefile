@@ -5,7 +5,7 @@ DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume. Or hf://datasets/owner/name, see docs/howto/hub.md
 PRESET  ?= paper#           paper, balanced, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
-STAGES  ?=#                 comma-separated from captions,download,spotting,dedup,export (all that apply)
+STAGES  ?=#                 comma-separated from captions,download,spotting,score,dedup,export (all that apply)
 RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
@@ -39,7 +39,7 @@ STUDY   ?= full#            full (an hour and a half on two cores), quick (20 mi
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,language,train,teacher,bench,video,s3,hub,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,download,dedup,score,language,train,teacher,bench,video,s3,hub,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -72,7 +72,7 @@ TRAIN_BENCHES = losses train_step checkpoints loader
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
-FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)
+FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)
 TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)

@@ -56,6 +56,7 @@ EXTRAS = {
     "ocr-paddle": [*OCR, PADDLEOCR, "paddlepaddle"],  # PaddleOCR's own pipeline, SpotterSettings(engine="paddle")
     "filter": TEXT + OCR,
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
+    "score": ["torch", "open_clip_torch==3.3.0", "timm", "transformers"],  # how alike image and caption are
     "language": ["pycld2>=0.42"],  # languages of captions, where the manifest does not say them
     "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,

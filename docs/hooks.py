@@ -237,10 +237,12 @@ def tasks() -> Iterator[str]:
 def reasons() -> Iterator[str]:
     """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
     from filters.presets import load_preset
+    from filters.score import NegativesRule, ScoreRule
     from pipelines.stages.decisions import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
-    steps = cascade(load_preset("paper-dedup"))
+    score = ScoreRule(min=0.0, negatives=NegativesRule(min=0.0))
+    steps = cascade(dataclasses.replace(load_preset("paper-dedup"), score=score))
     yield from (f"| {step.stage} | `{step.reason}` | {_cell(step.explanation)} |" for step in steps)
     yield ""
 

@@ -27,6 +27,7 @@ from pipelines.driver.annotations import stage_names
 from pipelines.driver.conservation import NotConserved
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
+from pipelines.engine.devices import AUTO, PRECISIONS
 from pipelines.fetch import DownloadSettings
 from pipelines.hub.publisher import Publisher
 from pipelines.manifests import ManifestError, input_items
@@ -39,6 +40,8 @@ from pipelines.runners.portable import START_SECONDS
 from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.deduplication import DedupFailed
+from pipelines.stages.score.settings import ScoreSettings
+from pipelines.stages.score.stage import NAME
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import StorePath, store_path
 
@@ -139,6 +142,7 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")
+    _add_score(parser)
     _add_download(parser)
     return parser
 
@@ -192,6 +196,31 @@ def backend_of(
         check_workers(options.workers)
     backend.check(places)
     return backend
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("scores: how alike image and caption are, where a model is named")
+    group.add_argument(
+        "--score-model",
+        metavar="NAME",
+        help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); nothing is downloaded",
+    )
+    group.add_argument(
+        "--score-device",
+        default=AUTO,
+        metavar="DEVICE",
+        help="torch device of the model: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
+        "machine has one (default)",
+    )
+    group.add_argument(
+        "--score-precision",
+        choices=(AUTO, *PRECISIONS),
+        default=AUTO,
+        help="what the model computes in; auto: what OUTPUT has of it, or else bf16 where the device has it (default)",
+    )
+    group.add_argument(
+        "--score-batch", type=number(Positive), metavar="N", help="images at a time (default 32; 256 on a GPU)"
+    )
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:
@@ -292,6 +321,7 @@ def settings_of(
         licence=options.licence,
         preset=load_preset(options.preset),
         stages=_stages(options.stages),
+        score=_score(options),
         lean=options.lean,
         export=options.export,
         workers=options.workers or backend.default_workers(),
@@ -303,6 +333,19 @@ def settings_of(
         spotter=SpotterSettings(engine=options.ocr_engine),
         command=tuple(arguments),
         plugins=loaded_plugins(),
+    )
+
+
+def _score(options: argparse.Namespace) -> ScoreSettings | None:
+    if options.score_model is None:
+        if options.stages and NAME in _stages(options.stages):
+            raise WrongUse(f"STAGES names {NAME}, and no model is named; name one with --score-model")
+        return None
+    return ScoreSettings(
+        model=options.score_model,
+        device=options.score_device,
+        precision=options.score_precision,
+        batch_size=options.score_batch,
     )
 
 

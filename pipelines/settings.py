@@ -11,9 +11,10 @@ from pipelines.datasets import Dataset
 from pipelines.fetch import DownloadSettings
 from pipelines.hub.publisher import Publisher
 from pipelines.runners import Backend, Direct
+from pipelines.stages.score.settings import ScoreSettings
 from pipelines.store.storage import StorePath
 
-STAGES = ("captions", "download", "spotting", "dedup", "export")
+STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")
 """How survivors with images are exported."""
 
@@ -36,7 +37,7 @@ class RunSettings:
     """Of the results, for their card; None: unknown."""
     stages: tuple[str, ...] = STAGES
     """Which of `STAGES` are asked for; a filter whose stage is not asked for decides nothing. `download` applies only
-    to manifests with urls and no images."""
+    to manifests with urls and no images, `score` only where a model is named."""
     lean: bool = False
     """Captions without a word that may be a verb are not parsed: a preset that asks for an action rejects them anyway,
     and no more is known of them. Only for runs on captions alone."""
@@ -57,6 +58,8 @@ class RunSettings:
     """How images are fetched, where a manifest has urls and no images."""
     spotter: SpotterSettings = field(default_factory=SpotterSettings)
     """How images are read."""
+    score: ScoreSettings | None = None
+    """With what image and caption are scored; None: they are not."""
     command: tuple[str, ...] = ()
     """The command line, for the provenance."""
     plugins: tuple[str, ...] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from common.data_root import data_root
 from eval.data.annotations import Association, Choice, Pair, Question
 from eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
 from eval.data.files import read_folder, read_lines, read_manifest
@@ -42,7 +42,6 @@ __all__ = [
     "templates",
 ]
 
-DATA_VARIABLE = "DIHT_BENCH_DATA"
 REPOSITORY = "repository:"
 
 
@@ -51,12 +50,6 @@ class Listed(NamedTuple):
 
     texts: list[str]
     source: str
-
-
-def data_root(folder: Path | str | None = None) -> Path:
-    """Where evaluation data lies: `folder`, else $DIHT_BENCH_DATA, else `~/.cache/diht/bench`."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(folder or os.environ.get(DATA_VARIABLE) or Path(cache) / "diht" / "bench").expanduser()
 
 
 def read_task(task: Task, needs: Annotation, root: Path, memo: Memo) -> DataSet:

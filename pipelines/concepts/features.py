@@ -12,9 +12,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +24,7 @@ from apache_beam.utils.shared import Shared
 from pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
 from pipelines.concepts.shards import images_of
 from pipelines.concepts.teacher import LoadedTeacher, Teacher
+from pipelines.engine.ahead import prepared_ahead
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import UnreadableFile
@@ -35,7 +34,6 @@ from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath
 
 KEEP_S = 60.0  # at most so much of a unit is lost with its worker
-_AHEAD = 2  # batches that are decoded while the teacher is at one
 
 Keys = list[str]
 
@@ -124,17 +122,7 @@ class FeatureStage(Stage):
     def _ahead(self, batches: Batches) -> Iterator[tuple[Keys, list[Any]]]:
         """Keys and prepared images of each batch. On a processor there is nobody to decode meanwhile."""
         prepare = partial(prepared, teacher=self._loaded)
-        if self.device == "cpu":
-            yield from ((keys, list(map(prepare, contents))) for keys, contents in batches)
-            return
-        with ThreadPoolExecutor(self.threads) as pool:
-            waiting: deque[tuple[Keys, Iterator[Any]]] = deque()
-            for keys, contents in batches:
-                waiting.append((keys, pool.map(prepare, contents)))
-                if len(waiting) > _AHEAD:
-                    keys, images = waiting.popleft()
-                    yield keys, list(images)
-            yield from ((keys, list(images)) for keys, images in waiting)
+        return prepared_ahead(batches, prepare, 0 if self.device == "cpu" else self.threads)
 
 
 def feature_path(layout: Layout, unit: str) -> StorePath:

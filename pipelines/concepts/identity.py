@@ -15,8 +15,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from common.command_line import WrongUse
-from pipelines.concepts.devices import AUTO, computes_bf16
 from pipelines.concepts.teacher import Teacher
+from pipelines.engine.devices import AUTO, computes_bf16
 from pipelines.store.commit import publish_first, publish_json, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath

@@ -17,13 +17,13 @@ from typing import Any
 
 from common.command_line import WrongUse
 from filters.captions.parse import model_provenance
-from pipelines.concepts.devices import AUTO, check_device, device_here, gpus_of
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.identity import precision_of, seen, settle
 from pipelines.concepts.labels import LabelStage
 from pipelines.concepts.shards import shard_entries
 from pipelines.concepts.teacher import Teacher
 from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count, make_vocabulary, rows_counted
+from pipelines.engine.devices import AUTO, check_device, device_here, gpus_of
 from pipelines.engine.engine import Engine
 from pipelines.engine.sharing import Sharing, shard_name
 from pipelines.engine.stage import Stage

@@ -21,7 +21,7 @@ from common.command_line import WrongUse
 from common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
 from common.files import sha256_file
 from common.yaml_files import read_yaml
-from pipelines.concepts.devices import Claim, computes_bf16, gpus_of
+from pipelines.engine.devices import Claim, computes_bf16, gpus_of
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"

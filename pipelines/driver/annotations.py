@@ -12,9 +12,16 @@ from pipelines.stages.captions import CaptionAnnotation
 from pipelines.stages.columns import ColumnAnnotation
 from pipelines.stages.download import DownloadAnnotation
 from pipelines.stages.judge import Judge
+from pipelines.stages.score.annotation import ScoreAnnotation
 from pipelines.stages.spotting import SpottingAnnotation
 
-BUILT_IN: tuple[type[Annotator], ...] = (ColumnAnnotation, CaptionAnnotation, DownloadAnnotation, SpottingAnnotation)
+BUILT_IN: tuple[type[Annotator], ...] = (
+    ColumnAnnotation,
+    CaptionAnnotation,
+    DownloadAnnotation,
+    SpottingAnnotation,
+    ScoreAnnotation,
+)
 """The annotators that come along, in the order in which they run."""
 
 
@@ -35,9 +42,6 @@ class Annotations:
     def __init__(self, settings: RunSettings, work: Work):
         self._work = work
         self._annotators = [kind(settings, work) for kind in known_annotators()]
-        found = [one.judge() for one in self._annotators if one.runs]
-        self.judges: tuple[Judge, ...] = tuple(judge for judge in found if judge is not None)
-        """Of stages of the user's."""
 
     def make(self, units: Sequence[str]) -> None:
         """Make those of the units that are missing; what fails is set aside."""
@@ -50,6 +54,14 @@ class Annotations:
             return []
         found = {unit for one in self._annotators for unit in one.undone(units)}
         return [unit for unit in units if unit in found]
+
+    def judges(self) -> tuple[Judge, ...]:
+        """What decides by annotations that the cascade does not know, once all units are annotated."""
+        running = [one for one in self._annotators if one.runs]
+        sources = self.sources([unit.name for unit in self._work.units()])
+        for one in running:
+            one.conclude(sources)
+        return tuple(judge for one in running if (judge := one.judge()) is not None)
 
     def sources(self, units: Sequence[str]) -> dict[str, list[Any]]:
         """What the annotations of each unit depend on; it changes when they do."""

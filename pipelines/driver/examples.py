@@ -19,6 +19,8 @@ from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
 from pipelines.stages.downloads import images_of
 from pipelines.stages.image_records import image_records
+from pipelines.stages.judge import Judge, MeasuringJudge
+from pipelines.stages.verdicts import NotLookedAt
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 
@@ -36,6 +38,7 @@ def collect_examples(
     dataset: Dataset,
     preset: Preset,
     stages: Sequence[str],
+    judges: Sequence[Judge] = (),
 ) -> dict[str, list[dict[str, Any]]]:
     """Up to `EXAMPLES` rows of each reason with all evidence, from the first units that offer them."""
     wanted: dict[str, list[tuple[str, int]]] = {}
@@ -49,7 +52,7 @@ def collect_examples(
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
-        records = image_records(layout, name, plan.image_units(read["rows"]), stages)
+        records = image_records(layout, name, range(plan.image_units(read["rows"])), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
         mine = sorted(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
@@ -58,14 +61,27 @@ def collect_examples(
         groups = annotated_rows(layout, name, preset)
         rows = pa.concat_tables(group.filter(np.isin(np.asarray(group["ordinal"]), asked)) for group in groups)
         place_of = {ordinal: index for index, ordinal in enumerate(rows["ordinal"].to_pylist())}
+        measured = _measured(layout, name, rows, judges)
         images = _images(images_of(layout, name, spans[name], plan.image_rows, dataset, asked))
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
             verdict = judge_captions(one, preset, "captions" in stages)
             example = example_of(one, 0, preset, verdict, record_of.get(ordinal))
             example["image"] = images.get(ordinal)
+            example["measured"] = measured.get(ordinal, {})
             examples[reason].append(example)
     return {("dead_letter" if reason == DEAD else reason): rows for reason, rows in examples.items()}
+
+
+def _measured(layout: Layout, unit: str, rows: pa.Table, judges: Sequence[Judge]) -> dict[int, dict[str, float | None]]:
+    """By ordinal the numbers that judges go by, of rows that they have looked at."""
+    found: dict[int, dict[str, float | None]] = {}
+    for one in (one for one in judges if isinstance(one, MeasuringJudge)):
+        for ordinal in rows["ordinal"].to_pylist():
+            with contextlib.suppress(NotLookedAt):
+                mine = rows.filter(pa.array(np.asarray(rows["ordinal"]) == ordinal))
+                found.setdefault(ordinal, {}).update(one.measured(layout, unit, mine).to_pylist()[0])
+    return found
 
 
 def _images(images: Iterable[tuple[int, Any]]) -> dict[int, bytes]:

@@ -11,6 +11,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade
+from pipelines.stages.judge import Judge, conditions_of, steps_of
 from pipelines.stages.tally import DecideRecord
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
@@ -48,7 +49,7 @@ class FunnelStep(TypedDict):
 
 
 class ColumnHistogram(TypedDict):
-    """How to draw the values of a column of the manifest that the preset has a condition on."""
+    """How to draw the values of a column of the manifest, or scores, that the preset has a condition on."""
 
     labels: dict[str, str]
     """What the bins of its histogram are called, in order."""
@@ -88,7 +89,7 @@ class FunnelRecord(TypedDict):
 
 
 def summarise(
-    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, own: Sequence[Step] = ()
+    layout: Layout, units: Sequence[Unit], plan: Plan, settings: RunSettings, judges: Sequence[Judge] = ()
 ) -> FunnelRecord:
     """The funnel of the decisions; duplicates, units that are set aside and seconds are added when they are known.
 
@@ -97,7 +98,7 @@ def summarise(
         plan: what there was to do; rows of other units count as not decided, and so do those that stand behind the
             break of a unit that could not be read to its end, where the plan has counted them.
         settings: of the run.
-        own: steps of stages of the user's.
+        judges: what decides beside the cascade.
     """
     rejected: Counter[str] = Counter()
     dead: Counter[str] = Counter()
@@ -120,7 +121,7 @@ def summarise(
         lost.update(decided["lost"])
         for name, counts in decided["histograms"].items():
             histograms.setdefault(name, Counter()).update({int(k): n for k, n in counts.items()})
-    stages = list(settings.stages)
+    stages, known = list(settings.stages), cascade(settings.preset, steps_of(judges))
     not_decided = _not_decided(layout, plan, units)
     not_decided["rows"] += unread
     rows += not_decided["rows"]
@@ -129,7 +130,7 @@ def summarise(
         "preset": settings.preset.name,
         "stages": stages,
         "rows_in": rows,
-        "steps": _steps(cascade(settings.preset, own), settings.stages, rows, not_decided["rows"], lost, rejected),
+        "steps": _steps(known, settings.stages, rows, not_decided["rows"], lost, rejected),
         "rejected": {reason: n for reason, n in sorted(rejected.items())},
         "dead_letter": {
             "rows": sum(dead.values()),
@@ -143,7 +144,9 @@ def summarise(
         "histograms": {
             name: {str(k): n for k, n in sorted(counts.items())} for name, counts in sorted(histograms.items())
         },
-        "columns": {STORED + one.reason: _drawn(one, histograms) for one in settings.preset.columns},
+        "columns": {
+            STORED + one.reason: _drawn(one, histograms) for one in (*settings.preset.columns, *conditions_of(judges))
+        },
         "duplicates": {},
         "left": {},
         "set_aside": {},

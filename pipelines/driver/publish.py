@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
 from pipelines.report.card import CARD
 from pipelines.settings import RunSettings
+from pipelines.stages.judge import Judge
 from pipelines.store.commit import publish_bytes, publish_json, retract
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
@@ -38,6 +39,8 @@ class Results:
     """What each stage worked with, for the provenance."""
     seconds: dict[str, float]
     """How long each stage took in this run."""
+    judges: Sequence[Judge] = ()
+    """What decided beside the cascade."""
 
     def publish(self, funnel: FunnelRecord, decided: dict[str, str], began: float, say: Callable[[str], None]) -> None:
         """Write and show everything; where nothing has changed since an earlier run, only show.
@@ -65,6 +68,7 @@ class Results:
             settings.dataset,
             settings.preset,
             stages,
+            self.judges,
         )
         notes = all_notes(funnel)
         retract(path)

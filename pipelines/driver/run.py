@@ -30,7 +30,8 @@ from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from pipelines.stages.dedup.findings import Findings
 from pipelines.stages.downloads import STAGE
 from pipelines.stages.export import Export
-from pipelines.stages.judge import steps_of
+from pipelines.stages.judge import Judge
+from pipelines.stages.score.annotation import check_score, without_model
 from pipelines.stages.tar_indexes import check_export
 from pipelines.store.commit import RunFailed, publish_table, remove, remove_leftovers
 from pipelines.store.fingerprints import fingerprint_of
@@ -63,6 +64,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     check_lean(settings)
     if "dedup" in settings.stages:
         check_semantic(settings.preset.dedup)
+    check_score(settings)
     cores = settings.workers if settings.unit_rows is None else 1
     plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
@@ -140,7 +142,7 @@ class _Run:
                 "run without SHARD"
             )
             return False
-        decided, _ = self._decide()
+        decided, _, _ = self._decide()
         Export(self.settings, self.work).write_shards(decided)
         self.work.sharing = None
         if not sharing.take_alone():
@@ -149,28 +151,28 @@ class _Run:
         self.say(f"{sharing} is the last one, and finishes")
         return True
 
-    def _decide(self) -> tuple[dict[str, str], Findings]:
-        """Decide what is not. Returns for each unit what its decisions depend on, and the duplicates."""
-        settings, work, judges = self.settings, self.work, self.annotations.judges
+    def _decide(self) -> tuple[dict[str, str], Findings, tuple[Judge, ...]]:
+        """Decide what is not. Returns for each unit what its decisions depend on, the duplicates, and the judges."""
+        settings, work, judges = self.settings, self.work, self.annotations.judges()
         decisions = Decisions(settings, work, judges)
         survivors = decisions.survivors(self.annotations.sources([unit.name for unit in work.units()]))
         findings = Deduplication(settings, work, judges).find(survivors)
-        return decisions.make(survivors, findings), findings
+        return decisions.make(survivors, findings), findings, judges
 
     def _finish(self, began: float) -> FilterOutcome:
         remove_leftovers(self.layout.root)
         self.annotations.make(self._names)
-        decided, findings = self._decide()
+        decided, findings, judges = self._decide()
         settings, work = self.settings, self.work
         units = work.units()
-        funnel = summarise(self.layout, units, self.plan, settings, steps_of(self.annotations.judges))
+        funnel = summarise(self.layout, units, self.plan, settings, judges)
         funnel["duplicates"] = findings.counts
         check_conservation(self.layout, units, funnel)
         funnel["left"] = Export(settings, work).make(decided, findings.files)
         count_set_aside(funnel, work.set_aside)
         self._lock.check()
         self._write_dead_letters()
-        results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds)
+        results = Results(settings, self.layout, self.plan, units, work.models, work.engine.seconds, judges)
         results.publish(funnel, decided, began, self.say)
         self.work.find_changed()
         self._publish()
@@ -204,11 +206,13 @@ def _name(settings: RunSettings) -> str:
 
 
 def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
-    """The settings with the stages that apply: images are downloaded only where manifests have urls and none.
+    """The settings with the stages that apply: images are downloaded only where manifests have urls and none, and
+    scored where a model is named.
 
     Raises:
         WrongUse: the download applies, and what it needs is not installed.
     """
+    settings = without_model(settings)
     if STAGE not in settings.stages:
         return settings
     if not plan.downloadable():

@@ -35,9 +35,11 @@ class Work:
         self.sharing: Sharing | None = None
         """With whom units are shared; None: with nobody."""
 
-    def do(self, stage: Stage, todo: list[str], *, of: int, total: int | None = None) -> dict[str, dict[str, Any]]:
-        """Do the missing units of a stage (see `Engine.run`); what fails takes its unit out of all that follows."""
-        failed = self.run(stage, todo, of=of, total=total)
+    def do(
+        self, stage: Stage, todo: list[str], *, of: int, total: int | None = None, engine: Engine | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Do the missing units of a stage (see `run`); what fails takes its unit out of all that follows."""
+        failed = self.run(stage, todo, engine=engine, of=of, total=total)
         self.give_up(failed)
         return failed
 

@@ -11,11 +11,11 @@ from common.command_line import Parser, WrongUse, number, say
 from common.fields import Count, NotNegative, Positive, Share
 from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.concepts.cli import add_teacher_device
-from pipelines.concepts.devices import check_device
 from pipelines.concepts.run import ConceptSettings
 from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
+from pipelines.engine.devices import check_device
 from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
@@ -103,7 +103,7 @@ def _pilot(
     status = told(outcome)
     if outcome.funnel is None and settings.shard:
         return status  # another shard finishes, and makes the forecast
-    sample = measure(layout, plan, settings.preset)
+    sample = measure(layout, plan, settings.preset, whole_plan.rows)
     if not sample or outcome.funnel is None:
         raise RunFailed("no unit of the sample could be finished; there is nothing to forecast from")
     known = {unit.unit: unit.rows for unit in sample}

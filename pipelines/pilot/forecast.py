@@ -175,7 +175,7 @@ def _kept(result: Forecast, fetch: Estimate, assumed: Assumptions, looked_at: bo
 
 
 def _images(result: Forecast, sample: Sequence[Measured], whole: Whole, assumed: Assumptions, fetch: Estimate) -> None:
-    if not {"spotting", "download", "dedup"} & set(whole.stages):
+    if not {"spotting", "download", "score", "dedup"} & set(whole.stages):
         return
     result.images["read" if whole.images_at_hand else "fetched"] = ForecastLine(fetch, "measured")
     read = [unit for unit in sample if unit.images]
@@ -293,5 +293,5 @@ def _product(a: Estimate, b: Estimate) -> Estimate:
 
 
 def _order(stage: str) -> tuple[int, str]:
-    known = ("columns", "captions", "download", "spotting", "dedup", "decide", "export")
+    known = ("columns", "captions", "download", "spotting", "score", "dedup", "decide", "export")
     return (known.index(stage) if stage in known else len(known), stage)

@@ -13,6 +13,7 @@ from pipelines.pilot.forecast import DEAD, KEPT, Measured
 from pipelines.plan import Plan
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.decisions import stage_of
+from pipelines.stages.score.negatives import BATCHES
 from pipelines.stages.shards import ExportRecord
 from pipelines.stages.spotting import load_records
 from pipelines.stages.tally import DecideRecord
@@ -23,10 +24,10 @@ from pipelines.store.names import unit_of
 from pipelines.store.storage import StorePath, stamps
 
 
-def measure(layout: Layout, plan: Plan, preset: Preset) -> list[Measured]:
-    """The units of a finished run; units that were set aside are left out."""
+def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:
+    """The units of a finished run; units that were set aside are left out. `rows` are those of the whole data set."""
     shares = _shares_of_tars(layout, plan)
-    seconds = _seconds(layout, shares)
+    seconds = _seconds(layout, shares, _comparisons(layout, preset, rows))
     work, stages = _sizes_of_work(layout, shares), stage_of(preset)
     return [
         _unit(layout, plan, stages, unit.name, dict(seconds[unit.name]), work[unit.name])
@@ -45,7 +46,7 @@ def _unit(
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
     rejected = decided["rejected"].items()
     before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
-    records = load_records(layout, unit, plan.image_units(read["rows"]))
+    records = load_records(layout, unit, range(plan.image_units(read["rows"])))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
     shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]
@@ -86,7 +87,18 @@ def _shares_of_tars(layout: Layout, plan: Plan) -> dict[tuple[str, str], float]:
     return found
 
 
-def _seconds(layout: Layout, shares: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
+def _comparisons(layout: Layout, preset: Preset, rows: int) -> float:
+    """How many times as many rows each row is compared with for the corrected score as it was in the sample, which has
+    fewer."""
+    rule, drawn = preset.score.negatives, read_json(layout.commit(BATCHES, BATCHES))
+    if rule is None or drawn is None or not drawn["rows"]:
+        return 1.0
+    return max(1.0, min(rule.batch_size * rule.batches, rows) / drawn["rows"])
+
+
+def _seconds(
+    layout: Layout, shares: Mapping[tuple[str, str], float], comparisons: float
+) -> dict[str, dict[str, float]]:
     """Of each caption unit the core-seconds by stage. What is done of all units together, the comparison of keys, is
     under names of its own, and nothing beside the rest."""
     found: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
@@ -94,8 +106,9 @@ def _seconds(layout: Layout, shares: Mapping[tuple[str, str], float]) -> dict[st
         if folder.is_dir():
             for name in stamps(layout.commits(folder.name), ".json"):
                 record = read_json(layout.commit(folder.name, name))
+                more = record.get("comparing_seconds", 0.0) * (comparisons - 1)
                 share = shares.get((folder.name, name), 1.0)
-                found[unit_of(name)][record["stage"]] += record["seconds"] * share
+                found[unit_of(name)][record["stage"]] += (record["seconds"] + more) * share
     return found
 
 

@@ -111,6 +111,8 @@ class Example:
     overlap: int | None
     overlap_text: str
     overlap_span: tuple[int, int] | None
+    measured: tuple[tuple[str, float], ...]
+    """Scores by name."""
     message: str
 
 
@@ -228,6 +230,11 @@ def read_example(raw: Json) -> Example:
         overlap_span=(int(span[0]), int(span[1]))
         if len(span) == 2 and span[0] is not None and span[1] is not None
         else None,
+        measured=tuple(
+            (str(name), number)
+            for name, value in _map(raw, "measured").items()
+            if (number := _number(value)) is not None
+        ),
         message=_text(raw, "message"),
     )
 

@@ -173,6 +173,7 @@ def _facts(example: Example) -> str:
         facts.append(f"overlap <b>{example.overlap:,}</b> characters{text}")
     elif example.overlap == 0 and example.image:
         facts.append("overlap <b>0</b>")
+    facts += [f"{show(name)} <b>{value:.4f}</b>" for name, value in example.measured]
     if example.width and example.height:
         facts.append(f"image <b>{example.width:,} x {example.height:,}</b>")
     return f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>' if facts else ""

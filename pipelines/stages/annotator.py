@@ -7,9 +7,10 @@ those that come along.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
+from pipelines.engine.engine import Engine
 from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
@@ -56,6 +57,11 @@ class Annotator(ABC):
         """What the units will count, where that is known."""
         return None
 
+    @property
+    def engine(self) -> Engine:
+        """What does its units."""
+        return self.work.engine
+
     def finish(self, stage: Stage, todo: Sequence[str]) -> None:  # noqa: B027  # few have something to look at
         """Look at what all units say together."""
 
@@ -63,8 +69,12 @@ class Annotator(ABC):
         """What of a commit record decisions depend on."""
         return record["fingerprint"]
 
+    def conclude(self, sources: Mapping[str, Sequence[Any]]) -> None:  # noqa: B027  # few need others' rows
+        """Find what only all units together say, once all are annotated; `sources` says what the annotations of each
+        depend on."""
+
     def judge(self) -> Judge | None:
-        """Decides by what was annotated, where the cascade does not do so already."""
+        """Decides by what was annotated, where the cascade does not do so already; asked after `conclude`."""
         return None
 
     # ---- the same for all
@@ -83,7 +93,7 @@ class Annotator(ABC):
         known = [record for _, record in missing if record is not None]
         if todo and (said := self.announce(stage, todo, known, len(names))):
             self.work.say(f"{self.name}: {said}")
-        self.work.do(stage, todo, of=len(names), total=self.total(stage, todo) if todo else None)
+        self.work.do(stage, todo, engine=self.engine, of=len(names), total=self.total(stage, todo) if todo else None)
         if todo:
             self.finish(stage, todo)
 

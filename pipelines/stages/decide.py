@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from filters.columns import STORED
 from filters.presets import Preset
@@ -23,14 +22,14 @@ from pipelines.settings import RunSettings
 from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
 from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD as DEAD_REASON
-from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, stage_of
+from pipelines.stages.decisions import KEPT, NOT_READ, Reasons, stage_of
 from pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
 from pipelines.stages.image_records import image_records
-from pipelines.stages.judge import Judge, steps_of
+from pipelines.stages.judge import Judge, conditions_of, steps_of
 from pipelines.stages.output import output_rows, rejected_rows
 from pipelines.stages.shards import remove_shards
 from pipelines.stages.tally import Tally
-from pipelines.stages.verdicts import judge
+from pipelines.stages.verdicts import Verdict, judge
 from pipelines.store.commit import TableFile, publish_table, read_json, remove
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import KINDS, Layout
@@ -99,7 +98,7 @@ class DecideStage(Stage):
         span = self._plan.span(unit)
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
-        records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
+        records = image_records(self.layout, unit, range(self._plan.image_units(read_record["rows"])), self.stages)
         duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         tally, done = Tally(), 0
@@ -146,7 +145,7 @@ class DecideStage(Stage):
         tally: Tally,
     ) -> None:
         verdict = judge(rows, records, self.preset, self.stages, self.layout, unit, self.judges)
-        reasons, overlaps, found = verdict.reasons, verdict.overlaps, verdict.found
+        reasons, found = verdict.reasons, verdict.found
         copies = reject_duplicates(rows, reasons, duplicates, unit)
         table = output_rows(batch.table, rows, records, verdict, self._caption_column(span))
         kept, rejected, dead = parts
@@ -161,7 +160,7 @@ class DecideStage(Stage):
             dead_letters = _dead_letters(dead_rows, span.path, unit, "spotting", theirs["status"], theirs["message"])
             dead.write(dead_letters)
             tally.lose("spotting", dead_letters)
-        self._count(tally, rows, reasons, verdict.captions, overlaps)
+        self._count(tally, rows, reasons, verdict)
 
     def _caption_column(self, span: Span) -> str | None:
         """The column of a file that is the caption."""
@@ -169,16 +168,17 @@ class DecideStage(Stage):
             self._captions_of[span.path] = info_of(span, self.dataset).roles.caption
         return self._captions_of[span.path]
 
-    def _count(
-        self, tally: Tally, rows: pa.Table, reasons: Reasons, verdict: CaptionVerdict, overlaps: NDArray[np.int64]
-    ) -> None:
+    def _count(self, tally: Tally, rows: pa.Table, reasons: Reasons, verdict: Verdict) -> None:
         tally.rows.update(reasons.tolist())
-        if verdict.decisions is not None:
-            tally.histograms["complexity"].update(verdict.decisions.complexity[verdict.decisions.parsed].tolist())
-            tally.histograms["actions"].update(verdict.decisions.n_actions[verdict.asked].tolist())
+        captions, overlaps = verdict.captions, verdict.overlaps
+        if captions.decisions is not None:
+            tally.histograms["complexity"].update(captions.decisions.complexity[captions.decisions.parsed].tolist())
+            tally.histograms["actions"].update(captions.decisions.n_actions[captions.asked].tolist())
         for one in self.preset.columns:
             name = STORED + one.reason
             tally.histograms[name].update(one.places(rows[name]).tolist())
+        for one in conditions_of(self.judges):
+            tally.histograms[STORED + one.reason].update(one.places(verdict.measured[one.reason].drop_null()).tolist())
         tally.histograms["overlap"].update(overlaps[overlaps != NOT_READ].tolist())
         uids, ordinals = rows["uid"].to_pylist(), rows["ordinal"].to_pylist()
         for reason, uid, ordinal in zip(reasons.tolist(), uids, ordinals, strict=True):

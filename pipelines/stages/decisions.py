@@ -3,7 +3,7 @@ preset."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from filters.captions.annotate import SCHEMA
 from filters.captions.rules import CaptionDecisions, decide_captions
 from filters.columns import ColumnCondition
 from filters.presets import Preset
+from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
 from filters.spotting.overlap import overlap_lengths
 from pipelines.fetch.reasons import EXPLANATIONS
 
@@ -69,9 +70,28 @@ def cascade(preset: Preset, own: Sequence[Step] = ()) -> tuple[Step, ...]:
         *(Step("download", str(reason), text, rare=True) for reason, text in EXPLANATIONS.items()),
         Step("spotting", NOT_AT_HAND, absent),
         *(_step("spotting", one) for one in preset.image_filters),
+        *_score_steps(preset.score),
         *own,
         *(Step("dedup", reason, text) for rejects, reason, text in duplicates if rejects),
     )
+
+
+def _score_steps(rule: ScoreRule) -> Iterator[Step]:
+    if rule.thresholds:
+        absent = (
+            "There is no image for the row, or none that can be read, so there is nothing to compare with its caption."
+        )
+        yield Step("score", NOT_SCORED, absent, rare=True)
+    for reason, (least, keep) in rule.thresholds.items():
+        what = "below " + f"{least:g}" if least is not None else f"not among the highest {keep:.4g} of all"
+        yield Step("score", reason, f"{_SCORES[reason]}: {what}.")
+
+
+_SCORES = {
+    CLIP_SCORE: "Image and caption are not alike enough, by the similarity of a model's embeddings",
+    NEG_CLIP_LOSS: "Image and caption are not more alike than they are to those of other rows, by the score corrected "
+    "for these",
+}
 
 
 def _step(stage: str, known: Filter, always: bool = False) -> Step:

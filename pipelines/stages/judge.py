@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
+from filters.columns import ColumnCondition
 from pipelines.stages.decisions import Reasons, Step
 from pipelines.store.layout import Layout
 
@@ -28,4 +29,21 @@ class Judge(Protocol):
         """Changes with its thresholds."""
 
     def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
-        """For each of the rows (`ordinal`, `uid`, `caption`, ...) of a unit one of its reasons, or `KEPT`."""
+        """For each of some rows (`ordinal`, `uid`, `caption`, ...) of a unit one of its reasons, or `KEPT`."""
+
+
+@runtime_checkable
+class MeasuringJudge(Judge, Protocol):
+    """One that shows the numbers it went by: in columns of kept/ and rejected/, and in histograms of the report."""
+
+    @property
+    def conditions(self) -> Sequence[ColumnCondition]:
+        """What is asked of the numbers; the reason of each is the name of the column."""
+
+    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+        """The numbers of some rows of a unit, by the names of the columns; null where there is none."""
+
+
+def conditions_of(judges: Sequence[Judge]) -> list[ColumnCondition]:
+    """The conditions of those that measure."""
+    return [condition for one in judges if isinstance(one, MeasuringJudge) for condition in one.conditions]

@@ -33,7 +33,7 @@ def output_rows(
     """
     if caption_column == "caption" and pa.types.is_string(original["caption"].type):
         original = original.drop_columns("caption")
-    columns = making_way(original, (*OURS, "stage", "reason", *COPIES.names))
+    columns = making_way(original, (*OURS, *verdict.measured, "stage", "reason", *COPIES.names))
     n, decided = rows.num_rows, verdict.captions.decisions
     texts, pairs = pa.list_(pa.string()), pa.list_(PAIR)
     # Of captions that were asked about and not parsed it is known that they state no action.
@@ -47,6 +47,7 @@ def output_rows(
         "attributes": _where(known, decided.attributes.cast(pairs)) if decided else pa.nulls(n, pairs),
         "spotted": _spotted(records, verdict, n),
         "overlap": pa.array(verdict.overlaps, pa.int32(), mask=verdict.overlaps == NOT_READ),
+        **verdict.measured,
     }
     return pa.table(columns)
 

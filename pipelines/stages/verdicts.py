@@ -4,7 +4,7 @@ that must agree on it."""
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from filters.presets import Preset
 from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_images
-from pipelines.stages.judge import Judge
+from pipelines.stages.judge import Judge, MeasuringJudge
 from pipelines.store.layout import Layout
 
 
@@ -31,6 +31,8 @@ class Verdict:
     """Characters of the caption found in the image; `NOT_READ` where it was not asked for."""
     found: NDArray[np.int64] | None
     """The place of each row's spotting record, -1 where its cascade ended before; None where spotting is not asked."""
+    measured: dict[str, pa.Array] = field(default_factory=dict)
+    """What judges went by, by the name of its column; null where a row's cascade ended before."""
 
 
 def judge(
@@ -58,8 +60,14 @@ def judge(
     """
     verdict = judge_by_filters(rows, records, preset, stages, unit)
     for one in judges:
-        alive = verdict.reasons == KEPT
-        verdict.reasons[alive] = one.reasons(layout, unit, rows)[alive]
+        alive = np.flatnonzero(verdict.reasons == KEPT)
+        mine = rows.take(pa.array(alive))
+        verdict.reasons[alive] = one.reasons(layout, unit, mine)
+        if isinstance(one, MeasuringJudge):
+            places = np.full(rows.num_rows, -1, np.int64)
+            places[alive] = np.arange(len(alive))
+            found = one.measured(layout, unit, mine).take(pa.array(places, mask=places < 0))
+            verdict.measured.update(zip(found.column_names, (column.combine_chunks() for column in found), strict=True))
     return verdict
 
 

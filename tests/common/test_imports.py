@@ -9,9 +9,11 @@ from tests.imports import packages
 
 ROOT = Path(__file__).resolve().parents[2] / "common"
 LITTLE = {"common", "yaml", "jinja2", "markupsafe", "PIL", "numpy", "tqdm"}
+MORE = {"ranks.py": {"torch"}, "reference_encoder.py": {"torch", "timm", "transformers", "open_clip"}}
+"""Files that nobody imports who does without these."""
 
 
 def test_it_needs_nothing_of_the_project_and_little_else() -> None:
     for path in ROOT.rglob("*.py"):
-        allowed = LITTLE | {"torch"} if path == ROOT / "ranks.py" else LITTLE
+        allowed = LITTLE | MORE.get(path.name, set())
         assert packages(path) - sys.stdlib_module_names <= allowed, path

@@ -7,7 +7,6 @@ all of them, it fails: a run in which nothing was tested must not look like one 
 from __future__ import annotations
 
 import importlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,8 +32,8 @@ def not_at_hand(what: Exception) -> NoReturn:
     pytest.skip(str(what))
 
 
-torch = needed("torch")
-open_clip = needed("open_clip")
+needed("torch")
+needed("open_clip")
 
 from PIL import Image  # noqa: E402
 
@@ -44,33 +43,9 @@ from eval.fetch.writing import jpeg, write_webdataset  # noqa: E402
 from eval.models import load_model  # noqa: E402
 from eval.models.model import Model  # noqa: E402
 from eval.tasks import Source, Task  # noqa: E402
+from tests.tiny_clip import write_tiny  # noqa: E402
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 220)}
-
-
-def write_tiny(folder: Path, seed: int = 0) -> Path:
-    """A folder that open_clip and `make bench` load, with random weights."""
-    torch.manual_seed(seed)
-    model = open_clip.CLIP(TINY["embed_dim"], TINY["vision_cfg"], TINY["text_cfg"])
-    folder.mkdir(parents=True)
-    preprocess = {
-        "mean": [0.5] * 3,
-        "std": [0.5] * 3,
-        "size": 32,
-        "interpolation": "bicubic",
-        "resize_mode": "shortest",
-        "mode": "RGB",
-        "fill_color": 0,
-    }
-    config = {"model_cfg": TINY, "preprocess_cfg": preprocess}
-    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
 
 
 @pytest.fixture(scope="session")

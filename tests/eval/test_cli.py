@@ -14,7 +14,8 @@ import pytest
 from eval import cli, compare
 from eval.fetch.writing import jpeg, questions_member, write_webdataset
 from eval.fewshot import METHODS
-from tests.eval.conftest import COLOURS, image, write_tiny
+from tests.eval.conftest import COLOURS, image
+from tests.tiny_clip import write_tiny
 
 SUITE = """
 name: mine

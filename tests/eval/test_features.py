@@ -19,8 +19,9 @@ from eval.errors import DataBroken, ModelError
 from eval.features import FeatureCache
 from eval.fetch.writing import jpeg, write_webdataset
 from eval.models import load_model
-from tests.eval.conftest import image, write_tiny
+from tests.eval.conftest import image
 from tests.forks import Forks
+from tests.tiny_clip import write_tiny
 
 
 class Counted:

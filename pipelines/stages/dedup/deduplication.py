@@ -17,7 +17,6 @@ from pipelines.engine.stage import Stage
 from pipelines.engine.work import Work
 from pipelines.settings import RunSettings
 from pipelines.stages.dedup.clusters import faiss
-from pipelines.stages.dedup.encoders import find_encoder
 from pipelines.stages.dedup.exact import ranges_of
 from pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
 from pipelines.stages.dedup.findings import (
@@ -38,11 +37,13 @@ from pipelines.stages.dedup.semantic_stages import (
     EmbeddingStage,
     GroupStage,
     MemberStage,
+    Stored,
 )
 from pipelines.stages.downloads import images_at_hand
+from pipelines.stages.encoders import find_encoder
 from pipelines.stages.judge import Judge
+from pipelines.stages.score.stage import IMAGES, NAME
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.names import unit_of
 
 VERSION = 2  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20
@@ -145,27 +146,31 @@ class Deduplication:
         rule, names = self.rule, self._work.alive(survivors)
         encoder = self._models["encoder"] = find_encoder(rule.encoder).identity()
         competing = {unit: fingerprint_of(VERSION, self._rejecting, survivors[unit]) for unit in names}
-        embedding = fingerprint_of(encoder)
-        parents = self._embed(names, embedding, competing)
+        scored = self._work.models.get(NAME, {})
+        if scored.get("encoder") == encoder and NAME in self.settings.stages:  # whose stage has embedded them already
+            stored, embedding = Stored(NAME, IMAGES), scored["fingerprint"]
+        else:
+            stored, embedding = Stored(), fingerprint_of(encoder)
+            self._embed(names, embedding, competing)
         names = self._work.alive(survivors)
-        rows = sum(parents[unit] for unit in names)
+        rows = self._embedded(stored, names)
         everything = fingerprint_of(embedding, asdict(rule), [competing[unit] for unit in names])
         skip = frozenset(self._work.set_aside)
-        trainer = CentroidStage(self.layout, self._found, rule, skip, rows, everything)
+        trainer = CentroidStage(self.layout, self._found, stored, rule, skip, rows, everything)
         self._units(trainer, self._undone(CENTROIDS, [CENTROIDS], {CENTROIDS: everything}), fatal=True)
         ((_, record),) = self._work.records(CENTROIDS, [CENTROIDS])
         clusters, dimension = max(1, record["clusters"]), record["dimension"]
         groups = groups_of(rows, clusters, dimension, MEMORY)
         everything = fingerprint_of(everything, groups)
-        members = MemberStage(self.layout, self._found, groups, everything)
+        members = MemberStage(self.layout, self._found, stored, groups, everything)
         self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
         finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
         self._files(finder, groups, everything)
         self._conclude(SEMANTIC, groups, everything, compared=self._sum(members.name, names), rejects=True)
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
-    def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> dict[str, int]:
-        """Embed what is not; how many images of each unit were looked at."""
+    def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> None:
+        """Embed what is not."""
         settings = self.settings
         image_units = self._work.image_units(names)
         covers = Fingerprints.published(self.layout, EMBEDDINGS, competing)
@@ -173,11 +178,11 @@ class Deduplication:
         found = self._work.done(EMBEDDINGS, image_units)
         todo = [image_unit for image_unit, record in found if not stage.is_complete(image_unit, record)]
         self._units(stage, todo, of=len(image_units))
-        parents = dict.fromkeys(names, 0)
-        for image_unit, record in self._work.records(EMBEDDINGS, image_units):
-            if record is not None:
-                parents[unit_of(image_unit)] += record["images"] - record["bad"]
-        return parents
+
+    def _embedded(self, stored: Stored, names: list[str]) -> int:
+        """How many images of units have an embedding."""
+        records = self._work.records(stored.stage, self._work.image_units(names))
+        return sum(record["images"] - record["bad"] for _, record in records if record is not None)
 
     # ---- what all share
 

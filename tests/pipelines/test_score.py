@@ -1,0 +1,315 @@
+"""Whole runs with scores: what is rejected, that it depends on the rows alone, and that nothing is encoded twice."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+for module in ("torch", "open_clip"):
+    pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
+
+from filters.presets import load_preset  # noqa: E402
+from pipelines import cli  # noqa: E402
+from pipelines.pilot.measure import measure  # noqa: E402
+from pipelines.plan import load_plan  # noqa: E402
+from pipelines.stages.score.settings import ScoreSettings  # noqa: E402
+from pipelines.store.commit import read_json  # noqa: E402
+from pipelines.store.layout import Layout  # noqa: E402
+from tests.tiny_clip import write_tiny  # noqa: E402
+
+Filtering = Callable[..., Any]
+STAGES = ("score", "dedup", "export")
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
+SIZE, BATCHES = 6, 2
+NEGATIVES = f"{{batch_size: {SIZE}, batches: {BATCHES}, temperature: 0.02, keep: 0.6}}"
+GOOD, LONG = "A brown dog runs on the beach {}", "{} " + "words " * 20
+FEWER, MORE = "captions: {max_chars: 60}", "captions: {max_chars: 500}"
+ROWS = 40
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ScoreSettings:
+    folder = write_tiny(tmp_path_factory.mktemp("clip") / "tiny")
+    return ScoreSettings(model=f"local-dir:{folder}", device="cpu", precision="fp32", batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of the sample with captions, every fifth of them a long one; one is no image, and one absent."""
+    return _manifest(tmp_path_factory.mktemp("in") / "a.parquet", _images(ROWS))
+
+
+def _images(count: int) -> list[bytes | None]:
+    images: list[bytes | None] = []
+    for path in [path for path in sorted(SAMPLE.glob("0*.jpg"))][:count]:
+        content = io.BytesIO()
+        Image.open(path).convert("RGB").resize((48, 48)).save(content, "PNG")
+        images.append(content.getvalue())
+    images[7], images[8] = b"<html>", None
+    return images
+
+
+def _manifest(path: Path, images: list[bytes | None]) -> Path:
+    captions = [(GOOD if n % 5 else LONG).format(n) for n in range(len(images))]
+    table = pa.table(
+        {
+            "n": range(len(images)),
+            "url": [f"https://example.org/{n}" for n in range(len(images))],
+            "caption": captions,
+            "image": pa.array(images, pa.binary()),
+        }
+    )
+    pq.write_table(table, path, row_group_size=5)
+    return path
+
+
+@pytest.fixture
+def preset(tmp_path: Path) -> Callable[..., str]:
+    """A preset like paper but for the section `score`."""
+
+    def written(section: str, more: str = "") -> str:
+        path = tmp_path / "mine.yaml"
+        path.write_text(f"base: paper\nscore: {section}\n{more or FEWER}\n", encoding="utf-8")
+        return str(path)
+
+    return written
+
+
+def _scores(result: Any, column: str = "clip_score") -> dict[int, float]:
+    rows = [row for kind in ("kept", "rejected") for row in result.rows(kind)]
+    return {row["n"]: row[column] for row in rows if row[column] is not None}
+
+
+def _written(output: Path, stage: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted((output / "work" / stage / "data").iterdir())}
+
+
+def test_a_threshold_rejects_with_the_score_as_evidence_and_another_one_encodes_nothing(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    output = tmp_path / "out"
+    everything = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset("{}"))
+    scores = _scores(everything)
+    assert set(scores) == {n for n in range(ROWS) if n % 5 and n not in (7, 8)}  # who has a caption and an image
+    assert {row["n"] for row in everything.rows("kept")} >= {7, 8}  # where nothing is asked, nobody has to have a score
+    stored = _written(output, "score")
+    middle = float(np.float32(np.median(list(scores.values()))))
+    result = filtering(source, output, stages=STAGES, score=model, unit_rows=15, preset=preset(f"{{min: {middle}}}"))
+    assert any("without a new parse or OCR" in line for line in result.said)
+    verdicts = result.verdicts()
+    for n, score in scores.items():
+        assert verdicts[n] == ("kept" if score >= middle else "clip_score"), n
+    assert [verdicts[n] for n in (7, 8)] == ["not_scored"] * 2 and verdicts[5] == "caption_length"
+    steps = {step["reason"]: step["rejected"] for step in result.funnel["steps"] if step["stage"] == "score"}
+    assert steps == {"not_scored": 2, "clip_score": sum(score < middle for score in scores.values())}
+    assert result.funnel["columns"]["column:clip_score"]["thresholds"] == [0]
+    report = (output / "report.html").read_text(encoding="utf-8")
+    assert "clip_score</bdi></h3>" in report and "clip_score</bdi> <b>" in report
+    assert _written(output, "score") == stored, "nothing was encoded again"
+    off = filtering(source, output, stages=("dedup",), unit_rows=15, preset=preset(f"{{min: {middle}}}"))
+    assert "clip_score" not in off.rows("kept")[0], "without the stage nothing is decided by it"
+
+
+def test_what_is_stored_is_the_similarity_of_what_is_stored(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
+    table = pq.read_table(tmp_path / "out" / "work" / "score" / "data")
+    assert table.schema.field("image_embedding").type == pa.list_(pa.float16(), 32)
+    uids = {row["uid"]: row for kind in ("kept", "rejected") for row in result.rows(kind)}
+    for row in table.to_pylist():
+        mine = uids[row["uid"]]
+        if row["status"] != "ok":
+            assert mine["n"] in (7, 8) and mine["clip_score"] is None
+            continue
+        image, text = (np.array(row[f"{what}_embedding"], np.float64) for what in ("image", "text"))
+        assert row["clip_score"] == mine["clip_score"] == np.float32(image @ text)
+        assert np.linalg.norm(image) == pytest.approx(1, abs=1e-3)
+
+
+def _textbook(output: Path, scores: dict[int, float], rows: dict[str, int]) -> dict[int, float]:
+    """The corrected score in double precision, of the batches that the run has drawn."""
+    table = pq.read_table(output / "work" / "score" / "data").to_pylist()
+    vectors = {
+        rows[row["uid"]]: [np.array(row[f"{what}_embedding"], np.float64) for what in ("image", "text")]
+        for row in table
+        if row["status"] == "ok"
+    }
+    order = {tuple(np.concatenate(pair)): n for n, pair in vectors.items()}
+    chosen = pq.read_table(output / "work" / "score_batches" / "data").to_pylist()
+    members = [order[(*row["image_embedding"], *row["text_embedding"])] for row in chosen]
+    assert len(members) == len(set(members)) == SIZE * BATCHES
+    t, found = 0.02, {}
+    for n in scores:
+        total = 0.0
+        for first in range(0, len(members), SIZE):
+            batch = members[first : first + SIZE]
+            batch = batch if n in batch else [n, *batch[:-1]]
+            for one, other in ((0, 1), (1, 0)):
+                total += np.log(np.mean([np.exp(vectors[n][one] @ vectors[j][other] / t) for j in batch]))
+        found[n] = scores[n] - t / 2 * total / BATCHES
+    return found
+
+
+def test_the_corrected_score_equals_the_textbook_and_a_share_keeps_the_highest(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    output, asked = tmp_path / "out", preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
+    result = filtering(source, output, stages=STAGES, score=model, preset=asked)
+    scores, corrected = _scores(result), _scores(result, "neg_clip_loss")
+    rows = {row["uid"]: row["n"] for kind in ("kept", "rejected") for row in result.rows(kind)}
+    expected = _textbook(output, scores, rows)
+    assert corrected.keys() == scores.keys()
+    assert [corrected[n] for n in sorted(scores)] == pytest.approx([expected[n] for n in sorted(scores)], abs=1e-6)
+    enough = sorted(scores, key=lambda n: -scores[n])[: int(np.ceil(0.7 * len(scores)))]
+    best = sorted(scores, key=lambda n: -corrected[n])[: int(np.ceil(0.6 * len(scores)))]
+    assert {row["n"] for row in result.rows("kept")} == set(enough) & set(best)
+    verdicts = result.verdicts()
+    assert {n for n in scores if verdicts[n] == "clip_score"} == set(scores) - set(enough)
+    assert {n for n in scores if verdicts[n] == "neg_clip_loss"} == set(enough) - set(best)
+
+
+def test_decisions_do_not_depend_on_units(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    asked = preset(f"{{keep: 0.7, negatives: {NEGATIVES}}}")
+    one = filtering(source, tmp_path / "one", stages=STAGES, score=model, preset=asked)
+    other = filtering(source, tmp_path / "other", stages=STAGES, score=model, preset=asked, unit_rows=7)
+    assert one.tables() == other.tables(), "scores too, to the last bit"
+
+
+def test_shards_end_as_one_run(
+    tmp_path: Path,
+    filtering: Filtering,
+    source: Path,
+    model: ScoreSettings,
+    preset: Callable[..., str],
+) -> None:
+    asked = preset(f"{{negatives: {NEGATIVES}}}")
+    how = {"stages": STAGES, "score": model, "preset": asked, "unit_rows": 10}
+    one = filtering(source, tmp_path / "one", **how)
+    assert filtering(source, tmp_path / "shards", **how, shard=(0, 2)).outcome.funnel is None
+    last = filtering(source, tmp_path / "shards", **how, shard=(1, 2))
+    assert last.tables() == one.tables()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_commits_are_lost_the_result_is_the_same(
+    seed: int,
+    tmp_path: Path,
+    filtering: Filtering,
+    source: Path,
+    model: ScoreSettings,
+    preset: Callable[..., str],
+) -> None:
+    how = {"stages": STAGES, "score": model, "preset": preset(f"{{keep: 0.8, negatives: {NEGATIVES}}}")}
+    tables = filtering(source, tmp_path / "out", **how, unit_rows=10).tables()
+    dice = random.Random(seed)
+    for record in sorted((tmp_path / "out" / "work").glob("*/commits/*.json")):
+        passes = ("score", "score_rows", "score_batches", "neg_clip_loss", "score_thresholds")
+        if record.parts[-3] in passes and dice.random() < 0.4:
+            record.unlink()
+    again = filtering(source, tmp_path / "out", **how, unit_rows=10)
+    assert again.tables() == tables
+    assert "nothing is left to do" in filtering(source, tmp_path / "out", **how, unit_rows=10).said[0]
+
+
+def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    how = {"stages": STAGES, "score": model, "unit_rows": 15}
+    filtering(source, tmp_path / "out", **how, preset=preset(f"{{negatives: {NEGATIVES}}}"))
+    stored = _written(tmp_path / "out", "score")
+    lenient = preset(f"{{negatives: {NEGATIVES}}}", MORE)
+    more = filtering(source, tmp_path / "out", **how, preset=lenient)
+    after = _written(tmp_path / "out", "score")
+    assert stored.items() < after.items(), "what was encoded stays"
+    assert len(_scores(more)) == ROWS - 2
+    assert any("lets rows through that no run has scored" in line for line in more.said)
+    fresh = filtering(source, tmp_path / "fresh", **how, preset=lenient)
+    assert fresh.tables() == more.tables()
+
+
+def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
+    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
+    images = _images(20)
+    images[16] = images[11]
+    source = _manifest(tmp_path / "a.parquet", images)
+    dedup = FEWER + f"\ndedup: {{semantic: true, encoder: '{model.model}', eps: 0.000001}}"
+    one = filtering(source, tmp_path / "one", stages=("dedup",), preset=preset("{}", dedup))
+    other = filtering(source, tmp_path / "other", stages=STAGES, score=model, preset=preset("{}", dedup))
+    assert one.verdicts()[16] == "duplicate_semantic"
+    assert other.verdicts() == one.verdicts()
+    assert (tmp_path / "one" / "work" / "embeddings").exists()
+    assert not (tmp_path / "other" / "work" / "embeddings").exists(), "no image is encoded twice"
+
+
+def test_another_model_scores_anew_and_says_so(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=preset("{}"))
+    other = ScoreSettings(model=f"local-dir:{write_tiny(tmp_path / 'other', seed=1)}", device="cpu", batch_size=4)
+    again = filtering(source, tmp_path / "out", stages=STAGES, score=other, preset=preset("{}"))
+    assert any("were scored by another model" in line for line in again.said)
+    fresh = filtering(source, tmp_path / "fresh", stages=STAGES, score=other, preset=preset("{}"))
+    assert fresh.tables() == again.tables()
+    known = json.loads((tmp_path / "out" / "run.json").read_text())["models"]["score"]
+    assert known["model"] == other.model and known["precision"] in ("fp32", "bf16")
+
+
+def test_of_no_rows_a_share_is_none(
+    tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    source = _manifest(tmp_path / "a.parquet", [None] * 6)
+    asked = preset(f"{{keep: 0.5, negatives: {NEGATIVES}}}")
+    result = filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
+    assert result.status == 0 and set(result.verdicts().values()) == {"not_scored", "caption_length"}
+
+
+def test_the_pilot_counts_as_many_comparisons_as_the_whole_takes(
+    tmp_path: Path, filtering: Filtering, source: Path, model: ScoreSettings, preset: Callable[..., str]
+) -> None:
+    asked = preset("{negatives: {batch_size: 100, batches: 3}}")
+    filtering(source, tmp_path / "out", stages=STAGES, score=model, preset=asked)
+    layout = Layout(tmp_path / "out")
+    (record,) = (read_json(path) for path in layout.commits("neg_clip_loss").glob("*.json"))
+    assert record["rows"] == 30 and record["comparing_seconds"] > 0
+
+    def seconds(rows: int) -> float:
+        (unit,) = measure(layout, load_plan(layout.plan), load_preset(asked), rows)
+        return unit.seconds["score"]
+
+    for rows, compared in ((30, 30), (90, 90), (10**6, 300)):
+        more = record["comparing_seconds"] * (compared / 30 - 1)
+        assert seconds(rows) - seconds(30) == pytest.approx(more, abs=1e-6)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_preset_that_asks_for_scores_needs_a_model(
+    tmp_path: Path, source: Path, capfd: pytest.CaptureFixture[str], preset: Callable[..., str]
+) -> None:
+    words = ["--dataset", "custom", "--input", str(source), "--output", str(tmp_path / "out"), "--workers", "1"]
+    asked = ["--preset", preset("{min: 0.3}")]
+    for more, message in (
+        (asked, "name one with --score-model"),
+        (["--stages", "score"], "STAGES names score, and no model is named"),
+        ([*asked, "--score-model", "timm:resnet50:x"], "unknown score model 'timm:resnet50:x'; choose reference"),
+        ([*asked, "--score-model", "open_clip:ViT-B-32:/no/such.pt"], "nothing is downloaded"),
+    ):
+        assert cli.main([*words, *more]) == 2
+        errors = capfd.readouterr().err
+        assert message in errors and errors.count("\n") == 1, errors
+        assert not (tmp_path / "out").exists()
+    assert cli.main([*words, *asked, "--stages", "dedup"]) == 0
