@@ -167,7 +167,8 @@ class Captions:
         to_head, head, roles, preposition, then, subject, tie = _unzipped(syntax, 7)
         then_acts, then_page = _unzipped(_at(self._nouns, then), 2)
         acts, page = _unzipped(_at(self._nouns, subject), 2)
-        actor, name, separator, last_separator = _unzipped(_at(self._landmarks(), captions), 4)
+        landmarks = {caption: self._landmarks(caption) for caption in dict.fromkeys(captions)}
+        actor, name, separator, last_separator = _unzipped([landmarks[caption] for caption in captions], 4)
         groups: list[Group] = [
             (say.verb, visible, shop, other_word, tag),
             (say.word, word, lemma, form),
@@ -232,19 +233,17 @@ class Captions:
                 return place, "near"
         return _NOWHERE, None
 
-    def _landmarks(self) -> list[tuple[int, int, int, int]]:
-        """Of each caption the places of the first word that can act, the first name of a person, the first separator
-        and the last: of a first one behind all captions where there is none, of the last one before."""
-        behind, found = len(self._tags), []
-        for start, stop, has_name in zip(self._starts, self._stops, self._has_name, strict=True):
-            places, lower = range(start, stop), self._lower[start:stop]
-            actor = next((place for place in places if self._nouns[place][0] == ACTOR), behind)
-            name = next((place for place in places if self._is_name(place)), behind) if has_name else behind
-            separators = [-1]
-            if not _SEPARATORS.isdisjoint(lower):
-                separators = [place for place, word in enumerate(lower, start) if word in _SEPARATORS]
-            found.append((actor, name, separators[0] if separators[0] > 0 else behind, separators[-1]))
-        return found
+    def _landmarks(self, caption: int) -> tuple[int, int, int, int]:
+        """The places of the first word of a caption that can act, the first name of a person, the first separator and
+        the last: of a first one behind the caption where there is none, of the last one before it."""
+        start, stop = self._starts[caption], self._stops[caption]
+        places, lower = range(start, stop), self._lower[start:stop]
+        names = filter(self._is_name, places if self._has_name[caption] else ())
+        separators = [stop, -1]
+        if not _SEPARATORS.isdisjoint(lower):
+            separators = [place for place in places if self._lower[place] in _SEPARATORS]
+        actor = next((place for place in places if self._nouns[place][0] == ACTOR), stop)
+        return actor, next(names, stop), separators[0], separators[-1]
 
     def _is_name(self, at: int) -> bool:
         return self._words[at][0].isupper() and self._words[at].lower() in first_names()
