@@ -29,7 +29,7 @@ import pyarrow as pa
 import spacy
 
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
-from filters.captions.annotate import SCHEMA, CaptionAnnotator, row_of
+from filters.captions.annotate import CaptionAnnotator, table_of
 from filters.captions.graph import build_graph
 from filters.captions.normalise import normalise
 from filters.captions.parse import CaptionParser, Parse, find_model, load_model, parse_with_spacy
@@ -45,12 +45,7 @@ Side = Callable[[Sequence[str], Sequence[str]], object]
 
 def annotated(captions: Sequence[str], parses: Sequence[Parse]) -> pa.Table:
     """Annotations from given parses of the normalised captions."""
-    verifier = load_verifier()
-    rows = []
-    for caption, parse in zip(captions, parses, strict=True):
-        graph = build_graph(parse)
-        rows.append(row_of(graph, verifier.score(graph, caption)))
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return table_of(captions, [parse.text for parse in parses], list(map(build_graph, parses)), load_verifier())
 
 
 def blas_kernels() -> str:

@@ -28,14 +28,8 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
 from filters.captions import verifier
 from filters.captions.encoder import Floats
-from filters.captions.features import (
-    CaptionContext,
-    Features,
-    action_parts,
-    attribute_parts,
-    merged,
-    relation_parts,
-)
+from filters.captions.feature_names import Features
+from filters.captions.features import Captions
 from filters.captions.graph import Action, CaptionGraph, build_graph
 from filters.captions.normalise import normalise
 from filters.captions.parse import CaptionParser
@@ -89,13 +83,13 @@ class _Example(NamedTuple):
 
 
 def _action_examples(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], weight: float) -> Iterator[_Example]:
-    for entry, graph in zip(labelled, graphs, strict=True):
-        context = CaptionContext(graph, entry.caption)
-        verbs = {_letters(verb) for verb in entry.verbs | entry.generous}
-        for action in graph.actions:
-            features = merged(context.parts) | merged(action_parts(context, action))
-            vector = graph.parse.vectors[action.token]
-            yield _Example(action, features, vector, _letters(action.verb) in verbs, weight)
+    captions = Captions(graphs, [entry.caption for entry in labelled])
+    columns, actions = captions.actions, (action for graph in graphs for action in graph.actions)
+    for place, (caption, action) in enumerate(zip(columns.captions, actions, strict=True)):
+        entry = labelled[caption]
+        features = captions.facts.features(caption) | columns.features(place)
+        is_stated = _letters(action.verb) in {_letters(verb) for verb in entry.verbs | entry.generous}
+        yield _Example(action, features, graphs[caption].parse.vectors[action.token], is_stated, weight)
 
 
 def _letters(verb: str) -> str:
@@ -103,14 +97,15 @@ def _letters(verb: str) -> str:
 
 
 def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> dict[str, Any]:
-    rows: list[Features] = []
-    owner: list[int] = []
-    for place, (entry, graph) in enumerate(zip(labelled, graphs, strict=True)):
-        context = CaptionContext(graph, entry.caption)
-        found = [attribute_parts(context, attribute) for attribute in graph.attributes]
-        found += [relation_parts(context, relation) for relation in graph.relations]
-        rows += [merged(context.parts) | merged(parts) for parts in found]
-        owner += [place] * len(found)
+    captions = Captions(graphs, [entry.caption for entry in labelled])
+    details = [
+        (caption, place, columns)
+        for columns in (captions.attributes, captions.relations)
+        for place, caption in enumerate(columns.captions)
+    ]
+    details.sort(key=lambda detail: detail[0])  # of a caption its attributes, then its relations
+    rows = [captions.facts.features(caption) | columns.features(place) for caption, place, columns in details]
+    owner = [caption for caption, *_ in details]
     is_complex = np.array([labelled[place].complex for place in owner])
     positive = is_complex.copy()
     table = _fit(rows, positive, np.ones(len(rows)), STRENGTH["details"])

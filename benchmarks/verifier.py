@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.label_set import Labelled, cc3m_labels, generous_readings, laion_labels, readings, samples_folder
 from benchmarks.train_verifier import graphs_of, train
-from filters.captions.annotate import SCHEMA, row_of
+from filters.captions.annotate import table_of
 from filters.captions.graph import CaptionGraph
 from filters.captions.parse import CaptionParser
 from filters.captions.rules import decide_captions
@@ -111,8 +111,7 @@ def main() -> None:
         verifier = part_trained(labelled, cc3m_labels(folder), parser)
     test = [entry for entry in labelled if entry.part == options.part]
     graphs = graphs_of(test, parser)
-    rows = [row_of(graph, verifier.score(graph, entry.caption)) for graph, entry in zip(graphs, test, strict=True)]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = table_of([entry.caption for entry in test], [graph.parse.text for graph in graphs], graphs, verifier)
     decided = {name: decide_captions(table, load_preset(name).captions) for name in PRESETS}
 
     def each(rule: Callable[[CaptionGraph], bool]) -> Bools:

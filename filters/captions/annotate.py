@@ -9,14 +9,17 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
 from filters.captions.normalise import normalise
 from filters.captions.parse import MODELS, CaptionParser, Parse, model_provenance
-from filters.captions.verifier import Scores, load_verifier, weights_fingerprint
+from filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
 VERSION = 4  # raise it when equal captions may get other annotations: runs then annotate anew
 
@@ -102,14 +105,12 @@ class CaptionAnnotator:
         distinct = list(dict.fromkeys(captions))
         texts = [normalise(caption) for caption in distinct]
         parses = self._parser.parse_where(may_state_an_action, texts) if self._lean else self._parser.parse(texts)
-        rows: dict[str, dict[str, Any]] = {}
-        for caption, text, parse in zip(distinct, texts, parses, strict=True):
-            if parse is None:
-                rows[caption] = {"parsed": text}
-                continue
-            graph = build_graph(parse)
-            rows[caption] = row_of(graph, self._verifier.score(graph, caption))
-        return pa.Table.from_pylist([rows[caption] for caption in captions], schema=SCHEMA)
+        graphs = [None if parse is None else build_graph(parse) for parse in parses]
+        table = table_of(distinct, texts, graphs, self._verifier)
+        if len(distinct) == len(captions):
+            return table
+        places = {caption: place for place, caption in enumerate(distinct)}
+        return table.take([places[caption] for caption in captions])
 
 
 @contextmanager
@@ -131,29 +132,46 @@ def may_state_an_action(tagged: Parse) -> bool:
     return any(is_action_candidate(tagged, token) for token in range(len(tagged.words)))
 
 
-def row_of(graph: CaptionGraph, scores: Scores) -> dict[str, Any]:
-    """A graph and its scores as a row of `SCHEMA`."""
-    return {
-        "parsed": graph.parse.text,
-        "objects": [{"text": o.text, "start": o.start, "end": o.end, "kind": o.kind} for o in graph.objects],
-        "attributes": [
-            {"object": a.object, "text": a.text, "kind": a.kind, "score": round(score, 4)}
-            for a, score in zip(graph.attributes, scores.attributes, strict=True)
-        ],
-        "actions": [
-            {
-                "verb": a.verb,
-                "lemma": a.lemma,
-                "start": a.start,
-                "end": a.end,
-                "tagged": a.tagged,
-                "score": round(score, 4),
-                "participants": [{"object": p.object, "role": p.role} for p in a.participants],
-            }
-            for a, score in zip(graph.actions, scores.actions, strict=True)
-        ],
-        "relations": [
-            {"source": r.source, "target": r.target, "text": r.text, "score": round(score, 4)}
-            for r, score in zip(graph.relations, scores.relations, strict=True)
-        ],
-    }
+def table_of(
+    captions: Sequence[str], texts: Sequence[str], graphs: Sequence[CaptionGraph | None], verifier: Verifier
+) -> pa.Table:
+    """Captions as rows of `SCHEMA`.
+
+    Args:
+        captions: as they stand in their rows.
+        texts: what was parsed.
+        graphs: made of that; None where it was tagged and not parsed.
+        verifier: scores the candidates of the graphs.
+    """
+    known = [graph for graph in graphs if graph is not None]
+    asked = [caption for caption, graph in zip(captions, graphs, strict=True) if graph is not None]
+    scores = verifier.score(known, asked)
+    columns = {"parsed": pa.array(texts, pa.string())}
+    for part in ("objects", *scores._fields):
+        elements = [element for graph in known for element in getattr(graph, part)]
+        lengths = [None if graph is None else len(getattr(graph, part)) for graph in graphs]
+        columns[part] = _lists(SCHEMA.field(part).type, lengths, elements, getattr(scores, part, None))
+    return pa.Table.from_pydict(columns, schema=SCHEMA)
+
+
+def _lists(
+    kind: pa.ListType, lengths: Sequence[int | None], elements: Sequence[Any], scores: Odds | None = None
+) -> pa.ListArray:
+    """Elements, named tuples with their scores, as lists of these lengths; null where a length is None."""
+    arrays = []
+    for field in kind.value_type:
+        if field.name == "score" and scores is not None:
+            arrays.append(pa.array(scores.round(4).astype(np.float32)))
+            continue
+        values = list(map(attrgetter(field.name), elements))
+        if pa.types.is_list(field.type):
+            arrays.append(_lists(field.type, list(map(len, values)), list(chain.from_iterable(values))))
+        else:
+            arrays.append(pa.array(values, field.type))
+    offsets = np.concatenate([[0], np.cumsum([length or 0 for length in lengths])])
+    missing = np.array([*(length is None for length in lengths), False])
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32(), mask=missing),
+        pa.StructArray.from_arrays(arrays, fields=list(kind.value_type)),
+        type=kind,
+    )

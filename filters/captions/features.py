@@ -1,118 +1,373 @@
-"""What the verifier looks at: named features of one candidate in its caption, each a number (1 where nothing is said).
+"""What the verifier looks at: named features of candidates in their captions, each a number (1 where nothing is said).
 
-The features of the caption itself (`CaptionContext.parts`) belong to every candidate too; they are kept apart because
-they are weighed once. Those without words in them come in groups, each a function and what it is called with: groups
-recur from caption to caption, so that `verifier.py` names and weighs most of them once. Names are readable, so that a
-score can be taken apart.
+They are made column by column, for all candidates of many captions at once, and come in groups, each a function of
+`feature_names.py` and the columns of its arguments. Arguments recur from candidate to candidate, so that `verifier.py`
+names and weighs most groups once. The features of the caption itself (`Captions.facts`) belong to every candidate too;
+they are kept apart because they are weighed once. Names are readable, so that a score can be taken apart.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from operator import lt
+from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from filters.captions import feature_names as say
+from filters.captions.feature_names import END, PREPOSITIONS, START, Features
 from filters.captions.graph import (
     ATTRIBUTE_KINDS,
     NAME_TAGS,
     NOUN_TAGS,
     VERB_TAGS,
-    Action,
-    Attribute,
     CaptionGraph,
     Object,
-    Relation,
     subject_of,
 )
 from filters.captions.lexicon import VerbRating, first_names, verb_rating
 from filters.captions.normalise import is_title_case
-from filters.captions.words import PERSON, UNKNOWN, UNRATED, known_word
+from filters.captions.words import ACTOR, PERSON, UNKNOWN, UNRATED, known_word
 
-Features = dict[str, float]
-Group = tuple[Callable[..., Features], *tuple[Hashable, ...]]
-"""A function and its arguments, which decide the features that it gives."""
-Parts = tuple[Sequence[Group], Sequence[str], Features]
-"""Features: groups that many candidates share; other names, of value 1, those with words in them; shares by name. No
-name stands twice."""
+T = TypeVar("T")
+Column = Sequence[Any]
+Places = Sequence[int]
+Make = Callable[..., Features]
+Group = tuple[Make, *tuple[Column, ...]]
+"""A function and the columns of its arguments, which decide the features that it gives."""
 
-_STOCK = ("stock", "royalty", "footage")
 _YEAR = re.compile(r"\b(?:1[89]|20)\d\d\b")
 _DIGIT = re.compile(r"\d")
 _FILE = re.compile(r"_|\.(?:jpe?g|png|gif)\b|^\S+$", re.I)
-_MARKS = [(mark, f"caption: has {mark}") for mark in "|-:,.#–—&/"]
+_MARKS = "|-:,.#–—&/"
 _SEPARATORS = frozenset("|-:–—/")
 _ADDRESS = frozenset({"you", "your", "we", "our", "i", "my", "us"})
 _FINITE = frozenset({"VBZ", "VBP", "VBD"})
-_OBJECTS = frozenset({"dobj", "obj"})
 _DESCRIBES_A_NOUN = frozenset({"JJ", "JJR", "JJS", "CD", "VBN", "DT", "PRP$", "POS", "RB"})
-_PREPOSITIONS = frozenset({"prep", "agent"})
 _ATTRIBUTE: dict[str, str] = {kind: f"attribute {kind}" for kind in ATTRIBUTE_KINDS}
+_FACTS = (
+    "caption: short",
+    "caption: stock site",
+    "caption: ends with a stop",
+    "caption: has a clause",
+    "caption: addresses the reader",
+    "caption: asks",
+    "caption: exclaims",
+    "caption: begins with the",
+    "caption: by a name",
+    "caption: year",
+    "caption: file name",
+    "caption: other letters",
+    "caption: length",
+    "caption: share of digits",
+    "caption: verbs",
+    "caption: page words",
+    "caption: share of names",
+)
 _PLACE = "place in the caption"
 _UNRATED_VERB = VerbRating(UNRATED, UNRATED, UNRATED)
+_MARGIN = 2  # places on either side of each caption, so that what stands beside a word can be asked without a question
+_NOWHERE = 0  # a place in the margin of the first caption, where no word stands
+_NEAR = 4  # words before a verb among which a noun is looked for where the syntax names nobody
 
 
-class CaptionContext:
-    """What is the same for every candidate of a caption; made once per caption."""
+@dataclass(frozen=True)
+class Columns:
+    """Features of some candidates, or of captions, column by column."""
 
-    def __init__(self, graph: CaptionGraph, original: str):
-        parse = graph.parse
-        self.graph, self.parse, self.children = graph, parse, graph.children
-        self.lower = [word.lower for word in graph.words]
-        tags, count = parse.tags, len(parse.words)
-        words = set(self.lower)
-        self._tags = ["START", "START", *tags, "END", "END"]
-        self.names_a_person = not words.isdisjoint(first_names())
-        self.nouns = self._rated()
-        """For each word (can act, is a page word), -1 where that is unknown; a name of a person can act."""
-        self.separated = not words.isdisjoint(_SEPARATORS)
-        self.title_case = is_title_case(original)
+    captions: Sequence[int]
+    """The caption of each; as many as there are candidates."""
+    groups: Sequence[Group]
+    values: Mapping[str, NDArray[np.float64]]
+    """Other features: their numbers by name."""
+
+    def features(self, place: int) -> Features:
+        """Those of one of them by name; what is not true, or 0, is absent."""
+        found = [make(*[column[place] for column in columns]) for make, *columns in self.groups]
+        found.append({name: float(column[place]) for name, column in self.values.items()})
+        return {name: value for features in found for name, value in features.items() if value}
+
+
+class Captions:
+    """Some captions with candidates, token by token, one caption after the other.
+
+    Args:
+        graphs: of the captions.
+        originals: the captions as they stand in their rows: separators and stock-site words are evidence.
+    """
+
+    def __init__(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]):
+        self._graphs, self._originals = graphs, originals
+        lower = [[word.lower for word in graph.words] for graph in graphs]
+        self._has_name = [not first_names().isdisjoint(words) for words in lower]
+        nouns = [_rated_nouns(*one) for one in zip(graphs, lower, self._has_name, strict=True)]
+        self._tags = _in_a_row([graph.parse.tags for graph in graphs], START, END)
+        self._deps = _in_a_row([graph.parse.deps for graph in graphs], "", "")
+        self._words = _in_a_row([graph.parse.words for graph in graphs], "", "")
+        self._lower = _in_a_row(lower, None, None)
+        self._nouns = _in_a_row(nouns, (None, None), (None, None))
+        lengths = np.array([len(words) for words in lower], np.int64)
+        stops = np.cumsum(lengths + 2 * _MARGIN) - _MARGIN
+        self._starts: list[int] = (stops - lengths).tolist()
+        self._stops: list[int] = stops.tolist()
+        self._title_case = [is_title_case(original) for original in originals]
+
+    @cached_property
+    def facts(self) -> Columns:
+        """The captions' own."""
+        facts: dict[str, Column] = {"caption: title case": self._title_case, "caption: first name": self._has_name}
+        for mark in _MARKS:
+            facts[f"caption: has {mark}"] = [mark in original for original in self._originals]
+        rows = [self._facts(place) for place in range(len(self._graphs))]
+        facts.update(zip(_FACTS, _unzipped(rows, len(_FACTS)), strict=True))
+        return Columns(range(len(rows)), (), {name: np.array(column, np.float64) for name, column in facts.items()})
+
+    def _facts(self, caption: int) -> tuple[float, ...]:
+        """In the order of `_FACTS`."""
+        start, stop, original = self._starts[caption], self._stops[caption], self._originals[caption]
+        tags, words, count = self._tags[start:stop], self._lower[start:stop], stop - start
         lower, digits = original.lower(), len(_DIGIT.findall(original))
-        facts = (
-            (self.title_case, "caption: title case"),
-            (count < 6, "caption: short"),
-            (any([word in lower for word in _STOCK]), "caption: stock site"),
-            (original.rstrip().endswith("."), "caption: ends with a stop"),
-            ("nsubj" in parse.deps and self._has_clause(), "caption: has a clause"),
-            (not words.isdisjoint(_ADDRESS), "caption: addresses the reader"),
-            ("?" in original or "how" in words, "caption: asks"),
-            ("!" in original, "caption: exclaims"),
-            (self.lower[:1] == ["the"], "caption: begins with the"),
-            ("by" in words and self._by_a_name(), "caption: by a name"),
-            (digits >= 4 and _YEAR.search(original), "caption: year"),
-            (_may_be_a_file(original) and _FILE.search(original), "caption: file name"),
-            (not original.isascii(), "caption: other letters"),
-            (self.names_a_person, "caption: first name"),
+        return (
+            count < 6,
+            "stock" in lower or "royalty" in lower or "footage" in lower,
+            original.rstrip().endswith("."),
+            "nsubj" in self._deps[start:stop] and _has_clause(self._graphs[caption]),
+            not _ADDRESS.isdisjoint(words),
+            "?" in original or "how" in words,
+            "!" in original,
+            words[:1] == ["the"],
+            "by" in words and any(w == "by" and self._tags[at + 1] in NAME_TAGS for at, w in enumerate(words, start)),
+            digits >= 4 and _YEAR.search(original) is not None,
+            _may_be_a_file(original) and _FILE.search(original) is not None,
+            not original.isascii(),
+            min(count, 40) / 40,
+            digits / max(len(original), 1),
+            sum(map(VERB_TAGS.__contains__, tags)) / 5,
+            [page for _, page in self._nouns[start:stop]].count(2) / 3,
+            sum(map(NAME_TAGS.__contains__, tags)) / max(count, 1),
         )
-        shares = {
-            "caption: length": min(count, 40) / 40,
-            "caption: share of digits": digits / max(len(original), 1),
-            "caption: verbs": sum(map(VERB_TAGS.__contains__, tags)) / 5,
-            "caption: page words": [page for _, page in self.nouns].count(2) / 3,
-            "caption: share of names": sum(map(NAME_TAGS.__contains__, tags)) / max(count, 1),
+
+    @cached_property
+    def actions(self) -> Columns:
+        """Those of verb candidates, caption by caption in the order of the graph."""
+        captions, actions = _of_all([graph.actions for graph in self._graphs])
+        at = self._places(captions, [action.token for action in actions])
+        lemma, word = [action.lemma for action in actions], _at(self._lower, at)
+        form = [_inflection(*one) for one in zip(word, lemma, strict=True)]
+        what = [f"{'verb' if a.tagged else 'disguised'} form {one}" for a, one in zip(actions, form, strict=True)]
+        visible, shop, other_word = _unzipped([verb_rating(one) or _UNRATED_VERB for one in lemma], 3)
+        tag, before, after = (_at(self._tags, at, by) for by in (0, -1, 1))
+        is_first, is_last = [one == START for one in before], [one == END for one in after]
+        is_short = [self._stops[caption] - self._starts[caption] < 5 for caption in captions]
+        syntax = [self._syntax(*one) for one in zip(captions, at, strict=True)]
+        to_head, head, roles, preposition, then, subject, tie = _unzipped(syntax, 7)
+        then_acts, then_page = _unzipped(_at(self._nouns, then), 2)
+        acts, page = _unzipped(_at(self._nouns, subject), 2)
+        landmarks = {caption: self._landmarks(caption) for caption in dict.fromkeys(captions)}
+        actor, name, separator, last_separator = _unzipped([landmarks[caption] for caption in captions], 4)
+        groups: list[Group] = [
+            (say.verb, visible, shop, other_word, tag),
+            (say.word, word, lemma, form),
+            (say.before, before, _at(self._tags, at, -2)),
+            (say.after, after, _at(self._tags, at, 2)),
+            (say.word_before, _at(self._lower, at, -1)),
+            (say.word_after, _at(self._lower, at, 1)),
+            (say.role, _at(self._deps, at), head),
+            (say.tag, tag, _at(self._title_case, captions)),
+            (say.form_between, before, form, after),
+            (say.form_before, what, before, [acts for acts, _ in _at(self._nouns, at, -1)]),
+            (say.form_after, what, after),
+            (say.visible, visible, is_short, _are_less(actor, at)),
+            (say.standing, self._are_capitalised(at), to_head, is_first, is_last),
+            (say.then, form, is_first, then_acts, then_page),
+            (say.then_word, _at(self._lower, then)),
+            (say.complement, tag, roles),
+            (say.preposition, preposition),
+            (say.said_of, _at(self._lower, subject)),
+            (say.subject, _at(self._tags, subject), page, _at(self._tags, subject, -1)),
+            (say.tie, tie, tag),
+            (say.acts, tie, acts, visible),
+        ]
+        values = {
+            "first name before": np.array(_are_less(name, at), np.float64),
+            "separator before": np.array(_are_less(separator, at), np.float64),
+            "separator after": np.array(_are_less(at, last_separator), np.float64),
         }
-        names = [name for fact, name in facts if fact]
-        self.parts: Parts = (), names + [name for mark, name in _MARKS if mark in original], shares
+        return Columns(captions, groups, values | self._standing(captions, at))
 
-    def _rated(self) -> list[tuple[int, int]]:
-        tags, named, found = self.parse.tags, first_names(), [word.noun for word in self.graph.words]
-        if self.names_a_person:
-            for token, word in enumerate(self.lower):
-                if word in named:  # a surname follows a first name
-                    for place in range(token, min(token + 2, len(tags))):
-                        if found[place] == UNKNOWN and tags[place] in NAME_TAGS:
-                            found[place] = PERSON
-        return found
+    def _syntax(self, caption: int, at: int) -> tuple[int, str, frozenset[str], str | None, int, int, str | None]:
+        """Of a verb: on which side its head stands (-1, 0, 1), that one's tag, the labels of the arcs to its children,
+        its first preposition, the place of the noun behind, and that of its subject with the tie to it."""
+        graph, start = self._graphs[caption], self._starts[caption]
+        token, deps = at - start, graph.parse.deps
+        head, children = graph.parse.heads[token], graph.children.get(token, ())
+        preposition = next((child for child in children if deps[child] in PREPOSITIONS), None)
+        found = subject_of(graph.parse, graph.children, token)
+        return (
+            (head > token) - (head < token),
+            "none" if head == token else graph.parse.tags[head],
+            frozenset([deps[child] for child in children]),
+            None if preposition is None else self._lower[start + preposition],
+            self._noun_behind(at),
+            *((start + found[0], found[1]) if found else self._noun_near(start, at)),
+        )
 
-    def _has_clause(self) -> bool:
-        tags = self.parse.tags
-        heads = [head for dep, head in zip(self.parse.deps, self.parse.heads, strict=True) if dep == "nsubj"]
-        return any([tags[head] in _FINITE for head in heads])
+    def _noun_behind(self, at: int) -> int:
+        """The place of the last of the nouns right behind a word, or behind it and what describes them: "walking boots"
+        or "feeding the two ducks"."""
+        place, last = at + 1, _NOWHERE
+        while self._tags[place] in _DESCRIBES_A_NOUN:
+            place += 1
+        while self._tags[place] in NOUN_TAGS:
+            last, place = place, place + 1
+        return last
 
-    def _by_a_name(self) -> bool:
-        return any(word == "by" and self.around(token)[3] in NAME_TAGS for token, word in enumerate(self.lower))
+    def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
+        """The place of a noun or pronoun before a verb that the syntax says of nobody."""
+        for place in range(at - 1, max(start, at - _NEAR) - 1, -1):
+            if self._tags[place][:2] in ("NN", "PR"):
+                return place, "near"
+        return _NOWHERE, None
 
-    def around(self, token: int) -> list[str]:
-        """The tags of the two tokens before, the token, and the two behind; START or END past the ends."""
-        return self._tags[token : token + 5]
+    def _landmarks(self, caption: int) -> tuple[int, int, int, int]:
+        """The places of the first word of a caption that can act, the first name of a person, the first separator and
+        the last: of a first one behind the caption where there is none, of the last one before it."""
+        start, stop = self._starts[caption], self._stops[caption]
+        places, lower = range(start, stop), self._lower[start:stop]
+        names = filter(self._is_name, places if self._has_name[caption] else ())
+        separators = [stop, -1]
+        if not _SEPARATORS.isdisjoint(lower):
+            separators = [place for place in places if self._lower[place] in _SEPARATORS]
+        actor = next((place for place in places if self._nouns[place][0] == ACTOR), stop)
+        return actor, next(names, stop), separators[0], separators[-1]
+
+    def _is_name(self, at: int) -> bool:
+        return self._words[at][0].isupper() and self._words[at].lower() in first_names()
+
+    @cached_property
+    def attributes(self) -> Columns:
+        """Those of attributes, caption by caption in the order of the graph."""
+        captions, attributes = _of_all([graph.attributes for graph in self._graphs])
+        at = self._places(captions, [one.token for one in attributes])
+        owners = self._objects(captions, [one.object for one in attributes])
+        owners_at = self._places(captions, [owner.token for owner in owners])
+        kind, word = [one.kind for one in attributes], _at(self._lower, at)
+        groups: list[Group] = [
+            *self._ties(captions, at, owners, owners_at, [_ATTRIBUTE[one] for one in kind], word),
+            (say.descriptor, kind, list(map(_descriptor_group, word)), list(map(_side, at, owners_at))),
+            (say.describes, word),
+            (say.place, kind, list(map(_mark, _at(self._lower, at, -1))), _at(self._tags, at, 1)),
+        ]
+        return Columns(captions, groups, self._standing(captions, at))
+
+    @cached_property
+    def relations(self) -> Columns:
+        """Those of relations, caption by caption in the order of the graph."""
+        captions, relations = _of_all([graph.relations for graph in self._graphs])
+        at, text = self._places(captions, [one.token for one in relations]), [one.text for one in relations]
+        sources, targets = (
+            self._objects(captions, ends)
+            for ends in ([one.source for one in relations], [one.target for one in relations])
+        )
+        sources_at, targets_at = (self._places(captions, [one.token for one in ends]) for ends in (sources, targets))
+        acts, page = _unzipped(_at(self._nouns, targets_at), 2)
+        source_acts = [acts for acts, _ in _at(self._nouns, sources_at)]
+        source_kind, target_kind = [one.kind for one in sources], [one.kind for one in targets]
+        groups: list[Group] = [
+            *self._ties(captions, at, sources, sources_at, ["relation"] * len(at), text),
+            (say.target, target_kind, acts, page),
+            (say.target_word, _at(self._lower, targets_at)),
+            (say.ends, text, source_kind, target_kind),
+            (say.ends_act, text, source_acts, acts),
+        ]
+        return Columns(captions, groups, self._standing(captions, at))
+
+    def _ties(
+        self,
+        captions: Places,
+        at: Places,
+        owners: Sequence[Object],
+        owners_at: Places,
+        what: Sequence[str],
+        word: Sequence[str],
+    ) -> list[Group]:
+        """What attributes and relations share."""
+        tag, before, after = (_at(self._tags, at, by) for by in (0, -1, 1))
+        acts, page = _unzipped(_at(self._nouns, owners_at), 2)
+        return [
+            (say.what, what, tag, _at(self._title_case, captions), self._are_capitalised(at)),
+            (say.what_word, what, word),
+            (say.owner, what, _at(self._tags, owners_at), [owner.kind for owner in owners], acts, page),
+            (say.owner_word, _at(self._lower, owners_at)),
+            (say.between, before, after),
+        ]
+
+    def _places(self, captions: Places, tokens: Places) -> list[int]:
+        """Of tokens of captions, in the rows of all of them."""
+        return [self._starts[caption] + token for caption, token in zip(captions, tokens, strict=True)]
+
+    def _objects(self, captions: Places, objects: Places) -> list[Object]:
+        return [self._graphs[caption].objects[one] for caption, one in zip(captions, objects, strict=True)]
+
+    def _are_capitalised(self, at: Places) -> list[bool]:
+        return [self._words[place][0].isupper() for place in at]
+
+    def _standing(self, captions: Places, at: Places) -> dict[str, NDArray[np.float64]]:
+        """How far behind the beginning of its caption each word stands."""
+        start, stop = (
+            np.array(bounds, np.float64)[np.array(captions, np.int64)] for bounds in (self._starts, self._stops)
+        )
+        return {_PLACE: (np.array(at, np.float64) - start) / (stop - start)}
+
+
+def _of_all(parts: Sequence[Sequence[T]]) -> tuple[list[int], list[T]]:
+    """The parts of all captions, one after the other, and the caption of each."""
+    return [caption for caption, some in enumerate(parts) for _ in some], [one for some in parts for one in some]
+
+
+def _in_a_row(rows: Sequence[Sequence[Any]], before: Any, behind: Any) -> list[Any]:
+    """What is known of the tokens of each caption, with margins."""
+    found: list[Any] = []
+    for row in rows:
+        found += (before,) * _MARGIN
+        found += row
+        found += (behind,) * _MARGIN
+    return found
+
+
+def _at(column: Column, places: Places, by: int = 0) -> list[Any]:
+    """What a column holds at some places, or `by` places behind."""
+    return [column[place + by] for place in places]
+
+
+def _unzipped(rows: Sequence[Sequence[Any]], width: int) -> list[Column]:
+    """The columns of rows, of which there may be none."""
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _are_less(some: Places, others: Places) -> list[bool]:
+    return list(map(lt, some, others))
+
+
+def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> list[tuple[int, int]]:
+    """For each word (can act, is a page word), -1 where that is unknown; a name of a person can act."""
+    tags, found = graph.parse.tags, [word.noun for word in graph.words]
+    if has_name:
+        for token, word in enumerate(lower):
+            if word in first_names():  # a surname follows a first name
+                for place in range(token, min(token + 2, len(tags))):
+                    if found[place] == UNKNOWN and tags[place] in NAME_TAGS:
+                        found[place] = PERSON
+    return found
+
+
+def _has_clause(graph: CaptionGraph) -> bool:
+    tags, arcs = graph.parse.tags, zip(graph.parse.deps, graph.parse.heads, strict=True)
+    return any(dep == "nsubj" and tags[head] in _FINITE for dep, head in arcs)
 
 
 def _may_be_a_file(text: str) -> bool:
@@ -120,127 +375,14 @@ def _may_be_a_file(text: str) -> bool:
     return "_" in text or "." in text or " " not in text
 
 
-def action_parts(context: CaptionContext, action: Action) -> Parts:
-    """Features of a verb candidate."""
-    parse, lower, token = context.parse, context.lower, action.token
-    head, last, lemma, word = parse.heads[token], len(parse.words) - 1, action.lemma, lower[token]
-    two_before, before, tag, after, two_after = context.around(token)
-    rating = verb_rating(lemma) or _UNRATED_VERB
-    form = "base" if word == lemma else next((end for end in ("ing", "ed", "s") if word.endswith(end)), "irregular")
-    what = f"{'verb' if action.tagged else 'disguised'} form {form}"
-    actor_before = any([acts == 3 for acts, _ in context.nouns[:token]])
-    groups: list[Group] = [
-        (_verb, *rating, tag),
-        (_before, before, two_before),
-        (_after, after, two_after),
-        (_role, parse.deps[token], parse.tags[head] if head != token else "none"),
-        (_tag, tag, context.title_case),
-        (_form_before, what, before, context.nouns[token - 1][0] if token else None),
-        (_form_after, what, after),
-        (_visible, rating.visible, last < 4, actor_before),
-        (_standing, parse.words[token][0].isupper(), (head > token) - (head < token), token == 0, token == last),
-    ]
-    names = [f"word {word}", f"verb {lemma}", f"ending {word[-3:]}", f"{lemma} {form}", f"{before} {form} {after}"]
-    if token:
-        names.append(f"word before {lower[token - 1]}")
-    if token < last:
-        names.append(f"word after {lower[token + 1]}")
-    if context.names_a_person and any(map(_is_name, parse.words[:token])):
-        names.append("first name before")
-    if context.separated:
-        names += ["separator before"] * (not _SEPARATORS.isdisjoint(lower[:token]))
-        names += ["separator after"] * (not _SEPARATORS.isdisjoint(lower[token + 1 :]))
-    following = _noun_behind(parse.tags, token)
-    if following is not None:
-        groups.append((_then, form, token == 0, *context.nouns[following]))
-        names.append(f"then {lower[following]}")
-    _add_complement(context, token, groups, names)
-    _add_subject(context, token, rating.visible, groups, names)
-    return groups, names, {_PLACE: token / len(parse.words)}
+def _inflection(word: str, lemma: str) -> str:
+    if word == lemma:
+        return "base"
+    return next((ending for ending in ("ing", "ed", "s") if word.endswith(ending)), "irregular")
 
 
-def _noun_behind(tags: Sequence[str], token: int) -> int | None:
-    """The last of the nouns right behind a word, or behind it and what describes them: "walking boots" or "feeding the
-    two ducks"; None where there are none."""
-    place = token + 1
-    while place < len(tags) and tags[place] in _DESCRIBES_A_NOUN:
-        place += 1
-    last = None
-    while place < len(tags) and tags[place] in NOUN_TAGS:
-        last, place = place, place + 1
-    return last
-
-
-def _is_name(word: str) -> bool:
-    return word[0].isupper() and word.lower() in first_names()
-
-
-def _add_complement(context: CaptionContext, token: int, groups: list[Group], names: list[str]) -> None:
-    deps, children = context.parse.deps, context.children.get(token, ())
-    roles = {deps[child] for child in children}
-    has_preposition = not _PREPOSITIONS.isdisjoint(roles)
-    names += [f"has {role}" for role in roles]
-    groups.append((_complement, context.parse.tags[token], has_preposition, not _OBJECTS.isdisjoint(roles)))
-    if has_preposition:
-        names.append(f"with {next(context.lower[child] for child in children if deps[child] in _PREPOSITIONS)}")
-
-
-def _add_subject(context: CaptionContext, token: int, visible: int, groups: list[Group], names: list[str]) -> None:
-    tags = context.parse.tags
-    found = subject_of(context.parse, context.children, token)
-    if found is None:
-        near = [place for place in range(token - 1, max(-1, token - 5), -1) if tags[place][:2] in ("NN", "PR")]
-        found = (near[0], "near") if near else None
-    if found is None:
-        names.append("said of nobody")
-        return
-    place, tie = found
-    acts, page = context.nouns[place]
-    names.append(f"said of {context.lower[place]}")
-    if place:
-        names.append(f"before the subject {tags[place - 1]}")
-    groups += (_subject, tags[place], page), (_tie, tie, tags[token]), (_acts, tie, acts, visible)
-
-
-def attribute_parts(context: CaptionContext, attribute: Attribute) -> Parts:
-    """Features of an attribute of an object."""
-    token, kind, owner = attribute.token, attribute.kind, context.graph.objects[attribute.object]
-    word = context.lower[token]
-    groups, names, shares = _tie_parts(context, token, owner, _ATTRIBUTE[kind], word)
-    groups.append((_descriptor, kind, known_word(word).group or "other", _side(token, owner.token)))
-    groups.append((_place, kind, _mark_before(context, token), context.around(token)[3]))
-    names += f"describes {word}", f"describes ..{word[-3:]}"
-    return groups, names, shares
-
-
-def relation_parts(context: CaptionContext, relation: Relation) -> Parts:
-    """Features of a relation between two objects."""
-    text, source, target = relation.text, *(context.graph.objects[end] for end in (relation.source, relation.target))
-    acts, page = context.nouns[target.token]
-    groups, names, shares = _tie_parts(context, relation.token, source, "relation", text)
-    groups.append((_target, target.kind, acts, page))
-    names += (
-        f"target {context.lower[target.token]}",
-        f"{text} {target.kind}",
-        f"{text} between {source.kind} and {target.kind}",
-        f"{text} from {context.nouns[source.token][0]} to {acts}",
-    )
-    return groups, names, shares
-
-
-def _tie_parts(
-    context: CaptionContext, token: int, owner: Object, what: str, word: str
-) -> tuple[list[Group], list[str], Features]:
-    """What attributes and relations share."""
-    parse, place = context.parse, owner.token
-    head = context.lower[place]
-    _, before, tag, after, _ = context.around(token)
-    groups: list[Group] = [
-        (_what, what, tag, context.title_case, parse.words[token][0].isupper()),
-        (_owner, what, parse.tags[place], owner.kind, *context.nouns[place]),
-        (_between, before, after),
-    ]
-    return groups, [f"{what}, {word}", f"owner {head}", f"owner ..{head[-3:]}"], {_PLACE: token / len(parse.words)}
+def _descriptor_group(word: str) -> str:
+    return known_word(word).group or "other"
 
 
 def _side(token: int, owner: int) -> str:
@@ -251,141 +393,8 @@ def _side(token: int, owner: int) -> str:
     return "just behind" if token - owner == 1 else "behind"
 
 
-def _mark_before(context: CaptionContext, token: int) -> str:
-    if token == 0:
+def _mark(before: str | None) -> str:
+    """The word before, where it is a mark."""
+    if before is None:
         return "nothing"
-    before = context.lower[token - 1]
-    return before if not before[0].isalnum() else "a word"
-
-
-def merged(parts: Parts) -> Features:
-    """Features by name; what is not true, or 0, is absent."""
-    groups, names, shares = parts
-    found = [dict.fromkeys(names, 1.0), shares, *(make(*of) for make, *of in groups)]
-    return {name: value for features in found for name, value in features.items() if value}
-
-
-# The functions of groups. What they give depends on their arguments alone.
-
-
-def _named(*names: str) -> Features:
-    return dict.fromkeys(names, 1.0)
-
-
-def _verb(visible: int, shop: int, other_word: int, tag: str) -> Features:
-    return _named(
-        f"visible {visible}",
-        f"shop word {shop}",
-        f"other word {other_word}",
-        f"visible {visible} as {tag}",
-        f"other word {other_word} as {tag}",
-    )
-
-
-def _before(before: str, two_before: str) -> Features:
-    return _named(f"before {before}", f"two before {two_before}")
-
-
-def _after(after: str, two_after: str) -> Features:
-    return _named(f"after {after}", f"two after {two_after}")
-
-
-def _role(role: str, head: str) -> Features:
-    return _named(f"role {role}", f"head {head}")
-
-
-def _tag(tag: str, title_case: bool) -> Features:
-    return _named(f"tag {tag}", f"tag {tag}, title case {title_case:d}")
-
-
-# The verb's inflection with what stands around it is the ground on which disguised verbs are told from nouns.
-
-
-def _form_before(form: str, before: str, acts: int | None) -> Features:
-    return _named(form, f"{form}, {before} before", f"{form}, acts {acts} before")
-
-
-def _form_after(form: str, after: str) -> Features:
-    return _named(f"{form}, {after} after")
-
-
-def _then(form: str, is_first: bool, acts: int, page: int) -> Features:
-    said = f"then acts {acts}, page word {page}"
-    return _named(said, f"{form}, {said}", f"first word {form}, {said}" if is_first else f"later word {form}, {said}")
-
-
-def _visible(rating: int, is_short: bool, actor_before: bool) -> Features:
-    visible = max(rating, 0) / 3
-    return {
-        "visible": visible,
-        "visible, short caption": is_short * visible,
-        "actor before": float(actor_before),
-        "visible with actor before": actor_before * visible,
-    }
-
-
-def _standing(is_capitalised: bool, to_head: int, is_first: bool, is_last: bool) -> Features:
-    return {
-        "capitalised": float(is_capitalised),
-        "head to the right": float(to_head > 0),
-        "head to the left": float(to_head < 0),
-        "first word": float(is_first),
-        "last word": float(is_last),
-    }
-
-
-def _complement(tag: str, has_preposition: bool, has_object: bool) -> Features:
-    both = f"{'with' if has_preposition else 'without'} preposition, {'with' if has_object else 'without'} object"
-    return {"with an object": float(has_object), "with a preposition": float(has_preposition), f"{tag} {both}": 1.0}
-
-
-def _subject(tag: str, page: int) -> Features:
-    return _named(f"said of a {tag}", f"subject page word {page}")
-
-
-def _tie(tie: str, tag: str) -> Features:
-    return _named(f"tie {tie}", f"tie {tie} as {tag}")
-
-
-def _acts(tie: str, acts: int, visible: int) -> Features:
-    return _named(
-        f"subject acts {acts}",
-        f"tie {tie}, subject acts {acts}",
-        f"subject acts {acts}, visible {visible}",
-        f"tie {tie}, subject acts {acts}, visible {visible}",
-    )
-
-
-def _what(what: str, tag: str, title_case: bool, is_capitalised: bool) -> Features:
-    return {
-        what: 1.0,
-        f"{what}, tag {tag}": 1.0,
-        f"{what}, title case {title_case:d}": 1.0,
-        "capitalised": float(is_capitalised),
-    }
-
-
-def _owner(what: str, tag: str, kind: str, acts: int, page: int) -> Features:
-    return _named(
-        f"{what} of {kind}",
-        f"owner is a {tag}",
-        f"owner acts {acts}",
-        f"owner page word {page}",
-        f"{what}, owner acts {acts}",
-    )
-
-
-def _between(before: str, after: str) -> Features:
-    return _named(f"before {before}", f"after {after}")
-
-
-def _descriptor(kind: str, group: str, side: str) -> Features:
-    return _named(f"group {group}", f"{kind}, group {group}", f"{kind}, {side}")
-
-
-def _place(kind: str, mark: str, after: str) -> Features:
-    return _named(f"{kind}, behind {mark}", f"{kind}, before {after}")
-
-
-def _target(kind: str, acts: int, page: int) -> Features:
-    return _named(f"target is a {kind}", f"target acts {acts}", f"target page word {page}")
+    return "a word" if before[0].isalnum() else before

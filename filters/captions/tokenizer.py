@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, compress, pairwise
+from operator import not_
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +22,11 @@ from filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from spacy.attrs import IDS, IDX, LENGTH, NORM, ORTH, SPACY
+    from spacy.lang.en import English
     from spacy.language import Language
     from spacy.tokenizer import Tokenizer
     from spacy.tokens import Doc
+    from spacy.util import compile_infix_regex, compile_prefix_regex, compile_suffix_regex
 
 CHUNKS = 40_000
 """Distinct chunks of a generation, about 1 kB each."""
@@ -107,6 +110,7 @@ class ChunkTokenizer:
         with nlp.memory_zone():
             self._crossing = _pairs_of_special_cases(nlp.tokenizer)
         self._opening = frozenset(first for first, _ in self._crossing)
+        self._keeps_words = _has_english_affixes(nlp)
         self._young, self._old = _Generation(encoder.width), _Generation(encoder.width)
 
     def __len__(self) -> int:
@@ -155,6 +159,24 @@ class ChunkTokenizer:
         young.openers.update(old.openers.intersection(chunks))
 
     def _learn(self, chunks: Sequence[str]) -> None:
+        """Make chunks known that are not. Words of letters, which are most of them, stay whole without asking."""
+        is_word = [self._is_word(chunk.removesuffix(_END)) for chunk in chunks]
+        self._learn_words(list(compress(chunks, is_word)))
+        self._learn_others(list(compress(chunks, map(not_, is_word))))
+
+    def _is_word(self, chunk: str) -> bool:
+        return self._keeps_words and chunk.isalpha() and chunk.isascii() and chunk not in self._tokenizer.rules
+
+    def _learn_words(self, chunks: Sequence[str]) -> None:
+        words = [chunk.removesuffix(_END) for chunk in chunks]
+        spaced = np.array([not chunk.endswith(_END) for chunk in chunks], bool)
+        with self._nlp.memory_zone():
+            doc = Doc(self._nlp.vocab, words=words)
+            rows = self._rows_of_tokens(doc, " ".join(words), np.arange(len(words)), spaced)
+        for chunk, row in zip(chunks, rows, strict=True):
+            self._add_chunk(chunk, [row])
+
+    def _learn_others(self, chunks: Sequence[str]) -> None:
         """Ask spaCy's tokenizer about chunks, all in one text, on lines of their own so that none sees another."""
         if not chunks:
             return
@@ -171,11 +193,13 @@ class ChunkTokenizer:
             spaced = last & ~np.array([chunk.endswith(_END) for chunk in chunks])[lines]
             rows = self._rows_of_tokens(doc, text, np.flatnonzero(is_token), spaced)
         bounds = np.searchsorted(lines[is_token], np.arange(len(chunks) + 1)).tolist()
-        words = self._young.words
         for chunk, (first, stop) in zip(chunks, pairwise(bounds), strict=True):
-            self._young.add_chunk(chunk, rows[first:stop])
-            if words[rows[stop - 1]] in self._opening:
-                self._young.openers.add(chunk)
+            self._add_chunk(chunk, rows[first:stop])
+
+    def _add_chunk(self, chunk: str, rows: list[int]) -> None:
+        self._young.add_chunk(chunk, rows)
+        if self._young.words[rows[-1]] in self._opening:
+            self._young.openers.add(chunk)
 
     def _rows_of_text(self, text: str) -> list[int]:
         """Of a text that cannot be put together from chunks."""
@@ -206,6 +230,17 @@ class ChunkTokenizer:
         a whole text."""
         known, words = self._young.chunks, self._young.words
         return any((words[known[one][-1]], words[known[two][0]]) in self._crossing for one, two in pairwise(chunks))
+
+
+def _has_english_affixes(nlp: Language) -> bool:
+    """Whether the tokenizer splits what spaCy's English does: of words of ASCII letters special cases alone."""
+    asked, known = nlp.tokenizer, English.Defaults
+    affixes = asked.prefix_search, asked.suffix_search, asked.infix_finditer
+    return [getattr(getattr(affix, "__self__", None), "pattern", None) for affix in affixes] == [
+        compile_prefix_regex(known.prefixes or ()).pattern,
+        compile_suffix_regex(known.suffixes or ()).pattern,
+        compile_infix_regex(known.infixes or ()).pattern,
+    ]
 
 
 def _split(text: str) -> list[str] | None:

@@ -10,49 +10,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from filters.captions.encoder import Floats
-from filters.captions.features import (
-    CaptionContext,
-    Features,
-    Group,
-    Parts,
-    action_parts,
-    attribute_parts,
-    merged,
-    relation_parts,
-)
-from filters.captions.graph import Action, CaptionGraph
+from filters.captions.feature_names import Features
+from filters.captions.features import Captions, Columns, Make
+from filters.captions.graph import CaptionGraph
+
+Odds = NDArray[np.float64]
 
 WEIGHTS = "verifier.json"
 IN_CONTEXT = "the word in its context"
 """Name of the feature that is read off the vector."""
 REASONS = 6
 _STEP = 0.5  # of what is read there: sums of floats differ in their last bits between processors, decisions must not
-_CACHED = 20_000  # groups of features
+_CACHED = 10_000  # arguments of a group of features
 
 
-class _Known(dict[Group, float]):
-    """Groups of features, most of which recur, to the log odds that they add."""
+class _Known(dict[tuple[Any, ...], float]):
+    """Arguments of a group of features, most of which recur, to the log odds that it adds."""
 
-    def __init__(self, weigh: Callable[[Features], float]):
+    def __init__(self, weigh: Callable[[Features], float], make: Make):
         super().__init__()
-        self._weigh = weigh
+        self._weigh, self._make = weigh, make
 
-    def __missing__(self, group: Group) -> float:
+    def __missing__(self, arguments: tuple[Any, ...]) -> float:
         if len(self) >= _CACHED:
             self.clear()
-        make, *of = group
-        share = self[group] = self._weigh(make(*of))
-        return share
+        odds = self[arguments] = self._weigh(self._make(*arguments))
+        return odds
 
 
 @dataclass(frozen=True)
@@ -73,33 +67,49 @@ class Scorer:
     def _probe(self) -> Floats:
         return np.array(self.probe, np.float32)
 
-    def read(self, vector: Floats) -> float:
-        """Log odds that a word's vector in its context adds."""
-        return _STEP * round(float(vector @ self._probe) / _STEP) if self.probe else 0.0
+    def read(self, vectors: Floats) -> Odds:
+        """Log odds that words' vectors in their context, shape (words, width), add."""
+        if not (self.probe and len(vectors)):
+            return np.zeros(len(vectors))
+        return _STEP * np.round((vectors * self._probe).sum(axis=1, dtype=np.float64) / _STEP)
 
     @cached_property
-    def _known(self) -> _Known:
-        return _Known(self.weigh)
+    def _known(self) -> dict[Make, _Known]:
+        return {}
 
     def weigh(self, features: Features) -> float:
         """Log odds that the features add."""
         weight = self.weights.get
         return sum([value * weight(name, 0.0) for name, value in features.items()])
 
-    def weigh_parts(self, parts: Parts) -> float:
-        """Log odds that features add: what `weigh` makes of them merged, faster."""
-        groups, names, shares = parts
-        known, weight = self._known, self.weights.get
-        odds = sum([known[group] for group in groups]) + sum([weight(name, 0.0) for name in names])
-        return odds + self.weigh(shares)
+    def weigh_columns(self, columns: Columns) -> Odds:
+        """Log odds that features add to each of their candidates: what `weigh` makes of them one by one, faster."""
+        odds = np.zeros(len(columns.captions))
+        for make, *arguments in columns.groups:
+            known = self._known.get(make) or self._known.setdefault(make, _Known(self.weigh, make))
+            odds += np.array([known[one] for one in zip(*arguments, strict=True)], np.float64)
+        for name, values in columns.values.items():
+            odds += self.weights.get(name, 0.0) * values
+        return odds
 
-    def probability(self, log_odds: float) -> float:
-        """Of a candidate whose features (its own and its caption's) weigh `log_odds`: 0 to 1."""
-        return 1 / (1 + math.exp(-max(min(self.bias + log_odds, 30.0), -30.0)))
+    def score(self, facts: Columns, candidates: Columns, read: Odds | float = 0.0) -> Odds:
+        """Probabilities of candidates.
+
+        Args:
+            facts: features of the captions.
+            candidates: features of the candidates themselves.
+            read: what `read` says of their vectors.
+        """
+        of_captions = self.weigh_columns(facts)[np.array(candidates.captions, np.int64)]
+        return self.probability(of_captions + self.weigh_columns(candidates) + read)
+
+    def probability(self, log_odds: Odds) -> Odds:
+        """Of candidates whose features (their own and their caption's) weigh `log_odds`: 0 to 1."""
+        return 1 / (1 + np.exp(-np.clip(self.bias + log_odds, -30.0, 30.0)))
 
     def __call__(self, features: Features) -> float:
         """Probability of a candidate with these features, those of its caption included."""
-        return self.probability(self.weigh(features))
+        return float(self.probability(np.array(self.weigh(features))))
 
     def reasons(self, features: Features, read: float = 0.0, count: int = REASONS) -> list[tuple[str, float]]:
         """The features that speak loudest, for or against, with their share of the log odds.
@@ -122,65 +132,54 @@ class Evidence(NamedTuple):
     """The features that speak loudest and the log odds that they add: above 0 for the candidate, below against it."""
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Probabilities of a graph's candidates, in the order of the graph's own tuples."""
+class Scores(NamedTuple):
+    """Probabilities of the candidates of some graphs, graph by graph, in the order of a graph's own tuples."""
 
-    actions: tuple[float, ...]
-    attributes: tuple[float, ...]
-    relations: tuple[float, ...]
+    actions: Odds
+    attributes: Odds
+    relations: Odds
 
 
 class Verifier:
-    """Scores every candidate of a caption graph."""
+    """Scores every candidate of caption graphs."""
 
     def __init__(self, actions: Scorer, details: Scorer):
         self.actions, self.details = actions, details
 
-    def score(self, graph: CaptionGraph, original: str) -> Scores:
-        """`original` is the caption as it stands in the row: separators and stock-site words are evidence."""
-        if not (graph.actions or graph.attributes or graph.relations):
-            return Scores((), (), ())
-        context = CaptionContext(graph, original)
-        act, detail = self.actions, self.details
-        act_base = act.weigh_parts(context.parts) if graph.actions else 0.0
-        base = detail.weigh_parts(context.parts) if graph.attributes or graph.relations else 0.0
-        details = [attribute_parts(context, attribute) for attribute in graph.attributes]
-        details += [relation_parts(context, relation) for relation in graph.relations]
-        scores = [detail.probability(base + detail.weigh_parts(parts)) for parts in details]
+    def score(self, graphs: Sequence[CaptionGraph], originals: Sequence[str]) -> Scores:
+        """`originals` are the captions as they stand in their rows."""
+        asked = [bool(graph.actions or graph.attributes or graph.relations) for graph in graphs]
+        graphs = list(compress(graphs, asked))
+        captions = Captions(graphs, list(compress(originals, asked)))
+        facts = captions.facts
         return Scores(
-            tuple([self._action(context, one, act_base) for one in graph.actions]),
-            tuple(scores[: len(graph.attributes)]),
-            tuple(scores[len(graph.attributes) :]),
+            self.actions.score(facts, captions.actions, self.actions.read(_vectors(graphs))),
+            self.details.score(facts, captions.attributes),
+            self.details.score(facts, captions.relations),
         )
 
     def evidence(self, graph: CaptionGraph, original: str) -> tuple[list[Evidence], list[Evidence], list[Evidence]]:
         """Of the actions, attributes and relations that `score` scores."""
-        context, vectors = CaptionContext(graph, original), graph.parse.vectors
+        captions, scores = Captions([graph], [original]), self.score([graph], [original])
+        facts, read = captions.facts.features(0), self.actions.read(_vectors([graph]))
 
-        def of(scorer: Scorer, parts: Parts, score: float, read: float = 0.0) -> Evidence:
-            features = merged(context.parts) | merged(parts)
-            return Evidence(score, tuple(scorer.reasons(features, read)))
+        def of(scorer: Scorer, columns: Columns, scores: Odds, read: Odds) -> list[Evidence]:
+            return [
+                Evidence(float(score), tuple(scorer.reasons(facts | columns.features(place), float(read[place]))))
+                for place, score in enumerate(scores)
+            ]
 
-        scores, act = self.score(graph, original), self.actions
         return (
-            [
-                of(act, action_parts(context, one), score, act.read(vectors[one.token]))
-                for one, score in zip(graph.actions, scores.actions, strict=True)
-            ],
-            [
-                of(self.details, attribute_parts(context, one), score)
-                for one, score in zip(graph.attributes, scores.attributes, strict=True)
-            ],
-            [
-                of(self.details, relation_parts(context, one), score)
-                for one, score in zip(graph.relations, scores.relations, strict=True)
-            ],
+            of(self.actions, captions.actions, scores.actions, read),
+            of(self.details, captions.attributes, scores.attributes, np.zeros(len(scores.attributes))),
+            of(self.details, captions.relations, scores.relations, np.zeros(len(scores.relations))),
         )
 
-    def _action(self, context: CaptionContext, action: Action, base: float) -> float:
-        odds = self.actions.weigh_parts(action_parts(context, action))
-        return self.actions.probability(base + odds + self.actions.read(context.parse.vectors[action.token]))
+
+def _vectors(graphs: Sequence[CaptionGraph]) -> Floats:
+    """Those of the verb candidates in their context, shape (candidates, width)."""
+    found = [graph.parse.vectors[[action.token for action in graph.actions]] for graph in graphs if graph.actions]
+    return np.concatenate(found) if found else np.zeros((0, 0), np.float32)
 
 
 @cache

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, readings
 from filters.captions import verifier as verifier_module
-from filters.captions.annotate import SCHEMA, CaptionAnnotator, row_of
+from filters.captions.annotate import CaptionAnnotator, table_of
 from filters.captions.graph import CaptionGraph, build_graph
 from filters.captions.normalise import normalise
 from filters.captions.parse import CaptionParser, Parse
@@ -80,8 +79,8 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
     verifier = Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
     test = [entry for entry in labelled if entry.part == "test"]
     graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalise(entry.caption) for entry in test])]
-    rows = [row_of(graph, verifier.score(graph, entry.caption)) for graph, entry in zip(graphs, test, strict=True)]
-    decisions = decide_captions(table_of(rows), load_preset("strict").captions)
+    table = table_of([entry.caption for entry in test], [graph.parse.text for graph in graphs], graphs, verifier)
+    decisions = decide_captions(table, load_preset("strict").captions)
     action = np.array([entry.action for entry in test])
     precision, recall = shares(decisions.n_actions > 0, action)
     plain, _ = shares(np.array([any(action.tagged for action in graph.actions) for graph in graphs]), action)
@@ -89,14 +88,10 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
     assert precision >= 2.5 * plain
     complex_ = np.array([entry.complex for entry in test])
     precision, recall = shares(decisions.complexity > 0, complex_)
-    paper = decide_captions(table_of(rows), load_preset("paper").captions)
+    paper = decide_captions(table, load_preset("paper").captions)
     lenient_precision, lenient = shares(paper.complexity > 0, complex_)
     assert recall >= 0.9 > lenient
     assert precision >= lenient_precision + 0.1
-
-
-def table_of(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
 def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, once: Any) -> None:

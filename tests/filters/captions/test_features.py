@@ -5,15 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
-from filters.captions.features import CaptionContext, action_parts, attribute_parts, merged, relation_parts
+from filters.captions.features import Captions, Columns
 from filters.captions.graph import CaptionGraph
 from filters.captions.verifier import load_verifier
 
 GraphOf = Callable[[str], CaptionGraph]
 
 
-def context_of(graph_of: GraphOf, text: str, original: str | None = None) -> CaptionContext:
-    return CaptionContext(graph_of(text), text if original is None else original)
+def captions_of(graph_of: GraphOf, text: str, original: str | None = None) -> Captions:
+    return Captions([graph_of(text)], [text if original is None else original])
 
 
 @pytest.mark.parametrize(
@@ -32,18 +32,16 @@ def context_of(graph_of: GraphOf, text: str, original: str | None = None) -> Cap
     ],
 )
 def test_features_of_the_caption(graph_of: GraphOf, caption: str, name: str) -> None:
-    assert merged(context_of(graph_of, caption).parts)[name] > 0
-    assert name not in merged(context_of(graph_of, "a brown dog in the garden of an old house", "").parts)
+    assert captions_of(graph_of, caption).facts.features(0)[name] > 0
+    assert name not in captions_of(graph_of, "a brown dog in the garden of an old house", "").facts.features(0)
 
 
 def test_the_original_caption_counts_not_the_parsed_one(graph_of: GraphOf) -> None:
-    assert "caption: stock site" in merged(context_of(graph_of, "a dog", "a dog - stock photo").parts)
+    assert "caption: stock site" in captions_of(graph_of, "a dog", "a dog - stock photo").facts.features(0)
 
 
 def test_features_of_an_action(graph_of: GraphOf) -> None:
-    context = context_of(graph_of, "A child is sitting on a bench")
-    (action,) = context.graph.actions
-    features = merged(action_parts(context, action))
+    features = captions_of(graph_of, "A child is sitting on a bench").actions.features(0)
     for name in ("tag VBG", "verb sit", "word sitting", "with on", "with a preposition", "tie subject"):
         assert features[name] == 1
     assert features["actor before"] == 1 and "with an object" not in features
@@ -51,50 +49,53 @@ def test_features_of_an_action(graph_of: GraphOf) -> None:
 
 
 def test_a_verb_said_of_nobody(graph_of: GraphOf) -> None:
-    context = context_of(graph_of, "running")
-    (action,) = context.graph.actions
-    assert "said of nobody" in merged(action_parts(context, action))
+    assert "said of nobody" in captions_of(graph_of, "running").actions.features(0)
 
 
 def test_features_of_details(graph_of: GraphOf) -> None:
-    context = context_of(graph_of, "a red cup on the table")
-    (attribute,) = context.graph.attributes
-    (relation,) = context.graph.relations
-    said, tied = merged(attribute_parts(context, attribute)), merged(relation_parts(context, relation))
+    captions = captions_of(graph_of, "a red cup on the table")
+    said, tied = captions.attributes.features(0), captions.relations.features(0)
     assert {"attribute colour", "attribute colour, red", "describes red", "owner cup"} <= said.keys()
     assert {"relation", "relation, on", "owner cup", "target table", "target is a noun"} <= tied.keys()
 
 
+def all_columns(captions: Captions) -> tuple[Columns, ...]:
+    return captions.facts, captions.actions, captions.attributes, captions.relations
+
+
 def test_no_name_stands_in_two_groups(graph_of: GraphOf) -> None:
-    context = context_of(
-        graph_of, "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog"
-    )
-    graph = context.graph
-    parts = [action_parts(context, action) for action in graph.actions]
-    parts += [attribute_parts(context, attribute) for attribute in graph.attributes]
-    parts += [relation_parts(context, relation) for relation in graph.relations]
-    assert parts
-    for groups, single, shares in (context.parts, *parts):
-        names = [*(name for make, *of in groups for name in make(*of)), *single, *shares]
-        assert len(names) == len(set(names))
+    text = "Two Elegant Wedding Cards, red - man holding a ball and a ball by the sea with a dog"
+    for columns in all_columns(captions_of(graph_of, text)):
+        assert len(columns.captions) > 0
+        for place in range(len(columns.captions)):
+            names = [*columns.values]
+            for make, *arguments in columns.groups:
+                names += make(*(column[place] for column in arguments))
+            assert len(names) == len(set(names))
 
 
-def test_odd_texts_give_finite_named_features(graph_of: GraphOf, odd_texts: list[str]) -> None:
-    for text in odd_texts:
-        context = context_of(graph_of, text)
-        graph = context.graph
-        found = [merged(context.parts), *(merged(action_parts(context, action)) for action in graph.actions)]
-        found += [merged(attribute_parts(context, attribute)) for attribute in graph.attributes]
-        found += [merged(relation_parts(context, relation)) for relation in graph.relations]
-        for features in found:
-            assert all(math.isfinite(value) for value in features.values()), text
+def test_captions_do_not_depend_on_their_neighbours(graph_of: GraphOf, odd_texts: list[str]) -> None:
+    texts = ["walking boots", "a girl dancing", *odd_texts, "Anna and the old - the running dog", "a cup on a table"]
+    graphs = list(map(graph_of, texts))
+    together = [
+        (columns.captions[place], columns.features(place))
+        for columns in all_columns(Captions(graphs, texts))
+        for place in range(len(columns.captions))
+    ]
+    apart = [
+        (caption, columns.features(place))
+        for caption, (graph, text) in enumerate(zip(graphs, texts, strict=True))
+        for columns in all_columns(Captions([graph], [text]))
+        for place in range(len(columns.captions))
+    ]
+    assert sorted(together, key=str) == sorted(apart, key=str)
+    assert all(math.isfinite(value) for _, features in together for value in features.values())
 
 
 def test_the_weights_are_of_features_that_exist(graph_of: GraphOf) -> None:
-    sentence = "A man is sitting on a red bench. Bride And Groom Dancing!"
-    context = context_of(graph_of, sentence)
-    names = set(merged(context.parts))
-    for action in context.graph.actions:
-        names |= merged(action_parts(context, action)).keys()
+    captions = captions_of(graph_of, "A man is sitting on a red bench. Bride And Groom Dancing!")
+    names = set(captions.facts.features(0))
+    for place in range(len(captions.actions.captions)):
+        names |= captions.actions.features(place).keys()
     known = names & load_verifier().actions.weights.keys()
     assert len(known) > len(names) / 2

@@ -1,6 +1,7 @@
 """Tokens by cached chunks are spaCy's tokens, whatever was met before; what is kept is bounded."""
 
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from filters.captions.tokenizer import ChunkTokenizer
 
 # What special cases of the tokenizer are made of, within a chunk and across a space.
 PIECES = [
-    "a", "dog", "Dog's", "don't", "it's", "It's", "'s", "’s", "I'm", "cannot", "o'clock", "Mr.", "Mr",
-    "St.", "a.m.", "p.m", "10a.m.", ".", "..", "...", ",", ":", ")", "(", ":)", ":(", ":-)", "(:", "):",
+    "a", "dog", "Dog's", "don't", "it's", "It's", "'s", "’s", "I'm", "cannot", "Dont", "DONT", "o'clock", "Mr.",
+    "Mr", "St.", "a.m.", "p.m", "10a.m.", ".", "..", "...", ",", ":", ")", "(", ":)", ":(", ":-)", "(:", "):",
     ":D", ";", ";)", "-", "--", "'", "''", '"', "<3", "</3", "o.O", "xD", "8)", "8", "/", "w/o",
     "and/or", "#1", "$5", "5%", "½", "10'6\"", "U.S.", "e.g.", "C.", "http://a.b/c?d=e",
     "www.example.com", "mail@example.com", "DSC_0042.jpg", "🐱", "👩\u200d👩\u200d👧", "🇩🇪", "é", "e\u0301",
@@ -132,6 +133,12 @@ def test_common_chunks_are_never_forgotten(
     for first in range(100):
         small([f"a common dog new{first}"])
     assert sum(embedded) == 3 + 1 + 100  # "dog" at the end and before a space are two
+
+
+def test_words_are_split_where_a_tokenizer_splits_letters(encoder: TokenEncoder) -> None:
+    nlp = load_model()
+    nlp.tokenizer.suffix_search = re.compile("ing$").search
+    assert ChunkTokenizer(nlp, encoder)(["a running dog"]).words == ["a", "runn", "ing", "dog"]
 
 
 def test_other_tokenizers_are_refused(encoder: TokenEncoder) -> None:

@@ -10,12 +10,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filters.captions import verifier as module
-from filters.captions.features import CaptionContext, action_parts, merged
+from filters.captions.feature_names import Features
+from filters.captions.features import Captions
 from filters.captions.graph import CaptionGraph
 from filters.captions.verifier import IN_CONTEXT, Scorer, load_verifier, weights_fingerprint
 
 GraphOf = Callable[[str], CaptionGraph]
 NUMBERS = st.floats(-50, 50)
+
+
+def features_of_actions(graph: CaptionGraph, text: str) -> list[Features]:
+    captions = Captions([graph], [text])
+    return [captions.facts.features(0) | captions.actions.features(place) for place in range(len(graph.actions))]
+
+
+def read_of_actions(graph: CaptionGraph) -> list[float]:
+    vectors = graph.parse.vectors[[action.token for action in graph.actions]]
+    return load_verifier().actions.read(vectors).tolist()
 
 
 @given(
@@ -28,11 +39,22 @@ def test_a_score_is_a_logistic_regression(bias: float, weights: dict[str, float]
     assert score == pytest.approx(1 / (1 + math.exp(-max(min(odds, 30), -30))), rel=1e-6)
 
 
-def test_groups_weigh_what_their_features_do(graph_of: GraphOf) -> None:
-    context = CaptionContext(graph := graph_of("a man riding a brown horse"), "a man riding a brown horse")
-    scorer, parts = load_verifier().actions, action_parts(context, graph.actions[0])
-    assert scorer.weigh_parts(parts) == pytest.approx(scorer.weigh(merged(parts)))
-    assert scorer.weigh_parts(parts) == pytest.approx(scorer.weigh(merged(parts)))  # from what is known by now
+TEXTS = (
+    "a man riding a brown horse",
+    "Cats - dogs | birds",
+    "",
+    "A black cat is chasing a small bird near the red cup on the table",
+)
+
+
+def test_columns_weigh_what_their_features_do(graph_of: GraphOf) -> None:
+    captions = Captions(list(map(graph_of, TEXTS)), TEXTS)
+    for scorer in (load_verifier().actions, load_verifier().details):
+        for columns in (captions.facts, captions.actions, captions.attributes, captions.relations):
+            one_by_one = [scorer.weigh(columns.features(place)) for place in range(len(columns.captions))]
+            assert len(one_by_one) > 0
+            assert scorer.weigh_columns(columns) == pytest.approx(one_by_one)
+            assert scorer.weigh_columns(columns) == pytest.approx(one_by_one)  # from what is known by now
 
 
 def test_reasons_are_the_loudest_features_first() -> None:
@@ -44,37 +66,35 @@ def test_reasons_are_the_loudest_features_first() -> None:
 
 def test_a_vector_is_read_in_steps_that_rounding_does_not_move() -> None:
     scorer = Scorer(0.0, {}, (1.0, -2.0))
-    assert scorer.read(np.array([0.7, 0.1], np.float32)) == scorer.read(np.array([0.7 + 1e-5, 0.1], np.float32)) == 0.5
-    assert Scorer(0.0, {}).read(np.array([5.0, 5.0], np.float32)) == 0
+    assert scorer.read(np.array([[0.7, 0.1], [0.7 + 1e-5, 0.1]], np.float32)).tolist() == [0.5, 0.5]
+    assert Scorer(0.0, {}).read(np.array([[5.0, 5.0]], np.float32)).tolist() == [0]
 
 
 def test_the_evidence_of_all_features_adds_up_to_the_score(graph_of: GraphOf) -> None:
     text = "A black cat is chasing a small brown bird on the roof"
     graph, verifier = graph_of(text), load_verifier()
-    context, (action,) = CaptionContext(graph, text), graph.actions
-    features = merged(context.parts) | merged(action_parts(context, action))
-    read = verifier.actions.read(graph.parse.vectors[action.token])
+    (features,), (read,) = features_of_actions(graph, text), read_of_actions(graph)
     odds = verifier.actions.bias + sum(share for _, share in verifier.actions.reasons(features, read, count=10**6))
     actions, attributes, relations = verifier.evidence(graph, text)
     assert [one.score for one in actions] == [pytest.approx(1 / (1 + math.exp(-odds)))]
     assert actions[0].reasons == tuple(verifier.actions.reasons(features, read))
-    scores = verifier.score(graph, text)
-    assert tuple(one.score for one in attributes) == scores.attributes
-    assert tuple(one.score for one in relations) == scores.relations
+    scores = verifier.score([graph], [text])
+    assert [one.score for one in attributes] == scores.attributes.tolist()
+    assert [one.score for one in relations] == scores.relations.tolist()
 
 
-def test_one_score_per_candidate_in_the_order_of_the_graph(graph_of: GraphOf) -> None:
-    text = "A black cat is chasing a small brown bird on the roof"
-    graph = graph_of(text)
-    scores = load_verifier().score(graph, text)
-    assert len(scores.actions) == len(graph.actions) > 0
-    assert len(scores.attributes) == len(graph.attributes) > 0
-    assert len(scores.relations) == len(graph.relations)
-    context = CaptionContext(graph, text)
-    scorer = load_verifier().actions
-    odds = scorer.weigh(merged(context.parts) | merged(action_parts(context, graph.actions[0])))
-    read = scorer.read(graph.parse.vectors[graph.actions[0].token])
-    assert scores.actions[0] == pytest.approx(scorer.probability(odds + read))
+def test_one_score_per_candidate_graph_by_graph_in_their_order(graph_of: GraphOf) -> None:
+    graphs, verifier = list(map(graph_of, TEXTS)), load_verifier()
+    together, apart = (
+        verifier.score(graphs, TEXTS),
+        [verifier.score([graph], [text]) for graph, text in zip(graphs, TEXTS, strict=True)],
+    )
+    for part in ("actions", "attributes", "relations"):
+        assert len(getattr(together, part)) == sum(len(getattr(graph, part)) for graph in graphs) > 0
+        assert getattr(together, part).tolist() == [score for one in apart for score in getattr(one, part)]
+    (features,), (read,) = features_of_actions(graphs[0], TEXTS[0]), read_of_actions(graphs[0])
+    odds = verifier.actions.weigh(features) + read
+    assert together.actions[0] == pytest.approx(1 / (1 + math.exp(-verifier.actions.bias - odds)))
 
 
 @pytest.mark.parametrize(
@@ -92,14 +112,13 @@ def test_one_score_per_candidate_in_the_order_of_the_graph(graph_of: GraphOf) ->
 )
 def test_stated_actions_score_higher_than_named_ones(graph_of: GraphOf, stated: str, named: str) -> None:
     verifier = load_verifier()
-    low = max(verifier.score(graph_of(named), named).actions, default=0.0)
-    assert max(verifier.score(graph_of(stated), stated).actions) > max(low, 0.5)
+    low = max(verifier.score([graph_of(named)], [named]).actions, default=0.0)
+    assert max(verifier.score([graph_of(stated)], [stated]).actions) > max(low, 0.5)
 
 
 def test_odd_texts_score_between_zero_and_one(graph_of: GraphOf, odd_texts: list[str]) -> None:
-    for text in odd_texts:
-        scores = load_verifier().score(graph_of(text), text)
-        assert all(0 <= score <= 1 for score in (*scores.actions, *scores.attributes, *scores.relations))
+    scores = load_verifier().score(list(map(graph_of, odd_texts)), odd_texts)
+    assert all(0 <= score <= 1 for part in scores for score in part)
 
 
 def test_the_fingerprint_is_that_of_the_file() -> None:
