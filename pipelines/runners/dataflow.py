@@ -30,6 +30,7 @@ class Dataflow:
     flags: Sequence[str] = ()
     name: str = field(default="dataflow", init=False)
     takes_hints: bool = field(default=True, init=False)
+    by_partition: bool = field(default=False, init=False)
 
     @property
     def detached(self) -> bool:
