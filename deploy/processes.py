@@ -1,4 +1,4 @@
-"""Daemons that a script starts on this machine, and ends again without touching anybody else's. Standard library only."""
+"""Daemons that a script starts on this machine, and ends without touching anybody else's. Standard library only."""
 
 from __future__ import annotations
 

@@ -125,7 +125,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
     portable = parser.add_argument_group(
-        "workers of prism, dask and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
+        "workers of prism, dask and flink",
+        "Beam's own options are taken by their names: --flink_master=host:8081, ...",
     )
     portable.add_argument(
         "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
@@ -138,12 +139,14 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         type=number(Positive),
         default=int(START_SECONDS),
         metavar="SECONDS",
-        help=f"end a job of which no worker has begun by then, of dask where none is left (default {START_SECONDS:.0f})",
+        help="end a job of which no worker has begun by then, or on dask when there was none for so long (default "
+        f"{START_SECONDS:.0f})",
     )
     portable.add_argument(
         "--dask-scheduler",
         metavar="ADDRESS",
-        help="of dask: tcp://host:8786 (default: what DASK_SCHEDULER_ADDRESS says, or that of `make dask-up`)",
+        help="of dask: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of `make "
+        "dask-up`)",
     )
 
 

@@ -18,6 +18,7 @@ _OURS = {
     "direct_num_workers": "WORKERS (--workers)",
     "direct_running_mode": "WORKERS (--workers)",
     "dask_client_address": "--dask-scheduler",
+    "dask_scheduler_file": "--dask-scheduler, which takes a file too",
     "dask_npartitions": "nothing; units are spread over the workers one by one",
     "dask_partition_size": "nothing; units are spread over the workers one by one",
     "job_endpoint": "RUNNER (--runner)",

@@ -8,7 +8,9 @@ Dask's to replace, and their units go to others.
 from __future__ import annotations
 
 import glob
+import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,7 +31,6 @@ from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
 from common.files import TEMPORARY
-from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job, cancel
 from pipelines.runners.once import let_go
@@ -40,6 +41,7 @@ from pipelines.store.storage import is_local, on_this_machine, store_path
 
 ADDRESS = "tcp://127.0.0.1:8786"
 """Where `make dask-up` has its scheduler."""
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d{1,5}")
 VARIABLE = "DASK_SCHEDULER_ADDRESS"
 """Dask's own."""
 CONNECT_SECONDS = 5.0
@@ -78,7 +80,7 @@ class Dask:
             threads = client.nthreads()
             if not threads:
                 raise RunnerError(
-                    f"the Dask scheduler at {self._where()} has no workers; start some (`dask worker {self._where()} "
+                    f"the Dask scheduler at {self.address()} has no workers; start some (`dask worker {self.address()} "
                     "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are there"
                 )
             for worker, number in threads.items():
@@ -96,16 +98,16 @@ class Dask:
             return len(client.nthreads())
 
     def run(self, job: Job) -> None:
-        where = [] if self._file() else [f"--dask_client_address={self._where()}"]
-        partitions = f"--dask_npartitions={PARTITIONS * max(job.workers, self.default_workers())}"
-        options = PipelineOptions([*QUIET, *where, partitions, *self.flags])
+        partitions = PARTITIONS * max(job.workers, self.default_workers())
+        ours = [f"--dask_client_address={self.address()}", f"--dask_npartitions={partitions}"]
+        options = PipelineOptions([*QUIET, *ours, *self.flags])
         pipeline = beam.Pipeline(runner=DaskRunner(), options=options)
         job.build(pipeline)
         with _quiet():
             try:
                 result = pipeline.run()
             except OSError as error:
-                raise JobFailed(f"{job.label}: the Dask scheduler at {self._where()} is gone ({error})") from error
+                raise JobFailed(f"{job.label}: the Dask scheduler at {self.address()} is gone ({error})") from error
             try:
                 _watch(result, job.label, self.workers.start_seconds)
                 result.client.run(let_go, on_error="ignore")
@@ -118,24 +120,33 @@ class Dask:
     @contextmanager
     def _cluster(self) -> Iterator[distributed.Client]:
         """A connection. Raises RunnerError where no scheduler answers."""
-        where: dict[str, Any] = {"scheduler_file": self._file()} if self._file() else {"address": self._where()}
+        address = self.address()
         with _quiet():
             try:
-                client = distributed.Client(**where, timeout=CONNECT_SECONDS, set_as_default=False)
-            except (OSError, ValueError) as error:
+                client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            except OSError as error:
                 raise RunnerError(
-                    f"no Dask scheduler answers at {self._where()} ({error}); start one with `make dask-up`, or name "
+                    f"no Dask scheduler answers at {address} ({error}); start one with `make dask-up`, or name "
                     "it: --dask-scheduler tcp://host:8786"
                 ) from error
             with client:
                 yield client
 
-    def _file(self) -> str | None:
-        """The file in which a scheduler says where it is, if it is named."""
-        return str(option_values(self.flags)["scheduler_file"]) if given(self.flags, "dask_scheduler_file") else None
-
-    def _where(self) -> str:
-        return self._file() or self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
+    def address(self) -> str:
+        """The scheduler's: the option, else the variable, else where `make dask-up` has it; or what stands in the file
+        that these name. Raises RunnerError where it is none."""
+        asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
+        if os.path.isfile(asked):
+            try:
+                return str(json.loads(Path(asked).read_text(encoding="utf-8"))["address"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunnerError(f"--dask-scheduler {asked} is not a Dask scheduler's file ({error!r})") from error
+        if not _ADDRESS.fullmatch(asked):
+            raise RunnerError(
+                f"--dask-scheduler {asked} is neither an address such as tcp://host:8786 nor the file that a scheduler "
+                "writes (--scheduler-file)"
+            )
+        return asked
 
 
 @contextmanager
@@ -161,7 +172,7 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
         except TimeoutError:
             pass
         except distributed.CancelledError as error:
-            raise JobFailed(f"{label}: the Dask scheduler is gone, or has dropped the job ({error})") from error
+            raise JobFailed(f"{label}: the Dask scheduler is gone, or has dropped the job") from error
         try:
             there = bool(result.client.nthreads())
         except OSError:
