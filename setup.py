@@ -95,6 +95,7 @@ EXTRAS = {
         "s3fs",
         "hypothesis",
         PADDLEOCR,  # what the tests compare our reading with, line by line
+        "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
         "psutil",
         "scikit-image",
         "scikit-learn",
