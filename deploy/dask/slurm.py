@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
     """The cluster, still without workers."""
-    from dask_jobqueue import SLURMCluster
+    from dask_jobqueue.slurm import SLURMCluster
 
     return SLURMCluster(
         queue=options.queue,

@@ -98,7 +98,10 @@ class Dask:
             return len(client.nthreads())
 
     def run(self, job: Job) -> None:
-        partitions = PARTITIONS * max(job.workers, self.default_workers())
+        try:
+            partitions = PARTITIONS * max(job.workers, self.default_workers())
+        except RunnerError as error:  # it was there when the run began
+            raise JobFailed(f"{job.label}: {error}") from error
         ours = [f"--dask_client_address={self.address()}", f"--dask_npartitions={partitions}"]
         options = PipelineOptions([*QUIET, *ours, *self.flags])
         pipeline = beam.Pipeline(runner=DaskRunner(), options=options)
@@ -108,6 +111,7 @@ class Dask:
                 result = pipeline.run()
             except OSError as error:
                 raise JobFailed(f"{job.label}: the Dask scheduler at {self.address()} is gone ({error})") from error
+            assert isinstance(result, DaskRunnerResult)
             try:
                 _watch(result, job.label, self.workers.start_seconds)
                 result.client.run(let_go, on_error="ignore")
@@ -185,12 +189,12 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
                 "with --start-timeout"
             )
     for future in result.futures:
-        error = future.exception()
-        if isinstance(error, KilledWorker):
-            raise WorkerDied(f"Dask workers died at work ({error.last_worker.address} was the last)") from error
-        if error is not None:
-            traceback.print_exception(type(error), error, future.traceback())
-            raise JobFailed(f"{label}: the job failed: {type(error).__name__}: {error}") from error
+        ended = future.exception()
+        if isinstance(ended, KilledWorker):
+            raise WorkerDied(f"Dask workers died at work ({ended.last_worker.address} was the last)") from ended
+        if ended is not None:
+            traceback.print_exception(type(ended), ended, future.traceback())
+            raise JobFailed(f"{label}: the job failed: {type(ended).__name__}: {ended}") from ended
 
 
 def versions() -> dict[str, str]:
@@ -216,7 +220,7 @@ def _check_versions(client: distributed.Client) -> None:
             if theirs.get(name) != value:
                 raise RunnerError(
                     f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine {value}; they must be "
-                    "equal, or rows would not be: start the workers from this environment, or from the same image"
+                    "equal, or rows would not be: start the workers anew, from this environment or the same image"
                 )
 
 

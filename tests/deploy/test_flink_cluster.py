@@ -63,6 +63,7 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
     assert "is up: 2 slots" in up.stdout
     cluster = cluster_script.Cluster(command.state, command.port, 0, 2)
     overview = cluster.overview()
+    assert overview is not None
     assert overview["slots-total"] == overview["slots-available"] == 2 and overview["taskmanagers"] == 1
     running = cluster.running()
     assert sorted(running) == ["jobmanager", "taskmanager"]
@@ -99,7 +100,8 @@ def test_half_a_cluster_is_made_whole(command: Any) -> None:
     up = command("up")
     assert up.returncode == 0, up.stderr
     assert sorted(cluster.running()) == ["jobmanager", "taskmanager"]
-    assert cluster.overview()["slots-total"] == 2
+    overview = cluster.overview()
+    assert overview is not None and overview["slots-total"] == 2
 
 
 def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(command: Any) -> None:

@@ -111,6 +111,7 @@ def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_fi
     assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
     assert set(extras.split(",")) == {"filter", "download", "gcp"} and "apt-get" not in text
+    assert "pip uninstall --yes google-cloud-aiplatform" in text and "--no-compile" in text and "-name tests" in text
     found = installed_with("open-diht", {"filter", "download"})
     assert {"apache-beam", "spacy", "onnxruntime", "img2dataset"} <= found
     heavy = {"torch", "torchvision", "paddlepaddle", "paddleocr", "tensorflow", "transformers", "dask"}

@@ -29,6 +29,7 @@ from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 
 pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[dask]'")
 
+import distributed
 from distributed import Client
 from distributed.scheduler import KilledWorker
 
@@ -192,7 +193,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
             time.sleep(0.01)
             raise TimeoutError
 
-    monkeypatch.setattr(dask.distributed, "wait", wait)
+    monkeypatch.setattr(distributed, "wait", wait)
 
 
 @pytest.mark.usefixtures("waiting")
@@ -209,9 +210,9 @@ def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors
 
 def test_a_scheduler_that_goes_ends_the_job_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def wait(futures: list[Any], timeout: float) -> None:
-        raise dask.distributed.CancelledError("1 Future cancelled:\nReasons:\nscheduler-connection-lost")
+        raise distributed.CancelledError("1 Future cancelled:\nReasons:\nscheduler-connection-lost")
 
-    monkeypatch.setattr(dask.distributed, "wait", wait)
+    monkeypatch.setattr(distributed, "wait", wait)
     with pytest.raises(JobFailed) as failed:
         dask._watch(result(), "captions", 60.0)
     assert str(failed.value) == "captions: the Dask scheduler is gone, or has dropped the job"
@@ -344,8 +345,10 @@ def test_a_worker_without_this_project_is_refused_by_its_address(
 ) -> None:
     command = [str(bare_python), "-P", "-m", "distributed.cli.dask_worker", scheduler, "--host=127.0.0.1"]
     options = ["--nthreads=1", "--no-nanny", "--no-dashboard", f"--local-directory={tmp_path}"]
-    worker = subprocess.Popen([*command, *options], cwd="/", env=clean_environment(), stderr=subprocess.DEVNULL)
-    with killed_at_the_end(worker), Client(scheduler, set_as_default=False) as client:  # type: ignore[type-var]
+    worker = subprocess.Popen(
+        [*command, *options], cwd="/", env=clean_environment(), stderr=subprocess.DEVNULL, text=True
+    )
+    with killed_at_the_end(worker), Client(scheduler, set_as_default=False) as client:
         client.wait_for_workers(3, timeout=60)
         run = start(*arguments, "--output", tmp_path / "out")
         said, _ = run.communicate(timeout=100)
