@@ -34,6 +34,7 @@ from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, 
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
+from pipelines.runners.workers import WorkerDied
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.deduplication import DedupFailed
@@ -58,6 +59,7 @@ _FAILED = (
     SpotterError,
     NotConserved,
     JobFailed,
+    WorkerDied,
     DedupFailed,
     RunFailed,
 )

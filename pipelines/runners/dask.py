@@ -191,10 +191,20 @@ def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
     for future in result.futures:
         ended = future.exception()
         if isinstance(ended, KilledWorker):
+            _let_end(result.client)  # what is still under way is to be blamed for no death
             raise WorkerDied(f"Dask workers died at work ({ended.last_worker.address} was the last)") from ended
         if ended is not None:
             traceback.print_exception(type(ended), ended, future.traceback())
             raise JobFailed(f"{label}: the job failed: {type(ended).__name__}: {ended}") from ended
+
+
+def _let_end(client: distributed.Client) -> None:
+    """Wait until each worker has ended the unit that it is at; Dask gives it no other of a job that has failed."""
+    at_work = set(client.nthreads())
+    while at_work:
+        at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
+        if at_work:
+            time.sleep(POLL_SECONDS)
 
 
 def versions() -> dict[str, str]:

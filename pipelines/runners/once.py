@@ -34,10 +34,15 @@ class OncePerProcess(beam.DoFn):
             _set_up(self._job, self._pickled).process(element)
 
 
-def let_go() -> None:
-    """Take down what this process keeps, models and helper processes."""
-    with _one_at_a_time:
+def let_go() -> bool:
+    """Take down what this process keeps, models and helper processes. False: it is at work, and keeps them."""
+    if not _one_at_a_time.acquire(blocking=False):
+        return False
+    try:
         _take_down()
+    finally:
+        _one_at_a_time.release()
+    return True
 
 
 def _set_up(job: str, pickled: bytes) -> beam.DoFn:

@@ -178,9 +178,11 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
 
 def result(error: BaseException | None = None, done: bool = True, workers: int = 1) -> Any:
     """A job that has ended, or goes on."""
-    loop = SimpleNamespace(nthreads=lambda: dict.fromkeys(range(workers), 1))
+    at_work = [True, True, False]
+    cluster = Cluster(lambda let_go: not at_work.pop(0), {str(worker): 1 for worker in range(workers)})
+    cluster.at_work = at_work  # type: ignore[attr-defined]
     return SimpleNamespace(
-        client=loop, futures=[SimpleNamespace(exception=lambda: error, traceback=lambda: None, done=done)]
+        client=cluster, futures=[SimpleNamespace(exception=lambda: error, traceback=lambda: None, done=done)]
     )
 
 
@@ -198,11 +200,14 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("waiting")
 def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
     dask._watch(result(), "captions", 60.0)
+    killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
     with pytest.raises(WorkerDied, match=r"Dask workers died at work \(tcp://a:1 was the last\)"):
-        dask._watch(result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4)), "captions", 60.0)  # type: ignore[arg-type]
+        dask._watch(killed, "captions", 60.0)
+    assert killed.client.at_work == [], "what is under way has ended by then"
     with pytest.raises(JobFailed, match="captions: the job failed: OSError: no model"):
         dask._watch(result(OSError("no model")), "captions", 60.0)
     assert "OSError: no model" in capsys.readouterr().err, "the log of workers has the trace"

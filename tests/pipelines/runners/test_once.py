@@ -33,6 +33,13 @@ class Speaks(beam.DoFn):
         said.append(f"{self._name} down")
 
 
+class Asks(Speaks):
+    """Is asked to go while it works."""
+
+    def process(self, element: str) -> None:
+        said.append(f"let go: {let_go()}")
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the driver is."""
@@ -60,6 +67,13 @@ def test_all_partitions_of_a_job_share_what_is_set_up_and_the_next_job_has_its_o
     let_go()
     let_go()
     assert said[6:] == ["a down"]
+
+
+def test_a_process_at_work_keeps_what_it_has() -> None:
+    (do,) = copies(Asks("a"), 1)
+    do.process("1")
+    assert said == ["a up", "let go: False"]
+    assert let_go() and said[2:] == ["a down"]
 
 
 def test_what_cannot_be_set_up_is_not_kept() -> None:
