@@ -79,7 +79,7 @@ EXTRAS = {
     "video": ["av"],  # UCF101's frames: make bench-data TASK=ucf101
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
-    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask and distributed, 8 MB
+    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and what they bring, 11 MB
     "docs": [
         "mkdocs==1.6.1",
         "mkdocs-material>=9.6,<10",
