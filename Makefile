@@ -6,7 +6,7 @@ INPUT   ?=#                 manifests to read: a file or a quoted glob (the samp
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume. Or hf://datasets/owner/name, see docs/howto/hub.md
 PRESET  ?= paper#           paper, balanced, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
 STAGES  ?=#                 comma-separated from captions,download,spotting,score,dedup,export (all that apply)
-RUNNER  ?= direct#          direct (this machine), prism, flink or dataflow; see deploy/README.md
+RUNNER  ?= direct#          direct (this machine), prism, dask, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
@@ -39,12 +39,12 @@ STUDY   ?= full#            full (an hour and a half on two cores), quick (20 mi
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,score,language,train,teacher,bench,video,s3,hub,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,download,dedup,score,language,train,teacher,bench,video,s3,hub,dask,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data flink-up flink-down prism s3-server clean env-filter env-train env-bench env-study env-all env-ocr
+.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data dask-up dask-down flink-up flink-down prism s3-server clean env-filter env-train env-bench env-study env-dask env-all env-ocr
 
 comma := ,
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
@@ -72,8 +72,9 @@ TRAIN_BENCHES = losses train_step checkpoints loader
 NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
-FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)
-TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)
+DASK_EXTRA = $(if $(filter dask,$(RUNNER)),$(comma)dask)
+FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)$(DASK_EXTRA)
+TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)$(DASK_EXTRA)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 # OUTPUT, where it was given; its default is that of `make filter`.
@@ -114,7 +115,7 @@ test: env-all env-ocr ## Run the tests, without soak and flink
 test-all: env-all env-ocr ## Run the tests with kill and soak (many minutes)
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not flink and not cluster" $(ARGS)
 
-test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, or Beam's Google Cloud part (minutes)
+test-runners: env-all env-ocr ## Run the tests that need Flink, Prism, a Dask cluster, or Beam's Google Cloud part (minutes)
 	@$(PY) -m pytest -rs -m "flink or cluster" tests/pipelines/runners tests/deploy $(ARGS)
 
 coverage: env-all env-ocr ## Run the tests, show the lines they do not reach (ARGS="tests/filters" for a part)
@@ -131,14 +132,20 @@ docs: env-all ## Build the documentation into out/docs; broken links and pages w
 bench-filter: env-all env-ocr ## Measure the filters: speed, hits, false positives
 	@status=0; for bench in $(BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
-bench-scale: env-all ## Measure workers, shards and Prism against plain processes; the driver at 100 thousand units
+bench-scale: env-all ## Measure workers, shards, Prism and Dask against plain processes; the driver at 100 thousand units
 	@status=0; for bench in $(SCALE_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
+dask-up: env-dask $(if $(NEEDS_OCR),env-ocr) ## Start a Dask scheduler with two workers on this machine, for RUNNER=dask
+	@$(PY) -m deploy.dask.cluster up
+
+dask-down: ## Stop them
+	@$(if $(wildcard $(PY)),$(PY),python3) -m deploy.dask.cluster down
+
 flink-up: env-filter ## Start a standalone Flink with two slots on this machine, for RUNNER=flink (needs Java 17)
-	@$(PY) deploy/flink/cluster.py up
+	@$(PY) -m deploy.flink.cluster up
 
 flink-down: ## Stop it
-	@$(if $(wildcard $(PY)),$(PY),python3) deploy/flink/cluster.py down
+	@$(if $(wildcard $(PY)),$(PY),python3) -m deploy.flink.cluster down
 
 prism: ## Build Prism into .prism, for RUNNER=prism (needs Go)
 	@if [ -x .prism/prism ] && [ "$$(cat .prism/version 2>/dev/null)" = "$(BEAM)" ]; then echo "Prism $(BEAM) is in .prism"; exit 0; fi; \
@@ -201,6 +208,9 @@ endef
 
 env-filter:
 	$(call install,$(FILTER_EXTRAS),what the filters need (1 GB on disk; a few minutes))
+
+env-dask:
+	$(call install,filter$(comma)dask,what the filters and Dask need (1 GB on disk; a few minutes))
 
 env-train:
 	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))

@@ -81,6 +81,7 @@ EXTRAS = {
     "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
     "s3": ["s3fs"],
     "hub": ["huggingface_hub>=2.4,<3"],  # INPUT=hf://..., OUTPUT=hf://...
+    "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and what they bring, 11 MB
     "docs": [
         "mkdocs==1.6.1",
         "mkdocs-material>=9.6,<10",
@@ -96,6 +97,7 @@ EXTRAS = {
         "s3fs",
         "hypothesis",
         PADDLEOCR,  # what the tests compare our reading with, line by line
+        "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
         "psutil",
         "scikit-image",
         "scikit-learn",

@@ -1,36 +1,40 @@
-"""Beam against plain processes on the same units: workers, shards, Prism; and the memory of a worker against its rows.
+"""Beam against plain processes on the same units: workers, shards, Prism, Dask; and a worker's memory against its rows.
 
     python -m benchmarks.scale [--captions FOLDER] [--rows N] [--repeats K]
     python -m benchmarks.scale --memory 100000 1000000
 
 A plain process calls the caption stage on one unit after another: read, annotate, write, commit. Beam does the same
-through FnApiRunner, in two shards as two invocations that each do every second unit, and through Prism in one worker
-process (where `make prism` has built it). Wall time, start of the processes and loading of the models included on all
-sides; the sides run in turn. Memory is the peak resident set of one process that does all the rows; captions are
-LAION's, each copy made distinct by a number so that no cache serves them.
+through FnApiRunner, in two shards as two invocations that each do every second unit, through Prism in one worker
+process (where `make prism` has built it), and through Dask on a scheduler and two workers of this machine. Wall time,
+start of the processes and loading of the models included on all sides, but that Dask's workers are there before, as on
+a cluster, and have imported this program; the sides run in turn. Memory is the peak resident set of one process that
+does all the rows; captions are LAION's, each copy made distinct by a number so that no cache serves them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.label_set import laion_captions, samples_folder
+from deploy.dask.cluster import Cluster
 from filters.captions.annotate import provenance
 from pipelines.datasets import load_dataset
 from pipelines.engine.jobs import run_units, worker_log
 from pipelines.engine.stage import DoUnit
 from pipelines.plan import keep_plan, make_plan
-from pipelines.runners import make_backend
+from pipelines.runners import Workers, make_backend
 from pipelines.runners.prism import BUILT
 from pipelines.stages.captions import CaptionStage
 from pipelines.store.layout import Layout
@@ -44,7 +48,7 @@ from benchmarks.scale import stage_of
 stage = stage_of(Path(sys.argv[1]))
 stage.setup()
 for unit in sys.argv[2:]:
-    stage.process(unit)
+    stage.do(unit)
 # Not ru_maxrss: a child inherits its parent's.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -101,20 +105,43 @@ def run_prism(output: Path, units: list[str]) -> None:
         run_units("captions", units, stage, 1, backend=make_backend("prism"), todo=output)
 
 
+def run_dask(output: Path, units: list[str], scheduler: str) -> None:
+    """Do the units through Beam's DaskRunner, on a cluster that is up."""
+    backend = make_backend("dask", workers=Workers(scheduler=scheduler))
+    with worker_log(output / "workers.log"):
+        run_units("captions", units, DoUnit(stage_of(output)), 2, backend=backend)
+
+
+@contextlib.contextmanager
+def dask_cluster() -> Iterator[str]:
+    """A scheduler with two workers of this machine; its address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = Cluster(Path(folder), port, 2)
+        print(cluster.up(), flush=True)
+        try:
+            make_backend("dask", workers=Workers(scheduler=cluster.address)).check([])  # they import this program now
+            yield cluster.address
+        finally:
+            cluster.down()
+
+
 def run_beam(output: Path, units: list[str], workers: int) -> None:
     """Do the units through Beam."""
     with worker_log(output / "workers.log"):
         run_units("captions", units, DoUnit(stage_of(output)), workers)
 
 
-def compare(captions: list[str], rows: int, repeats: int) -> None:
-    """Print the table of rates."""
+def compare(captions: list[str], rows: int, repeats: int, scheduler: str) -> None:
+    """Print the table of rates; `scheduler` is the address of Dask's."""
     sides: dict[str, Callable[[Path, list[str]], object]] = {
         "1 plain process": lambda output, units: run_plain(output, units, 1),
         "Beam, 1 worker": lambda output, units: run_beam(output, units, 1),
         "2 plain processes": lambda output, units: run_plain(output, units, 2),
         "Beam, 2 workers": lambda output, units: run_beam(output, units, 2),
         "2 shards of Beam, 1 worker each": lambda output, units: run_shards(output, units, 2),
+        "Dask, 2 workers": lambda output, units: run_dask(output, units, scheduler),
     }
     if BUILT.exists():
         sides["Prism, its 1 worker"] = run_prism
@@ -166,7 +193,8 @@ def main() -> None:
     if options.memory:
         memory(captions, options.memory)
     else:
-        compare(captions, options.rows, options.repeats)
+        with dask_cluster() as scheduler:
+            compare(captions, options.rows, options.repeats, scheduler)
 
 
 if __name__ == "__main__":

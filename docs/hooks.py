@@ -39,6 +39,7 @@ BESIDE = (
     "benchmarks/RESULTS.md",
     "data/sample/README.md",
     "deploy/README.md",
+    "deploy/dask/README.md",
     "deploy/dataflow/README.md",
     "deploy/flink/README.md",
     "deploy/kubernetes/README.md",

@@ -37,6 +37,7 @@ from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, 
 from pipelines.runners.direct import check_workers
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.portable import START_SECONDS
+from pipelines.runners.workers import WorkerDied
 from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
 from pipelines.stages.dedup.deduplication import DedupFailed
@@ -69,6 +70,7 @@ _FAILED = (
     SpotterError,
     NotConserved,
     JobFailed,
+    WorkerDied,
     DedupFailed,
     RunFailed,
 )
@@ -155,7 +157,8 @@ def add_where(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shard", help="i/n: do every n-th unit, i from 0; a run without it finishes")
     portable = parser.add_argument_group(
-        "workers of prism and flink", "Beam's own options are taken by their names too: --flink_master=host:8081, ..."
+        "workers of prism, dask and flink",
+        "Beam's own options are taken by their names: --flink_master=host:8081, ...",
     )
     portable.add_argument(
         "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
@@ -168,7 +171,14 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         type=number(Positive),
         default=int(START_SECONDS),
         metavar="SECONDS",
-        help=f"end a job of which no worker has begun by then (default {START_SECONDS:.0f})",
+        help="end a job of which no worker has begun by then, or on dask when there was none for so long (default "
+        f"{START_SECONDS:.0f})",
+    )
+    portable.add_argument(
+        "--dask-scheduler",
+        metavar="ADDRESS",
+        help="of dask: tcp://host:8786, or the scheduler's file (default: DASK_SCHEDULER_ADDRESS, or that of `make "
+        "dask-up`)",
     )
 
 
@@ -189,7 +199,12 @@ def backend_of(
     backend = make_backend(
         options.runner,
         of_beam,
-        Workers(python=options.worker_python, boot=options.boot_command, start_seconds=options.start_timeout),
+        Workers(
+            python=options.worker_python,
+            boot=options.boot_command,
+            start_seconds=options.start_timeout,
+            scheduler=options.dask_scheduler,
+        ),
         ours=[name for action in parser._actions for name in action.option_strings],
     )
     if options.workers and isinstance(backend, Direct):

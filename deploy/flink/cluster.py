@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """A standalone Flink on this machine, from the two PyPI packages that carry its jars and its scripts.
 
-    python3 deploy/flink/cluster.py up      (what `make flink-up` calls) starts it, or finds it running
-    python3 deploy/flink/cluster.py down    (`make flink-down`) stops it
-    python3 deploy/flink/cluster.py status
+    python3 -m deploy.flink.cluster up      (what `make flink-up` calls) starts it, or finds it running
+    python3 -m deploy.flink.cluster down    (`make flink-down`) stops it
+    python3 -m deploy.flink.cluster status
 
 Everything lies in one folder (`--state`, by default .flink): packages, installation, configuration, logs, process ids.
 One JobManager and one TaskManager with `--slots` slots; every port binds to the loopback address. Needs Java 11 or 17,
@@ -14,22 +14,20 @@ cannot be done, and one line says why.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tarfile
 import time
 import urllib.request
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
+
+from deploy.processes import alone, command_line, end
 
 VERSION = "1.20.5"
 PACKAGES = {
@@ -54,7 +52,7 @@ PACKAGES = {
 """By distribution: file, sha256, how pip is told to take that file."""
 DAEMONS = {"jobmanager": "standalonesession", "taskmanager": "taskexecutor"}
 """Script, and the service name in its process id file; in the order in which they start."""
-START_SECONDS, STOP_SECONDS = 90.0, 30.0
+START_SECONDS = 90.0
 
 
 class ClusterError(RuntimeError):
@@ -71,7 +69,7 @@ class Cluster:
 
     def up(self) -> str:
         """Start what does not run; returns what to say. Raises ClusterError."""
-        with self._alone():
+        with alone(self.state):
             running = self.running()
             if running:
                 overview = self.overview()
@@ -105,7 +103,7 @@ class Cluster:
         """Stop what runs; returns what to say."""
         if not self.state.is_dir():
             return f"no Flink runs from {self.state}"
-        with self._alone():
+        with alone(self.state):
             stopped = self._stop()
         return f"stopped {' and '.join(stopped)}" if stopped else f"no Flink runs from {self.state}"
 
@@ -122,7 +120,7 @@ class Cluster:
         for script, service in DAEMONS.items():
             for file in self.pids.glob(f"flink-*-{service}.pid"):
                 numbers = [int(word) for word in file.read_text(encoding="ascii").split() if word.isdecimal()]
-                if mine := [pid for pid in numbers if str(self.conf) in _command_line(pid)]:
+                if mine := [pid for pid in numbers if str(self.conf) in command_line(pid)]:
                     found[script] = mine
         return found
 
@@ -137,14 +135,6 @@ class Cluster:
 
     def _describe(self, overview: dict[str, object]) -> str:
         return f"{overview['slots-total']} slots, http://localhost:{self.port} (logs in {self.log})"
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One command at a time on a state folder."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        with open(self.state / "lock", "a", encoding="ascii") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
 
     def _install(self) -> None:
         if (self.home / "installed").is_file():
@@ -240,7 +230,7 @@ class Cluster:
         found = self.running()
         for script in reversed(DAEMONS):
             for pid in found.get(script, []):
-                _end(pid)
+                end(pid)
         for file in self.pids.glob("flink-*.pid"):
             file.unlink(missing_ok=True)
         return [script for script in DAEMONS if script in found]
@@ -291,32 +281,6 @@ def _unpack(content, path: Path) -> None:  # type: ignore[no-untyped-def]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         shutil.copyfileobj(content, file)
-
-
-def _command_line(pid: int) -> str:
-    """The command line of a process, empty where there is none."""
-    proc = Path("/proc")
-    if proc.joinpath("self").exists():
-        try:
-            return (proc / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-        except OSError:
-            return ""
-    done = subprocess.run(["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return done.stdout
-
-
-def _end(pid: int) -> None:
-    """SIGTERM, and SIGKILL where that does not help in time."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + STOP_SECONDS
-        while time.monotonic() < deadline:
-            if not _command_line(pid):  # gone, or a zombie of a container without init
-                return
-            time.sleep(0.1)
 
 
 def main() -> int:

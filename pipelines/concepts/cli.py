@@ -18,6 +18,7 @@ from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
 from pipelines.engine.devices import AUTO, PRECISIONS
 from pipelines.runners import JobFailed, RunnerError
 from pipelines.runners.fork_server import ForkServer
+from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import RunFailed
 from pipelines.store.locking import NotLocked
 from pipelines.store.storage import store_path
@@ -97,7 +98,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     return exit_status(
         concepts,
         wrong_use=(RunnerError,),
-        failed=(ModelMissing, NotLocked, JobFailed, RunFailed),
+        failed=(ModelMissing, NotLocked, JobFailed, WorkerDied, RunFailed),
         stopped=None,
     )
 

@@ -98,7 +98,7 @@ class Engine:
 
 
 def _explained(death: WorkerDied) -> str:
-    return f"{death}; signal 9 is the kernel's answer to too little memory: try fewer WORKERS"
+    return f"{death}; signal 9 is the kernel's answer to too little memory: try fewer WORKERS, or more memory"
 
 
 class _Counter:

@@ -17,6 +17,7 @@ import apache_beam as beam
 
 from common.files import TEMPORARY
 from pipelines.runners import Backend, Direct, Job, Staged
+from pipelines.runners.once import OncePerProcess
 from pipelines.store.commit import publish_json, read_json, remove
 from pipelines.store.storage import StorePath, is_local
 
@@ -33,7 +34,8 @@ def run_units(
     """Give every unit name to `do` once. Returns when all are done.
 
     The names lie in a file, which one worker reads and hands out: a job graph that held them would outgrow what
-    services take (Dataflow: 10 MB) at a hundred thousand units.
+    services take (Dataflow: 10 MB) at a hundred thousand units. Only where partitions are all that is spread does the
+    job hold them, see `Backend.by_partition`.
 
     Args:
         label: name of the stage.
@@ -45,10 +47,15 @@ def run_units(
         hints: what machines need to have, see `Stage.hints`.
 
     Raises:
-        WorkerDied: a worker process of this machine ended by itself; its units may be undone.
+        WorkerDied: a worker process ended by itself; its units may be undone.
         JobFailed, Staged: see `Backend.run`.
     """
     where: Backend = backend or Direct()
+    workers = max(1, min(workers, len(unit_names)))
+    if where.by_partition:
+        build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do)
+        where.run(Job(label=label, build=build, workers=workers))
+        return
     with contextlib.ExitStack() as stack:
         folder: StorePath = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
         prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
@@ -61,7 +68,7 @@ def run_units(
         job = Job(
             label=label,
             build=partial(assemble, label=label, names=names, do=do, hints=hints if where.takes_hints else None),
-            workers=max(1, min(workers, len(unit_names))),
+            workers=workers,
             started=partial(_is_there, begun),
         )
         where.run(job)
@@ -86,6 +93,12 @@ def assemble(
         | "Spread" >> beam.Reshuffle()  # without it all units would be fused into one worker's bundle
         | label >> work
     )
+
+
+def assemble_partitions(pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn) -> None:
+    """As `assemble`, for a runner that spreads partitions."""
+    names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
+    _ = names | label >> beam.ParDo(OncePerProcess(do))
 
 
 def _read_names(names: StorePath) -> list[str]:

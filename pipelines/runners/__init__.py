@@ -12,8 +12,8 @@ from pipelines.runners.portable import Workers
 
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
-RUNNERS = ("direct", "prism", "flink", "dataflow")
-_BEAM_NAMES = {"PrismRunner": "prism", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
+RUNNERS = ("direct", "prism", "dask", "flink", "dataflow")
+_BEAM_NAMES = {"PrismRunner": "prism", "DaskRunner": "dask", "FlinkRunner": "flink", "DataflowRunner": "dataflow"}
 """Beam's names, which launchers that know only Beam, as that of Flex templates, pass on."""
 
 
@@ -25,17 +25,27 @@ def make_backend(
     Args:
         name: what RUNNER says.
         beam_arguments: options of Beam's own, by their own names.
-        workers: where the worker processes of `prism` and `flink` come from.
+        workers: where the worker processes of `prism`, `dask` and `flink` come from.
         ours: names of this program's own options, for suggestions.
 
     Raises:
-        RunnerError: the name or an option is unknown, or the option is of another runner.
+        RunnerError: the name or an option is unknown, or the option is of another runner; or `dask` is not installed.
     """
     name = _BEAM_NAMES.get(name, name)
     if name not in RUNNERS:
         raise RunnerError(f"unknown runner {name!r}; choose {', '.join(RUNNERS[:-1])} or {RUNNERS[-1]}")
-    flags = check_beam_options(beam_arguments, name, ours)
     workers = workers or Workers()
+    if name == "dask":
+        try:
+            from pipelines.runners.dask import Dask  # first: Beam knows the options of its DaskRunner only then
+        except ImportError as error:
+            if error.name not in ("dask", "distributed"):
+                raise
+            raise RunnerError(f"RUNNER=dask needs Dask ({error.name} is missing): pip install '.[dask]'") from error
+        return Dask(check_beam_options(beam_arguments, name, ours), workers)
+    if workers.scheduler:
+        raise RunnerError(f"--dask-scheduler is an option of RUNNER=dask, not of RUNNER={name}")
+    flags = check_beam_options(beam_arguments, name, ours)
     if name == "direct":
         return Direct(flags)
     if name == "prism":

@@ -17,6 +17,10 @@ _OURS = {
     "runner": "RUNNER (--runner)",
     "direct_num_workers": "WORKERS (--workers)",
     "direct_running_mode": "WORKERS (--workers)",
+    "dask_client_address": "--dask-scheduler",
+    "dask_scheduler_file": "--dask-scheduler, which takes a file too",
+    "dask_npartitions": "nothing; units are spread over the workers one by one",
+    "dask_partition_size": "nothing; units are spread over the workers one by one",
     "job_endpoint": "RUNNER (--runner)",
     "streaming": "nothing; a run is a batch",
     "save_main_session": "nothing; stages are importable",
@@ -29,6 +33,7 @@ _BELONGS = {
     "PortableOptions": ("flink", "prism"),
     "WorkerOptions": ("flink", "prism", "dataflow"),
     "GoogleCloudOptions": ("dataflow",),
+    "DaskOptions": ("dask",),
     "SparkRunnerOptions": (),
     "KafkaStreamsRunnerOptions": (),
 }

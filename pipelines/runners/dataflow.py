@@ -20,6 +20,14 @@ from pipelines.store.storage import on_this_machine
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""
+MACHINE = "n2-standard-4"
+"""Where none is named. Each vCPU gets a process, and a process takes 0.4 GB and its OCR process 0.5; it has 4 GB."""
+_TIGHT = re.compile(r"(n1|n2|n2d|e2)-highcpu-\d+|e2-(micro|small|medium)|f1-micro|g1-small")
+"""Machine types with 1 GB or less for each vCPU, or for all that share one."""
+_ONE_PROCESS = "no_use_multiple_sdk_containers"
+"""Experiment: one process a machine instead of one a vCPU."""
+_PRIME = "enable_prime"
+"""Service option: machines are chosen by what stages ask for, and none may be named."""
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
@@ -30,6 +38,7 @@ class Dataflow:
     flags: Sequence[str] = ()
     name: str = field(default="dataflow", init=False)
     takes_hints: bool = field(default=True, init=False)
+    by_partition: bool = field(default=False, init=False)
 
     @property
     def detached(self) -> bool:
@@ -52,6 +61,13 @@ class Dataflow:
             raise RunnerError(
                 "RUNNER=dataflow needs --sdk_container_image, an image with Beam, the filters and their models (see "
                 "deploy/dataflow/), for workers download nothing"
+            )
+        machine, experiments = str(values["machine_type"]), values["experiments"] or ()
+        if _TIGHT.fullmatch(machine) and _ONE_PROCESS not in experiments:  # type: ignore[operator]
+            raise RunnerError(
+                f"--worker_machine_type {machine} has 1 GB or less for each process, and one that reads images takes "
+                "0.9: the worker would run out of memory; take a standard type such as n2-standard-16, or "
+                f"--experiments={_ONE_PROCESS}"
             )
         if self._offline(values):
             return
@@ -102,8 +118,11 @@ class Dataflow:
     def job_flags(self, label: str) -> list[str]:
         """All flags of a stage's job; the user's come last, so that they win."""
         flags = ["--no_save_main_session", "--number_of_worker_harness_threads=1"]
+        values = option_values(self.flags)
+        if not values["machine_type"] and _PRIME not in (values["dataflow_service_options"] or ()):  # type: ignore[operator]
+            flags.append(f"--worker_machine_type={MACHINE}")
         if not given(self.flags, "staging_location"):
-            flags.append(f"--staging_location={str(option_values(self.flags)['temp_location']).rstrip('/')}/staging")
+            flags.append(f"--staging_location={str(values['temp_location']).rstrip('/')}/staging")
         if not given(self.flags, "job_name"):
             name = re.sub("[^a-z0-9]+", "-", label.lower()).strip("-")
             flags.append(f"--job_name=diht-{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}")

@@ -41,6 +41,7 @@ class Direct:
     flags: Sequence[str] = ()
     name: str = field(default="direct", init=False)
     takes_hints: bool = field(default=False, init=False)
+    by_partition: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
 
     def check(self, places: Sequence[tuple[str, str]]) -> None:

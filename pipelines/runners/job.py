@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import apache_beam as beam
+from apache_beam.runners.runner import PipelineResult
 
 QUIET = ("--default_sdk_harness_log_level=ERROR",)
 """Flags of every job: Beam is chatty, and a progress line is not a log."""
@@ -42,6 +45,11 @@ class Backend(Protocol):
     def detached(self) -> bool:
         """Whether jobs are only staged and run when the driver has gone."""
 
+    @property
+    def by_partition(self) -> bool:
+        """Whether elements are spread as partitions of what a job creates, and by no Reshuffle; a function is set up
+        for each. Then unit names are in the job itself, and a process keeps the stage that it has set up."""
+
     def check(self, places: Sequence[tuple[str, str]]) -> None:
         """Look whether jobs can be run here that write and read at `places`, each with what the user calls it (OUTPUT,
         INPUT, ...). Raises RunnerError; nothing was started."""
@@ -51,3 +59,15 @@ class Backend(Protocol):
 
     def run(self, job: Job) -> None:
         """Run a job to its end. Raises JobFailed, or what a stage raised; Staged where it was only to be staged."""
+
+
+def cancel(result: PipelineResult) -> None:
+    """End a job that nobody waits for; a runner that has gone needs no telling."""
+    canceller = threading.Thread(target=_try_cancel, args=(result,), daemon=True)
+    canceller.start()
+    canceller.join(10.0)
+
+
+def _try_cancel(result: PipelineResult) -> None:
+    with contextlib.suppress(Exception):  # whatever it is, the error that brought us here is the one to show
+        result.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from pathlib import Path
 from pipelines.runners.errors import RunnerError
 
 _BUILT_IN_TREE = ("*.egg-info", "build", "__pycache__")
+_RUN_BY_WORKERS = ("common", "filters", "pipelines")
+_KINDS = (".json", ".npz", ".py", ".tsv", ".txt", ".yaml")
 
 
 def checkout() -> Path | None:
@@ -47,6 +50,17 @@ def build_wheel() -> Path | None:
         )
     shutil.rmtree(tree)
     return wheels[0]
+
+
+@cache
+def code_digest() -> str:
+    """12 hex digits that change with the code and tables that workers use, wherever they are installed. As they were
+    when this process was first asked: what it has imported by then stays."""
+    tops = Path(__file__).resolve().parents[2]
+    digest = hashlib.sha256()
+    for path in sorted(path for top in _RUN_BY_WORKERS for path in (tops / top).rglob("*") if path.suffix in _KINDS):
+        digest.update(f"{path.relative_to(tops)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def copy_tree(source: Path, target: Path) -> Path:

@@ -29,7 +29,7 @@ from apache_beam.runners.runner import PipelineResult
 from pipelines.runners import boot
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError
-from pipelines.runners.job import QUIET, Job
+from pipelines.runners.job import QUIET, Job, cancel
 from pipelines.runners.package import build_wheel
 
 START_SECONDS = 600.0
@@ -49,7 +49,9 @@ class Workers:
     """The boot program on hosts that do not share this machine's files, in an image for example; it chooses python and
     models there."""
     start_seconds: float = START_SECONDS
-    """After this time without a worker that has begun the job is ended."""
+    """After this time without a worker that has begun, or on Dask without any, the job is ended."""
+    scheduler: str | None = None
+    """Address of the scheduler whose workers they are, of Dask; see `pipelines.runners.dask`."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class PortableBackend:
     workers: Workers = field(default_factory=Workers)
     takes_hints: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
+    by_partition: bool = field(default=False, init=False)
 
 
 def environment_type(flags: Sequence[str]) -> str:
@@ -101,7 +104,7 @@ def run(
         try:
             _watch(result, job, folder, workers.start_seconds, end_seconds)
         except BaseException:
-            _cancel(result)
+            cancel(result)
             raise
 
 
@@ -184,15 +187,3 @@ def _watch(result: PipelineResult, job: Job, folder: Path, start_seconds: float,
             )
     if failure:
         raise JobFailed(f"{job.label}: the job failed: {str(failure[0]).strip()[-2_000:]}") from failure[0]
-
-
-def _cancel(result: PipelineResult) -> None:
-    """End a job that nobody waits for; a runner that has gone needs no telling."""
-    canceller = threading.Thread(target=_try_cancel, args=(result,), daemon=True)
-    canceller.start()
-    canceller.join(10.0)
-
-
-def _try_cancel(result: PipelineResult) -> None:
-    with contextlib.suppress(Exception):  # whatever it is, the error that brought us here is the one to show
-        result.cancel()

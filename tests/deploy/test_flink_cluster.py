@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import socket
@@ -15,20 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
+from deploy.flink import cluster as cluster_script
+
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "deploy" / "flink" / "cluster.py"
-
-
-def load() -> Any:
-    spec = importlib.util.spec_from_file_location("flink_cluster", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-cluster_script = load()
 
 
 def free_port() -> int:
@@ -44,7 +32,8 @@ def command(tmp_path: Path) -> Iterator[Callable[..., subprocess.CompletedProces
 
     def run(word: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, str(SCRIPT), word, f"--state={state}", *ports, *arguments],
+            [sys.executable, "-m", "deploy.flink.cluster", word, f"--state={state}", *ports, *arguments],
+            cwd=REPOSITORY,
             env={**os.environ, **variables},
             capture_output=True,
             text=True,
@@ -74,6 +63,7 @@ def test_a_cluster_comes_up_with_two_slots_and_goes_down(command: Any) -> None:
     assert "is up: 2 slots" in up.stdout
     cluster = cluster_script.Cluster(command.state, command.port, 0, 2)
     overview = cluster.overview()
+    assert overview is not None
     assert overview["slots-total"] == overview["slots-available"] == 2 and overview["taskmanagers"] == 1
     running = cluster.running()
     assert sorted(running) == ["jobmanager", "taskmanager"]
@@ -110,7 +100,8 @@ def test_half_a_cluster_is_made_whole(command: Any) -> None:
     up = command("up")
     assert up.returncode == 0, up.stderr
     assert sorted(cluster.running()) == ["jobmanager", "taskmanager"]
-    assert cluster.overview()["slots-total"] == 2
+    overview = cluster.overview()
+    assert overview is not None and overview["slots-total"] == 2
 
 
 def test_a_process_id_that_belongs_to_somebody_else_is_left_alone(command: Any) -> None:

@@ -8,12 +8,17 @@ import os
 import re
 import shutil
 import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from deploy.dask import slurm
 from pipelines import cli
 from pipelines.runners.beam_options import check_beam_options
 
@@ -83,12 +88,52 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
 def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
     assert "filters.spotting.weights" in text, "models are inside"
-    (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
+    (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'|^ARG EXTRAS=([a-z0-9,]+)$", text, re.MULTILINE)
+    extras = "".join(extras)
     assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
     assert "load_tool()" in text, "and it loads"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
     assert all(version == BEAM for version in re.findall(r'apache_beam.__version__ == "([\d.]+)"', text))
+
+
+def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_filtering_does_without() -> None:
+    text = (DEPLOY / "dataflow" / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    stages = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert stages == [f"apache/beam_python3.11_sdk:{BEAM}", "python:3.11-slim-bookworm"], (
+        "of Beam's own, what is copied"
+    )
+    assert (
+        'ENTRYPOINT ["/opt/apache/beam/boot"]' in text and "COPY --from=beam /opt/apache/beam /opt/apache/beam" in text
+    )
+    assert "python_template_launcher" in text and "FLEX_TEMPLATE_PYTHON_PY_FILE=/template/main.py" in text
+    template = json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))
+    assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
+    (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
+    assert set(extras.split(",")) == {"filter", "download", "gcp"} and "apt-get" not in text
+    assert "pip uninstall --yes google-cloud-aiplatform" in text and "--no-compile" in text and "-name tests" in text
+    found = installed_with("open-diht", {"filter", "download"})
+    assert {"apache-beam", "spacy", "onnxruntime", "img2dataset"} <= found
+    heavy = {"torch", "torchvision", "paddlepaddle", "paddleocr", "tensorflow", "transformers", "dask"}
+    assert not heavy & found
+
+
+def installed_with(distribution: str, extras: set[str]) -> set[str]:
+    """Names of all that comes with extras of a distribution, as far as it is installed here."""
+    found: set[str] = set()
+    left = [(distribution, frozenset(extras))]
+    while left:
+        name, asked = left.pop()
+        try:
+            requirements = [Requirement(line) for line in requires(name) or ()]
+        except PackageNotFoundError:
+            continue
+        for one in requirements:
+            wanted = one.marker is None or any(one.marker.evaluate({"extra": extra}) for extra in (*asked, ""))
+            if wanted and canonicalize_name(one.name) not in found:
+                found.add(canonicalize_name(one.name))
+                left.append((one.name, frozenset(one.extras)))
+    return found
 
 
 @pytest.mark.parametrize("path", files("README.md", ".yaml"), ids=shown)
@@ -143,6 +188,51 @@ def test_the_flink_cluster_of_the_manifest_fits_together() -> None:
     check_arguments(driver["args"], "flink")
     (boot,) = (argument.split("=")[1] for argument in driver["args"] if argument.startswith("--boot-command"))
     assert f"chmod 755 {boot}" in (DEPLOY / "flink" / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_dask_cluster_of_the_manifest_fits_together() -> None:
+    found = {
+        (document["kind"], document["metadata"]["name"]): document for document in documents("dask/kubernetes.yaml")
+    }
+    service = found["Service", "diht-dask"]
+    address = f"tcp://{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    for component in ("scheduler", "worker"):
+        spec = found["Deployment", f"diht-dask-{component}"]["spec"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        assert spec["selector"]["matchLabels"]["component"] == component
+    assert service["spec"]["selector"]["component"] == "scheduler"
+    workers = found["Deployment", "diht-dask-worker"]["spec"]
+    (worker,) = workers["template"]["spec"]["containers"]
+    assert address in worker["args"] and "--nthreads=1" in worker["args"], "which RUNNER=dask asks for"
+    (driver,) = found["Job", "diht-filter"]["spec"]["template"]["spec"]["containers"]
+    assert f"--dask-scheduler={address}" in driver["args"] and f"--workers={workers['replicas']}" in driver["args"]
+    check_arguments(driver["args"], "dask")
+    image = (DEPLOY / "kubernetes" / "Dockerfile").read_text(encoding="utf-8")
+    assert "--build-arg EXTRAS=filter,download,s3,dask" in image and '"/src[$EXTRAS]"' in image
+
+
+def test_dask_workers_of_slurm_are_processes_of_one_thread_and_get_the_whole_of_a_job() -> None:
+    pytest.importorskip("dask_jobqueue", reason="dask-jobqueue is not installed: pip install dask-jobqueue")
+    typed = [
+        "--jobs=8",
+        "--cores=16",
+        "--memory=32GB",
+        "--queue=long",
+        "--",
+        "--input=/data/a *.tsv",
+        "--output=/data/o",
+    ]
+    options = slurm.parser().parse_args(typed)
+    with slurm.cluster_of(options, scheduler_options={"host": "127.0.0.1", "dashboard_address": None}) as cluster:
+        script = cluster.job_script()
+    assert "#SBATCH -p long" in script and "#SBATCH --cpus-per-task=16" in script and "#SBATCH -t 24:00:00" in script
+    assert f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:" in script
+    assert "--nthreads 1 " in script and "--nworkers 16 " in script and "export OMP_NUM_THREADS=1" in script
+    command = slurm.run_command(options, "tcp://10.0.0.1:4000")
+    assert command[1:3] == ["-m", "pipelines"]
+    asked = PARSER.parse_args(command[3:])
+    assert (asked.runner, asked.dask_scheduler, asked.workers) == ("dask", "tcp://10.0.0.1:4000", 128)
+    assert asked.input == "/data/a *.tsv"
 
 
 def test_template_parameters_are_options_and_their_patterns_compile() -> None:

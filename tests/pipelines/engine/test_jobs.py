@@ -40,7 +40,7 @@ class Note(beam.DoFn):
 class Recorder:
     """A backend that runs nothing and keeps the jobs."""
 
-    name, detached, takes_hints = "recorder", False, False
+    name, detached, takes_hints, by_partition = "recorder", False, False, False
 
     def __init__(self, then: Callable[[Job], None] = lambda job: None):
         self.jobs: list[Job] = []
@@ -70,6 +70,16 @@ def test_every_unit_is_done_once(tmp_path: Path, workers: int) -> None:
     assert len(processes) == workers, "the units are spread over the workers"
     assert str(os.getpid()) not in processes, "the driver is none of them"
     assert list(todo.iterdir()) == [], "the file of names goes when the job ends"
+
+
+def test_where_partitions_are_all_that_is_spread_the_job_holds_the_names(tmp_path: Path) -> None:
+    recorder = Recorder(Direct().run)
+    recorder.by_partition = True  # type: ignore[misc]
+    done, todo = tmp_path / "done", tmp_path / "todo"
+    done.mkdir()
+    run_units("notes", ["a", "b", "c"], Note(done), 2, backend=recorder, todo=todo)
+    assert {path.name: len(path.read_text().split()) for path in done.iterdir()} == {"a": 1, "b": 1, "c": 1}
+    assert not todo.exists(), "no worker has names to read"
 
 
 def graph(todo: Path, units: int, hints: dict[str, str] | None = None) -> Any:

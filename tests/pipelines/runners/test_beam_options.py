@@ -59,5 +59,5 @@ def test_beams_names_of_runners_are_taken_and_unknown_ones_refused() -> None:
         "prism",
         "direct",
     ]
-    with pytest.raises(RunnerError, match=r"unknown runner 'spark'; choose direct, prism, flink or dataflow"):
+    with pytest.raises(RunnerError, match=r"unknown runner 'spark'; choose direct, prism, dask, flink or dataflow"):
         make_backend("spark")

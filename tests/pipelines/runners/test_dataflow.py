@@ -131,9 +131,28 @@ def test_options_of_a_stage() -> None:
     assert values["staging_location"] == "gs://bucket/tmp/staging"
     assert str(values["job_name"]).startswith("diht-spotting-2")
     assert values["save_main_session"] is False and values["number_of_worker_harness_threads"] == 1
+    assert values["machine_type"] == "n2-standard-16", "what the user says wins"
     named = make_backend("dataflow", [*CLOUD, IMAGE, "--job_name=mine", "--staging_location=gs://other"])
     values = option_values(named.job_flags("captions"))  # type: ignore[attr-defined]
     assert (values["job_name"], values["staging_location"]) == ("mine", "gs://other")
+
+
+def test_a_process_has_one_thread_and_the_memory_that_ocr_takes(with_gcp: None) -> None:
+    def machine(*arguments: str) -> object:
+        backend = make_backend("dataflow", [*CLOUD, IMAGE, *arguments])
+        backend.check([("OUTPUT", "gs://bucket/out")])
+        values = option_values(backend.job_flags("spotting"))  # type: ignore[attr-defined]
+        assert values["number_of_worker_harness_threads"] == 1
+        return values["machine_type"]
+
+    assert machine() == "n2-standard-4", "4 GB for each vCPU, and so for each process"
+    assert machine("--dataflow_service_options=enable_prime") is None, "Prime goes by the stage's hint"
+    assert machine("--machine_type=c3-highcpu-22") == "c3-highcpu-22", "2 GB for each will do"
+    for tight in ("n2-highcpu-16", "n1-highcpu-8", "e2-micro", "g1-small"):
+        with pytest.raises(RunnerError, match=f"--worker_machine_type {tight} has 1 GB or less for each process"):
+            machine(f"--worker_machine_type={tight}")
+    one = "--experiments=no_use_multiple_sdk_containers"
+    assert machine("--worker_machine_type=n2-highcpu-16", one) == "n2-highcpu-16"
 
 
 # ---- the real runner, and what it staged

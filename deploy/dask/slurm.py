@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Filters a data set on Dask workers that Slurm starts: the driver and Dask's scheduler here, workers as Slurm jobs.
+
+    python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
+      --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
+
+What follows `--` are options of `python -m pipelines`. Needs the extra `dask` and `dask-jobqueue`. The checkout (with
+its .venv), the manifests and the output folder lie on a file system that all nodes see; run it where it may stay for as
+long as the run takes, in a job of one core for example. Stopped by whatever, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Any
+
+from deploy.dask.cluster import ONE_THREAD
+
+
+def main() -> int:
+    """Run the command line; returns the exit status of the run."""
+    options = parser().parse_args()
+    with cluster_of(options) as cluster:
+        cluster.scale(jobs=options.jobs)
+        print(
+            f"Dask's scheduler is {cluster.scheduler_address}; waiting for the first of {options.jobs} jobs", flush=True
+        )
+        cluster.wait_for_workers(options.cores)
+        return subprocess.run(run_command(options, cluster.scheduler_address), check=False).returncode
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of this script."""
+    found = argparse.ArgumentParser(description="Filter on Dask workers that Slurm starts.", allow_abbrev=False)
+    found.add_argument("--jobs", type=int, required=True, help="jobs of workers")
+    found.add_argument("--cores", type=int, required=True, help="cores of a job, each with a worker process")
+    found.add_argument("--memory", required=True, help="of a job: 2 GB a core, of which OCR takes half")
+    found.add_argument("--time", default="24:00:00", help="of a job (24:00:00)")
+    found.add_argument("--queue", help="partition (the cluster's default)")
+    found.add_argument("--account")
+    found.add_argument("--interface", help="network interface that the nodes share, as ib0 (that of the host name)")
+    found.add_argument("run", nargs="+", help="options of python -m pipelines, after --")
+    return found
+
+
+def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
+    """The cluster, still without workers."""
+    from dask_jobqueue.slurm import SLURMCluster
+
+    return SLURMCluster(
+        queue=options.queue,
+        account=options.account,
+        interface=options.interface,
+        cores=options.cores,
+        processes=options.cores,  # a worker does one unit at a time
+        memory=options.memory,
+        walltime=options.time,
+        job_name="diht-dask",
+        job_script_prologue=[f"export {name}={value}" for name, value in ONE_THREAD.items()],
+        **more,
+    )
+
+
+def run_command(options: argparse.Namespace, scheduler: str) -> list[str]:
+    """The run on the cluster's workers, cut for all that will come."""
+    where = ["--runner=dask", f"--dask-scheduler={scheduler}", f"--workers={options.jobs * options.cores}"]
+    return [sys.executable, "-m", "pipelines", *where, *options.run]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

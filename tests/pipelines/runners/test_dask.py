@@ -1,0 +1,362 @@
+"""RUNNER=dask: what is asked of the cluster before anything starts; and a real scheduler with two worker processes.
+
+The cluster is that of `make dask-up`, on ports of its own. Its workers import this project from the environment that
+the tests run in, as those of a shared file system or an image would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from pipelines.engine.jobs import run_units
+from pipelines.runners import JobFailed, RunnerError, Workers, make_backend
+from pipelines.runners.workers import WorkerDied
+
+from .conftest import REPOSITORY, clean_environment, killed_at_the_end
+
+pytest.importorskip("distributed", reason="Dask is not installed: pip install '.[dask]'")
+
+import distributed
+from distributed import Client
+from distributed.scheduler import KilledWorker
+
+from pipelines.runners import dask
+
+ELSEWHERE = "tcp://10.0.0.7:40001"
+
+
+# ---- what is refused, without a cluster
+
+
+def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "pipelines.runners.dask")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(RunnerError, match=r"needs Dask \(distributed is missing\): pip install '\.\[dask\]'"):
+        make_backend("dask")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "scheduler", "message"),
+    [
+        ("flink", [], "tcp://a:1", "--dask-scheduler is an option of RUNNER=dask, not of RUNNER=flink"),
+        ("dask", ["--dask-client-address=tcp://a:1"], None, "is set by this program; use --dask-scheduler"),
+        ("dask", ["--dask_npartitions=4"], None, "--dask_npartitions is set by this program"),
+        ("dask", ["--flink_master=a:1"], None, "--flink_master is an option of RUNNER=flink, not of RUNNER=dask"),
+    ],
+)
+def test_options_that_are_not_the_users_or_of_another_runner_are_refused(
+    name: str, arguments: list[str], scheduler: str | None, message: str
+) -> None:
+    with pytest.raises(RunnerError) as refused:
+        make_backend(name, arguments, Workers(scheduler=scheduler))
+    assert message in str(refused.value)
+
+
+def address(scheduler: str | None = None) -> str:
+    return dask.Dask(workers=Workers(scheduler=scheduler)).address()
+
+
+def test_the_scheduler_is_the_one_named_else_dasks_own_variable_else_that_of_dask_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(dask.VARIABLE, raising=False)
+    assert address() == "tcp://127.0.0.1:8786"
+    monkeypatch.setenv(dask.VARIABLE, "tls://scheduler:8786")
+    assert address() == "tls://scheduler:8786"
+    file = tmp_path / "scheduler.json"
+    file.write_text('{"address": "tcp://10.0.0.1:4000"}', encoding="utf-8")
+    assert address(str(file)) == "tcp://10.0.0.1:4000"
+    file.write_text("{}", encoding="utf-8")
+    with pytest.raises(RunnerError, match="is not a Dask scheduler's file"):
+        address(str(file))
+    for wrong in ("scheduler:8786", "tcp://scheduler", "http://scheduler:8786", "/no/such/file"):
+        with pytest.raises(RunnerError, match="neither an address such as tcp://host:8786 nor the file"):
+            address(wrong)
+
+
+def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} .*`make dask-up`"):
+        make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
+
+
+class Cluster:
+    """Of a few workers, which answer as they are told to."""
+
+    def __init__(self, answer: Callable[..., Any], threads: dict[str, int] | None = None):
+        self._answer, self._threads = answer, {ELSEWHERE: 1} if threads is None else threads
+
+    def nthreads(self) -> dict[str, int]:
+        return self._threads
+
+    def run(self, function: Callable[..., Any], *arguments: Any, on_error: str) -> dict[str, Any]:
+        assert on_error == "return"
+        return {worker: self._answer(function, *arguments) for worker in self._threads}
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """What `check` says of a cluster; empty where it is content."""
+
+    def check(cluster: Cluster, *places: tuple[str, str]) -> str:
+        monkeypatch.setattr(dask.Dask, "_cluster", lambda self: contextlib.nullcontext(cluster))
+        try:
+            make_backend("dask").check(places)
+        except RunnerError as error:
+            assert "\n" not in str(error)
+            return str(error)
+        return ""
+
+    return check
+
+
+def here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A worker that is as this process is."""
+    return function(*arguments)
+
+
+def test_a_cluster_without_workers_or_with_threads_that_would_do_nothing_is_refused(
+    refused: Callable[..., str],
+) -> None:
+    assert "has no workers; start some (`dask worker " in refused(Cluster(here, {}))
+    assert "has 16 threads; a worker does one unit at a time" in refused(Cluster(here, {ELSEWHERE: 16}))
+    assert refused(Cluster(here)) == ""
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ({"apache-beam": "2.76.0"}, f"worker {ELSEWHERE} has apache-beam 2.76.0, and this machine 2.77.0"),
+        ({"Python": "3.10"}, "has Python 3.10, and this machine "),
+        ({"open-diht": "0123456789ab"}, "has open-diht 0123456789ab, and this machine "),
+        (ModuleNotFoundError("No module named 'pipelines'"), "cannot import this program (No module named 'pipelines'"),
+    ],
+    ids=["Beam", "Python", "this code", "without this project"],
+)
+def test_workers_of_other_versions_are_refused(refused: Callable[..., str], answer: Any, message: str) -> None:
+    def elsewhere(function: Callable[..., Any], *arguments: Any) -> Any:
+        return dask.versions() | answer if isinstance(answer, dict) else answer
+
+    assert message in refused(Cluster(elsewhere))
+
+
+def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    def blind(function: Callable[..., Any], *arguments: Any) -> Any:
+        return False if function is os.path.exists else function(*arguments)
+
+    manifest = tmp_path / "a.tsv"
+    manifest.write_text("caption\n", encoding="utf-8")
+    output, inputs = ("OUTPUT", f"{tmp_path}/new/out"), ("INPUT", f"{tmp_path}/*.tsv")
+    assert refused(Cluster(here), output, inputs) == ""
+    for place in (output, inputs, ("OUTPUT", str(tmp_path)), ("--images-root", str(tmp_path))):
+        said = refused(Cluster(blind), place)
+        assert said.startswith(f"{place[0]} {place[1]} is not seen by the Dask worker {ELSEWHERE}; give a path on a")
+    assert refused(Cluster(blind), ("OUTPUT", "s3://bucket/out"), ("INPUT", "simplecache::gs://bucket/a.tsv")) == ""
+    assert "is in the memory of this process" in refused(Cluster(here), ("OUTPUT", "memory://out"))
+    assert list(tmp_path.iterdir()) == [manifest]
+
+
+# ---- how a job is watched
+
+
+def result(error: BaseException | None = None, done: bool = True, workers: int = 1) -> Any:
+    """A job that has ended, or goes on."""
+    at_work = [True, True, False]
+    cluster = Cluster(lambda let_go: not at_work.pop(0), {str(worker): 1 for worker in range(workers)})
+    cluster.at_work = at_work  # type: ignore[attr-defined]
+    return SimpleNamespace(
+        client=cluster, futures=[SimpleNamespace(exception=lambda: error, traceback=lambda: None, done=done)]
+    )
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`distributed.wait` for the jobs of `result`."""
+
+    def wait(futures: list[Any], timeout: float) -> None:
+        if not futures[0].done:
+            time.sleep(0.01)
+            raise TimeoutError
+
+    monkeypatch.setattr(distributed, "wait", wait)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_units_that_workers_die_of_are_the_engines_to_try_again_and_other_errors_end_the_job(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
+    dask._watch(result(), "captions", 60.0)
+    killed = result(KilledWorker("unit", SimpleNamespace(address="tcp://a:1"), 4))  # type: ignore[arg-type]
+    with pytest.raises(WorkerDied, match=r"Dask workers died at work \(tcp://a:1 was the last\)"):
+        dask._watch(killed, "captions", 60.0)
+    assert killed.client.at_work == [], "what is under way has ended by then"
+    with pytest.raises(JobFailed, match="captions: the job failed: OSError: no model"):
+        dask._watch(result(OSError("no model")), "captions", 60.0)
+    assert "OSError: no model" in capsys.readouterr().err, "the log of workers has the trace"
+
+
+def test_a_scheduler_that_goes_ends_the_job_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wait(futures: list[Any], timeout: float) -> None:
+        raise distributed.CancelledError("1 Future cancelled:\nReasons:\nscheduler-connection-lost")
+
+    monkeypatch.setattr(distributed, "wait", wait)
+    with pytest.raises(JobFailed) as failed:
+        dask._watch(result(), "captions", 60.0)
+    assert str(failed.value) == "captions: the Dask scheduler is gone, or has dropped the job"
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_cluster_that_has_lost_all_workers_is_waited_for_so_long_and_no_longer() -> None:
+    with pytest.raises(JobFailed, match=r"captions: the Dask cluster has had no worker for 0 seconds"):
+        dask._watch(result(done=False, workers=0), "captions", 0.05)
+
+
+# ---- a real cluster
+
+
+class Note(beam.DoFn):
+    """Leaves a file for each unit, with the process that did it."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def process(self, unit: str) -> None:
+        time.sleep(0.05)
+        with open(self._folder / unit, "a", encoding="utf-8") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+def cluster_command(word: str, state: Path, port: int) -> None:
+    command = [sys.executable, "-m", "deploy.dask.cluster", word, f"--state={state}", f"--port={port}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def scheduler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a scheduler with two workers."""
+    state = tmp_path_factory.mktemp("dask")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    try:
+        cluster_command("up", state, port)
+        yield f"tcp://127.0.0.1:{port}"
+    finally:
+        cluster_command("down", state, port)
+
+
+@pytest.fixture
+def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts the command on the cluster."""
+    with contextlib.ExitStack() as stack:
+
+        def run(*arguments: Any) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "pipelines", "--runner=dask", *map(str, arguments)],
+                cwd=REPOSITORY,
+                env=clean_environment(DASK_SCHEDULER_ADDRESS=scheduler),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            return stack.enter_context(killed_at_the_end(process))
+
+        yield run
+
+
+def wait_for_commits(process: subprocess.Popen[str], output: Path, stage: str, number: int = 2) -> None:
+    commits = output / "work" / stage / "commits"
+    while len(list(commits.glob("[!.]*.json"))) < number:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+@pytest.mark.cluster
+def test_units_are_spread_over_the_workers_each_once(scheduler: str, tmp_path: Path) -> None:
+    backend = make_backend("dask", workers=Workers(scheduler=scheduler))
+    backend.check([("OUTPUT", str(tmp_path))])
+    assert backend.default_workers() == 2
+    units = [f"{n:05d}" for n in range(40)]
+    run_units("notes", units, Note(tmp_path), 2, backend=backend)
+    notes = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
+    assert sorted(notes) == units and {len(lines) for lines in notes.values()} == {1}
+    assert len({line for lines in notes.values() for line in lines} - {str(os.getpid())}) == 2
+
+
+@pytest.mark.cluster
+@pytest.mark.kill
+def test_a_worker_killed_in_each_of_two_stages_costs_nothing_and_the_rows_are_those_of_the_local_run(
+    scheduler: str,
+    start: Callable[..., subprocess.Popen[str]],
+    arguments: list[str],
+    local: dict[str, Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "out"
+    run = start(*arguments, "--output", output)
+    with Client(scheduler, set_as_default=False) as client:
+        for stage in ("captions", "spotting"):
+            wait_for_commits(run, output, stage)
+            os.kill(next(iter(client.run(os.getpid).values())), signal.SIGKILL)
+            client.wait_for_workers(2, timeout=60)
+    said, _ = run.communicate(timeout=200)
+    assert run.returncode == 0, said
+    assert tables_of(output) == local
+
+
+@pytest.mark.cluster
+@pytest.mark.kill
+def test_a_killed_driver_is_gone_on_from_by_the_same_command(
+    start: Callable[..., subprocess.Popen[str]],
+    arguments: list[str],
+    local: dict[str, Any],
+    tables_of: Callable[[Path], Any],
+    tmp_path: Path,
+) -> None:
+    output = tmp_path / "out"
+    run = start(*arguments, "--output", output)
+    wait_for_commits(run, output, "spotting")
+    run.kill()
+    run.wait()
+    last = start(*arguments, "--output", output)
+    said, _ = last.communicate(timeout=200)
+    assert last.returncode == 0, said
+    assert "units are done already" in said
+    assert tables_of(output) == local
+
+
+@pytest.mark.cluster
+def test_a_worker_without_this_project_is_refused_by_its_address(
+    scheduler: str, bare_python: Path, start: Callable[..., subprocess.Popen[str]], arguments: list[str], tmp_path: Path
+) -> None:
+    command = [str(bare_python), "-P", "-m", "distributed.cli.dask_worker", scheduler, "--host=127.0.0.1"]
+    options = ["--nthreads=1", "--no-nanny", "--no-dashboard", f"--local-directory={tmp_path}"]
+    worker = subprocess.Popen(
+        [*command, *options], cwd="/", env=clean_environment(), stderr=subprocess.DEVNULL, text=True
+    )
+    with killed_at_the_end(worker), Client(scheduler, set_as_default=False) as client:
+        client.wait_for_workers(3, timeout=60)
+        run = start(*arguments, "--output", tmp_path / "out")
+        said, _ = run.communicate(timeout=100)
+    assert run.returncode == 2 and said.count("\n") == 1, said
+    assert "error: the Dask worker tcp://127.0.0.1:" in said and "cannot import this program" in said
+    assert "No module named 'pipelines'" in said and not (tmp_path / "out").exists()
