@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from pipelines.datasets import READ_AS
 from pipelines.driver.examples import collect_examples
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.notes import duplicates_note, not_at_hand_note, shared_uids_note, unparsed_note
@@ -87,6 +88,7 @@ class Results:
                 "name": settings.dataset.name,
                 "input": settings.input,
                 "roles": asdict(settings.dataset.roles),
+                "read_as": {name: getattr(settings.dataset, name) for name in READ_AS},
             },
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),

@@ -58,10 +58,10 @@ Asked = tuple[int, bytes | MissingImage, tuple[int, int] | None]
 it."""
 
 
-def load_records(layout: Layout, unit: str, image_units: int) -> pa.Table:
-    """All spotting records of a caption unit, by ordinal."""
+def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Table:
+    """The spotting records of some image units of a caption unit, by ordinal."""
     tables = []
-    for image_unit in range(image_units):
+    for image_unit in image_units:
         name = image_unit_name(unit, image_unit)
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
