@@ -5,6 +5,7 @@ Exit status: 0 it was ended; 2 wrong use.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 from collections.abc import Sequence
@@ -53,20 +54,15 @@ def serve(bench: Workbench, listening: socket.socket) -> None:
     config = uvicorn.Config(
         make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has closed
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:  # uvicorn raises the signal again after it has closed: that is how a server ends
-        pass
 
 
 def _parser(prog: str, defaults: dict[str, str]) -> Parser:
     parser = Parser(prog, "A local web page over the output of a filter run, finished or not.")
+    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="what `make filter` wrote")
     parser.add_argument(
-        "--output", default=defaults.get("output", "out/sample"), help="folder that `make filter` wrote"
-    )
-    parser.add_argument(
-        "--preset",
-        help="thresholds to begin with: a name or a YAML file (default: those of the run; paper before its end)",
+        "--preset", help="thresholds to begin with, a name or a YAML file (default: the run's; before its end, paper)"
     )
     parser.add_argument("--port", type=number(Port), default=0, help="of the address (default: one that is free)")
     parser.add_argument(
@@ -88,7 +84,8 @@ def _opened(output: str, preset: str | None) -> Output:
         if isinstance(error, WrongUse | BadPreset):
             raise
         raise WrongUse(
-            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder"
+            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
+            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
         ) from error
 
 

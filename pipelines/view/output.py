@@ -78,7 +78,7 @@ class Output:
         if self._run:
             return tuple(self._run["stages"])
         first = next(iter(stamps(self.layout.commits("captions"), ".json")), None)
-        record: CaptionRecord | None = first and read_json(self.layout.commit("captions", first))
+        record = self.captions_record(first) if first else None
         found = ["captions"] if record and record["annotated"] else []
         return (*found, *(name for name in (DOWNLOAD, "spotting") if stamps(self.layout.commits(name), ".json")))
 
@@ -176,8 +176,8 @@ def _plan(layout: Layout) -> Plan:
         return load_plan(layout.plan)
     except FileNotFoundError as error:
         raise WrongUse(
-            f"OUTPUT {root} holds no output of `make filter` ({layout.plan} is not there); name the folder that was its "
-            "OUTPUT"
+            f"OUTPUT {root} holds no output of `make filter` ({layout.plan} is not there); name the folder that "
+            "was its OUTPUT"
         ) from error
     except PlanMismatch as error:
         raise WrongUse(str(error)) from error

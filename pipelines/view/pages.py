@@ -17,7 +17,8 @@ from common.html import TextSpan, marked
 from filters.presets import Preset, load_preset, preset_names
 from pipelines.report.card import draw_card
 from pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
-from pipelines.stages.decisions import DEAD, KEPT, cascade
+from pipelines.report.data import Funnel
+from pipelines.stages.decisions import cascade
 from pipelines.view.controls import as_yaml, controls_of, moved
 from pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
 from pipelines.view.output import UNDECIDED, Output
@@ -60,66 +61,79 @@ class Line:
     address: str
 
 
+@dataclass(frozen=True)
+class Totals:
+    """Where rows went: all of a finished run, else those of units that are decided."""
+
+    rows: int
+    kept: int
+    dead: int
+    rejected: Mapping[str, int]
+    units: int | None
+    """Units that were counted; None: all of a finished run."""
+
+
 def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
     """Where the rows went, with ways to them."""
-    output = bench.output
-    funnel, state = output.funnel(), output.state()
-    counts, counted = (None, 0) if funnel and state.finished else _counted(output)
-    kept = funnel.kept if funnel and counts is None else (counts or {}).get(KEPT, 0)
-    dead = funnel.dead_rows if funnel and counts is None else (counts or {}).get(DEAD, 0)
-    by_step = {step.reason: step.rejected for step in funnel.steps} if funnel and counts is None else counts or {}
-    total = funnel.rows_in if funnel and counts is None else sum((counts or {}).values())
+    output, state = bench.output, bench.output.state()
+    funnel = output.funnel()
+    totals = _of_funnel(funnel) if funnel and state.finished else _counted(output)
 
     def line(stage: str, name: str, meaning: str, rows: int, end: str, reason: str = "") -> Line:
-        share = percent(rows / total if total else None)
-        return Line(
-            stage, name, meaning, rows, share, 100 * rows / max(total, 1), address_of(Query(end=end, reason=reason))
-        )
+        share = percent(rows / totals.rows if totals.rows else None)
+        width = 100 * rows / max(totals.rows, 1)
+        return Line(stage, name, meaning, rows, share, width, address_of(Query(end=end, reason=reason)))
 
-    steps = [
-        line(step.stage, step.reason, step.explanation, by_step[step.reason], "rejected", step.reason)
-        for step in cascade(output.preset)
-        if by_step.get(step.reason)
-    ]
-    named = {step.reason for step in cascade(output.preset)} | {KEPT, DEAD, "not_decided"}
-    steps += [
-        line("", reason, "", rows, "rejected", reason)
-        for reason, rows in by_step.items()
-        if reason not in named and rows
-    ]
+    told = {step.reason: step for step in cascade(output.preset)}
+    order = dict.fromkeys([*told, *totals.rejected])
     return "overview.html.j2", {
         "here": "overview",
         "state": state,
-        "funnel": funnel,
+        "dataset": funnel.dataset if funnel else "",
         "preset": output.preset.name,
         "preset_from": output.preset_from,
         "stages": output.stages,
-        "total": total,
-        "counted": counted,
-        "kept": line("", "kept", "Rows that passed every step asked for.", kept, "kept"),
-        "dead": line("", "dead letter", "Rows that could not be judged, each with its error.", dead, "dead_letter"),
-        "steps": steps,
+        "totals": totals,
+        "kept": line("", "kept", "Rows that passed every step asked for.", totals.kept, "kept"),
+        "dead": line(
+            "", "dead letter", "Rows that could not be judged, each with its error.", totals.dead, "dead_letter"
+        ),
+        "steps": [
+            line(
+                told[reason].stage if reason in told else "",
+                reason,
+                told[reason].explanation if reason in told else "",
+                totals.rejected[reason],
+                "rejected",
+                reason,
+            )
+            for reason in order
+            if totals.rejected.get(reason)
+        ],
         "reason_name": reason_name,
         "histograms": _histograms(funnel) if funnel and state.finished else "",
     }
 
 
-def _histograms(funnel: Any) -> str:
+def _of_funnel(funnel: Funnel) -> Totals:
+    rejected = {step.reason: step.rejected for step in funnel.steps if step.rejected}
+    return Totals(funnel.rows_in, funnel.kept, funnel.dead_rows, rejected, None)
+
+
+def _histograms(funnel: Funnel) -> str:
     drawn = [draw_histogram(title, text, funnel.histograms.get(key, {})) for key, title, text in _CHARTS]
     return "".join([*drawn, *map(draw_column, funnel.columns)])
 
 
-def _counted(output: Output) -> tuple[Counter[str], int]:
-    """Rows by reason of the units that are decided, summed over the first of them, and how many these are."""
-    found: Counter[str] = Counter()
+def _counted(output: Output) -> Totals:
+    """The sums of the units that are decided, over the first of them."""
     units = output.listing().decided[:_UNITS_COUNTED]
-    for unit in units:
-        record = output.decide_record(unit)
-        if record is not None:
-            found[KEPT] += record["kept"]
-            found[DEAD] += sum(record["dead"].values())
-            found.update(record["rejected"])
-    return found, len(units)
+    found = [record for unit in units if (record := output.decide_record(unit)) is not None]
+    rejected: Counter[str] = Counter()
+    for record in found:
+        rejected.update(record["rejected"])
+    kept, dead = sum(record["kept"] for record in found), sum(sum(record["dead"].values()) for record in found)
+    return Totals(kept + dead + rejected.total(), kept, dead, rejected, len(found))
 
 
 # ---- rows

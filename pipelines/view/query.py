@@ -135,7 +135,8 @@ def search(
         rows: at most so many.
         seconds: after about so long it ends; it looks at one piece of a file at least.
     """
-    began, looked, hits = time.monotonic(), 0, []
+    began, looked = time.monotonic(), 0
+    hits: list[Hit] = []
     for piece in _pieces(output, query, start):
         for row, found in piece.hits(query):
             if len(hits) == rows:

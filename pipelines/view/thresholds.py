@@ -8,17 +8,19 @@ rejected, and so do duplicates; only where all rows are at hand, duplicate pairs
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from filters.base import Bools
 from filters.presets import Preset
 from pipelines.pilot.estimate import Estimate, share
 from pipelines.stages.decisions import DUPLICATE_IMAGE, DUPLICATE_PAIR, DUPLICATE_SEMANTIC, KEPT, Reasons, cascade
 from pipelines.stages.dedup.exact_stages import Pairs
+from pipelines.stages.dedup.keys import Halves
 from pipelines.stages.verdicts import judge_by_filters
 from pipelines.view.output import Output
 from pipelines.view.sample import Piece, Sample
@@ -124,8 +126,9 @@ def _find_pairs(found: Decided) -> None:
         begin += len(places)
 
 
-def _keys(piece: Piece, places: Sequence[int]) -> np.ndarray:
-    pairs, digests = Pairs(), {}
+def _keys(piece: Piece, places: NDArray[np.int64]) -> Halves:
+    pairs = Pairs()
+    digests: dict[int, bytes] = {}
     pairs.add(piece.rows.take(pa.array(places, pa.int64())))
     if piece.records is not None:
         known = zip(piece.records["ordinal"].to_pylist(), piece.records["sha256"].to_pylist(), strict=True)
