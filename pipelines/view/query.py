@@ -37,8 +37,9 @@ _SHOWN = ("uid", "caption", "stage", "reason", "complexity", "actions", "overlap
 """Columns that a list of rows shows, where the file has them."""
 NOT_OF_MANIFEST = frozenset({*OURS, *COPIES.names, "stage", "reason"})
 """Columns that a run adds to the manifest's."""
-_LOOK = 20
-"""Units in which a file is looked for."""
+_LOOK, _PROBE = 20, 1_000
+"""Units in which a file is looked for, and rows that tell which columns hold numbers."""
+_NUMBER = r"^[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]+)?$"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,11 +156,21 @@ def numeric_columns(output: Output) -> list[str]:
     for path in (output.part(end, unit) for unit in listing.decided[:_LOOK] for end in ("kept", "rejected")):
         try:
             with open_parts(path) as source:
-                schema = pq.ParquetFile(source).schema_arrow
+                file = pq.ParquetFile(source)
+                names = [name for name in file.schema_arrow.names if name not in NOT_OF_MANIFEST]
+                table = file.read_row_group(0, columns=names).slice(0, _PROBE)
         except FileNotFoundError:
             continue
-        return [field.name for field in schema if field.name not in NOT_OF_MANIFEST and _is_number(field.type)]
+        return [name for name in names if _holds_numbers(table[name])]
     return []
+
+
+def _holds_numbers(column: pa.ChunkedArray) -> bool:
+    """Whether it does; texts, as in a manifest of TSV, where all of them are numbers."""
+    if not pa.types.is_string(column.type):
+        return _is_number(column.type)
+    texts = pc.drop_null(column)
+    return len(texts) > 0 and bool(pc.all(pc.match_substring_regex(texts, _NUMBER)).as_py())
 
 
 def random_place(output: Output) -> Place | None:
@@ -342,7 +353,9 @@ def _any_line(spotted: pa.ChunkedArray, text: str) -> Bools:
 
 
 def _numbers(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    if not _is_number(column.type):
+    if pa.types.is_string(column.type):
+        column = pc.if_else(pc.match_substring_regex(column, _NUMBER), column, pa.scalar(None, pa.string()))
+    elif not _is_number(column.type):
         return np.full(len(column), np.nan)
     return np.asarray(pc.fill_null(column.cast(pa.float64(), safe=False), float("nan")))
 

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -21,6 +22,7 @@ from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import KEPT, UNREAD, Reasons
 from pipelines.stages.image_records import image_records
 from pipelines.stages.spotting import SCHEMA
+from pipelines.store.storage import each
 from pipelines.view.output import Output
 from pipelines.view.places import reasons_of
 
@@ -55,7 +57,7 @@ class Sample:
 
     pieces: tuple[Piece, ...]
     all_rows: int
-    """Rows of the units that are annotated, as far as they are known."""
+    """Rows of the units that are annotated, those that could not be read among them."""
     whole: bool
     """Whether it is all of them."""
     seed: int
@@ -70,7 +72,7 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
     """All rows of the units that are annotated where they are at most `rows`, else about `rows` of them."""
     listing = output.listing()
     units = [unit for unit in (*listing.decided, *listing.undecided) if unit in output.plan]
-    sizes = [max(output.plan.span(unit).rows, 0) for unit in units]
+    sizes = list(each(partial(_size, output), units, output.layout.root))
     decided, total = frozenset(listing.decided), sum(sizes)
     if total <= rows:
         asked = ((unit, None) for unit in sorted(units, key=output.order))
@@ -82,6 +84,13 @@ def draw(output: Output, rows: int = ROWS, seed: int = 0, seconds: float = SECON
         if time.monotonic() - began > seconds:
             break
     return Sample(tuple(found), total, False, seed)
+
+
+def _size(output: Output, unit: str) -> int:
+    """The rows of a unit, those that could not be read among them."""
+    span = output.plan.span(unit)
+    record = None if span.exact else output.captions_record(unit)
+    return record["rows"] if record else span.rows
 
 
 def _drawn(units: Sequence[str], sizes: Sequence[int], seed: int) -> Iterator[tuple[str, int | None]]:
