@@ -95,6 +95,7 @@ def _listening(port: int) -> socket.socket:
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((HOSTS[0], port))
+        found.listen()  # from now on, so that the address answers when it is said
     except OSError as error:
         found.close()
         raise WrongUse(f"port {port} cannot be had ({error.strerror}); choose another, or leave --port out") from error

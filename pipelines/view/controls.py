@@ -11,8 +11,10 @@ import numpy as np
 import yaml
 
 from common.fields import LARGEST, Range, field_docstrings
+from filters.captions.rules import CaptionRule
 from filters.columns import STORED
-from filters.presets import Preset, build_preset, load_preset, preset_names
+from filters.presets import ImageRule, Preset, build_preset, load_preset, preset_names
+from filters.spotting.overlap import OverlapRule
 from pipelines.view.sample import Sample
 
 Kind = Literal["share", "count", "number", "switch", "choice"]
@@ -28,6 +30,8 @@ FIRST = (
 )
 """Shown before all others, with what the preset asks of columns and of filters of the user's."""
 _SECTIONS = ("captions", "images", "text_spotting")
+# Parsed here, while there is one thread: Python 3.11's parser counts its depth for all threads together.
+_MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
 _REACH = 4
 """A slider of whole numbers goes to so many times its value."""
 
@@ -105,7 +109,7 @@ def _changes(value: Any, base: Any) -> Any:
 
 def _of_section(name: str, section: Any) -> Iterator[Control]:
     kind = type(section)
-    hints, said = get_type_hints(kind, include_extras=True), field_docstrings(kind)
+    hints, said = get_type_hints(kind, include_extras=True), _MEANINGS.get(kind) or field_docstrings(kind)
     for field in fields(kind):
         key, value = f"{name}.{field.name}", getattr(section, field.name)
         meaning = " ".join(said.get(field.name, "").split())
