@@ -4,29 +4,42 @@
 
 const form = document.getElementById("controls");
 const shown = document.getElementById("kept");
-let asked = 0;
+let busy = false;
+let again = false;
 let waiting;
 
 function address(path) {
   return `${path}?${new URLSearchParams(new FormData(form))}`;
 }
 
+// One question at a time: what is moved meanwhile is asked when the answer is there.
 async function follow() {
-  const mine = ++asked;
-  shown.setAttribute("aria-busy", "true");
-  try {
-    const answer = await fetch(address(form.dataset.kept));
-    const text = await answer.text();
-    if (mine !== asked) return; // a later one is under way
-    const open = shown.querySelector("details.preset")?.open;
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-    shown.innerHTML = text;
-    if (open) shown.querySelector("details.preset").open = true;
-    history.replaceState(null, "", address(form.getAttribute("action")));
-  } catch (error) {
-    if (mine === asked) shown.textContent = `Not shown: ${error.message}. Does the server still run?`;
+  if (busy) {
+    again = true;
+    return;
   }
-  if (mine === asked) shown.removeAttribute("aria-busy");
+  busy = true;
+  shown.setAttribute("aria-busy", "true");
+  do {
+    again = false;
+    try {
+      await show();
+    } catch (error) {
+      shown.textContent = `Not shown: ${error.message}. Does the server still run?`;
+    }
+  } while (again);
+  shown.removeAttribute("aria-busy");
+  busy = false;
+}
+
+async function show() {
+  const answer = await fetch(address(form.dataset.kept));
+  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+  const text = await answer.text();
+  const open = shown.querySelector("details.preset")?.open;
+  shown.innerHTML = text;
+  if (open) shown.querySelector("details.preset").open = true;
+  history.replaceState(null, "", address(form.getAttribute("action")));
 }
 
 form.addEventListener("input", (event) => {
