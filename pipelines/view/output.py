@@ -99,7 +99,7 @@ class Output:
         if not self._run:
             return load_preset("paper"), "the default: this run has not said its own yet"
         try:
-            return recorded_preset(self._run["preset"]), "that of the run"
+            return recorded_preset(self._run["preset"]), "the run's own"
         except BadValue as error:
             own = self._run.get("plugins") or []
             remedy = f"--plugin {own[0]}" if own else "--preset with one that it knows"
