@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyarrow as pa
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -14,6 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common.command_line import WrongUse
 from common.fields import BadValue
 from common.html import render_page, style_sheet
 from pipelines.manifests import ManifestError
@@ -38,6 +40,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _PACKAGE = "pipelines.view"
+_TOLD = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
+"""Errors that become a page with their words."""
 Shown = tuple[str, dict[str, Any]]
 """A template and what it names."""
 
@@ -70,7 +74,6 @@ def make_app(bench: Workbench) -> Starlette:
         body = render_page(_PACKAGE, "error.html.j2", root=str(bench.output.layout.root), message=message, here="")
         return HTMLResponse(body, status_code=status)
 
-    known = (HTTPException, BadAddress, BadValue, RunFailed, ManifestError, FileNotFoundError)
     return Starlette(
         routes=[
             Route("/", page(pages.overview)),
@@ -84,7 +87,7 @@ def make_app(bench: Workbench) -> Starlette:
             Route("/view.js", _file(pages.script(), "text/javascript")),
         ],
         middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
-        exception_handlers=dict.fromkeys(known, failed),
+        exception_handlers=dict.fromkeys(_TOLD, failed),
     )
 
 

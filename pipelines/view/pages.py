@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
@@ -14,11 +14,13 @@ from starlette.exceptions import HTTPException
 
 from common.fields import BadValue
 from common.html import TextSpan, marked
-from filters.presets import Preset, load_preset, preset_names
+from filters.presets import Preset
 from pipelines.report.card import draw_card
 from pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
 from pipelines.report.data import Funnel
 from pipelines.stages.decisions import cascade
+from pipelines.stages.tally import DecideRecord
+from pipelines.store.storage import each
 from pipelines.view.controls import as_yaml, controls_of, moved
 from pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
 from pipelines.view.output import UNDECIDED, Output
@@ -128,7 +130,8 @@ def _histograms(funnel: Funnel) -> str:
 def _counted(output: Output) -> Totals:
     """The sums of the units that are decided, over the first of them."""
     units = output.listing().decided[:_UNITS_COUNTED]
-    found = [record for unit in units if (record := output.decide_record(unit)) is not None]
+    records: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+    found = [record for record in records if record is not None]
     rejected: Counter[str] = Counter()
     for record in found:
         rejected.update(record["rejected"])
@@ -174,6 +177,10 @@ def _ends(output: Output) -> list[tuple[str, str]]:
     ends = [("", "all rows"), ("kept", "kept"), ("rejected", "rejected")]
     ends += [(end_of("rejected", reason), f"rejected: {reason_name(reason)}") for reason in reasons]
     ends += [("dead_letter", "dead letter")]
+    if funnel:
+        ends += [
+            (end_of("dead_letter", error), f"dead letter: {reason_name(error)}") for error, _ in funnel.dead_by_error
+        ]
     if output.listing().undecided:
         ends.append((UNDECIDED, "not decided yet"))
     return ends
@@ -253,7 +260,7 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
     output = bench.output
     seed = _seed(given)
     sample, before = bench.sample(seed)
-    start = _start(output, given)
+    start = _start(bench, given.get("preset", ""))
     controls = controls_of(start, sample)
     try:
         preset, wrong = moved(start, given, controls), ""
@@ -266,7 +273,7 @@ def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
         "sample": sample,
         "seed": seed,
         "controls": controls_of(preset, sample),
-        "starts": _starts(output),
+        "starts": bench.starts,
         "start": given.get("preset", ""),
         "wrong": wrong,
         "now": now,
@@ -292,19 +299,12 @@ def _seed(given: Mapping[str, str]) -> int:
     return int(text)
 
 
-def _starts(output: Output) -> list[str]:
-    """Presets of the package whose columns are stored."""
-    stored = {one.reason for one in output.preset.columns}
-    return [name for name in preset_names() if {one.reason for one in load_preset(name).columns} <= stored]
-
-
-def _start(output: Output, given: Mapping[str, str]) -> Preset:
-    name = given.get("preset", "")
+def _start(bench: Workbench, name: str) -> Preset:
     if not name:
-        return output.preset
-    if name not in _starts(output):
-        raise BadAddress(f"preset {name[:40]!r} is none of {', '.join(_starts(output))}")
-    return load_preset(name)
+        return bench.output.preset
+    if name not in bench.starts:
+        raise BadAddress(f"preset {name[:40]!r} is none of {', '.join(bench.starts)}")
+    return bench.starts[name]
 
 
 def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> list[tuple[str, str, int, int]]:
@@ -339,7 +339,7 @@ def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, An
 
 def _command(output: Output) -> str:
     """How the run is told to take the preset, if the page is to be made true."""
-    words = output.command
+    words = list(output.command)
     if "--preset" in words:
         place = words.index("--preset")
         words = [*words[:place], *words[place + 2 :]]

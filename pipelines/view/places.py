@@ -9,20 +9,29 @@ from numpy.typing import NDArray
 
 from pipelines.stages.decisions import KEPT, Reasons
 from pipelines.store.old_words import WORDS
-from pipelines.store.storage import read_table
+from pipelines.store.storage import read_table, row_count
 from pipelines.view.output import UNDECIDED, Output
 
 
 def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
     """For each row of a unit's file of an end its ordinal in the unit; -1 where it has none, as the dead letter of a
-    whole unit."""
+    whole unit.
+
+    Raises:
+        FileNotFoundError: the unit is being decided anew.
+    """
     if end == UNDECIDED:
         return _annotated(output, unit)
-    if end == "kept":
-        return _kept(output, unit)
     if end == "dead_letter":
         return _dead(output, unit)
-    return np.setdiff1d(_annotated(output, unit), np.concatenate([_kept(output, unit), _dead(output, unit)]))
+    kept = _kept(output, unit)
+    if end == "kept":
+        found = kept
+    else:
+        found = np.setdiff1d(_annotated(output, unit), np.concatenate([kept, _dead(output, unit)]))
+    if len(found) != row_count(output.part(end, unit)):
+        raise FileNotFoundError(f"unit {unit} as it was")  # it is decided anew at this moment
+    return found
 
 
 def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reasons:

@@ -208,19 +208,25 @@ def _pieces(output: Output, query: Query, start: Place | None) -> Iterator[_Piec
     for unit in sorted(ends, key=output.order):
         for end in ends[unit]:
             here = output.order(unit), ENDS.index(end)
-            if here >= begin and query.end in ("", end) and _may_hold(output, query, unit, end):
-                yield from _of_file(output, query, unit, end, start.row if start and here == begin else 0)
+            if here < begin or query.end not in ("", end):
+                continue
+            first = start.row if start and here == begin else 0
+            if rows := _passed_over(output, query, unit, end):
+                if first < rows:
+                    yield _Piece(output, None, unit, end, [], 0, first, rows)
+            else:
+                yield from _of_file(output, query, unit, end, first)
 
 
-def _may_hold(output: Output, query: Query, unit: str, end: str) -> bool:
-    """Whether a unit has rows of this end and the reason asked for, by its commit record."""
-    if end == UNDECIDED or unit == UNREADABLE:
-        return not query.reason or end == "dead_letter"
+def _passed_over(output: Output, query: Query, unit: str, end: str) -> int:
+    """The rows of a unit that have come to an end, where its commit record says that none has the reason asked for."""
+    if not query.reason or end == UNDECIDED or unit == UNREADABLE:
+        return 0
     record = output.decide_record(unit)
     if record is None:
-        return False
+        return 0
     counts = {"kept": {"": record["kept"]}, "rejected": record["rejected"], "dead_letter": record["dead"]}[end]
-    return counts.get(query.reason, 0) > 0 if query.reason else any(counts.values())
+    return 0 if counts.get(query.reason) else sum(counts.values())
 
 
 def _of_file(output: Output, query: Query, unit: str, end: str, first: int) -> Iterator[_Piece]:
@@ -256,7 +262,8 @@ class _Piece:
     """Some row groups of a file."""
 
     output: Output
-    file: pq.ParquetFile
+    file: pq.ParquetFile | None
+    """None where the commit record says that no row fits."""
     unit: str
     end: str
     groups: list[int]
@@ -278,6 +285,8 @@ class _Piece:
 
     def hits(self, query: Query) -> Iterator[tuple[int, dict[str, Any]]]:
         """Places and rows that fit."""
+        if self.file is None:
+            return
         names = self.file.schema_arrow.names
         asked = [name for name in _columns(query) if name in names]
         if len(asked) < len(_columns(query)):

@@ -134,13 +134,28 @@ def test_a_running_output_says_that_it_runs(copied: Path, served: Any) -> None:
         for address in ("/", "/rows", "/thresholds"):
             assert "This run has not come to its end: 2 of" in Tags(get(site + address)[1]).text
         assert "Counted over 2 decided units" in Tags(get(site)[1]).text
-        assert "not decided" in Tags(get(site + "/rows?end=undecided")[1]).text
+        page = Tags(get(site + "/rows?end=undecided")[1])
+        assert "not decided" in page.text
+        (row, *_) = (one["href"] for tag, one in page.tags if tag == "a" and (one["href"] or "").startswith("/row/"))
+        assert {"graph", "photo"} <= {one.get("class") for _, one in Tags(get(f"{site}{row}")[1]).tags}
 
 
 def test_a_large_output_says_that_it_is_a_sample(output: Output, served: Any) -> None:
     with served(output, rows=40) as site:
         text = Tags(get(site + "/thresholds")[1]).text
     assert "A random sample: " in text and "95 % interval" in text and "draw another" in text
+
+
+def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> None:
+    first, second = sorted((copied / "kept").iterdir())[:2]
+    first.write_bytes(b"PAR1 no more")
+    units = [path.stem.removeprefix("part-") for path in (first, second)]
+    (copied / f"work/captions/data/{units[1]}.parquet").unlink()
+    with served(Output(copied)) as site:
+        status, text, _ = get(site + "/rows?end=kept")
+        assert status == 500 and "This page cannot be shown" in text
+        status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
+        assert status == 200 and "No evidence is kept of this row" in text
 
 
 def test_an_address_is_its_query() -> None:

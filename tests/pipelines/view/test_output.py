@@ -36,6 +36,18 @@ def test_of_a_running_one_what_is_committed_is_there(copied: Path) -> None:
     assert {"captions", "spotting"} <= {*output.stages}
 
 
+def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.view.output._FRESH_S", 0.0)
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").unlink()
+    output = Output(copied)
+    assert output.preset == load_preset("paper")
+    record["preset"]["captions"]["min_complexity"] = 3
+    (copied / "run.json").write_text(json.dumps(record))
+    output.listing()
+    assert output.preset.captions.min_complexity == 3 and output.preset_from == "the run's own"
+
+
 @pytest.mark.parametrize("where", ["nowhere", "empty", "a-file"])
 def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()

@@ -68,6 +68,15 @@ def test_a_page_says_how_much_it_has_looked_at(output: Output, finished: Any) ->
     assert search(output, Query(), rows=3).looked_at == 3
 
 
+def test_units_without_the_reason_are_passed_over_within_the_time(output: Output) -> None:
+    query = Query(end="rejected", reason="image_too_small")
+    first = search(output, query, seconds=0.0)
+    assert first.hits == () and first.after is not None
+    assert (first.after.unit, first.after.end) == (output.listing().decided[0], "rejected")
+    whole = search(output, query)
+    assert whole.looked_at == len(everything(output, Query(end="rejected"))) and whole.after is None
+
+
 def test_by_the_score_of_the_best_action(output: Output, finished: Any) -> None:
     sure = everything(output, Query(action=Bounds(low=0.9)))
     unsure = everything(output, Query(action=Bounds(high=0.899999)))

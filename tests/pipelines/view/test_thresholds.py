@@ -49,6 +49,18 @@ def test_it_is_what_a_run_keeps(
         assert found.rejected["dead_letter"] == done.funnel["dead_letter"]["rows"]
 
 
+@pytest.mark.parametrize("stages", [("captions",), ("spotting", "dedup")])
+def test_stages_that_are_not_asked_for_decide_nothing(
+    stages: tuple[str, ...], manifest: Path, copied: Path, filtering: Any
+) -> None:
+    done = filtering(manifest, copied, stages=stages, unit_rows=12)
+    output = Output(copied)
+    assert output.stages == stages
+    found = decide(output, draw(output), output.preset)
+    assert (found.kept_rows, found.uncertain) == (done.funnel["kept"], 0)
+    assert found.rejected == {reason: count for reason, count in done.funnel["rejected"].items() if count}
+
+
 def test_every_row_is_kept_rejected_or_left_open(output: Output) -> None:
     sample = draw(output)
     for moves in MOVES.values():
