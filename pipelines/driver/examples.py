@@ -109,10 +109,10 @@ def example_of(
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = rows.slice(place, 1).to_pylist()[0]
-    if not verdict.asked[place]:  # whether it was parsed depends on the presets of earlier runs
+    decided = verdict.decisions if verdict.asked[place] else None
+    if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
         row = {name: row[name] for name in ("uid", "caption")}
-    decided = verdict.decisions
-    accepted = decided.accepted[place].as_py() if decided and verdict.asked[place] else []
+    accepted = decided.accepted[place].as_py() if decided else []
     actions, attributes, relations = _with_reasons(row)
     example = {
         "uid": row["uid"],

@@ -155,7 +155,7 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
-        assert status == 200 and "No evidence is kept of this row" in text
+        assert status == 503 and "it may just be made anew" in text
 
 
 def test_an_address_is_its_query() -> None:
