@@ -11,6 +11,8 @@ WORKERS ?=#                 units at a time: processes, or a cluster's slots (al
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
 ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
 
+##@ Variables of `make view`: OUTPUT, PRESET (that of the run) and ARGS="--port 8000"
+
 ##@ Variables of `make pilot`, besides those; with TEACHER=NAME its GPU-hours or core-hours too
 UNITS   ?=#                 units to draw (20)
 SHARE   ?=#                 share of the units to draw, instead
@@ -39,12 +41,12 @@ STUDY   ?= full#            full (an hour and a half on two cores), quick (20 mi
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,download,dedup,score,language,train,teacher,bench,video,s3,hub,dask,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= filter,view,download,dedup,score,language,train,teacher,bench,video,s3,hub,dask,dev,docs#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help setup filter pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data dask-up dask-down flink-up flink-down prism s3-server clean env-filter env-train env-bench env-study env-dask env-all env-ocr
+.PHONY: help setup filter view pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data dask-up dask-down flink-up flink-down prism s3-server clean env-filter env-view env-train env-bench env-study env-dask env-all env-ocr
 
 comma := ,
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
@@ -74,6 +76,7 @@ NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 DASK_EXTRA = $(if $(filter dask,$(RUNNER)),$(comma)dask)
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)$(DASK_EXTRA)
+VIEW_EXTRAS = filter,view$(if $(filter s3://%,$(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(OUTPUT)),$(comma)gcp)
 TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)$(DASK_EXTRA)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
@@ -98,6 +101,9 @@ setup: env-all env-ocr ## Install everything: filters, OCR weights, development 
 
 filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
 	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+
+view: env-view ## Look at what was filtered, finished or not: a local web page (OUTPUT, ARGS="--port 8000")
+	@set -f; $(PY) -m pipelines.view --output $(call quote,$(OUTPUT))$(if $(filter-out file,$(origin PRESET)),$(call option,--preset,$(PRESET))) $(ARGS)
 
 pilot: env-filter $(if $(ASKED_TEACHER),env-train) $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
 	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE))$(if $(ASKED_TEACHER),$(call option,--teacher,$(TEACHER))$(call option,--weights,$(WEIGHTS))) $(ARGS)
@@ -211,6 +217,9 @@ env-filter:
 
 env-dask:
 	$(call install,filter$(comma)dask,what the filters and Dask need (1 GB on disk; a few minutes))
+
+env-view:
+	$(call install,$(VIEW_EXTRAS),what the filters and their page need (1 GB on disk; a few minutes))
 
 env-train:
 	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))

@@ -41,6 +41,9 @@ class Command:
 
 COMMANDS = {
     "filter": Command("filter a data set", "pipelines.cli", "filter"),
+    "view": Command(
+        "look at what was filtered: a local web page", "pipelines.view.cli", "filter,view", (("output", "out/sample"),)
+    ),
     "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command", "filter"),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",

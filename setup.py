@@ -58,6 +58,7 @@ EXTRAS = {
     "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
     "score": ["torch", "open_clip_torch==3.3.0", "timm", "transformers"],  # how alike image and caption are
     "language": ["pycld2>=0.42"],  # languages of captions, where the manifest does not say them
+    "view": ["starlette>=1,<2", "uvicorn>=0.34,<1", "jinja2"],  # `make view`
     "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
     "teacher": TEACHER,
@@ -98,6 +99,7 @@ EXTRAS = {
         "hypothesis",
         PADDLEOCR,  # what the tests compare our reading with, line by line
         "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
+        "playwright",  # drives the system's Chromium, where there is one; it downloads none
         "psutil",
         "scikit-image",
         "scikit-learn",
@@ -124,7 +126,7 @@ setup(
         exclude=["*.__pycache__", "*.__pycache__.*", "study.results", "study.results.*"],
     ),
     py_modules=["open_diht"],
-    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "py.typed"]},
+    package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "*.js", "py.typed"]},
     entry_points={"console_scripts": ["open-diht = open_diht:main"]},
     extras_require=EXTRAS,
     classifiers=[

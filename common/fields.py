@@ -7,9 +7,12 @@ program says calls `check_fields` in its `__post_init__`.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import math
 import reprlib
+import textwrap
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass
@@ -121,6 +124,18 @@ def one_of(known: Iterable[Any], value: Any, where: str) -> Any:
 def shown(value: Any) -> str:
     """The value as errors show it: of bounded length, whatever it is."""
     return _SHORT.repr(value)
+
+
+def field_docstrings(kind: type[Any]) -> dict[str, str]:
+    """What stands below each field of a dataclass, by its name."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(tree, ast.ClassDef)
+    said: dict[str, str] = {}
+    for field, after in zip(tree.body, tree.body[1:], strict=False):
+        match field, after:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                said[name] = text
+    return said
 
 
 def _hints(kind: type[Any]) -> dict[str, Any]:

@@ -6,17 +6,14 @@ stands `<!-- settings: MODULE.CLASS -->`, or another word of `MAKERS`.
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import dataclasses
-import inspect
 import io
 import logging
 import os
 import posixpath
 import re
 import subprocess
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from html.parser import HTMLParser
 from importlib import import_module
@@ -28,6 +25,8 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
+
+from common.fields import field_docstrings
 
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
 
@@ -172,18 +171,6 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if dataclasses.is_dataclass(made):
         return f"`{type(made).__name__}()`"
     return f"`{_yaml(made)}`" if isinstance(made, tuple | list | dict) else "depends on the machine"
-
-
-def field_docstrings(kind: type[Any]) -> dict[str, str]:
-    """What stands below each field of a dataclass."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    said: dict[str, str] = {}
-    for field, after in zip(tree.body, tree.body[1:], strict=False):
-        match field, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                said[name] = text
-    return said
 
 
 def _yaml(value: Any) -> str:

@@ -90,9 +90,9 @@ class Plan:
         """The rows of a unit."""
         return self.units[self._places[unit]].span
 
-    def image_units(self, rows: int) -> int:
-        """How many image units a caption unit of so many rows has."""
-        return -(-rows // self.image_rows)
+    def image_units(self, rows: int) -> range:
+        """The numbers of the image units that a caption unit of so many rows has."""
+        return range(-(-rows // self.image_rows))
 
     def downloadable(self) -> set[str]:
         """The units whose images are only on the web."""

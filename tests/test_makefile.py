@@ -22,7 +22,9 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`make -n`, as if everything were installed."""
-    installed = [word for part in ("filter", "train", "bench", "study", "all", "ocr") for word in ("-o", f"env-{part}")]
+    installed = [
+        word for part in ("filter", "view", "train", "bench", "study", "all", "ocr") for word in ("-o", f"env-{part}")
+    ]
     return subprocess.run(
         ["make", "-n", *installed, *words],
         cwd=REPOSITORY,

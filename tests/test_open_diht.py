@@ -72,6 +72,9 @@ def as_module(module: str, *arguments: str) -> None:
         ("filter", [], []),
         ("filter", ["DATASET=custom", "INPUT=/data/*.tsv", "SHARD=0/4"],
          ["--dataset", "custom", "--input", "/data/*.tsv", "--shard", "0/4", "--output", "out/custom"]),
+        ("view", [], []),
+        ("view", ["OUTPUT=/data/cat", "PRESET=strict", "ARGS=--port 8000"],
+         ["--output", "/data/cat", "--preset", "strict", "--port", "8000"]),
         ("pilot", ["UNITS=5"], ["--units", "5"]),
         ("concepts", [], []),
         ("train", [], []),
@@ -96,7 +99,7 @@ def test_a_command_is_what_its_target_is(
 
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
-    wanted = {"filter", "pilot", "concepts", "train", "bench", "bench-data", "compare", "study", "study-data"}
+    wanted = {"filter", "view", "pilot", "concepts", "train", "bench", "bench-data", "compare", "study", "study-data"}
     assert set(open_diht.COMMANDS) == wanted
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
@@ -151,7 +154,12 @@ def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("command", "missing", "extra"),
-    [("filter", "apache_beam", "filter"), ("train", "torch", "train"), ("bench --model x", "torch", "bench")],
+    [
+        ("filter", "apache_beam", "filter"),
+        ("view", "uvicorn", "filter,view"),
+        ("train", "torch", "train"),
+        ("bench --model x", "torch", "bench"),
+    ],
 )
 def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, extra: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; import open_diht; sys.exit(open_diht.main(sys.argv[1:]))"

@@ -16,7 +16,7 @@ def render_page(package: str, template: str, **content: Any) -> str:
     """A page as HTML.
 
     Args:
-        package: where the template lies, beside a style sheet `report.css` of its own.
+        package: where the template lies, beside style sheets of its own.
         template: its name. It extends `page.html.j2` and fills the blocks `title` and `body`. Values are escaped; what
             is HTML already goes through `|safe`, text of strangers through `|show`.
         content: what the template names.
@@ -37,11 +37,12 @@ def _environment(package: str) -> Environment:
     environment.filters["show"] = lambda text, limit=400: Markup(show(text, limit))
     environment.filters["attribute"] = lambda text, limit=400: Markup(attribute(text, limit))
     environment.filters["thousands"] = lambda number: f"{number:,}"
-    environment.globals["style"] = Markup(
-        "".join(files(where).joinpath(name).read_text("utf-8") for where, name in _sheets(package))
-    )
+    environment.globals["style"] = Markup(style_sheet(package))
     return environment
 
 
-def _sheets(package: str) -> tuple[tuple[str, str], ...]:
-    return (__package__, "base.css"), (package, "report.css")
+def style_sheet(*packages: str) -> str:
+    """The style that all pages share, followed by that of packages."""
+    folders = [files(package) for package in (__package__, *packages)]
+    sheets = [file for folder in folders for file in sorted(folder.iterdir(), key=lambda one: one.name)]
+    return "".join(file.read_text("utf-8") for file in sheets if file.name.endswith(".css"))

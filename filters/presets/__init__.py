@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,12 @@ class Preset:
         columns = {one.reason: as_section(one) for one in self.columns}
         return {**dataclasses.asdict(self), "columns": columns, "filters": _named(self.filters)}
 
+    def as_content(self) -> dict[str, Any]:
+        """What the file of a preset says that is equal to this one in all but its name."""
+        said = self.as_dict()
+        filters = said.pop("filters")
+        return {key: value for key, value in said.items() if key != "name"} | filters
+
 
 def _named(filters: Sequence[Filter]) -> dict[str, Any]:
     return {one.reason: dataclasses.asdict(one) for one in filters}  # type: ignore[call-overload]  # they are
@@ -138,6 +144,31 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
+def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
+    """A preset of what its file says (see `Preset.as_content`).
+
+    Raises:
+        BadValue: unknown settings or values out of range.
+    """
+    own = {name: kind for name, kind in registered_filters().items() if name in content}
+    filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
+    shipped = {name: value for name, value in content.items() if name not in own and name != "columns"}
+    columns = conditions_of(content.get("columns", {}))
+    preset = build(Preset, shipped, name=name, columns=columns, filters=filters)
+    _check_reasons(preset)
+    return preset
+
+
+def recorded_preset(record: Mapping[str, Any]) -> Preset:
+    """The preset of a provenance record (see `Preset.as_dict`).
+
+    Raises:
+        BadValue: it is of another version, or has a filter that is not registered here.
+    """
+    content = {name: value for name, value in record.items() if name not in ("name", "filters")}
+    return build_preset(str(record["name"]), content | record.get("filters", {}))
+
+
 def load_preset(name: str) -> Preset:
     """A preset by name, or from a YAML file.
 
@@ -155,12 +186,7 @@ def load_preset(name: str) -> Preset:
         )
     try:
         content = _content(path)
-        own = {name: kind for name, kind in registered_filters().items() if name in content}
-        filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
-        shipped = {name: value for name, value in content.items() if name not in own and name != "columns"}
-        columns = conditions_of(content.get("columns", {}))
-        preset = build(Preset, shipped, name=path.stem, columns=columns, filters=filters)
-        _check_reasons(preset)
+        preset = build_preset(path.stem, content)
     except BadYaml as error:
         raise BadPreset(f"preset {error}") from error
     except BadValue as error:

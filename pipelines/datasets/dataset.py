@@ -12,6 +12,8 @@ from pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)
+READ_AS = ("format", "header", "columns", "delimiter", "caption_list", "images_root")
+"""The fields that say how files are read, besides the roles; `Dataset.with_roles` takes all of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def collect_examples(
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
-        records = image_records(layout, name, range(plan.image_units(read["rows"])), stages)
+        records = image_records(layout, name, plan.image_units(read["rows"]), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
         mine = sorted(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name
@@ -125,10 +125,10 @@ def example_of(
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
     row = rows.slice(place, 1).to_pylist()[0]
-    if not verdict.asked[place]:  # whether it was parsed depends on the presets of earlier runs
+    decided = verdict.decisions if verdict.asked[place] else None
+    if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
         row = {name: row[name] for name in ("uid", "caption")}
-    decided = verdict.decisions
-    accepted = decided.accepted[place].as_py() if decided and verdict.asked[place] else []
+    accepted = decided.accepted[place].as_py() if decided else []
     actions, attributes, relations = _with_reasons(row)
     example = {
         "uid": row["uid"],

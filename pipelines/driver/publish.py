@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from pipelines.driver.card import card_of
+from pipelines.datasets import READ_AS
+from pipelines.driver.dataset_card import card_of
 from pipelines.driver.examples import collect_examples
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.notes import all_notes
 from pipelines.driver.table import render_funnel
 from pipelines.plan import Plan, Unit
 from pipelines.report import write_report
-from pipelines.report.card import CARD
+from pipelines.report.dataset_card import CARD
 from pipelines.settings import RunSettings
 from pipelines.stages.judge import Judge
 from pipelines.store.commit import publish_bytes, publish_json, retract
@@ -95,6 +96,7 @@ class Results:
                 "input": settings.input,
                 "commits": dict(self.plan.pins),
                 "roles": asdict(settings.dataset.roles),
+                "read_as": {name: getattr(settings.dataset, name) for name in READ_AS},
             },
             "preset": settings.preset.as_dict(),
             "stages": list(settings.stages),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipelines.report.card import CARD
+from pipelines.report.dataset_card import CARD
 from pipelines.store.layout import KINDS
 from pipelines.store.storage import StorePath, is_local, size_of, sizes
 

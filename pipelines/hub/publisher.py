@@ -22,7 +22,7 @@ from common.command_line import WrongUse
 from common.hub_address import MAIN, HubAddress
 from pipelines.hub.client import client, explained
 from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
-from pipelines.report.card import CARD, MARK
+from pipelines.report.dataset_card import CARD, MARK
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import StorePath, each, is_local, size_of
 

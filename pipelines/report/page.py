@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.html import TextSpan, marked, render_page, show
+from common.html import render_page
 from pipelines.report.charts import (
     anchor,
     draw_column,
@@ -16,9 +16,9 @@ from pipelines.report.charts import (
     percent,
     reason_name,
 )
-from pipelines.report.data import Action, Belief, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
+from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
+from pipelines.report.example_card import draw_card
 from pipelines.report.graph import draw_graph
-from pipelines.report.thumbnail import draw_image
 from pipelines.store.commit import published
 from pipelines.store.storage import StorePath
 
@@ -26,9 +26,6 @@ MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""
 MAX_GROUPS = 24
 """Reasons whose examples are shown, for the same sake."""
-
-MAX_BELIEFS = 16
-"""Candidates of an example whose scores are explained."""
 
 _ENDS = {
     "kept": "Rows that passed every step asked for.",
@@ -85,7 +82,7 @@ def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> st
             ]
         ),
         legend=draw_graph(_LEGEND),
-        card=_card,
+        card=draw_card,
         percent=percent,
     )
 
@@ -128,77 +125,3 @@ def _total(name: str, run: Funnel) -> int | None:
     ends = {"kept": run.kept, "dead_letter": run.dead_rows}
     counts = [step.rejected for step in run.steps if step.reason == name]
     return ends.get(name, sum(counts) if counts else None)
-
-
-def _card(example: Example) -> str:
-    image = draw_image(example)
-    graph = draw_graph(example.graph)
-    drawing = f'<div class="wide">{graph}</div>' if graph else ""
-    drawing += _beliefs(example.beliefs)
-    words = _caption(example) + _facts(example) + _message(example)
-    uid = f'<p class="uid">{show(example.uid, 80)}</p>' if example.uid else ""
-    # Without an image the words take its place, so that every card has two columns.
-    left, right = (image, words + drawing + uid) if image else (words + uid, drawing)
-    return f'<article class="card"><div>{left}</div><div>{right}</div></article>'
-
-
-def _caption(example: Example) -> str:
-    overlap = [TextSpan(*example.overlap_span, "overlap")] if example.overlap_span else []
-    if not example.caption:
-        return '<p class="caption quiet">no caption</p>'
-    words = _word_spans(example.graph)
-    if not example.parsed or example.parsed == example.caption:
-        spans = [*overlap, *words] if example.parsed else overlap
-        return f'<p class="caption">{marked(example.caption, spans)}</p>'
-    return (
-        f'<p class="caption">{marked(example.caption, overlap)}</p>'
-        f'<p class="parsed"><span class="label">parsed as</span> {marked(example.parsed, words)}</p>'
-    )
-
-
-def _word_spans(graph: Graph) -> list[TextSpan]:
-    objects = [TextSpan(thing.start, thing.end, "t-object") for thing in graph.things]
-    actions = [TextSpan(item.start, item.end, "t-action" if item.accepted else "t-off") for item in graph.actions]
-    return objects + actions
-
-
-def _facts(example: Example) -> str:
-    facts = []
-    if example.complexity is not None:
-        facts.append(f"complexity <b>{example.complexity:,}</b>")
-    if example.graph:
-        facts.append(f"actions <b>{sum(action.accepted for action in example.graph.actions)}</b>")
-    if example.overlap:
-        text = f": {show(example.overlap_text, 120)}" if example.overlap_text else ""
-        facts.append(f"overlap <b>{example.overlap:,}</b> characters{text}")
-    elif example.overlap == 0 and example.image:
-        facts.append("overlap <b>0</b>")
-    facts += [f"{show(name)} <b>{value:.4f}</b>" for name, value in example.measured]
-    if example.width and example.height:
-        facts.append(f"image <b>{example.width:,} x {example.height:,}</b>")
-    return f'<p class="facts">{"".join(f"<span>{fact}</span>" for fact in facts)}</p>' if facts else ""
-
-
-def _beliefs(beliefs: Sequence[Belief]) -> str:
-    if not beliefs:
-        return ""
-    rows = "".join(
-        f"<tr><td>{show(one.said, 60)}</td><td>{one.score:.2f}</td>"
-        f"<td>{_spoken(one, 1)}</td><td>{_spoken(one, -1)}</td></tr>"
-        for one in beliefs[:MAX_BELIEFS]
-    )
-    return (
-        '<details class="beliefs"><summary>what the verifier went by</summary><table><thead><tr><th>candidate</th>'
-        f"<th>score</th><th>for it</th><th>against it</th></tr></thead><tbody>{rows}</tbody></table></details>"
-    )
-
-
-def _spoken(belief: Belief, sign: int) -> str:
-    """The reasons of one sign, the loudest first."""
-    return ", ".join(
-        f"<span>{show(text, 60)} <b>{odds:+.1f}</b></span>" for text, odds in belief.reasons if odds * sign > 0
-    )
-
-
-def _message(example: Example) -> str:
-    return f'<p class="message">{show(example.message, 600)}</p>' if example.message else ""

@@ -40,7 +40,11 @@ class Thumbnail:
 
 def make_thumbnail(source: str) -> Thumbnail:
     """The thumbnail of a file or of a base64 data url; raises `ImageNotShown` with the reason."""
-    data = _from_url(source) if source.startswith("data:") else _from_file(source)
+    return shrink(_from_url(source) if source.startswith("data:") else _from_file(source))
+
+
+def shrink(data: bytes) -> Thumbnail:
+    """The thumbnail of an image as it is stored; raises `ImageNotShown` with the reason."""
     try:
         # Bombs, truncated files and odd colour modes are this function's business, and its messages say what was found.
         decoded = decode_image(data, _LIMITS)

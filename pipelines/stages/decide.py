@@ -98,7 +98,7 @@ class DecideStage(Stage):
         span = self._plan.span(unit)
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
-        records = image_records(self.layout, unit, range(self._plan.image_units(read_record["rows"])), self.stages)
+        records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
         duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
         tally, done = Tally(), 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from pipelines.store.layout import Layout
 from pipelines.store.names import image_unit_name
 
 
-def image_records(layout: Layout, unit: str, image_units: Sequence[int], stages: Collection[str]) -> pa.Table | None:
+def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:
     """The records of a caption unit that the cascade judges, a table of `stages.spotting.SCHEMA` by ordinal.
 
     Args:
@@ -28,10 +28,11 @@ def image_records(layout: Layout, unit: str, image_units: Sequence[int], stages:
     Returns:
         None where neither stage decides anything of this unit.
     """
-    records = load_records(layout, unit, image_units) if "spotting" in stages else None
+    numbers = list(image_units)
+    records = load_records(layout, unit, numbers) if "spotting" in stages else None
     if STAGE not in stages:
         return records
-    found = [load_downloads(layout, image_unit_name(unit, image_unit)) for image_unit in image_units]
+    found = [load_downloads(layout, image_unit_name(unit, image_unit)) for image_unit in numbers]
     tables = [table for table in found if table is not None]
     if not tables:
         return records

@@ -8,7 +8,7 @@ their uids alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -75,7 +75,7 @@ def competitors(
     return Competitors(records["ordinal"].astype(np.int64), uids)
 
 
-class _Pairs:
+class Pairs:
     """What tells the pairs of a unit apart, without their captions, which may be long."""
 
     def __init__(self) -> None:
@@ -100,6 +100,17 @@ class _Pairs:
         self._ordinals.append(ordinals)
         self.uids += rows["uid"].to_pylist()
         self.pairs += rows["pair"].to_pylist()
+
+    def keys(self, unit: str, digests: Mapping[int, bytes]) -> Halves:
+        """What is equal for equal pairs. A row without url is told by the bytes of its image, whose `digests` are known
+        by ordinal; where nobody has read them by what names it; and where nothing does it is like no other row."""
+        pairs = list(self.pairs)
+        for ordinal, (place, caption) in self.bare.items():
+            if ordinal in digests:
+                pairs[place] = hashlib.sha256(digests[ordinal] + caption).digest()
+            elif pairs[place] is None:
+                pairs[place] = hashlib.sha256(f"{unit} {ordinal}".encode()).digest()
+        return halves_of_digests(pairs)
 
 
 def _read_keys(layout: Layout, kind: str, unit: str, first: int, stop: int) -> NDArray[np.void]:
@@ -142,14 +153,14 @@ class KeyStage(Stage):
 
     def _of_pairs(self, unit: str) -> NDArray[np.void]:
         records = image_records(self.layout, unit, self._image_units(unit), self.stages)
-        kept = _Pairs()
+        kept = Pairs()
         for read in annotated_rows(self.layout, unit, self.preset):
             verdict = judge(read, records, self.preset, self.stages, self.layout, unit, self.judges)
             kept.add(read.select(ROW.names).filter(pa.array(verdict.reasons == KEPT)))
         return key_records(self._keys(unit, kept), kept.ordinals, halves_of_uids(kept.uids))
 
     def _of_uids(self, unit: str) -> NDArray[np.void]:
-        every = _Pairs()
+        every = Pairs()
         for rows in row_groups(self.layout.data("captions", unit), ROW.names):
             every.add(rows)
         pairs = spread(self._keys(unit, every))
@@ -158,17 +169,8 @@ class KeyStage(Stage):
         pairs[places] = np.stack([known["high"], known["low"]], axis=1)
         return key_records(halves_of_uids(every.uids), every.ordinals, pairs)
 
-    def _keys(self, unit: str, rows: _Pairs) -> Halves:
-        """What is equal for equal pairs. A row without url is told by the bytes of its image; where nobody has read
-        them by what names it; and where nothing does it is like no other row."""
-        pairs = list(rows.pairs)
-        digests = self._digests(unit, list(rows.bare)) if rows.bare else {}
-        for ordinal, (place, caption) in rows.bare.items():
-            if ordinal in digests:
-                pairs[place] = hashlib.sha256(digests[ordinal] + caption).digest()
-            elif pairs[place] is None:
-                pairs[place] = hashlib.sha256(f"{unit} {ordinal}".encode()).digest()
-        return halves_of_digests(pairs)
+    def _keys(self, unit: str, rows: Pairs) -> Halves:
+        return rows.keys(unit, self._digests(unit, list(rows.bare)) if rows.bare else {})
 
     def _of_images(self, unit: str) -> NDArray[np.void]:
         rows = competitors(self.layout, unit, self._plan.number(unit), self.before, self._entries)
@@ -180,7 +182,7 @@ class KeyStage(Stage):
 
     def _image_units(self, unit: str) -> range:
         read = read_json(self.layout.commit("captions", unit))
-        return range(self._plan.image_units(read["rows"]))
+        return self._plan.image_units(read["rows"])
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """SHA-256 of the images that spotting has read, whether or not it decides in this run; of the rows `ordinals`

@@ -170,7 +170,7 @@ def _stored(
     layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
 ) -> Iterator[pa.Table]:
     rows = read_json(layout.commit("captions", unit))["rows"]
-    for number in range(plan.image_units(rows)):
+    for number in plan.image_units(rows):
         name = image_unit_name(unit, number)
         record = read_json(layout.commit(NAME, name))
         for generation in range(record["generations"] if record else 0):

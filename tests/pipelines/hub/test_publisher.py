@@ -13,7 +13,7 @@ from common.command_line import WrongUse
 from common.hub_address import HubAddress, parse_address
 from pipelines.hub import contents
 from pipelines.hub.publisher import CannotPublish, Publisher
-from pipelines.report.card import MARK
+from pipelines.report.dataset_card import MARK
 from tests.hub_server import Files, Hub, Repository
 
 PLAN = "f00d"

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from common.version import program_version
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.plan import Plan, Unit
-from pipelines.report.card import Config, Provenance, render_card
+from pipelines.report.dataset_card import Config, Provenance, render_card
 from pipelines.settings import RunSettings
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import StorePath, each, open_parts

@@ -1,0 +1,130 @@
+"""The pages: addresses to what is shown. Everything is read, nothing written; captions are text wherever they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.command_line import WrongUse
+from common.fields import BadValue
+from common.html import render_page, style_sheet
+from pipelines.manifests import ManifestError
+from pipelines.report.thumbnail import ImageNotShown
+from pipelines.store.commit import RunFailed
+from pipelines.view import pages
+from pipelines.view.evidence import place_at, thumbnail_of
+from pipelines.view.forms import BadAddress
+from pipelines.view.query import Place
+from pipelines.view.workbench import Workbench
+
+HOSTS = ("127.0.0.1", "localhost")
+"""What a browser may call this server; a page of another name that leads here is refused (DNS rebinding)."""
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_PACKAGE = "pipelines.view"
+_TOLD = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
+"""Errors that become a page with their words."""
+Shown = tuple[str, dict[str, Any]]
+"""A template and what it names."""
+
+
+def make_app(bench: Workbench) -> Starlette:
+    """The pages over an output."""
+
+    def page(show: Callable[[Workbench, Mapping[str, str]], Shown]) -> Callable[[Request], Response]:
+        def answer(request: Request) -> Response:
+            template, content = show(bench, {**request.query_params, **request.path_params})
+            return HTMLResponse(render_page(_PACKAGE, template, root=str(bench.output.layout.root), **content))
+
+        return answer
+
+    def image(request: Request) -> Response:
+        try:
+            found = thumbnail_of(bench.output, _place(request))
+        except ImageNotShown as why:
+            raise HTTPException(404, str(why)) from why
+        return Response(found.data, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+
+    def row_of_unit(request: Request) -> Response:
+        place = place_at(bench.output, request.path_params["unit"], request.path_params["ordinal"])
+        if place is None:
+            raise HTTPException(404, "There is no such row, or it is just being decided anew.")
+        return RedirectResponse(f"/row/{place}")
+
+    def failed(request: Request, error: Exception) -> Response:
+        status, message = _told(error)
+        body = render_page(_PACKAGE, "error.html.j2", root=str(bench.output.layout.root), message=message, here="")
+        return HTMLResponse(body, status_code=status)
+
+    return Starlette(
+        routes=[
+            Route("/", page(pages.overview)),
+            Route("/rows", page(pages.rows)),
+            Route("/row/{place}", page(pages.row)),
+            Route("/at/{unit}/{ordinal:int}", row_of_unit),
+            Route("/image/{place}", image),
+            Route("/thresholds", page(pages.thresholds)),
+            Route("/thresholds/kept", page(pages.kept)),
+            Route("/style.css", _file(style_sheet("pipelines.report", _PACKAGE), "text/css")),
+            Route("/view.js", _file(pages.script(), "text/javascript")),
+        ],
+        middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
+        exception_handlers=dict.fromkeys(_TOLD, failed),
+    )
+
+
+def _place(request: Request) -> Place:
+    try:
+        return Place.parse(request.path_params["place"])
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from error
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    """Status and words of an error."""
+    if isinstance(error, HTTPException):
+        return error.status_code, error.detail
+    if isinstance(error, FileNotFoundError):
+        return 503, f"{error.filename or error} is not there; it may just be made anew. Try again in a moment."
+    return (400, str(error)) if isinstance(error, BadAddress | BadValue) else (500, str(error))
+
+
+def _file(content: str, kind: str) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return answer
+
+
+class _Guarded:
+    """Adds the headers that keep a page from running or loading anything that is not its own."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, guarded)

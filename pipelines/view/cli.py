@@ -1,0 +1,102 @@
+"""Command line of `make view`: words to a server on this machine, which ends with Ctrl-C.
+
+Exit status: 0 it was ended; 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import uvicorn
+
+from common.command_line import OK, Parser, WrongUse, exit_status, number, say
+from common.fields import Positive, Range
+from common.plugins import PluginError, load_plugin
+from filters.presets import BadPreset
+from pipelines.store.commit import RunFailed
+from pipelines.store.storage import store_path
+from pipelines.view.app import HOSTS, make_app
+from pipelines.view.output import Output
+from pipelines.view.sample import ROWS
+from pipelines.view.workbench import Workbench
+
+Port = Annotated[int, Range(at_least=0, at_most=65_535)]
+_CLOSE_S = 2
+"""Requests that are under way when the server is told to end have so long."""
+
+
+def before_main() -> None:
+    """See `run_command`: there are no workers to prepare for."""
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.view", **defaults: str) -> int:
+    """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
+
+    def view() -> int:
+        options = _parser(prog, defaults).parse_args(sys.argv[1:] if arguments is None else list(arguments))
+        for name in options.plugin:
+            load_plugin(name)
+        bench = Workbench(_opened(options.output, options.preset), options.sample_rows)
+        with _listening(options.port) as listening:
+            say(f"http://{HOSTS[0]}:{listening.getsockname()[1]}/ shows {bench.output.layout.root}; Ctrl-C ends it")
+            serve(bench, listening)
+        return OK
+
+    return exit_status(view, wrong_use=(BadPreset, PluginError), failed=(RunFailed,), stopped=None)
+
+
+def serve(bench: Workbench, listening: socket.socket) -> None:
+    """Answer on a socket until a signal comes."""
+    config = uvicorn.Config(
+        make_app(bench), log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=_CLOSE_S
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has closed
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _parser(prog: str, defaults: dict[str, str]) -> Parser:
+    parser = Parser(prog, "A local web page over the output of a filter run, finished or not.")
+    parser.add_argument("--output", default=defaults.get("output", "out/sample"), help="what `make filter` wrote")
+    parser.add_argument(
+        "--preset", help="thresholds to begin with, a name or a YAML file (default: the run's; before its end, paper)"
+    )
+    parser.add_argument("--port", type=number(Port), default=0, help="of the address (default: one that is free)")
+    parser.add_argument(
+        "--sample-rows",
+        type=number(Positive),
+        default=ROWS,
+        help=f"rows that thresholds are tried on; all, where there are no more (default {ROWS})",
+    )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="a Python module with filters of your own"
+    )
+    return parser
+
+
+def _opened(output: str, preset: str | None) -> Output:
+    try:
+        return Output(store_path(output), preset)
+    except (ValueError, ImportError) as error:
+        if isinstance(error, WrongUse | BadPreset):
+            raise
+        raise WrongUse(
+            f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
+            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
+        ) from error
+
+
+def _listening(port: int) -> socket.socket:
+    """A socket that only this machine reaches."""
+    found = socket.socket()
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((HOSTS[0], port))
+        found.listen()  # from now on, so that the address answers when it is said
+    except OSError as error:
+        found.close()
+        raise WrongUse(f"port {port} cannot be had ({error.strerror}); choose another, or leave --port out") from error
+    return found

@@ -1,0 +1,166 @@
+"""The thresholds of a preset as controls of a form, and what people made of them as a preset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import yaml
+
+from common.fields import LARGEST, Range, field_docstrings
+from filters.captions.rules import CaptionRule
+from filters.columns import STORED
+from filters.presets import ImageRule, Preset, build_preset, load_preset, preset_names
+from filters.spotting.overlap import OverlapRule
+from pipelines.view.sample import Sample
+
+Kind = Literal["share", "count", "number", "switch", "choice"]
+FIRST = (
+    "captions.min_complexity",
+    "captions.min_actions",
+    "captions.min_action_score",
+    "captions.min_attribute_score",
+    "captions.min_relation_score",
+    "images.min_side",
+    "text_spotting.min_chars",
+    "text_spotting.min_score",
+)
+"""Shown before all others, with what the preset asks of columns and of filters of the user's."""
+_SECTIONS = ("captions", "images", "text_spotting")
+# Parsed here, while there is one thread: Python 3.11's parser counts its depth for all threads together.
+_MEANINGS = {kind: field_docstrings(kind) for kind in (CaptionRule, ImageRule, OverlapRule)}
+_REACH = 4
+"""A slider of whole numbers goes to so many times its value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """One setting of a preset."""
+
+    key: str
+    """Section and name, as a preset's file has them."""
+    kind: Kind
+    value: Any
+    meaning: str
+    low: float = 0
+    high: float = 1
+    """Ends of the slider; a number may lie beyond."""
+    step: float = 0.01
+    choices: tuple[str, ...] = ()
+    first: bool = True
+    """Whether it is shown before the others."""
+
+    @property
+    def label(self) -> str:
+        """The name for people."""
+        return self.key.partition(".")[2].replace("_", " ")
+
+
+def controls_of(preset: Preset, sample: Sample) -> list[Control]:
+    """The settings of a preset that can be moved; sliders of columns reach from the least to the largest value of the
+    sample."""
+    found = [
+        *(one for name in _SECTIONS for one in _of_section(name, getattr(preset, name))),
+        *(one for own in preset.filters for one in _of_section(own.reason, own)),
+        *_of_columns(preset, sample),
+    ]
+    order = {key: place for place, key in enumerate(FIRST)}
+    return sorted(found, key=lambda one: (not one.first, order.get(one.key, len(order))))
+
+
+def moved(preset: Preset, given: Mapping[str, str], controls: list[Control]) -> Preset:
+    """The preset with what people made of its controls.
+
+    Raises:
+        BadValue: a value that the preset does not take.
+    """
+    content = preset.as_content()
+    for one in controls:
+        text = given.get(one.key)
+        if text is not None:
+            section, _, name = one.key.partition(".")
+            part = content[section]
+            if section == "columns":
+                reason, _, name = name.rpartition(".")
+                part = part[reason]
+            part[name] = _value(one, text)
+    return build_preset(preset.name, content)
+
+
+def as_yaml(preset: Preset) -> str:
+    """The file of a preset: what it changes of the one that it is called after, where that comes with the package."""
+    content = json.loads(json.dumps(preset.as_content()))
+    if preset.name in preset_names():
+        base = json.loads(json.dumps(load_preset(preset.name).as_content()))
+        content = {"base": preset.name} | {name: _changes(value, base.get(name)) for name, value in content.items()}
+        content = {name: value for name, value in content.items() if value not in ({}, None)}
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _changes(value: Any, base: Any) -> Any:
+    """What of a section is not that of the base."""
+    if isinstance(value, dict) and isinstance(base, dict):
+        return {name: one for name, one in value.items() if base.get(name) != one}
+    return None if value == base else value
+
+
+def _of_section(name: str, section: Any) -> Iterator[Control]:
+    kind = type(section)
+    hints, said = get_type_hints(kind, include_extras=True), _MEANINGS.get(kind) or field_docstrings(kind)
+    for field in fields(kind):
+        key, value = f"{name}.{field.name}", getattr(section, field.name)
+        meaning = " ".join(said.get(field.name, "").split())
+        first = key in FIRST or name not in _SECTIONS
+        shape = _shape(hints[field.name], value)
+        if shape:
+            yield Control(key=key, value=value, meaning=meaning, first=first, **shape)
+
+
+def _shape(hint: Any, value: Any) -> dict[str, Any] | None:
+    """How a field is moved; None where it is not."""
+    inner = get_args(hint)
+    if hint is bool:
+        return {"kind": "switch"}
+    if get_origin(hint) is Literal:
+        return {"kind": "choice", "choices": tuple(map(str, inner))}
+    base = inner[0] if get_origin(hint) is Annotated else hint
+    bounds = next((one for one in inner[1:] if isinstance(one, Range)), Range())
+    if base is float and bounds.at_least == 0 and bounds.at_most == 1:
+        return {"kind": "share"}
+    if base is float:
+        return {"kind": "number", "low": min(0.0, 2 * value), "high": max(1.0, 2 * value)}
+    if base is int:
+        low = max(bounds.at_least, 0) if bounds.at_least > -LARGEST else 0
+        return {"kind": "count", "low": int(low), "high": max(10, _REACH * value), "step": 1}
+    return None
+
+
+def _of_columns(preset: Preset, sample: Sample) -> Iterator[Control]:
+    for one in preset.columns:
+        for name in ("min", "max"):
+            bound = getattr(one, name)
+            if bound is None:
+                continue
+            values = [np.asarray(piece.rows[STORED + one.reason], np.float64) for piece in sample.pieces]
+            known = np.concatenate([np.array([bound]), *values])
+            known = known[np.isfinite(known)]
+            low, high = float(known.min()), float(known.max())
+            meaning = f"Rows with a {'smaller' if name == 'min' else 'larger'} {one.reason} are rejected."
+            step = float(f"{(high - low or 1) / 200:.1g}")
+            key = f"columns.{one.reason}.{name}"
+            yield Control(key=key, kind="number", value=bound, meaning=meaning, low=low, high=high, step=step)
+
+
+def _value(control: Control, text: str) -> Any:
+    """A text of the form as the setting's type; what is no number stays a text, which the preset refuses."""
+    if control.kind == "switch":
+        return text == "1"
+    if control.kind == "choice":
+        return text
+    try:
+        return int(text) if control.kind == "count" else float(text)
+    except ValueError:
+        return text

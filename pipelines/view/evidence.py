@@ -1,0 +1,105 @@
+"""What a run knows of one row: its annotations, what was read in its image, and the image itself."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines.driver.examples import example_of
+from pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
+from pipelines.report.data import Example, read_example
+from pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
+from pipelines.stages.columns import annotated_rows
+from pipelines.stages.decisions import judge_captions
+from pipelines.stages.downloads import images_of
+from pipelines.stages.image_records import image_records
+from pipelines.store.layout import KINDS
+from pipelines.view.output import UNDECIDED, UNREADABLE, Output
+from pipelines.view.places import ordinals_of
+from pipelines.view.query import Place
+
+
+def ordinal_of(output: Output, place: Place) -> int | None:
+    """The ordinal of a row in its unit; None where it has none, or is not there (any more)."""
+    if place.unit == UNREADABLE:
+        return None
+    try:
+        ordinals = ordinals_of(output, place.unit, place.end)
+    except FileNotFoundError:
+        return None
+    return int(ordinals[place.row]) if place.row < len(ordinals) and ordinals[place.row] >= 0 else None
+
+
+def place_at(output: Output, unit: str, ordinal: int) -> Place | None:
+    """Where the row with an ordinal in a unit has come to; None where there is none."""
+    decided = unit in output.listing().decided
+    for end in KINDS if decided else (UNDECIDED,):
+        try:
+            found = np.flatnonzero(ordinals_of(output, unit, end) == ordinal)
+        except FileNotFoundError:
+            continue
+        if len(found):
+            return Place(unit, end, int(found[0]))
+    return None
+
+
+def evidence_of(output: Output, place: Place) -> Example | None:
+    """A row with all evidence, as the report shows it; None where none is kept of it, as of a row that could not be
+    read."""
+    ordinal = ordinal_of(output, place)
+    rows = None if ordinal is None else _annotated(output, place.unit, ordinal)
+    if rows is None or ordinal is None:
+        return None
+    asked = "captions" in output.stages and "objects" in rows.column_names
+    verdict = judge_captions(rows, output.preset, asked)
+    found = example_of(rows, 0, output.preset, verdict, _record(output, place.unit, ordinal))
+    try:
+        image = image_of(output, place.unit, ordinal)
+        found["image"] = f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"
+    except ImageNotShown:
+        found["image"] = None
+    return read_example(found)
+
+
+def image_of(output: Output, unit: str, ordinal: int) -> bytes:
+    """The image of a row as it is stored. Nothing is asked of the web.
+
+    Raises:
+        ImageNotShown: why there is none.
+    """
+    plan = output.plan
+    try:
+        found = images_of(output.layout, unit, plan.span(unit), plan.image_rows, output.dataset, [ordinal])
+        ((_, image),) = found
+    except (FileChanged, ManifestError, UnreadableFile, FileNotFoundError) as error:
+        raise ImageNotShown(f"the manifest or the stored image cannot be read: {error}") from error
+    if isinstance(image, MissingImage):
+        raise ImageNotShown(image.message)
+    return image
+
+
+def thumbnail_of(output: Output, place: Place) -> Thumbnail:
+    """The image of a row as a small JPEG. Raises `ImageNotShown` with the reason."""
+    ordinal = ordinal_of(output, place)
+    if ordinal is None:
+        raise ImageNotShown("the row is not there, or could not be read")
+    return shrink(image_of(output, place.unit, ordinal))
+
+
+def _annotated(output: Output, unit: str, ordinal: int) -> pa.Table | None:
+    between = ("ordinal", ordinal, ordinal + 1)
+    for rows in annotated_rows(output.layout, unit, output.preset, between=between):
+        found = rows.filter(pc.equal(rows["ordinal"], ordinal))
+        if found.num_rows:
+            return found
+    return None
+
+
+def _record(output: Output, unit: str, ordinal: int) -> dict[str, Any] | None:
+    records = image_records(output.layout, unit, [ordinal // output.plan.image_rows], output.stages)
+    places = [] if records is None else np.flatnonzero(np.asarray(records["ordinal"]) == ordinal).tolist()
+    return dict(records.slice(places[0], 1).to_pylist()[0]) if records is not None and places else None

@@ -1,0 +1,347 @@
+"""What each page shows: a template and what it names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from starlette.exceptions import HTTPException
+
+from common.fields import BadValue
+from common.html import TextSpan, marked
+from filters.presets import Preset
+from pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
+from pipelines.report.data import Funnel
+from pipelines.report.example_card import draw_card
+from pipelines.stages.decisions import cascade
+from pipelines.stages.tally import DecideRecord
+from pipelines.store.storage import each
+from pipelines.view.controls import as_yaml, controls_of, moved
+from pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
+from pipelines.view.output import UNDECIDED, Output
+from pipelines.view.query import NOT_OF_MANIFEST, Hit, Place, Query, numeric_columns, random_place, row_at, search
+from pipelines.view.sample import Sample
+from pipelines.view.thresholds import Decided, decide, pairs_are_known
+from pipelines.view.workbench import Workbench
+
+Shown = tuple[str, dict[str, Any]]
+_CHANGED = 6
+"""Rows shown of those that other thresholds would newly keep, and as many of those they would not keep any more."""
+_UNITS_COUNTED = 2_000
+"""Commit records that are summed for an output that has no funnel yet."""
+_CHARTS = (
+    ("complexity", "Complexity", "The most that is said of one object of the caption."),
+    ("actions", "Actions", "How many actions of the caption were accepted."),
+    ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
+)
+
+
+def script() -> str:
+    """The script of the pages: sliders, and what they would keep."""
+    return files(__package__).joinpath("view.js").read_text("utf-8")
+
+
+# ---- overview
+
+
+@dataclass(frozen=True)
+class Line:
+    """A step of the funnel, or an end, with the rows that it took."""
+
+    stage: str
+    name: str
+    meaning: str
+    rows: int
+    share: str
+    width: float
+    """Of its bar, of 100."""
+    address: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Where rows went: all of a finished run, else those of units that are decided."""
+
+    rows: int
+    kept: int
+    dead: int
+    rejected: Mapping[str, int]
+    units: int | None
+    """Units that were counted; None: all of a finished run."""
+
+
+def overview(bench: Workbench, given: Mapping[str, str]) -> Shown:
+    """Where the rows went, with ways to them."""
+    output, state = bench.output, bench.output.state()
+    funnel = output.funnel()
+    totals = _of_funnel(funnel) if funnel and state.finished else _counted(output)
+
+    def line(stage: str, name: str, meaning: str, rows: int, end: str, reason: str = "") -> Line:
+        share = percent(rows / totals.rows if totals.rows else None)
+        width = 100 * rows / max(totals.rows, 1)
+        return Line(stage, name, meaning, rows, share, width, address_of(Query(end=end, reason=reason)))
+
+    told = {step.reason: step for step in cascade(output.preset)}
+    order = dict.fromkeys([*told, *totals.rejected])
+    return "overview.html.j2", {
+        "here": "overview",
+        "state": state,
+        "dataset": funnel.dataset if funnel else "",
+        "preset": output.preset.name,
+        "preset_from": output.preset_from,
+        "stages": output.stages,
+        "totals": totals,
+        "kept": line("", "kept", "Rows that passed every step asked for.", totals.kept, "kept"),
+        "dead": line(
+            "", "dead letter", "Rows that could not be judged, each with its error.", totals.dead, "dead_letter"
+        ),
+        "steps": [
+            line(
+                told[reason].stage if reason in told else "",
+                reason,
+                told[reason].explanation if reason in told else "",
+                totals.rejected[reason],
+                "rejected",
+                reason,
+            )
+            for reason in order
+            if totals.rejected.get(reason)
+        ],
+        "reason_name": reason_name,
+        "histograms": _histograms(funnel) if funnel and state.finished else "",
+    }
+
+
+def _of_funnel(funnel: Funnel) -> Totals:
+    rejected = {step.reason: step.rejected for step in funnel.steps if step.rejected}
+    return Totals(funnel.rows_in, funnel.kept, funnel.dead_rows, rejected, None)
+
+
+def _histograms(funnel: Funnel) -> str:
+    drawn = [draw_histogram(title, text, funnel.histograms.get(key, {})) for key, title, text in _CHARTS]
+    return "".join([*drawn, *map(draw_column, funnel.columns)])
+
+
+def _counted(output: Output) -> Totals:
+    """The sums of the units that are decided, over the first of them."""
+    units = output.listing().decided[:_UNITS_COUNTED]
+    records: Iterator[DecideRecord | None] = each(output.decide_record, units, output.layout.root)
+    found = [record for record in records if record is not None]
+    rejected: Counter[str] = Counter()
+    for record in found:
+        rejected.update(record["rejected"])
+    kept, dead = sum(record["kept"] for record in found), sum(sum(record["dead"].values()) for record in found)
+    return Totals(kept + dead + rejected.total(), kept, dead, rejected, len(found))
+
+
+# ---- rows
+
+
+def rows(bench: Workbench, given: Mapping[str, str]) -> Shown:
+    """Rows that fit a query, a page of them."""
+    output = bench.output
+    columns = numeric_columns(output)
+    query, start = query_of(given, columns), place_of(given)
+    if start is not None and start.unit not in output.plan:
+        raise BadAddress(f"there is no unit {start.unit[:40]!r} in this output")
+    page = search(output, query, start)
+    return "rows.html.j2", {
+        "here": "rows",
+        "query": query,
+        "given": given,
+        "ends": _ends(output),
+        "end": end_of(query.end, query.reason),
+        "columns": columns,
+        "more_filters": any((query.read, query.complexity, query.overlap, query.action, query.values)),
+        "page": page,
+        "hits": [_hit(one, query) for one in page.hits],
+        "next": address_of(query, page.after) if page.after else None,
+        "first": address_of(query) if start else None,
+        "random": address_of(query, random_place(output)),
+        "state": output.state(),
+        "reason_name": reason_name,
+    }
+
+
+def _ends(output: Output) -> list[tuple[str, str]]:
+    """What may be chosen: words of the address, and what people read."""
+    reasons = [step.reason for step in cascade(output.preset) if not step.rare]
+    funnel = output.funnel()
+    if funnel:
+        reasons = list(dict.fromkeys([*funnel.reasons, *reasons]))
+    ends = [("", "all rows"), ("kept", "kept"), ("rejected", "rejected")]
+    ends += [(end_of("rejected", reason), f"rejected: {reason_name(reason)}") for reason in reasons]
+    ends += [("dead_letter", "dead letter")]
+    if funnel:
+        ends += [
+            (end_of("dead_letter", error), f"dead letter: {reason_name(error)}") for error, _ in funnel.dead_by_error
+        ]
+    if output.listing().undecided:
+        ends.append((UNDECIDED, "not decided yet"))
+    return ends
+
+
+def _hit(hit: Hit, query: Query) -> dict[str, Any]:
+    row, caption = hit.row, hit.row.get("caption") or ""
+    found = re.search(re.escape(query.caption), caption, re.IGNORECASE) if query.caption else None
+    spans = [TextSpan(found.start(), found.end(), "hit")] if found else []
+    verdict = {"kept": "kept", "dead_letter": "dead letter", UNDECIDED: "not decided"}.get(hit.place.end)
+    return {
+        "place": str(hit.place),
+        "end": hit.place.end,
+        "caption": marked(caption, spans, 300) if caption else "",
+        "verdict": verdict or reason_name(row.get("reason") or ""),
+        "complexity": row.get("complexity"),
+        "actions": row.get("actions") or [],
+        "overlap": row.get("overlap"),
+        "read": [line["text"] for line in row.get("spotted") or []],
+        "error": row.get("error") or "",
+    }
+
+
+# ---- one row
+
+
+def row(bench: Workbench, given: Mapping[str, str]) -> Shown:
+    """A row with all that is known of it."""
+    try:
+        place = Place.parse(given["place"])
+    except ValueError as error:
+        raise HTTPException(404, str(error)) from error
+    output = bench.output
+    found = row_at(output, place)
+    if found is None:
+        raise HTTPException(404, "There is no such row, or it is just being decided anew.")
+    evidence = bench.evidence(place)
+    reason = found.get("reason") or ""
+    told = {step.reason: step.explanation for step in cascade(output.preset)}
+    return "row.html.j2", {
+        "here": "rows",
+        "end": place.end,
+        "place": str(place),
+        "reason": reason_name(reason),
+        "explanation": told.get(reason, ""),
+        "duplicate_of": found.get("duplicate_of") or "",
+        "error": found.get("error") or "",
+        "message": found.get("message") or "",
+        "card": draw_card(evidence) if evidence else "",
+        "columns": [(name, _text(value)) for name, value in found.items() if _is_of_manifest(name, place.end)],
+        "state": output.state(),
+    }
+
+
+def _is_of_manifest(name: str, end: str) -> bool:
+    return end == "dead_letter" or (end != UNDECIDED and name not in NOT_OF_MANIFEST)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        shown = value[:300].decode("utf-8", "replace")
+        return shown if shown.isprintable() else f"{len(value):,} bytes"
+    return "" if value is None else str(value)
+
+
+# ---- thresholds
+
+
+def thresholds(bench: Workbench, given: Mapping[str, str]) -> Shown:
+    """Controls of a preset, and what it would keep."""
+    _, content = kept(bench, given)
+    return "thresholds.html.j2", content
+
+
+def kept(bench: Workbench, given: Mapping[str, str]) -> Shown:
+    """What moved thresholds would keep."""
+    output = bench.output
+    seed = _seed(given)
+    sample, before = bench.sample(seed)
+    start = _start(bench, given.get("preset", ""))
+    controls = controls_of(start, sample)
+    try:
+        preset, wrong = moved(start, given, controls), ""
+    except BadValue as error:
+        preset, wrong = start, str(error)
+    now = before if preset == output.preset else decide(output, sample, preset)
+    return "kept.html.j2", {
+        "here": "thresholds",
+        "state": output.state(),
+        "sample": sample,
+        "seed": seed,
+        "controls": controls_of(preset, sample),
+        "starts": bench.starts,
+        "start": given.get("preset", ""),
+        "wrong": wrong,
+        "now": now,
+        "before": before,
+        "same": preset == output.preset,
+        "reasons": _compared(output, preset, before, now),
+        "changed": _changed(sample, before, now),
+        "pairs_known": pairs_are_known(output, sample) or "dedup" not in output.stages,
+        "yaml": as_yaml(preset),
+        "command": _command(output),
+        "percent": percent,
+        "reason_name": reason_name,
+        "preset_name": output.preset.name,
+        "preset_from": output.preset_from,
+        "own_name": start.name,
+    }
+
+
+def _seed(given: Mapping[str, str]) -> int:
+    text = given.get("seed", "0")
+    if not text.isdecimal() or len(text) > 9:
+        raise BadAddress(f"seed {text[:40]!r} is no whole number of at most nine digits")
+    return int(text)
+
+
+def _start(bench: Workbench, name: str) -> Preset:
+    if not name:
+        return bench.output.preset
+    if name not in bench.starts:
+        raise BadAddress(f"preset {name[:40]!r} is none of {', '.join(bench.starts)}")
+    return bench.starts[name]
+
+
+def _compared(output: Output, preset: Preset, before: Decided, now: Decided) -> list[tuple[str, str, int, int]]:
+    """Reason, meaning, rows before and now."""
+    old, new = before.rejected, now.rejected
+    told = {step.reason: step.explanation for one in (output.preset, preset) for step in cascade(one)}
+    order = dict.fromkeys([*told, *old, *new])
+    return [(reason, told.get(reason, ""), old[reason], new[reason]) for reason in order if old[reason] or new[reason]]
+
+
+def _changed(sample: Sample, before: Decided, now: Decided) -> list[dict[str, Any]]:
+    """Some rows that are kept now and were not, and the other way round."""
+    found: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for piece, old, new, why, why_not in zip(
+        sample.pieces, before.kept, now.kept, before.reasons, now.reasons, strict=True
+    ):
+        for place in (old != new).nonzero()[0].tolist():
+            some = found[bool(new[place])]
+            if len(some) < _CHANGED:
+                one = piece.rows.slice(place, 1).select(["ordinal", "caption"]).to_pylist()[0]
+                reason = (why if new[place] else why_not)[place]
+                some.append(
+                    {
+                        "kept": bool(new[place]),
+                        "address": f"/at/{piece.unit}/{one['ordinal']}",
+                        "caption": one["caption"] or "",
+                        "reason": reason_name(reason) or "its image is not looked at",
+                    }
+                )
+    return found[True] + found[False]
+
+
+def _command(output: Output) -> str:
+    """How the run is told to take the preset, if the page is to be made true."""
+    words = list(output.command)
+    if "--preset" in words:
+        place = words.index("--preset")
+        words = [*words[:place], *words[place + 2 :]]
+    words = [word for word in words if not word.startswith("--preset=")]
+    return shlex.join(["open-diht", "filter", *words, "--preset", "mine.yaml"]) if words else ""

@@ -1,0 +1,68 @@
+"""Which row of a unit stands where: the files of an output have no ordinals, and keep the order of the rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines.stages.decisions import KEPT, Reasons
+from pipelines.store.old_words import WORDS
+from pipelines.store.storage import read_table, row_count
+from pipelines.view.output import UNDECIDED, Output
+
+
+def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
+    """For each row of a unit's file of an end its ordinal in the unit; -1 where it has none, as the dead letter of a
+    whole unit.
+
+    Raises:
+        FileNotFoundError: the unit is being decided anew.
+    """
+    if end == UNDECIDED:
+        return _annotated(output, unit)
+    if end == "dead_letter":
+        return _dead(output, unit)
+    kept = _kept(output, unit)
+    if end == "kept":
+        found = kept
+    else:
+        found = np.setdiff1d(_annotated(output, unit), np.concatenate([kept, _dead(output, unit)]))
+    if len(found) != row_count(output.part(end, unit)):
+        raise FileNotFoundError(f"unit {unit} as it was")  # it is decided anew at this moment
+    return found
+
+
+def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
+    """Why rows of a decided unit were rejected; `KEPT` for all others."""
+    found: Reasons = np.full(len(ordinals), KEPT, object)
+    try:
+        reasons = read_table(output.part("rejected", unit), ["reason"])["reason"].to_pylist()
+    except FileNotFoundError:
+        return found
+    rejected = ordinals_of(output, unit, "rejected")
+    places = np.minimum(np.searchsorted(rejected, ordinals), len(rejected) - 1)
+    for row, place in enumerate(places.tolist()):
+        if rejected[place] == ordinals[row]:
+            found[row] = WORDS.get(reasons[place], reasons[place])
+    return found
+
+
+def _annotated(output: Output, unit: str) -> NDArray[np.int64]:
+    return _numbers(read_table(output.layout.data("captions", unit), ["ordinal"]))
+
+
+def _kept(output: Output, unit: str) -> NDArray[np.int64]:
+    return _numbers(read_table(output.layout.data("decide", unit), ["ordinal"]))
+
+
+def _dead(output: Output, unit: str) -> NDArray[np.int64]:
+    try:
+        return _numbers(read_table(output.part("dead_letter", unit), ["ordinal"]))
+    except FileNotFoundError:
+        return np.empty(0, np.int64)
+
+
+def _numbers(table: pa.Table) -> NDArray[np.int64]:
+    return np.asarray(pc.fill_null(table["ordinal"], -1)).astype(np.int64)

@@ -1,0 +1,173 @@
+"""The pages: guarded, escaped, bounded; and errors that say what is wrong."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.view.forms import address_of, place_of, query_of
+from pipelines.view.output import Output
+from pipelines.view.query import Bounds, Place, Query, search
+from tests.common.html_tags import Tags
+from tests.pipelines.view.conftest import HOSTILE
+
+
+@pytest.fixture(scope="module")
+def site(finished: Any, served: Any) -> Iterator[str]:
+    with served(Output(finished.output)) as address:
+        yield address
+
+
+def get(address: str, **headers: str) -> tuple[int, str, Any]:
+    """Status, text and headers."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=60) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace"), answer.headers
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode("utf-8", "replace"), error.headers
+
+
+ADDRESSES = (
+    "/",
+    "/rows",
+    "/rows?caption=script",
+    "/thresholds",
+    "/thresholds/kept?captions.min_actions=2",
+    "/style.css",
+)
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "/view.js", "/nowhere", "/rows?end=elsewhere"])
+def test_no_page_may_load_or_run_what_is_not_its_own(address: str, site: str) -> None:
+    _, _, headers = get(site + address)
+    policy = headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'self'" in policy
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_a_page_of_another_name_is_refused(site: str) -> None:
+    status, text, _ = get(site, Host="evil.example:80")
+    assert status == 400 and "were kept" not in text
+    port = site.rpartition(":")[2]
+    assert get(site, Host=f"localhost:{port}")[0] == 200
+
+
+@pytest.mark.parametrize("address", ADDRESSES[:4])
+def test_pages_are_well_formed_and_load_only_their_own(address: str, site: str) -> None:
+    status, text, _ = get(site + address)
+    page = Tags(text)
+    assert status == 200 and not page.open
+    assert not any(name.startswith("on") or name == "style" for _, attributes in page.tags for name in attributes)
+    loaded = [one.get("src") or one.get("href") or one.get("action") or "/" for _, one in page.tags]
+    assert all(one.startswith("/") or one == "data:," for one in loaded)
+    assert [one.get("src") for tag, one in page.tags if tag == "script"] == (
+        ["/view.js"] if "thresholds" in address else []
+    )
+
+
+def test_hostile_captions_are_text(site: str, output: Output) -> None:
+    for caption in HOSTILE:
+        (hit,) = search(output, Query(caption=caption)).hits
+        for address in (address_of(Query(caption=caption)), f"/row/{hit.place}"):
+            page = Tags(get(site + address)[1])
+            assert caption in page.text
+            assert not any(tag in ("script", "svg") and "onload" in one for tag, one in page.tags)
+            sources = [one["src"] or "" for tag, one in page.tags if tag == "img"]
+            assert all(one.startswith("/image/") for one in sources)
+
+
+@pytest.mark.parametrize(
+    ("address", "status", "said"),
+    [
+        ("/nowhere", 404, "Not Found"),
+        ("/row/what", 404, "cannot be shown"),
+        ("/row/00000-00000.kept.999", 404, "There is no such row"),
+        ("/at/00000-00000/999", 404, "There is no such row"),
+        ("/image/00000-00000.kept.999", 404, "the row is not there"),
+        ("/rows?end=elsewhere", 400, "rows end as one of kept, rejected"),
+        ("/rows?overlap_low=wide", 400, "overlap low is 'wide', which is no number"),
+        ("/rows?column=secret", 400, "there is no column 'secret' with numbers; there are n, similarity"),
+        ("/rows?from=x.kept.0", 400, "there is no unit 'x'"),
+        ("/thresholds?seed=-1", 400, "no whole number"),
+        ("/thresholds?preset=mine", 400, "is none of balanced, paper"),
+    ],
+)
+def test_what_cannot_be_shown_says_why(address: str, status: int, said: str, site: str) -> None:
+    found, text, _ = get(site + address)
+    assert (found, said in Tags(text).text) == (status, True), text
+
+
+def test_a_threshold_that_the_preset_refuses_is_said_on_the_page(site: str) -> None:
+    status, text, _ = get(site + "/thresholds/kept?text_spotting.min_score=7")
+    assert status == 200 and "text_spotting.min_score is 7.0; it must be at least 0 and at most 1" in text
+
+
+def test_only_reading_is_answered(site: str) -> None:
+    request = urllib.request.Request(site + "/rows", data=b"caption=x", method="POST")
+    with pytest.raises(urllib.error.HTTPError, match="405"):
+        urllib.request.urlopen(request, timeout=60)
+
+
+def test_nothing_is_written(copied: Path, served: Any) -> None:
+    def there() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
+
+    before = there()
+    with served(Output(copied)) as site:
+        for address in (*ADDRESSES, "/row/00000-00000.rejected.0", "/image/00000-00000.kept.0"):
+            assert get(site + address)[0] == 200
+    assert there() == before
+
+
+def test_a_running_output_says_that_it_runs(copied: Path, served: Any) -> None:
+    (copied / "funnel.json").unlink()
+    for record in sorted((copied / "work/decide/commits").glob("*.json"))[2:]:
+        record.unlink()
+    with served(Output(copied)) as site:
+        for address in ("/", "/rows", "/thresholds"):
+            assert "This run has not come to its end: 2 of" in Tags(get(site + address)[1]).text
+        assert "Counted over 2 decided units" in Tags(get(site)[1]).text
+        page = Tags(get(site + "/rows?end=undecided")[1])
+        assert "not decided" in page.text
+        (row, *_) = (one["href"] for tag, one in page.tags if tag == "a" and (one["href"] or "").startswith("/row/"))
+        assert {"graph", "photo"} <= {one.get("class") for _, one in Tags(get(f"{site}{row}")[1]).tags}
+
+
+def test_a_large_output_says_that_it_is_a_sample(output: Output, served: Any) -> None:
+    with served(output, rows=40) as site:
+        text = Tags(get(site + "/thresholds")[1]).text
+    assert "A random sample: " in text and "95 % interval" in text and "draw another" in text
+
+
+def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> None:
+    first, second = sorted((copied / "kept").iterdir())[:2]
+    first.write_bytes(b"PAR1 no more")
+    units = [path.stem.removeprefix("part-") for path in (first, second)]
+    (copied / f"work/captions/data/{units[1]}.parquet").unlink()
+    with served(Output(copied)) as site:
+        status, text, _ = get(site + "/rows?end=kept")
+        assert status == 500 and "This page cannot be shown" in text
+        status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
+        assert status == 503 and "it may just be made anew" in text
+
+
+def test_an_address_is_its_query() -> None:
+    query = Query(
+        end="rejected",
+        reason="action",
+        caption="a & b?",
+        read="ü",
+        overlap=Bounds(low=0.5, high=2),
+        column="n",
+        values=Bounds(high=-3),
+    )
+    place = Place("00000-00003", "kept", 7)
+    given = dict(urllib.parse.parse_qsl(address_of(query, place).partition("?")[2]))
+    assert query_of(given, ["n"]) == query and place_of(given) == place

@@ -1,0 +1,69 @@
+"""The command: an address on this machine, an end by Ctrl-C, and wrong use in one line."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.view.cli import main
+from tests.forks import Forks
+
+
+def command(words: list[str]) -> None:
+    """`python -m pipelines.view` with these words. Runs in a process of its own."""
+    from common.run_command import run_command
+
+    run_command("pipelines.view.cli", words)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_its_address_answers_and_ends_when_it_is_told_to(
+    number: signal.Signals, finished: Any, forks: Forks, tmp_path: Path
+) -> None:
+    said = tmp_path / "said"
+    process = forks.start(__file__, "command", ["--output", str(finished.output)], said=said)
+    until = time.monotonic() + 60
+    while not said.exists() or not (found := re.search(r"^(http://127\.0\.0\.1:\d+/) shows ", said.read_text())):
+        assert forks.poll(process) is None and time.monotonic() < until, said.read_text()
+        time.sleep(0.02)
+    with urllib.request.urlopen(found[1], timeout=60) as answer:
+        assert b"were kept" in answer.read()
+    os.kill(process, number)
+    assert forks.wait(process) == 0
+    assert said.read_text() == f"{found[1]} shows {finished.output}; Ctrl-C ends it\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "{tmp}/nowhere"], "is no folder; name one that `make filter` has written"),
+        (["--output", "{tmp}"], "holds no output of `make filter`"),
+        (["--output", "nosuch://bucket/x"], "cannot be read"),
+        (["--output", "{out}", "--preset", "lenient"], "unknown preset 'lenient'"),
+        (["--output", "{out}", "--plugin", "no.such.module"], "--plugin no.such.module"),
+        (["--output", "{out}", "--port", "70000"], "the value is 70000; it must be at least 0 and at most 65535"),
+        (["--output", "{out}", "--prot", "1"], "unrecognized arguments: --prot 1"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    words: list[str], said: str, finished: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.format(tmp=tmp_path, out=finished.output) for word in words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1 and printed.err.startswith("error: ")
+    assert said in printed.err
+
+
+def test_a_port_that_is_taken_is_one_line(finished: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--output", str(finished.output), "--port", str(port)]) == 2
+    assert f"port {port} cannot be had (Address already in use); choose another" in capsys.readouterr().err

@@ -1,0 +1,37 @@
+"""An output in an object store is looked at as one on a disk: in the memory of this process, as stores go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import fsspec
+import pytest
+
+from pipelines.store.storage import store_path
+from pipelines.view.evidence import evidence_of
+from pipelines.view.output import Output
+from pipelines.view.query import Query, search
+from pipelines.view.sample import draw
+from pipelines.view.thresholds import decide
+
+
+@pytest.fixture(scope="module")
+def remote(finished: Any) -> Iterator[Output]:
+    fs = fsspec.filesystem("memory")
+    for path in finished.output.rglob("*"):
+        if path.is_file() and not path.name.endswith("lock"):
+            fs.pipe_file(f"/looked-at/{path.relative_to(finished.output)}", path.read_bytes())
+    yield Output(store_path("memory://looked-at"))
+    fs.rm("/looked-at", recursive=True)
+
+
+def test_all_that_is_shown_is_the_same(remote: Output, output: Output) -> None:
+    assert remote.listing() == output.listing() and remote.state() == output.state()
+    found, expected = (search(one, Query(end="rejected", caption="a")) for one in (remote, output))
+    assert found.hits == expected.hits and found.looked_at == expected.looked_at
+    place = found.hits[0].place
+    assert evidence_of(remote, place) == evidence_of(output, place)
+    strict = Output(remote.layout.root, "strict").preset
+    ours, theirs = (decide(one, draw(one), strict) for one in (remote, output))
+    assert (ours.kept_rows, ours.rejected) == (theirs.kept_rows, theirs.rejected)

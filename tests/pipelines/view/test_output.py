@@ -1,0 +1,78 @@
+"""Which folder can be looked at, and what is known of it before its run has ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.command_line import WrongUse
+from filters.presets import BadPreset, load_preset
+from pipelines.view.output import Output
+
+
+def test_a_finished_output_says_what_its_run_was_asked_to_do(output: Output, finished: Any) -> None:
+    assert output.preset == load_preset("paper")
+    assert output.stages == tuple(finished.funnel["stages"])
+    state = output.state()
+    assert state.finished and state.units == state.decided == state.annotated > 2
+
+
+def test_of_a_running_one_what_is_committed_is_there(copied: Path) -> None:
+    for name in ("run.json", "funnel.json", "report.html"):
+        (copied / name).unlink()
+    decided = sorted((copied / "work/decide/commits").glob("*.json"))
+    for record in decided[1:]:
+        record.unlink()
+    (copied / "work/captions/commits" / decided[-1].name).unlink()
+    output = Output(copied)
+    listing, state = output.listing(), output.state()
+    assert listing.decided == (decided[0].stem,)
+    assert set(listing.undecided) == {path.stem for path in decided[1:-1]}
+    assert not state.finished and (state.decided, state.annotated) == (1, len(decided) - 1)
+    assert output.funnel() is None and output.preset_from.startswith("the default")
+    assert {"captions", "spotting"} <= {*output.stages}
+
+
+def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.view.output._FRESH_S", 0.0)
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").unlink()
+    output = Output(copied)
+    assert output.preset == load_preset("paper")
+    record["preset"]["captions"]["min_complexity"] = 3
+    (copied / "run.json").write_text(json.dumps(record))
+    output.listing()
+    assert output.preset.captions.min_complexity == 3 and output.preset_from == "the run's own"
+
+
+@pytest.mark.parametrize("where", ["nowhere", "empty", "a-file"])
+def test_what_is_no_output_is_one_line(where: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a-file").write_text("")
+    with pytest.raises(WrongUse, match=r"OUTPUT .* (is no folder|holds no output of `make filter`)"):
+        Output(tmp_path / where)
+
+
+def test_a_garbled_record_is_one_line_that_names_it(copied: Path) -> None:
+    (copied / "run.json").write_text("{")
+    with pytest.raises(WrongUse, match=r"run\.json holds no JSON"):
+        Output(copied)
+
+
+def test_a_preset_with_filters_that_are_not_here_names_the_plugin(copied: Path) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    record["preset"]["filters"] = {"shouting": {"max_proportion": 0.5}}
+    (copied / "run.json").write_text(json.dumps({**record, "plugins": ["my_filters"]}))
+    with pytest.raises(WrongUse, match="--plugin my_filters"):
+        Output(copied)
+    assert Output(copied, "strict").preset == load_preset("strict")
+
+
+def test_a_preset_on_columns_that_nobody_has_stored_is_refused(copied: Path) -> None:
+    with pytest.raises(WrongUse, match="asks for column unsafe, which no run has read"):
+        Output(copied, "safe")
+    with pytest.raises(BadPreset):
+        Output(copied, "lenient")

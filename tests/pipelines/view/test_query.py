@@ -1,0 +1,121 @@
+"""A search finds what a look at every row finds, in pages, within its time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.view.output import Output
+from pipelines.view.places import ordinals_of
+from pipelines.view.query import Bounds, Page, Place, Query, numeric_columns, row_at, search
+
+
+def everything(output: Output, query: Query, **options: Any) -> list[Any]:
+    """All pages."""
+    page: Page | None = None
+    hits: list[Any] = []
+    while page is None or page.after:
+        page = search(output, query, page.after if page else None, **options)
+        hits += page.hits
+    return hits
+
+
+def numbers(output: Output, hits: list[Any]) -> list[int]:
+    """The rows' own numbers."""
+    found = [row_at(output, hit.place) for hit in hits]
+    return sorted(int(row["n"]) for row in found if row is not None)
+
+
+Fits = Callable[[str, dict[str, Any]], bool]
+
+
+@pytest.mark.parametrize(
+    ("query", "fits"),
+    [
+        (Query(), lambda end, row: True),
+        (Query(end="kept"), lambda end, row: end == "kept"),
+        (Query(end="rejected"), lambda end, row: end == "rejected"),
+        (Query(end="rejected", reason="action"), lambda end, row: row.get("reason") == "action"),
+        (Query(end="rejected", reason="duplicate_pair"), lambda end, row: row.get("reason") == "duplicate_pair"),
+        (Query(caption="DOG"), lambda end, row: "dog" in row["caption"].lower()),
+        (Query(caption="(.*"), lambda end, row: False),
+        (Query(complexity=Bounds(low=2, high=3)), lambda end, row: (row["complexity"] or 0) in (2, 3)),
+        (Query(overlap=Bounds(low=5)), lambda end, row: (row["overlap"] or 0) >= 5),
+        (Query(read="sale"), lambda end, row: any("sale" in one["text"].lower() for one in row["spotted"] or ())),
+        (Query(column="n", values=Bounds(high=7)), lambda end, row: int(row["n"]) <= 7),
+        (
+            Query(end="rejected", caption="a", overlap=Bounds(low=1)),
+            lambda end, row: end == "rejected" and "a" in row["caption"].lower() and (row["overlap"] or 0) > 0,
+        ),
+    ],
+)
+def test_it_finds_the_rows_that_fit(query: Query, fits: Fits, output: Output, finished: Any) -> None:
+    rows = [(end, row) for end in ("kept", "rejected") for row in finished.rows(end)]
+    expected = sorted(int(row["n"]) for end, row in rows if fits(end, row))
+    assert numbers(output, everything(output, query)) == expected
+    assert numbers(output, everything(output, query, rows=3)) == expected, "in small pages"
+    assert numbers(output, everything(output, query, seconds=0.0)) == expected, "in pages that end early"
+
+
+def test_a_page_says_how_much_it_has_looked_at(output: Output, finished: Any) -> None:
+    whole = search(output, Query(caption="no caption says this"))
+    assert (whole.hits, whole.looked_at, whole.after) == ((), finished.funnel["rows_in"], None)
+    first = search(output, Query(caption="no caption says this"), seconds=0.0)
+    assert 0 < first.looked_at < whole.looked_at and first.after is not None
+    assert search(output, Query(), rows=3).looked_at == 3
+
+
+def test_units_without_the_reason_are_passed_over_within_the_time(output: Output) -> None:
+    query = Query(end="rejected", reason="image_too_small")
+    first = search(output, query, seconds=0.0)
+    assert first.hits == () and first.after is not None
+    assert (first.after.unit, first.after.end) == (output.listing().decided[0], "rejected")
+    whole = search(output, query)
+    assert whole.looked_at == len(everything(output, Query(end="rejected"))) and whole.after is None
+
+
+def test_by_the_score_of_the_best_action(output: Output, finished: Any) -> None:
+    sure = everything(output, Query(action=Bounds(low=0.9)))
+    unsure = everything(output, Query(action=Bounds(high=0.899999)))
+    silent = {hit.place for hit in everything(output, Query())} - {hit.place for hit in [*sure, *unsure]}
+    assert sure and unsure and silent
+    assert all(not hit.row["actions"] for hit in everything(output, Query()) if hit.place in silent)
+
+
+def test_every_row_has_its_own_ordinal(output: Output) -> None:
+    before = 0
+    for unit in output.listing().decided:
+        record = output.captions_record(unit)
+        ends = ("kept", "rejected", "dead_letter")
+        found = [(int(ordinal), end, row) for end in ends for row, ordinal in enumerate(ordinals_of(output, unit, end))]
+        assert record is not None and sorted(ordinal for ordinal, _, _ in found) == list(range(record["rows"]))
+        for ordinal, end, place in found:
+            row = row_at(output, Place(unit, end, place))
+            assert row is not None and int(row["n"]) == before + ordinal
+        before += record["rows"]
+
+
+def test_rows_that_are_not_decided_yet_are_found_too(copied: Path) -> None:
+    for record in list((copied / "work/decide/commits").glob("*.json"))[1:]:
+        record.unlink()
+    output = Output(copied)
+    undecided = everything(output, Query(end="undecided"))
+    assert undecided and all(hit.row["caption"] for hit in undecided)
+    assert len(everything(output, Query())) == len(undecided) + len(everything(output, Query(end="kept"))) + len(
+        everything(output, Query(end="rejected"))
+    )
+
+
+def test_what_a_place_says_is_read_back_and_nothing_else() -> None:
+    place = Place("00000-00001", "rejected", 12)
+    assert Place.parse(str(place)) == place
+    for text in ("", "a.b", "a.b.c", "a.kept.-1", "a.kept.1.2", "../../etc.kept.x"):
+        with pytest.raises(ValueError):
+            Place.parse(text)
+
+
+def test_columns_with_numbers_can_be_compared(output: Output) -> None:
+    assert numeric_columns(output) == ["n", "similarity"]
