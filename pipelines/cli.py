@@ -15,6 +15,7 @@ from typing import Annotated
 from common import command_line
 from common.command_line import OK, Parser, WrongUse, complain, number, say
 from common.fields import Positive, Range, Share
+from common.lease import LeaseLost
 from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
@@ -60,6 +61,7 @@ _FAILED = (
     JobFailed,
     DedupFailed,
     RunFailed,
+    LeaseLost,
 )
 
 
