@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,8 +12,6 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from common.command_line import WrongUse
 from trainer.data.store import is_remote
-
-__all__ = ["RemoteFolder", "StoreError", "in_words", "is_remote"]
 
 
 class StoreError(RuntimeError):
@@ -102,6 +101,21 @@ class RemoteFolder:
             raise
         except Exception as error:  # fsspec's backends share no error class
             raise StoreError(f"{'/'.join([self.url, *names])}: {in_words(error)}") from error
+
+
+@contextmanager
+def on_disk(folder: str) -> Iterator[Path]:
+    """A folder on this machine's disk: itself, or a temporary copy of one behind a URL."""
+    if not is_remote(folder):
+        yield Path(folder)
+        return
+    store = RemoteFolder(folder)
+    with tempfile.TemporaryDirectory(prefix="diht-") as copy:
+        for path in store.files():
+            file = Path(copy) / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            store.download(file, path)
+        yield Path(copy)
 
 
 def in_words(error: Exception) -> str:

@@ -22,8 +22,8 @@ from common.lease import RENEW_S, VALID_S, Lease, LeaseLost
 from common.ranks import Ranks
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.config import CheckpointSettings
-from trainer.data.store import default_cache
-from trainer.remote import RemoteFolder, StoreError, in_words, is_remote
+from trainer.data.store import default_cache, is_remote
+from trainer.remote import RemoteFolder, StoreError, in_words
 from trainer.stored_checkpoints import StoredCheckpoints
 from trainer.uploads import Uploads
 

@@ -1,35 +1,253 @@
-"""A WORKDIR in an object store: a real S3 server on this machine, and the real client."""
+"""A training whose WORKDIR is in an object store: a real S3 server on this machine, and the real client."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from common import lease
+from tests.forks import Forks
+from tests.trainer.kill_runs import same_bits
+from trainer.checkpoint import Checkpoint
+from trainer.cli import main
 from trainer.loop import train
 from trainer.remote import RemoteFolder
+from trainer.workdir import checkpoints_at
 
 pytestmark = pytest.mark.store
 
-Config = Callable[..., Any]
+Configs = Callable[..., Any]
+Begin = Callable[..., tuple[int, Path]]
+SEED = random.SystemRandom().randrange(10**6)
+LIMIT_S = 240.0
 
 
-def entries(store: RemoteFolder) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.read("log.jsonl").splitlines()]
+def losses(log: str | bytes) -> list[tuple[int, float]]:
+    """By step, each once, whatever was taken again."""
+    entries = [json.loads(line) for line in log.splitlines()]
+    return sorted({(entry["step"], entry["loss"]) for entry in entries if entry["kind"] == "step"})
 
 
-def test_it_holds_what_a_folder_holds(bucket: str, tiny_config: Config, tmp_path: Path) -> None:
-    config = tiny_config(
-        data={"split": {"holdout": 0.25}, "cache_folder": str(tmp_path / "cache")},
-        log={"tensorboard": True}, checkpoint={"every_samples": 48, "keep_last": 2, "keep_best": False},
-    )  # fmt: skip
+def plain(path: str) -> str:
+    """Without what differs from run to run."""
+    return re.sub(r"events\.out.*", "events", path)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_config: Configs, targets: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """12 steps of 16, a checkpoint each 3; what has a state of its own is switched on."""
+    return tiny_config(
+        model={"patch_dropout": 0.5},
+        data={"split": {"holdout": 0.1}, "cache_folder": str(tmp_path_factory.mktemp("cache"))},
+        concepts={"path": str(targets)},
+        schedule={"samples": 12 * 16, "micro_batches": 2},
+        run={"ema": 0.9},
+        log={"tensorboard": True},
+        checkpoint={"every_samples": 3 * 16, "keep_last": 2, "keep_best": False},
+        check={"every_samples": 7 * 16},
+    )
+
+
+@pytest.fixture(scope="module")
+def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run on a disk, undisturbed."""
+    torch.set_num_threads(1)
+    workdir = tmp_path_factory.mktemp("calm") / "w"
+    train(settings, workdir, lambda text: None)
+    return workdir
+
+
+def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = ()) -> None:
+    """What lies in the store is what lies on the disk: names, losses, the bits of model and checkpoints."""
+    on_disk = {str(path.relative_to(calm)) for path in calm.rglob("*") if path.is_file()} - {"lock"}
+    found = [path for path in store.files() if not path.startswith(ignoring)]
+    assert {plain(path) for path in found} == {plain(path) for path in on_disk}
+    assert losses(store.read("log.jsonl")) == losses((calm / "log.jsonl").read_text())
+    for path in on_disk:
+        if path.endswith((".safetensors", "_config.json")):
+            assert store.read(path) == (calm / path).read_bytes(), path
+        if path.endswith(".pt"):
+            one, other = (io.BytesIO(content) for content in (store.read(path), (calm / path).read_bytes()))
+            assert same_bits(torch.load(one, weights_only=True), torch.load(other, weights_only=True)), path
+
+
+def test_it_holds_what_a_folder_holds(bucket: str, settings: Any, calm: Path) -> None:
     said: list[str] = []
-    train(config, tmp_path / "local", lambda text: None)
-    outcome = train(config, f"{bucket}/same", said.append)
-    store = RemoteFolder(f"{bucket}/same")
-    files = store.files()
-    print(said, files)
-    assert 0
+    outcome = train(settings, f"{bucket}/same", said.append)
+    assert outcome.finished and outcome.export is None
+    assert said[-1].startswith(f"model in {bucket}/same/export/, for open_clip.create_model_and_transforms('local-dir:")
+    assert_equal(RemoteFolder(f"{bucket}/same"), calm)
+    assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing stays on the disk"
+    again = train(settings, f"{bucket}/same", said.append)
+    assert again.finished and "going on after step 12 of 12" in "\n".join(said)
+    assert_equal(RemoteFolder(f"{bucket}/same"), calm)
+
+
+# -- stopped and killed ----------------------------------------------------------------------------------------------
+
+
+def trained(config: Any, url: str) -> None:
+    """The body of another process: a run whose lease counts for three seconds."""
+    torch.set_num_threads(1)
+    lease.RENEW_S, lease.VALID_S = 0.5, 3.0
+    train(config, url, lambda text: print(text, flush=True))
+
+
+@pytest.fixture
+def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
+    """Starts a run in a process of its own, which sees the bucket; its id, and the file of what it says. At the end of
+    the test none is left."""
+    environment = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    begun: list[int] = []
+
+    def start(config: Any, url: str) -> tuple[int, Path]:
+        said = tmp_path / f"said-{len(begun)}.txt"
+        said.touch()
+        begun.append(forks.start(__file__, "trained", config, url, said=said, **environment))
+        return begun[-1], said
+
+    yield start
+    for process in begun:
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def reach(said: Path, step: int) -> None:
+    """Wait until a step is said."""
+    deadline = time.monotonic() + LIMIT_S
+    while f"step {step}/" not in said.read_text():
+        assert time.monotonic() < deadline, said.read_text()[-3000:]
+        time.sleep(0.01)
+
+
+def harm(store: RemoteFolder) -> None:
+    """Damage the newest checkpoint, and leave the beginning of another one."""
+    newest = max(path for path in store.files("checkpoints") if path.endswith("training.pt"))
+    content = store.read("checkpoints", *newest.split("/"))
+    store.write(content[: len(content) // 2], "checkpoints", *newest.split("/"))
+    store.write(b"torn", "checkpoints", "step-000000000099", "model.safetensors")
+
+
+@pytest.mark.kill
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
+    bucket: str, settings: Any, calm: Path, begin: Begin, forks: Forks
+) -> None:
+    """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is on the disk of the
+    machine that goes on."""
+    url, draw = f"{bucket}/killed", random.Random(SEED)
+    store = RemoteFolder(url)
+    for kill, step in enumerate((draw.randint(7, 9), draw.randint(10, 11))):
+        process, said = begin(settings, url)
+        reach(said, step)
+        time.sleep(draw.uniform(0, 0.3))
+        os.kill(process, signal.SIGKILL)
+        forks.wait(process)
+        if kill == 0:
+            harm(store)
+    process, said = begin(settings, url)
+    assert forks.wait(process) == 0, (SEED, said.read_text()[-3000:])
+    assert "going on after step" in said.read_text(), SEED
+    damaged = {path.split("/")[1] for path in store.files() if path.startswith("checkpoints/damaged-")}
+    assert len(damaged) == 1, (SEED, store.files())
+    assert_equal(store, calm, ignoring=("checkpoints/damaged-", "lease/"))
+
+
+def ranks_begin(folder: Path) -> None:
+    """The body of a rank: a run that is asked to stop after step 4, and one that goes on."""
+    import pickle
+
+    torch.set_num_threads(1)
+    config, url = pickle.loads((folder / "run.pickle").read_bytes())
+
+    def say(text: str) -> None:
+        print(text, flush=True)
+        if text.startswith("step 4/"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = train(config, url, say)
+    assert (stopped.finished, stopped.step) == (False, 4)
+    assert train(config, url, say).finished
+
+
+@pytest.mark.slow
+def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any, tmp_path: Path) -> None:
+    """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder."""
+    import pickle
+
+    for name, url in (("local", str(tmp_path / "w")), ("remote", f"{bucket}/ranks")):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "run.pickle").write_bytes(pickle.dumps((settings, url)))
+        on_ranks(__file__, "ranks_begin", 2, folder)
+    assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w")
+
+
+def test_a_branch_of_a_run_in_the_store(bucket: str, settings: Any, calm: Path, tiny_config: Configs) -> None:
+    from dataclasses import replace
+
+    train(settings, f"{bucket}/parent", lambda text: None)
+    found: list[Checkpoint] = []
+    for parent in (f"{bucket}/parent", str(calm / "checkpoints" / "step-000000000012")):
+        child = replace(
+            settings,
+            branch=replace(settings.branch, path=parent),
+            schedule=replace(settings.schedule, samples=14 * 16),
+        )
+        url = f"{bucket}/child-{len(found)}"
+        train(child, url, lambda text: None)
+        found.append(checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder).load(14))
+    remote, local = found
+    assert remote.training["parent"]["path"] == f"{bucket}/parent/checkpoints/step-000000000012"
+    assert remote.training["parent"]["sha256"] == local.training["parent"]["sha256"]
+    assert all(torch.equal(value, local.model[name]) for name, value in remote.model.items())
+
+
+# -- refused ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "name", "says"),
+    [
+        ({}, "s3://no-such-bucket/run", "FileNotFoundError: The specified bucket does not exist"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://bucket/run", "PermissionError"),
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "s3://bucket/run", "NoCredentialsError"),
+    ],
+    ids=["no bucket", "no right", "no credentials"],
+)
+def test_a_store_that_cannot_be_written_is_found_at_the_start(
+    environment: dict[str, str | None],
+    name: str,
+    says: str,
+    bucket: str,
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import s3fs  # type: ignore[import-untyped, unused-ignore]
+
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value) if value else monkeypatch.delenv(variable)
+    s3fs.S3FileSystem.clear_instance_cache()
+    try:
+        assert main(["--data", str(shards), "--workdir", name]) == 2
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: WORKDIR {name} cannot be written ({says}") and err.count("\n") == 1, err
