@@ -23,7 +23,7 @@ HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS
 
 ##@ Variables of `make train`
 CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
-WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run again with the same one to go on
+WORKDIR ?= out/train#       folder, or s3://..., for checkpoints, logs and the model; run again with the same one to go on
 
 ##@ Variables of `make bench`, with OUTPUT and ARGS
 MODEL   ?= reference#       a folder that was exported, an architecture of open_clip, or reference: real weights offline
@@ -73,7 +73,7 @@ NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(filter s3://%,$(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT))$(filter dataflow,$(RUNNER)),$(comma)gcp)
-TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)
+TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT) $(WORKDIR)),$(comma)s3)$(if $(filter gs://%,$(DATA) $(WORKDIR))$(filter dataflow,$(RUNNER)),$(comma)gcp)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 # OUTPUT, where it was given; its default is that of `make filter`.

@@ -66,9 +66,7 @@ def _repository(target: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m trainer.hub", description="Publish an exported model on the Hugging Face hub.")
-    parser.add_argument(
-        "folder", help="WORKDIR/export, or its URL, or what python -m trainer.released wrote"
-    )
+    parser.add_argument("folder", help="WORKDIR/export, or its URL, or what python -m trainer.released wrote")
     parser.add_argument("target", help="hf://owner/name")
     parser.add_argument("--private", action="store_true", help="where the repository is made: not for everybody")
     return parser

@@ -7,6 +7,7 @@
     WORKDIR/export/         the model for open_clip, with its card
     WORKDIR/tasks/          results of `check.tasks`, by step
 
+WORKDIR is a folder, or behind a URL (`workdir`).
 A step is a function of weights, optimiser state, and its number: batch, augmentation and dropout follow from the seed
 and the number. So a run that was killed and started again ends with the bits of one that was not (on a CPU in float32
 with the same number of ranks and threads; on CUDA up to what its kernels leave open, see `run.deterministic`).

@@ -14,7 +14,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from common.command_line import WrongUse
@@ -64,12 +64,10 @@ class Workdir:
 class RemoteWorkdir(Workdir):
     """One behind a URL, and the folder on the disk."""
 
-    def __init__(
-        self, store: RemoteFolder, folder: Path, check: Callable[[], None], clock: Callable[[], float] = time.monotonic
-    ):
-        """`check` raises where the store is another run's by now."""
+    def __init__(self, store: RemoteFolder, folder: Path, clock: Callable[[], float] = time.monotonic):
         super().__init__(folder)
-        self._store, self._check, self._clock = store, check, clock
+        self._store, self._clock = store, clock
+        self._check: Callable[[], None] = lambda: None
         self._uploads = Uploads()
         self._brought: dict[Path, tuple[int, int]] = {}
         self._last = clock()
@@ -82,8 +80,9 @@ class RemoteWorkdir(Workdir):
         """Nowhere."""
         return None
 
-    def begin(self) -> None:
-        """Make the folder anew, with what is continued."""
+    def begin(self, check: Callable[[], None]) -> None:
+        """Make the folder anew, with what is continued. `check` raises where the store is another run's by now."""
+        self._check = check
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name in (LOG, "wandb_id"):
@@ -169,18 +168,24 @@ def opened(
         )
     store = RemoteFolder(url)
     folder = spool(store.url, cache_folder)
-    try:
-        if ranks.first:
-            with _leased(store, say) as lease:
-                remote = RemoteWorkdir(store, folder, lease.check)
-                remote.begin()
-                with _completed(remote, say):
-                    yield remote
-        else:
-            yield RemoteWorkdir(store, folder, lambda: None)
-    finally:
+    remote, refused = RemoteWorkdir(store, folder), None
+    with ExitStack() as stack:
         if ranks.local_rank == 0:
-            shutil.rmtree(folder, ignore_errors=True)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        if ranks.first:
+            try:
+                lease = stack.enter_context(_leased(store, say))
+                remote.begin(lease.check)
+            except (WrongUse, StoreError) as error:
+                refused = error
+        ranks.all_or_error(refused)
+        try:
+            yield remote
+        except Exception as failed:  # not a second Ctrl-C
+            if ranks.first and (left := _incomplete(remote)) not in (None, failed):
+                say(f"not all is in {remote}: {left}")
+            raise
+        ranks.all_or_error(_incomplete(remote) if ranks.first else None)
 
 
 @contextmanager
@@ -232,16 +237,10 @@ def _take(lease: Lease, store: RemoteFolder, say: Callable[[str], None]) -> None
         time.sleep(random.uniform(1, 3))  # two that have met ask at different moments
 
 
-@contextmanager
-def _completed(workdir: RemoteWorkdir, say: Callable[[str], None]) -> Iterator[None]:
-    """At the end everything is in the store; not where that was given up by a second Ctrl-C."""
+def _incomplete(workdir: RemoteWorkdir) -> Exception | None:
+    """Waits until everything is in the store; what kept it from that."""
     try:
-        yield
-    except Exception as failed:
-        try:
-            workdir.complete()
-        except (StoreError, CheckpointError, LeaseLost) as error:
-            if error is not failed:
-                say(f"not all is in {workdir}: {error}")
-        raise
-    workdir.complete()
+        workdir.complete()
+    except (StoreError, CheckpointError, LeaseLost) as error:
+        return error
+    return None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import random
 import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,16 +84,23 @@ def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = ()
             assert same_bits(torch.load(one, weights_only=True), torch.load(other, weights_only=True)), path
 
 
-def test_it_holds_what_a_folder_holds(bucket: str, settings: Any, calm: Path) -> None:
+@pytest.fixture(scope="module")
+def there(bucket: str, settings: Any) -> tuple[str, Any, list[str]]:
+    """The same run in the store: its URL, its outcome, and what it said."""
+    torch.set_num_threads(1)
     said: list[str] = []
-    outcome = train(settings, f"{bucket}/same", said.append)
+    return f"{bucket}/there", train(settings, f"{bucket}/there", said.append), said
+
+
+def test_it_holds_what_a_folder_holds(there: tuple[str, Any, list[str]], settings: Any, calm: Path) -> None:
+    url, outcome, said = there
     assert outcome.finished and outcome.export is None
-    assert said[-1].startswith(f"model in {bucket}/same/export/, for open_clip.create_model_and_transforms('local-dir:")
-    assert_equal(RemoteFolder(f"{bucket}/same"), calm)
+    assert said[-1].startswith(f"model in {url}/export/, for open_clip.create_model_and_transforms('local-dir:")
+    assert_equal(RemoteFolder(url), calm)
     assert not list(Path(settings.data.cache_folder).glob("workdirs/*")), "nothing stays on the disk"
-    again = train(settings, f"{bucket}/same", said.append)
+    again = train(settings, url, said.append)
     assert again.finished and "going on after step 12 of 12" in "\n".join(said)
-    assert_equal(RemoteFolder(f"{bucket}/same"), calm)
+    assert_equal(RemoteFolder(url), calm)
 
 
 # -- stopped and killed ----------------------------------------------------------------------------------------------
@@ -108,13 +117,12 @@ def trained(config: Any, url: str) -> None:
 def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
     """Starts a run in a process of its own, which sees the bucket; its id, and the file of what it says. At the end of
     the test none is left."""
-    environment = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
     begun: list[int] = []
 
     def start(config: Any, url: str) -> tuple[int, Path]:
         said = tmp_path / f"said-{len(begun)}.txt"
         said.touch()
-        begun.append(forks.start(__file__, "trained", config, url, said=said, **environment))
+        begun.append(forks.start(__file__, "trained", config, url, said=said, **to_the_store()))
         return begun[-1], said
 
     yield start
@@ -123,6 +131,11 @@ def begin(forks: Forks, tmp_path: Path, bucket: str) -> Iterator[Begin]:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def to_the_store() -> dict[str, str]:
+    """The part of the environment that leads there."""
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 def reach(said: Path, step: int) -> None:
@@ -167,51 +180,49 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
 
 
 def ranks_begin(folder: Path) -> None:
-    """The body of a rank: a run that is asked to stop after step 4, and one that goes on."""
-    import pickle
-
+    """The body of a rank: a run that is asked to stop if it comes to step 4."""
     torch.set_num_threads(1)
-    config, url = pickle.loads((folder / "run.pickle").read_bytes())
+    config, url, environment = pickle.loads((folder / "run.pickle").read_bytes())
+    os.environ.update(environment)
 
     def say(text: str) -> None:
         print(text, flush=True)
         if text.startswith("step 4/"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    stopped = train(config, url, say)
-    assert (stopped.finished, stopped.step) == (False, 4)
-    assert train(config, url, say).finished
+    train(config, url, say)
 
 
 @pytest.mark.slow
 def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any, tmp_path: Path) -> None:
     """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder."""
-    import pickle
-
     for name, url in (("local", str(tmp_path / "w")), ("remote", f"{bucket}/ranks")):
         folder = tmp_path / name
         folder.mkdir()
-        (folder / "run.pickle").write_bytes(pickle.dumps((settings, url)))
-        on_ranks(__file__, "ranks_begin", 2, folder)
+        (folder / "run.pickle").write_bytes(pickle.dumps((settings, url, to_the_store())))
+        for _ in range(2):
+            on_ranks(__file__, "ranks_begin", 2, folder)
+        said = (folder / "said-by-0-of-2.txt").read_text()
+        assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
     assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w")
 
 
-def test_a_branch_of_a_run_in_the_store(bucket: str, settings: Any, calm: Path, tiny_config: Configs) -> None:
-    from dataclasses import replace
-
-    train(settings, f"{bucket}/parent", lambda text: None)
+def test_a_branch_of_a_run_in_the_store(
+    there: tuple[str, Any, list[str]], bucket: str, settings: Any, calm: Path
+) -> None:
+    url = there[0]
     found: list[Checkpoint] = []
-    for parent in (f"{bucket}/parent", str(calm / "checkpoints" / "step-000000000012")):
+    for parent in (url, str(calm / "checkpoints" / "step-000000000012")):
         child = replace(
             settings,
             branch=replace(settings.branch, path=parent),
             schedule=replace(settings.schedule, samples=14 * 16),
         )
-        url = f"{bucket}/child-{len(found)}"
-        train(child, url, lambda text: None)
-        found.append(checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder).load(14))
+        to = f"{bucket}/child-{len(found)}"
+        train(child, to, lambda text: None)
+        found.append(checkpoints_at(f"{to}/checkpoints", settings.data.cache_folder).load(14))
     remote, local = found
-    assert remote.training["parent"]["path"] == f"{bucket}/parent/checkpoints/step-000000000012"
+    assert remote.training["parent"]["path"] == f"{url}/checkpoints/step-000000000012"
     assert remote.training["parent"]["sha256"] == local.training["parent"]["sha256"]
     assert all(torch.equal(value, local.model[name]) for name, value in remote.model.items())
 

@@ -41,8 +41,8 @@ def begun(store: RemoteFolder, tmp_path: Path) -> Callable[..., tuple[RemoteWork
 
     def begin() -> tuple[RemoteWorkdir, Clock]:
         clock = Clock()
-        workdir = RemoteWorkdir(store, tmp_path / uuid.uuid4().hex, lambda: None, clock)
-        workdir.begin()
+        workdir = RemoteWorkdir(store, tmp_path / uuid.uuid4().hex, clock)
+        workdir.begin(lambda: None)
         return workdir, clock
 
     return begin
@@ -108,8 +108,13 @@ def test_a_folder_is_whole_or_not_known(
         (folder / name).write_text(name)
     workdir.publish("export", last="config.json")
     workdir._uploads.wait()
-    write_one = store.upload
-    monkeypatch.setattr(store, "upload", lambda *names: (seen.append(store.files("export")), write_one(*names)))
+    upload = store.upload
+
+    def watched(file: Path, *names: str) -> None:
+        seen.append(store.files("export"))
+        upload(file, *names)
+
+    monkeypatch.setattr(store, "upload", watched)
     workdir.publish("export", last="config.json")
     workdir._uploads.wait()
     assert seen == [["card", "weights"]] * 3
