@@ -180,14 +180,14 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
 
 
 def ranks_begin(folder: Path) -> None:
-    """The body of a rank: a run that is asked to stop if it comes to step 4."""
+    """The body of a rank: a run that is asked to stop if it comes to step 4 in the store."""
     torch.set_num_threads(1)
     config, url, environment = pickle.loads((folder / "run.pickle").read_bytes())
     os.environ.update(environment)
 
     def say(text: str) -> None:
         print(text, flush=True)
-        if text.startswith("step 4/"):
+        if text.startswith("step 4/") and url.startswith("s3://"):
             os.kill(os.getpid(), signal.SIGTERM)
 
     train(config, url, say)
@@ -195,15 +195,15 @@ def ranks_begin(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any, tmp_path: Path) -> None:
-    """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder."""
-    for name, url in (("local", str(tmp_path / "w")), ("remote", f"{bucket}/ranks")):
+    """The ranks of a machine fetch a checkpoint once; the result is that of ranks with a folder that nobody stopped."""
+    for name, url, starts in (("local", str(tmp_path / "w"), 1), ("remote", f"{bucket}/ranks", 2)):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "run.pickle").write_bytes(pickle.dumps((settings, url, to_the_store())))
-        for _ in range(2):
+        for _ in range(starts):
             on_ranks(__file__, "ranks_begin", 2, folder)
-        said = (folder / "said-by-0-of-2.txt").read_text()
-        assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
+    said = (tmp_path / "remote" / "said-by-0-of-2.txt").read_text()
+    assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
     assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w")
 
 
