@@ -19,7 +19,7 @@ class Uploads:
     its process, in the midst of a job if need be."""
 
     def __init__(self) -> None:
-        self._jobs: queue.Queue[Callable[[], None]] = queue.Queue()
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._error: Exception | None = None
         self._thread: threading.Thread | None = None
 
@@ -43,13 +43,17 @@ class Uploads:
         self._check()
         return time.monotonic() - began
 
+    def end(self) -> None:
+        """Nothing more comes; does not wait."""
+        if self._thread is not None:
+            self._jobs.put(None)
+
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
 
     def _work(self) -> None:
-        while True:
-            job = self._jobs.get()
+        while (job := self._jobs.get()) is not None:
             try:
                 if self._error is None:
                     _tried(job)

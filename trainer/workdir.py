@@ -114,6 +114,10 @@ class RemoteWorkdir(Workdir):
         self.grown(now=True)
         self._uploads.wait()
 
+    def close(self) -> None:
+        """No more is written."""
+        self._uploads.end()
+
     def _bring(self) -> None:
         self._check()
         for path in self._growing():
@@ -172,6 +176,7 @@ def opened(
     with ExitStack() as stack:
         if ranks.local_rank == 0:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(remote.close)
         if ranks.first:
             try:
                 lease = stack.enter_context(_leased(store, say))

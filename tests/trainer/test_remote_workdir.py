@@ -21,7 +21,7 @@ import torch
 from common import lease
 from tests.forks import Forks
 from tests.trainer.kill_runs import same_bits
-from trainer.checkpoint import Checkpoint
+from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.cli import main
 from trainer.loop import train
 from trainer.remote import RemoteFolder
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.store
 Configs = Callable[..., Any]
 Begin = Callable[..., tuple[int, Path]]
 SEED = random.SystemRandom().randrange(10**6)
-LIMIT_S = 240.0
+LIMIT_S = 120.0
 
 
 def losses(log: str | bytes) -> list[tuple[int, float]]:
@@ -138,12 +138,12 @@ def to_the_store() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
-def reach(said: Path, step: int) -> None:
-    """Wait until a step is said."""
+def wait_for(step: int, said: Path, checkpoints: Checkpoints) -> None:
+    """Until a step is said, and two checkpoints are whole, of which one can be damaged."""
     deadline = time.monotonic() + LIMIT_S
-    while f"step {step}/" not in said.read_text():
+    while f"step {step}/" not in said.read_text() or len(checkpoints.steps()) < 2:
         assert time.monotonic() < deadline, said.read_text()[-3000:]
-        time.sleep(0.01)
+        time.sleep(0.05)
 
 
 def harm(store: RemoteFolder) -> None:
@@ -162,10 +162,10 @@ def test_killed_at_random_moments_it_ends_with_the_bits_of_an_undisturbed_run(
     """Also in an upload; then with a checkpoint that is damaged and one that was torn. Nothing is on the disk of the
     machine that goes on."""
     url, draw = f"{bucket}/killed", random.Random(SEED)
-    store = RemoteFolder(url)
+    store, whole = RemoteFolder(url), checkpoints_at(f"{url}/checkpoints", settings.data.cache_folder)
     for kill, step in enumerate((draw.randint(7, 9), draw.randint(10, 11))):
         process, said = begin(settings, url)
-        reach(said, step)
+        wait_for(step, said, whole)
         time.sleep(draw.uniform(0, 0.3))
         os.kill(process, signal.SIGKILL)
         forks.wait(process)
