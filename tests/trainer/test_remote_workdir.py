@@ -70,7 +70,7 @@ def calm(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
-def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = ()) -> None:
+def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = (), but: str = "") -> None:
     """What lies in the store is what lies on the disk: names, losses, the bits of model and checkpoints."""
     on_disk = {str(path.relative_to(calm)) for path in calm.rglob("*") if path.is_file()} - {"lock"}
     found = [path for path in store.files() if not path.startswith(ignoring)]
@@ -80,8 +80,9 @@ def assert_equal(store: RemoteFolder, calm: Path, ignoring: tuple[str, ...] = ()
         if path.endswith((".safetensors", "_config.json")):
             assert store.read(path) == (calm / path).read_bytes(), path
         if path.endswith(".pt"):
-            one, other = (io.BytesIO(content) for content in (store.read(path), (calm / path).read_bytes()))
-            assert same_bits(torch.load(one, weights_only=True), torch.load(other, weights_only=True)), path
+            contents = (store.read(path), (calm / path).read_bytes())
+            one, other = (torch.load(io.BytesIO(content), weights_only=True) for content in contents)
+            assert same_bits(one | {but: None}, other | {but: None}), path
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,8 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
             on_ranks(__file__, "ranks_begin", 2, folder)
     said = (tmp_path / "remote" / "said-by-0-of-2.txt").read_text()
     assert "stopped after step 4 of 12" in said and "going on after step 4 of 12" in said
-    assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w")
+    # The signal went to one rank; the other one had read its part of the next batch, which counts.
+    assert_equal(RemoteFolder(f"{bucket}/ranks"), tmp_path / "w", but="read")
 
 
 def test_a_branch_of_a_run_in_the_store(
