@@ -25,7 +25,7 @@ HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS
 
 ##@ Variables of `make train`
 CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
-WORKDIR ?= out/train#       folder for checkpoints, logs and the model; run again with the same one to go on
+WORKDIR ?= out/train#       folder, or s3://..., for checkpoints, logs and the model; run again with the same one to go on
 
 ##@ Variables of `make bench`, with OUTPUT and ARGS
 MODEL   ?= reference#       a folder that was exported, an architecture of open_clip, or reference: real weights offline
@@ -77,7 +77,7 @@ NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring d
 DASK_EXTRA = $(if $(filter dask,$(RUNNER)),$(comma)dask)
 FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)$(DASK_EXTRA)
 VIEW_EXTRAS = filter,view$(if $(filter s3://%,$(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(OUTPUT)),$(comma)gcp)
-TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT)),$(comma)s3)$(if $(filter dataflow,$(RUNNER)),$(comma)gcp)$(DASK_EXTRA)
+TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT) $(WORKDIR)),$(comma)s3)$(if $(filter gs://%,$(DATA) $(WORKDIR))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(DASK_EXTRA)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 # OUTPUT, where it was given; its default is that of `make filter`.

@@ -16,6 +16,7 @@ from common import command_line
 from common.command_line import OK, Parser, WrongUse, complain, number, say
 from common.fields import Positive, Range, Share
 from common.hub_address import SCHEME, parse_address
+from common.lease import LeaseLost
 from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
 from filters.presets import BadPreset, load_preset, preset_names
@@ -73,6 +74,7 @@ _FAILED = (
     WorkerDied,
     DedupFailed,
     RunFailed,
+    LeaseLost,
 )
 
 

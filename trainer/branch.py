@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from common.command_line import WrongUse
-from common.files import sha256_file
 from common.ranks import Ranks
 from trainer.assembly import Parts
-from trainer.checkpoint import MANIFEST, Checkpoint, CheckpointError, Checkpoints
+from trainer.checkpoint import Checkpoint, CheckpointError, step_of
+from trainer.data.store import is_remote
+from trainer.workdir import CHECKPOINTS, checkpoints_at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class Parent:
     """What a child remembers of the checkpoint it began with."""
 
     path: str
-    """Folder of the checkpoint."""
+    """Folder of the checkpoint, or its URL."""
     step: int
     samples: int
     sha256: str
@@ -43,25 +44,30 @@ class Parent:
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
     """Bring the parts to the state of a checkpoint of another run, on all ranks. Raises `WrongUse` where it is of
     another model, `CheckpointError` where it cannot be used."""
-    folder = Path(ranks.share(str(_folder(path)) if ranks.first else None))
-    checkpoints, step = Checkpoints(folder.parent), int(folder.name.removeprefix("step-"))
+    cache = parts.config.data.cache_folder
+    folder, step = ranks.share(_named(path, cache) if ranks.first else None)
+    checkpoints = checkpoints_at(folder, cache)
     found = checkpoints.load(step)
-    parent = Parent(path=str(folder), step=step, samples=found.samples, sha256=sha256_file(folder / MANIFEST))
+    parent = Parent(path=checkpoints.name(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
     _require_time_left(found, parts)
     _take_over(found, parts)
+    ranks.barrier()
+    checkpoints.let_go()
     return parent
 
 
-def _folder(path: str) -> Path:
-    """The checkpoint that `branch.path` names: itself, or the newest one of a WORKDIR."""
-    named = Path(path).absolute()
-    if named.name.startswith("step-") and named.name.removeprefix("step-").isdecimal() and named.is_dir():
-        return named
-    checkpoints = Checkpoints(named / "checkpoints")
-    steps = checkpoints.steps()
+def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
+    """The checkpoint that `branch.path` names, itself, or the newest one of a WORKDIR: its folder and step."""
+    named = path.rstrip("/") if is_remote(path) else str(Path(path).absolute())
+    folder, _, name = named.rpartition("/")
+    step = step_of(name)
+    if step is not None and step in checkpoints_at(folder, cache_folder).steps():
+        return folder, step
+    folder = f"{named}/{CHECKPOINTS}"
+    steps = checkpoints_at(folder, cache_folder).steps()
     if not steps:
         raise CheckpointError(f"branch.path {path} is neither a checkpoint, step-..., nor a WORKDIR with one")
-    return checkpoints.path(steps[-1])
+    return folder, steps[-1]
 
 
 def _require_time_left(found: Checkpoint, parts: Parts) -> None:

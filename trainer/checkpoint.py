@@ -8,6 +8,7 @@ damaged checkpoint is set aside for the one before it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -54,6 +55,12 @@ class Checkpoint:
     """Higher is better; None: not measured at this step."""
 
 
+def step_of(name: str) -> int | None:
+    """The step of a folder of this name; None where it is no checkpoint's."""
+    number = name.removeprefix(_PREFIX)
+    return int(number) if name.startswith(_PREFIX) and number.isdecimal() else None
+
+
 class Checkpoints:
     """The checkpoints of one run, in one folder. Only the first rank saves; every rank may load."""
 
@@ -63,12 +70,19 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are there, oldest first; not verified."""
-        names = (path.name.removeprefix(_PREFIX) for path in self.folder.glob(f"{_PREFIX}*") if path.is_dir())
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(step for name in self._names() if (step := step_of(name)) is not None)
 
     def path(self, step: int) -> Path:
         """The folder of a step."""
         return self.folder / f"{_PREFIX}{step:012d}"
+
+    def name(self, step: int) -> str:
+        """What people call it."""
+        return str(self.path(step))
+
+    def digest(self, step: int) -> str:
+        """SHA-256 of the manifest of a step, which has those of its files."""
+        return hashlib.sha256(self._manifest_bytes(step)).hexdigest()
 
     def save(self, checkpoint: Checkpoint) -> Path:
         """Publish a checkpoint and remove those that need not be kept: before it where it does not fit beside them,
@@ -100,55 +114,60 @@ class Checkpoints:
 
     def _cannot_write(self, checkpoint: Checkpoint, error: Exception) -> CheckpointError:
         return CheckpointError(
-            f"the checkpoint of step {checkpoint.step} could not be written to {self.folder}: {error}; make room "
+            f"the checkpoint of step {checkpoint.step} could not be written to {self}: {error}; make room "
             "there, and the same command goes on from the one before"
         )
 
     def load(self, step: int) -> Checkpoint:
         """The checkpoint of a step, verified. Raises `Damaged`."""
-        path = self.path(step)
         manifest = self._manifest(step)
+        path = self._at_hand(step)
         for name, said in manifest["files"].items():
             file = path / name
             if not file.is_file():
-                raise Damaged(f"{file} is missing")
+                raise Damaged(f"{self.name(step)}/{name} is missing")
             found = _describe(file)
             if found != said:
-                raise Damaged(f"{file} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., not "
-                              f"{said['bytes']} and {said['sha256'][:12]}... of its manifest")  # fmt: skip
+                raise Damaged(
+                    f"{self.name(step)}/{name} has {found['bytes']} bytes and SHA-256 {found['sha256'][:12]}..., not "
+                    f"{said['bytes']} and {said['sha256'][:12]}... of its manifest"
+                )
         try:
             model = load_file(path / MODEL)
             training = torch.load(path / TRAINING, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, ValueError, SafetensorError) as error:
-            raise Damaged(f"{path} matches its manifest but cannot be read: {error}") from error
+            raise Damaged(f"{self.name(step)} matches its manifest but cannot be read: {error}") from error
         return Checkpoint(
             step=step, samples=manifest["samples"], model=model, training=training, metric=manifest["metric"]
         )
 
+    def let_go(self) -> None:
+        """Remove from this machine what was only fetched to be read."""
+
     def newest(self, say: Callable[[str], None] = lambda line: None) -> Checkpoint | None:
         """The newest checkpoint that verifies; damaged ones are renamed and said. None where there is none at all;
         raises `CheckpointError` where all are damaged, found so now or at an earlier start."""
-        self._remove_temporary()
+        self._sweep()
         for step in reversed(self.steps()):
             try:
                 return self.load(step)
             except Damaged as error:
-                aside = self.folder / f"{_DAMAGED}{self.path(step).name}-{uuid.uuid4().hex[:8]}"
-                os.rename(self.path(step), aside)
-                say(f"checkpoint of step {step} is damaged, now {aside.name}: {error}")
-        damaged = sorted(path.name for path in self.folder.glob(f"{_DAMAGED}*"))
+                aside = f"{_DAMAGED}{self.path(step).name}-{uuid.uuid4().hex[:8]}"
+                self._set_aside(step, aside)
+                say(f"checkpoint of step {step} is damaged, now {aside}: {error}")
+        damaged = [name for name in self._names() if name.startswith(_DAMAGED)]
         if damaged:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} "
+                f"no checkpoint in {self} verifies, and {len(damaged)} are set aside as damaged ({damaged[-1]} "
                 "is the newest): put a copy of a good one there to go on from it; to start from the beginning take "
                 "another WORKDIR, or remove that folder"
             )
         return None
 
     def _manifest(self, step: int) -> dict[str, Any]:
-        file = self.path(step) / MANIFEST
+        file = f"{self.name(step)}/{MANIFEST}"
         try:
-            manifest = json.loads(file.read_text())
+            manifest = json.loads(self._manifest_bytes(step))
             if manifest["step"] != step or set(manifest["files"]) != {MODEL, TRAINING}:
                 raise Damaged(f"{file} is of another checkpoint")
             return dict(manifest)
@@ -178,9 +197,7 @@ class Checkpoints:
             kept.add(best[1])
         gone = set(there) - kept
         for step in gone:
-            aside = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
-            os.rename(self.path(step), aside)
-            shutil.rmtree(aside)
+            self._remove(step)
         return bool(gone)
 
     def _about(self, step: int, coming: Checkpoint | None) -> tuple[int, float | None]:
@@ -190,7 +207,31 @@ class Checkpoints:
         manifest = self._manifest(step)
         return manifest["samples"], manifest["metric"]
 
-    def _remove_temporary(self) -> None:
+    # -- what differs where they lie elsewhere -----------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def _names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("*") if path.is_dir())
+
+    def _manifest_bytes(self, step: int) -> bytes:
+        return (self.path(step) / MANIFEST).read_bytes()
+
+    def _at_hand(self, step: int) -> Path:
+        """Its folder on this machine."""
+        return self.path(step)
+
+    def _set_aside(self, step: int, name: str) -> None:
+        os.rename(self.path(step), self.folder / name)
+
+    def _remove(self, step: int) -> None:
+        aside = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
+        os.rename(self.path(step), aside)
+        shutil.rmtree(aside)
+
+    def _sweep(self) -> None:
+        """Remove what a kill left of those that were being written or removed."""
         for path in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(path, ignore_errors=True)
 

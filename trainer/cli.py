@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from common.command_line import OK, Parser, exit_status, say
+from common.lease import LeaseLost
 from trainer.architecture import BadArchitecture
 from trainer.checkpoint import CheckpointError
 from trainer.checks import BadZeroShotFolder
@@ -20,6 +20,7 @@ from trainer.export import CannotExport
 from trainer.logs import MissingTracker
 from trainer.loop import train
 from trainer.memory import OutOfMemory
+from trainer.remote import StoreError
 from trainer.step import Diverged
 from trainer.warm_start import BadWeights
 
@@ -35,7 +36,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument(
         "--workdir",
         required="workdir" not in defaults,
-        help="folder for everything that is written; again the same: go on",
+        help="folder, or URL, for everything that is written; again the same: go on",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="on top of the configuration: loss.beta=0.5")
     parser.set_defaults(**defaults)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer"
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
-        outcome = train(config, Path(options.workdir), say)
+        outcome = train(config, options.workdir, say)
         return OK if outcome.finished else 128 + (outcome.signal or 15)
 
     return exit_status(
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer"
             ConceptMismatch,
             MissingTracker,
         ),
-        failed=(Diverged, CheckpointError, CannotExport, DataError, OutOfMemory),
+        failed=(Diverged, CheckpointError, CannotExport, DataError, OutOfMemory, StoreError, LeaseLost),
         stopped="stopped at once; the same command goes on from the last checkpoint",
     )
 

@@ -163,9 +163,9 @@ class BranchSettings:
     """A new run from a checkpoint of another one, with its optimiser state."""
 
     path: str = ""
-    """The checkpoint, `WORKDIR/checkpoints/step-...`, or a WORKDIR, for its newest. Model and concept heads stay, all
-    other settings may be new. Samples seen go on from the parent's, so `schedule.samples` counts them too. Empty: the
-    run begins by itself."""
+    """The checkpoint, `WORKDIR/checkpoints/step-...`, or a WORKDIR, for its newest; or the URL of one. Model and
+    concept heads stay, all other settings may be new. Samples seen go on from the parent's, so `schedule.samples`
+    counts them too. Empty: the run begins by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)

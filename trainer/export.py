@@ -46,9 +46,9 @@ def export(
     return folder
 
 
-def loaded_by(architecture: Mapping[str, Any], folder: Path) -> str:
-    """The call that loads an exported model."""
-    own = has_own_tower(dict(architecture))
+def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
+    """The call that loads an exported model, or a copy of it where `folder` is None."""
+    own, folder = has_own_tower(dict(architecture)), folder or Path("PATH_OF_A_COPY")
     return f"trainer.export.load('{folder}')" if own else f"open_clip.create_model_and_transforms('local-dir:{folder}')"
 
 

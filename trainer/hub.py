@@ -14,17 +14,24 @@ from pathlib import Path
 from common.command_line import OK, Parser, WrongUse, exit_status, say
 from common.hub_address import parse_address
 from trainer.export import CARD, DESCRIPTION, WEIGHTS
+from trainer.remote import StoreError, on_disk
 
 
 class CannotPush(RuntimeError):
     """The hub did not take the model; the message says why."""
 
 
-def push(folder: Path, target: str, *, private: bool = False, message: str = "Model of open-diht") -> str:
-    """Publish an exported model as `hf://owner/name`, a repository that is made where there is none; the address of
-    the commit. Raises `WrongUse` where folder, target or token are not there, `CannotPush`."""
+def push(folder: Path | str, target: str, *, private: bool = False, message: str = "Model of open-diht") -> str:
+    """Publish an exported model, in a folder or behind a URL, as `hf://owner/name`, a repository that is made where
+    there is none; the address of the commit. Raises `WrongUse` where folder, target or token are not there,
+    `CannotPush`, `StoreError`."""
     repository = _repository(target)
-    missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (folder / name).is_file()]
+    with on_disk(str(folder)) as here:
+        return _push(here, str(folder), target, repository, private=private, message=message)
+
+
+def _push(here: Path, folder: str, target: str, repository: str, *, private: bool, message: str) -> str:
+    missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
     if missing:
         raise WrongUse(f"{folder} is no exported model, {missing[0]} is missing; name the folder WORKDIR/export")
     token = os.environ.get("HF_TOKEN")
@@ -33,7 +40,7 @@ def push(folder: Path, target: str, *, private: bool = False, message: str = "Mo
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token, endpoint=os.environ.get("HF_ENDPOINT"))
-    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    files = [path for path in sorted(here.iterdir()) if path.is_file()]
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.create_commit(
@@ -58,7 +65,7 @@ def _repository(target: str) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m trainer.hub", description="Publish an exported model on the Hugging Face hub.")
-    parser.add_argument("folder", help="WORKDIR/export of a training, or what python -m trainer.released wrote")
+    parser.add_argument("folder", help="WORKDIR/export, or its URL, or what python -m trainer.released wrote")
     parser.add_argument("target", help="hf://owner/name")
     parser.add_argument("--private", action="store_true", help="where the repository is made: not for everybody")
     return parser
@@ -69,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         options = _parser().parse_args(arguments)
-        say(f"published: {push(Path(options.folder), options.target, private=options.private)}")
+        say(f"published: {push(options.folder, options.target, private=options.private)}")
         return OK
 
-    return exit_status(run, failed=(CannotPush,))
+    return exit_status(run, failed=(CannotPush, StoreError))
 
 
 if __name__ == "__main__":

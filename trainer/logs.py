@@ -28,8 +28,10 @@ class RunLog:
         config: Mapping[str, Any],
         say: Callable[[str], None],
         resumed_at: int,
+        grown: Callable[..., None] = lambda now=False: None,
     ):
-        self._say = say
+        """`grown` is told, with `now` before a checkpoint, that files in `workdir` have grown."""
+        self._say, self._grown = say, grown
         self._path = workdir / "log.jsonl"
         _drop_torn_line(self._path)
         self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
@@ -50,11 +52,15 @@ class RunLog:
                 self._board.add_scalar(key, value, step)
         if self._wandb is not None:
             self._wandb.log({**numbers, "samples": samples}, step=step)
+        self._grown()
 
     def sync(self) -> None:
         """Bring to disk what was written; called before a checkpoint is published."""
         self._file.flush()
         os.fsync(self._file.fileno())
+        if self._board is not None:
+            self._board.flush()
+        self._grown(now=True)
 
     def close(self) -> None:
         """End of the run."""

@@ -7,6 +7,7 @@
     WORKDIR/export/         the model for open_clip, with its card
     WORKDIR/tasks/          results of `check.tasks`, by step
 
+WORKDIR is a folder, or behind a URL (`workdir`).
 A step is a function of weights, optimiser state, and its number: batch, augmentation and dropout follow from the seed
 and the number. So a run that was killed and started again ends with the bits of one that was not (on a CPU in float32
 with the same number of ranks and threads; on CUDA up to what its kernels leave open, see `run.deterministic`).
@@ -14,12 +15,10 @@ with the same number of ranks and threads; on CUDA up to what its kernels leave 
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -28,19 +27,18 @@ from typing import Any
 import torch
 import yaml
 
-from common.command_line import WrongUse
 from common.ranks import Ranks, joined_ranks, same_on_all
 from trainer import quality
 from trainer.architecture import has_own_tower
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
 from trainer.branch import Parent, adopt
-from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from trainer.checkpoint import Checkpoint, CheckpointError
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
 from trainer.data import Batch, ShardFacts
 from trainer.distillation import resolved
-from trainer.export import export, loaded_by
+from trainer.export import DESCRIPTION, export, loaded_by
 from trainer.logs import RunLog
 from trainer.memory import remedy
 from trainer.model_card import model_card
@@ -49,9 +47,10 @@ from trainer.progress import TrainingProgress, line
 from trainer.resume import as_begun, fingerprint, take_over, training_state
 from trainer.step import StepResult
 from trainer.stopping import StopWish, stop_wish
-from trainer.tasks import evaluate, require_tasks
+from trainer.tasks import RESULTS, evaluate, require_tasks
 from trainer.transforms import preprocessing
 from trainer.utilisation import peak_memory
+from trainer.workdir import CHECKPOINTS, EXPORT, Workdir, opened
 
 _log = logging.getLogger(__name__)
 
@@ -69,23 +68,23 @@ class TrainingOutcome:
     checks: dict[str, Share]
     """Held-out quality at the end; empty where it was stopped or nothing is held out."""
     export: Path | None
-    """The exported model."""
+    """The exported model; None where WORKDIR is a URL, and the model lies in its `export`."""
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
     """Train, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its processes
-    call this with the same arguments and a `workdir` that all of them see.
+    call this with the same arguments and a `workdir` that all of them see: a folder, or an fsspec URL.
 
     `say` gets lines for people, on the first rank; they are logged where nobody takes them. Raises `WrongUse`,
     `DataError`, `BadWeights`, `BadArchitecture`, `CheckpointError`, `CannotExport`, `OutOfMemory`, and `Diverged` when
-    steps stay non-finite.
+    steps stay non-finite; where `workdir` is a URL `StoreError` and `LeaseLost`, too.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
         quiet: Callable[[str], None] = say if ranks.first else _nothing
-        with _locked(Path(workdir), ranks):
+        with opened(workdir, config.data.cache_folder, ranks, quiet) as place:
             device = torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device("cpu")
-            run = _Run(config, Path(workdir), quiet, ranks, wish, device)
+            run = _Run(config, place, quiet, ranks, wish, device)
             try:
                 return run.go()
             finally:
@@ -98,7 +97,7 @@ class _Run:
     def __init__(
         self,
         config: Config,
-        workdir: Path,
+        workdir: Workdir,
         say: Callable[[str], None],
         ranks: Ranks,
         wish: StopWish,
@@ -110,19 +109,20 @@ class _Run:
         self.workdir, self.say, self.ranks, self.wish = workdir, say, ranks, wish
         self.log: RunLog | None = None
         self.step = 0
+        self.saved: int | None = None
         self.measured: dict[str, Share] = {}
         prepare_torch(self.config)
         same_on_all(ranks, "the configuration", plain(self.config))
-        self.checkpoints = Checkpoints(workdir / "checkpoints", self.config.checkpoint)
+        self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
         found = self.checkpoints.newest(say) if ranks.first else None
         begun = ranks.share({key: found.training.get(key) for key in ("config", "shards", "world")} if found else None)
         if begun is not None and begun["shards"] is None:
             raise CheckpointError(
-                f"the checkpoints in {self.checkpoints.folder} are of an earlier version, with whose runs this one "
+                f"the checkpoints in {workdir.place(CHECKPOINTS)} are of an earlier version, with whose runs this one "
                 "cannot go on; start in another WORKDIR"
             )
         if begun is not None:
-            self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, workdir)
+            self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, str(workdir))
         facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]
         self.parts = assemble(self.config, ranks, device, facts)
         self.config = self.parts.config
@@ -143,9 +143,9 @@ class _Run:
         step = self.ranks.share(found.step if found else None)
         if step is not None:
             found = found or self.checkpoints.load(step)
-            for text in take_over(found, self.parts, self.data, self.workdir):
+            for text in take_over(found, self.parts, self.data, str(self.workdir)):
                 self.say(text)
-            self.step = found.step
+            self.step = self.saved = found.step
             if found.training.get("parent") is not None:
                 self.parent = Parent(**found.training["parent"])
         elif self.config.branch.path:
@@ -154,8 +154,15 @@ class _Run:
         if self.parent is not None:
             self.say(f"a branch of {self.parent}")
         if self.ranks.first:
-            (self.workdir / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
-            self.log = RunLog(self.workdir, self.config.log, plain(self.config), self.say, self.step)
+            (self.workdir.folder / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
+            self.log = RunLog(
+                self.workdir.folder,
+                self.config.log,
+                plain(self.config),
+                self.say,
+                self.step,
+                grown=self.workdir.grown,
+            )
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
             elif self.parent is not None:
@@ -250,17 +257,18 @@ class _Run:
 
     def _evaluate(self) -> None:
         """The tasks of the evaluation, on the weights as they are."""
-        folder = self.workdir / "tasks"
+        folder, name = self.workdir.folder / "tasks", f"step-{self.step:012d}"
         found = evaluate(
             self.config.check.tasks,
             self._export(folder / "model") if self.ranks.first else folder / "model",
-            folder / f"step-{self.step:012d}",
+            folder / name,
             device=self.parts.device,
             ranks=self.ranks,
             asked_to_stop=lambda: self.wish.asked,
         )
         if found is None or self.log is None:
             return
+        self.workdir.publish(f"tasks/{name}", last=RESULTS)
         for text in found.lines:
             self.log.say(f"step {self.step:,}: {text}")
         if found.failed:
@@ -272,7 +280,7 @@ class _Run:
     def _save(self) -> None:
         loader = self.parts.loader
         read, lost = self.ranks.collect(loader.read), self.ranks.total(loader.lost)[0]
-        if self.log is not None and self.step not in self.checkpoints.steps():
+        if self.log is not None and self.step != self.saved:
             self.log.sync()
             self.checkpoints.save(
                 Checkpoint(
@@ -289,14 +297,17 @@ class _Run:
                     metric=quality.metric(self.measured),
                 )
             )
+        self.saved = self.step
         self.ranks.barrier()
 
     def _finish(self) -> TrainingOutcome:
         if not self.measured:  # the run had ended before, or nothing is held out
             self.measured = self._check()
         if self.ranks.first:
-            folder = self._export(self.workdir / "export")
-            self.say(f"model in {folder}/, for {loaded_by(self.parts.architecture, folder)}")
+            self._export(self.workdir.folder / EXPORT)
+            self.workdir.publish(EXPORT, last=DESCRIPTION)
+            call = loaded_by(self.parts.architecture, self.workdir.exported)
+            self.say(f"model in {self.workdir.place(EXPORT)}/, for {call}")
         self.ranks.barrier()
         return self._outcome(finished=True)
 
@@ -323,7 +334,7 @@ class _Run:
             finished=finished,
             signal=self.wish.signal,
             checks=self.measured if finished else {},
-            export=self.workdir / "export" if finished else None,
+            export=self.workdir.exported if finished else None,
         )
 
     def close(self) -> None:
@@ -331,22 +342,6 @@ class _Run:
         self.parts.loader.close()
         if self.log is not None:
             self.log.close()
-
-
-@contextmanager
-def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
-    """Keeps two runs from writing to one folder. The lock is the process's own (POSIX), not the open file's (flock),
-    which the loader's workers would inherit and hold for seconds after the run was killed, against its restart."""
-    if not ranks.first:
-        yield
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "lock", "w") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise WrongUse(f"another run is writing to {workdir}; wait for it, or take another WORKDIR") from error
-        yield
 
 
 def _nothing(text: str) -> None:

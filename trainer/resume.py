@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from common.command_line import WrongUse
@@ -60,7 +59,7 @@ def training_state(
     }
 
 
-def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: Path) -> Config:
+def as_begun(config: Config, begun: Mapping[str, Any], same_ranks: bool, workdir: str) -> Config:
     """The configuration of a run that is resumed: what it leaves to the program is what that chose at the beginning.
     `begun`: the plain configuration of the checkpoint; `same_ranks`: there are as many as then. Raises `WrongUse` where
     it is another run's."""
@@ -84,7 +83,7 @@ def _of_today(begun: Mapping[str, Any]) -> Any:
         return begun  # what is not known any more is named as a difference
 
 
-def take_over(found: Checkpoint, parts: Parts, data: str, workdir: Path) -> list[str]:
+def take_over(found: Checkpoint, parts: Parts, data: str, workdir: str) -> list[str]:
     """Bring the parts to the state of a checkpoint; lines that say so. Raises `WrongUse` where the data are not those
     of the run."""
     state = found.training

@@ -64,6 +64,8 @@ def load_model(
             if pretrained:
                 raise WrongUse(f"folder {word} has weights of its own; --pretrained goes with an architecture's name")
             return load_folder(folder, device, precision)
+    if "://" in word:
+        raise WrongUse(f"model {word} is in a store, and an evaluation fetches nothing: name a copy of it on a disk")
     if Path(word).is_dir():
         raise WrongUse(f"folder {word} has no {CONFIG}, nor has its export/: it holds no exported model")
     if Path(word).is_file():

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from common.command_line import Parser, exit_status, number, say
 from common.fields import Positive
+from common.lease import LeaseLost
 from filters.captions.parse import ModelMissing
 from pipelines.cli import add_where, backend_of, shard_of
 from pipelines.concepts.run import ConceptSettings, run
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
     return exit_status(
         concepts,
         wrong_use=(RunnerError,),
-        failed=(ModelMissing, NotLocked, JobFailed, WorkerDied, RunFailed),
+        failed=(ModelMissing, NotLocked, JobFailed, WorkerDied, RunFailed, LeaseLost),
         stopped=None,
     )
 

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from common.command_line import WrongUse
+from common.lease import Lease
 from filters.captions.parse import model_provenance
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.identity import precision_of, seen, settle
@@ -31,7 +32,7 @@ from pipelines.runners import Backend, Direct
 from pipelines.store.commit import publish_json, read_json, remove_leftovers, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
-from pipelines.store.locking import FileLock, Lease, output_lock
+from pipelines.store.locking import FileLock, output_lock
 from pipelines.store.records import Vouched
 from pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
 

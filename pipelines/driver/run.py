@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from common.command_line import WrongUse
+from common.lease import Lease
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
@@ -36,7 +37,7 @@ from pipelines.stages.tar_indexes import check_export
 from pipelines.store.commit import RunFailed, publish_table, remove, remove_leftovers
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
-from pipelines.store.locking import FileLock, Lease, NotLocked, output_lock
+from pipelines.store.locking import FileLock, NotLocked, output_lock
 from pipelines.store.records import removed
 from pipelines.store.storage import in_memory, is_local
 

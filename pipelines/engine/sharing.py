@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from common.lease import Lease
 from pipelines.engine.stage import Stage
 from pipelines.store.commit import read_json
-from pipelines.store.locking import FileLock, Lease
+from pipelines.store.locking import FileLock
 from pipelines.store.storage import each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # between looks at what the others have done

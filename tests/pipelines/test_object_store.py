@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common import lease
 from common.shard_index import load
 from pipelines.datasets import load_dataset
 from pipelines.fetch.records import FETCHED
 from pipelines.manifests import Span, inspect, read, split
 from pipelines.stages.downloads import STAGE, images_of, tar_path
-from pipelines.store import locking
 from pipelines.store.commit import publish_first, publish_json, publish_table, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.locking import Busy, output_lock
@@ -157,13 +157,13 @@ def test_one_run_or_several_shards(bucket: str) -> None:
 def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the server's clock, whatever the holder's said."""
     layout = Layout(store_path(f"{bucket}/killed"))
-    lease = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "renewed": time.time() + 3_600}
-    publish_json(layout.work / "leases" / "killed.json", lease)
+    killed = {"holder": "killed", "shard": "1-of-2-f", "shared": True, "renewed": time.time() + 3_600}
+    publish_json(layout.work / "leases" / "killed.json", killed)
     with output_lock(layout, shared=True, shard="0-of-2-f") as other:
         assert other.at_work() == {"0-of-2-f", "1-of-2-f"}
         with pytest.raises(Busy, match=r"another run \(.*\) is working in s3://.*killed counts for 45 seconds"):
             output_lock(layout, shared=False).__enter__()
-        monkeypatch.setattr(locking, "_VALID_S", 1.0)
+        monkeypatch.setattr(lease, "VALID_S", 1.0)
         deadline = time.monotonic() + 60
         while other.at_work() != {"0-of-2-f"}:
             assert time.monotonic() < deadline
@@ -189,8 +189,8 @@ def test_a_run_in_the_store_equals_one_on_disk(
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    for lease in store_path(f"{bucket}/out/work/leases").glob("*.json"):
-        lease.unlink()  # of the killed run; it would count for minutes
+    for left in store_path(f"{bucket}/out/work/leases").glob("*.json"):
+        left.unlink()  # of the killed run; it would count for minutes
     done = command(*arguments)
     assert done.returncode == 0, done.stderr
 

@@ -9,6 +9,7 @@ import pytest
 
 from tests.hub_server import Hub
 from trainer.hub import main
+from trainer.remote import RemoteFolder
 
 FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.json": b"{}", "README.md": b"# Card\n"}
 
@@ -32,6 +33,17 @@ def test_all_files_come_in_one_commit(hub: Hub, folder: Path, capsys: pytest.Cap
     (folder / "README.md").write_text("# Another card\n")
     assert main([str(folder), "hf://me/small"]) == 0, "once more: the repository is there"
     assert len(repository.commits) == 3 and repository.files()["README.md"] == b"# Another card\n"
+
+
+def test_a_model_in_a_store(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    store = RemoteFolder("memory://run/export")
+    for name, content in FILES.items():
+        store.write(content, name)
+    assert main([str(store), "hf://me/small"]) == 0 and hub.commits == [("me/small", FILES)]
+    assert main(["memory://run/none", "hf://me/small"]) == 2
+    assert "error: memory://run/none is no exported model, open_clip_model.safetensors is missing" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,8 @@ class DataSettings:
     index_folder: str | None = None
     """Where the indices of shards are kept; None: beside local shards, else in the cache folder."""
     cache_folder: str | None = None
-    """Where remote shards are kept while they are read; None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
+    """Where remote shards are kept while they are read, and what goes to a remote WORKDIR until it is there (about
+    two checkpoints); None: `$XDG_CACHE_HOME/diht` or `~/.cache/diht`."""
     cache_gib: Above0 = 50.0
     """Bound on the bytes of remote shards on disk there, in GiB; the longest unused go first. Shared by all ranks of a
     machine. Two windows of the shuffle, of all streams that the machine reads, must fit: else the run is refused with

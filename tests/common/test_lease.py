@@ -1,0 +1,209 @@
+"""A lock in an object store: taken, shared, renewed, run out, lost."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: pip install '.[filter]'")
+from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
+
+from common import lease as module  # noqa: E402
+from common.lease import Lease, LeaseLost  # noqa: E402
+
+FOLDER = "/locking/work/leases"
+
+
+@pytest.fixture
+def leases() -> Iterator[Any]:
+    """A store; leases lie in `FOLDER`."""
+    fs = MemoryFileSystem()
+    fs.makedirs(FOLDER, exist_ok=True)
+    yield fs
+    fs.rm("/locking", recursive=True)
+
+
+def lease_in(fs: Any, shard: str = "") -> Lease:
+    return Lease(fs, FOLDER, "memory://locking", shard)
+
+
+def _others(fs: Any, shared: bool, renewed: float | None = None) -> str:
+    """The lease of somebody else."""
+    path = f"{FOLDER}/other.json"
+    content = {"holder": "other", "shared": shared, "renewed": time.time() if renewed is None else renewed}
+    fs.pipe_file(path, json.dumps(content).encode())
+    return path
+
+
+def test_a_lease_given_back_may_be_taken_again(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.lease.time.sleep", lambda seconds: None)
+    one, other = lease_in(leases), lease_in(leases)
+    assert one.take(shared=True) and other.take(shared=True)
+    one.release()
+    assert other.take_alone() and not one.take_alone()
+    other.release()
+    assert one.take_alone() and len(leases.ls(FOLDER)) == 1
+    one.release()
+    assert not leases.ls(FOLDER)
+
+
+def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """So much later, by the clocks of this machine and of the store in its memory."""
+    later = timedelta(seconds=seconds)
+    modified = MemoryFileSystem.modified
+    monkeypatch.setattr(
+        MemoryFileSystem,
+        "modified",
+        lambda fs, path: modified(fs, path) + (later if "other" not in path else timedelta()),
+    )
+
+
+def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _others(leases, shared=False)
+    lease = lease_in(leases)
+    assert not lease.take(shared=True) and not lease.take(shared=False)
+    _at(monkeypatch, 40)
+    assert not lease.take(shared=False)
+    _at(monkeypatch, 20)
+    assert lease.take(shared=False)
+    lease.release()
+
+
+def test_leases_of_killed_runs_are_removed_by_whoever_takes_the_lock(
+    leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two at a time too; not by one that is refused, and not those that may only be late."""
+
+    def killed(number: int) -> str:
+        path = f"{FOLDER}/other-{number}.json"
+        content = {"holder": path, "shared": True, "renewed": time.time()}
+        leases.pipe_file(path, json.dumps(content).encode())
+        return path
+
+    paths = [killed(number) for number in range(5)]
+    one, another, alone = lease_in(leases), lease_in(leases), lease_in(leases)
+    _at(monkeypatch, 3_000)
+    assert one.take(shared=True) and all(leases.exists(path) for path in paths)
+    one.release()
+    _at(monkeypatch, 1_000)
+    with ThreadPoolExecutor(2) as pool:
+        assert all(pool.map(lambda lease: lease.take(shared=True), (one, another)))
+    assert len(leases.ls(FOLDER)) == 2
+    killed(0)
+    assert not alone.take(shared=False) and leases.exists(paths[0])
+    one.release()
+    another.release()
+
+
+def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
+    leases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    lease = lease_in(leases)
+    assert lease.take(shared=True)
+    (path,) = leases.ls(FOLDER, detail=False)
+    leases.rm_file(path)
+    deadline = time.monotonic() + 20
+    while not leases.exists(path):
+        assert time.monotonic() < deadline, "it was not written again"
+        time.sleep(0.01)
+    lease.check()
+    _others(leases, shared=False)
+    leases.rm_file(path)
+    with pytest.raises(LeaseLost, match="other works in"):
+        while time.monotonic() < deadline:
+            lease.check()
+            time.sleep(0.01)
+    lease.release()
+
+
+def test_its_age_is_told_by_the_stores_clock(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clocks of two machines may differ by more than a lease counts."""
+    _others(leases, shared=False, renewed=time.time() - 3_600)
+    lease = lease_in(leases)
+    assert not lease.take(shared=False)
+    monkeypatch.setattr(MemoryFileSystem, "modified", _says_nothing)
+    assert lease.take(shared=False), "a store that does not say: then this machine's"
+    lease.release()
+
+
+def _says_nothing(fs: Any, path: str) -> Any:
+    raise NotImplementedError
+
+
+def test_a_lease_says_which_shards_are_at_work(leases: Any) -> None:
+    one, other, run = lease_in(leases, "0-of-2"), lease_in(leases, "1-of-2"), lease_in(leases)
+    assert one.take(shared=True) and other.take(shared=True)
+    assert one.at_work() == other.at_work() == {"0-of-2", "1-of-2"}
+    assert [lease["shard"] for lease in one.others()] == ["1-of-2"]
+    assert not run.take(shared=False)
+    other.release()
+    assert one.at_work() == {"0-of-2"}
+    one.release()
+
+
+def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    lease = lease_in(leases)
+    assert lease.take(shared=False)
+    lease.check()
+    _others(leases, shared=False)  # this machine slept, and another one came
+    lease._renewed -= 100
+    deadline = time.monotonic() + 20
+    with pytest.raises(LeaseLost, match=r"did not take the lease .* for 45 seconds, and other works in .*; what is"):
+        while time.monotonic() < deadline:
+            lease.check()
+            time.sleep(0.01)
+    lease.release()
+
+
+def test_of_two_that_meet_one_gets_it(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have given way; then one asks again."""
+    met = _others(leases, shared=False)
+    waited: list[float] = []
+    at_rest = time.sleep
+
+    def sleep(seconds: float) -> None:
+        if threading.current_thread() is not threading.main_thread():  # of something else in this process
+            return at_rest(seconds)
+        waited.append(seconds)
+        leases.rm_file(met)
+
+    monkeypatch.setattr("common.lease.time.sleep", sleep)
+    lease = lease_in(leases)
+    assert lease.take_alone() and len(waited) == 1
+    lease.release()
+
+
+def test_a_lease_is_renewed_also_after_a_failure(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    monkeypatch.setattr(module, "AGAIN_S", 0.01)
+    lease = lease_in(leases)
+    assert lease.take(shared=True)
+    (path,) = leases.ls(FOLDER, detail=False)
+    failures = iter([ConnectionError("the store is away"), TimeoutError("still")])
+
+    write = leases.pipe_file
+
+    def failing(target: str, content: bytes) -> None:
+        for failure in failures:
+            raise failure
+        write(target, content)
+
+    def renewed() -> float:
+        return float(json.loads(leases.cat_file(path))["renewed"])
+
+    monkeypatch.setattr(leases, "pipe_file", failing)
+    before, deadline = renewed(), time.monotonic() + 20
+    while renewed() == before:
+        assert time.monotonic() < deadline, "it was not renewed"
+        time.sleep(0.01)
+    assert next(failures, None) is None
+    lease.release()

@@ -1,0 +1,205 @@
+"""A WORKDIR behind a URL: what is brought there and when, and that one run has it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common import lease as lease_module
+from common.command_line import WrongUse
+from common.lease import Lease
+from common.ranks import Ranks
+from trainer import uploads
+from trainer.remote import RemoteFolder, StoreError
+from trainer.workdir import RemoteWorkdir, _leased, opened, spool
+
+
+@pytest.fixture
+def store() -> RemoteFolder:
+    return RemoteFolder(f"memory://{uuid.uuid4().hex}/run")
+
+
+class Clock:
+    """Seconds, as set."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def begun(store: RemoteFolder, tmp_path: Path) -> Callable[..., tuple[RemoteWorkdir, Clock]]:
+    """A run's WORKDIR, as on a machine that never had it, and its clock."""
+
+    def begin() -> tuple[RemoteWorkdir, Clock]:
+        clock = Clock()
+        workdir = RemoteWorkdir(store, tmp_path / uuid.uuid4().hex, clock)
+        workdir.begin(lambda: None)
+        return workdir, clock
+
+    return begin
+
+
+def write(workdir: RemoteWorkdir, line: str) -> None:
+    with open(workdir.folder / "log.jsonl", "a") as file:
+        file.write(f"{line}\n")
+
+
+def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: RemoteFolder) -> None:
+    workdir, clock = begun()
+    write(workdir, "one")
+    workdir.grown()
+    assert store.files() == []
+    clock.now = 10.0
+    workdir.grown()
+    workdir._uploads.wait()
+    assert store.read("log.jsonl") == b"one\n"
+    write(workdir, "two")
+    workdir.grown()
+    workdir._uploads.wait()
+    assert store.read("log.jsonl") == b"one\n"
+    workdir.grown(now=True)
+    workdir._uploads.wait()
+    assert store.read("log.jsonl") == b"one\ntwo\n"
+
+
+def test_a_log_is_continued_on_another_machine_never_cut(begun: Callable[..., Any], store: RemoteFolder) -> None:
+    workdir, _ = begun()
+    write(workdir, "one")
+    (workdir.folder / "wandb_id").write_text("abc")
+    workdir.complete()
+    again, _ = begun()
+    assert (again.folder / "wandb_id").read_text() == "abc"
+    write(again, "two")
+    again.complete()
+    assert store.read("log.jsonl") == b"one\ntwo\n"
+
+
+def test_what_did_not_change_is_not_brought_again(begun: Callable[..., Any], store: RemoteFolder) -> None:
+    """Curves of each run are files of their own, and stay."""
+    for number in (1, 2):
+        workdir, _ = begun()
+        (workdir.folder / "config.yaml").write_text("a: 1")
+        (workdir.folder / "tensorboard").mkdir()
+        (workdir.folder / "tensorboard" / f"events-{number}").write_text("curve")
+        workdir.complete()
+        store.remove("config.yaml")
+        workdir.complete()
+    assert store.files() == ["tensorboard/events-1", "tensorboard/events-2"]
+
+
+def test_a_folder_is_whole_or_not_known(
+    begun: Callable[..., Any], store: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is replaced; who loads it meanwhile never meets weights of one beside the description of the other."""
+    workdir, _ = begun()
+    folder = workdir.folder / "export"
+    folder.mkdir()
+    seen: list[list[str]] = []
+    for name in ("config.json", "weights", "card"):
+        (folder / name).write_text(name)
+    workdir.publish("export", last="config.json")
+    workdir._uploads.wait()
+    upload = store.upload
+
+    def watched(file: Path, *names: str) -> None:
+        seen.append(store.files("export"))
+        upload(file, *names)
+
+    monkeypatch.setattr(store, "upload", watched)
+    workdir.publish("export", last="config.json")
+    workdir._uploads.wait()
+    assert seen == [["card", "weights"]] * 3
+    assert store.files("export") == ["card", "config.json", "weights"]
+
+
+def test_an_error_of_the_store_is_the_runs(
+    begun: Callable[..., Any], store: RemoteFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "PAUSES_S", ())
+
+    def forbidden(content: bytes, *names: str) -> None:
+        raise StoreError("PermissionError: access denied")
+
+    monkeypatch.setattr(store, "write", forbidden)
+    workdir, _ = begun()
+    write(workdir, "one")
+    workdir.grown(now=True)
+    with pytest.raises(StoreError, match="access denied"):
+        workdir.complete()
+
+
+# -- one run at a time -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What happens while somebody waits, one at a time."""
+    happen: list[Callable[[], None]] = []
+
+    def sleep(seconds: float) -> None:
+        assert happen, "it would wait for ever"
+        happen.pop(0)()
+
+    monkeypatch.setattr("trainer.workdir.time.sleep", sleep)
+    return happen
+
+
+def other_lease(store: RemoteFolder, renewed: float) -> None:
+    content = {"holder": "other", "shared": False, "renewed": renewed}
+    store.write(json.dumps(content).encode(), "lease", "other.json")
+
+
+def test_after_a_kill_it_waits_until_the_lease_has_run_out(
+    store: RemoteFolder, pauses: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod that was evicted is started again at once."""
+    said: list[str] = []
+    other_lease(store, time.time())
+    pauses += [lambda: None, lambda: monkeypatch.setattr(lease_module, "VALID_S", 0.0)]
+    with _leased(store, said.append):
+        assert len(store.files("lease")) == 2
+    assert not pauses and len(said) == 1 and "waiting up to 45 s for whether that run was killed" in said[0]
+
+
+def test_a_run_that_renews_its_lease_keeps_others_out(store: RemoteFolder, pauses: list[Callable[[], None]]) -> None:
+    began = time.time()
+    other_lease(store, began)
+    pauses += [lambda: other_lease(store, began + 3), lambda: other_lease(store, began + 10)]
+    with pytest.raises(WrongUse, match=r"another run \(other\) is writing to memory://.*another WORKDIR"):
+        _leased(store, lambda text: None).__enter__()
+    assert store.files("lease") == ["other.json"]
+
+
+def test_a_run_that_ended_leaves_nothing_to_wait_for(store: RemoteFolder) -> None:
+    for _ in range(2):
+        with _leased(store, lambda text: None) as lease:
+            assert isinstance(lease, Lease)
+    assert store.files("lease") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("memory://run", r"WORKDIR memory://run is the memory of this process"),
+        ("nostore://bucket/run", r"nostore://bucket/run cannot be used: Protocol not known: nostore"),
+    ],
+)
+def test_an_address_that_cannot_be_used(url: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(WrongUse, match=says):
+        opened(url, str(tmp_path), Ranks(), lambda text: None).__enter__()
+
+
+def test_each_address_has_its_own_folder_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = {spool(f"s3://bucket/{name}", str(tmp_path)) for name in "ab"}
+    assert len(folders) == 2 and all(folder.is_relative_to(tmp_path) for folder in folders)
+    monkeypatch.setitem(os.environ, "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert spool("s3://bucket/a", None).is_relative_to(tmp_path / "cache" / "diht")
