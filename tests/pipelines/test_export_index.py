@@ -356,7 +356,7 @@ def test_a_pilot_forecasts_indexes_in_place_of_shards(
     (tar,) = (json.loads(path.read_text()) for path in layout.commits("index").glob("*.json"))
     (chosen,) = (json.loads(path.read_text()) for path in layout.commits("export").glob("*.json"))
     rows = [unit.span.rows for unit in plan.units]
-    charged = sum(unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper")))
+    charged = sum(unit.seconds.get("export", 0) for unit in measure(layout, plan, load_preset("paper"), 40))
     assert (len(rows), tar["rows"]) == (2, 40)
     assert charged == pytest.approx(tar["seconds"] * sum(rows) / 40 + chosen["seconds"])
 
