@@ -3,6 +3,7 @@ reads it would leave rows of two versions side by side, and nothing would say so
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -34,14 +35,37 @@ _UNPACKED_BYTES = 16 * 2**10
 _BROKEN = (OSError, EOFError, zlib.error, pa.ArrowException, ValueError, ImportError)
 
 
+_OUTAGE = (ConnectionError, TimeoutError)
+_OUTAGE_NUMBERS = {
+    *(errno.EBUSY, errno.EAGAIN, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.EIO),
+    getattr(errno, "EREMOTEIO", errno.EIO),
+}
+"""What clients of stores make of "slow down", "service unavailable" and "internal error", and of no network."""
+_OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
+"""Of an answer of S3 that its client makes a PermissionError of. Others stay: S3 says "denied" of what is not there."""
+
+
+def is_outage(path: str, error: Exception) -> bool:
+    """Whether an error is one of the network, of a store or of a hub, and no fault of the file, which who tries again
+    may have."""
+    if may_pass(error):
+        return True
+    if not is_url(path) or not isinstance(error, OSError):
+        return False
+    if isinstance(error, PermissionError):
+        answer = getattr(error.__cause__, "response", None)
+        return isinstance(answer, dict) and answer.get("Error", {}).get("Code") in _OUTAGE_CODES
+    return isinstance(error, _OUTAGE) or error.errno in _OUTAGE_NUMBERS
+
+
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`, and what a hub's client raises
-    on a failure that may pass into `Unreachable`."""
+    """Turns what the libraries raise on a broken or absent file into `UnreadableFile`, and what clients raise on an
+    outage into `Unreachable`."""
     try:
         yield
     except Exception as error:
-        if may_pass(error):
+        if is_outage(path, error):
             raise Unreachable(f"{path} cannot be read now ({type(error).__name__}: {first_line(error)})") from error
         if not isinstance(error, _BROKEN):
             raise

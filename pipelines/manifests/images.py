@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipelines.datasets import Dataset
-from pipelines.hub.client import may_pass
-from pipelines.manifests.files import file_system, is_url, local_path, read_part, reading
+from pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
 from pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal["image_not_available", "image_missing", "image_unreadable", "image_too_large_file"]
@@ -85,7 +84,7 @@ def read_image_file(path: str | None, root: str, limit: int) -> ImageOrMissing:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return MissingImage(reason="image_missing", message=f"no file {full}")
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if may_pass(error):  # a hub's: the image may be there for who asks again
+        if is_outage(full, error):  # the image may be there for who asks again
             raise
         return MissingImage(reason="image_unreadable", message=f"{full}: {type(error).__name__}: {error}")
 

@@ -220,7 +220,7 @@ class UnreadableFile(ManifestError):
 
 
 class Unreachable(ManifestError):
-    """A hub does not answer, or refuses for now. No fault of the file: who tries again may have it."""
+    """A store or a hub does not answer, or refuses for now. No fault of the file: who tries again may have it."""
 
 
 class FileChanged(ManifestError):

@@ -1,7 +1,8 @@
-"""Remote files that are read in parts: what is asked for, all of it, and nothing twice."""
+"""Remote files: read in parts, what is asked for, all of it, and nothing twice; and what an outage is."""
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipelines.manifests.files import _REMEMBERED_BYTES, open_file
+from pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading
+from pipelines.manifests.types import Unreachable, UnreadableFile
 
 MIB = 2**20
 
@@ -64,3 +66,39 @@ def test_what_is_remembered_is_bounded(fetched: list[int]) -> None:
         assert sum(fetched) == len(content) + MIB  # the first part was forgotten
         file.seek(0)
         assert file.read() == content
+
+
+class _Answer(Exception):
+    """As botocore's ClientError."""
+
+    def __init__(self, code: str):
+        self.response = {"Error": {"Code": code}}
+
+
+def _denied(code: str) -> PermissionError:
+    error = PermissionError("denied")
+    error.__cause__ = _Answer(code)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "is_one"),
+    [
+        ("s3://b/a", TimeoutError("timed out"), True),
+        ("s3://b/a", ConnectionResetError("reset"), True),
+        ("s3://b/a", OSError(errno.EBUSY, "Please reduce your request rate."), True),
+        ("s3://b/a", OSError(errno.EREMOTEIO, "We encountered an internal error."), True),
+        ("s3://b/a", _denied("ExpiredToken"), True),
+        ("s3://b/a", _denied("AccessDenied"), False),
+        ("s3://b/a", FileNotFoundError("b/a"), False),
+        ("s3://b/a", OSError("Couldn't deserialize thrift"), False),
+        ("s3://b/a", EOFError("ends early"), False),
+        ("/data/a", OSError(errno.EIO, "a bad disk"), False),
+    ],
+)
+def test_an_outage_is_no_fault_of_the_file(path: str, error: Exception, is_one: bool) -> None:
+    with (
+        pytest.raises(Unreachable if is_one else UnreadableFile, match=r"cannot (be )?read"),
+        reading(path),
+    ):
+        raise error
