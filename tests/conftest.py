@@ -69,7 +69,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
     server = Hub()
     server.start()
-    for name, value in {"HF_ENDPOINT": server.address, "HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1"}.items():
+    asked = {"HF_ENDPOINT": server.address, "HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    for name, value in asked.items():
         monkeypatch.setenv(name, value)
     # What the client reads of the environment when it is imported.
     monkeypatch.setattr(constants, "ENDPOINT", server.address)
@@ -77,6 +78,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.address + "/{repo_id}/resolve/{revision}/{filename}"
     )
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nonexistent")  # of a login on this machine
     HfFileSystem.clear_instance_cache()
     yield server

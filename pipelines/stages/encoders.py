@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,23 @@ class Network:
     """What cosines are divided by before a softmax."""
 
 
+@contextmanager
+def _no_hub() -> Iterator[None]:
+    """Within it the hub's client asks for nothing: tokenizers might have it do so. No longer than for a load, since
+    INPUT and OUTPUT may lie on a hub."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        yield
+        return
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 class Encoder:
     """Images, and texts where the model has that side, to embeddings of length 1 in half precision, in evaluation mode;
     on a processor with one thread."""
@@ -140,7 +157,6 @@ class Encoder:
         Raises:
             EncoderError: the weights do not fit the model, or the device does not compute in that precision.
         """
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before open_clip is imported, whose tokenizers might ask a hub
         import torch
 
         whose = f"encoder {encoder.name.text!r}"
@@ -153,7 +169,8 @@ class Encoder:
         self._torch: Any = torch
         self._bf16, self._fixed, self._most = precision == "bf16", batch is not None, batch or BATCH
         try:
-            self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
+            with _no_hub():
+                self._network = _LOADERS[encoder.name.library](encoder.name.model, encoder.weights)
         except (RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
             raise EncoderError(f"{whose} does not load: {type(error).__name__}: {error}") from error
         for module in self._network.modules:

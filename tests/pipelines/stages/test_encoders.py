@@ -15,6 +15,7 @@ from PIL import Image, ImageEnhance
 
 from common.encoder_names import EncoderError
 from filters.spotting.decode import UnreadableImage
+from pipelines.stages import encoders
 from pipelines.stages.dedup.clusters import assign, train, unit_length
 from pipelines.stages.dedup.semantic import near_copies
 from pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
@@ -139,6 +140,22 @@ def test_in_batches_of_one_size_an_embedding_depends_on_no_neighbour(tmp_path: P
 def test_models_of_images_alone_score_nothing() -> None:
     with pytest.raises(EncoderError, match="unknown score model 'efficientnet-lite0'; choose reference, open_clip:"):
         find_pair_encoder(LITE0)
+
+
+def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[score]'")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    load, found = encoders._LOADERS["local-dir"], []
+
+    def loading(*arguments: Any) -> Any:
+        found.append(constants.is_offline_mode())
+        return load(*arguments)
+
+    monkeypatch.setitem(encoders._LOADERS, "local-dir", loading)
+    Encoder(find_pair_encoder(f"local-dir:{write_tiny(tmp_path / 'tiny')}"))
+    assert found == [True] and not constants.is_offline_mode()
 
 
 @pytest.mark.parametrize(
