@@ -54,4 +54,5 @@ form.addEventListener("submit", (event) => {
   event.preventDefault();
   follow();
 });
+form.reset(); // what was moved before this ran, or a browser remembers of an earlier visit, is not what is shown
 document.documentElement.classList.add("scripted");

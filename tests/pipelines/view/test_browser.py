@@ -74,6 +74,7 @@ def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
 
 def test_a_moved_threshold_shows_what_a_run_then_keeps(page: Any, manifest: Path, copied: Path, filtering: Any) -> None:
     page.get_by_role("link", name="Thresholds").click()
+    page.wait_for_selector("html.scripted")
     before = int(page.inner_text("#kept-rows"))
     slider = page.locator("[data-for='captions.min_complexity']")
     slider.focus()
