@@ -124,7 +124,8 @@ class Loaders:
 
 
 @pytest.fixture
-def load() -> Iterable[Loaders]:
+def load(monkeypatch: pytest.MonkeyPatch) -> Iterable[Loaders]:
+    monkeypatch.setattr("trainer.data.shards._FEW", 100)  # processes that index take seconds to start
     loaders = Loaders()
     yield loaders
     loaders.close()

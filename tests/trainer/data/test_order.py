@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trainer.data.order import EpochOrder, apportion, interleave, permutation
 
-SIZES = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any)
+SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)
 
 
