@@ -400,13 +400,13 @@ def test_tars_and_output_in_an_object_store(
 
     s3fs.S3FileSystem().put(f"{source}/*.tar", "bucket/left-tars/")
     output = store_path(f"{bucket}/left-out")
-    run = filtering(f"{bucket}/left-tars/*.tar", output, stages=CAPTIONS, unit_rows=9, export=INDEX)
+    run = filtering(f"{bucket}/left-tars/*.tar", output, stages=CAPTIONS, unit_rows=40, export=INDEX)
     assert run.funnel["left"] == left.funnel["left"]
     found, cache = samples_of(f"{bucket}/left-out", tmp_path), sorted(tmp_path.rglob("*.npz"))
     assert found == samples_of(left.output, tmp_path / "local") and len(cache) == 3
     read = [batch.keys for batch in batches_of(f"{bucket}/left-out", tmp_path)]
     assert sum(map(len, read)) == found.total()
     stricter = filtering(
-        f"{bucket}/left-tars/*.tar", output, preset="strict", stages=CAPTIONS, unit_rows=9, export=INDEX
+        f"{bucket}/left-tars/*.tar", output, preset="strict", stages=CAPTIONS, unit_rows=40, export=INDEX
     )
     assert samples_of(f"{bucket}/left-out", tmp_path).total() == stricter.funnel["kept"] < found.total()
