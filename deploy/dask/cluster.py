@@ -55,10 +55,10 @@ class Cluster:
             self._file.unlink(missing_ok=True)
             self.log.mkdir(exist_ok=True)
             quiet = ["--no-dashboard", "--dashboard-address=127.0.0.1:0", f"--scheduler-file={self._file}"]
-            self._start("scheduler", ["--host=127.0.0.1", f"--port={self.port}", *quiet])
+            scheduler = self._start("scheduler", ["--host=127.0.0.1", f"--port={self.port}", *quiet])
             own = ["--nthreads=1", f"--nworkers={self.workers}", f"--local-directory={self.state / 'tmp'}"]
-            self._start("worker", ["--host=127.0.0.1", *own, *quiet])
-            return f"Dask is up: {self._describe(self._await())}"
+            worker = self._start("worker", ["--host=127.0.0.1", *own, *quiet])
+            return f"Dask is up: {self._describe(self._await([scheduler, worker]))}"
 
     def down(self) -> str:
         """Stop what runs; returns what to say."""
@@ -106,7 +106,7 @@ class Cluster:
             if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                 raise ClusterError(f"port {self.port} is taken by somebody else; choose another with --port")
 
-    def _start(self, daemon: str, arguments: list[str]) -> None:
+    def _start(self, daemon: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         with open(self.log / f"{daemon}.log", "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", f"distributed.cli.dask_{daemon}", *arguments],
@@ -117,11 +117,13 @@ class Cluster:
                 start_new_session=True,
             )
         self._pid_file(daemon).write_text(f"{process.pid}\n", encoding="ascii")
+        return process
 
-    def _await(self) -> int:
+    def _await(self, started: list[subprocess.Popen[bytes]]) -> int:
         """Wait until the workers are there."""
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and len(self.running()) == len(DAEMONS):
+        # Not `running`: for a moment the system knows no command line of a process that has just begun.
+        while time.monotonic() < deadline and all(process.poll() is None for process in started):
             if self._file.is_file() and self.count() >= self.workers:
                 return self.workers
             time.sleep(0.3)

@@ -63,7 +63,7 @@ def test_a_cluster_comes_up_with_two_workers_replaces_a_dead_one_and_goes_down(c
     assert listening == {"127.0.0.1"}, "only this machine is served"
     with distributed.Client(cluster.address, set_as_default=False) as client:
         assert set(client.nthreads().values()) == {1}
-        assert set(client.run(os.environ.get, "OMP_NUM_THREADS").values()) == {"1"}
+        assert set(client.run(os.getenv, "OMP_NUM_THREADS").values()) == {"1"}
         os.kill(next(iter(client.run(os.getpid).values())), 9)
         client.wait_for_workers(2, timeout=60)
     processes = [process for pid in running.values() for process in family(pid)]
