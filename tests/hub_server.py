@@ -84,7 +84,7 @@ class Hub(ThreadingHTTPServer):
         """Those that are killed leave their connections open."""
 
     def start(self) -> None:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def stop(self) -> None:
         self.shutdown()

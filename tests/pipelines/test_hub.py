@@ -20,7 +20,7 @@ from pipelines import cli
 from pipelines.pilot import command as pilot
 from tests.hub_server import Files, Hub, Repository
 from tests.pipelines.conftest import KINDS, filter_manifest, sorted_tables
-from tests.pipelines.processes import Forked, ForkedStarter
+from tests.pipelines.processes import starter
 
 INPUT, OUTPUT, WORK = "hf://datasets/o/pairs/data/*.parquet", "hf://datasets/me/cat", "out/hub/me/cat"
 
@@ -145,10 +145,10 @@ def test_a_hub_that_fails_while_the_input_is_looked_at_is_wrong_use(
 
 @pytest.mark.kill
 def test_killed_while_it_publishes_and_started_again(
-    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], forks: Any, tmp_path: Path
+    hub: Hub, pairs_there: Repository, on_disk: dict[str, Any], tmp_path: Path
 ) -> None:
-    starter = ForkedStarter(forks, tmp_path)
-    at_work: list[Forked] = []
+    """In processes of their own: the client reads the environment when it is imported."""
+    at_work: list[subprocess.Popen[str]] = []
 
     def kill(asked: str) -> bool:
         if "/large/" in asked and len(hub.sent) == 3:
@@ -157,15 +157,16 @@ def test_killed_while_it_publishes_and_started_again(
 
     hub.after = kill
     more = ["--input", INPUT, "--output", OUTPUT, "--stages", "captions,export", "--work", str(tmp_path / "work")]
-    try:
-        at_work.append(starter.start(tmp_path, tmp_path, *more, workers=1))
-        assert at_work[0].wait() == -signal.SIGKILL
+    with starter(tmp_path.name) as runs:
+        at_work.append(runs.start(tmp_path, tmp_path, *more, workers=1))
+        said, _ = at_work[0].communicate()
+        assert at_work[0].returncode == -signal.SIGKILL, said
         repository, sent = hub.repositories["datasets/me/cat"], set(hub.sent)
         assert len(repository.commits) == 1 and len(sent) >= 3
         hub.after = lambda _: True
-        starter.finish(tmp_path, tmp_path, *more)
-    finally:
-        starter.close()
+        again = runs.start(tmp_path, tmp_path, *more, workers=1)
+        said, _ = again.communicate()
+        assert again.returncode == 0, said
     assert rows_of(repository) == on_disk
     assert len(hub.sent) == len(set(hub.sent)) and sent < set(hub.sent), "what was sent is not sent again"
 
