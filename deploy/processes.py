@@ -7,11 +7,54 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
 STOP_SECONDS = 30.0
+
+
+class ClusterError(RuntimeError):
+    """What was asked cannot be done; the message is one line and names the remedy."""
+
+
+class LocalCluster(ABC):
+    """A cluster whose daemons are on this machine, of one state folder."""
+
+    name: str
+    """What people call it."""
+    state: Path
+
+    @abstractmethod
+    def up(self) -> str:
+        """Start what does not run; returns what to say. Raises ClusterError."""
+
+    @abstractmethod
+    def status(self) -> str:
+        """Raises ClusterError where it does not run."""
+
+    @abstractmethod
+    def _stop(self) -> list[str]:
+        """End this cluster's processes; returns what was ended."""
+
+    def down(self) -> str:
+        """Stop what runs; returns what to say."""
+        stopped = []
+        if self.state.is_dir():
+            with alone(self.state):
+                stopped = self._stop()
+        return f"stopped {' and '.join(stopped)}" if stopped else f"no {self.name} runs from {self.state}"
+
+    def do(self, command: str) -> int:
+        """Do `up`, `down` or `status`, and say what came of it; returns the exit status."""
+        try:
+            print({"up": self.up, "down": self.down, "status": self.status}[command]())
+        except ClusterError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        return 0
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from deploy.processes import alone, command_line, end
+from deploy.processes import ClusterError, LocalCluster, alone, command_line, end
 
 DAEMONS = ("scheduler", "worker")
 """In the order in which they start. `worker` is the parent of all workers, and starts another one where one dies."""
@@ -30,12 +30,10 @@ ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "
 START_SECONDS = 90.0
 
 
-class ClusterError(RuntimeError):
-    """What was asked cannot be done; the message is one line and names the remedy."""
+class Cluster(LocalCluster):
+    """See `LocalCluster`."""
 
-
-class Cluster:
-    """The cluster of one state folder."""
+    name = "Dask"
 
     def __init__(self, state: Path, port: int, workers: int):
         self.state, self.port, self.workers = state.resolve(), port, workers
@@ -59,14 +57,6 @@ class Cluster:
             own = ["--nthreads=1", f"--nworkers={self.workers}", f"--local-directory={self.state / 'tmp'}"]
             worker = self._start("worker", ["--host=127.0.0.1", *own, *quiet])
             return f"Dask is up: {self._describe(self._await([scheduler, worker]))}"
-
-    def down(self) -> str:
-        """Stop what runs; returns what to say."""
-        if not self.state.is_dir():
-            return f"no Dask runs from {self.state}"
-        with alone(self.state):
-            stopped = self._stop()
-        return f"stopped {' and '.join(stopped)}" if stopped else f"no Dask runs from {self.state}"
 
     def status(self) -> str:
         """Raises ClusterError where it does not run."""
@@ -158,13 +148,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8786, help="port of the scheduler (8786)")
     parser.add_argument("--workers", type=int, default=2, help="worker processes, each of one thread (2)")
     options = parser.parse_args()
-    cluster = Cluster(options.state, options.port, options.workers)
-    try:
-        print(getattr(cluster, options.command)())
-    except ClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return Cluster(options.state, options.port, options.workers).do(options.command)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from deploy.processes import alone, command_line, end
+from deploy.processes import ClusterError, LocalCluster, alone, command_line, end
 
 VERSION = "1.20.5"
 PACKAGES = {
@@ -55,12 +55,10 @@ DAEMONS = {"jobmanager": "standalonesession", "taskmanager": "taskexecutor"}
 START_SECONDS = 90.0
 
 
-class ClusterError(RuntimeError):
-    """What was asked cannot be done; the message is one line and names the remedy."""
+class Cluster(LocalCluster):
+    """See `LocalCluster`."""
 
-
-class Cluster:
-    """The cluster of one state folder."""
+    name = "Flink"
 
     def __init__(self, state: Path, port: int, rpc_port: int, slots: int):
         self.state, self.port, self.rpc_port, self.slots = state.resolve(), port, rpc_port, slots
@@ -98,14 +96,6 @@ class Cluster:
                     raise ClusterError(f"{script} did not start: {(done.stderr or done.stdout).strip()[-500:]}")
             overview = self._await()
             return f"Flink {overview['flink-version']} is up: {self._describe(overview)}"
-
-    def down(self) -> str:
-        """Stop what runs; returns what to say."""
-        if not self.state.is_dir():
-            return f"no Flink runs from {self.state}"
-        with alone(self.state):
-            stopped = self._stop()
-        return f"stopped {' and '.join(stopped)}" if stopped else f"no Flink runs from {self.state}"
 
     def status(self) -> str:
         """Raises ClusterError where it does not run."""
@@ -292,13 +282,7 @@ def main() -> int:
     parser.add_argument("--rpc-port", type=int, default=6123, help="port of the JobManager (6123)")
     parser.add_argument("--slots", type=int, default=2, help="slots of the TaskManager (2)")
     options = parser.parse_args()
-    cluster = Cluster(options.state, options.port, options.rpc_port, options.slots)
-    try:
-        print(getattr(cluster, options.command)())
-    except ClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return Cluster(options.state, options.port, options.rpc_port, options.slots).do(options.command)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image
 
 from common.command_line import WrongUse
 from pipelines.concepts.teacher import Teacher
-from pipelines.engine.devices import AUTO, computes_bf16
+from pipelines.engine.devices import AUTO, best_precision
 from pipelines.store.commit import publish_first, publish_json, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import StorePath
@@ -39,7 +39,7 @@ def precision_of(layout: Layout, teacher: Teacher, asked: str, device: str) -> s
     known = read_json(record_path(layout))
     if known is not None and known["teacher"] == teacher.identity():
         return str(known["precision"])
-    return "bf16" if computes_bf16(device) else "fp32"
+    return best_precision(device)
 
 
 def seen(teacher: Teacher) -> npt.NDArray[np.float32]:

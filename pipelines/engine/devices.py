@@ -51,6 +51,11 @@ def computes_bf16(device: str) -> bool:
     return device == "cpu" and has_bf16()
 
 
+def best_precision(device: str) -> str:
+    """Of `PRECISIONS` the one that a device is good at."""
+    return "bf16" if computes_bf16(device) else "fp32"
+
+
 class Claim:
     """A device of this machine that this process computes on until it ends, or until the claim is closed: of several
     that one which the fewest claims are on, of all invocations of this user.

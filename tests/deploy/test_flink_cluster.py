@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from deploy.flink import cluster as cluster_script
+from deploy.processes import ClusterError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -151,5 +152,5 @@ def test_packages_that_are_not_the_known_ones_are_refused(tmp_path: Path, monkey
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(subprocess, "run", pip)
-    with pytest.raises(cluster_script.ClusterError, match=r"has sha256 .*, expected 6e8ec098a7c0"):
+    with pytest.raises(ClusterError, match=r"has sha256 .*, expected 6e8ec098a7c0"):
         cluster_script._download(name, tmp_path)

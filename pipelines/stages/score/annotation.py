@@ -10,7 +10,7 @@ from typing import Any
 from common.command_line import WrongUse
 from filters.columns import ColumnCondition
 from filters.score import CLIP_SCORE, NEG_CLIP_LOSS
-from pipelines.engine.devices import AUTO, check_device, computes_bf16, device_here, gpus_of
+from pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
 from pipelines.engine.engine import Engine
 from pipelines.engine.stage import Stage
 from pipelines.runners import Direct
@@ -231,13 +231,9 @@ def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, d
     """bf16 or fp32: what was asked for, or else what the output has of this model, or else what the device is good at.
     So shards on machines of several kinds agree."""
     path = layout.work / NAME / "model.json"
-    ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else _of_device(device)}
+    ours = {"encoder": dict(identity), "precision": asked if asked != AUTO else best_precision(device)}
     known: dict[str, Any] = ours if publish_first(path, ours) else read_json(path)
     if known["encoder"] == ours["encoder"] and asked in (AUTO, known["precision"]):
         return str(known["precision"])
     publish_json(path, ours)  # another one is asked for; rows are scored anew
     return str(ours["precision"])
-
-
-def _of_device(device: str) -> str:
-    return "bf16" if computes_bf16(device) else "fp32"

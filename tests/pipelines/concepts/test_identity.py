@@ -52,7 +52,7 @@ def test_the_folder_says_the_precision_where_nobody_else_does(
     tmp_path: Path, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout, sees = Layout(tmp_path), np.ones(3, np.float32)
-    monkeypatch.setattr(identity, "computes_bf16", lambda device: device == "cuda")
+    monkeypatch.setattr("pipelines.engine.devices.computes_bf16", lambda device: device == "cuda")
     assert precision_of(layout, teacher, "auto", "cuda") == "bf16" != precision_of(layout, teacher, "auto", "cpu")
     settle(layout, teacher, "auto", "cuda", sees)
     assert precision_of(layout, teacher, "auto", "cpu") == "bf16"
