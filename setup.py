@@ -70,6 +70,7 @@ EXTRAS = {
         "transformers",  # the text side of the offline reference encoder
         "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
         "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
+        "pyarrow>=25,<26",  # `make bench-data`: sets that the hub has as parquet
         PADDLEOCR,  # this and the next are peers of benchmarks/spotting.py
         "faster-paddle",
         "font-caladea",  # these five for benchmarks/text_shapes.py

@@ -19,8 +19,9 @@ from PIL import Image
 
 from common.files import published_folder
 from eval.errors import FetchFailed
+from eval.fetch.archives import unpack
 from eval.fetch.fetcher import Fetcher, Remote
-from eval.fetch.files import ARCHIVES, unpack
+from eval.fetch.files import ARCHIVES
 from eval.fetch.writing import jpeg
 
 VIDEOS = "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"

@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import io
 import json
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -22,12 +25,14 @@ from eval.data import Memo
 from eval.data.webdataset_layout import read_webdataset
 from eval.errors import FetchFailed, WrongUse
 from eval.fetch.__main__ import main
+from eval.fetch.archives import unpack
 from eval.fetch.demo import fetch_stamps
 from eval.fetch.download import NotThere, download
 from eval.fetch.fetcher import Fetcher, Remote
-from eval.fetch.files import fetch_files, unpack
+from eval.fetch.files import fetch_files
 from eval.fetch.hub import fetch_webdataset
 from eval.fetch.packages import unpack_debian, unpack_wheel
+from eval.fetch.parquet_rows import write_rows
 from eval.fetch.stamps import find_stamps
 from eval.fetch.writing import jpeg
 from eval.tasks import load_suite, suite_names
@@ -35,11 +40,12 @@ from eval.tasks.opening import open_task
 
 
 class Server(ThreadingHTTPServer):
-    """Files by path; `cut` answers are broken off in the middle."""
+    """Files by path, some of them web `pages`; `cut` answers are broken off in the middle."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files: dict[str, bytes] = {}
+        self.pages: set[str] = set()
         self.cut = 0
         self.status: int | None = None
         self.asked: list[tuple[str, str | None]] = []
@@ -74,6 +80,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if wanted else 200)
         rest = content[start:]
         self.send_header("Content-Length", str(len(rest)))
+        if self.path in self.server.pages:
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
         if self.server.cut:
             self.server.cut -= 1
@@ -358,6 +366,9 @@ def test_of_many_files_few_lines_are_said(server: Any, tmp_path: Any) -> None:
         {"flie": "a"},
         {"file": "a/", "to": "b"},
         {"file": "a/", "hub": "x/y", "unpack": {"c": "d"}},
+        {"file": "a-", "rows": "b"},
+        {"file": "a-", "hub": "x/y", "rows": "b", "to": "c"},
+        {"file": "a", "hub": "x/y", "drive": "z", "to": "b"},
     ],
 )
 def test_an_entry_that_says_nothing_is_wrong_use(tmp_path: Any, entry: Any) -> None:
@@ -373,9 +384,13 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Any) -> None:
     assert not (tmp_path / "out.txt").exists() and not (tmp_path / "in" / "images").exists()
 
 
-def test_every_task_but_one_is_fetched_by_command() -> None:
+def test_of_the_29_tasks_26_come_by_command_alone_two_with_a_token_and_one_by_hand() -> None:
     tasks = load_suite("diht29").tasks
     assert [task.name for task in tasks if not task.fetch] == ["hateful_memes"]
+    with_a_token = [task.name for task in tasks if "HF_TOKEN" in task.get]
+    assert with_a_token == ["winoground_t2i", "winoground_i2t"] and len(tasks) == 26 + 2 + 1
+    (by_hand,) = [task for task in tasks if not task.fetch]
+    assert "dev_seen.jsonl, train.jsonl and img/ into hateful_memes" in by_hand.get
 
 
 def test_what_is_fetched_comes_where_the_task_s_source_lies() -> None:
@@ -383,14 +398,132 @@ def test_what_is_fetched_comes_where_the_task_s_source_lies() -> None:
         for task in load_suite(name).tasks:
             places = {source.path.split("/")[0] for source in task.sources}
             for entry in task.fetch.get("files", ()):
-                targets = [entry["to"]] if "to" in entry else entry["unpack"].values()
+                targets = entry["unpack"].values() if "unpack" in entry else [entry.get("to") or entry["rows"]]
                 assert {target.split("/")[0] for target in targets} <= places, task.name
 
 
-def test_of_the_newer_suites_only_sets_on_google_drive_are_not_fetched() -> None:
-    lacking = {name: [task.name for task in load_suite(name).tasks if not task.fetch] for name in suite_names()}
-    assert not lacking["multilingual"] and not lacking["robustness"] and lacking["datacomp38"] == []
-    assert {name.partition("_")[0] for name in lacking["compositional"]} == {"aro", "whatsup", "colorswap"}
+def test_of_the_newer_suites_every_task_is_fetched() -> None:
+    for name in suite_names():
+        if name != "diht29":
+            assert [task.name for task in load_suite(name).tasks if not task.fetch] == [], name
+    gated = [task.name for task in load_suite("compositional").tasks if "HF_TOKEN" in task.get]
+    assert gated == ["winoground", "colorswap"]
+
+
+def parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def shot(colour: str) -> dict[str, Any]:
+    """An image as the hub keeps it in a column."""
+    return {"bytes": jpeg(Image.new("RGB", (40, 30), colour)), "path": f"{colour}.jpg"}
+
+
+def test_rows_that_the_hub_has_as_parquet_are_fetched_and_read(
+    server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
+) -> None:
+    said = {"relation_name": "on", "bbox": {"x": 4.0, "y": 2.0, "w": 20.0, "h": 10.0}}
+    for part, colours in enumerate((("red", "blue"), ("red",))):
+        rows = [{"image": shot(one), "true_caption": f"{one} a", "false_caption": "b", **said} for one in colours]
+        parquet(tmp_path / "hub" / "data" / f"test-0000{part}-of-00002.parquet", rows)
+    hub_set(server, tmp_path / "hub", "gowitheflow/ARO-Visual-Relation")
+    monkeypatch.setenv("HF_ENDPOINT", server.address)
+    root = tmp_path / "root"
+    assert main(["--task", "aro_relation", "--data", str(root)]) == 0
+    (task,) = [one for one in load_suite("compositional").tasks if one.name == "aro_relation"]
+    data = open_task(dataclasses.replace(task, items=3), root, memo)
+    assert [choice.captions for choice in data.choices or ()] == [("red a", "b"), ("blue a", "b"), ("red a", "b")]
+    assert [choice.cluster for choice in data.choices or ()] == [0, 1, 0]  # the same photograph twice
+    assert data.images.open(0).size == (20, 10) and len(list((root / "aro_relation" / "images").iterdir())) == 2
+    assert not list((root / "archives").rglob("*.parquet"))
+    asked = len(server.asked)
+    assert main(["--task", "aro_relation", "--data", str(root)]) == 0 and len(server.asked) == asked
+
+
+def test_both_images_of_a_row_are_read_from_parquet(tmp_path: Any, memo: Any) -> None:
+    row = {"image_1": shot("red"), "image_2": shot("blue"), "caption_1": "a", "caption_2": "b", "image_source": "x"}
+    parquet(tmp_path / "test-0.parquet", [row, row])
+    assert write_rows([tmp_path / "test-0.parquet"], tmp_path / "colorswap_hub") == 2
+    (task,) = [one for one in load_suite("compositional").tasks if one.name == "colorswap"]
+    data = open_task(dataclasses.replace(task, items=2), tmp_path, memo)
+    assert [pair.captions for pair in data.pairs or ()] == [("a", "b"), ("a", "b")]
+    assert [pair.images for pair in data.pairs or ()] == [(0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("content", [b"no parquet", b""])
+def test_what_is_no_parquet_file_leaves_nothing(tmp_path: Any, content: bytes) -> None:
+    (tmp_path / "a.parquet").write_bytes(content)
+    with pytest.raises(FetchFailed, match=r"a\.parquet is no parquet file of rows"):
+        write_rows([tmp_path / "a.parquet"], tmp_path / "out")
+    parquet(tmp_path / "b.parquet", [])
+    with pytest.raises(FetchFailed, match="no rows in"):
+        write_rows([tmp_path / "b.parquet"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def tarred(names: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name, content in names.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        link = tarfile.TarInfo("controlled_images/passwd")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    return packed.getvalue()
+
+
+def test_what_lies_on_google_drive_is_fetched_by_its_id(
+    server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
+) -> None:
+    monkeypatch.setattr("eval.fetch.files.DRIVE", f"{server.address}/download?id=")
+    (task,) = [one for one in load_suite("compositional").tasks if one.name == "whatsup_a"]
+    names = [f"a_{side}_b.jpeg" for side in ("on", "under")]
+    rows = [{"image_path": f"data/controlled_images/{name}", "caption_options": list("rxyz")} for name in names]
+    given = {
+        "controlled_images_dataset.json": json.dumps(rows).encode(),
+        "controlled_images.tar.gz": tarred({f"./controlled_images/{name}": shot("red")["bytes"] for name in names}),
+    }
+    entries = []
+    for entry in task.fetch["files"]:
+        content = given[entry["file"]]
+        server.files[f"/download?id={entry['drive']}"] = content
+        entries.append({**entry, "digest": f"sha256:{hashlib.sha256(content).hexdigest()}"})
+    fetch_files("whatsup_a", entries, told(tmp_path)[0])
+    data = open_task(dataclasses.replace(task, items=2), tmp_path, memo)
+    assert [(choice.captions, choice.right) for choice in data.choices or ()] == [(("r", "x", "y", "z"), 1)] * 2
+    folder = tmp_path / "whatsup" / "data" / "controlled_images"
+    assert sorted(path.name for path in folder.iterdir()) == names  # and no link
+    assert list((tmp_path / "archives").iterdir()) == []
+
+
+def test_a_page_in_place_of_a_file_is_not_taken_for_it(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("eval.fetch.files.DRIVE", f"{server.address}/download?id=")
+    server.files["/download?id=x"] = b"<html>Too many users have viewed or downloaded this file recently"
+    server.pages.add("/download?id=x")
+    entries = [{"file": "rows.json", "drive": "x", "to": "set/rows.json"}]
+    with pytest.raises(FetchFailed, match=r"a web page instead of the file.*browser as .*set/rows.json and run"):
+        fetch_files("set", entries, told(tmp_path)[0])
+    assert len(server.asked) == 1 and list((tmp_path / "set").iterdir()) == []
+    (tmp_path / "set" / "rows.json").write_text("[]")  # saved by hand
+    fetcher, said = told(tmp_path)
+    fetch_files("set", entries, fetcher)
+    assert "at hand" in said[-1]
+
+
+@pytest.mark.parametrize("kept", [0, 40, -200])
+def test_a_damaged_archive_leaves_nothing(tmp_path: Any, kept: int) -> None:
+    whole = tarred({f"images/{number}": bytes(range(256)) * number for number in range(20)})
+    (tmp_path / "a.tar.gz").write_bytes(whole[:kept])
+    with pytest.raises(FetchFailed, match=r"a\.tar\.gz cannot be unpacked"):
+        unpack(tmp_path / "a.tar.gz", {"images/": tmp_path / "in" / "images"})
+    assert not (tmp_path / "in" / "images").exists()
+    with pytest.raises(FetchFailed, match="has no pictures/"):
+        (tmp_path / "a.tar.gz").write_bytes(whole)
+        unpack(tmp_path / "a.tar.gz", {"images/": tmp_path / "in" / "images", "pictures/": tmp_path / "in" / "p"})
+    assert not (tmp_path / "in" / "images").exists() and not (tmp_path / "in" / "p").exists()
 
 
 @pytest.mark.parametrize("name", ["xtd_de_t2i", "multi30k_fr_i2t"])

@@ -1,0 +1,67 @@
+"""Members of zip and tar archives, put where they belong."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from common.files import published, published_folder
+from eval.errors import FetchFailed
+
+
+def unpack(archive: Path, members: Mapping[str, Path]) -> None:
+    """Members of an archive, and whole folders of it ("name/"), each to its path, whole or not at all. Raises
+    `FetchFailed` where one is not in it."""
+    found: set[str] = set()
+    with ExitStack() as stack:
+        building = {
+            inside: stack.enter_context((published_folder if inside.endswith("/") else published)(target))
+            for inside, target in members.items()
+        }
+        try:
+            for name, content in _files(archive):
+                for inside, path in building.items():
+                    if name == inside or (inside.endswith("/") and name.startswith(inside)):
+                        found.add(inside)
+                        _copy(content, below(path, name.removeprefix(inside)) if inside.endswith("/") else path)
+        except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError) as error:
+            raise FetchFailed(
+                f"{archive} cannot be unpacked ({error}); remove it and run the same command again"
+            ) from None
+        for inside in members:
+            if inside not in found:
+                raise FetchFailed(f"{archive} has no {inside}; it was changed at its source")
+
+
+def below(folder: Path, name: str) -> Path:
+    """A file in `folder`. Raises `FetchFailed` for a name that leads out of it."""
+    if name.startswith("/") or ".." in Path(name).parts:
+        raise FetchFailed(f"{name!r} leads out of its folder; nothing was kept")
+    return folder / name
+
+
+def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Names and contents of the files in an archive, in its order; links and devices are none."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as zipped:
+            for name in zipped.namelist():
+                if not name.endswith("/"):
+                    with zipped.open(name) as content:
+                        yield name, content
+        return
+    with tarfile.open(archive) as tarred:
+        for member in tarred:
+            if member.isfile() and (found := tarred.extractfile(member)):
+                yield member.name.removeprefix("./"), found
+
+
+def _copy(content: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        shutil.copyfileobj(content, out)
