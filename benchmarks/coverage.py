@@ -107,6 +107,7 @@ def worlds() -> Iterator[World]:
     yield from _groups()
     yield from _areas()
     yield from _precisions()
+    yield from _pairs()
     yield from _averages()
     yield from _few_shot()
     yield from _two_models()
@@ -303,6 +304,30 @@ def _precisions() -> Iterator[World]:
                 yield World(part, name, "interval", play, 0.5 if part == "mAP" else 0.15)
 
 
+def _pairs() -> Iterator[World]:
+    """Scores of pairs of which some share an image, as Winoground's group score, and mean Jaccard indices of cues for
+    the same images."""
+    for clusters, each, p in ((400, 1, 0.1), (60, 2, 0.25), (15, 2, 0.5), (80, 1, 0.0)):
+        owner = np.repeat(np.arange(clusters), each)
+
+        def group(
+            generator: Generator, clusters: int = clusters, each: int = each, p: float = p, owner: Floats = owner
+        ) -> tuple[Interval | None, float]:
+            hits = captions(generator, clusters, p, 2.0, each) if p else np.zeros(len(owner))
+            return estimates.mean(hits, owner).interval(), p
+
+        yield World("pair score", f"{clusters * each} pairs, {clusters} apart, {100 * p:g} %", "interval", group)
+    for boards, each in ((300, 3), (25, 4)):
+        owner = np.repeat(np.arange(boards), each)
+
+        def index(generator: Generator, boards: int = boards, owner: Floats = owner) -> tuple[Interval | None, float]:
+            both = generator.binomial(3, np.repeat(generator.beta(3, 2, size=boards), len(owner) // boards))
+            truth = sum(k / (6 - k) * _beta_binomial(k, 3, 3, 2) for k in range(4))
+            return estimates.mean(both / (6 - both), owner).interval(), truth
+
+        yield World("Jaccard", f"{boards * each} cues on {boards} sets of images", "interval", index)
+
+
 def both_ways(generator: Generator, images: int, p: float) -> tuple[Estimate, Estimate]:
     """Text to image and image to text of one set: an image that is easy one way is easy the other way."""
     ease = generator.beta(p, 1 - p, size=images)
@@ -328,6 +353,28 @@ def _averages() -> Iterator[World]:
         return average([("set", one), ("set", other), ("alone", hits)]).interval(), (0.4 + 0.4 + 0.8) / 3
 
     yield World("average row", "both ways on 300 images, and 50 others", "interval", mixed)
+    for sizes, rates, name in (
+        ((5, 8, 13, 20), (0.9, 0.1, 0.95, 0.5), "4 sets of 5 to 20 images, 10 to 95 %"),
+        ((30,) * 4, (0.01, 0.99, 0.02, 0.97), "4 sets of 30 images, near 0 and 1"),
+        ((10, 2000), (0.97, 0.7), "10 images, 97 %, and 2,000, 70 %"),
+        ((500,) * 12, tuple(np.linspace(0.1, 0.95, 12)), "12 sets of 500 images, 10 to 95 %"),
+    ):
+
+        def several(
+            generator: Generator, sizes: tuple[int, ...] = sizes, rates: tuple[float, ...] = rates
+        ) -> tuple[Interval | None, float]:
+            drawn = [estimates.mean(generator.random(n) < p) for n, p in zip(sizes, rates, strict=True)]
+            return average(list(enumerate(drawn))).interval(), float(np.mean(rates))
+
+        yield World("average row", name, "interval", several)
+
+    def same(generator: Generator) -> tuple[Interval | None, float]:
+        ease = generator.normal(size=40)
+        shares = [NormalDist().cdf(at / math.sqrt(2)) for at in (2.5, 0.0)]
+        drawn = [estimates.mean(ease + generator.normal(size=40) < at) for at in (2.5, 0.0)]
+        return average([("set", one) for one in drawn]).interval(), float(np.mean(shares))
+
+    yield World("average row", "two tasks on the same 40 images, 96 and 50 %", "interval", same)
 
 
 def drawn_shots(
@@ -340,6 +387,17 @@ def drawn_shots(
 
 
 def _few_shot() -> Iterator[World]:
+    for seeds, n, at in ((3, 100, 2.5), (5, 300, -2.5)):
+
+        def extreme(
+            generator: Generator, seeds: int = seeds, n: int = n, at: float = at
+        ) -> tuple[Interval | None, float]:
+            ease = at + generator.normal(size=n)
+            of = drawn_shots(generator, seeds, n, 0.2, 0.5, ease, generator.normal(size=seeds))
+            return crossed_interval(of), NormalDist().cdf(at / math.sqrt(1 + 1 + 0.2**2 + 0.25))
+
+        share = 100 * NormalDist().cdf(at / math.sqrt(2.29))
+        yield World("few-shot", f"{seeds} draws, {n:,} images, {share:.0f} %", "interval", extreme, 0.5)
     for seeds in (2, 3, 10):
         for n in (300, 10_000):
             for luck in (0.05, 0.3):
@@ -426,6 +484,19 @@ def _paired_worlds() -> Iterator[World]:
             pairs += [(images, one, other) for one, other in zip(a, b, strict=True)]
         return average_difference(pairs)
 
+    def small(generator: Generator) -> Paired:
+        pairs = []
+        for number, (n, p) in enumerate(((5, 0.9), (8, 0.1), (13, 0.95), (40, 0.5))):
+            ease = generator.beta(2 * p, 2 * (1 - p), size=n)
+            a, b = (estimates.mean(generator.random(n) < ease) for _ in range(2))
+            pairs.append((number, a, b))
+        return average_difference(pairs)
+
+    def grouped(generator: Generator) -> Paired:
+        owner, ease = np.repeat(np.arange(150), 2), np.repeat(generator.beta(0.4, 1.6, size=150), 2)
+        a, b = (estimates.mean(generator.random(300) < ease, owner) for _ in range(2))
+        return difference(a, b)
+
     def shots(generator: Generator, seeds: int, n: int) -> Paired:
         ease, both = 0.2 + generator.normal(size=n), generator.normal(size=seeds)
         of = []
@@ -445,7 +516,9 @@ def _paired_worlds() -> Iterator[World]:
         ("worst of 5 groups of 500, 50 to 90 %", lambda g: groups(g, (0.5, 0.6, 0.7, 0.8, 0.9)), 1.0),
         ("ROC-AUC, 25 against 75", areas, 1.0),
         ("mAP, 200 images, 8 classes", precision, 0.5),
+        ("pair score, 300 pairs, 150 apart, 20 %", grouped, 1.0),
         ("average row: both ways on two sets", averaged, 1.0),
+        ("average row: 4 sets of 5 to 40, 10 to 95 %", small, 1.0),
         *(
             (f"few-shot, {seeds} draws, {n:,} images", lambda g, seeds=seeds, n=n: shots(g, seeds, n), 0.5)
             for seeds in (3, 5)

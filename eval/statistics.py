@@ -15,6 +15,7 @@ ImageNet, according to the DataComp authors), which no test set can show: it tak
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -85,6 +86,38 @@ class Lowest(Estimate):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Averaged(Estimate):
+    """The plain average of several estimates, each with the set of images that it is about."""
+
+    of: tuple[tuple[Hashable, Estimate], ...] = field(repr=False)
+
+    def interval(self, level: float = 0.95) -> Interval | None:
+        """The distances from each number to its own ends, squared and added up (Zou and Donner 2008), those of one set
+        of images by how alike their parts are: a share of 0 or 1, whose parts say nothing, is as unsure here as it is
+        alone. None where one of them has no interval."""
+        ends = [one.interval(level) for _, one in self.of]
+        known = [one for one in ends if one is not None]
+        if len(known) < len(ends):
+            return None
+        values = np.array([one.value for _, one in self.of])
+        alike = self._alike()
+        down, up = values - [one.low for one in known], np.array([one.high for one in known]) - values
+        low, high = (math.sqrt(max(float(reach @ alike @ reach), 0.0)) / len(values) for reach in (down, up))
+        return Interval(max(self.value - low, 0.0), min(self.value + high, 1.0))
+
+    def _alike(self) -> Floats:
+        """(k, k) correlations of the numbers: 0 of different sets; 1 within a set where one has no spread."""
+        found = np.eye(len(self.of))
+        for a, b in itertools.combinations(range(len(self.of)), 2):
+            (name, one), (other_name, other) = self.of[a], self.of[b]
+            if name == other_name:
+                spread = math.sqrt(one.variance * other.variance)
+                _, here, there = np.intersect1d(one.units, other.units, assume_unique=True, return_indices=True)
+                found[a, b] = found[b, a] = one.parts[here] @ other.parts[there] / spread if spread > 0 else 1.0
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
     """Model B against model A on the same items."""
 
@@ -126,7 +159,7 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
     return Interval(0.0 if value <= 0 else max(low, 0.0), 1.0 if value >= 1 else min(high, 1.0))
 
 
-def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Estimate:
+def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     """The plain average, each estimate with the set of images that it is about: parts of one image of one set are
     added up, different sets are independent. Raises ValueError for none."""
     if not estimates:
@@ -143,7 +176,8 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Estimate:
         fewest = min(one.df for one in own)
         spread += variance**2 / fewest if fewest > 0 else math.inf if variance > 0 else 0.0
     total = sum(float(np.sum(one**2)) for one in parts)
-    return Estimate(
+    return Averaged(
+        of=tuple(estimates),
         value=float(np.mean([one.value for _, one in estimates])),
         parts=np.concatenate(parts),
         units=np.concatenate(units),

@@ -103,6 +103,24 @@ class TestAverage:
     def test_every_task_weighs_the_same(self) -> None:
         assert average([(0, estimates.mean(np.ones(3))), (1, estimates.mean(np.zeros(3000)))]).value == 0.5
 
+    def test_a_small_task_that_got_everything_right_is_as_unsure_in_an_average_as_alone(self) -> None:
+        told = []
+        for generator in worlds(300):
+            of = [estimates.mean(generator.random(n) < p) for n, p in ((10, 0.97), (2000, 0.7))]
+            told.append((average(list(enumerate(of))).interval(), (0.97 + 0.7) / 2))
+        assert holds(told) > 0.9
+        whole, large = estimates.mean(np.ones(10)), estimates.mean(np.tile([0.0, 1.0], 100_000))
+        found, alone = average([(0, whole), (1, large)]).interval(), whole.interval()
+        assert found is not None and alone is not None
+        assert 0.75 - found.low == pytest.approx((1 - alone.low) / 2, rel=0.01) and found.high < 0.752
+
+    def test_the_same_number_twice_is_as_sure_as_once(self) -> None:
+        for hits in (np.tile([0.0, 1.0], 20), np.ones(12)):
+            task = estimates.mean(hits)
+            twice, once = average([("set", task), ("set", task)]).interval(), task.interval()
+            assert twice is not None and once is not None
+            assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+
     def test_a_task_of_too_few_items_leaves_no_interval(self) -> None:
         hits = estimates.mean(np.tile([0.0, 1.0], 20))
         few = estimates.roc_auc([0.1, 0.2, 0.15], [0, 0, 1])
