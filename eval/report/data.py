@@ -52,6 +52,15 @@ class FewShotTable:
         """The record of the first point; all but `few_shot` is that of every point."""
         return next(iter(self.points.values()))["protocol"]
 
+    @property
+    def short(self) -> Mapping[int, int]:
+        """At each k the number of classes that had fewer images; only where there are some."""
+        counts = {
+            k: len(row["protocol"]["few_shot"].get("classes_with_fewer_shots", ()))
+            for (_, k), row in sorted(self.points.items(), key=lambda point: point[0][1])
+        }
+        return {k: count for k, count in counts.items() if count}
+
 
 def heading(kind: str) -> str:
     """Of the section of a kind of task; rows may be older than what is registered."""

@@ -34,7 +34,7 @@ def render_markdown(
         lines += ["## Few-shot", "", FEW_SHOT, ""]
     for table in tables:
         lines += [f"### {cell(table.title)}, {cell(table.metric)}", "", *_few_shot_table(table), ""]
-        if said := shots_said(table.protocol):
+        if said := shots_said(table.protocol, table.short):
             lines += [plain(said, 500), ""]
     lines += [f"- {cell(task.title)}: {cell(task.missing)}" for task in unshot]
     published = [line for task in tasks for line in _references(task)]

@@ -69,7 +69,7 @@ def _number_cells(value: float | None, low: float | None, high: float | None, ch
 
 
 def _draw_average(average: AverageRow) -> str:
-    left_out = f", {average.missing} not at hand left out" if average.missing else ""
+    left_out = f", {average.missing} without a number left out" if average.missing else ""
     cells = _number_cells(average.value, average.low, average.high, None, 0).rsplit("<td", 1)[0]
     return (
         f'<tr class="total"><td class="name">Average of {average.tasks} tasks</td>'
@@ -137,7 +137,7 @@ def draw_few_shot_table(table: FewShotTable) -> str:
 
 
 def _draw_shots_said(table: FewShotTable) -> str:
-    said = shots_said(table.protocol)
+    said = shots_said(table.protocol, table.short)
     return f'<p class="quiet">{show(said, 500)}</p>' if said else ""
 
 

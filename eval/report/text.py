@@ -30,19 +30,23 @@ FEW_SHOT = (
 )
 
 
-def shots_said(record: Mapping[str, Any]) -> str:
-    """How many of the shots are also test images, by the protocol record of a few-shot number, and what must be said
-    beside it; empty for results of before, which did not count them."""
-    support = record.get("support", {})
-    if "also_test" not in support:
-        return cautions(record)
-    found = support["also_test"]
-    if found is None:
-        counted = "Whether shots are also test images is not known: they are not stored alike, or not one by one."
-    else:
-        counted = f"Shots that are also test images, byte for byte: {found:,} of {support['drawn']:,}."
-    said = cautions(record)
-    return f"{counted} Caution: {said}." if said else counted
+def shots_said(record: Mapping[str, Any], short: Mapping[int, int]) -> str:
+    """What must be said of the shots: how many are also test images, by the protocol record of a few-shot number (not
+    counted in results of before), cautions, and at which k some classes (`short`) had fewer."""
+    parts, support = [], record.get("support", {})
+    if "also_test" in support:
+        found = support["also_test"]
+        parts.append(
+            "Whether shots are also test images is not known: they are not stored alike, or not one by one."
+            if found is None
+            else f"Shots that are also test images, byte for byte: {found:,} of {support['drawn']:,}."
+        )
+    if short:
+        counts = ", ".join(f"{count:,} at k = {k}" for k, count in short.items())
+        parts.append(f"Classes that have fewer images than shots, and give all they have: {counts}.")
+    if said := cautions(record):
+        parts.append(f"Caution: {said}.")
+    return " ".join(parts)
 
 
 def cell(text: str) -> str:

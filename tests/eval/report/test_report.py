@@ -132,7 +132,7 @@ class TestPage:
         rows = [row("a", value=0.4), row("b", value=0.6), row("c", value=None, missing="data not at hand: buy it")]
         tags, _ = written(tmp_path, rows)
         assert "data not at hand: buy it" in tags.text
-        assert "Average of 2 tasks" in tags.text and "1 not at hand left out" in tags.text and "50.0" in tags.text
+        assert "Average of 2 tasks" in tags.text and "1 without a number left out" in tags.text and "50.0" in tags.text
         assert "2 tasks measured, 1 without a number" in tags.text
 
     def test_averages_have_intervals_where_items_are_kept(self, tmp_path: Path) -> None:
@@ -208,6 +208,15 @@ class TestFewShot:
         for one in rows:
             one["protocol"]["support"] = support
         tags, _ = written(tmp_path, [row("cats"), *rows])
+        assert said in tags.text and said in (tmp_path / "results.md").read_text()
+
+    def test_classes_that_had_fewer_images_than_shots_are_said(self, tmp_path: Path) -> None:
+        rows = few_shot_rows()
+        for one in rows:
+            own = one["protocol"]["few_shot"]
+            own["classes_with_fewer_shots"] = {4: [7], 16: [2, 7]}.get(own["shots"], [])
+        tags, _ = written(tmp_path, [row("cats"), *rows])
+        said = "fewer images than shots, and give all they have: 1 at k = 4, 2 at k = 16."
         assert said in tags.text and said in (tmp_path / "results.md").read_text()
 
 
