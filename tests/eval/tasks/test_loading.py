@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from importlib import resources
 from typing import Any
 
 import pytest
@@ -78,6 +80,31 @@ def test_classes_templates_and_metrics_are_the_published_ones() -> None:
     assert found == PUBLISHED
 
 
+# CLIP_benchmark's and DataComp's lists of tasks: classes, images of the test split.
+SIZES = {
+    "imagenetv2": (1000, 10_000),
+    "imagenet_a": (200, 7_500),
+    "imagenet_r": (200, 30_000),
+    "imagenet_sketch": (1000, 50_889),
+    "objectnet": (113, 18_574),
+    "imagenet_o": (200, 2_000),
+    "clevr_counts": (8, 15_000),
+    "clevr_distance": (6, 15_000),
+    "gtsrb": (43, 12_630),
+    "kitti_distance": (4, 711),
+    "mnist": (10, 10_000),
+    "pcam": (2, 32_768),
+    "resisc45": (45, 6_300),
+    "svhn": (10, 26_032),
+    "voc2007": (20, 14_976),
+}
+
+
+def test_the_sizes_of_what_papers_report_beside_them_are_the_published_ones() -> None:
+    tasks = {task.name: task for name in ("robustness", "datacomp38") for task in load_suite(name).tasks}
+    assert {name: (tasks[name].classes, tasks[name].items) for name in SIZES} == SIZES
+
+
 def test_every_shipped_template_has_one_slot_and_every_class_list_names_a_class_once() -> None:
     for name in known("templates"):
         for template in look_up("templates", name):
@@ -94,7 +121,16 @@ def test_templates_and_class_names_are_those_of_open_clip_and_clip_benchmark() -
 
     assert look_up("class_names", "clip_benchmark:imagenet1k") == list(open_clip.IMAGENET_CLASSNAMES)
     ours = [fill(template, "cat") for template in look_up("templates", "clip_benchmark:imagenet1k")]
-    assert ours == [template("cat") for template in open_clip.OPENAI_IMAGENET_TEMPLATES]
+    assert ours == [template("cat") for template in open_clip.OPENAI_IMAGENET_TEMPLATES] and len(ours) == 80
+    files = {"templates": "en_zeroshot_classification_templates.json", "class_names": "en_classnames.json"}
+    kind: Any
+    for kind, file in files.items():
+        theirs = json.loads(resources.files("clip_benchmark.datasets").joinpath(file).read_text(encoding="utf-8"))
+        names = [name for name in known(kind) if name.startswith("clip_benchmark:")]
+        assert len(names) > 13
+        for name in names:
+            own = name.removeprefix("clip_benchmark:")  # VTAB's classes of Caltech-101 go with the set's own templates
+            assert look_up(kind, name) == theirs.get(own, theirs[own.removesuffix("_vtab")]), name
 
 
 def test_a_class_name_is_taken_literally() -> None:
