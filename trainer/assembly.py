@@ -149,6 +149,7 @@ def assemble(
         device=device,
         average=average,
     )
+    stepper.settle(per_rank, shape, tokenize(["a caption"]))
     return Parts(
         config=config,
         ranks=ranks,

@@ -3,6 +3,7 @@ on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -269,12 +270,36 @@ def real_students_equal_one_process(folder: Path) -> None:
         same_on_all(ranks, "the scale of gradients", spread.scaler.get_scale())
 
 
+def a_resume_sums_as_before(folder: Path) -> None:
+    """Runs on every rank: from three ranks on, the order in which DDP sums them depends on its buckets."""
+    with joined_ranks("cpu", 60) as ranks:
+        b = N // ranks.world
+        mine = part_of(images_and_tokens(), slice(b * ranks.rank, b * ranks.rank + b))
+
+        def begun() -> Stepper:
+            made = steppers(settings(precision="fp32"), ranks)[0]
+            made.settle(len(mine), mine.images.shape[1:], mine.texts[:1])
+            assert all(p.grad is None for p in made.parameters)
+            return made
+
+        calm, resumed = begun(), begun()
+        calm.step(mine, 0, 0, 1.0)
+        resumed.student.load_state_dict(calm.student.state_dict())
+        resumed.optimizer.load_state_dict(copy.deepcopy(calm.optimizer.state_dict()))
+        for number in (1, 2):
+            for each in (calm, resumed):
+                each.step(mine, 0, number, 1.0)
+        for one, other in zip(calm.student.parameters(), resumed.student.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
 def every_one(folder: Path) -> None:
     """Runs on every rank."""
     with joined_ranks("cpu", 60):  # joined once, used by all
         helpers_work(folder)
         ranks_equal_one_process(folder)
         real_students_equal_one_process(folder)
+        a_resume_sums_as_before(folder)
 
 
 @pytest.mark.slow
