@@ -20,7 +20,7 @@ from torch import nn
 
 from common.command_line import WrongUse
 from common.fields import build
-from common.ranks import Ranks, joined_ranks, same_on_all
+from common.ranks import Ranks, begin_group, joined_ranks, same_on_all
 from trainer.accumulation import Losses, backward
 from trainer.config import Config
 from trainer.config_files import load_config
@@ -353,6 +353,18 @@ def test_a_group_of_gpus_gets_one_for_the_cpu_beside_it(monkeypatch: pytest.Monk
     with joined_ranks("cuda", 7) as ranks:
         assert (ranks.rank, ranks.world, ranks.local_rank, ranks.control) == (1, 2, 0, "group")
     assert made[0]["backend"] == "gloo" and made[0]["timeout"].total_seconds() == 7
+
+
+def test_a_rank_of_gpus_binds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: asked.append((backend, options)))
+    begin_group("cuda", 1, 7)
+    assert asked[0] == 1 and asked[1][0] == "nccl"
+    assert asked[1][1]["device_id"] == torch.device("cuda:1") and asked[1][1]["timeout"].total_seconds() == 7
+    with pytest.raises(WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start no more processes"):
+        begin_group("cuda", 2, 7)
 
 
 def test_alone_nothing_is_communicated() -> None:
