@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pyt
 
     monkeypatch.setattr(hn_nce, "without_kernels", hn_nce.without_kernels.__wrapped__)
     monkeypatch.setattr(hn_nce, "find_spec", lambda name: name)
-    monkeypatch.setattr(hn_nce.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
     monkeypatch.delenv("CC", raising=False)
     with FakeTensorMode():
@@ -56,7 +57,7 @@ def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pyt
         ("gcc", (6, 0), "Tesla P100 is too old for them", "tiles"),
         ("gcc", (8, 0), "", "triton"),
     ):
-        monkeypatch.setattr(hn_nce.shutil, "which", lambda name, found=compiler: found)
+        monkeypatch.setattr(shutil, "which", lambda name, found=compiler: found)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=generation: found)
         remark = HnNce().remark(GPU)
         assert why in remark if why else not remark
