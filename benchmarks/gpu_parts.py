@@ -26,7 +26,7 @@ from torch.nn.functional import normalize
 from benchmarks.loader import write_shards
 from benchmarks.train_step import ours, pairs, stepper_of, theirs
 from common.fields import build
-from common.ranks import _Gather
+from common.ranks import _Gather, begin_group, joined_ranks
 from pipelines.concepts.teacher import find_teacher
 from trainer.architecture import tokenizer
 from trainer.config import Config
@@ -367,8 +367,10 @@ def nccl(size: Sizes) -> list[Row]:
     if size.device == "cpu":
         return [{"nccl": "needs CUDA"}]
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29533", "RANK": "0", "WORLD_SIZE": "1"}
-    dist.init_process_group("nccl", device_id=torch.device("cuda", 0))
+    begin_group("cuda", 0, 60)
     try:
+        with joined_ranks("cuda", 60) as ranks:
+            dist.barrier(group=ranks.control)  # the group on the CPU beside it
         x = torch.randn(64, 8, device="cuda", requires_grad=True)
         gathered = _Gather.apply(x, 0, 1)
         gathered.square().sum().backward()
@@ -378,7 +380,9 @@ def nccl(size: Sizes) -> list[Row]:
         stepper.module = torch.nn.parallel.DistributedDataParallel(
             stepper.student, device_ids=[0], broadcast_buffers=False, gradient_as_bucket_view=True
         )
-        results = [stepper.step(pairs("ViT-B-32", 16, 32, "cuda", side=32), 0, number, 0.01) for number in range(3)]
+        batch = pairs("ViT-B-32", 16, 32, "cuda", side=32)
+        stepper.settle(len(batch), batch.images.shape[1:], batch.texts[:1])
+        results = [stepper.step(batch, 0, number, 0.01) for number in range(3)]
         return [{"gather and its gradient": same, "steps with DDP": sum(result.finite for result in results)}]
     finally:
         dist.destroy_process_group()

@@ -152,14 +152,28 @@ def joined_ranks(device_type: str, timeout_s: float) -> Iterator[Ranks]:
     if missing:
         raise WrongUse(f"WORLD_SIZE is {world} but {', '.join(missing)} is not set: start processes with torchrun")
     local_rank = int(os.environ["LOCAL_RANK"])
-    if device_type == "cuda":
-        torch.cuda.set_device(local_rank)
-    backend = "nccl" if device_type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    begin_group(device_type, local_rank, timeout_s)
     try:
         yield Ranks(dist.get_rank(), world, local_rank, _control(timeout_s))
     finally:
         dist.destroy_process_group()
+
+
+def begin_group(device_type: str, local_rank: int, timeout_s: float) -> None:
+    """The process group that the environment describes. On CUDA this rank's GPU is the current one from now on, and
+    bound to the group, so that NCCL is there, or fails, at once. Raises `WrongUse` where there is no such GPU."""
+    timeout = timedelta(seconds=timeout_s)
+    if device_type != "cuda":
+        dist.init_process_group("gloo", timeout=timeout)
+        return
+    seen = torch.cuda.device_count()
+    if local_rank >= seen:
+        raise WrongUse(
+            f"LOCAL_RANK is {local_rank}, but this process sees {seen} GPUs: start no more processes on a machine than "
+            "it has GPUs, and let each see all of them"
+        )
+    torch.cuda.set_device(local_rank)
+    dist.init_process_group("nccl", timeout=timeout, device_id=torch.device("cuda", local_rank))
 
 
 def _control(timeout_s: float) -> Any:

@@ -28,7 +28,7 @@ from pipelines.driver.annotations import stage_names
 from pipelines.driver.conservation import NotConserved
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.run import run
-from pipelines.engine.devices import AUTO, PRECISIONS
+from pipelines.engine.devices import add_device_options
 from pipelines.fetch import DownloadSettings
 from pipelines.hub.publisher import Publisher
 from pipelines.manifests import ManifestError, input_items
@@ -222,22 +222,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="open_clip:<model>:<weights>, local-dir:<folder>, or reference (weak, offline); nothing is downloaded",
     )
-    group.add_argument(
-        "--score-device",
-        default=AUTO,
-        metavar="DEVICE",
-        help="torch device of the model: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
-        "machine has one (default)",
-    )
-    group.add_argument(
-        "--score-precision",
-        choices=(AUTO, *PRECISIONS),
-        default=AUTO,
-        help="what the model computes in; auto: what OUTPUT has of it, or else bf16 where the device has it (default)",
-    )
-    group.add_argument(
-        "--score-batch", type=number(Positive), metavar="N", help="images at a time (default 32; 256 on a GPU)"
-    )
+    add_device_options(group, "score model", prefix="score-", batch="--score-batch")
 
 
 def _add_download(parser: argparse.ArgumentParser) -> None:

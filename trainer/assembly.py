@@ -86,6 +86,7 @@ def prepare_torch(config: Config) -> None:
         torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = not run.deterministic
     torch.backends.cuda.matmul.allow_tf32 = run.tf32
+    torch.backends.cudnn.allow_tf32 = run.tf32  # torch's own choice is to round in convolutions
 
 
 def assemble(
@@ -130,9 +131,10 @@ def assemble(
     schedule = config.schedule
     samples = schedule.samples or math.ceil((schedule.epochs or 0) * loader.samples_per_epoch)
     steps = math.ceil(samples / schedule.batch_size)
-    if (advice := about_scale(config, steps)) is not None:
-        chosen.append(advice)
-    peak = peak_flops(device, config.run.precision, config.log.peak_tflops)
+    remarks = (about_scale(config, steps), _about_precision(config, device), config.loss.remark(device))
+    chosen += [remark for remark in remarks if remark]
+    rounds = config.run.precision == "fp32" and config.run.tf32
+    peak = peak_flops(device, "tf32" if rounds else config.run.precision, config.log.peak_tflops)
     full_speed = None
     if peak is not None:
         student.train()
@@ -149,6 +151,7 @@ def assemble(
         device=device,
         average=average,
     )
+    stepper.settle(per_rank, shape, tokenize(["a caption"]))
     return Parts(
         config=config,
         ranks=ranks,
@@ -168,6 +171,15 @@ def assemble(
         full_speed=full_speed,
         said=[*(f"warm start: {text}" for text in said), *chosen, *loader.remarks],
     )
+
+
+def _about_precision(config: Config, device: torch.device) -> str:
+    """A line where a GPU does not compute in the precision itself."""
+    if device.type != "cuda" or config.run.precision != "bf16":
+        return ""
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return ""
+    return f"run.precision bf16 is emulated on {torch.cuda.get_device_name(device)}, slowly: it computes in fp16"
 
 
 def _pairs_per_rank(config: Config, ranks: Ranks) -> int:

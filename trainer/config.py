@@ -199,8 +199,9 @@ class RuntimeSettings:
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast of the encoders; loss, heads and weights are float32 always. bf16 or fp16 on a CPU is slow. (ours)"""
     tf32: bool = False
-    """Products of float32 matrices on CUDA, of the loss and the heads, round what they multiply to 10 bits, as tensor
-    cores do: several times as fast; logits keep four times the precision of bf16. (ours)"""
+    """Products of float32 matrices and convolutions on CUDA, of the loss and the heads, with precision fp32 of the
+    encoders too, round what they multiply to 10 bits, as tensor cores do: several times as fast; logits keep four times
+    the precision of bf16. (ours)"""
     ema: Below1 = 0.0
     """Decay per step of an average of the weights, which checks and export then use; 0: none."""
     deterministic: bool = False

@@ -24,6 +24,8 @@ USED = 0.8
 """Proportion of the free memory that is planned with: the rest is for what kernels need for a moment and for checks."""
 _PAIRS = 2  # of the smaller probe
 _MIB, _GIB = 2**20, 2**30
+_SHORT = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+"""What says it where torch has no class for it: the allocator of the CPU, and libraries with memory of their own."""
 
 
 class OutOfMemory(RuntimeError):
@@ -152,7 +154,7 @@ def remedy(text: Callable[[], str]) -> Iterator[None]:
     """Where memory is short in the `with` block, the error says what to do about it. Raises `OutOfMemory`."""
     try:
         yield
-    except RuntimeError as error:  # torch's allocator of the CPU has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _SHORT):
             raise
         raise OutOfMemory(f"{text()} ({str(error).splitlines()[0]})") from error

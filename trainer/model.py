@@ -99,7 +99,7 @@ def clip_width(clip: DualEncoder) -> int:
     with torch.no_grad():
         side = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
         training = visual.training
-        width = visual.eval()(torch.zeros(1, 3, side, side)).shape[-1]
+        width = visual.eval()(torch.zeros(1, 3, side, side, device=clip.logit_scale.device)).shape[-1]
         visual.train(training)
     return int(width)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ from trainer.config import Config
 from trainer.data.batch import Batch
 from trainer.ema import WeightAverage
 from trainer.memory import remedy
-from trainer.model import Student
+from trainer.model import Encoded, Student
 from trainer.optim import gradient_norm, set_rate
 from trainer.pixels import Pixels
 from trainer.randomness import Purpose, seed_torch
@@ -86,6 +86,26 @@ class Stepper:
     def autocast(self) -> AbstractContextManager[None]:
         """The encoders' precision."""
         return autocast(self.config, self.device)
+
+    def settle(self, pairs: int, shape: Sequence[int], tokens: Tensor) -> None:
+        """Have DDP arrange its buckets before the first step, of `pairs` pairs on this rank; `shape`: of what the image
+        tower takes; `tokens` (1, context): of any caption.
+
+        DDP fills buckets in the order in which gradients came in its first backward pass, from the second one on, and
+        in which order ranks are summed depends on the place in a bucket. After this all steps sum alike, also the first
+        one after a resume. Raises `OutOfMemory`.
+        """
+        if self.module is self.student:
+            return
+        of_part = pairs // self._parts
+        with remedy(lambda: self._too_large(pairs)):
+            images = torch.zeros(of_part, *shape, device=self.device)
+            with self.autocast():
+                found: Encoded = self.module(images, tokens.to(self.device).expand(of_part, -1))
+            outputs = [found.image, found.text, found.scale, *found.concepts.values()]
+            outputs += [] if found.bias is None else [found.bias]
+            torch.stack([output.float().sum() for output in outputs]).sum().backward()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, batch: Batch, epoch: int, number: int, rate: float) -> StepResult:
         """One step on batch `number` of an epoch, this rank's part of it, with `rate` times the peak learning rates.

@@ -20,23 +20,23 @@ from trainer.model import Student
 _PAIRS = 2
 _T = 1e12
 PEAKS: dict[str, dict[str, float]] = {
-    "B200": {"bf16": 2250 * _T, "fp16": 2250 * _T, "fp32": 80 * _T},
-    "H200 NVL": {"bf16": 835 * _T, "fp16": 835 * _T, "fp32": 60 * _T},
-    "H200": {"bf16": 989 * _T, "fp16": 989 * _T, "fp32": 67 * _T},
-    "H100 PCIe": {"bf16": 756 * _T, "fp16": 756 * _T, "fp32": 51 * _T},
-    "H100 NVL": {"bf16": 835 * _T, "fp16": 835 * _T, "fp32": 60 * _T},
-    "H100": {"bf16": 989 * _T, "fp16": 989 * _T, "fp32": 67 * _T},
-    "A100": {"bf16": 312 * _T, "fp16": 312 * _T, "fp32": 19.5 * _T},
-    "RTX 4090": {"bf16": 165 * _T, "fp16": 165 * _T, "fp32": 82.6 * _T},
-    "L40S": {"bf16": 362 * _T, "fp16": 362 * _T, "fp32": 91.6 * _T},
-    "L4": {"bf16": 121 * _T, "fp16": 121 * _T, "fp32": 30.3 * _T},
-    "A10G": {"bf16": 70 * _T, "fp16": 70 * _T, "fp32": 35 * _T},
-    "A10": {"bf16": 125 * _T, "fp16": 125 * _T, "fp32": 31.2 * _T},
+    "B200": {"bf16": 2250 * _T, "fp16": 2250 * _T, "tf32": 1120 * _T, "fp32": 80 * _T},
+    "H200 NVL": {"bf16": 835 * _T, "fp16": 835 * _T, "tf32": 417 * _T, "fp32": 60 * _T},
+    "H200": {"bf16": 989 * _T, "fp16": 989 * _T, "tf32": 494 * _T, "fp32": 67 * _T},
+    "H100 PCIe": {"bf16": 756 * _T, "fp16": 756 * _T, "tf32": 378 * _T, "fp32": 51 * _T},
+    "H100 NVL": {"bf16": 835 * _T, "fp16": 835 * _T, "tf32": 417 * _T, "fp32": 60 * _T},
+    "H100": {"bf16": 989 * _T, "fp16": 989 * _T, "tf32": 494 * _T, "fp32": 67 * _T},
+    "A100": {"bf16": 312 * _T, "fp16": 312 * _T, "tf32": 156 * _T, "fp32": 19.5 * _T},
+    "RTX 4090": {"bf16": 165 * _T, "fp16": 165 * _T, "tf32": 82.6 * _T, "fp32": 82.6 * _T},
+    "L40S": {"bf16": 362 * _T, "fp16": 362 * _T, "tf32": 183 * _T, "fp32": 91.6 * _T},
+    "L4": {"bf16": 121 * _T, "fp16": 121 * _T, "tf32": 60 * _T, "fp32": 30.3 * _T},
+    "A10G": {"bf16": 70 * _T, "fp16": 70 * _T, "tf32": 35 * _T, "fp32": 35 * _T},
+    "A10": {"bf16": 125 * _T, "fp16": 125 * _T, "tf32": 62.5 * _T, "fp32": 31.2 * _T},
     "V100": {"fp16": 125 * _T, "fp32": 15.7 * _T},
     "T4": {"fp16": 65 * _T, "fp32": 8.1 * _T},
 }
 """FLOP/s of dense matrices by the name that CUDA gives a device (a part of it, in words; the first that fits) and by
-`run.precision`, from the makers' data sheets; fp32 is without TF32, which a training does not use."""
+precision, from the makers' data sheets: `run.precision`, or tf32 for fp32 with `run.tf32`."""
 
 
 def peak_flops(device: torch.device, precision: str, told: float | None = None) -> float | None:

@@ -16,7 +16,7 @@ from filters.captions.parse import ModelMissing
 from pipelines.cli import add_where, backend_of, shard_of
 from pipelines.concepts.run import ConceptSettings, run
 from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from pipelines.engine.devices import AUTO, PRECISIONS
+from pipelines.engine.devices import add_device_options
 from pipelines.runners import JobFailed, RunnerError
 from pipelines.runners.fork_server import ForkServer
 from pipelines.runners.workers import WorkerDied
@@ -51,7 +51,7 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     parser.add_argument(
         "--max-size", type=number(Positive), default=10_000, help="most concepts of a head (default 10,000)"
     )
-    add_teacher_device(parser)
+    add_device_options(parser, "teacher", batch="--batch-size")
     add_where(parser)
     parser.add_argument(
         "--max-bad-share",
@@ -61,25 +61,6 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
     )
     parser.set_defaults(**defaults)
     return parser
-
-
-def add_teacher_device(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Options that say how the teacher computes; those of the pilot, too."""
-    parser.add_argument(
-        "--batch-size", type=number(Positive), help="images the teacher sees at a time (default 32; 256 on a GPU)"
-    )
-    parser.add_argument(
-        "--device",
-        default=AUTO,
-        help="torch device of the teacher: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
-        "machine has one",
-    )
-    parser.add_argument(
-        "--precision",
-        choices=(AUTO, *PRECISIONS),
-        default=AUTO,
-        help="what the teacher computes in; auto: what OUTPUT has of it, or else bf16 where the device has it",
-    )
 
 
 before_main = ForkServer.branch_off

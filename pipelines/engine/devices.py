@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import itertools
 import os
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from common.command_line import WrongUse
+from common.command_line import WrongUse, number
+from common.fields import Positive
 from filters.spotting.precision import has_bf16
 
 AUTO = "auto"
@@ -24,12 +26,36 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def check_device(device: str) -> None:
-    """Raises WrongUse where a GPU is named and torch sees none."""
+def check_device(device: str, option: str = "--device") -> None:
+    """Raises WrongUse where a GPU is named, by `option`, and torch sees none."""
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise WrongUse(f"--device {device}: torch sees no GPU on this machine; leave it out, or give --device cpu")
+        raise WrongUse(f"{option} {device}: torch sees no GPU on this machine; leave it out, or give {option} cpu")
+
+
+def add_device_options(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup, model: str, *, prefix: str = "", batch: str
+) -> None:
+    """The options that say how a `model`, as people call it, computes: device and precision under `prefix`, and how
+    many images it sees at a time, under the name `batch`."""
+    parser.add_argument(
+        batch, type=number(Positive), metavar="N", help=f"images the {model} sees at a time (default 32; 256 on a GPU)"
+    )
+    parser.add_argument(
+        f"--{prefix}device",
+        default=AUTO,
+        metavar="DEVICE",
+        help=f"torch device of the {model}: cpu, cuda (all GPUs, a process each), cuda:1, ...; auto: cuda where this "
+        "machine has one (default)",
+    )
+    parser.add_argument(
+        f"--{prefix}precision",
+        choices=(AUTO, *PRECISIONS),
+        default=AUTO,
+        help=f"what the {model} computes in; auto: what OUTPUT has of it, or else bf16 where the device has it "
+        "(default)",
+    )
 
 
 def gpus_of(device: str) -> list[str]:

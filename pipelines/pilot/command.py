@@ -10,12 +10,11 @@ from dataclasses import asdict, replace
 from common.command_line import Parser, WrongUse, number, say
 from common.fields import Count, NotNegative, Positive, Share
 from pipelines.cli import command_parser, exit_status, settings_of, told
-from pipelines.concepts.cli import add_teacher_device
 from pipelines.concepts.run import ConceptSettings
 from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
-from pipelines.engine.devices import check_device
+from pipelines.engine.devices import add_device_options, check_device
 from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
 from pipelines.pilot.sample import UNITS, Sampling, sampling
@@ -72,7 +71,7 @@ def _parser(prog: str) -> Parser:
     concepts.add_argument(
         "--teacher-images", type=number(Positive), default=IMAGES, help=f"images it is asked about (default {IMAGES})"
     )
-    add_teacher_device(concepts)
+    add_device_options(concepts, "teacher", batch="--batch-size")
     assumed = parser.add_argument_group("what a pilot without images cannot measure (no default)")
     assumed.add_argument("--image-bytes", type=number(NotNegative), help="bytes of an image")
     assumed.add_argument(

@@ -3,6 +3,7 @@ on gloo; also in parts (GradCache), with concepts, by tiles, with duplicates."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from torch import nn
 
 from common.command_line import WrongUse
 from common.fields import build
-from common.ranks import Ranks, joined_ranks, same_on_all
+from common.ranks import Ranks, begin_group, joined_ranks, same_on_all
 from trainer.accumulation import Losses, backward
 from trainer.config import Config
 from trainer.config_files import load_config
@@ -269,12 +270,36 @@ def real_students_equal_one_process(folder: Path) -> None:
         same_on_all(ranks, "the scale of gradients", spread.scaler.get_scale())
 
 
+def a_resume_sums_as_before(folder: Path) -> None:
+    """Runs on every rank: from three ranks on, the order in which DDP sums them depends on its buckets."""
+    with joined_ranks("cpu", 60) as ranks:
+        b = N // ranks.world
+        mine = part_of(images_and_tokens(), slice(b * ranks.rank, b * ranks.rank + b))
+
+        def begun() -> Stepper:
+            made = steppers(settings(precision="fp32"), ranks)[0]
+            made.settle(len(mine), mine.images.shape[1:], mine.texts[:1])
+            assert all(p.grad is None for p in made.parameters)
+            return made
+
+        calm, resumed = begun(), begun()
+        calm.step(mine, 0, 0, 1.0)
+        resumed.student.load_state_dict(calm.student.state_dict())
+        resumed.optimizer.load_state_dict(copy.deepcopy(calm.optimizer.state_dict()))
+        for number in (1, 2):
+            for each in (calm, resumed):
+                each.step(mine, 0, number, 1.0)
+        for one, other in zip(calm.student.parameters(), resumed.student.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
 def every_one(folder: Path) -> None:
     """Runs on every rank."""
     with joined_ranks("cpu", 60):  # joined once, used by all
         helpers_work(folder)
         ranks_equal_one_process(folder)
         real_students_equal_one_process(folder)
+        a_resume_sums_as_before(folder)
 
 
 @pytest.mark.slow
@@ -328,6 +353,18 @@ def test_a_group_of_gpus_gets_one_for_the_cpu_beside_it(monkeypatch: pytest.Monk
     with joined_ranks("cuda", 7) as ranks:
         assert (ranks.rank, ranks.world, ranks.local_rank, ranks.control) == (1, 2, 0, "group")
     assert made[0]["backend"] == "gloo" and made[0]["timeout"].total_seconds() == 7
+
+
+def test_a_rank_of_gpus_binds_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **options: asked.append((backend, options)))
+    begin_group("cuda", 1, 7)
+    assert asked[0] == 1 and asked[1][0] == "nccl"
+    assert asked[1][1]["device_id"] == torch.device("cuda:1") and asked[1][1]["timeout"].total_seconds() == 7
+    with pytest.raises(WrongUse, match="LOCAL_RANK is 2, but this process sees 2 GPUs: start no more processes"):
+        begin_group("cuda", 2, 7)
 
 
 def test_alone_nothing_is_communicated() -> None:

@@ -30,6 +30,8 @@ def test_all_files_come_in_one_commit(hub: Hub, folder: Path, capsys: pytest.Cap
     assert repository.private and len(repository.commits) == 2
     assert repository.files().items() >= FILES.items()
     assert f"published: {hub.address}/me/small/commit/{repository.at('main')}" in capsys.readouterr().out
+    assert main([str(folder), "hf://me/small"]) == 0, "the same once more"
+    assert len(repository.commits) == 2, "what is there is not published again"
     (folder / "README.md").write_text("# Another card\n")
     assert main([str(folder), "hf://me/small"]) == 0, "once more: the repository is there"
     assert len(repository.commits) == 3 and repository.files()["README.md"] == b"# Another card\n"

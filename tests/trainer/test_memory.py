@@ -126,6 +126,8 @@ def test_the_table_of_the_docs_is_what_the_probe_counts() -> None:
 def test_a_cpu_has_no_class_for_it() -> None:
     with pytest.raises(OutOfMemory, match=r"^smaller, please \("), remedy(lambda: "smaller, please"):
         torch.empty(2**60, dtype=torch.uint8)
+    with pytest.raises(OutOfMemory, match="CUBLAS"), remedy(lambda: "smaller, please"):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
     with pytest.raises(RuntimeError, match="other"), remedy(lambda: ""):
         raise RuntimeError("other")
 

@@ -70,6 +70,8 @@ def test_counting_leaves_no_trace() -> None:
     [
         ("NVIDIA A100-SXM4-80GB", "bf16", 312),
         ("NVIDIA A100-PCIE-40GB", "fp32", 19.5),
+        ("NVIDIA A100-PCIE-40GB", "tf32", 156),
+        ("Tesla T4", "tf32", None),
         ("NVIDIA H100 80GB HBM3", "bf16", 989),
         ("NVIDIA H100 PCIe", "fp16", 756),
         ("NVIDIA H200", "bf16", 989),

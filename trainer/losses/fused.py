@@ -9,6 +9,7 @@ tile is there but the tile: one at a time, in whose place its gradient is writte
 from __future__ import annotations
 
 import math
+import os
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from trainer.losses.rows import RowLosses
 
 TILE_ELEMENTS = 32 * 2**20
 """Default size of a tile: 128 MiB of float32. Small ones would be launched faster than a GPU can be asked."""
-_INTERPRETED = triton.knobs.runtime.interpret
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _NONE = tl.constexpr(-math.inf)
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
+import torch
 from torch import Tensor
 
 from common.fields import Positive, Range, Share, check_fields
@@ -15,6 +19,18 @@ from trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
 """Logits above this many bytes are not held at once where `implementation` is auto."""
+
+
+@cache
+def without_kernels(device: torch.device) -> str:
+    """Why Triton's kernels cannot run on a GPU; empty where they can."""
+    if find_spec("triton") is None:
+        return "the package is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "they need a C compiler, and there is neither gcc nor clang, nor CC"
+    if torch.version.hip is None and torch.cuda.get_device_capability(device) < (7, 0):
+        return f"{torch.cuda.get_device_name(device)} is too old for them"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +53,9 @@ class HnNce(Loss):
     (ours)"""
     implementation: Literal["auto", "eager", "tiles", "triton"] = "auto"
     """eager: the whole matrix of similarities at once; tiles: rows of it, in memory O(n d); triton: the same by kernels
-    for a GPU, which go over each tile once; auto: triton on a GPU where the package is installed, else tiles, but eager
-    where that takes no more than 256 MiB and `chunk` is not set. The result does not depend on it, up to rounding."""
+    for a GPU, which go over each tile once; auto: triton on a GPU where the package, a C compiler and a GPU that it
+    knows are there, else tiles, but eager where that takes no more than 256 MiB and `chunk` is not set. The result does
+    not depend on it, up to rounding."""
     chunk: Positive | None = None
     """Rows of a tile; none: tiles of 32 MiB, or 128 with triton."""
 
@@ -64,6 +81,11 @@ class HnNce(Loss):
         """With its constants."""
         return f"HN-NCE (alpha {self.alpha:g}, beta {self.beta:g})"
 
+    def remark(self, device: torch.device) -> str:
+        """Where `auto` would take kernels and cannot."""
+        why = without_kernels(device) if self.implementation == "auto" and device.type == "cuda" else ""
+        return f"loss.implementation auto: in tiles, without Triton's kernels; {why}" if why else ""
+
     def rows(
         self, x_bd: Tensor, y_nd: Tensor, scale: Tensor, *, offset: int, mine: Tensor | None, all_of: Tensor | None
     ) -> tuple[Tensor, Statistics]:
@@ -85,7 +107,7 @@ class HnNce(Loss):
     def _chosen(self, x_bd: Tensor, y_nd: Tensor) -> str:
         if self.implementation != "auto":
             return self.implementation
-        if x_bd.is_cuda and find_spec("triton") is not None:
+        if x_bd.is_cuda and not without_kernels(x_bd.device):
             return "triton"
         small = len(x_bd) * len(y_nd) * x_bd.element_size() <= EAGER_BYTES
         return "eager" if small and self.chunk is None else "tiles"

@@ -58,6 +58,10 @@ class Loss(ABC):
         has to say where it starts, `model.bias`."""
         return False
 
+    def remark(self, device: torch.device) -> str:
+        """What people should know about how it is computed on a device; empty: nothing."""
+        return ""
+
     def describe(self) -> str:
         """A few words for the model card."""
         return self.name

@@ -55,7 +55,7 @@ def check_score(settings: RunSettings) -> None:
         return
     find_pair_encoder(settings.score.model)
     if isinstance(settings.backend, Direct) and settings.score.device != AUTO:
-        check_device(settings.score.device)
+        check_device(settings.score.device, "--score-device")
 
 
 def without_model(settings: RunSettings) -> RunSettings:

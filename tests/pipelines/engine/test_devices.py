@@ -52,6 +52,8 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     check_device("cpu")
     with pytest.raises(WrongUse, match="--device cuda:1: torch sees no GPU on this machine"):
         check_device("cuda:1")
+    with pytest.raises(WrongUse, match=r"^--score-device cuda: torch sees no GPU .* or give --score-device cpu$"):
+        check_device("cuda", "--score-device")
 
 
 def test_who_has_bf16(monkeypatch: pytest.MonkeyPatch) -> None:

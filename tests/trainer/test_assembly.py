@@ -1,0 +1,65 @@
+"""What a run says and sets where its device asks for it; a GPU is stood in for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.assembly import _about_precision, prepare_torch
+from trainer.losses import HnNce, hn_nce
+
+GPU = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def flags() -> Iterator[None]:
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_float32_is_rounded_where_it_is_asked_for_alone(
+    tf32: bool, flags: None, tiny_config: Callable[..., Any]
+) -> None:
+    """torch's own choice would round in convolutions, those of the patches too."""
+    prepare_torch(tiny_config(run={"tf32": tf32}))
+    assert (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32) == (tf32, tf32)
+
+
+def test_bf16_that_is_emulated_is_said(tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(run={"precision": "bf16"})
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert "run.precision bf16 is emulated on Tesla V100" in _about_precision(config, GPU)
+    assert not _about_precision(config, torch.device("cpu"))
+    assert not _about_precision(tiny_config(run={"precision": "fp16"}), GPU)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    assert not _about_precision(config, GPU)
+
+
+def test_kernels_that_cannot_be_built_are_said_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    monkeypatch.setattr(hn_nce, "without_kernels", hn_nce.without_kernels.__wrapped__)
+    monkeypatch.setattr(hn_nce, "find_spec", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    monkeypatch.delenv("CC", raising=False)
+    with FakeTensorMode():
+        large = torch.empty(9000, 8, device="cuda")
+    for compiler, generation, why, form in (
+        ("", (9, 0), "they need a C compiler", "tiles"),
+        ("gcc", (6, 0), "Tesla P100 is too old for them", "tiles"),
+        ("gcc", (8, 0), "", "triton"),
+    ):
+        monkeypatch.setattr(shutil, "which", lambda name, found=compiler: found)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=generation: found)
+        remark = HnNce().remark(GPU)
+        assert why in remark if why else not remark
+        assert HnNce()._chosen(large, large) == form
+    assert not HnNce(implementation="tiles").remark(GPU) and not HnNce().remark(torch.device("cpu"))
