@@ -91,8 +91,8 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
     pixel is an image: its use is the caller's decision. Raises `UnreadableImage`, and nothing else, for any bytes;
     MemoryError is not caught, since it says nothing about the image. One thread per process (`common.images`).
 
-    `decode_jpeg` is asked first for plain JPEGs, where it is given: whole, in grey or RGB, upright. All others, and what
-    it does not decode, are Pillow's.
+    `decode_jpeg`, where it is given, is asked first for plain JPEGs: whole, in grey or RGB, upright. All others, and
+    what it does not decode, are Pillow's.
     """
     try:
         return _decoded(data, limits, decode_jpeg)
