@@ -31,10 +31,12 @@ def load_detector(path: Path) -> bytes:
     graph = model.graph
     made_by = {name: node for node in graph.node for name in node.output}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    head = [made_by.get(graph.output[0].name)]
-    while head[-1] is not None and len(head) < len(_HEAD):
-        head.append(made_by.get(head[-1].input[0]))
-    if tuple(node.op_type if node else None for node in head) != _HEAD or not all(map(_doubles, (head[2], head[5]))):
+    head: list[Any] = []
+    name = graph.output[0].name
+    while name in made_by and len(head) < len(_HEAD):
+        head.append(made_by[name])
+        name = head[-1].input[0]
+    if tuple(node.op_type for node in head) != _HEAD or not all(map(_doubles, (head[2], head[5]))):
         raise ValueError(f"{path} does not end in two transposed convolutions of 2 x 2; is it a PP-OCRv6 detector?")
     _, second_bias, second, _, first_bias, first = head
     layers = [_array(tensors[node.input[1]], path) for node in (first, first_bias, second, second_bias)]
