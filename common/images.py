@@ -80,6 +80,8 @@ class OpenedImage:
     """As Pillow opened it; of an animation the first frame."""
     orientation: int
     """Of EXIF, 1 to 8."""
+    data: bytes
+    """What it is decoded from: the file without what is no use for its pixels."""
 
     def decode(self, at_least: tuple[int, int] | None = None) -> Image.Image:
         """Decodes the pixels, in whatever mode the file has them.
@@ -125,7 +127,7 @@ def open_image(data: bytes, limits: ImageLimits, formats: Collection[str] = FORM
     with decoding(f"{len(data):,} bytes that start like {form}"):
         image = Image.open(io.BytesIO(parts.data), formats=(form,))
     _check(image.size, parts.scans, limits)
-    return OpenedImage(image, parts.orientation)
+    return OpenedImage(image, parts.orientation, parts.data)
 
 
 def _format(data: bytes, formats: Collection[str]) -> str:

@@ -7,6 +7,7 @@ is accepted, and within which bounds, is decided in `common.images`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -15,9 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.images import BadImage, ImageLimits, decoding, open_image
+from common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image
 
 Pixels = npt.NDArray[np.uint8]
+JpegDecoder = Callable[[bytes, int], Pixels | None]
+"""A JPEG and a scale (1, 2, 4, 8: its sides are divided by it, rounded up) to uint8 (height, width, 3), blue green red;
+None where it cannot decode it."""
 
 
 class UnreadableImageReason(StrEnum):
@@ -74,31 +78,40 @@ class DecodedImage:
     """Pillow's name of the format found in the content, such as `JPEG`."""
 
 
+_SCALES: Final = (8, 4, 2, 1)
+_JPEG_END: Final = b"\xff\xd9"
 _ALPHA_MODES: Final = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
-def decode_image(data: bytes, limits: DecodeLimits) -> DecodedImage:
+def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None = None) -> DecodedImage:
     """Decodes the first frame of an image to upright BGR.
 
     `data` is a whole file. Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit
     samples are scaled, not clipped; the EXIF orientation is applied; colour profiles are ignored. An image of 1 x 1
     pixel is an image: its use is the caller's decision. Raises `UnreadableImage`, and nothing else, for any bytes;
     MemoryError is not caught, since it says nothing about the image. One thread per process (`common.images`).
+
+    `decode_jpeg`, where it is given, is asked first for plain JPEGs: whole, in grey or RGB, upright. All others, and
+    what it does not decode, are Pillow's.
     """
     try:
-        return _decoded(data, limits)
+        return _decoded(data, limits, decode_jpeg)
     except BadImage as bad:
         raise UnreadableImage(UnreadableImageReason(bad.reason), bad.message) from bad
 
 
-def _decoded(data: bytes, limits: DecodeLimits) -> DecodedImage:
+def _decoded(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | None) -> DecodedImage:
     opened = open_image(data, limits)
     image, (width, height) = opened.image, opened.image.size
     # Pillow assumes Adobe's inverted samples in every CMYK JPEG; without Adobe's marker they are plain.
     inverted_cmyk = image.format == "JPEG" and image.mode == "CMYK" and "adobe" not in image.info
     side = limits.decode_side
     factor = max(width, height) // side if side else 1
-    image = opened.decode(at_least=(max(1, width // factor), max(1, height // factor)) if factor >= 2 else None)
+    least = (max(1, width // factor), max(1, height // factor)) if factor >= 2 else None
+    plain = _plain_jpeg(opened, least, decode_jpeg) if decode_jpeg else None
+    if plain is not None and (not side or max(plain.shape) < 2 * side):
+        return DecodedImage(pixels=plain, width=width, height=height, format="JPEG")
+    image = opened.decode(at_least=least)
     with decoding(f"{image.format} with pixels of mode {image.mode}"):
         rest = max(image.size) // side if side else 1
         rgb = _to_rgb(image, inverted_cmyk=inverted_cmyk)
@@ -109,6 +122,17 @@ def _decoded(data: bytes, limits: DecodeLimits) -> DecodedImage:
     swapped = bytearray(upright.tobytes("raw", "BGR"))
     pixels = np.frombuffer(swapped, np.uint8).reshape(upright.height, upright.width, 3)
     return DecodedImage(pixels=pixels, width=width, height=height, format=image.format or "unknown")
+
+
+def _plain_jpeg(opened: OpenedImage, least: tuple[int, int] | None, decode_jpeg: JpegDecoder) -> Pixels | None:
+    """The pixels of a JPEG that needs nothing but decoding; None where it needs more, or an error to be named."""
+    image = opened.image
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or opened.orientation != 1:
+        return None
+    if not opened.data.endswith(_JPEG_END):
+        return None
+    room = min(image.width // least[0], image.height // least[1]) if least else 1
+    return decode_jpeg(opened.data, next(scale for scale in _SCALES if scale <= room))
 
 
 def _to_rgb(image: Image.Image, *, inverted_cmyk: bool) -> Image.Image:

@@ -20,7 +20,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
-from filters.spotting.decode import DecodedImage, DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from filters.spotting.decode import (
+    DecodedImage,
+    DecodeLimits,
+    JpegDecoder,
+    UnreadableImage,
+    UnreadableImageReason,
+    decode_image,
+)
 from filters.spotting.frames import PipeClosed, read_frame, write_frame
 from filters.spotting.settings import Spotted, SpotterSettings
 
@@ -51,9 +58,11 @@ def settings_from_json(text: str) -> SpotterSettings:
     return SpotterSettings(**{**fields, "limits": DecodeLimits(**fields["limits"])})
 
 
-def answers(images: Iterable[bytes], limits: DecodeLimits, engine: Reader) -> list[dict[str, Any]]:
+def answers(
+    images: Iterable[bytes], limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder
+) -> list[dict[str, Any]]:
     """A message for each image: its lines, or why it has none. Its pixels are gone before the next one is decoded."""
-    found: list[_Found | UnreadableImage] = [_find(data, limits, engine) for data in images]
+    found: list[_Found | UnreadableImage] = [_find(data, limits, engine, decode_jpeg) for data in images]
     good = [one for one in found if isinstance(one, _Found)]
     readings = iter(_read([one.lines for one in good], engine))
     return [_message(one, None if isinstance(one, UnreadableImage) else next(readings)) for one in found]
@@ -67,9 +76,9 @@ class _Found:
     height: int
 
 
-def _find(data: bytes, limits: DecodeLimits, engine: Reader) -> _Found | UnreadableImage:
+def _find(data: bytes, limits: DecodeLimits, engine: Reader, decode_jpeg: JpegDecoder) -> _Found | UnreadableImage:
     try:
-        image = decode_image(data, limits)
+        image = decode_image(data, limits, decode_jpeg)
         return _Found(engine.find(image), image.width, image.height)
     except UnreadableImage as bad:
         return bad
@@ -112,12 +121,15 @@ def main() -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _follow_parent(int(sys.argv[2]))
     engine = _load(settings)  # only now: it takes seconds, in which the parent may already have gone
+    from filters.spotting.ocr.jpeg import decode_jpeg
+
     try:
         write_frame(replied, json.dumps({"ready": os.getpid(), "rss_mib": _rss_mib()}).encode())
         while True:
             (count,) = COUNT.unpack(read_frame(requests))
             signal.alarm(math.ceil(settings.timeout_s) + ALARM_GRACE_S)
-            replies = answers((read_frame(requests) for _ in range(count)), settings.limits, engine)
+            images = (read_frame(requests) for _ in range(count))
+            replies = answers(images, settings.limits, engine, decode_jpeg)
             signal.alarm(0)
             write_frame(replied, json.dumps({"answers": replies, "rss_mib": _rss_mib()}).encode())
     except PipeClosed:

@@ -1,51 +1,20 @@
 """A recogniser without the classes that nobody asks for: of 6,906 characters 6,200 are Chinese.
 
 The last layer, over all classes at every step, is a sixth of the tiny recogniser's time. Its columns are cut in the
-ONNX file as it is loaded, by the few fields of the format that this takes (onnx.proto of ONNX; what is not named here
-is kept as it is).
+ONNX file as it is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
 
 import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from filters.spotting.folding import fold
+from filters.spotting.ocr.onnx_file import FLOAT, messages
 from filters.spotting.settings import Alphabet
-
-_FLOAT: Final = 1  # TensorProto.DataType
-_Field = descriptor_pb2.FieldDescriptorProto
-_MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
-    # name, number, and type: of a text, bytes, a number, or the name of a message; in brackets where there are many
-    "Model": (("graph", 7, "Graph"),),
-    "Graph": (
-        ("node", 1, ["Node"]),
-        ("initializer", 5, ["Tensor"]),
-        ("output", 12, ["Value"]),
-        ("value", 13, ["Value"]),
-    ),
-    "Node": (
-        ("input", 1, [_Field.TYPE_STRING]),
-        ("output", 2, [_Field.TYPE_STRING]),
-        ("op_type", 4, _Field.TYPE_STRING),
-    ),
-    "Tensor": (
-        ("dims", 1, [_Field.TYPE_INT64]),
-        ("data_type", 2, _Field.TYPE_INT32),
-        ("name", 8, _Field.TYPE_STRING),
-        ("raw_data", 9, _Field.TYPE_BYTES),
-    ),
-    "Value": (("name", 1, _Field.TYPE_STRING), ("type", 2, "Type")),
-    "Type": (("tensor_type", 1, "TensorType"),),
-    "TensorType": (("shape", 2, "Shape"),),
-    "Shape": (),
-}
 
 
 def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]:
@@ -76,7 +45,7 @@ def _characters(path: Path) -> list[str]:
 
 def _with_classes(data: bytes, classes: Sequence[int], folder: Path) -> bytes:
     """The model whose last layer has these classes only."""
-    model = _onnx()["Model"]()
+    model = messages()["Model"]()
     model.ParseFromString(data)
     graph = model.graph
     made_by = {name: node for node in graph.node for name in node.output}
@@ -93,7 +62,7 @@ def _with_classes(data: bytes, classes: Sequence[int], folder: Path) -> bytes:
         )
     for name in layer:
         tensor = tensors[name]
-        if tensor.data_type != _FLOAT or not tensor.raw_data or tensor.dims[-1] <= max(classes):
+        if tensor.data_type != FLOAT or not tensor.raw_data or tensor.dims[-1] <= max(classes):
             raise ValueError(
                 f"{folder}/inference.onnx: {name} has no {max(classes) + 1} columns; read with alphabet=all"
             )
@@ -103,25 +72,3 @@ def _with_classes(data: bytes, classes: Sequence[int], folder: Path) -> bytes:
     del graph.value[:]  # shapes of what is computed, which ONNX Runtime derives anew
     graph.output[0].type.tensor_type.ClearField("shape")
     return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-@lru_cache(maxsize=1)
-def _onnx() -> dict[str, Any]:
-    """Classes for the messages above."""
-    file = descriptor_pb2.FileDescriptorProto(name="diht_onnx.proto", package="diht.onnx", syntax="proto2")
-    for name, fields in _MESSAGES.items():
-        message = file.message_type.add(name=name)
-        for field, number, kind in fields:
-            many = isinstance(kind, list)
-            one = kind[0] if isinstance(kind, list) else kind
-            added = message.field.add(name=field, number=number)
-            added.label = _Field.LABEL_REPEATED if many else _Field.LABEL_OPTIONAL
-            if isinstance(one, str):
-                added.type, added.type_name = _Field.TYPE_MESSAGE, f".diht.onnx.{one}"
-            else:
-                added.type = one
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"diht.onnx.{name}")) for name in _MESSAGES
-    }
