@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from pipelines.datasets import Dataset
+from pipelines.hub.contents import contents
 from pipelines.hub.pins import pinned
 from pipelines.manifests import (
     BadSchema,
@@ -210,7 +211,8 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     same moment, the first one's holds for all.
 
     Raises:
-        PlanMismatch: the one that lies there is of another input, or lies there no more.
+        PlanMismatch: the one that lies there is of another input, or lies there no more; or there is none, but files
+            with the names of results, which are somebody else's.
     """
     if not path.exists():
         begun = next(iter(path.parent.glob("*/commits/*.json")), None)
@@ -218,6 +220,12 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
             raise PlanMismatch(
                 f"{path} is gone, and nothing else says which rows the units are that {path.parent.parent} holds; "
                 "choose another OUTPUT, or remove that folder to start anew"
+            )
+        foreign = next(iter(contents(path.parent.parent)), None)
+        if foreign is not None and not path.exists():
+            raise PlanMismatch(
+                f"{path.parent.parent} holds {foreign}, which no run here has written ({path} is not there), and which "
+                "a run would write over; choose another OUTPUT, or move it away"
             )
         if publish_first(path, _content(plan)):
             return plan

@@ -23,6 +23,8 @@ from filters.spotting.filters import ImageTooSmall, TextSpotting
 from filters.spotting.overlap import OverlapRule
 
 _FOLDER = Path(__file__).parent
+_SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
+"""Of a preset's file, beside those of filters that are registered."""
 
 
 class BadPreset(ValueError):
@@ -121,8 +123,7 @@ def _content(path: Path) -> dict[str, Any]:
     """What a preset says, on top of what its `base` says; sections are put together key by key."""
     content = read_yaml(path)
     if not isinstance(content, dict):
-        sections = "captions, columns, images, text_spotting, score, dedup"
-        raise BadValue(f"a preset must map sections ({sections}) to settings")
+        raise BadValue(f"a preset must map sections ({', '.join(_SECTIONS)}) to settings")
     if "base" not in content:
         return content
     base = _content(_FOLDER / f"{one_of(preset_names(), content.pop('base'), 'base')}.yaml")
@@ -153,6 +154,13 @@ def build_preset(name: str, content: Mapping[str, Any]) -> Preset:
     own = {name: kind for name, kind in registered_filters().items() if name in content}
     filters = tuple(converted(own[name], content[name], name) for name in content if name in own)
     shipped = {name: value for name, value in content.items() if name not in own and name != "columns"}
+    for section in shipped:
+        if section not in _SECTIONS:
+            known = (*_SECTIONS, *registered_filters())
+            raise BadValue(
+                f"unknown key {section}{nearest(str(section), known)}; known: {', '.join(known)}. That of a filter of "
+                "your own is known where its module is named with --plugin"
+            )
     columns = conditions_of(content.get("columns", {}))
     preset = build(Preset, shipped, name=name, columns=columns, filters=filters)
     _check_reasons(preset)

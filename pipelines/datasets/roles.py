@@ -52,7 +52,7 @@ class Roles:
 ROLE_NAMES: tuple[str, ...] = tuple(field.name for field in fields(Roles))
 
 # A rank is one word in any case; the spellings written here win over other cases of the same word. Earlier ranks win
-# over later ones, and two columns of one rank are refused rather than guessed (see manifests/roles.py).
+# over later ones, and two columns of one rank are refused rather than guessed (see manifests/schema.py).
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "url": ("URL", "url", "image_url", "image_urls"),
     "caption": ("TEXT", "text", "caption", "captions", "txt", "title"),

@@ -19,7 +19,7 @@ def errors_of(work: Work, funnel: FunnelRecord | None, max_dead_share: float) ->
     letters than `max_dead_share` of the rows. `funnel` is None where the run did not come to that."""
     found = [*_changed(work), *_set_aside(work)]
     if funnel is not None:
-        found += [*_unread(work, funnel), *_dead(funnel, max_dead_share)]
+        found += [*_unread(funnel), *_dead(funnel, max_dead_share)]
     return tuple(found)
 
 
@@ -48,15 +48,14 @@ def _set_aside(work: Work) -> list[str]:
     ]
 
 
-def _unread(work: Work, funnel: FunnelRecord) -> list[str]:
+def _unread(funnel: FunnelRecord) -> list[str]:
     unread = funnel["dead_letter"]["units"] - len(funnel["set_aside"])
     if not unread:
         return []
-    first = next(iter(work.plan.unreadable), None)
-    what = f"{first['path']}: {first['message']}" if first else "see dead_letter/"
+    what = funnel["dead_letter"]["first"]
     return [
         f"{unread} files or units could not be read to their end ({what}); mend or leave out the file and choose "
-        "another OUTPUT"
+        "another OUTPUT (all of them: dead_letter/)"
     ]
 
 

@@ -25,6 +25,8 @@ class DeadLetter(TypedDict):
     units: int
     """Units and files that could not be read to their end, and units that are set aside."""
     by_error: dict[str, int]
+    first: str | None
+    """The first file that could not be read to its end, and why; None where all could."""
 
 
 class NotDecided(TypedDict):
@@ -104,7 +106,8 @@ def summarise(
     dead: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
-    rows = kept = broken = unread = unparsed = 0
+    rows = kept = unread = unparsed = 0
+    broken = [f"{file['path']}: {file['message']}" for file in plan.unreadable]
 
     def records(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
@@ -113,7 +116,7 @@ def summarise(
         rows += read["rows"]
         unparsed += read.get("unparsed", 0)
         if read["broken"] is not None:
-            broken += 1
+            broken.append(f"{read['broken']['path']}: {read['broken']['message']}")
             unread += unit.span.rows - read["rows"] if unit.span.exact else 0
         kept += decided["kept"]
         rejected.update(decided["rejected"])
@@ -134,8 +137,9 @@ def summarise(
         "rejected": {reason: n for reason, n in sorted(rejected.items())},
         "dead_letter": {
             "rows": sum(dead.values()),
-            "units": broken + len(plan.unreadable),
+            "units": len(broken),
             "by_error": dict(sorted(dead.items())),
+            "first": next(iter(broken), None),
         },
         "not_decided": not_decided,
         "kept": kept,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pipelines.driver.funnel import FunnelRecord
+from pipelines.manifests import FileInfo, check_consistent
 from pipelines.stages.decisions import NOT_AT_HAND
 from pipelines.stages.dedup.findings import UID
 from pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
@@ -12,6 +15,18 @@ def all_notes(funnel: FunnelRecord) -> list[str]:
     """Those that apply."""
     notes = (unparsed_note, not_at_hand_note, duplicates_note, shared_uids_note, left_tars_note)
     return [text for note in notes if (text := note(funnel))]
+
+
+def types_that_differ(infos: Sequence[FileInfo]) -> str | None:
+    """What to tell a person whose manifests give a column several types; it shows in all results, so before the run."""
+    differing = [found for found in check_consistent(infos) if found.expected and found.found]
+    if not differing:
+        return None
+    more = f" (and {len(differing) - 1:,} more)" if len(differing) > 1 else ""
+    return (
+        f"{differing[0]}{more}: the parts of kept/ and rejected/ have these types, too, and what reads a folder as one "
+        "table may refuse that; give the column one type, or filter the files into separate OUTPUTs"
+    )
 
 
 def shared_uids_note(funnel: FunnelRecord) -> str | None:

@@ -16,6 +16,7 @@ from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
 from pipelines.driver.funnel import count_set_aside, summarise
+from pipelines.driver.notes import types_that_differ
 from pipelines.driver.outcome import FilterOutcome
 from pipelines.driver.publish import Results
 from pipelines.engine.engine import Engine
@@ -72,6 +73,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
         say(f"{address} is read at commit {commit}, as it was when this run began")
+    if differing := types_that_differ(plan.infos):
+        say(differing)
     check_columns(settings.preset, plan.infos, settings.dataset)
     check_export(settings, plan.infos)
     settings = _applicable(settings, plan)

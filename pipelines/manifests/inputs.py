@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import posixpath
 import re
@@ -21,8 +22,8 @@ _MAX_RANGE = 1_000_000
 
 
 class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
-    """Local files, where a folder that cannot be listed is an error. fsspec passes over it, so that what it holds would
-    be missing without a word; stores have no such folders."""
+    """Local files, where a folder that cannot be listed and a link that leads nowhere are errors. fsspec passes over
+    both, so that what they stand for would be missing without a word; stores have neither."""
 
     def ls(self, path: str, detail: bool = False, **options: Any) -> list[Any]:
         try:
@@ -33,6 +34,14 @@ class _LocalFiles(LocalFileSystem):  # type: ignore[misc, unused-ignore]
                 "readable (chmod u+rx), or name the files with a pattern that does not lead through it"
             ) from error
         return found
+
+    def isfile(self, path: str) -> bool:
+        if os.path.islink(path) and not os.path.exists(path):
+            raise NoInput(
+                f"'{path}' is a link to '{os.readlink(path)}', which is not there, so its rows would be left out; "
+                "bring the file there, or remove the link"
+            )
+        return bool(super().isfile(path))
 
 
 def expand_inputs(pattern: str, dataset: Dataset) -> list[str]:
@@ -113,8 +122,9 @@ def _range(numbers: re.Match[str], item: str) -> list[str]:
 
 
 def _in_folder(fs: Any, folder: str, dataset: Dataset) -> list[str]:
-    for glob in (dataset.default_glob, "**/*"):
-        paths = [path for path in fs.glob(posixpath.join(folder, glob)) if _is_manifest(fs, path, folder)]
+    for pattern in (dataset.default_glob, "**/*"):
+        found = fs.glob(posixpath.join(glob.escape(folder), pattern))
+        paths = [path for path in found if _is_manifest(fs, path, folder)]
         if paths:
             return paths
     return []

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -152,8 +153,8 @@ def stamps(folder: StorePath, ending: str) -> dict[str, Any]:
 def sizes(folder: StorePath) -> dict[str, int]:
     """The bytes of the files of a folder, by name: one listing."""
     if is_local(folder):
-        return {name: status.st_size for name, status in _on_disk(folder) if status}
-    return {name: int(info["size"] or 0) for name, info in _in_store(folder)}
+        return {name: status.st_size for name, status in _on_disk(folder) if status and S_ISREG(status.st_mode)}
+    return {name: int(info["size"] or 0) for name, info in _in_store(folder) if info["type"] == "file"}
 
 
 def size_of(path: StorePath) -> int | None:

@@ -94,7 +94,7 @@ def test_lists_and_whole_numbers(write: Write) -> None:
     [
         ("captions: {min_complexty: 2}", "unknown key captions.min_complexty (did you mean 'min_complexity'?); k"),
         ("captions: {1: 2}", "unknown key captions.1; known: min_complexity, min_actions"),
-        ("caption: {}", "unknown key caption (did you mean 'captions'?); known: captions, images, text"),
+        ("caption: {}", "unknown key caption (did you mean 'captions'?); known: captions, columns, images, text"),
         ("3: {}", "unknown key 3; known: captions"),
         ("name: mine", "unknown key name; known: captions"),
         ("captions: [1]", "captions is [1]; it must be a section of keys with values"),
@@ -133,8 +133,11 @@ def test_lists_and_whole_numbers(write: Write) -> None:
         ("foresee: strict", "foresee is 'strict'; it must be a list"),
         ("foresee: [stict]", "foresee names stict; choose from balanced, laion-paper, paper, "),
         ("foresee: [{a: 1}]", "foresee[0] is {'a': 1}; it must be a text"),
-        ("", "must map sections (captions, columns, images, text_spotting, score, dedup) to settings"),
-        ("- captions", "must map sections (captions, columns, images, text_spotting, score, dedup) to settings"),
+        ("", "must map sections (captions, columns, images, text_spotting, score, dedup, foresee) to settings"),
+        (
+            "- captions",
+            "must map sections (captions, columns, images, text_spotting, score, dedup, foresee) to settings",
+        ),
         ("captions: {", "line 1, column 12: not YAML, "),
         ("captions: \x00", "line 1: not YAML, character U+0000; remove it"),
     ],

@@ -68,6 +68,7 @@ def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refu
     arguments = ["--output", "out", "--dataset", "custom", "--input", "rows.tsv", "--preset", "mine.yaml"]
     without = command(*arguments, cwd=own)
     assert without.returncode == 2 and "unknown key many_objects" in without.stderr
+    assert "of a filter of your own is known where its module is named with --plugin" in without.stderr
     wrong = command(*arguments, "--plugin", "my_filter", cwd=own)
     assert wrong.returncode == 2 and "--plugin my_filter: ModuleNotFoundError" in wrong.stderr
     assert not (own / "out").exists()

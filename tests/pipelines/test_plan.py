@@ -12,7 +12,7 @@ import pytest
 
 from pipelines.datasets import load_dataset
 from pipelines.manifests import BadSchema, NoInput, info_of, read
-from pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
+from pipelines.plan import Plan, PlanMismatch, keep_plan, load_plan, make_plan, part_of
 from pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
@@ -84,6 +84,20 @@ def test_a_second_look_is_none(inputs: Path) -> None:
     assert loaded == plan
     for unit in loaded.units:
         assert info_of(unit.span, CUSTOM) is unit.span.info, "workers do not look either"
+
+
+@pytest.mark.parametrize("name", ["README.md", "run.json", "kept/mine.parquet", "shards/00000.tar"])
+def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(inputs: Path, name: str) -> None:
+    theirs = inputs / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    with pytest.raises(PlanMismatch, match=rf"out holds {name}, which no run .* another OUTPUT, or move it away"):
+        _kept(inputs)
+    assert [path for path in (inputs / "out").rglob("*") if path.is_file()] == [theirs]
+    theirs.rename(inputs / "out" / "notes.txt")
+    _kept(inputs)
+    theirs.write_text("a result")
+    _kept(inputs)
 
 
 def test_what_was_touched_is_looked_at_again_once(inputs: Path) -> None:

@@ -48,6 +48,23 @@ def test_folders_below_are_searched_where_the_folder_itself_has_nothing(write: W
     assert names(str(tmp_path)) == ["a.parquet"]
 
 
+def test_a_folder_is_no_pattern(write: Write, tmp_path: Path) -> None:
+    write("run [1]*/a.parquet", b"x")
+    write("run [2]*/part/0/b.parquet", b"x")
+    assert names(f"{tmp_path}/run [1]*") == ["a.parquet"]
+    assert names(f"{tmp_path}/run [2]*") == ["b.parquet"]
+
+
+@pytest.mark.parametrize("pattern", ["", "/*.parquet", "/b.parquet"])
+def test_a_link_that_leads_nowhere_is_named(write: Write, tmp_path: Path, pattern: str) -> None:
+    write("a.parquet", b"x")
+    (tmp_path / "notes.md").symlink_to("nowhere")
+    assert names(str(tmp_path)) == ["a.parquet"], "what is no manifest may lead anywhere"
+    (tmp_path / "b.parquet").symlink_to("annex/b")
+    with pytest.raises(NoInput, match=r"b\.parquet' is a link to 'annex/b', which is not there, so its rows would be"):
+        names(f"{tmp_path}{pattern}")
+
+
 def test_a_numbered_range(write: Write, tmp_path: Path) -> None:
     for number in range(8, 12):
         write(f"{number:05d}.tar", b"x")
