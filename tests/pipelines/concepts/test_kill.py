@@ -10,20 +10,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import timm  # noqa: F401  # that forks have it
 import torch  # noqa: F401
 
 from pipelines.concepts import cli
+from pipelines.runners import Direct
 from tests.forks import Forks
+from tests.pipelines.conftest import Here
 
 SEED = random.SystemRandom().randrange(10**6)
 
 
 def make_targets(words: list[str]) -> None:
-    """The command. Runs in a process of its own."""
-    raise SystemExit(cli.main(words))
+    """The command, which does its units itself: a worker would take seconds to import torch. Runs in a process of its
+    own."""
+    with patch.object(Direct, "run", Here.run):
+        raise SystemExit(cli.main(words))
 
 
 class Runs:
