@@ -14,11 +14,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 
 from common.ranks import Ranks
 from eval import protocol
@@ -28,6 +27,9 @@ from eval.fewshot.curves import estimate
 from eval.probing import support_record, training_split
 from eval.results import Result, measured, missing
 from eval.task import Task
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 LINEAR_PROBE_RULES = 1
 """Raised when a change of the code changes these numbers; see `eval.protocol.SHARED_RULES`."""
@@ -153,6 +155,9 @@ def _penalty(step: int) -> float:
 
 def _fit(features: Floats, labels: Labels, penalty: float) -> tuple[LogisticRegression, bool]:
     """Minimises the summed cross-entropy and penalty / 2 ||W||^2; whether that ended before MAX_STEPS."""
+    from sklearn.exceptions import ConvergenceWarning  # takes seconds, and few evaluations come here
+    from sklearn.linear_model import LogisticRegression
+
     classifier = LogisticRegression(C=1 / penalty, max_iter=MAX_STEPS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it is in the record

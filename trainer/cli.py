@@ -9,20 +9,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.command_line import OK, Parser, exit_status, say
-from common.lease import LeaseLost
-from trainer.architecture import BadArchitecture
-from trainer.checkpoint import CheckpointError
-from trainer.checks import BadZeroShotFolder
+from common.command_line import Parser, exit_status
 from trainer.config_files import BadConfig, config_names, load_config
-from trainer.data import BadSource, ConceptMismatch, DataError
-from trainer.export import CannotExport
-from trainer.logs import MissingTracker
-from trainer.loop import train
-from trainer.memory import OutOfMemory
-from trainer.remote import StoreError
-from trainer.step import Diverged
-from trainer.warm_start import BadWeights
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -50,21 +38,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer"
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
-        outcome = train(config, options.workdir, say)
-        return OK if outcome.finished else 128 + (outcome.signal or 15)
+        from trainer.command import run_training  # takes seconds: a slip of the keyboard is answered before
+
+        return run_training(config, options.workdir)
 
     return exit_status(
         run,
-        wrong_use=(
-            BadConfig,
-            BadArchitecture,
-            BadWeights,
-            BadZeroShotFolder,
-            BadSource,
-            ConceptMismatch,
-            MissingTracker,
-        ),
-        failed=(Diverged, CheckpointError, CannotExport, DataError, OutOfMemory, StoreError, LeaseLost),
+        wrong_use=(BadConfig,),
         stopped="stopped at once; the same command goes on from the last checkpoint",
     )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torchvision.datasets
 from PIL import Image
 
 from common.files import sha256_file
@@ -28,6 +27,8 @@ def torchvision_set(folder: Path, split: str, options: Mapping[str, Any], downlo
 
     Raises `WrongUse` for a class that torchvision lacks; what torchvision raises for data that is not there passes.
     """
+    import torchvision.datasets  # takes seconds, for few sets
+
     arguments = dict(options)
     name = str(arguments.pop("name", ""))
     kind = getattr(torchvision.datasets, name, None)

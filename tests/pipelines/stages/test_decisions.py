@@ -146,7 +146,7 @@ def runs(
     runs = {}
     for preset in ("paper", "strict"):
         source = SAMPLE / "manifest.tsv"
-        result = filtering(source, output, dataset=load_dataset("sample"), preset=preset, workers=2)
+        result = filtering(source, output, dataset=load_dataset("sample"), preset=preset)
         assert result.status == 0
         runs[preset] = {place[row["image_path"], row["caption"]] for row in result.rows("kept")}, result.said
     return runs
