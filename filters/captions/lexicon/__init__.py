@@ -1,7 +1,8 @@
 """Rated words: how likely a verb states a visible action, whether a noun can act, colours, materials.
 
-The ratings are our own, made by reading (0 to 3 each, see README.md beside the tables); the first names are those of
-the US census of 1990.
+Ratings are 0 to 3 each: of words that were read one by one, and of others that a model of those proposed from WordNet
+("wide"); where a word has both, what was read counts (README.md beside the tables). The first names are those of the US
+census of 1990.
 """
 
 from __future__ import annotations
@@ -36,9 +37,15 @@ def _lines(name: str) -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def _wide(name: str) -> dict[str, list[int]]:
+    """Words that share their ratings, by word."""
+    return {word: [int(one) for one in ratings] for *ratings, listed in _lines(name) for word in listed.split()}
+
+
 @cache
 def _verbs() -> dict[str, VerbRating]:
-    return {lemma: VerbRating(*map(int, ratings)) for lemma, *ratings in _lines("verbs.tsv")}
+    read = {lemma: map(int, ratings) for lemma, *ratings in _lines("verbs.tsv")}
+    return {lemma: VerbRating(*ratings) for lemma, ratings in (_wide("wide_verbs.tsv") | read).items()}
 
 
 @cache
@@ -48,7 +55,8 @@ def _irregular() -> dict[str, str]:
 
 @cache
 def _nouns() -> dict[str, NounRating]:
-    return {lemma: NounRating(*map(int, ratings)) for lemma, *ratings in _lines("nouns.tsv")}
+    read = {lemma: map(int, ratings) for lemma, *ratings in _lines("nouns.tsv")}
+    return {lemma: NounRating(*ratings) for lemma, ratings in (_wide("wide_nouns.tsv") | read).items()}
 
 
 @cache
