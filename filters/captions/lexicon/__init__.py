@@ -7,6 +7,7 @@ census of 1990.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -43,9 +44,13 @@ def _wide(name: str) -> dict[str, list[int]]:
 
 
 @cache
+def _read_verbs() -> dict[str, VerbRating]:
+    return {lemma: VerbRating(*map(int, ratings)) for lemma, *ratings in _lines("verbs.tsv")}
+
+
+@cache
 def _verbs() -> dict[str, VerbRating]:
-    read = {lemma: map(int, ratings) for lemma, *ratings in _lines("verbs.tsv")}
-    return {lemma: VerbRating(*ratings) for lemma, ratings in (_wide("wide_verbs.tsv") | read).items()}
+    return {lemma: VerbRating(*ratings) for lemma, ratings in _wide("wide_verbs.tsv").items()} | _read_verbs()
 
 
 @cache
@@ -87,10 +92,14 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """The rated verb of which the lower-case `form` is an inflection, None where there is none."""
-    verbs = _verbs()
+    """The rated verb of which the lower-case `form` is an inflection, None where there is none; of several one that was
+    rated by reading ("singing" is of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
+    return _inflected(form, _read_verbs()) or _inflected(form, _verbs())
+
+
+def _inflected(form: str, verbs: Container[str]) -> str | None:
     if form in verbs:
         return form
     for ending, repairs in (
