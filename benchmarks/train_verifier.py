@@ -82,9 +82,7 @@ class _Example(NamedTuple):
     weight: float
 
 
-def _decided(
-    labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]
-) -> tuple[list[Labelled], list[CaptionGraph]]:
+def _decided(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> tuple[list[Labelled], list[CaptionGraph]]:
     kept = [place for place, entry in enumerate(labelled) if not entry.open]
     return [labelled[place] for place in kept], [graphs[place] for place in kept]
 

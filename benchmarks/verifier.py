@@ -6,8 +6,8 @@ hand labels.
 `strict` and `balanced` are measured with weights trained on the train part alone (the weights that ship are trained on
 all rows). The test part is a uniform sample of the 10,000 rows (labels/GUIDE.md). "Clear" negatives are those of which
 not even a generous reader finds anything said (a sample was read so); the generous recall counts what that reader
-finds, too. Actions are counted twice: as the careful readers see them, and as two plain readers do, of whose rows those are
-left out on which they differ.
+finds, too. Actions are counted twice: as the careful readers see them, and as two plain readers do; rows on which those
+differ are left out of the second count.
 """
 
 from __future__ import annotations

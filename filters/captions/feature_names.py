@@ -177,7 +177,9 @@ def form_visible(form: str, visible: int, before: str, after: str) -> Features:
 
 def names_before(form: str, names: int, is_last: bool) -> Features:
     """How many names stand right before the inflection."""
-    return _named(f"{form}, {names} names before", f"{names} names before", f"{names} names before, last word {is_last:d}")
+    return _named(
+        f"{form}, {names} names before", f"{names} names before", f"{names} names before, last word {is_last:d}"
+    )
 
 
 def subject_acts(form: str, acts: int | None, then_acts: int | None, visible: int) -> Features:
