@@ -4,8 +4,9 @@
     python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
 
 Two logistic regressions (L2). Actions: a verb candidate is positive where its word is among the verbs that the plain
-readers found (rows on which they differ and nobody decided are left out); CC3M captions, which are cleaner than LAION's, and captions written for training join with less
-weight; the parser's vector of the verb joins as a linear probe. Details (attributes and relations): the label is the
+readers found (rows on which they differ and nobody decided are left out); CC3M captions, which are cleaner than
+LAION's, and captions written for training join with less weight; the parser's vector of the verb joins as a linear
+probe. Details (attributes and relations): the label is the
 caption's, so of a complex caption every candidate counts as positive at first, then only those that the model itself
 believes in (three rounds). Deterministic.
 """
