@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 _PARTS = {"train": "train", "dev": "development", "test": "test"}
 HERE = Path(__file__).resolve().parent
 LAION = Path("img2dataset/test_10000.parquet")
+OPEN = "?"
 CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
 
 
@@ -34,13 +35,10 @@ class Labelled:
     """Verb words of the stated actions, lower case."""
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
-    generous: frozenset[str] = frozenset()
-    """Verb words that only a generous reader calls stated."""
-
-    @property
-    def generous_action(self) -> bool:
-        """Whether the careful or the generous reader finds an action."""
-        return self.action or bool(self.generous)
+    plain: frozenset[str] = frozenset()
+    """Verb words of what the two plain readers call done by or to something visible."""
+    open: bool = False
+    """Whether the plain readers differ and nobody decided: rows of the test part, which are not learned from."""
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -71,24 +69,32 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 def laion_labels(folder: Path) -> list[Labelled]:
     """The labelled LAION captions, all 10,000."""
-    generous = {int(entry["row"]): entry["verbs"] for entry in _entries("laion400m_generous_actions.tsv")}
-    return [
-        replace(entry, generous=frozenset(generous.get(entry.row, "").split()))
-        for entry in _labelled("laion400m_sample.tsv", laion_captions(folder))
-    ]
+    decisions = {int(entry["row"]): entry["decision"] for entry in _entries("laion400m_plain_actions.tsv")}
+    labelled = _labelled("laion400m_sample.tsv", laion_captions(folder))
+    return [_as_decided(entry, decisions[entry.row]) if entry.row in decisions else entry for entry in labelled]
+
+
+def _as_decided(entry: Labelled, decision: str) -> Labelled:
+    return replace(entry, plain=frozenset(decision.replace(OPEN, "").split()), open=decision == OPEN)
 
 
 def written_labels() -> list[Labelled]:
     """Captions written for training: short ones of kinds that are rare in LAION; actions only."""
     return [
-        Labelled(row, entry["caption"], bool(entry["verbs"]), False, frozenset(entry["verbs"].split()), "train")
+        Labelled(row, entry["caption"], bool(entry["verbs"]), False, verbs, "train", verbs)
         for row, entry in enumerate(_entries("written.tsv"))
+        for verbs in [frozenset(entry["verbs"].split())]
     ]
 
 
 def generous_readings() -> dict[int, bool]:
     """Rows that no reader called complex: whether a third, generous one finds something said of something."""
     return {int(entry["row"]): entry["something_said"] == "1" for entry in _entries("laion400m_generous.tsv")}
+
+
+def plain_readings() -> list[tuple[bool, bool]]:
+    """Of each row that the two plain readers read: whether the first, the second found an action."""
+    return [(bool(entry["first"]), bool(entry["second"])) for entry in _entries("laion400m_plain_actions.tsv")]
 
 
 def readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
@@ -114,10 +120,12 @@ def _labelled(name: str, captions: Sequence[str]) -> list[Labelled]:
             captions[int(entry["row"])],
             entry["action"] == "1",
             entry.get("complex") == "1",
-            frozenset(entry["verbs"].lower().split()),
+            verbs,
             _PARTS[entry.get("part", "train")],
+            verbs,
         )
         for entry in _entries(name)
+        for verbs in [frozenset(entry["verbs"].lower().split())]
     ]
 
 

@@ -21,7 +21,7 @@ from filters.captions.normalise import normalise
 from filters.captions.parse import MODELS, CaptionParser, Parse, model_provenance
 from filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
-VERSION = 4  # raise it when equal captions may get other annotations: runs then annotate anew
+VERSION = 5  # raise it when equal captions may get other annotations: runs then annotate anew
 
 _PARTICIPANT = pa.struct([("object", pa.int32()), ("role", pa.string())])
 SCHEMA = pa.schema(

@@ -169,6 +169,25 @@ def acts(tie: str | None, acts: int | None, visible: int) -> Features:
     )
 
 
+def form_visible(form: str, visible: int, before: str, after: str) -> Features:
+    """The inflection of a verb so visible, with the tags of its neighbours."""
+    said = f"{form}, visible {visible}"
+    return _named(said, f"{said}, behind {before}", f"{said}, before {after}")
+
+
+def names_before(form: str, names: int, is_last: bool) -> Features:
+    """How many names stand right before the inflection."""
+    return _named(
+        f"{form}, {names} names before", f"{names} names before", f"{names} names before, last word {is_last:d}"
+    )
+
+
+def subject_acts(form: str, acts: int | None, then_acts: int | None, visible: int) -> Features:
+    """Whether its subject can act and the noun behind, whatever ties them."""
+    said = f"acts {acts}, then acts {then_acts}"
+    return _named(f"{form}, subject acts {acts}", said, f"{form}, {said}", f"visible {visible}, {said}")
+
+
 # Of a detail: an attribute of an object or a relation between two.
 
 

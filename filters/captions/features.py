@@ -72,6 +72,7 @@ _PLACE = "place in the caption"
 _UNRATED_VERB = VerbRating(UNRATED, UNRATED, UNRATED)
 _MARGIN = 2  # places on either side of each caption, so that what stands beside a word can be asked without a question
 _NOWHERE = 0  # a place in the margin of the first caption, where no word stands
+_NAMES = 3  # right before a verb, at most that are counted
 _NEAR = 4  # words before a verb among which a noun is looked for where the syntax names nobody
 
 
@@ -191,6 +192,9 @@ class Captions:
             (say.subject, _at(self._tags, subject), page, _at(self._tags, subject, -1)),
             (say.tie, tie, tag),
             (say.acts, tie, acts, visible),
+            (say.form_visible, form, visible, before, after),
+            (say.names_before, form, [self._names_before(place) for place in at], is_last),
+            (say.subject_acts, form, acts, then_acts, visible),
         ]
         values = {
             "first name before": np.array(_are_less(name, at), np.float64),
@@ -225,6 +229,13 @@ class Captions:
         while self._tags[place] in NOUN_TAGS:
             last, place = place, place + 1
         return last
+
+    def _names_before(self, at: int) -> int:
+        """How many words right before one are names; more than two count as three."""
+        place = at - 1
+        while self._tags[place] in NAME_TAGS and at - place <= _NAMES:
+            place -= 1
+        return at - 1 - place
 
     def _noun_near(self, start: int, at: int) -> tuple[int, str | None]:
         """The place of a noun or pronoun before a verb that the syntax says of nobody."""

@@ -1,11 +1,13 @@
 """Rated words: how likely a verb states a visible action, whether a noun can act, colours, materials.
 
-The ratings are our own, made by reading (0 to 3 each, see README.md beside the tables); the first names are those of
-the US census of 1990.
+Ratings are 0 to 3 each: of words that were read one by one, and of others that a model of those proposed from WordNet
+("wide"); where a word has both, what was read counts (README.md beside the tables). The first names are those of the US
+census of 1990.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
@@ -36,9 +38,19 @@ def _lines(name: str) -> list[list[str]]:
     return [line.split("\t") for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def _wide(name: str) -> dict[str, list[int]]:
+    """Words that share their ratings, by word."""
+    return {word: [int(one) for one in ratings] for *ratings, listed in _lines(name) for word in listed.split()}
+
+
+@cache
+def _read_verbs() -> dict[str, VerbRating]:
+    return {lemma: VerbRating(*map(int, ratings)) for lemma, *ratings in _lines("verbs.tsv")}
+
+
 @cache
 def _verbs() -> dict[str, VerbRating]:
-    return {lemma: VerbRating(*map(int, ratings)) for lemma, *ratings in _lines("verbs.tsv")}
+    return {lemma: VerbRating(*ratings) for lemma, ratings in _wide("wide_verbs.tsv").items()} | _read_verbs()
 
 
 @cache
@@ -48,7 +60,8 @@ def _irregular() -> dict[str, str]:
 
 @cache
 def _nouns() -> dict[str, NounRating]:
-    return {lemma: NounRating(*map(int, ratings)) for lemma, *ratings in _lines("nouns.tsv")}
+    read = {lemma: map(int, ratings) for lemma, *ratings in _lines("nouns.tsv")}
+    return {lemma: NounRating(*ratings) for lemma, ratings in (_wide("wide_nouns.tsv") | read).items()}
 
 
 @cache
@@ -79,10 +92,14 @@ def verb_forms() -> frozenset[str]:
 
 @lru_cache(maxsize=20_000)
 def verb_lemma(form: str) -> str | None:
-    """The rated verb of which the lower-case `form` is an inflection, None where there is none."""
-    verbs = _verbs()
+    """The rated verb of which the lower-case `form` is an inflection, None where there is none; of several one that was
+    rated by reading ("singing" is of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
+    return _inflected(form, _read_verbs()) or _inflected(form, _verbs())
+
+
+def _inflected(form: str, verbs: Container[str]) -> str | None:
     if form in verbs:
         return form
     for ending, repairs in (
