@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,9 +37,17 @@ class Labelled:
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
     plain: frozenset[str] = frozenset()
-    """Verb words of what the two plain readers call done by or to something visible."""
+    """Verb words of what the plain readers call done by or to something visible; none where they did not read."""
     open: bool = False
-    """Whether the plain readers differ and nobody decided: rows of the test part, which are not learned from."""
+    """Whether the plain readers differ and nobody decided: rows of the test part."""
+    plain_readings: tuple[frozenset[str], ...] = ()
+    """What each of the two plain readers found, where they read the row."""
+
+    def share(self, verb: str) -> float:
+        """Of the readings of this row, the share that calls a verb word stated: 0 to 1. The careful label counts for
+        the two readings that it stands for."""
+        readings = (self.verbs, self.verbs, *self.plain_readings)
+        return sum(_letters(verb) in map(_letters, words) for words in readings) / len(readings)
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -69,21 +78,29 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 def laion_labels(folder: Path) -> list[Labelled]:
     """The labelled LAION captions, all 10,000."""
-    decisions = {int(entry["row"]): entry["decision"] for entry in _entries("laion400m_plain_actions.tsv")}
+    plain = {int(entry["row"]): entry for entry in _entries("laion400m_plain_actions.tsv")}
     labelled = _labelled("laion400m_sample.tsv", laion_captions(folder))
-    return [_as_decided(entry, decisions[entry.row]) if entry.row in decisions else entry for entry in labelled]
+    return [_plainly_read(entry, plain[entry.row]) if entry.row in plain else entry for entry in labelled]
 
 
-def _as_decided(entry: Labelled, decision: str) -> Labelled:
-    return replace(entry, plain=frozenset(decision.replace(OPEN, "").split()), open=decision == OPEN)
+def _plainly_read(entry: Labelled, read: dict[str, str]) -> Labelled:
+    return replace(
+        entry,
+        plain=frozenset(read["decision"].replace(OPEN, "").split()),
+        open=read["decision"] == OPEN,
+        plain_readings=(frozenset(read["first"].split()), frozenset(read["second"].split())),
+    )
+
+
+def _letters(verb: str) -> str:
+    return re.sub(r"[^a-z]", "", verb.lower())
 
 
 def written_labels() -> list[Labelled]:
     """Captions written for training: short ones of kinds that are rare in LAION; actions only."""
     return [
-        Labelled(row, entry["caption"], bool(entry["verbs"]), False, verbs, "train", verbs)
+        Labelled(row, entry["caption"], bool(entry["verbs"]), False, frozenset(entry["verbs"].split()), "train")
         for row, entry in enumerate(_entries("written.tsv"))
-        for verbs in [frozenset(entry["verbs"].split())]
     ]
 
 
@@ -120,12 +137,10 @@ def _labelled(name: str, captions: Sequence[str]) -> list[Labelled]:
             captions[int(entry["row"])],
             entry["action"] == "1",
             entry.get("complex") == "1",
-            verbs,
+            frozenset(entry["verbs"].lower().split()),
             _PARTS[entry.get("part", "train")],
-            verbs,
         )
         for entry in _entries(name)
-        for verbs in [frozenset(entry["verbs"].lower().split())]
     ]
 
 

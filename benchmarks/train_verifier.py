@@ -3,19 +3,17 @@
     python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
     python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
 
-Two logistic regressions (L2). Actions: a verb candidate is positive where its word is among the verbs that the plain
-readers found (rows on which they differ and nobody decided are left out); CC3M captions, which are cleaner than
-LAION's, and captions written for training join with less weight; the parser's vector of the verb joins as a linear
-probe. Details (attributes and relations): the label is the
-caption's, so of a complex caption every candidate counts as positive at first, then only those that the model itself
-believes in (three rounds). Deterministic.
+Two logistic regressions (L2). Actions: of a verb candidate is learned how many of the readers call it stated, the
+careful ones and the plain ones; CC3M captions, which are cleaner than LAION's, and captions written for training join
+with less weight; the parser's vector of the verb joins as a linear probe. Details (attributes and relations): the
+label is the caption's, so of a complex caption every candidate counts as positive at first, then only those that the
+model itself believes in (three rounds). Deterministic.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -37,7 +35,7 @@ from filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.15
-WRITTEN_WEIGHT = 0.3
+WRITTEN_WEIGHT = 0.2
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column beside features of 0 and 1
 MIN_COUNT = 3  # captions in which a feature must occur
 MIN_WEIGHT = 0.01  # smaller weights are dropped: they decide nothing and would fill the file
@@ -52,19 +50,19 @@ def train(laion: Sequence[Labelled], cc3m: Sequence[Labelled], parser: CaptionPa
     """The two tables of weights; CC3M captions join for actions."""
     graphs, written = graphs_of(laion, parser), written_labels()
     examples = [
-        *_action_examples(*_decided(laion, graphs), 1.0),
+        *_action_examples(laion, graphs, 1.0),
         # CC3M was read for what the tagger calls a verb and for words in -ing.
         *(
             one
             for one in _action_examples(cc3m, graphs_of(cc3m, parser), CC3M_WEIGHT)
-            if one.action.tagged or one.positive or one.action.verb.endswith("ing")
+            if one.action.tagged or one.share or one.action.verb.endswith("ing")
         ),
         *_action_examples(written, graphs_of(written, parser), WRITTEN_WEIGHT),
     ]
     return {
         "actions": _fit(
             [one.features for one in examples],
-            [one.positive for one in examples],
+            [one.share for one in examples],
             [one.weight for one in examples],
             STRENGTH["actions"],
             np.array([one.vector for one in examples]),
@@ -79,13 +77,9 @@ class _Example(NamedTuple):
     action: Action
     features: Features
     vector: Floats
-    positive: bool
+    share: float
+    """Of the readings that call it stated."""
     weight: float
-
-
-def _decided(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> tuple[list[Labelled], list[CaptionGraph]]:
-    kept = [place for place, entry in enumerate(labelled) if not entry.open]
-    return [labelled[place] for place in kept], [graphs[place] for place in kept]
 
 
 def _action_examples(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph], weight: float) -> Iterator[_Example]:
@@ -94,12 +88,8 @@ def _action_examples(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph
     for place, (caption, action) in enumerate(zip(columns.captions, actions, strict=True)):
         entry = labelled[caption]
         features = captions.facts.features(caption) | columns.features(place)
-        is_stated = _letters(action.verb) in {_letters(verb) for verb in entry.plain}
-        yield _Example(action, features, graphs[caption].parse.vectors[action.token], is_stated, weight)
-
-
-def _letters(verb: str) -> str:
-    return re.sub(r"[^a-z]", "", verb.lower())
+        vector = graphs[caption].parse.vectors[action.token]
+        yield _Example(action, features, vector, entry.share(action.verb), weight)
 
 
 def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph]) -> dict[str, Any]:
@@ -133,7 +123,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
 
 def _fit(
     rows: Sequence[Features],
-    positive: Iterable[bool],
+    shares: Iterable[float],
     weights: Iterable[float],
     strength: float,
     vectors: Floats | None = None,
@@ -145,8 +135,15 @@ def _fit(
     if vectors is not None:  # as columns of one spread, so that the penalty is fair to all
         scale = VECTOR_SPREAD / (vectors.std(axis=0) + 1e-6)
         columns = hstack([columns, csr_matrix((vectors - vectors.mean(axis=0)) * scale)]).tocsr()
+    # Each row for the share of readers who say yes, and for the rest, who say no.
+    yes, weight = np.array(list(shares), float), np.array(list(weights), float)
+    said = np.flatnonzero(yes > 0), np.flatnonzero(yes < 1)
     model = LogisticRegression(C=strength, max_iter=5_000, tol=1e-5)
-    model.fit(columns, np.array(list(positive)), np.array(list(weights)))
+    model.fit(
+        columns[np.concatenate(said)],
+        np.repeat([True, False], [len(some) for some in said]),
+        np.concatenate(((weight * yes)[said[0]], (weight * (1 - yes))[said[1]])),
+    )
     bias, learned = float(model.intercept_[0]), model.coef_[0]
     names = vectorizer.get_feature_names_out()
     table: dict[str, Any] = {

@@ -253,6 +253,6 @@ def test_a_full_disk(tmp_path: Path, forks: Forks) -> None:
         pytest.skip(f"no file system can be mounted here: {error}")
     forks.call(__file__, "on_a_small_disk", str(output), str(path), said=tmp_path / "said")
     said = (tmp_path / "said").read_text()
-    (error,) = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "make room" in error.lower() and str(output) in error and "Traceback" not in said, said
+    (refusal,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "make room" in refusal.lower() and str(output) in refusal and "Traceback" not in said, said
     assert not [*output.iterdir()], "it was no file system of its own"
