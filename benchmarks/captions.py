@@ -7,7 +7,8 @@ Real LAION captions, each met once, as in a run: what is kept of words serves ot
 All sides work on the same blocks of captions in turn, one thread, model load outside the clock, CPU time. `cold` are
 the first 2,000 captions after the start, `warm` the ones after them, `seen` all of them once more (which no run does).
 `plain nlp.pipe` is what a careful user of spaCy writes for these filters: tagger, parser and attribute ruler (for
-`pos_`), no entities, no lemmas, batches of 256; one `nlp(text)` per row is how peers do it. The stage is timed whole:
+`pos_`), no entities, no lemmas, batches of 256; one `nlp(text)` per row is how peers do it, data-juicer twice and with
+the whole model (its operators are a side where it is installed: `benchmarks/data_juicer.py`). The stage is timed whole:
 normalise, parse, graph, verifier, Arrow table. `--prove` compares the annotations of 10,000 LAION and 5,000 CC3M
 captions, row by row, with those made from spaCy's own parses.
 """
@@ -28,6 +29,7 @@ import numpy as np
 import pyarrow as pa
 import spacy
 
+from benchmarks import data_juicer
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from filters.captions.annotate import CaptionAnnotator, table_of
 from filters.captions.graph import build_graph
@@ -74,7 +76,17 @@ def sides() -> dict[str, Side]:
         "our parse": lambda _, texts: parser.parse(texts),
         "our caption stage, whole": lambda captions, _: annotator.annotate(captions),
         "our caption stage, `--lean`": lambda captions, _: lean.annotate(captions),
+        **data_juicer_side(),
     }
+
+
+def data_juicer_side() -> dict[str, Side]:
+    """data-juicer's operators; none, and a line that says so, where it is not installed."""
+    if not data_juicer.is_installed():
+        print(data_juicer.MISSING)
+        return {}
+    counted = data_juicer.operators(spacy.load(find_model()))
+    return {"data-juicer's two operators": lambda _, texts: counted(texts[: BLOCK // 20])}
 
 
 def measure(captions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
@@ -128,6 +140,10 @@ def main() -> None:
         print(f"rows with other annotations than from spaCy's own parses: {prove(captions):,} of {len(captions):,}")
         return
     captions = list(dict.fromkeys(laion_captions(folder)))[: options.rows]
+    if len(captions) <= COLD:
+        arguments.error(
+            f"--rows {options.rows}: the first {COLD:,} captions warm up; at least {COLD + BLOCK:,} are needed"
+        )
     print(f"{len(captions):,} LAION captions, blocks of {BLOCK} in turn, CPU seconds of one thread; ratios to {BASE}")
     print(f"matrix products: {blas_kernels()}\n")
     report(measure(captions))

@@ -257,7 +257,7 @@ class Captions:
         return actor, next(names, stop), separators[0], separators[-1]
 
     def _is_name(self, at: int) -> bool:
-        return self._words[at][0].isupper() and self._words[at].lower() in first_names()
+        return self._lower[at] in first_names() and self._words[at][0].isupper()
 
     @cached_property
     def attributes(self) -> Columns:
@@ -342,11 +342,11 @@ def _of_all(parts: Sequence[Sequence[T]]) -> tuple[list[int], list[T]]:
 
 def _in_a_row(rows: Sequence[Sequence[Any]], before: Any, behind: Any) -> list[Any]:
     """What is known of the tokens of each caption, with margins."""
-    found: list[Any] = []
+    found: list[Any] = [before] * _MARGIN
+    between = (behind,) * _MARGIN + (before,) * _MARGIN
     for row in rows:
-        found += (before,) * _MARGIN
         found += row
-        found += (behind,) * _MARGIN
+        found += between
     return found
 
 
@@ -368,11 +368,11 @@ def _rated_nouns(graph: CaptionGraph, lower: Sequence[str], has_name: bool) -> l
     """For each word (can act, is a page word), -1 where that is unknown; a name of a person can act."""
     tags, found = graph.parse.tags, [word.noun for word in graph.words]
     if has_name:
-        for token, word in enumerate(lower):
-            if word in first_names():  # a surname follows a first name
-                for place in range(token, min(token + 2, len(tags))):
-                    if found[place] == UNKNOWN and tags[place] in NAME_TAGS:
-                        found[place] = PERSON
+        names = first_names()
+        for token in [token for token, word in enumerate(lower) if word in names]:
+            for place in range(token, min(token + 2, len(tags))):  # a surname follows a first name
+                if found[place] == UNKNOWN and tags[place] in NAME_TAGS:
+                    found[place] = PERSON
     return found
 
 

@@ -131,7 +131,7 @@ class CaptionGraph:
 
 def build_graph(parse: Parse) -> CaptionGraph:
     """The graph of one parsed caption."""
-    words = [known_word(word) for word in parse.words]
+    words = list(map(known_word, parse.words))
     children: dict[int, list[int]] = {}
     for token, head in enumerate(parse.heads):
         if head != token:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from itertools import compress
+from itertools import compress, repeat
+from operator import mul
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,15 +80,14 @@ class Scorer:
 
     def weigh(self, features: Features) -> float:
         """Log odds that the features add."""
-        weight = self.weights.get
-        return sum([value * weight(name, 0.0) for name, value in features.items()])
+        return sum(map(mul, features.values(), map(self.weights.get, features, repeat(0.0))))
 
     def weigh_columns(self, columns: Columns) -> Odds:
         """Log odds that features add to each of their candidates: what `weigh` makes of them one by one, faster."""
         odds = np.zeros(len(columns.captions))
         for make, *arguments in columns.groups:
             known = self._known.get(make) or self._known.setdefault(make, _Known(self.weigh, make))
-            odds += np.array([known[one] for one in zip(*arguments, strict=True)], np.float64)
+            odds += np.fromiter(map(known.__getitem__, zip(*arguments, strict=True)), np.float64, len(odds))
         for name, values in columns.values.items():
             odds += self.weights.get(name, 0.0) * values
         return odds

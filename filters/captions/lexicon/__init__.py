@@ -7,10 +7,22 @@ census of 1990.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import NamedTuple
+
+_ENDINGS = {
+    "s": (("ies", ("y",)), ("es", ("e", "")), ("s", ("",))),
+    "d": (("ied", ("y",)), ("ed", ("e", ""))),
+    "g": (("ing", ("e", "")),),
+}
+"""By their last letter, with what a verb has in their place."""
+_PLURALS = {
+    "s": (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("es", ""), ("s", "")),
+    "n": (("men", "man"), ("children", "child")),
+}
+"""Endings of plurals by their last letter, with those of the singular."""
 
 
 class VerbRating(NamedTuple):
@@ -96,29 +108,20 @@ def verb_lemma(form: str) -> str | None:
     rated by reading ("singing" is of sing, not of singe)."""
     if form in _irregular():
         return _irregular()[form]
-    return _inflected(form, _read_verbs()) or _inflected(form, _verbs())
+    rated = list(filter(_verbs().__contains__, _may_inflect(form)))
+    return next(filter(_read_verbs().__contains__, rated), rated[0]) if rated else None
 
 
-def _inflected(form: str, verbs: Container[str]) -> str | None:
-    if form in verbs:
-        return form
-    for ending, repairs in (
-        ("ies", ("y",)),
-        ("ied", ("y",)),
-        ("es", ("e", "")),
-        ("s", ("",)),
-        ("ed", ("e", "")),
-        ("ing", ("e", "")),
-    ):
+def _may_inflect(form: str) -> Iterator[str]:
+    """What may be the verb of a regular form, the likeliest first."""
+    yield form
+    for ending, repairs in _ENDINGS.get(form[-1:], ()):
         if form.endswith(ending) and len(form) > len(ending) + 1:
             stem = form[: -len(ending)]
-            candidates = [stem + repair for repair in repairs]
+            for repair in repairs:
+                yield stem + repair
             if len(stem) > 2 and stem[-1] == stem[-2]:
-                candidates.append(stem[:-1])
-            for candidate in candidates:
-                if candidate in verbs:
-                    return candidate
-    return None
+                yield stem[:-1]
 
 
 def verb_rating(lemma: str) -> VerbRating | None:
@@ -129,18 +132,10 @@ def verb_rating(lemma: str) -> VerbRating | None:
 def noun_rating(word: str) -> NounRating | None:
     """The rating of a lower-case noun, singular or plural, None where it is not rated."""
     nouns = _nouns()
-    if (rating := nouns.get(word)) or not word.endswith(("s", "n")):
+    if rating := nouns.get(word):
         return rating
-    for ending, repair in (
-        ("ies", "y"),
-        ("ves", "f"),
-        ("ves", "fe"),
-        ("es", ""),
-        ("men", "man"),
-        ("children", "child"),
-        ("s", ""),
-    ):
-        if word.endswith(ending) and (rating := nouns.get(word[: -len(ending)] + repair)):
+    for ending, singular in _PLURALS.get(word[-1:], ()):
+        if word.endswith(ending) and (rating := nouns.get(word[: -len(ending)] + singular)):
             return rating
     return None
 
