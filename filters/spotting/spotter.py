@@ -19,9 +19,9 @@ __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotte
 
 BATCH_BYTES: Final = 32 * 2**20
 """Images of a batch are in memory together: large ones make small batches."""
-PROCESSING: Final = "4"
+PROCESSING: Final = "5"
 """Version of what `engine` does around the networks, raised where it reads otherwise. 1 was PaddleOCR's own; 2 read the
-letters of columns one by one; 3 rounded otherwise in the detector."""
+letters of columns one by one; 3 rounded otherwise in the detector; 4 turned large lines at their full size."""
 _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
     "onnxruntime": {"onnxruntime": "onnxruntime"},
     "openvino": {"openvino": "openvino"},

@@ -47,8 +47,10 @@ def detector_input(pixels: Pixels, limit_side: int) -> Floats:
     resized = pixels if pixels.shape[:2] == (height, width) else cv2.resize(pixels, (width, height))
     planes = np.empty((1, 3, height, width), np.float32)
     for channel, samples in enumerate(cv2.split(resized)):
-        np.multiply(samples, _SCALE[channel], out=planes[0, channel], dtype=np.float32)
-        planes[0, channel] += _SHIFT[channel]
+        plane = planes[0, channel]
+        plane[:] = samples
+        plane *= _SCALE[channel]
+        plane += _SHIFT[channel]
     return planes
 
 
@@ -60,7 +62,7 @@ def common_shapes(limit_side: int) -> set[tuple[int, ...]]:
 
 def find_contours(probabilities: Floats, threshold: float) -> list[Contour]:
     """The outlines of the patches of text pixels in a map (height, width): each int32 (points, 1, 2)."""
-    mask = (probabilities > threshold).astype(np.uint8)
+    mask = (probabilities > threshold).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)
     return list(contours[:_MOST_CONTOURS])  # type: ignore[arg-type]
 
@@ -86,8 +88,10 @@ def corners_of(points: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], float
 
 def text_box(contour: Contour, probabilities: Floats, settings: SpotterSettings) -> npt.NDArray[np.float32] | None:
     """The box of a straight line: corners (4, 2) in pixels of the map; None where it is too small or too unlikely."""
-    core, side = corners_of(contour)
-    if side < _LEAST_CORE or score_inside(probabilities, core) < settings.box_threshold:
+    if min(cv2.minAreaRect(contour)[1]) < _LEAST_CORE:  # most are specks
+        return None
+    core, _ = corners_of(contour)
+    if score_inside(probabilities, core) < settings.box_threshold:
         return None
     grown, side = corners_of(_grown(core, settings.unclip_ratio))
     return grown if side >= _LEAST_BOX else None

@@ -27,10 +27,10 @@ from filters.spotting.ocr.detection import (
     reading_order,
     text_box,
 )
+from filters.spotting.ocr.detector_graph import load_detector
 from filters.spotting.ocr.lines import cut_line, to_strip
 from filters.spotting.ocr.networks import load_network
 from filters.spotting.ocr.recognition import Reading, read_strips
-from filters.spotting.ocr.upsampling import load_detector
 from filters.spotting.settings import Box, Spotted, SpotterSettings
 from filters.spotting.weights import ModelSize, find_models
 
@@ -60,7 +60,8 @@ class Engine:
     def __init__(self, settings: SpotterSettings) -> None:
         cv2.setNumThreads(1)
         self.settings = settings
-        detector = load_detector(find_models(settings.model, settings.models).detection / "inference.onnx")
+        path = find_models(settings.model, settings.models).detection / "inference.onnx"
+        detector = load_detector(path, settings.precision)
         self._detect = load_network(detector, settings, common_shapes(settings.limit_side))
         self._first = _Recogniser(settings.model, settings)
         second = settings.second_reader

@@ -17,11 +17,15 @@ _TALL: Final = 1.5
 """A box so many times as high as wide holds text that was turned."""
 _ALIGNED: Final = 0.01
 """Pixels by which the sides of a box may lean that is cut along rows and columns."""
+_TURNED_HEIGHT: Final = 2 * HEIGHT
+"""Most pixels of height that a line is turned with: a strip shows no more, and turning takes long. Boxes of hundreds of
+pixels are seldom text."""
 
 
 def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
-    """The part of an image inside a box of four corners, and whether it was taller than wide and is turned by a quarter
-    counter-clockwise, as text that reads downwards wants it. May be empty: (0, n, 3)."""
+    """The part of an image inside a box of four corners, reduced where it is large and leans, and whether it was taller
+    than wide and is turned by a quarter counter-clockwise, as text that reads downwards wants it. May be empty:
+    (0, n, 3)."""
     corners, _ = corners_of(box)
     left_top, right_top, right_bottom, left_bottom = corners
     width = int(max(np.linalg.norm(left_top - right_top), np.linalg.norm(right_bottom - left_bottom)))
@@ -32,6 +36,9 @@ def cut_line(pixels: Pixels, box: Quad) -> tuple[Pixels, bool]:
         left, top = np.rint(left_top).astype(int)
         crop = pixels[top : top + height, left : left + width]
         return _standing(crop)
+    line_height = width if height >= _TALL * width else height
+    reduction = max(1.0, line_height / _TURNED_HEIGHT)
+    width, height = round(width / reduction), round(height / reduction)
     target = np.array(((0, 0), (width, 0), (width, height), (0, height)), np.float32)
     warped = cv2.warpPerspective(
         pixels,

@@ -5,15 +5,20 @@ Numbers of fields are those of ONNX's onnx.proto; what is not named is kept as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 FLOAT: Final = 1
 """TensorProto.DataType."""
-INT: Final = 2
-"""AttributeProto.AttributeType."""
+_INT64: Final = 7
+_INTS: Final = 7
+_FIELDS: Final[dict[type, tuple[str, int]]] = {int: ("i", 2), bytes: ("s", 3)}
+"""Field of an attribute and AttributeProto.AttributeType by the type of its value; others are lists of numbers."""
 _Field = descriptor_pb2.FieldDescriptorProto
 _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
     # name, number, and type: of a text, bytes, a number, or the name of a message; in brackets where there are many
@@ -33,6 +38,7 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
     "Attribute": (
         ("name", 1, _Field.TYPE_STRING),
         ("i", 3, _Field.TYPE_INT64),
+        ("s", 4, _Field.TYPE_BYTES),
         ("ints", 8, [_Field.TYPE_INT64]),
         ("type", 20, _Field.TYPE_INT32),
     ),
@@ -69,3 +75,74 @@ def messages() -> dict[str, Any]:
     return {
         name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"diht.onnx.{name}")) for name in _MESSAGES
     }
+
+
+class Graph:
+    """The nodes of a model and its constants, for reading and changing. Nodes stand in the order of their computing."""
+
+    def __init__(self, data: bytes) -> None:
+        self._model = messages()["Model"]()
+        self._model.ParseFromString(data)
+        self._graph = self._model.graph
+        self.nodes = self._graph.node
+
+    @property
+    def output(self) -> str:
+        """The name of the model's only output."""
+        (output,) = self._graph.output
+        return output.name  # type: ignore[no-any-return]
+
+    def maker(self, name: str) -> Any:
+        """The node that computes a tensor; None of inputs and constants."""
+        return next((node for node in self.nodes if name in node.output), None)
+
+    def only_user(self, name: str) -> Any:
+        """The node that reads a tensor; None where there are several, or none."""
+        users = [node for node in self.nodes if name in node.input]
+        return users[0] if len(users) == 1 and name != self.output else None
+
+    def constant(self, name: str) -> npt.NDArray[np.float32] | None:
+        """A constant of float32; None where the name is not that of one."""
+        tensor = next((tensor for tensor in self._graph.initializer if tensor.name == name), None)
+        if tensor is None or tensor.data_type != FLOAT or not tensor.raw_data:
+            return None
+        return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
+
+    def add_constant(self, name: str, array: npt.NDArray[np.float32 | np.int64]) -> str:
+        """A new constant; its name."""
+        kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (FLOAT, "<f4")
+        raw = array.astype(data).tobytes()
+        self._graph.initializer.add(dims=array.shape, data_type=kind, name=name, raw_data=raw)
+        return name
+
+    def insert(
+        self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
+    ) -> str:
+        """A new node before another, or at the end where that is None; its output."""
+        node = messages()["Node"](op_type=operator, input=inputs, output=[output])
+        for name, value in attributes.items():
+            field, kind = _FIELDS.get(type(value), ("ints", _INTS))
+            node.attribute.add(**{"name": name, "type": kind, field: value})
+        self.nodes.insert(len(self.nodes) if before is None else list(self.nodes).index(before), node)
+        return output
+
+    def remove(self, *nodes: Any) -> None:
+        for node in nodes:
+            self.nodes.remove(node)
+
+    def to_bytes(self) -> bytes:
+        """The file, without constants that no node reads, and without shapes of what is computed: engines derive them
+        anew."""
+        del self._graph.value[:]
+        used = {name for node in self.nodes for name in node.input}
+        for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in used]:
+            self._graph.initializer.remove(tensor)
+        return self._model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def attributes_of(node: Any) -> dict[str, Any]:
+    """Those that are numbers, texts, or lists of numbers."""
+    fields = {kind: field for field, kind in (*_FIELDS.values(), ("ints", _INTS))}
+    known = [attribute for attribute in node.attribute if attribute.type in fields]
+    values = {attribute.name: getattr(attribute, fields[attribute.type]) for attribute in known}
+    return {name: value if isinstance(value, int | bytes) else list(value) for name, value in values.items()}

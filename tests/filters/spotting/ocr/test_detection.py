@@ -1,5 +1,6 @@
 """From an image to the detector's input, and from its map to boxes."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -92,6 +93,26 @@ def test_lines_are_cut_and_tall_ones_turned() -> None:
     assert tall.shape == (10, 60, 3) and turned
     assert (np.diff(tall[5, :, 0].astype(int)) > 0).all(), "text that reads downwards reads to the right now"
     assert cut_line(pixels, np.zeros((4, 2), np.int32))[0].size == 0
+
+
+@pytest.mark.parametrize(("length", "thickness"), [(400, 200), (150, 400)])
+def test_large_boxes_that_lean_are_cut_at_twice_the_height_of_a_strip(length: int, thickness: int) -> None:
+    across = np.array((0.96, 0.28))
+    down = np.array((-0.28, 0.96))
+    start = np.array((150, 20))
+    corners = [start, start + length * across, start + length * across + thickness * down, start + thickness * down]
+    image = np.zeros((700, 700, 3), np.uint8)
+    cv2.fillPoly(
+        image, [np.array(corners[:2] + [(a + b) / 2 for a, b in (corners[1:3], corners[3::-3])], int)], (200,) * 3
+    )
+    crop, turned = cut_line(image, np.array(corners, np.int32))
+    assert turned == (thickness > length)
+    assert min(crop.shape[:2]) == 2 * HEIGHT
+    assert crop.shape[1] / crop.shape[0] == pytest.approx(max(length, thickness) / min(length, thickness), rel=0.02)
+    upright = np.rot90(crop, -1) if turned else crop
+    height, width = upright.shape[:2]
+    assert (upright[5 : height // 2 - 5, 5 : width - 5, 0] == 200).all()
+    assert (upright[height // 2 + 5 :, :, 0] == 0).all()
 
 
 def test_strips_have_one_height_and_keep_their_proportions() -> None:
