@@ -6,6 +6,7 @@ import json
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -117,21 +118,25 @@ def test_a_failure_while_saving_leaves_what_was_there(
     assert found is not None and found.step == 1
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own."""
+    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own. For a few
+    lines only: the tests' own log may be a larger file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("large", ["model", "training"])
-def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path, small_disk: None) -> None:
+def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there, and the same"):
-        much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+    much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+    says = r"step 2 could not be written to .*; make room there, and the same"
+    with pytest.raises(CheckpointError, match=says), small_disk():
         checkpoints.save(replace(made(2), **much))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 
