@@ -223,6 +223,8 @@ def _stamp(url: str) -> str | None:
     """What tells this file from another one of its name; None where there is none."""
     try:
         if not is_remote(url):
+            if Path(url).is_dir():
+                raise BadSource(f"shard {url} is a folder; name tars, or a folder of tars")
             return stamp_of(Path(url))
         fs, inside = fsspec.core.url_to_fs(url)
         info = fs.info(inside)
@@ -326,7 +328,11 @@ def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process of a machine indexes; the others wait and find it done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise BadSource(f"indices of shards cannot be kept in {folder} ({error}): set data.index_folder") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

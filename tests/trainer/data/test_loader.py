@@ -213,9 +213,7 @@ def test_more_bad_images_than_allowed_end_the_run(tars: Any, load: Any, tmp_path
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_shard_without_one_good_image_is_no_endless_loop(
-    tars: Any, load: Any, tmp_path: Path, workers: int
-) -> None:
+def test_a_shard_without_one_good_image_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
     folder = damaged(tars, tmp_path / "d", bad=8, of=8)
     with pytest.raises(
         TooManyBad, match=r"^no sample of shard .*00000\.tar or its neighbours could be used in 32 tries"
@@ -381,6 +379,12 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
         load(tmp_path / "nowhere")
     with pytest.raises(BadSource, match=r"no \*\.tar there; run `make filter`"):
         load(tmp_path)
+    (tmp_path / "unpacked" / "00000.tar").mkdir(parents=True)
+    with pytest.raises(BadSource, match=r"00000\.tar is a folder; name tars, or a folder of tars"):
+        load(tmp_path / "unpacked")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSource, match=r"cannot be kept in .*file/\w+ \(.*\): set data.index_folder"):
+        load(tars.folder(tmp_path / "good", [4]), index_folder=str(tmp_path / "file"))
     with pytest.raises(BadSource, match=r"3 samples does not fill one global batch of 4 x 1"):
         load(tars.folder(tmp_path / "d", [3]))
 
