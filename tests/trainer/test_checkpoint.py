@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -65,6 +66,28 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Pat
     checkpoints.save(made(2))  # its place is free again
     found = checkpoints.newest()
     assert found is not None and found.step == 2
+
+
+def test_a_manifest_that_says_less_is_damage(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    manifest = checkpoints.save(made(2)) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["samples"]
+    manifest.write_text(json.dumps(content))
+    said: list[str] = []
+    found = checkpoints.newest(said.append)
+    assert found is not None and found.step == 1 and "manifest.json lacks samples" in said[0]
+
+
+@pytest.mark.parametrize("name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"])
+def test_a_folder_of_another_name_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, keep_last=1)
+    shutil.copytree(checkpoints.save(made(1)), tmp_path / name)
+    found = checkpoints.newest()
+    assert found is not None and found.step == 1
+    checkpoints.save(made(3))
+    assert checkpoints.steps() == [3] and (tmp_path / name).is_dir()
 
 
 def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
