@@ -349,6 +349,7 @@ def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: P
         ({"check": {"zero_shot": "nowhere"}}, "holds 0 folders of classes"),
         ({"concepts": {"path": "nowhere"}}, "nowhere holds no concept targets"),
         ({"schedule": {"batch_size": 1000}}, "lower the batch size"),
+        ({"data": {"split": {"holdout": 0.001}}}, "holdout 0.001 holds out no pair of .*: raise it, or set it"),
         ({"model": {"image_size": 7}}, "model.image_size is 7, less than a patch of 8 pixels"),
     ],
 )
