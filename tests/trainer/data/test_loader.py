@@ -575,6 +575,19 @@ def test_shards_that_go_from_the_store_are_lost(remote: Remote) -> None:
         list(late.epoch(1))
 
 
+def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(remote: Remote, tars: Any) -> None:
+    loader = remote.loader(20, max_bad_share=0.1)
+    batches = loader.epoch(0)
+    begun = next(batches).keys  # half of a shard
+    shard = int(begun[0].partition("-")[0], 16) // 8
+    for path in remote.folder.parent.rglob("cache/**/*.tar"):
+        path.unlink()
+    remote.memory.rm(f"/{remote.folder.parent.name}/shards/{shard:05d}.tar")
+    rest = keys(list(batches))
+    assert len(rest) == 44 and not {*rest} & {tars.key(number) for number in range(8 * shard, 8 * shard + 8)}
+    assert loader.counts == {"ok": 48, "missing_shard": 4}
+
+
 def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:
     """Made before they were copied to the store: no machine fetches them all before the first step."""
     remote.local()  # makes the index
