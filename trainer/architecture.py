@@ -52,6 +52,8 @@ def architecture(settings: ModelSettings) -> dict[str, Any]:
     if "vocabulary" in model["text_cfg"]:
         model["text_cfg"]["words"] = _words(Path(model["text_cfg"].pop("vocabulary")))
     if settings.image_size is not None:
+        if settings.image_size < (patch := vision.get("patch_size", 1)):
+            raise BadArchitecture(f"model.image_size is {settings.image_size}, less than a patch of {patch} pixels")
         vision["image_size"] = settings.image_size
     if settings.patch_dropout:
         vision["patch_dropout"] = settings.patch_dropout

@@ -120,6 +120,7 @@ def assemble(
         tokenizer=tokenize,
         device=device,
     )
+    _check_holdout(config, loader)
     config = replace(config, data=replace(config.data, streams=loader.streams))
     optimizer = build_optimizer(student, config.optimizer, config.concepts)
     average = WeightAverage(student, config.run.ema) if config.run.ema else None
@@ -202,6 +203,19 @@ def _check_model(config: Config, ranks: Ranks) -> None:
         )
     if config.check.zero_shot and config.data.features:
         raise WrongUse(f"check.zero_shot {config.check.zero_shot} needs images; leave it out with data.features")
+
+
+def _check_holdout(config: Config, loader: Loader) -> None:
+    """Raises `WrongUse` where a check would find no held-out pairs of a source, after hours."""
+    split = config.data.split
+    if not config.check.retrieval_samples or not split.holdout or split.part != "train":
+        return
+    without = [source.path for source in loader.sources if not source.others]
+    if without:
+        raise WrongUse(
+            f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "
+            "check.retrieval_samples, to 0"
+        )
 
 
 def _fitting(

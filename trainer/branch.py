@@ -42,12 +42,15 @@ class Parent:
 
 
 def adopt(path: str, parts: Parts, ranks: Ranks) -> Parent:
-    """Bring the parts to the state of a checkpoint of another run, on all ranks. Raises `WrongUse` where it is of
-    another model, `CheckpointError` where it cannot be used."""
+    """Bring the parts to the state of a checkpoint of another run, on all ranks. Raises `WrongUse` where there
+    is none or it is of another model, `CheckpointError` where it is damaged."""
     cache = parts.config.data.cache_folder
     folder, step = ranks.share(_named(path, cache) if ranks.first else None)
     checkpoints = checkpoints_at(folder, cache)
-    found = checkpoints.load(step)
+    try:
+        found = checkpoints.load(step)
+    except CheckpointError as error:
+        raise CheckpointError(f"branch.path {path}: {error}; take another checkpoint, or a good copy of it") from error
     parent = Parent(path=checkpoints.name(step), step=step, samples=found.samples, sha256=checkpoints.digest(step))
     _require_time_left(found, parts)
     _take_over(found, parts)
@@ -66,7 +69,7 @@ def _named(path: str, cache_folder: str | None) -> tuple[str, int]:
     folder = f"{named}/{CHECKPOINTS}"
     steps = checkpoints_at(folder, cache_folder).steps()
     if not steps:
-        raise CheckpointError(f"branch.path {path} is neither a checkpoint, step-..., nor a WORKDIR with one")
+        raise WrongUse(f"branch.path {path} is neither a checkpoint, step-..., nor a WORKDIR with one")
     return folder, steps[-1]
 
 

@@ -58,7 +58,7 @@ class Checkpoint:
 def step_of(name: str) -> int | None:
     """The step of a folder of this name; None where it is no checkpoint's."""
     number = name.removeprefix(_PREFIX)
-    return int(number) if name.startswith(_PREFIX) and number.isdecimal() else None
+    return int(number) if number.isdecimal() and name == f"{_PREFIX}{int(number):012d}" else None
 
 
 class Checkpoints:
@@ -170,6 +170,8 @@ class Checkpoints:
             manifest = json.loads(self._manifest_bytes(step))
             if manifest["step"] != step or set(manifest["files"]) != {MODEL, TRAINING}:
                 raise Damaged(f"{file} is of another checkpoint")
+            if missing := {"samples", "metric"} - set(manifest):
+                raise Damaged(f"{file} lacks {min(missing)}")
             return dict(manifest)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{file} cannot be read: {error}") from error

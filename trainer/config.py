@@ -29,7 +29,7 @@ class ModelSettings:
     """An architecture in open_clip's own form (embed_dim, vision_cfg, text_cfg), instead of the one called `name`. A
     vision_cfg or text_cfg with a key `tower` is a small tower of this project, or one of your own by its import path;
     a text_cfg with a key `vocabulary`, a file of a word in each line, has whole words as ids."""
-    image_size: int | None = None
+    image_size: Positive | None = None
     """Side of the square image, in pixels; None: the architecture's. Position embeddings are resized on a warm
     start."""
     patch_dropout: Annotated[float, Range(at_least=0, at_most=0.95)] = 0.0

@@ -14,7 +14,7 @@ from trainer.config import LogSettings
 
 
 class MissingTracker(RuntimeError):
-    """A tracker that was asked for is not installed."""
+    """A tracker that was asked for is not installed, or takes nothing."""
 
 
 class RunLog:
@@ -94,6 +94,12 @@ def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     known = workdir / "wandb_id"
     if not known.exists():
         known.write_text(uuid.uuid4().hex[:12])
-    return wandb.init(
-        project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
-    )
+    try:
+        return wandb.init(
+            project=project, id=known.read_text().strip(), resume="allow", dir=str(workdir), config=dict(config)
+        )
+    except wandb.Error as error:
+        raise MissingTracker(
+            f"log.wandb {project} cannot be reported to ({' '.join(str(error).split())}): set it right, or WANDB_MODE="
+            "offline, or log.wandb=''"
+        ) from error

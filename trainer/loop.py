@@ -50,7 +50,7 @@ from trainer.stopping import StopWish, stop_wish
 from trainer.tasks import RESULTS, evaluate, require_tasks
 from trainer.transforms import preprocessing
 from trainer.utilisation import peak_memory
-from trainer.workdir import CHECKPOINTS, EXPORT, Workdir, opened
+from trainer.workdir import CHECKPOINTS, CONFIG, EXPORT, Workdir, opened
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +115,8 @@ class _Run:
         same_on_all(ranks, "the configuration", plain(self.config))
         self.checkpoints = workdir.checkpoints(self.config.checkpoint, say)
         found = self.checkpoints.newest(say) if ranks.first else None
+        if ranks.first and found is None:
+            workdir.require_unused()
         begun = ranks.share({key: found.training.get(key) for key in ("config", "shards", "world")} if found else None)
         if begun is not None and begun["shards"] is None:
             raise CheckpointError(
@@ -154,7 +156,6 @@ class _Run:
         if self.parent is not None:
             self.say(f"a branch of {self.parent}")
         if self.ranks.first:
-            (self.workdir.folder / "config.yaml").write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             self.log = RunLog(
                 self.workdir.folder,
                 self.config.log,
@@ -163,6 +164,7 @@ class _Run:
                 self.step,
                 grown=self.workdir.grown,
             )
+            (self.workdir.folder / CONFIG).write_text(yaml.safe_dump(plain(self.config), sort_keys=False))
             if step is not None:
                 self.log.write("event", self.step, self._samples(), {"event": "resumed"})
             elif self.parent is not None:

@@ -27,7 +27,7 @@ from trainer.remote import RemoteFolder, StoreError, in_words
 from trainer.stored_checkpoints import StoredCheckpoints
 from trainer.uploads import Uploads
 
-CHECKPOINTS, EXPORT, LOG, CURVES = "checkpoints", "export", "log.jsonl", "tensorboard"
+CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
 _EVERY_S = 10.0  # log and curves go to a store at most that often, besides checkpoints
 
 
@@ -50,6 +50,17 @@ class Workdir:
         """Those of the run."""
         return Checkpoints(self.folder / CHECKPOINTS, settings)
 
+    def require_unused(self) -> None:
+        """For a run that begins here. Raises `WrongUse` where files of others have names of its own: it would write
+        over them. Where there is a log, they are of a run that did not come to its first checkpoint."""
+        names = self._names()
+        theirs = sorted(names & {CONFIG, EXPORT})
+        if theirs and LOG not in names:
+            raise WrongUse(
+                f"{self} holds {theirs[0]}, which no run here has written ({LOG} is not there), and which a run would "
+                "write over; take another WORKDIR, or move it away"
+            )
+
     def grown(self, now: bool = False) -> None:
         """Files directly in the folder, or curves, have grown. `now`: a checkpoint comes next, which counts on them."""
 
@@ -59,6 +70,9 @@ class Workdir:
     def place(self, name: str) -> str:
         """Where others find something."""
         return str(self.folder / name)
+
+    def _names(self) -> set[str]:
+        return {path.name for path in self.folder.glob("*")}
 
 
 class RemoteWorkdir(Workdir):
@@ -118,6 +132,9 @@ class RemoteWorkdir(Workdir):
         """No more is written."""
         self._uploads.end()
 
+    def _names(self) -> set[str]:
+        return {path.partition("/")[0] for path in self._store.files()}
+
     def _bring(self) -> None:
         self._check()
         for path in self._growing():
@@ -128,7 +145,8 @@ class RemoteWorkdir(Workdir):
 
     def _growing(self) -> list[Path]:
         found = (*self.folder.glob("*"), *(self.folder / CURVES).glob("*"))
-        return sorted(path for path in found if path.is_file())
+        log_first = sorted(found, key=lambda path: (path.name != LOG, path))  # by the log others know whose the rest is
+        return [path for path in log_first if path.is_file()]
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -200,8 +218,12 @@ def _locked(workdir: Path, ranks: Ranks) -> Iterator[None]:
     if not ranks.first:
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "lock", "w") as file:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = open(workdir / "lock", "w")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise WrongUse(f"WORKDIR {workdir} cannot be written ({error}): take another one") from error
+    with lock as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

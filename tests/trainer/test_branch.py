@@ -131,13 +131,13 @@ def test_what_a_branch_cannot_change(
 
 
 def test_a_parent_that_is_none(parent: Path, tiny_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"branch.path .* is neither a checkpoint"):
+    with pytest.raises(WrongUse, match=r"branch.path .* is neither a checkpoint"):
         train(tiny_config(branch={"path": str(tmp_path)}), tmp_path / "child")
     damaged = Path(shutil.copytree(parent, tmp_path / "damaged"))
     model = damaged / "checkpoints" / "step-000000000010" / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-1] + b"x")
     config = tiny_config(branch={"path": str(damaged)}, schedule={"samples": 320})
-    with pytest.raises(CheckpointError, match="SHA-256"):
+    with pytest.raises(CheckpointError, match=r"^branch.path .*damaged: .* SHA-256 .*; take another checkpoint, or a"):
         train(config, tmp_path / "child")
     assert not list(damaged.rglob("damaged-*")), "what belongs to another run is left alone"
 

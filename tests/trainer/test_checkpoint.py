@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import resource
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,28 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Pat
     assert found is not None and found.step == 2
 
 
+def test_a_manifest_that_says_less_is_damage(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    manifest = checkpoints.save(made(2)) / "manifest.json"
+    content = json.loads(manifest.read_text())
+    del content["samples"]
+    manifest.write_text(json.dumps(content))
+    said: list[str] = []
+    found = checkpoints.newest(said.append)
+    assert found is not None and found.step == 1 and "manifest.json lacks samples" in said[0]
+
+
+@pytest.mark.parametrize("name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"])
+def test_a_folder_of_another_name_is_no_checkpoint(name: str, tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path, keep_last=1)
+    shutil.copytree(checkpoints.save(made(1)), tmp_path / name)
+    found = checkpoints.newest()
+    assert found is not None and found.step == 1
+    checkpoints.save(made(3))
+    assert checkpoints.steps() == [3] and (tmp_path / name).is_dir()
+
+
 def test_all_damaged_is_an_error_not_a_new_beginning(tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     (checkpoints.save(made(1)) / "training.pt").write_bytes(b"")
@@ -117,21 +141,25 @@ def test_a_failure_while_saving_leaves_what_was_there(
     assert found is not None and found.step == 1
 
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own."""
+    """Files of at most 100 kB, as on a disk that is full: torch and safetensors raise errors of their own. For a few
+    lines only: the tests' own log may be a larger file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("large", ["model", "training"])
-def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path, small_disk: None) -> None:
+def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written to .*; make room there, and the same"):
-        much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+    much: dict[str, Any] = {large: {"w": torch.zeros(100_000)}}
+    says = r"step 2 could not be written to .*; make room there, and the same"
+    with pytest.raises(CheckpointError, match=says), small_disk():
         checkpoints.save(replace(made(2), **much))
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]
 

@@ -71,6 +71,23 @@ def test_weights_and_biases_where_it_is_installed(tmp_path: Path, monkeypatch: p
     assert logged[0] == ({"step/loss": 0.5, "samples": 10}, 1) and logged[1][0] == {"finished": True}
 
 
+def test_weights_and_biases_that_takes_nothing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Error(Exception):
+        pass
+
+    def init(**options: Any) -> None:
+        raise Error("No API key configured.\nUse `wandb login` to log in.")
+
+    package = ModuleType("wandb")
+    package.init, package.Error = init, Error  # type: ignore[attr-defined]
+    package.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with pytest.raises(
+        MissingTracker, match=r"^log.wandb project .*configured. Use `wandb login` .*, or log.wandb=''$"
+    ):
+        opened(tmp_path, wandb="project")
+
+
 def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
     loading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     log = RunLog(tmp_path, LogSettings(), {}, lambda line: None, 0)

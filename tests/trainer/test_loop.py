@@ -306,6 +306,25 @@ def test_bad_samples_are_counted_over_a_whole_run(tiny_values: Values, shards: P
         train(build(Config, merged(values, limit)), tmp_path / "x", lambda text: None)
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "export/notes.txt"])
+def test_files_of_others_are_not_written_over(name: str, tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    """As where a configuration lies in the folder that is given as WORKDIR."""
+    theirs = tmp_path / name
+    theirs.parent.mkdir(exist_ok=True)
+    theirs.write_text("mine")
+    says = rf"holds {theirs.relative_to(tmp_path).parts[0]}, which no run here has written .* WORKDIR, or move it away"
+    with pytest.raises(WrongUse, match=says):
+        train(tiny_config(), tmp_path)
+    assert theirs.read_text() == "mine" and not (tmp_path / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_workdir_that_cannot_be_is_one_line(where: str, tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WrongUse, match=rf"WORKDIR .*/{where} cannot be written \(.*\): take another one"):
+        train(tiny_config(), tmp_path / where)
+
+
 def refused(config: Any, workdir: Path) -> None:
     """The body of another process that finds the folder in use."""
     with pytest.raises(WrongUse, match=r"another run is writing to"):
@@ -330,6 +349,8 @@ def test_a_folder_in_use_is_refused(tiny_config: Callable[..., Any], tmp_path: P
         ({"check": {"zero_shot": "nowhere"}}, "holds 0 folders of classes"),
         ({"concepts": {"path": "nowhere"}}, "nowhere holds no concept targets"),
         ({"schedule": {"batch_size": 1000}}, "lower the batch size"),
+        ({"data": {"split": {"holdout": 0.001}}}, "holdout 0.001 holds out no pair of .*: raise it, or set it"),
+        ({"model": {"image_size": 7}}, "model.image_size is 7, less than a patch of 8 pixels"),
     ],
 )
 def test_wrong_use(sections: dict[str, Any], message: str, tiny_config: Callable[..., Any], tmp_path: Path) -> None:

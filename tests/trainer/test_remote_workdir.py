@@ -209,7 +209,7 @@ def test_ranks_stop_and_go_on_together(bucket: str, settings: Any, on_ranks: Any
 
 
 def test_a_branch_of_a_run_in_the_store(
-    there: tuple[str, Any, list[str]], bucket: str, settings: Any, calm: Path
+    there: tuple[str, Any, list[str]], bucket: str, settings: Any, calm: Path, tmp_path: Path
 ) -> None:
     url = there[0]
     found: list[Checkpoint] = []
@@ -221,7 +221,7 @@ def test_a_branch_of_a_run_in_the_store(
         )
         to = f"{bucket}/child-{len(found)}"
         train(child, to, lambda text: None)
-        found.append(checkpoints_at(f"{to}/checkpoints", settings.data.cache_folder).load(14))
+        found.append(checkpoints_at(f"{to}/checkpoints", str(tmp_path)).load(14))
     remote, local = found
     assert remote.training["parent"]["path"] == f"{url}/checkpoints/step-000000000012"
     assert remote.training["parent"]["sha256"] == local.training["parent"]["sha256"]

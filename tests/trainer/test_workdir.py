@@ -53,6 +53,14 @@ def write(workdir: RemoteWorkdir, line: str) -> None:
         file.write(f"{line}\n")
 
 
+def test_files_of_others_in_a_store_are_not_written_over(begun: Callable[..., Any], store: RemoteFolder) -> None:
+    store.write(b"mine", "export", "notes.txt")
+    with pytest.raises(WrongUse, match=r"memory://.* holds export, which no run here has written"):
+        begun()[0].require_unused()
+    store.write(b"", "log.jsonl")
+    begun()[0].require_unused()
+
+
 def test_a_log_is_brought_now_and_then_and_before_a_checkpoint(begun: Callable[..., Any], store: RemoteFolder) -> None:
     workdir, clock = begun()
     write(workdir, "one")

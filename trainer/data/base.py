@@ -83,7 +83,7 @@ class Loader(ABC):
         if not batches:
             raise BadSource(
                 f"an epoch of {samples:,} samples does not fill one global batch of {self._batch_size} x {self._world}"
-                ": lower the batch size, or set data.drop_last to false"
+                ": lower the batch size, or read more data"
             )
         return batches, batches * whole if self._settings.drop_last else samples
 

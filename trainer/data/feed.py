@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from trainer.data.ahead import Movable, ToDevice
-from trainer.data.errors import LoaderStalled
+from trainer.data.errors import DataError, LoaderStalled
 from trainer.data.settings import DataSettings
 from trainer.data.workers import Batches, Makes
 
@@ -37,7 +37,7 @@ class Feed(Generic[Made]):
         self._workers: DataLoader[Any] | None = None
 
     def __call__(self, epoch: int, start: int, end: int) -> Iterator[tuple[Made, Any]]:
-        """Batches start to end - 1 of an epoch. Raises `LoaderStalled`."""
+        """Batches start to end - 1 of an epoch. Raises `LoaderStalled`, and what `maker` does."""
         return self._to_device((self._from_workers if self._settings.workers else self._here)(epoch, start, end))
 
     def _here(self, epoch: int, start: int, end: int) -> Iterator[tuple[Any, Any]]:
@@ -79,6 +79,8 @@ class Feed(Generic[Made]):
                 raise RuntimeError(
                     f"a worker ended while it handed over batch {number} of epoch {epoch}; {self._batches.states()}"
                 ) from error
+            if isinstance(item[0], DataError):
+                raise item[0]
             yield item
 
     def close(self) -> None:

@@ -279,12 +279,12 @@ class Reader:
     def _open(self, source: int, number: int) -> _Opened:
         if self._owner != os.getpid():  # a forked worker: file positions are not shared by pread, caches are its own
             self._opened, self._owner = OrderedDict(), os.getpid()
+        if (source, number) in self._lost:
+            raise self._lost[source, number]
         known = self._opened.get((source, number))
         if known is not None:
             self._opened.move_to_end((source, number))
             return known
-        if (source, number) in self._lost:
-            raise self._lost[source, number]
         shard = self._sources[source].shards[number]
         self.state(f"{shard.file.url}: opening")
         try:

@@ -40,7 +40,7 @@ class Split:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.part == "holdout" and self.holdout == 0:
-            raise ValueError("part holdout with holdout 0 is empty: set holdout, for example to 0.1")
+            raise ValueError("data.split.part holdout is empty: set holdout above 0, for example to 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)

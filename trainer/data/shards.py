@@ -71,6 +71,8 @@ class OpenSource:
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
     """Entries of `data.skip` that name shards of it."""
+    others: int = 0
+    """Samples that are in another part of the split."""
 
     @property
     def facts(self) -> list[ShardFacts]:
@@ -107,6 +109,7 @@ def open_source(
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
     store, oldest = store_of(settings), VERSION if settings.reads_json else WITHOUT_JSON
     bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
+    others = 0
     for url, place, index in _indices(wanted, there.indexes, _index_folder(there, settings), store, oldest):
         entry = manifest.get(name_of(url), {})
         if index is None:
@@ -117,9 +120,12 @@ def open_source(
         good += len(index.rows)
         file = ShardFile(url, index.bytes, index.stamp)
         chosen = selected(index, settings.split)
+        asked = np.ones(len(chosen), bool)
         if subset is not None and found is not None:
             found.add(places := subset.places(index))
-            chosen &= places >= 0
+            asked = places >= 0
+        others += int((asked & ~chosen).sum())
+        chosen &= asked
         shards.append(Shard(file, place, index.identity, int(chosen.sum())))
     skipped = set[str]().union(*named.values())
     if begun is not None:
@@ -141,7 +147,7 @@ def open_source(
     if not any(shard.samples for shard in shards):
         chosen_by = f" with a uid of data.subset {settings.subset}" if settings.subset else ""
         raise BadSource(f"{source.path}: no sample{chosen_by} in part {settings.split.part} of the split")
-    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
+    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped), others)
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
@@ -223,6 +229,8 @@ def _stamp(url: str) -> str | None:
     """What tells this file from another one of its name; None where there is none."""
     try:
         if not is_remote(url):
+            if Path(url).is_dir():
+                raise BadSource(f"shard {url} is a folder; name tars, or a folder of tars")
             return stamp_of(Path(url))
         fs, inside = fsspec.core.url_to_fs(url)
         info = fs.info(inside)
@@ -326,7 +334,11 @@ def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One process of a machine indexes; the others wait and find it done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / ".lock", "w")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise BadSource(f"indices of shards cannot be kept in {folder} ({error}): set data.index_folder") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

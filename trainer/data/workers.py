@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from trainer.data.errors import DataError
+
 _STATE_BYTES = 512
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,7 +53,10 @@ class Batches(Dataset[tuple[Any, Any]]):
         _ALL.add(self)
 
     def __getitem__(self, position: tuple[int, int]) -> tuple[Any, Any]:
-        item = self._maker.batch(*position)
+        try:
+            item = self._maker.batch(*position)
+        except DataError as error:
+            return error, None  # raised, torch would hand it over with the lines of the worker's stack in its message
         self._maker.state("idle")
         return item
 

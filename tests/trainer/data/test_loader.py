@@ -212,12 +212,14 @@ def test_more_bad_images_than_allowed_end_the_run(tars: Any, load: Any, tmp_path
         list(load(folder, max_bad_share=0.02, workers=workers).epoch(0))
 
 
-def test_a_shard_without_one_good_image_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_without_one_good_image_is_no_endless_loop(tars: Any, load: Any, tmp_path: Path, workers: int) -> None:
     folder = damaged(tars, tmp_path / "d", bad=8, of=8)
     with pytest.raises(
-        TooManyBad, match=r"no sample of shard .*00000\.tar or its neighbours could be used in 32 tries"
-    ):
-        list(load(folder, max_bad_share=1).epoch(0))
+        TooManyBad, match=r"^no sample of shard .*00000\.tar or its neighbours could be used in 32 tries"
+    ) as found:
+        list(load(folder, max_bad_share=1, workers=workers).epoch(0))
+    assert "\n" not in str(found.value), "nothing of the worker's stack"
 
 
 def test_where_no_sample_of_a_shard_is_good_its_neighbours_stand_in(tars: Any, load: Any, tmp_path: Path) -> None:
@@ -377,6 +379,12 @@ def test_paths_without_shards_say_so(tars: Any, load: Any, tmp_path: Path) -> No
         load(tmp_path / "nowhere")
     with pytest.raises(BadSource, match=r"no \*\.tar there; run `make filter`"):
         load(tmp_path)
+    (tmp_path / "unpacked" / "00000.tar").mkdir(parents=True)
+    with pytest.raises(BadSource, match=r"00000\.tar is a folder; name tars, or a folder of tars"):
+        load(tmp_path / "unpacked")
+    (tmp_path / "file").touch()
+    with pytest.raises(BadSource, match=r"cannot be kept in .*file/\w+ \(.*\): set data.index_folder"):
+        load(tars.folder(tmp_path / "good", [4]), index_folder=str(tmp_path / "file"))
     with pytest.raises(BadSource, match=r"3 samples does not fill one global batch of 4 x 1"):
         load(tars.folder(tmp_path / "d", [3]))
 
@@ -565,6 +573,19 @@ def test_shards_that_go_from_the_store_are_lost(remote: Remote) -> None:
     remote.memory.rm(f"/{remote.folder.parent.name}", recursive=True)
     with pytest.raises(ShardUnavailable, match=r"memory://.*\.tar cannot be fetched: FileNotFoundError"):
         list(late.epoch(1))
+
+
+def test_a_shard_that_goes_from_cache_and_store_while_it_is_read_is_replaced(remote: Remote, tars: Any) -> None:
+    loader = remote.loader(20, max_bad_share=0.1)
+    batches = loader.epoch(0)
+    begun = next(batches).keys  # half of a shard
+    shard = int(begun[0].partition("-")[0], 16) // 8
+    for path in remote.folder.parent.rglob("cache/**/*.tar"):
+        path.unlink()
+    remote.memory.rm(f"/{remote.folder.parent.name}/shards/{shard:05d}.tar")
+    rest = keys(list(batches))
+    assert len(rest) == 44 and not {*rest} & {tars.key(number) for number in range(8 * shard, 8 * shard + 8)}
+    assert loader.counts == {"ok": 48, "missing_shard": 4}
 
 
 def test_an_index_beside_remote_shards_is_used(remote: Remote, fetched: list[str], tmp_path: Path) -> None:
