@@ -209,7 +209,7 @@ class _Run:
             status = self._share(self.settings.shard)
             if status is not None:
                 return status
-        remove_leftovers(self.layout.root)
+        remove_leftovers(self.layout)
         return 0 if self._all() else 1
 
     def _share(self, shard: tuple[int, int]) -> int | None:

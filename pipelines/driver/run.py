@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from common.command_line import WrongUse
+from common.files import temporary_beside
 from common.lease import Lease
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
@@ -164,7 +166,7 @@ class _Run:
         return decisions.make(survivors, findings), findings, judges
 
     def _finish(self, began: float) -> FilterOutcome:
-        remove_leftovers(self.layout.root)
+        remove_leftovers(self.layout)
         self.annotations.make(self._names)
         decided, findings, judges = self._decide()
         settings, work = self.settings, self.work
@@ -234,7 +236,7 @@ def _check_writable(layout: Layout) -> None:
             f"OUTPUT {layout.root} is the memory of this process, and the results would go with it; choose a folder, "
             "or an address such as s3://bucket/folder"
         )
-    probe = layout.root / f".tmp-probe-{os.getpid()}"
+    probe = layout.root / temporary_beside(Path("probe")).name
     try:
         if is_local(layout.root):
             layout.root.mkdir(parents=True, exist_ok=True)

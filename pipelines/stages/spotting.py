@@ -188,8 +188,8 @@ class SpottingAnnotation(GenerationAnnotator):
         if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
-            f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their images are "
-            "read"
+            "other rows may get through than when images were read (another preset, captions annotated anew); only "
+            "images that no run has read are read"
         )
 
     def source(self, record: dict[str, Any]) -> Any:

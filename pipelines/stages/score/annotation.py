@@ -141,7 +141,10 @@ class ScoreAnnotation(GenerationAnnotator):
         if others:
             return f"{others} of {of} units were scored by another model, precision or version; they are scored anew"
         if records:
-            return f"preset {self.settings.preset.name} lets rows through that no run has scored; only they are"
+            return (
+                "other rows may get through than when rows were scored (another preset, captions annotated anew, other "
+                "text in images); only rows that no run has scored are scored"
+            )
         return None
 
     def source(self, record: dict[str, Any]) -> Any:
