@@ -14,6 +14,7 @@ from pathlib import Path
 from common.command_line import WrongUse
 from common.files import temporary_beside
 from common.lease import Lease
+from common.naming import counted
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
@@ -144,8 +145,8 @@ class _Run:
             return False
         if left := sharing.wait(self._names, self.annotations.undone):
             self.say(
-                f"{sharing} has done its units; {len(left)} units are left to others. The last of them finishes, or a "
-                "run without SHARD"
+                f"{sharing} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
+                "them finishes, or a run without SHARD"
             )
             return False
         decided, _, _ = self._decide()

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from common.naming import counted
 from filters.spotting.decode import UnreadableImage
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.datasets import Dataset
@@ -184,7 +185,7 @@ class SpottingAnnotation(GenerationAnnotator):
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):
-            return f"{outdated} of {of} units were read by another version, engine or setting; they are read anew"
+            return f"read anew: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
