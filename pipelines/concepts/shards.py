@@ -35,8 +35,8 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
             )
         if manifest:
             raise WrongUse(
-                f"{data}/shards holds no image: `make filter` has kept no row that has one, as {data}/report.html says; "
-                "choose a preset that keeps more"
+                f"{data}/shards holds no image: `make filter` has kept no row that has one, as {data}/report.html "
+                "says; choose a preset that keeps more"
             )
         raise WrongUse(
             f"{data}/shards/manifest.json: no shards; run `make filter` with images at hand and stage export"

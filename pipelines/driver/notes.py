@@ -86,8 +86,8 @@ def left_tars_note(funnel: FunnelRecord) -> str | None:
     lost = [f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
     others = f". Kept, and not named there: {'; '.join(lost)}" if lost else ""
     return (
-        f"the tars of INPUT ({left['shards']:,}) stay as they are; index/ names the {left['samples']:,} of their samples "
-        f"that are kept, and `make train` reads these{others}"
+        f"the tars of INPUT ({left['shards']:,}) stay as they are; index/ names the {left['samples']:,} of their "
+        f"samples that are kept, and `make train` reads these{others}"
     )
 
 
