@@ -8,6 +8,10 @@ from pathlib import Path
 VARIABLE = "DIHT_BENCH_DATA"
 REFERENCE = "reference"
 """The offline reference encoder, as people name it; also its folder there."""
+REFERENCE_IMAGES = "efficientnet-lite0-57934424.pth"
+"""The weights of its image tower, in that folder."""
+REFERENCE_TEXTS = "minilm"
+"""The folder of its text tower, in that folder."""
 
 
 def data_root(folder: Path | str | None = None) -> Path:

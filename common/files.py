@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -16,10 +17,18 @@ TEMPORARY = ".tmp-"
 """What names of files and folders that are being written begin with."""
 
 
+_FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-f]{{8}}", re.DOTALL)
+
+
 def temporary_beside(path: Path) -> Path:
     """A fresh name in the folder of `path`. It does not end as `path` does: who lists files by their ending must not
     meet one that is half written."""
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:8]}")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a name is one of `temporary_beside`, where others' files may begin with `TEMPORARY`, too."""
+    return _FRESH.fullmatch(name) is not None
 
 
 def sync(path: Path) -> None:

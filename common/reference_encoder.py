@@ -19,12 +19,12 @@ import timm
 import torch
 from PIL import Image
 
+from common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
+
 TOP: Final = 10
 CONTEXT_LENGTH: Final = 256
 # Cosines of sentence vectors differ by tenths where CLIP's differ by hundredths; a softmax needs the smaller factor.
 LOGIT_SCALE: Final = 20.0
-IMAGE_WEIGHTS: Final = "efficientnet-lite0-57934424.pth"
-TEXT_FOLDER: Final = "minilm"
 _REMEDY = "`make bench-data TASK=reference`"
 
 
@@ -46,13 +46,13 @@ class LitePreprocess:
 
 
 class ReferenceEncoder:
-    """Both towers, from a folder with `IMAGE_WEIGHTS` and `TEXT_FOLDER`."""
+    """Both towers, from a folder with `REFERENCE_IMAGES` and `REFERENCE_TEXTS`."""
 
     def __init__(self, folder: Path, device: str = "cpu"):
         """Raises `ReferenceMissing`."""
         self.preprocess = LitePreprocess()
-        self._image = _load_image(folder / IMAGE_WEIGHTS).to(device)
-        self.tokenizer, self._text = _load_text(folder / TEXT_FOLDER)
+        self._image = _load_image(folder / REFERENCE_IMAGES).to(device)
+        self.tokenizer, self._text = _load_text(folder / REFERENCE_TEXTS)
         self._text.to(device)
         from open_clip import IMAGENET_CLASSNAMES
 

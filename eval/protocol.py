@@ -5,18 +5,14 @@ Most failures to reproduce a published number come down to one of these fields.
 
 from __future__ import annotations
 
-import functools
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from eval.data import DataSet
 from eval.hashes import sha256_texts
 from eval.models import Model
 from eval.task import Source, Task
-from eval.versions import library_versions
+from eval.versions import software
 
 SHARED_RULES = 3
 """Raised when a change of the code that all kinds of task share changes numbers or intervals: results kept from an
@@ -67,31 +63,3 @@ def split_of(sources: Sequence[Source], data: DataSet) -> str:
 def texts_record(texts: Sequence[str], source: str) -> dict[str, Any]:
     """Where a list of templates or class names comes from, how many there are, and their hash."""
     return {"source": source, "count": len(texts), "sha256": sha256_texts(texts)}
-
-
-@functools.cache
-def software() -> Mapping[str, Any]:
-    """Versions, the commit of this checkout where it is one, and the machine."""
-    return {
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "commit": _commit(),
-        **library_versions(),
-    }
-
-
-def _commit() -> str | None:
-    folder = Path(__file__).resolve().parents[1]
-    if not (folder / ".git").exists():
-        return None
-    try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip()

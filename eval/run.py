@@ -24,6 +24,7 @@ from eval.results import Result, broken_data, cautions, is_broken, missing
 from eval.task import Suite, Task
 from eval.tasks.kinds import KINDS
 from eval.tasks.opening import open_task
+from eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")
@@ -156,7 +157,7 @@ def _key(task: Task, content: DataSet, shots: str | None, cache: FeatureCache, o
         shots,
         cache.model.fingerprint,
         dataclasses.asdict(options),
-        protocol.software(),
+        software(),
         [protocol.SHARED_RULES, KINDS[task.kind].rules, FEW_SHOT_RULES, LINEAR_PROBE_RULES],
     ]
     return sha256_of(parts)

@@ -1,10 +1,14 @@
-"""Versions of the libraries that features are computed with."""
+"""The software that numbers come from: libraries, the commit of this checkout, the machine."""
 
 from __future__ import annotations
 
 import functools
 import importlib.metadata
+import platform
+import subprocess
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 LIBRARIES = ("torch", "torchvision", "open_clip_torch", "timm", "transformers", "numpy", "pillow")
 
@@ -19,3 +23,31 @@ def library_versions() -> Mapping[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+@functools.cache
+def software() -> Mapping[str, Any]:
+    """Versions, the commit of this checkout where it is one, and the machine."""
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "commit": _commit(),
+        **library_versions(),
+    }
+
+
+def _commit() -> str | None:
+    folder = Path(__file__).resolve().parents[1]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

@@ -298,6 +298,9 @@ def settings_of(
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
+    for name in ("input", "output", "work"):
+        if getattr(options, name) == "":
+            raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset)

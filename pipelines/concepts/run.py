@@ -17,6 +17,7 @@ from typing import Any
 
 from common.command_line import WrongUse
 from common.lease import Lease
+from common.naming import counted
 from filters.captions.parse import model_provenance
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.identity import precision_of, seen, settle
@@ -209,7 +210,7 @@ class _Run:
             status = self._share(self.settings.shard)
             if status is not None:
                 return status
-        remove_leftovers(self.layout.root)
+        remove_leftovers(self.layout)
         return 0 if self._all() else 1
 
     def _share(self, shard: tuple[int, int]) -> int | None:
@@ -220,8 +221,8 @@ class _Run:
             return 1
         if left := sharing.wait([*kept, *shards], self._undone):
             self.say(
-                f"{sharing} has done its units; {len(left)} units are left to others. The last of them finishes, or a "
-                "run without SHARD"
+                f"{sharing} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
+                "them finishes, or a run without SHARD"
             )
             return 0
         if not self._labels(self._vocabulary()):

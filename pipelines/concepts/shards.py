@@ -24,7 +24,7 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
     """Unit name (file name without .tar) to its entry in the manifest of `make filter`.
 
     Raises:
-        WrongUse: there is no such manifest.
+        WrongUse: there is no such manifest, or it names no shard.
     """
     manifest = read_json(data / "shards" / "manifest.json")
     if not manifest or not manifest.get("shards"):
@@ -32,6 +32,11 @@ def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:
             raise WrongUse(
                 f"{data} names samples of tars that stay as they are (--export {INDEX}), and concepts are made of what "
                 f"new shards say of theirs: run `make filter` with --export {SHARDS}"
+            )
+        if manifest:
+            raise WrongUse(
+                f"{data}/shards holds no image: `make filter` has kept no row that has one, as {data}/report.html "
+                "says; choose a preset that keeps more"
             )
         raise WrongUse(
             f"{data}/shards/manifest.json: no shards; run `make filter` with images at hand and stage export"

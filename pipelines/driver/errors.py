@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from common.naming import counted
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.engine.work import Work
 from pipelines.plan import Plan
@@ -42,8 +43,8 @@ def _set_aside(work: Work) -> list[str]:
     unit, record = next(iter(failed.items()))
     last = record["tries"][-1]
     return [
-        f"{len(failed)} units failed and are set aside, first {unit} in stage {record['stage']}, "
-        f"{len(record['tries'])} times ({last['error']}: {last['message']}); all about it: "
+        f"failed and set aside: {counted(len(failed), 'unit')}, first {unit} in stage {record['stage']}, "
+        f"{counted(len(record['tries']), 'time')} ({last['error']}: {last['message']}); all about it: "
         f"{work.layout.failed(record['stage'], record['unit'])}. The same command tries them again"
     ]
 
@@ -54,8 +55,8 @@ def _unread(funnel: FunnelRecord) -> list[str]:
         return []
     what = funnel["dead_letter"]["first"]
     return [
-        f"{unread} files or units could not be read to their end ({what}); mend or leave out the file and choose "
-        "another OUTPUT (all of them: dead_letter/)"
+        f"{unread:,} of the files and units could not be read to their end ({what}); mend or leave out the file and "
+        "choose another OUTPUT (all of them: dead_letter/)"
     ]
 
 
@@ -65,8 +66,8 @@ def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
     if share <= max_dead_share:
         return []
     return [
-        f"{rows:,} rows ({share:.1%}) are dead letters, more than the allowed {max_dead_share:.1%}; see dead_letter/, "
-        "or allow more with --max-dead-share"
+        f"dead letters: {counted(rows, 'row')} ({share:.1%}), more than the allowed {max_dead_share:.1%}; see "
+        "dead_letter/, or allow more with --max-dead-share"
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.naming import counted
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.manifests import FileInfo, check_consistent
 from pipelines.stages.decisions import NOT_AT_HAND
@@ -35,8 +36,8 @@ def shared_uids_note(funnel: FunnelRecord) -> str | None:
     if not found:
         return None
     return (
-        f"{found:,} rows have the uid of an earlier row with another url, image or caption; subset.npy leaves such "
-        "uids out, since each would select all of its rows"
+        f"{counted(found, 'row')} with the uid of an earlier row and another url, image or caption; subset.npy leaves "
+        "such uids out, since each would select all of its rows"
     )
 
 
@@ -45,18 +46,17 @@ def unparsed_note(funnel: FunnelRecord) -> str | None:
     if not funnel["unparsed"]:
         return None
     return (
-        f"lean run: {funnel['unparsed']:,} captions without a word that may be a verb were not parsed. They are "
-        "rejected by Action or a filter before it; their objects, attributes and complexity are not annotated (null), "
-        "and rows that "
-        "Complexity would have rejected first count under Action"
+        f"lean run: not parsed were {counted(funnel['unparsed'], 'caption')} without a word that may be a verb. They "
+        "are rejected by Action or a filter before it; their objects, attributes and complexity are not annotated "
+        "(null), and rows that Complexity would have rejected first count under Action"
     )
 
 
 def duplicates_note(funnel: FunnelRecord) -> str | None:
     """What to tell a person whose survivors hold exact duplicates that stay."""
-    called = {"pair": ("identical pairs", "pairs"), "image": ("pairs with the image of another", "images")}
+    called = {"pair": ("identical pair", "", "pairs"), "image": ("pair", " with the image of another", "images")}
     stay = [
-        f"{known['found']:,} {called[kind][0]} (dedup.{called[kind][1]})"
+        f"{counted(known['found'], called[kind][0])}{called[kind][1]} (dedup.{called[kind][2]})"
         for kind, known in funnel.get("duplicates", {}).items()
         if kind in called and known["found"] and not known["rejected"]
     ]
@@ -71,7 +71,7 @@ def not_at_hand_note(funnel: FunnelRecord) -> str | None:
     if not waiting:
         return None
     return (
-        f"{waiting:,} rows passed the caption filters, but their images are not at hand "
+        f"{counted(waiting, 'row')} passed the caption filters, with images that are not at hand "
         "(urls only): they are kept apart, in rejected/ with "
         f"reason {NOT_AT_HAND}. STAGES with download fetches them; STAGES=captions,export keeps the rows on their "
         "captions alone."
@@ -83,16 +83,16 @@ def left_tars_note(funnel: FunnelRecord) -> str | None:
     left = funnel.get("left")
     if not left:
         return None
-    lost = [f"{count:,} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
+    lost = [f"{counted(count, 'row')} {_LEFT_OUT[why]}" for why, count in left["left_out"].items()]
     others = f". Kept, and not named there: {'; '.join(lost)}" if lost else ""
     return (
-        f"the {left['shards']:,} tars of INPUT stay as they are; index/ names the {left['samples']:,} of their samples "
-        f"that are kept, and `make train` reads these{others}"
+        f"the tars of INPUT ({left['shards']:,}) stay as they are; index/ names the {left['samples']:,} of their "
+        f"samples that are kept, and `make train` reads these{others}"
     )
 
 
 _LEFT_OUT = {
-    UNUSABLE: "rows that a training cannot read (without image or .txt in their tar, or with a key met before)",
-    OTHER_CAPTION: "rows whose .txt, which a training reads, is not the caption that was judged (--export shards "
+    UNUSABLE: "that a training cannot read (without image or .txt in their tar, or with a key met before)",
+    OTHER_CAPTION: "whose .txt, which a training reads, is not the caption that was judged (--export shards "
     "writes that one)",
 }

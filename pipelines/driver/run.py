@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from common.command_line import WrongUse
+from common.files import temporary_beside
 from common.lease import Lease
+from common.naming import counted
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
@@ -142,8 +145,8 @@ class _Run:
             return False
         if left := sharing.wait(self._names, self.annotations.undone):
             self.say(
-                f"{sharing} has done its units; {len(left)} units are left to others. The last of them finishes, or a "
-                "run without SHARD"
+                f"{sharing} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
+                "them finishes, or a run without SHARD"
             )
             return False
         decided, _, _ = self._decide()
@@ -164,7 +167,7 @@ class _Run:
         return decisions.make(survivors, findings), findings, judges
 
     def _finish(self, began: float) -> FilterOutcome:
-        remove_leftovers(self.layout.root)
+        remove_leftovers(self.layout)
         self.annotations.make(self._names)
         decided, findings, judges = self._decide()
         settings, work = self.settings, self.work
@@ -234,7 +237,7 @@ def _check_writable(layout: Layout) -> None:
             f"OUTPUT {layout.root} is the memory of this process, and the results would go with it; choose a folder, "
             "or an address such as s3://bucket/folder"
         )
-    probe = layout.root / f".tmp-probe-{os.getpid()}"
+    probe = layout.root / temporary_beside(Path("probe")).name
     try:
         if is_local(layout.root):
             layout.root.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.naming import counted
 from pipelines.engine.jobs import run_units, worker_log
 from pipelines.engine.progress import Count, StageProgress, beats
 from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
@@ -51,7 +52,7 @@ class Engine:
         if not todo:
             return {}
         if len(todo) < of and not quiet:
-            self.say(f"{stage.name}: {of - len(todo)} of {of} units are done already")
+            self.say(f"{stage.name}: {of - len(todo):,} of {counted(of, 'unit')} done already")
         for unit in stamps(self.layout.work / stage.name / "failed", ".json").keys() & set(todo):
             remove(self.layout.failed(stage.name, unit))
         count = _Counter(stage, todo, total)
@@ -94,7 +95,7 @@ class Engine:
                 after = stamps(self.layout.commits(stage.name), ".json")
                 gone = stamps(self.layout.work / stage.name / "failed", ".json")
                 todo = [unit for unit in todo if unit not in gone and after.get(unit) == before.get(unit)]
-                self.say(f"{stage.name}: {death}; {len(todo)} units are left and go on")
+                self.say(f"{stage.name}: {death}; what is left goes on: {counted(len(todo), 'unit')}")
 
 
 def _explained(death: WorkerDied) -> str:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from common.naming import counted
 from pipelines.engine.engine import Engine
 from pipelines.engine.sharing import Sharing
 from pipelines.engine.stage import Stage, failure
@@ -73,9 +74,9 @@ class Work:
             root = self.layout.root
             room = f", whose disk has {shutil.disk_usage(root).free:,} bytes free" if is_local(root) else ""
             raise RunFailed(
-                f"{len(left)} units of stage {stage.name} could be neither done nor set aside in OUTPUT {root}{room}; "
-                f"the first is {left[0]}. What is committed stays: make room where there is none, and the same command "
-                "goes on"
+                f"{counted(len(left), 'unit')} of stage {stage.name} could be neither done nor set aside in OUTPUT "
+                f"{root}{room}; the first is {left[0]}. What is committed stays: make room where there is none, and "
+                "the same command goes on"
             )
         return failed
 
@@ -108,7 +109,7 @@ class Work:
             withdrawn += not holds and vouched.withdraw(self.layout.commit(stage, name), record)
             yield name, record if holds else None
         if withdrawn:
-            self.say(f"{stage}: the files of {withdrawn} units are gone or damaged; these units are done again")
+            self.say(f"{stage}: the files of {counted(withdrawn, 'unit')} are gone or damaged, and are made again")
 
     def outdated(
         self, stage: str, names: Iterable[str], fingerprints: Mapping[str, str]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from common.command_line import WrongUse
 from common.hub_address import MAIN, HubAddress
+from common.naming import counted
 from pipelines.hub.client import client, explained
 from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
 from pipelines.report.dataset_card import CARD, MARK
@@ -135,7 +136,7 @@ class Publisher:
                 if len(todo) > 1:
                     say(f"{self.target}: {number} of {len(todo)} commits")
         if todo:
-            say(f"published: {self.target}, {len(changed):,} of {len(files):,} files sent, commit {head}")
+            say(f"published: {self.target}, {len(changed):,} of {counted(len(files), 'file')} sent, commit {head}")
         else:
             say(f"published: {self.target} holds these results already, commit {head}")
 

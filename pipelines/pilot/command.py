@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 
 from common.command_line import Parser, WrongUse, number, say
 from common.fields import Count, NotNegative, Positive, Share
+from common.naming import counted
 from pipelines.cli import command_parser, exit_status, settings_of, told
 from pipelines.concepts.run import ConceptSettings
 from pipelines.concepts.teacher import Teacher, find_teacher
@@ -17,7 +18,7 @@ from pipelines.driver.run import run
 from pipelines.engine.devices import add_device_options, check_device
 from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
-from pipelines.pilot.sample import UNITS, Sampling, sampling
+from pipelines.pilot.sample import UNITS, Sampling, first_of, sampling
 from pipelines.pilot.table import render
 from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
 from pipelines.plan import known_plan
@@ -150,7 +151,8 @@ def _pilot(
     }
     publish_json(layout.root / "pilot.json", content)
     share = sum(known.values()) / max(whole.rows, 1)
-    say(f"\nsample: {len(sample):,} units, {sum(known.values()):,} of {whole.rows:,} rows ({share:.2%})\n")
+    of = f"{sum(known.values()):,} of {counted(whole.rows, 'row')}"
+    say(f"\nsample: {counted(len(sample), 'unit')}, {of} ({share:.2%})\n")
     say(render(found))
     for note in notes:
         say(f"- {note}")
@@ -200,9 +202,10 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
             f"a run cuts the data into {whole.units:,} units, larger ones than the sample's; what a unit takes for "
             "itself and what a row takes is told from the sample's two sizes"
         )
-    unreadable = chosen.whole.unreadable
-    if unreadable:
-        notes.append(f"{len(unreadable)} files could not be read and are not in the forecast")
+    if unreadable := chosen.whole.unreadable:
+        notes.append(
+            f"not in the forecast: {counted(len(unreadable), 'file')} that could not be read, {first_of(unreadable)}"
+        )
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(
         f"duplicates count as kept ({duplicates:,} found within the sample); their share of the whole is larger, "

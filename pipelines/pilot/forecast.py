@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from common.naming import counted
 from pipelines.pilot.estimate import Estimate, per_row, recut, share, total
 from pipelines.pilot.teacher import TeacherCost
 
@@ -241,7 +242,7 @@ def _hours(result: Forecast, sample: Sequence[Measured], whole: Whole, workers: 
             continue
         shared = everything.estimate.times(1 / min(count, whole.units))
         ends = [None if end is None else max(end, longest) for end in (shared.low, shared.high)]
-        note = f"there are only {whole.units} units to share" if count > whole.units else ""
+        note = f"only {counted(whole.units, 'unit')} to share" if count > whole.units else ""
         result.hours[count] = ForecastLine(
             Estimate(max(shared.value, longest), ends[0], ends[1]), everything.basis, note
         )

@@ -8,10 +8,11 @@ others, so that both can be told apart (see `estimate.recut`).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from common.command_line import WrongUse
+from common.naming import counted
 from pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
 from pipelines.settings import RunSettings
 
@@ -40,8 +41,8 @@ class Sampling:
     def said(self) -> str:
         """How many of how many."""
         rows = sum(unit.span.rows for unit in self.plan.units)
-        longer = f", {rows:,} of {self.whole.rows:,} rows" if self.recut else ""
-        return f"{len(self.plan.units):,} of {self.of:,} units{longer}"
+        longer = f", {rows:,} of {counted(self.whole.rows, 'row')}" if self.recut else ""
+        return f"{len(self.plan.units):,} of {counted(self.of, 'unit')}{longer}"
 
 
 def sampling(settings: RunSettings, count: int | None, share: float | None, seed: int) -> Sampling:
@@ -57,8 +58,10 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
         WrongUse: nothing to draw from, or nothing to draw.
     """
     whole = _plan(settings, settings.unit_rows)
+    unreadable = whole.unreadable
     if not whole.units:
-        raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read")
+        why = f" ({counted(len(unreadable), 'file')} that cannot be, {first_of(unreadable)})" if unreadable else ""
+        raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read{why}")
     fine = _finer(settings, whole)
     if fine is not None:
         wanted = _count(len(fine.units), count, share)
@@ -68,6 +71,11 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     wanted = _count(len(whole.units), count, share)
     chosen = [whole.units[place] for place in sorted(random.Random(seed).sample(range(len(whole.units)), wanted))]
     return Sampling(whole, part_of(whole, chosen), len(whole.units), recut=False)
+
+
+def first_of(unreadable: Sequence[Mapping[str, str]]) -> str:
+    """Names the first of the files that could not be read, and what is wrong with it."""
+    return f"first {unreadable[0]['path']}: {unreadable[0]['message']}"
 
 
 def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:

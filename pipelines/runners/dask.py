@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import tempfile
 import time
 import traceback
 import warnings
@@ -30,7 +29,7 @@ from apache_beam.runners.dask.dask_runner import DaskRunner, DaskRunnerResult
 from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
-from common.files import TEMPORARY
+from common.files import temporary_beside
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job, cancel
 from pipelines.runners.once import let_go
@@ -248,12 +247,16 @@ def _check_seen(client: distributed.Client, what: str, place: str) -> None:
         found = next(glob.iglob(str(path), recursive=True), None)
         _check_there(client, what, place, found and os.path.abspath(found))
         return
-    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    folder = next(parent for parent in (path.absolute(), *path.absolute().parents) if parent.is_dir())
+    probe = temporary_beside(folder / "seen")
     try:
-        with tempfile.NamedTemporaryFile(prefix=f"{TEMPORARY}seen-", dir=path if path.is_dir() else folder) as probe:
-            _check_there(client, what, place, probe.name)
+        probe.touch()
     except OSError:
-        pass  # it cannot be written; the run says so, in words of its own
+        return  # it cannot be written; the run says so, in words of its own
+    try:
+        _check_there(client, what, place, str(probe))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def _check_there(client: distributed.Client, what: str, place: str, file: str | None) -> None:

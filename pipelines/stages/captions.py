@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from common.command_line import WrongUse
+from common.naming import counted
 from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
 from filters.columns import STORED, ColumnCondition, as_section, condition_of
 from pipelines.datasets import Dataset
@@ -213,14 +214,15 @@ class CaptionAnnotation(Annotator):
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         assert isinstance(stage, CaptionStage)
+        units = counted(of, "unit")
         lean = sum(bool(record.get("lean")) for record in records)
         wider = sum(not record.get("lean") and not stage.parsed(record) for record in records)
         anew = sum(bool(record["annotated"]) for record in records) - lean - wider
-        said = [f"{lean} of {of} units were annotated by a lean run, which did not parse all captions"] if lean else []
-        fewer = "were annotated where the conditions on columns let fewer rows through"
-        said += [f"{wider} of {of} units {fewer}"] if wider else []
-        said += [f"{anew} of {of} units were annotated by another model or version"] if anew else []
-        return f"{'; '.join(said)}; they are annotated anew" if said else None
+        said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
+        fewer = "annotated where the conditions on columns let fewer rows through"
+        said += [f"{wider:,} of {units}, {fewer}"] if wider else []
+        said += [f"{anew:,} of {units}, annotated by another model or version"] if anew else []
+        return f"annotated anew: {'; '.join(said)}" if said else None
 
     def finish(self, stage: Stage, todo: Sequence[str]) -> None:
         """Say where spaCy had to parse itself."""

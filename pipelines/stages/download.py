@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from common.files import TEMPORARY
+from common.naming import counted
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage, failure, set_aside
@@ -187,7 +188,7 @@ class DownloadAnnotation(GenerationAnnotator):
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if any(record["fingerprint"] == stage.fingerprint for record in records):
-            return f"only the images of rows that no run has asked for are fetched ({len(todo)} units)"
+            return f"only the images of rows that no run has asked for are fetched ({counted(len(todo), 'unit')})"
         with_urls, units = len(self.work.plan.downloadable()), len(self.work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"
         return (

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from common.naming import counted
 from filters.spotting.decode import UnreadableImage
 from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
 from pipelines.datasets import Dataset
@@ -184,12 +185,12 @@ class SpottingAnnotation(GenerationAnnotator):
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):
-            return f"{outdated} of {of} units were read by another version, engine or setting; they are read anew"
+            return f"read anew: {outdated:,} of {counted(of, 'unit')}, read by another version, engine or setting"
         if not records or self.work.engine.seconds.get(STAGE):
             return None
         return (
-            f"preset {self.settings.preset.name} lets rows through that no run has looked at; only their images are "
-            "read"
+            "other rows may get through than when images were read (another preset, captions annotated anew); only "
+            "images that no run has read are read"
         )
 
     def source(self, record: dict[str, Any]) -> Any:

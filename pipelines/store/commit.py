@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import files
-from common.files import TEMPORARY, naming, sync, temporary_beside
+from common.files import TEMPORARY, is_temporary, naming, sync, temporary_beside
+from pipelines.store.layout import Layout
 from pipelines.store.old_words import keys_of_today
 from pipelines.store.storage import StorePath, is_local, read_bytes
 
@@ -162,10 +163,13 @@ def retract(record: StorePath) -> None:
             sync(record.parent)
 
 
-def remove_leftovers(folder: StorePath) -> None:
-    """Delete temporary files and folders of killed runs below `folder`; an object store keeps none."""
-    if is_local(folder):
-        for left in list(folder.rglob(f"{TEMPORARY}*")):
+def remove_leftovers(layout: Layout) -> None:
+    """Delete temporary files and folders of killed runs; an object store keeps none. `work/` is ours; elsewhere in the
+    folder users may keep files that only begin as ours do."""
+    if is_local(layout.root):
+        for left in list(layout.root.rglob(f"{TEMPORARY}*")):
+            if not (is_temporary(left.name) or left.is_relative_to(layout.root / "work")):
+                continue
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:

@@ -104,6 +104,8 @@ def _told(error: Exception) -> tuple[int, str]:
         return error.status_code, error.detail
     if isinstance(error, FileNotFoundError):
         return 503, f"{error.filename or error} is not there; it may just be made anew. Try again in a moment."
+    if isinstance(error, pa.ArrowException):
+        return 500, f"{error} Where the file is damaged, the same `make filter` makes it anew."
     return (400, str(error)) if isinstance(error, BadAddress | BadValue) else (500, str(error))
 
 

@@ -32,16 +32,29 @@ class Asked:
 
 
 def provenance(layout: Layout) -> Mapping[str, Any]:
-    """What `run.json` says, nothing before the end of the first run."""
-    return json_of(layout, "run.json")
+    """What `run.json` says, nothing before the end of the first run. Raises `WrongUse` where it is another's."""
+    found = json_of(layout, "run.json")
+    if found and not {"preset", "stages"} <= found.keys():
+        raise WrongUse(_foreign(layout, "run.json"))
+    return found
 
 
 def json_of(layout: Layout, name: str) -> Mapping[str, Any]:
     """A JSON file of an output, empty where there is none. Raises `WrongUse` where it holds something else."""
     try:
-        return read_json(layout.root / name) or {}
+        found = read_json(layout.root / name)
     except Garbled as error:
         raise WrongUse(str(error)) from error
+    if found is not None and not isinstance(found, dict):
+        raise WrongUse(_foreign(layout, name))
+    return found or {}
+
+
+def _foreign(layout: Layout, name: str) -> str:
+    return (
+        f"{layout.root / name} is none that `make filter` has written; move it away, and the same `make filter` writes "
+        "its own"
+    )
 
 
 def asked_of(layout: Layout, record: Mapping[str, Any], preset: str | None) -> Asked:

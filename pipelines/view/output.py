@@ -148,7 +148,9 @@ class Output:
 def _plan(layout: Layout) -> Plan:
     root = layout.root
     if is_local(root) and not root.is_dir():
-        raise WrongUse(f"OUTPUT {root} is no folder; name one that `make filter` has written, or is writing")
+        raise WrongUse(
+            f"OUTPUT {root} is not there, or is no folder; name one that `make filter` has written, or is writing"
+        )
     try:
         return load_plan(layout.plan)
     except FileNotFoundError as error:

@@ -151,7 +151,7 @@ def test_different_pairs_of_one_uid_stay_and_it_is_said(tmp_path: Path, filterin
     assert {row["n"] for row in result.rows("kept")} == {0, 1, 2, 3, 4, 5, 7, 9}
     assert _copies(result) == {6: one, 10: three}
     assert result.funnel["duplicates"]["uid"] == {"compared": 11, "found": 6, "rejected": False}
-    assert any(line.startswith("6 rows have the uid of an earlier row") for line in result.said)
+    assert any(line.startswith("6 rows with the uid of an earlier row") for line in result.said)
     assert _subset(tmp_path / "out") == [three]
     tables = result.tables()
     for record in (tmp_path / "out" / "work").glob("uid_*/commits/*.json"):
@@ -196,7 +196,7 @@ def test_annotations_of_a_version_without_pairs_are_made_again(tmp_path: Path, f
     commit.write_text(json.dumps({name: record[name] for name in record if name not in _NEW}))
     again = filtering(source, output, stages=TEXT)
     assert again.tables() == tables and len(_copies(again)) == 2
-    assert any("they are annotated anew" in line for line in again.said)
+    assert any("annotated anew: " in line for line in again.said)
 
 
 def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: Filtering) -> None:

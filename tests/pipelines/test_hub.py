@@ -127,7 +127,7 @@ def test_what_a_hub_does_not_give_for_a_while_is_no_dead_letter(
     hub.before = lambda request: "b.parquet" not in request or not plan.exists()
     assert cli.main(words()) == 1
     said = capsys.readouterr()
-    assert "units failed and are set aside" in said.err and "Unreachable" in said.err
+    assert "failed and set aside" in said.err and "Unreachable" in said.err
     assert "nothing is published to hf://datasets/me/cat: the run is not finished" in said.out
     hub.before = lambda _: True
     assert cli.main(words()) == 0

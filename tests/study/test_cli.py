@@ -15,6 +15,7 @@ from study.claims import negatives
 from study.claims.described import described
 from study.data import Data
 from study.rows import Arm, Rows
+from study.run import run_claim
 from study.tables import TABLES
 
 
@@ -43,10 +44,10 @@ def data(tmp_path: Path) -> Data:
 def test_a_study_that_was_stopped_goes_on_with_the_arm_it_was_at(data: Data, tmp_path: Path) -> None:
     claim, rows = Claim(), Rows(tmp_path / "results")
     with pytest.raises(KeyboardInterrupt):
-        cli.run_claim(claim, "cpu", "full", data, rows)
-    cli.run_claim(claim, "cpu", "full", data, rows)
+        run_claim(claim, "cpu", "full", data, rows)
+    run_claim(claim, "cpu", "full", data, rows)
     assert claim.ran == ["all", "random", "random", "kept"]
-    cli.run_claim(claim, "cpu", "full", data, rows)
+    run_claim(claim, "cpu", "full", data, rows)
     assert len(claim.ran) == 4 and len(rows.read("cat")) == 3
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from common.command_line import WrongUse
+from common.naming import counted
 from filters.columns import ColumnCondition
 from filters.score import CLIP_SCORE, NEG_CLIP_LOSS
 from pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
@@ -139,9 +140,12 @@ class ScoreAnnotation(GenerationAnnotator):
         assert isinstance(stage, ScoreStage)
         others = sum(not record["fingerprint"].startswith(stage.fingerprint) for record in records)
         if others:
-            return f"{others} of {of} units were scored by another model, precision or version; they are scored anew"
+            return f"scored anew: {others:,} of {counted(of, 'unit')}, scored by another model, precision or version"
         if records:
-            return f"preset {self.settings.preset.name} lets rows through that no run has scored; only they are"
+            return (
+                "other rows may get through than when rows were scored (another preset, captions annotated anew, other "
+                "text in images); only rows that no run has scored are scored"
+            )
         return None
 
     def source(self, record: dict[str, Any]) -> Any:

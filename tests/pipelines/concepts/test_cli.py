@@ -46,6 +46,7 @@ def test_the_whole_way(filtered: Any, tiny: tuple[str, str], capfd: pytest.Captu
         (["--data", "/nowhere", "--teacher", "nobody"], "unknown teacher 'nobody'"),
         (["--data", "/nowhere", "--min-count", "0"], "the value is 0; it must be at least 1"),
         (["--data", "/nowhere", "--colour", "red"], "--colour"),
+        (["--data", "/nowhere", "--output", ""], "--output is empty"),
         ([], "the following arguments are required: --data"),
     ],
 )

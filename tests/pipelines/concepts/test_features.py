@@ -237,6 +237,9 @@ def test_wrong_use_writes_nothing(filtered: Any, make: Any, tmp_path: Path) -> N
     with pytest.raises(WrongUse, match=r"kept: no \*\.parquet; DATA is the output folder of `make filter`"):
         make(tmp_path / "nowhere")
     data = filtered.write([3])
+    (data / "shards" / "manifest.json").write_text('{"samples": 0, "shards": []}')
+    with pytest.raises(WrongUse, match="has kept no row that has one"):
+        make(data)
     (data / "shards" / "manifest.json").unlink()
     with pytest.raises(WrongUse, match="no shards; run `make filter` with images at hand"):
         make(data)

@@ -168,10 +168,10 @@ def test_a_unit_that_cannot_be_exported_hides_no_unreadable_file(
     assert result.funnel["not_decided"]["units"] == 0 and result.funnel["kept"] == len(result.rows("kept")) == 40
     assert result.funnel["dead_letter"]["units"] == 1 + unreadable == len(result.rows("dead_letter"))
     first, *more = result.outcome.errors
-    assert first.startswith("1 units failed and are set aside, first 00000-00001 in stage export")
+    assert first.startswith("failed and set aside: 1 unit, first 00000-00001 in stage export")
     assert len(more) == unreadable
     if unreadable:
-        assert more[0].startswith("1 files or units could not be read") and "broken0.parquet" in more[0]
+        assert more[0].startswith("1 of the files and units could not be read") and "broken0.parquet" in more[0]
     shutil.rmtree(obstacle)
     again = filtering(source, tmp_path / "out", **settings)
     assert again.funnel["set_aside"] == {} and len(again.outcome.errors) == unreadable and obstacle.is_file()

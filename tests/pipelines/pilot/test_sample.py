@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.command_line import WrongUse
 from filters.presets import load_preset
 from pipelines.datasets import load_dataset
 from pipelines.manifests import Span
@@ -65,3 +66,16 @@ def test_units_are_a_runs_where_these_are_small_or_few(tmp_path: Path) -> None:
         drawn = sampling(alike, None, None, 0)
         assert not drawn.recut and set(drawn.plan.units) <= set(drawn.whole.units)
         assert drawn.of == len(drawn.whole.units) and len(drawn.plan.units) == min(UNITS, drawn.of)
+
+
+def test_without_a_row_the_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"<html>")
+    settings = RunSettings(
+        dataset=load_dataset("custom"),
+        input=str(tmp_path / "*.parquet"),
+        output=tmp_path / "out",
+        preset=load_preset("paper"),
+        stages=("captions",),
+    )
+    with pytest.raises(WrongUse, match=r"no rows that can be read \(1 file that cannot be, first .*a\.parquet: "):
+        sampling(settings, None, None, 0)

@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.files import temporary_beside
 from pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
+from pipelines.store.layout import Layout
 
 
 def test_published_at_once(tmp_path: Path) -> None:
@@ -64,9 +66,13 @@ def test_table_file(tmp_path: Path) -> None:
 
 def test_retract_and_leftovers(tmp_path: Path) -> None:
     publish_json(tmp_path / "deep" / "a.json", 1)
-    (tmp_path / "deep" / ".tmp-b-123").write_text("half")
-    remove_leftovers(tmp_path)
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["a.json"]
+    for left in (temporary_beside(tmp_path / "deep" / "b"), tmp_path / "work" / ".tmp-todo-x" / "y"):
+        left.parent.mkdir(parents=True, exist_ok=True)
+        left.write_text("half")
+    for mine in (tmp_path / ".tmp-notes", tmp_path / "deep" / ".tmp-my-settings"):
+        mine.write_text("a user's")
+    remove_leftovers(Layout(tmp_path))
+    assert {path.name for path in tmp_path.rglob("*")} == {"deep", "a.json", "work", ".tmp-notes", ".tmp-my-settings"}
     retract(tmp_path / "deep" / "a.json")
     retract(tmp_path / "deep" / "a.json")
     assert read_json(tmp_path / "deep" / "a.json") is None
@@ -116,7 +122,8 @@ def test_annotations_of_another_version_are_made_anew(
         record |= {"generations": 0, "images": 0, "covers": [c.replace(old, "older") for c in record["covers"]]}
         path.write_text(json.dumps(record))
     result = filtering(pairs, copy, unit_rows=15)
-    assert any("annotated anew" in line for line in result.said)
+    assert any("annotated anew: " in line for line in result.said)
+    assert any("only images that no run has read are read" in line for line in result.said)
     assert result.tables() == paper.tables()
     assert all(row["spotted"] is not None for row in result.rows("kept"))
 
@@ -131,7 +138,7 @@ def test_images_that_another_version_read_are_read_anew(
     covers = [name.replace(record["fingerprint"], "older") for name in record["covers"]]
     older.write_text(json.dumps(record | {"fingerprint": "older", "covers": covers}))
     result = filtering(pairs, copy, unit_rows=15)
-    said = f"1 of {len(known)} units were read by another version, engine or setting; they are read anew"
+    said = f"read anew: 1 of {len(known)} units, read by another version, engine or setting"
     assert any(said in line for line in result.said)
     assert {path for path, time in known.items() if path.stat().st_mtime_ns != time} == {older}
     assert result.tables() == paper.tables()

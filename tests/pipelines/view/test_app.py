@@ -154,6 +154,7 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
     with served(Output(copied)) as site:
         status, text, _ = get(site + "/rows?end=kept")
         assert status == 500 and "This page cannot be shown" in text
+        assert "Where the file is damaged, the same `make filter` makes it anew" in text
         status, text, _ = get(f"{site}/row/{units[1]}.kept.0")
         assert status == 503 and "it may just be made anew" in text
 

@@ -62,6 +62,13 @@ def test_a_garbled_record_is_one_line_that_names_it(copied: Path) -> None:
         Output(copied)
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}'])
+def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copied: Path) -> None:
+    (copied / "run.json").write_text(content)
+    with pytest.raises(WrongUse, match=r"run\.json is none that `make filter` has written; move it away"):
+        Output(copied)
+
+
 def test_a_preset_with_filters_that_are_not_here_names_the_plugin(copied: Path) -> None:
     record = json.loads((copied / "run.json").read_text())
     record["preset"]["filters"] = {"shouting": {"max_proportion": 0.5}}
