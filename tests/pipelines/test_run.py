@@ -299,7 +299,7 @@ def test_a_preset_that_lets_more_through_reads_only_what_is_missing(
     assert wide.tables() == paper.tables()
     after = _annotations(tmp_path / "out")
     assert before.items() < after.items()
-    assert any("only their images are read" in line for line in wide.said)
+    assert any("only images that no run has read are read" in line for line in wide.said)
     assert filtering(pairs, tmp_path / "out", unit_rows=15, preset=str(narrow)).tables() == first.tables()
 
 

@@ -170,7 +170,10 @@ class _Images(Fussy):
     counted = noun = "images"
 
 
-def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(tmp_path: Path) -> None:
+def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"
