@@ -55,10 +55,15 @@ class Checkpoint:
     """Higher is better; None: not measured at this step."""
 
 
+def name_of(step: int) -> str:
+    """The name of a step's folder."""
+    return f"{_PREFIX}{step:012d}"
+
+
 def step_of(name: str) -> int | None:
     """The step of a folder of this name; None where it is no checkpoint's."""
     number = name.removeprefix(_PREFIX)
-    return int(number) if number.isdecimal() and name == f"{_PREFIX}{int(number):012d}" else None
+    return int(number) if number.isdecimal() and name == name_of(int(number)) else None
 
 
 class Checkpoints:
@@ -74,7 +79,7 @@ class Checkpoints:
 
     def path(self, step: int) -> Path:
         """The folder of a step."""
-        return self.folder / f"{_PREFIX}{step:012d}"
+        return self.folder / name_of(step)
 
     def name(self, step: int) -> str:
         """What people call it."""

@@ -32,7 +32,7 @@ from trainer import quality
 from trainer.architecture import has_own_tower
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
 from trainer.branch import Parent, adopt
-from trainer.checkpoint import Checkpoint, CheckpointError
+from trainer.checkpoint import Checkpoint, CheckpointError, name_of
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
@@ -261,7 +261,7 @@ class _Run:
 
     def _evaluate(self) -> None:
         """The tasks of the evaluation, on the weights as they are."""
-        folder, name = self.workdir.folder / "tasks", f"step-{self.step:012d}"
+        folder, name = self.workdir.folder / "tasks", name_of(self.step)
         found = evaluate(
             self.config.check.tasks,
             self._export(folder / "model") if self.ranks.first else folder / "model",

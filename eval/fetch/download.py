@@ -23,22 +23,14 @@ class NotThere(FetchFailed):
     """The server says that there is no such file."""
 
 
-class WebPage(FetchFailed):
-    """The server shows a page instead of giving the file, as Google Drive does of what too many have asked for."""
-
-    def __init__(self, url: str):
-        super().__init__(f"{url} gives a web page instead of the file: too many have asked for it, or it was moved")
-
-
 def download(
     url: str, path: Path, *, digest: str | None = None, token: str | None = None, sleep: Sleep = time.sleep
 ) -> bool:
     """Fetch `url` to `path`; returns False where it is there already.
 
     What arrived of a broken transfer waits under `<path>.part` and is continued, also by the next run. Raises
-    `NotThere` for a 404, `WebPage` for a page in place of the file, `FetchFailed` for content that has not the `digest`
-    (`sha256:...`, `md5:...`, `git:...`), of which nothing is kept, and for everything else that several tries do not
-    mend.
+    `NotThere` for a 404, `FetchFailed` for content that has not the `digest` (`sha256:...`, `md5:...`, `git:...`), of
+    which nothing is kept, for a web page in place of the file, and for everything else that several tries do not mend.
     """
     if path.exists():
         return False
@@ -98,8 +90,11 @@ def _continue(url: str, part: Path, token: str | None) -> bool:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=WAIT_S) as answer:
         _refused(url, answer.status_code)
-        if answer.ok and answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise WebPage(url)
+        if answer.ok and answer.headers.get("Content-Type", "").startswith("text/html"):  # as Google Drive does
+            raise FetchFailed(
+                f"{url} gives a web page instead of the file: too many have asked for it, or it was moved. Save it "
+                f"with a browser as {part.with_suffix('')} and run the same command again"
+            )
         if answer.status_code == 416:  # nothing is missing, or the file on the server has changed
             total = answer.headers.get("Content-Range", "").rpartition("/")[2]
             if total == str(have):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.errors import FetchFailed
 from eval.fetch.checksums import Sums, digest_of
-from eval.fetch.download import WebPage, download, size_of
+from eval.fetch.download import download, size_of
 
 Say = Callable[[str], None]
 LINES = 20
@@ -70,12 +70,7 @@ class Fetcher:
     def _get(self, what: str, one: Remote) -> bool:
         """Whether this was the first fetch of a file for which there is no hash."""
         known = self._sums.known(one.path)
-        try:
-            download(one.url, one.path, digest=one.digest or known, token=one.token)
-        except WebPage as error:
-            raise FetchFailed(
-                f"{what}: {error}. Save it with a browser as {one.path} and run the same command again"
-            ) from None
+        download(one.url, one.path, digest=one.digest or known, token=one.token)
         found = digest_of(one.path, "sha256")
         if known not in (None, found):
             self.say(
