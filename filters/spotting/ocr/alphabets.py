@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
-import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from filters.spotting.folding import fold
-from filters.spotting.ocr.onnx_file import FLOAT, messages
+from filters.spotting.ocr.onnx_file import Graph
 from filters.spotting.settings import Alphabet
+
+_END: Final = ("Softmax", "Identity", "Add", "MatMul")
+"""From the output backwards; each takes the one after it as its first input."""
 
 
 def load_recogniser(folder: Path, alphabet: Alphabet) -> tuple[bytes, list[str]]:
@@ -45,30 +48,20 @@ def _characters(path: Path) -> list[str]:
 
 def _with_classes(data: bytes, classes: Sequence[int], folder: Path) -> bytes:
     """The model whose last layer has these classes only."""
-    model = messages()["Model"]()
-    model.ParseFromString(data)
-    graph = model.graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    tensors = {tensor.name: tensor for tensor in graph.initializer}
-    node, layer = made_by.get(graph.output[0].name), set()
-    while node is not None and node.op_type in ("Softmax", "Identity", "Add", "MatMul"):
-        layer |= {name for name in node.input if name in tensors}
-        if node.op_type == "MatMul":
+    graph = Graph(data)
+    node, cut = graph.maker(graph.output), 0
+    while node is not None and node.op_type in _END:
+        for place, name in enumerate(node.input):
+            columns = graph.constant(name)
+            if columns is not None and columns.ndim and columns.shape[-1] > max(classes):
+                node.input[place] = graph.add_constant(f"{name}.cut", columns[..., classes])
+                cut += 1
+        if node.op_type == _END[-1]:
             break
-        node = made_by.get(node.input[0])
-    if node is None or node.op_type != "MatMul" or len(layer) != 2:
+        node = graph.maker(node.input[0])
+    if node is None or node.op_type != _END[-1] or cut != 2:  # weights and bias
         raise ValueError(
-            f"{folder}/inference.onnx does not end in a linear layer and a softmax; read with alphabet=all"
+            f"{folder}/inference.onnx does not end in a linear layer of {max(classes) + 1} classes or more and a "
+            "softmax; read with alphabet=all"
         )
-    for name in layer:
-        tensor = tensors[name]
-        if tensor.data_type != FLOAT or not tensor.raw_data or tensor.dims[-1] <= max(classes):
-            raise ValueError(
-                f"{folder}/inference.onnx: {name} has no {max(classes) + 1} columns; read with alphabet=all"
-            )
-        columns = np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)[..., classes]
-        tensor.raw_data = columns.tobytes()
-        tensor.dims[-1] = len(classes)
-    del graph.value[:]  # shapes of what is computed, which ONNX Runtime derives anew
-    graph.output[0].type.tensor_type.ClearField("shape")
-    return model.SerializeToString()  # type: ignore[no-any-return]
+    return graph.to_bytes()

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
-FLOAT: Final = 1
+_FLOAT: Final = 1
 """TensorProto.DataType."""
 _INT64: Final = 7
 _INTS: Final = 7
@@ -56,7 +56,7 @@ _MESSAGES: Final[dict[str, tuple[tuple[str, int, Any], ...]]] = {
 
 
 @lru_cache(maxsize=1)
-def messages() -> dict[str, Any]:
+def _messages() -> dict[str, Any]:
     """Name -> class of the messages above."""
     file = descriptor_pb2.FileDescriptorProto(name="diht_onnx.proto", package="diht.onnx", syntax="proto2")
     for name, fields in _MESSAGES.items():
@@ -81,7 +81,7 @@ class Graph:
     """The nodes of a model and its constants, for reading and changing. Nodes stand in the order of their computing."""
 
     def __init__(self, data: bytes) -> None:
-        self._model = messages()["Model"]()
+        self._model = _messages()["Model"]()
         self._model.ParseFromString(data)
         self._graph = self._model.graph
         self.nodes = self._graph.node
@@ -104,13 +104,13 @@ class Graph:
     def constant(self, name: str) -> npt.NDArray[np.float32] | None:
         """A constant of float32; None where the name is not that of one."""
         tensor = next((tensor for tensor in self._graph.initializer if tensor.name == name), None)
-        if tensor is None or tensor.data_type != FLOAT or not tensor.raw_data:
+        if tensor is None or tensor.data_type != _FLOAT or not tensor.raw_data:
             return None
         return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
 
     def add_constant(self, name: str, array: npt.NDArray[np.float32 | np.int64]) -> str:
         """A new constant; its name."""
-        kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (FLOAT, "<f4")
+        kind, data = (_INT64, "<i8") if array.dtype == np.int64 else (_FLOAT, "<f4")
         raw = array.astype(data).tobytes()
         self._graph.initializer.add(dims=array.shape, data_type=kind, name=name, raw_data=raw)
         return name
@@ -119,7 +119,7 @@ class Graph:
         self, before: Any, operator: str, inputs: Sequence[str], output: str, **attributes: int | bytes | Sequence[int]
     ) -> str:
         """A new node before another, or at the end where that is None; its output."""
-        node = messages()["Node"](op_type=operator, input=inputs, output=[output])
+        node = _messages()["Node"](op_type=operator, input=inputs, output=[output])
         for name, value in attributes.items():
             field, kind = _FIELDS.get(type(value), ("ints", _INTS))
             node.attribute.add(**{"name": name, "type": kind, field: value})
@@ -134,6 +134,8 @@ class Graph:
         """The file, without constants that no node reads, and without shapes of what is computed: engines derive them
         anew."""
         del self._graph.value[:]
+        for output in self._graph.output:
+            output.type.tensor_type.ClearField("shape")
         used = {name for node in self.nodes for name in node.input}
         for tensor in [tensor for tensor in self._graph.initializer if tensor.name not in used]:
             self._graph.initializer.remove(tensor)
