@@ -11,17 +11,22 @@ import csv
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 _PARTS = {"train": "train", "dev": "development", "test": "test"}
 HERE = Path(__file__).resolve().parent
 LAION = Path("img2dataset/test_10000.parquet")
-OPEN = "?"
 CC3M = Path("cc3m_validation/Validation_GCC-1.1.0-Validation.tsv")
+
+Bools = NDArray[np.bool_]
+Readings = tuple[frozenset[str], ...]
+"""Verb words of the stated actions, as in the caption, that each reader found; empty where nobody read."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +41,54 @@ class Labelled:
     """Verb words of the stated actions, lower case."""
     part: str
     """train, development (thresholds are chosen there) or test, by a hash of the row number."""
-    plain: frozenset[str] = frozenset()
-    """Verb words of what the plain readers call done by or to something visible; none where they did not read."""
-    open: bool = False
-    """Whether the plain readers differ and nobody decided: rows of the test part."""
-    plain_readings: tuple[frozenset[str], ...] = ()
-    """What each of the two plain readers found, where they read the row."""
+    plain: Readings = ()
+    """What plain readers found."""
+    broad: Readings = ()
+    """What broad readers found."""
+    broad_complex: tuple[bool, ...] = ()
+    """Whether broad readers call it complex."""
 
     def share(self, verb: str) -> float:
-        """Of the readings of this row, the share that calls a verb word stated: 0 to 1. The careful label counts for
-        the two readings that it stands for."""
-        readings = (self.verbs, self.verbs, *self.plain_readings)
+        """Of the readings of this row, the share that calls a verb word stated: 0 to 1."""
+        readings = (self.verbs, *self.plain, *self.broad)
         return sum(_letters(verb) in map(_letters, words) for words in readings) / len(readings)
+
+    @property
+    def complex_share(self) -> float:
+        """Of the readings of this row, the share that calls it complex."""
+        readings = (self.complex, *self.broad_complex)
+        return sum(readings) / len(readings)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What some readers say of captions, and which captions are counted."""
+
+    says: Bools
+    counted: Bools
+
+    @staticmethod
+    def of(readings: Sequence[Sequence[bool]]) -> Truth:
+        """Of each caption what two readers say; who has not read it has found nothing."""
+        first, second = np.array([reading or (False, False) for reading in readings], bool).T
+        return Truth(first, first == second)
+
+    def __str__(self) -> str:
+        return f"{int((self.says & self.counted).sum())} of {int(self.counted.sum())}"
+
+
+def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Truth]]:
+    """Of actions and of complexity, by the kind of readers. The careful labels are decided already."""
+    actions = {
+        "careful": Truth.of([(e.action, e.action) for e in labelled]),
+        "plain": Truth.of([[bool(verbs) for verbs in e.plain] for e in labelled]),
+        "broad": Truth.of([[bool(verbs) for verbs in e.broad] for e in labelled]),
+    }
+    complexity = {
+        "careful": Truth.of([(e.complex, e.complex) for e in labelled]),
+        "broad": Truth.of([e.broad_complex for e in labelled]),
+    }
+    return actions, complexity
 
 
 def samples_folder(argument: str | None = None) -> Path:
@@ -78,18 +119,21 @@ def cc3m_captions(folder: Path) -> list[str]:
 
 def laion_labels(folder: Path) -> list[Labelled]:
     """The labelled LAION captions, all 10,000."""
-    plain = {int(entry["row"]): entry for entry in _entries("laion400m_plain_actions.tsv")}
-    labelled = _labelled("laion400m_sample.tsv", laion_captions(folder))
-    return [_plainly_read(entry, plain[entry.row]) if entry.row in plain else entry for entry in labelled]
+    actions = {int(entry["row"]): entry for entry in _entries("laion400m_actions.tsv")}
+    complex_ = {int(entry["row"]): entry for entry in _entries("laion400m_complex.tsv")}
+    return [
+        replace(
+            entry,
+            plain=_readings(actions.get(entry.row, {}), "plain"),
+            broad=_readings(actions.get(entry.row, {}), "broad"),
+            broad_complex=tuple(complex_[entry.row][reader] == "1" for reader in ("first", "second")),
+        )
+        for entry in _labelled("laion400m_sample.tsv", laion_captions(folder))
+    ]
 
 
-def _plainly_read(entry: Labelled, read: dict[str, str]) -> Labelled:
-    return replace(
-        entry,
-        plain=frozenset(read["decision"].replace(OPEN, "").split()),
-        open=read["decision"] == OPEN,
-        plain_readings=(frozenset(read["first"].split()), frozenset(read["second"].split())),
-    )
+def _readings(read: Mapping[str, str], kind: str) -> Readings:
+    return tuple(frozenset(read[name].split()) for name in (f"{kind}_first", f"{kind}_second") if name in read)
 
 
 def _letters(verb: str) -> str:
@@ -99,23 +143,21 @@ def _letters(verb: str) -> str:
 def written_labels() -> list[Labelled]:
     """Captions written for training: short ones of kinds that are rare in LAION; actions only."""
     return [
-        Labelled(row, entry["caption"], bool(entry["verbs"]), False, frozenset(entry["verbs"].split()), "train")
+        Labelled(
+            row,
+            entry["caption"],
+            bool(entry["verbs"]),
+            False,
+            frozenset(entry["verbs"].split()),
+            "train",
+            broad=(frozenset(entry["broad"].split()),),
+        )
         for row, entry in enumerate(_entries("written.tsv"))
     ]
 
 
-def generous_readings() -> dict[int, bool]:
-    """Rows that no reader called complex: whether a third, generous one finds something said of something."""
-    return {int(entry["row"]): entry["something_said"] == "1" for entry in _entries("laion400m_generous.tsv")}
-
-
-def plain_readings() -> list[tuple[bool, bool]]:
-    """Of each row that the two plain readers read: whether the first, the second found an action."""
-    return [(bool(entry["first"]), bool(entry["second"])) for entry in _entries("laion400m_plain_actions.tsv")]
-
-
-def readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
-    """The two independent readings of the rows that were read so: (first, second) of action and of complex."""
+def careful_readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
+    """The two independent careful readings of the rows that were read so: (first, second) of action and of complex."""
     return [
         tuple(
             (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1")

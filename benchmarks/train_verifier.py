@@ -3,11 +3,11 @@
     python -m benchmarks.train_verifier                           # on all labels: filters/captions/verifier.json
     python -m benchmarks.train_verifier --out FILE --train-part   # on the train part, as benchmarks/verifier.py does
 
-Two logistic regressions (L2). Actions: of a verb candidate is learned how many of the readers call it stated, the
-careful ones and the plain ones; CC3M captions, which are cleaner than LAION's, and captions written for training join
-with less weight; the parser's vector of the verb joins as a linear probe. Details (attributes and relations): the
-label is the caption's, so of a complex caption every candidate counts as positive at first, then only those that the
-model itself believes in (three rounds). Deterministic.
+Two logistic regressions (L2), which learn what share of the readings says yes. Actions: of a verb candidate; CC3M
+captions, which are cleaner than LAION's, and captions written for training join with less weight; the parser's vector
+of the verb joins as a linear probe. Details (attributes and relations): the label is the caption's, so of a caption
+that most call complex every candidate counts at first, then only those that the model itself believes in (three
+rounds). Deterministic.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +36,7 @@ from filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.15
-WRITTEN_WEIGHT = 0.2
+WRITTEN_WEIGHT = 0.1
 VECTOR_SPREAD = 0.3  # standard deviation of a vector's column beside features of 0 and 1
 MIN_COUNT = 3  # captions in which a feature must occur
 MIN_WEIGHT = 0.01  # smaller weights are dropped: they decide nothing and would fill the file
@@ -102,9 +103,12 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
     details.sort(key=lambda detail: detail[0])  # of a caption its attributes, then its relations
     rows = [captions.facts.features(caption) | columns.features(place) for caption, place, columns in details]
     owner = [caption for caption, *_ in details]
-    is_complex = np.array([labelled[place].complex for place in owner])
-    positive = is_complex.copy()
-    table = _fit(rows, positive, np.ones(len(rows)), STRENGTH["details"])
+    shares = np.array([labelled[place].complex_share for place in owner])
+
+    def fit(places: NDArray[np.int64]) -> dict[str, Any]:
+        return _fit([rows[place] for place in places], shares[places], np.ones(len(places)), STRENGTH["details"])
+
+    table = fit(np.arange(len(rows)))
     for _ in range(2):
         scorer = verifier.Scorer.of(table)
         scores = np.array([scorer(row) for row in rows])
@@ -115,9 +119,7 @@ def _train_details(labelled: Sequence[Labelled], graphs: Sequence[CaptionGraph])
         believed = scores >= 0.5
         # Something makes a complex caption complex: at least its likeliest candidate.
         believed[list(best.values())] = True
-        keep = ~is_complex | believed
-        kept = np.flatnonzero(keep)
-        table = _fit([rows[place] for place in kept], positive[kept], np.ones(len(kept)), STRENGTH["details"])
+        table = fit(np.flatnonzero(believed | (shares < 0.5)))
     return table
 
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, readings
+from benchmarks.label_set import Bools, Labelled, Truth, careful_readings, cc3m_labels, laion_labels, truths
 from filters.captions import verifier as verifier_module
 from filters.captions.annotate import CaptionAnnotator, table_of
 from filters.captions.graph import CaptionGraph, build_graph
@@ -19,7 +18,6 @@ from filters.captions.rules import decide_captions
 from filters.captions.verifier import Scorer, Verifier
 from filters.presets import load_preset
 
-Bools = NDArray[np.bool_]
 Tables = dict[str, dict[str, Any]]
 
 
@@ -68,9 +66,10 @@ def trained(laion: list[Labelled], cc3m: list[Labelled], parser: Any) -> Tables:
     return tables
 
 
-def shares(found: Bools, truth: Bools) -> tuple[float, float]:
+def shares(found: Bools, truth: Truth) -> tuple[float, float]:
     """Precision and recall."""
-    return float(truth[found].mean()), float(found[truth].mean())
+    found, says = found[truth.counted], truth.says[truth.counted]
+    return float(says[found].mean()), float(found[says].mean())
 
 
 def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(samples: Path, once: Any) -> None:
@@ -81,17 +80,19 @@ def test_strict_finds_actions_and_attributes_of_captions_it_was_not_trained_on(s
     graphs: list[CaptionGraph] = [build_graph(p) for p in once.parse([normalise(entry.caption) for entry in test])]
     table = table_of([entry.caption for entry in test], [graph.parse.text for graph in graphs], graphs, verifier)
     decisions = decide_captions(table, load_preset("strict").captions)
-    action = np.array([entry.action for entry in test])
-    precision, recall = shares(decisions.n_actions > 0, action)
-    plain, _ = shares(np.array([any(action.tagged for action in graph.actions) for graph in graphs]), action)
-    assert recall >= 0.84
-    assert precision >= 2.5 * plain
-    complex_ = np.array([entry.complex for entry in test])
-    precision, recall = shares(decisions.complexity > 0, complex_)
+    verbs = np.array([any(action.tagged for action in graph.actions) for graph in graphs])
+    actions, complexity = truths(test)
+    for readers, least in (("careful", 0.84), ("plain", 0.82), ("broad", 0.75)):
+        precision, recall = shares(decisions.n_actions > 0, actions[readers])
+        tagged, _ = shares(verbs, actions[readers])
+        assert recall >= least, readers
+        assert precision >= 2.5 * tagged, readers
     paper = decide_captions(table, load_preset("paper").captions)
-    lenient_precision, lenient = shares(paper.complexity > 0, complex_)
-    assert recall >= 0.9 > lenient
-    assert precision >= lenient_precision + 0.1
+    for readers, truth in complexity.items():
+        precision, recall = shares(decisions.complexity > 0, truth)
+        lenient_precision, lenient = shares(paper.complexity > 0, truth)
+        assert recall >= 0.92 > lenient, readers
+        assert precision >= lenient_precision + 0.06, readers
 
 
 def test_the_weights_in_the_tree_are_those_that_training_gives(samples: Path, once: Any) -> None:
@@ -110,7 +111,15 @@ def test_no_part_of_the_labels_holds_a_row_of_another(samples: Path) -> None:
     assert sorted(rows) == list(range(10_000))
 
 
-def test_two_readers_agree_about_what_is_learned() -> None:
-    for pairs in zip(*readings(), strict=True):
-        first, second = np.array(pairs).T
-        assert (first == second).mean() >= 0.95
+def test_two_readers_agree_about_what_is_learned(samples: Path) -> None:
+    labelled = laion_labels(samples)
+    read = [entry for entry in labelled if entry.plain]
+    pairs = [
+        *zip(*careful_readings(), strict=True),
+        [tuple(bool(verbs) for verbs in entry.plain) for entry in read],
+        [tuple(bool(verbs) for verbs in entry.broad) for entry in read],
+        [entry.broad_complex for entry in labelled],
+    ]
+    for readings in pairs:
+        first, second = np.array(readings).T
+        assert (first == second).mean() >= 0.93
