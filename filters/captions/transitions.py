@@ -73,7 +73,8 @@ class ArcEagerParser:
         """
         heads, moves = np.empty(len(vectors), np.int64), np.empty(len(vectors), np.int64)
         first = np.cumsum(lengths) - lengths
-        order = np.argsort(lengths, kind="stable")  # texts of one length end together
+        # Texts of one length end together; the longest of all, whose last steps few texts share, are in one group.
+        order = np.argsort(-lengths, kind="stable")
         order = order[lengths[order] > 0]
         for texts in groups_of(lengths[order], GROUP_TOKENS):
             group = order[texts]
@@ -87,12 +88,12 @@ class ArcEagerParser:
     def _parse(self, vectors: Floats, lengths: Ints) -> tuple[Ints, Ints]:
         """Heads, as tokens of the group or `_NONE`, and transitions."""
         parts = self._parts(vectors)
-        states, columns = _States(lengths), np.arange(_FEATURES)
+        states, columns = _States(lengths), np.arange(_FEATURES)[:, None]
         while len(states):
             rows = states.features()
             rows *= _FEATURES
             rows += columns
-            hidden = parts.take(rows, axis=0).sum(axis=1)
+            hidden = parts.take(rows, axis=0).sum(axis=0)
             hidden += self._lower_bias
             scores = np.maximum(hidden[:, : self._hidden], hidden[:, self._hidden :]) @ self._upper
             scores += self._upper_bias
@@ -136,11 +137,12 @@ class _States:
         return len(self._front)
 
     def features(self) -> Ints:
-        """Eight tokens of each state, shape (states, 8), in the order of spaCy's weights."""
-        self._s0, s1, s2 = (self._stack.take(self._top - depth) for depth in (1, 2, 3))
-        self._b0, self._b1 = self._buffer.take(self._front), self._buffer.take(self._front + 1)
+        """Eight tokens of each state, shape (8, states), in the order of spaCy's weights."""
+        self._s0, s1, s2 = (self._stack[self._top - depth] for depth in (1, 2, 3))
+        self._b0, self._b1 = self._buffer[self._front], self._buffer[self._front + 1]
         s0, b0, b1 = self._s0, self._b0, self._b1
-        return np.stack([b0, b1, s0, s1, s2, self._left.take(b0), self._left.take(s0), self._right.take(s0)], axis=1)
+        rows = (b0, b1, s0, s1, s2, self._left[b0], self._left[s0], self._right[s0])
+        return np.concatenate(rows).reshape(_FEATURES, -1)
 
     def valid(self) -> Ints:
         """The kinds of transitions that are valid in each state, a bit for each."""
@@ -186,7 +188,8 @@ class _States:
         self._stack[top[at]] = b0[at]
         top[at] += 1
         front[at] += 1
-        goes_on = (top > self._bottom) | (front < self._end)
+        # The last token of a stack, with nothing left to read, can only be popped, and no arc comes of that.
+        goes_on = (top > self._bottom + 1) | (front < self._end)
         if not goes_on.all():
             self._top, self._front = top[goes_on], front[goes_on]
             self._bottom, self._end = self._bottom[goes_on], self._end[goes_on]
