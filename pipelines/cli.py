@@ -41,7 +41,6 @@ from pipelines.runners.portable import START_SECONDS
 from pipelines.runners.workers import WorkerDied
 from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.dedup.deduplication import DedupFailed
 from pipelines.stages.score.settings import ScoreSettings
 from pipelines.stages.score.stage import NAME
 from pipelines.store.commit import RunFailed
@@ -72,7 +71,6 @@ _FAILED = (
     NotConserved,
     JobFailed,
     WorkerDied,
-    DedupFailed,
     RunFailed,
     LeaseLost,
 )

@@ -130,14 +130,14 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     assert any("going on after step 10 of 10" in text for text in said)
 
 
-def interrupted(config: Any, workdir: Path, at: int, number: int = signal.SIGTERM) -> tuple[Any, list[str]]:
-    """A run that gets a signal when it reports step `at`."""
+def interrupted(config: Any, workdir: Path, at: int) -> tuple[Any, list[str]]:
+    """A run that gets SIGTERM when it reports step `at`."""
     said: list[str] = []
 
     def say(text: str) -> None:
         said.append(text)
         if text.startswith(f"step {at}/"):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     return train(config, workdir, say), said
 
