@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,13 @@ class Here(Direct):
                     work.process(name)
             finally:
                 work.teardown()
+
+
+def encoded_again(image: bytes) -> bytes:
+    """The same image in other bytes."""
+    content = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
+    return content.getvalue()
 
 
 def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:
