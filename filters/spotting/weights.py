@@ -80,7 +80,7 @@ def models_root(folder: Path | str | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-def find_models(model: ModelSize = "small", folder: Path | str | None = None) -> Models:
+def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
     """The model folders of one size.
 
     Raises `WeightsMissing` where a file is not there, and ValueError for an unknown size.
