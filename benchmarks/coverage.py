@@ -377,11 +377,9 @@ def _averages() -> Iterator[World]:
     yield World("average row", "two tasks on the same 40 images, 96 and 50 %", "interval", same)
 
 
-def drawn_shots(
-    generator: Generator, seeds: int, n: int, luck: float, interaction: float, ease: Floats, shots: Floats
-) -> list[Estimate]:
+def drawn_shots(generator: Generator, seeds: int, n: int, luck: float, ease: Floats, shots: Floats) -> list[Estimate]:
     """Hits of a probe on n test images with several draws: `shots` (seeds,) is how lucky each draw is."""
-    own = interaction * generator.normal(size=(seeds, n))
+    own = 0.5 * generator.normal(size=(seeds, n))
     hits = ease + luck * shots[:, None] + own + generator.normal(size=(seeds, n)) > 0
     return [estimates.mean(row) for row in hits]
 
@@ -393,7 +391,7 @@ def _few_shot() -> Iterator[World]:
             generator: Generator, seeds: int = seeds, n: int = n, at: float = at
         ) -> tuple[Interval | None, float]:
             ease = at + generator.normal(size=n)
-            of = drawn_shots(generator, seeds, n, 0.2, 0.5, ease, generator.normal(size=seeds))
+            of = drawn_shots(generator, seeds, n, 0.2, ease, generator.normal(size=seeds))
             return crossed_interval(of), NormalDist().cdf(at / math.sqrt(1 + 1 + 0.2**2 + 0.25))
 
         share = 100 * NormalDist().cdf(at / math.sqrt(2.29))
@@ -406,7 +404,7 @@ def _few_shot() -> Iterator[World]:
                     generator: Generator, seeds: int = seeds, n: int = n, luck: float = luck
                 ) -> tuple[Interval | None, float]:
                     ease = 0.2 + generator.normal(size=n)
-                    of = drawn_shots(generator, seeds, n, luck, 0.5, ease, generator.normal(size=seeds))
+                    of = drawn_shots(generator, seeds, n, luck, ease, generator.normal(size=seeds))
                     return crossed_interval(of), NormalDist().cdf(0.2 / math.sqrt(1 + 1 + luck**2 + 0.25))
 
                 name = f"{seeds} draws, {n:,} images, luck of the shots {luck:g}"
@@ -503,7 +501,7 @@ def _paired_worlds() -> Iterator[World]:
         for _ in range(2):
             luck = 0.7 * both + 0.7 * generator.normal(size=seeds)
             own = ease + 0.5 * generator.normal(size=n)
-            of.append(drawn_shots(generator, seeds, n, 0.2, 0.5, own, luck))
+            of.append(drawn_shots(generator, seeds, n, 0.2, own, luck))
         return crossed_difference(of[0], of[1])
 
     rows: list[tuple[str, Callable[[Generator], Paired], float]] = [

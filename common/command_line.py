@@ -6,6 +6,8 @@ Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, get_args
@@ -86,5 +88,10 @@ def complain(error: Exception | str, status: int = FAILED) -> int:
 
 
 def say(line: str) -> None:
-    """A line for people; pipes see it at once."""
-    print(line, flush=True)
+    """A line for people; pipes see it at once. Where nobody reads any more, as behind `| head`, the command ends with
+    the status of others there."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        raise SystemExit(128 + signal.SIGPIPE) from None

@@ -91,9 +91,9 @@ def _list() -> int:
 
     for name in suite_names():
         suite = load_suite(name)
-        print(f"{name}: {' '.join(suite.about.split())}")
+        say(f"{name}: {' '.join(suite.about.split())}")
         for task in suite.tasks:
-            print(f"  {task.name:24} {task.kind:15} {task.metric:15} {task.title}")
+            say(f"  {task.name:24} {task.kind:15} {task.metric:15} {task.title}")
     return OK
 
 
@@ -104,7 +104,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.power:
         from eval.power import power_table
 
-        print(power_table(suite))
+        say(power_table(suite))
         return OK
 
     from common.ranks import joined_ranks

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.command_line import OK, Parser, WrongUse, complain, exit_status
+from common.command_line import OK, Parser, WrongUse, complain, exit_status, say
 from common.files import publish_bytes, publish_json
 from eval.comparison import compare
 from eval.comparison_table import to_markdown
@@ -41,7 +41,7 @@ def _compare(options: argparse.Namespace) -> int:
     publish_json(output / "compare.json", asdict(comparison))
     text = to_markdown(comparison)
     publish_bytes(output / "compare.md", text.encode("utf-8"))
-    print(text)
+    say(text)
     tested = [found.p for found in comparison.tasks] + [found.p for found in comparison.few_shot]
     if all(p is None for p in tested):
         return complain("no task could be compared; the table says why")

@@ -26,7 +26,7 @@ def to_markdown(comparison: Comparison) -> str:
         ends = _ends(average)
         lines.append(
             f"| **average of {average.tasks}** | | {_percent(average.a)} | {_percent(average.b)} | "
-            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_shown(average.detectable)} | | "
+            f"{_points(average.difference)} | {ends} | {_p(average.p)} | | {_percent(average.detectable)} | | "
             "paired t over images |"
         )
     lines += [
@@ -49,7 +49,7 @@ def _table_row(found: TaskComparison) -> str:
         return f"{start} | | | | | | not compared: {note} |"
     ends = _ends(found)
     test = f"{found.test}; {note}" if note else found.test
-    p = f"{_p(found.p)} | {_p(found.p_holm)} | {_shown(found.detectable)}"
+    p = f"{_p(found.p)} | {_p(found.p_holm)} | {_percent(found.detectable)}"
     return f"{start} {_points(found.difference)} | {ends} | {p} | {found.n:,} | {test} |"
 
 
@@ -70,7 +70,7 @@ def _few_shot_lines(few_shot: Sequence[FewShotComparison]) -> list[str]:
             f"| {cell(found.task)}, {cell(found.metric)} | {cell(found.method)} | {found.shots} | "
             f"{_percent(found.a)} | {_percent(found.b)} | {_points(found.difference)} | "
             f"{_ends(found)} | {_p(found.p)} | {_p(found.p_holm)} | "
-            f"{_shown(found.detectable)} | {len(found.seeds)} | {found.n:,} |"
+            f"{_percent(found.detectable)} | {len(found.seeds)} | {found.n:,} |"
         )
     return [
         *lines,
@@ -92,10 +92,6 @@ def _percent(value: float | None) -> str:
 
 def _points(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:+.2f}"
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f}"
 
 
 def _p(value: float | None) -> str:

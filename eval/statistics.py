@@ -76,7 +76,6 @@ class Lowest(Estimate):
         lowest of several would repeat its bias: it is too low where groups are alike.
 
         A group of too few images to say has no ends but 0 and 1."""
-        check_level(level)
         together = 2 * (0.5 + level / 2) ** (1 / len(self.of)) - 1
         ends = [(one.interval(level), one.interval(together)) for one in self.of]
         if all(own is None for own, _ in ends):
@@ -147,7 +146,6 @@ def share_interval(value: float, variance: float, df: float, most: float, level:
 
     Where few items are right, or few wrong, the variance is itself hardly known: one item counts as if nothing was
     known but `most`, the number of independent items at the least."""
-    check_level(level)
     if df < 1:
         return None
     n = most
@@ -186,19 +184,19 @@ def average(estimates: Sequence[tuple[Hashable, Estimate]]) -> Averaged:
     )
 
 
-def difference(a: Estimate, b: Estimate, level: float = 0.95) -> Paired:
+def difference(a: Estimate, b: Estimate) -> Paired:
     """B minus A by a paired t test over the images of both. Raises ValueError where they have other images."""
     if not np.array_equal(a.units, b.units):
         raise ValueError(f"a paired test needs the same images: A has {len(a.units)}, B has {len(b.units)}")
     variance = float(np.sum((b.parts - a.parts) ** 2))
-    return _tested(b.value - a.value, variance, min(a.df, b.df), len(a.units), level)
+    return _tested(b.value - a.value, variance, min(a.df, b.df), len(a.units))
 
 
-def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]], level: float = 0.95) -> Paired:
+def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
     """B minus A averaged over tasks, each (set of images, A's number, B's number); as `average`."""
     one = average([(name, a) for name, a, _ in pairs])
     other = average([(name, b) for name, _, b in pairs])
-    return difference(one, other, level)
+    return difference(one, other)
 
 
 def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
@@ -211,18 +209,18 @@ def crossed(of_draw: Sequence[Estimate]) -> tuple[float, float, float]:
     return _crossed([one.value for one in of_draw], np.stack([one.parts for one in of_draw]), of_draw[0].df)
 
 
-def crossed_interval(of_draw: Sequence[Estimate], level: float = 0.95) -> Interval | None:
+def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
     """Interval of the mean over draws; None with fewer than FEWEST."""
     value, variance, df = crossed(of_draw)
-    return share_interval(value, variance, df, of_draw[0].most, level)
+    return share_interval(value, variance, df, of_draw[0].most)
 
 
-def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate], level: float = 0.95) -> Paired:
+def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
     """B minus A, averaged over draws that both models were given alike."""
     values = [two.value - one.value for one, two in zip(a, b, strict=True)]
     parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
     value, variance, df = _crossed(values, parts, min(a[0].df, b[0].df))
-    return _tested(value, variance, df, parts.shape[1], level)
+    return _tested(value, variance, df, parts.shape[1])
 
 
 def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[float, float, float]:
@@ -242,14 +240,14 @@ def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[
     return value, variance, variance / (of_shots / (draws - 1) + (variance - of_shots) / df_images)
 
 
-def _tested(value: float, variance: float, df: float, n: int, level: float) -> Paired:
+def _tested(value: float, variance: float, df: float, n: int) -> Paired:
     se = math.sqrt(variance)
     if df < 1:
         return Paired(difference=value, low=None, high=None, p=None, se=se, df=df, test="paired t")
     if variance == 0:  # no image changed: what share could have changed unseen
-        reach = wilson(0, n, level).high
+        reach = wilson(0, n).high
         return Paired(difference=value, low=value - reach, high=value + reach, p=1.0, se=0.0, df=df, test="paired t")
-    reach = _quantile(df, level) * se
+    reach = _quantile(df, 0.95) * se
     p = float(2 * stdtr(min(df, _MANY), -abs(value) / se))
     return Paired(difference=value, low=value - reach, high=value + reach, p=p, se=se, df=df, test="paired t")
 
@@ -289,15 +287,14 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
     return min(1.0, 2 * total / 2**n)
 
 
-def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike, level: float = 0.95) -> Interval:
+def disagreement_interval(hits_a: ArrayLike, hits_b: ArrayLike) -> Interval:
     """Interval of the difference of two shares on the same independent 0/1 items (n,): Agresti and Min's (2005), half
     an item added to each of the four outcomes, which holds where few items differ."""
-    check_level(level)
     a, b = np.asarray(hits_a, dtype=np.float64), np.asarray(hits_b, dtype=np.float64)
     n = len(a) + 2
     value = float((b - a).sum()) / n
     changed = (float(np.sum(a != b)) + 1) / n
-    reach = _quantile(_MANY, level) * math.sqrt((changed - value**2) / n)
+    reach = _quantile(_MANY, 0.95) * math.sqrt((changed - value**2) / n)
     return Interval(max(-1.0, value - reach), min(1.0, value + reach))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.command_line import OK, Parser, WrongUse, exit_status
+from common.command_line import OK, Parser, WrongUse, exit_status, say
 from common.html import render_page
 from eval.comparison import main_rows, rows_of
 from eval.errors import EvalError
@@ -161,7 +161,7 @@ def _print(options: argparse.Namespace) -> int:
         raise WrongUse(f"format {options.format!r} is unknown; choose {', '.join(FORMATS)}")
     lines = lines_of(options.folders)
     written = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex, "html": to_html}[options.format]
-    print(written([folder.name for folder in options.folders], lines))
+    say(written([folder.name for folder in options.folders], lines))
     if any(cell is not None and cell.other for line in lines for cell in line.cells):
         print(f"{MARK} other data, or other rules, than the first model's", file=sys.stderr)
     return OK

@@ -41,7 +41,6 @@ from pipelines.runners.portable import START_SECONDS
 from pipelines.runners.workers import WorkerDied
 from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
 from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.dedup.deduplication import DedupFailed
 from pipelines.stages.score.settings import ScoreSettings
 from pipelines.stages.score.stage import NAME
 from pipelines.store.commit import RunFailed
@@ -72,7 +71,6 @@ _FAILED = (
     NotConserved,
     JobFailed,
     WorkerDied,
-    DedupFailed,
     RunFailed,
     LeaseLost,
 )
@@ -96,7 +94,7 @@ def command_parser(prog: str, description: str) -> Parser:
         help=f"with --output hf://...: where the run works, for all shards and workers (default: {_WORK}/owner/name)",
     )
     parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
-    parser.add_argument("--licence", metavar="NAME", help="of the results, for their card: cc-by-4.0, ... (unknown)")
+    parser.add_argument("--licence", metavar="NAME", help="of the results, for the card: cc-by-4.0, ... (the source's)")
     parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(

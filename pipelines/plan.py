@@ -22,6 +22,7 @@ from pipelines.hub.contents import contents
 from pipelines.hub.pins import pinned
 from pipelines.manifests import (
     BadSchema,
+    Broken,
     FileInfo,
     NoInput,
     Span,
@@ -30,6 +31,7 @@ from pipelines.manifests import (
     check_images_root,
     expand_inputs,
     has_images,
+    in_words,
     inspect,
     inspections,
     split,
@@ -66,8 +68,8 @@ class Plan:
     image_rows: int
     images: bool
     """Whether the input comes with images, or only with urls of them."""
-    unreadable: tuple[dict[str, str], ...]
-    """Files that could not be read: path, error, message. They are dead letters."""
+    unreadable: tuple[Broken, ...]
+    """Files that could not be read; they are dead letters."""
     rows: int
     """Rows in all, exact or estimated."""
     files: tuple[dict[str, Any], ...]
@@ -122,16 +124,11 @@ def make_plan(
     of_all = many_at_once if any(map(is_url, paths)) else map
     looked = list(of_all(partial(_look, dataset, known), paths))
     infos = [found for found in looked if not isinstance(found, UnreadableFile)]
-    unreadable = [
-        {"path": found.path, "error": found.error, "message": found.message}
-        for found in looked
-        if isinstance(found, UnreadableFile)
-    ]
+    unreadable = [found.record for found in looked if isinstance(found, UnreadableFile)]
     if unreadable and not infos and dataset.format != "auto":
         raise BadSchema(
             f"none of {counted(len(unreadable), 'input file')} can be read as {dataset.format}, as --format says; "
-            f"the first: {unreadable[0]['path']}: {unreadable[0]['message']}. Leave --format out, or name the "
-            "format they have"
+            f"the first: {in_words(unreadable[0])}. Leave --format out, or name the format they have"
         )
     # Roles are resolved file by file; only a column that means the same and is of another type is a mistake.
     disagreeing = [d for d in check_consistent(infos) if d.role and d.expected and d.found]

@@ -8,8 +8,8 @@ import numpy as np
 
 from study.charts import Point, Series, line_chart
 from study.comparison import RANK
-from study.rows import Row, Rows
-from study.tables import TUNING, Line
+from study.rows import TUNING, Row, Rows
+from study.tables import Line
 from study.words import ARMS
 
 PHOTOGRAPHS = "flickr8k-test/t2i"

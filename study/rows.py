@@ -35,6 +35,10 @@ CPU, GPU, GPU_TINY = "cpu", "gpu", "gpu-tiny"
 TRACKS = (CPU, GPU, GPU_TINY)
 """What learns: small towers on a CPU; a ViT at 112 pixels on a GPU; a tiny ViT on a CPU, which shows that the code of
 the one before runs. Rows of different tracks are never compared."""
+ZERO_SHOT = "zero-shot"
+"""An arm without seeds and budget: it is set against every seed and budget of another."""
+TUNING = "tuning"
+"""`settings["stage"]` of rows that chose something on held-out pairs; no table has them."""
 _WORD = re.compile(r"[A-Za-z0-9_.+-]+")
 _INTEGERS = (np.uint8, np.uint16, np.uint32)
 

@@ -12,12 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from study.comparison import HITS, R10, RANK, Compared, Measure, Side, compare, corrected
-from study.rows import Row, Rows
-
-ZERO_SHOT = "zero-shot"
-"""An arm without seeds and budget: it is set against every seed and budget of another."""
-TUNING = "tuning"
-"""`settings["stage"]` of rows that chose something on held-out pairs; no table has them."""
+from study.rows import TUNING, ZERO_SHOT, Row, Rows
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,16 @@ class CannotPush(RuntimeError):
     """The hub did not take the model; the message says why."""
 
 
-def push(folder: Path | str, target: str, *, private: bool = False, message: str = "Model of open-diht") -> str:
+def push(folder: Path | str, target: str, *, private: bool = False) -> str:
     """Publish an exported model, in a folder or behind a URL, as `hf://owner/name`, a repository that is made where
     there is none; the address of the commit. Raises `WrongUse` where folder, target or token are not there,
     `CannotPush`, `StoreError`."""
     repository = _repository(target)
     with on_disk(str(folder)) as here:
-        return _push(here, str(folder), target, repository, private=private, message=message)
+        return _push(here, str(folder), target, repository, private=private)
 
 
-def _push(here: Path, folder: str, target: str, repository: str, *, private: bool, message: str) -> str:
+def _push(here: Path, folder: str, target: str, repository: str, *, private: bool) -> str:
     missing = [name for name in (WEIGHTS, DESCRIPTION, CARD) if not (here / name).is_file()]
     if missing:
         raise WrongUse(f"{folder} is no exported model, {missing[0]} is missing; name the folder WORKDIR/export")
@@ -46,7 +46,7 @@ def _push(here: Path, folder: str, target: str, repository: str, *, private: boo
         done = api.create_commit(
             repository,
             [CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
-            commit_message=message,
+            commit_message="Model of open-diht",
         )
     except Exception as error:  # the hub's client and those that it stands on share no error class
         raise CannotPush(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.command_line import WrongUse
 from trainer.config import LogSettings
 
 
@@ -33,8 +34,11 @@ class RunLog:
         """`grown` is told, with `now` before a checkpoint, that files in `workdir` have grown."""
         self._say, self._grown = say, grown
         self._path = workdir / "log.jsonl"
-        _drop_torn_line(self._path)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+        try:
+            _drop_torn_line(self._path)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 open for the length of the run
+        except OSError as error:
+            raise WrongUse(f"the log cannot be written ({error}): move it away, or take another WORKDIR") from error
         self._board = _tensorboard(workdir, resumed_at) if settings.tensorboard else None
         self._wandb = _wandb(workdir, settings.wandb, config) if settings.wandb else None
 

@@ -25,8 +25,8 @@ def model_card(
     pairs: int,
     results: Sequence[str],
     versions: Mapping[str, str],
-    parent: str | None = None,
-    own: bool = False,
+    parent: str | None,
+    own: bool,
 ) -> str:
     """Markdown with the header of the Hugging Face hub. `pairs`: training pairs of an epoch; `results`: lines;
     `parent`: the checkpoint that the run is a branch of; `own`: a tower is none of open_clip's."""

@@ -39,7 +39,7 @@ def fingerprint(parts: Parts) -> str:
 
 
 def training_state(
-    parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Mapping[str, Any] | None = None
+    parts: Parts, data: str, read: Mapping[str, int], lost: int, parent: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     """Everything that the next step depends on, except the encoders. `data`: the fingerprint; `read`: samples by what
     became of them, on all ranks; `lost`: the bad ones of this epoch; `parent`: what the run is a branch of."""

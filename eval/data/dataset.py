@@ -184,13 +184,13 @@ def shared_images(images: Images, others: Images) -> list[str] | None:
     return [key for key, found in zip(images.keys, own, strict=True) if found in known]
 
 
-def sample_indices(keys: Sequence[str], count: int, seed: int = 0) -> list[int]:
+def sample_indices(keys: Sequence[str], count: int) -> list[int]:
     """Indices of `count` keys, drawn from the sorted keys by a generator of its own, in the order of the set. They
-    depend on the keys and the seed, on nothing else; all where there are not more."""
+    depend on the keys alone; all where there are not more."""
     if count >= len(keys):
         return list(range(len(keys)))
     order = sorted(range(len(keys)), key=lambda index: keys[index])
-    drawn = np.random.default_rng(seed).permutation(len(keys))[:count]
+    drawn = np.random.default_rng(0).permutation(len(keys))[:count]
     return sorted(order[place] for place in drawn)
 
 

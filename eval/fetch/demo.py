@@ -43,7 +43,7 @@ SHEETS, ASKED = 120, 240
 Say = Callable[[str], None]
 
 
-def fetch_fashion(root: Path, say: Say, debs: Path | None = None) -> None:
+def fetch_fashion(root: Path, say: Say, debs: Path | None) -> None:
     """`root`/FashionMNIST/raw, as torchvision reads it. Raises `FetchFailed`."""
     raw = root / "FashionMNIST" / "raw"
     if all((raw / name).is_file() for name in FASHION_FILES):

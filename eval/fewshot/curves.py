@@ -238,7 +238,7 @@ def predict_curves(
     classifier: ArrayLike | Tensor,
     logit_scale: float,
     settings: FewShotSettings,
-    group: Ranks | None = None,
+    group: Ranks | None,
 ) -> tuple[dict[int, Shots], tuple[Choice, ...], dict[Cell, NDArray[np.int64]]]:
     """Shots by seed, choices, and the predictions of every cell for the test features: all without test labels. Support
     sets, and methods that do not ask each other, are shared over the ranks of `group`, to all of which everything is

@@ -58,15 +58,15 @@ def zero_shot(support: Support) -> Fitted:
 @functools.lru_cache(maxsize=1)  # `text_or_zero` asks again
 def probe(support: Support) -> Fitted:
     """The paper's: offsets on a ball, its radius chosen."""
-    choice = select(support, _scorer(_probe_path), RADIUS_OF_ONE_SHOT, ordered=True)
+    choice = select(support, _path_scores(RADII, _probe_at), RADIUS_OF_ONE_SHOT, ordered=True)
     logits = RADII[choice.index]
-    return _fitted(_probe_at(support, logits, None), {"delta": _delta(support, logits), "logits": logits}, choice)
+    return _fitted(_probe_at(support, logits), {"delta": _delta(support, logits), "logits": logits}, choice)
 
 
 def unprojected(support: Support) -> Fitted:
     """delta = inf, started at the text. Where shots are separable the optimum lies at infinity, and this is where
     descent came when the loss was flat; the start then matters."""
-    fitted = _probe_at(support, math.inf, None)
+    fitted = _probe_at(support, math.inf)
     return Fitted(fitted.scores, {"delta": math.inf}, NOTHING, fitted.converged)
 
 
@@ -79,9 +79,9 @@ def random_init(support: Support) -> Fitted:
 
 def l2(support: Support) -> Fitted:
     """Plain L2 towards the text's classifier in place of the ball."""
-    choice = select(support, _scorer(_l2_path), PENALTY_OF_ONE_SHOT, ordered=True)
+    choice = select(support, _path_scores(PENALTIES, _l2_at), PENALTY_OF_ONE_SHOT, ordered=True)
     penalty = PENALTIES[choice.index]
-    return _fitted(_l2_at(support, penalty, None), {"l2": penalty}, choice)
+    return _fitted(_l2_at(support, penalty), {"l2": penalty}, choice)
 
 
 def text_or_zero(support: Support) -> Fitted:
@@ -158,7 +158,7 @@ def _delta(support: Support, logits: float) -> float:
     return absolute_radius(logits / support.logit_scale, support.classifier)
 
 
-def _probe_at(support: Support, logits: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
+def _probe_at(support: Support, logits: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
     return fit_probe(
         support.features,
         support.labels,
@@ -170,35 +170,22 @@ def _probe_at(support: Support, logits: float, start: Tensor | None, tolerance: 
     )
 
 
-def _l2_at(support: Support, penalty: float, start: Tensor | None, tolerance: float = _TOLERANCE) -> Probe:
+def _l2_at(support: Support, penalty: float, start: Tensor | None = None, tolerance: float = _TOLERANCE) -> Probe:
     term = Ridge(penalty * support.logit_scale**2)
     return fit_around(support.features, support.labels, support.classifier, support.logit_scale, term, start, tolerance)
 
 
-def _probe_path(support: Support) -> Sequence[Probe]:
-    return _path(support, RADII, _probe_at)
+def _path_scores(
+    values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
+) -> Callable[[Support, Tensor], Iterator[Tensor]]:
+    """Scores of one probe per value, each started where the last ended: a fraction of the steps, the same answers."""
 
-
-def _l2_path(support: Support) -> Sequence[Probe]:
-    return _path(support, PENALTIES, _l2_at)
-
-
-def _path(
-    support: Support, values: Sequence[float], fit: Callable[[Support, float, Tensor | None, float], Probe]
-) -> list[Probe]:
-    """One probe per value, each started where the last ended: a fraction of the steps, the same answers."""
-    probes: list[Probe] = []
-    start = None
-    for value in values:
-        probes.append(fit(support, value, start, _SELECTION_TOLERANCE))
-        solution = probes[-1].solution
-        start = None if solution is None else solution.offsets
-    return probes
-
-
-def _scorer(path: Callable[[Support], Sequence[Probe]]) -> Callable[[Support, Tensor], Iterator[Tensor]]:
     def scores_of(part: Support, features: Tensor) -> Iterator[Tensor]:
-        return (fitted.scores(features) for fitted in path(part))
+        start = None
+        for value in values:
+            fitted = fit(part, value, start, _SELECTION_TOLERANCE)
+            start = None if fitted.solution is None else fitted.solution.offsets
+            yield fitted.scores(features)
 
     return scores_of
 

@@ -18,7 +18,7 @@ from eval.models.model import Model, weights_hash
 class ReferenceModel(Model):
     """ConSE over lite0 and MiniLM, from the folder that `eval.fetch` filled."""
 
-    def __init__(self, folder: Path, device: str = "cpu"):
+    def __init__(self, folder: Path, device: str):
         """Raises `ModelError` where the weights are not in `folder`."""
         self.name, self.logit_scale = REFERENCE, LOGIT_SCALE
         try:

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
 from filters.captions.normalise import normalise
-from filters.captions.parse import MODELS, CaptionParser, Parse, model_provenance
+from filters.captions.parse import CaptionParser, Parse, model_provenance
 from filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
 VERSION = 5  # raise it when equal captions may get other annotations: runs then annotate anew
@@ -71,9 +71,9 @@ SCHEMA = pa.schema(
 scores, 0 to 1."""
 
 
-def provenance(models: Sequence[str] = MODELS, lean: bool = False) -> dict[str, str]:
+def provenance(lean: bool = False) -> dict[str, str]:
     """What decides the annotations: model, library, weights and code versions. Loads no model."""
-    known = {**model_provenance(models), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
+    known = {**model_provenance(), "verifier": weights_fingerprint(), "annotations": str(VERSION)}
     return {**known, "lean": "only captions with a verb candidate are parsed"} if lean else known
 
 
@@ -81,13 +81,12 @@ class CaptionAnnotator:
     """Captions to annotation rows. One per process.
 
     Args:
-        models: names of spaCy models, the first that is installed is taken.
         lean: captions without a word that may be a verb are tagged and not parsed, for a rule that asks for an action
             rejects them whatever else they say. Of their row all but `parsed` is null.
     """
 
-    def __init__(self, models: Sequence[str] = MODELS, lean: bool = False):
-        self._parser = CaptionParser(models)
+    def __init__(self, lean: bool = False):
+        self._parser = CaptionParser()
         self._verifier = load_verifier()
         self._lean = lean
 

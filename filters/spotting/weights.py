@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -67,10 +67,9 @@ class Models:
         return f"PP-OCRv6_{self.size}_rec"
 
 
-def default_target(environment: Mapping[str, str] | None = None) -> Path:
+def default_target() -> Path:
     """`$XDG_CACHE_HOME/diht/ocr`, by default `~/.cache/diht/ocr`."""
-    variables = os.environ if environment is None else environment
-    cache = variables.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "diht" / "ocr"
 
 
@@ -81,7 +80,7 @@ def models_root(folder: Path | str | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-def find_models(model: ModelSize = "small", folder: Path | str | None = None) -> Models:
+def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
     """The model folders of one size.
 
     Raises `WeightsMissing` where a file is not there, and ValueError for an unknown size.

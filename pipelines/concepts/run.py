@@ -17,7 +17,6 @@ from typing import Any
 
 from common.command_line import WrongUse
 from common.lease import Lease
-from common.naming import counted
 from filters.captions.parse import model_provenance
 from pipelines.concepts.features import FeatureStage
 from pipelines.concepts.identity import precision_of, seen, settle
@@ -219,20 +218,12 @@ class _Run:
         kept, shards = sorted(self.data.kept), list(self.data.shards)
         if not self._count(sharing.own(kept)) or not self._extract(sharing.own(shards)):
             return 1
-        if left := sharing.wait([*kept, *shards], self._undone):
-            self.say(
-                f"{sharing} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
-                "them finishes, or a run without SHARD"
-            )
+        if sharing.wait([*kept, *shards], self._undone):
             return 0
         if not self._labels(self._vocabulary()):
             return 1
         self.sharing = None
-        if not sharing.take_alone():
-            self.say(f"{sharing} has done its part; another one is still at work. The last of them finishes")
-            return 0
-        self.say(f"{sharing} is the last one, and finishes")
-        return None
+        return None if sharing.take_alone() else 0
 
     def _undone(self, units: Sequence[str]) -> list[str]:
         counts, shards = self._of_counts, self.data.shards

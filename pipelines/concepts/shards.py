@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.command_line import WrongUse
-from common.image_formats import EXTENSIONS
+from common.shard_index import IMAGES
 from pipelines.manifests.formats.webdataset import Sample, samples
 from pipelines.settings import INDEX, SHARDS
 from pipelines.store.commit import read_json
@@ -16,8 +16,6 @@ from pipelines.store.storage import StorePath
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20
-IMAGES = (*EXTENSIONS, "bin")
-"""Endings of images in the shards of `make filter`; `bin` is what early ones call a format without an ending."""
 
 
 def shard_entries(data: StorePath) -> dict[str, dict[str, Any]]:

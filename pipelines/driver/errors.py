@@ -10,8 +10,8 @@ import pyarrow as pa
 from common.naming import counted
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.engine.work import Work
+from pipelines.manifests import Broken
 from pipelines.plan import Plan
-from pipelines.stages.captions import Broken
 from pipelines.stages.decide import broken_unit
 
 
@@ -74,10 +74,7 @@ def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
 def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:
     """Dead letters of the files that could not be opened at all, and of the units that are set aside; None where there
     are none."""
-    dead_letters = [
-        broken_unit({"path": entry["path"], "error": entry["error"], "message": entry["message"]}, None)
-        for entry in plan.unreadable
-    ]
+    dead_letters = [broken_unit(file, None) for file in plan.unreadable]
     paths = {unit.name: unit.span.path for unit in plan.units}
     for unit, record in sorted(set_aside.items()):
         last = record["tries"][-1]

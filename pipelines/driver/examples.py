@@ -66,7 +66,7 @@ def collect_examples(
         for ordinal, reason in mine:
             one = rows.slice(place_of[ordinal], 1)
             verdict = judge_captions(one, preset, "captions" in stages)
-            example = example_of(one, 0, preset, verdict, record_of.get(ordinal))
+            example = example_of(one, preset, verdict, record_of.get(ordinal))
             example["image"] = images.get(ordinal)
             example["measured"] = measured.get(ordinal, {})
             examples[reason].append(example)
@@ -117,18 +117,14 @@ def _with_reasons(row: dict[str, Any]) -> tuple[list[dict[str, Any]], ...]:
 
 
 def example_of(
-    rows: pa.Table,
-    place: int,
-    preset: Preset,
-    verdict: CaptionVerdict,
-    record: dict[str, Any] | None,
+    one_row: pa.Table, preset: Preset, verdict: CaptionVerdict, record: dict[str, Any] | None
 ) -> dict[str, Any]:
     """A row as the report shows it: its caption's graph, what was spotted, what overlaps."""
-    row = rows.slice(place, 1).to_pylist()[0]
-    decided = verdict.decisions if verdict.asked[place] else None
+    row = one_row.to_pylist()[0]
+    decided = verdict.decisions if verdict.asked[0] else None
     if decided is None:  # whether it was parsed depends on the presets and stages of earlier runs
         row = {name: row[name] for name in ("uid", "caption")}
-    accepted = decided.accepted[place].as_py() if decided else []
+    accepted = decided.accepted[0].as_py() if decided else []
     actions, attributes, relations = _with_reasons(row)
     example = {
         "uid": row["uid"],
@@ -138,7 +134,7 @@ def example_of(
         "attributes": [one for one in attributes if preset.captions.counts(one["kind"], one["score"])],
         "relations": relations,
         "actions": [{**action, "accepted": yes} for action, yes in zip(actions, accepted, strict=True)],
-        "complexity": int(decided.complexity[place]) if decided and decided.parsed[place] else None,
+        "complexity": int(decided.complexity[0]) if decided and decided.parsed[0] else None,
         "image": None,
         "width": record["width"] if record else None,
         "height": record["height"] if record else None,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from filters.columns import MISSING_PLACE, STORED, ColumnCondition
+from pipelines.manifests import in_words
 from pipelines.plan import Plan, Unit
 from pipelines.settings import RunSettings
 from pipelines.stages.captions import CaptionRecord
@@ -107,7 +108,7 @@ def summarise(
     lost: Counter[str] = Counter()
     histograms: dict[str, Counter[int]] = {}
     rows = kept = unread = unparsed = 0
-    broken = [f"{file['path']}: {file['message']}" for file in plan.unreadable]
+    broken = [in_words(file) for file in plan.unreadable]
 
     def records(unit: Unit) -> tuple[CaptionRecord, DecideRecord]:
         return read_json(layout.commit("captions", unit.name)), read_json(layout.commit("decide", unit.name))
@@ -116,7 +117,7 @@ def summarise(
         rows += read["rows"]
         unparsed += read.get("unparsed", 0)
         if read["broken"] is not None:
-            broken.append(f"{read['broken']['path']}: {read['broken']['message']}")
+            broken.append(in_words(read["broken"]))
             unread += unit.span.rows - read["rows"] if unit.span.exact else 0
         kept += decided["kept"]
         rejected.update(decided["rejected"])

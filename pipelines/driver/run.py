@@ -14,7 +14,6 @@ from pathlib import Path
 from common.command_line import WrongUse
 from common.files import temporary_beside
 from common.lease import Lease
-from common.naming import counted
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
@@ -143,20 +142,12 @@ class _Run:
         self.work.give_up_changed()
         if self.work.set_aside:
             return False
-        if left := sharing.wait(self._names, self.annotations.undone):
-            self.say(
-                f"{sharing} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
-                "them finishes, or a run without SHARD"
-            )
+        if sharing.wait(self._names, self.annotations.undone):
             return False
         decided, _, _ = self._decide()
         Export(self.settings, self.work).write_shards(decided)
         self.work.sharing = None
-        if not sharing.take_alone():
-            self.say(f"{sharing} has done its part; another one is still at work. The last of them finishes")
-            return False
-        self.say(f"{sharing} is the last one, and finishes")
-        return True
+        return sharing.take_alone()
 
     def _decide(self) -> tuple[dict[str, str], Findings, tuple[Judge, ...]]:
         """Decide what is not. Returns for each unit what its decisions depend on, the duplicates, and the judges."""

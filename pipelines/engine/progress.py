@@ -72,7 +72,7 @@ class Count:
 class StageProgress:
     """A bar that is kept up to date while the `with` block runs, whatever process does the work."""
 
-    def __init__(self, stage: str, count: Callable[[], Count], noun: str = "rows", out: TextIO | None = None):
+    def __init__(self, stage: str, count: Callable[[], Count], noun: str, out: TextIO | None = None):
         self._count = count
         self._bar = ProgressBar(desc=stage, unit=noun, out=out or _terminal())
         self._stop = threading.Event()

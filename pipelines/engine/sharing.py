@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.lease import Lease
+from common.naming import counted
 from pipelines.engine.stage import Stage
 from pipelines.store.commit import read_json
 from pipelines.store.locking import FileLock
@@ -66,6 +67,11 @@ class Sharing:
             left = undone(left)
             others = {self._place(unit) % self._n for unit in left} & set(present) - {self._i}
             if not others:
+                if left:
+                    self._say(
+                        f"{self} has done its units, and left {counted(len(left), 'unit')} to others. The last of "
+                        "them finishes, or a run without SHARD"
+                    )
                 return left
             if others != waited_for:
                 waited_for = others
@@ -102,7 +108,10 @@ class Sharing:
     def take_alone(self) -> bool:
         """Whether this shard is the last one at work; then it has the folder for itself."""
         self._lock.release()
-        return self._lock.take_alone()
+        alone = self._lock.take_alone()
+        done = "has done its part; another one is still at work. The last of them finishes"
+        self._say(f"{self} {'is the last one, and finishes' if alone else done}")
+        return alone
 
     def _present(self) -> list[int]:
         """The shards that are at work, this one with them."""

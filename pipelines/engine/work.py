@@ -80,8 +80,20 @@ class Work:
             )
         return failed
 
-    def give_up(self, failed: dict[str, dict[str, Any]]) -> None:
-        """Take these units, or the units of these image units, out of all that follows."""
+    def give_up(self, failed: dict[str, dict[str, Any]], fatal: bool = False) -> None:
+        """Take these units, or the units of these image units, out of all that follows. `fatal`: nothing goes on
+        without them.
+
+        Raises:
+            RunFailed: there are some, and it is fatal.
+        """
+        if failed and fatal:
+            name, record = next(iter(failed.items()))
+            stage, last = record["stage"], record["tries"][-1]
+            raise RunFailed(
+                f"stage {stage} failed at {name} ({last['error']}: {last['message']}); all about it: "
+                f"{self.layout.failed(stage, name)}. The same command tries again"
+            )
         self.set_aside |= {unit_of(name): record for name, record in failed.items()}
 
     def alive(self, names: Iterable[str]) -> list[str]:
@@ -97,6 +109,10 @@ class Work:
         asked = list(names)
         found = each(lambda name: read_json(self.layout.commit(stage, name)), asked, self.layout.root)
         return zip(asked, found, strict=True)
+
+    def total(self, stage: str, names: Iterable[str], of: str = "rows") -> int:
+        """What the commit records of these units or image units count, together."""
+        return sum(int(record[of]) for _, record in self.records(stage, names))
 
     def done(self, stage: str, names: Iterable[str]) -> Iterator[tuple[str, Any]]:
         """As `records`, of what holds: a record that is garbled, or whose files are gone or cut short, is taken back,

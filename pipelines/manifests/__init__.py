@@ -17,6 +17,7 @@ from pipelines.manifests.types import (
     BadRow,
     BadSchema,
     Batch,
+    Broken,
     Column,
     FileChanged,
     FileInfo,
@@ -25,12 +26,14 @@ from pipelines.manifests.types import (
     Span,
     Unreachable,
     UnreadableFile,
+    in_words,
 )
 
 __all__ = [
     "BadRow",
     "BadSchema",
     "Batch",
+    "Broken",
     "Column",
     "Difference",
     "FileChanged",
@@ -45,6 +48,7 @@ __all__ = [
     "check_images_root",
     "expand_inputs",
     "has_images",
+    "in_words",
     "info_of",
     "input_items",
     "inspect",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -202,6 +202,19 @@ class BadSchema(ManifestError):
     """A file is readable, but its columns are not the ones that were asked for. The user's to mend."""
 
 
+class Broken(TypedDict):
+    """Why a file could not be read, or not to its end, as plans and commit records say it."""
+
+    path: str
+    error: str
+    message: str
+
+
+def in_words(broken: Broken) -> str:
+    """The file, and what is wrong with it."""
+    return f"{broken['path']}: {broken['message']}"
+
+
 class UnreadableFile(ManifestError):
     """A file, or the rest of one, cannot be read. It goes to the dead letter; other files are not concerned."""
 
@@ -214,6 +227,11 @@ class UnreadableFile(ManifestError):
         """Class of the error, a short name."""
         self.message = message
         """What happened, where in the file, and what helps."""
+
+    @property
+    def record(self) -> Broken:
+        """The same, to be written down."""
+        return {"path": self.path, "error": self.error, "message": self.message}
 
     def __str__(self) -> str:
         return f"cannot read {self.path}: {self.error}: {self.message}"

@@ -16,9 +16,10 @@ from pipelines.concepts.teacher import Teacher, find_teacher
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.driver.run import run
 from pipelines.engine.devices import add_device_options, check_device
+from pipelines.manifests import in_words
 from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
 from pipelines.pilot.measure import measure, rows_of
-from pipelines.pilot.sample import UNITS, Sampling, first_of, sampling
+from pipelines.pilot.sample import UNITS, Sampling, sampling
 from pipelines.pilot.table import render
 from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
 from pipelines.plan import known_plan
@@ -204,7 +205,8 @@ def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, fou
         )
     if unreadable := chosen.whole.unreadable:
         notes.append(
-            f"not in the forecast: {counted(len(unreadable), 'file')} that could not be read, {first_of(unreadable)}"
+            f"not in the forecast: {counted(len(unreadable), 'file')} that could not be read, first "
+            f"{in_words(unreadable[0])}"
         )
     duplicates = sum(known["found"] for kind, known in funnel["duplicates"].items() if kind in KINDS)
     notes.append(

@@ -51,7 +51,7 @@ def total(parts: Sequence[Estimate]) -> Estimate:
     )
 
 
-def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
+def share(counts: Sequence[int], rows: Sequence[int], all_rows: int) -> Estimate:
     """The proportion of rows of a kind.
 
     Wilson's interval with the effective number of rows: the number of rows divided by the design effect, which says how
@@ -75,12 +75,12 @@ def share(counts: Sequence[int], rows: Sequence[int], all_rows: int, level: floa
     effect = 1.0
     if len(m) > 1 and 0 < p < 1:
         effect = max(1.0, _ratio_variance(y, m) / (p * (1 - p) / sampled))
-    z = _quantile(level, len(m) - 1)
+    z = _quantile(len(m) - 1)
     low, high = score_interval(p, sampled / effect / unseen, z)
     return Estimate(p, min(p, max(0.0, low)), max(p, min(1.0, high)))  # rounding must not leave the value outside
 
 
-def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level: float = LEVEL) -> Estimate:
+def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int) -> Estimate:
     """What a row costs in seconds or bytes: the ratio of sums, with Student's interval. One unit: no interval."""
     y, m = np.asarray(amounts, float), np.asarray(rows, float)
     sampled = m.sum()
@@ -90,11 +90,11 @@ def per_row(amounts: Sequence[float], rows: Sequence[int], all_rows: int, level:
     if len(m) < 2:
         return Estimate(ratio, None, None)
     unseen = max(0.0, 1 - sampled / max(all_rows, sampled))
-    half = _quantile(level, len(m) - 1) * math.sqrt(unseen * _ratio_variance(y, m))
+    half = _quantile(len(m) - 1) * math.sqrt(unseen * _ratio_variance(y, m))
     return Estimate(ratio, max(0.0, ratio - half), ratio + half)
 
 
-def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int, level: float = LEVEL) -> Estimate:
+def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: int) -> Estimate:
     """What all rows take in seconds or bytes when they are cut into `units` units, larger ones than were measured.
 
     A unit takes something for itself (files, footers) and something for every row; units of two sizes tell both apart:
@@ -117,7 +117,7 @@ def recut(amounts: Sequence[float], rows: Sequence[int], all_rows: int, units: i
     leverage = np.einsum("ij,ji->i", x, line)
     each = np.array([units, all_rows]) @ line  # and what all rows take as such a sum
     residuals = y - x @ (line @ y)
-    half = _quantile(level, freedom) * math.sqrt(float((each**2 * residuals**2 / (1 - leverage)).sum()))
+    half = _quantile(freedom) * math.sqrt(float((each**2 * residuals**2 / (1 - leverage)).sum()))
     value = max(0.0, float(each @ y))
     half += _BENT * value
     return Estimate(value, max(0.0, value - half), value + half)
@@ -130,15 +130,15 @@ def _ratio_variance(y: np.ndarray, m: np.ndarray) -> float:
     return float(n / (n - 1) * (residuals**2).sum() / m.sum() ** 2)
 
 
-def _quantile(level: float, freedom: int) -> float:
-    """The half width of the central `level` of Student's t, or of the normal distribution for no freedom (one unit) or
+def _quantile(freedom: int) -> float:
+    """The half width of the central `LEVEL` of Student's t, or of the normal distribution for no freedom (one unit) or
     much."""
     if freedom < 1 or freedom > 200:
-        return NormalDist().inv_cdf((1 + level) / 2)
+        return NormalDist().inv_cdf((1 + LEVEL) / 2)
     low, high = 0.0, 1e6
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if _student(middle, freedom) < level else (low, middle)
+        low, high = (middle, high) if _student(middle, freedom) < LEVEL else (low, middle)
     return high
 
 

@@ -8,11 +8,12 @@ others, so that both can be told apart (see `estimate.recut`).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.command_line import WrongUse
 from common.naming import counted
+from pipelines.manifests import in_words
 from pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
 from pipelines.settings import RunSettings
 
@@ -60,7 +61,8 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     whole = _plan(settings, settings.unit_rows)
     unreadable = whole.unreadable
     if not whole.units:
-        why = f" ({counted(len(unreadable), 'file')} that cannot be, {first_of(unreadable)})" if unreadable else ""
+        files = counted(len(unreadable), "file")
+        why = f" ({files} that cannot be, first {in_words(unreadable[0])})" if unreadable else ""
         raise WrongUse(f"{settings.input}: the manifests hold no rows that can be read{why}")
     fine = _finer(settings, whole)
     if fine is not None:
@@ -71,11 +73,6 @@ def sampling(settings: RunSettings, count: int | None, share: float | None, seed
     wanted = _count(len(whole.units), count, share)
     chosen = [whole.units[place] for place in sorted(random.Random(seed).sample(range(len(whole.units)), wanted))]
     return Sampling(whole, part_of(whole, chosen), len(whole.units), recut=False)
-
-
-def first_of(unreadable: Sequence[Mapping[str, str]]) -> str:
-    """Names the first of the files that could not be read, and what is wrong with it."""
-    return f"first {unreadable[0]['path']}: {unreadable[0]['message']}"
 
 
 def _plan(settings: RunSettings, unit_rows: int | None) -> Plan:

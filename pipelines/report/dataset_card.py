@@ -25,7 +25,6 @@ LICENCES = (
     *("cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "odc-by", "odbl", "pddl", "apache-2.0", "mit"),
 )
 """Names of licences that hubs know, those that data have. Others are `other` in the head, and in full in the text."""
-_UNKNOWN = "unknown"
 _MEANING = {
     "uid": "128 bits in hex",
     "caption": "the caption, unchanged",
@@ -119,7 +118,7 @@ def _yaml(value: Any) -> str:
 
 
 def _head(title: str, provenance: Provenance, configs: Sequence[Config]) -> dict[str, Any]:
-    head: dict[str, Any] = {"pretty_name": title, **_licence_head(provenance.licence), "tags": ["image-text", "diht"]}
+    head: dict[str, Any] = {"pretty_name": title, **_licence_head(provenance), "tags": ["image-text", "diht"]}
     if configs:
         head["configs"] = [
             {
@@ -134,9 +133,10 @@ def _head(title: str, provenance: Provenance, configs: Sequence[Config]) -> dict
     return {**head, "dataset_info": described} if described else head
 
 
-def _licence_head(licence: str | None) -> dict[str, str]:
+def _licence_head(found: Provenance) -> dict[str, str]:
+    licence = found.licence
     if licence is None:
-        return {"license": _UNKNOWN}
+        return {"license": "other", "license_name": "as-the-source"} if found.source_licence else {"license": "unknown"}
     if licence.lower() in LICENCES:
         return {"license": licence.lower()}
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-.") or "other"}
@@ -197,10 +197,13 @@ def _provenance(found: Provenance) -> str:
 
 
 def _licence(found: Provenance) -> str:
-    stated = (
-        f"{_text(found.licence)}, as its publisher says." if found.licence else "Unknown: its publisher has not said."
-    )
-    source = f"unknown: {_text(found.title)} states none" if not found.source_licence else _text(found.source_licence)
+    source = _text(found.source_licence) if found.source_licence else f"unknown: {_text(found.title)} states none"
+    if found.licence:
+        stated = f"{_text(found.licence)}, as its publisher says."
+    elif found.source_licence:
+        stated = "Its publisher has named no other than the source's."
+    else:
+        stated = "Unknown: its publisher has not said."
     return f"{stated} Licence of the source: {source}. Captions and images belong to their owners."
 
 

@@ -36,11 +36,12 @@ _ENDS = {
 }
 _UNKNOWN = "Rejected at this step."
 
-_CHARTS = (
+CHARTS = (
     ("complexity", "Complexity", "The most that is said of one object of the caption."),
     ("actions", "Actions", "How many actions of the caption were accepted."),
     ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
 )
+"""Histograms of the funnel: name, title, and what is counted."""
 
 _LEGEND = Graph(
     things=(Thing("dog", -1, -1, ("small", "brown")), Thing("ball", -1, -1, ("red",)), Thing("spring", -1, -1, ())),
@@ -77,7 +78,7 @@ def render_report(funnel: Mapping[str, Any], *, notes: Sequence[str] = ()) -> st
         explanations=[(reason_name(name), _explained(name, run)) for name in names],
         histograms="".join(
             [
-                *(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in _CHARTS),
+                *(draw_histogram(title, text, run.histograms.get(key, {})) for key, title, text in CHARTS),
                 *map(draw_column, run.columns),
             ]
         ),

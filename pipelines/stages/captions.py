@@ -19,7 +19,7 @@ from filters.columns import STORED, ColumnCondition, as_section, condition_of
 from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import BadRow, Batch, UnreadableFile, read
+from pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
 from pipelines.settings import RunSettings
 from pipelines.stages.annotator import Annotator
 from pipelines.stages.columns import ColumnValues
@@ -55,14 +55,6 @@ DEAD = pa.schema(
 )
 """A dead letter: where the row was (`ordinal` counts the rows of its unit; null where a whole unit or file was lost),
 what was wrong, and the raw row as far as it was read."""
-
-
-class Broken(TypedDict):
-    """Why a file could not be read to its end."""
-
-    path: str
-    error: str
-    message: str
 
 
 class CaptionRecord(TypedDict):
@@ -149,7 +141,7 @@ class CaptionStage(Stage):
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
             except UnreadableFile as error:  # the rest of the unit is lost; what was read before stays
-                broken = {"path": error.path, "error": error.error, "message": error.message}
+                broken = error.record
         if span.exact and broken is None and rows != span.rows:
             raise RuntimeError(f"{span.path}: {rows:,} rows were read where the plan counts {span.rows:,}")
         said: CaptionRecord = {

@@ -17,9 +17,9 @@ from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.engine.work import Work
-from pipelines.manifests import Batch, Span, UnreadableFile, info_of, read
+from pipelines.manifests import Batch, Broken, Span, UnreadableFile, info_of, read
 from pipelines.settings import RunSettings
-from pipelines.stages.captions import BATCH_ROWS, DEAD, Broken, CaptionRecord
+from pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
 from pipelines.stages.columns import annotated_rows
 from pipelines.stages.decisions import DEAD as DEAD_REASON
 from pipelines.stages.decisions import KEPT, NOT_READ, Reasons, stage_of

@@ -41,11 +41,11 @@ from pipelines.stages.output import making_way, output_rows, rejected_rows
 from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
 from pipelines.stages.spotting import read_texts
 from pipelines.stages.verdicts import NotLookedAt, judge_by_filters
+from pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
 """Columns that the transforms add and `ApplyCat` reads: structs of `filters.captions.annotate.SCHEMA`, and of status,
 message, width, height, spotted, sha256, bytes (see `pipelines.stages.spotting.SCHEMA`)."""
-OUTPUTS = ("kept", "rejected", "dead_letter")
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
 
@@ -142,7 +142,7 @@ class ApplyCat(beam.PTransform[Any, Any]):
         self._function = _Decide(known, _dataset(caption, **roles), tuple(stages))
 
     def expand(self, batches: pvalue.PCollection[pa.Table]) -> pvalue.DoOutputsTuple:
-        return batches | beam.ParDo(self._function).with_outputs(*OUTPUTS)
+        return batches | beam.ParDo(self._function).with_outputs(*KINDS)
 
     def schemas(self, annotated: pa.Schema) -> dict[str, pa.Schema]:
         """The schemas of the three outputs, for sinks that ask for one.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import pyarrow as pa
 from starlette.applications import Starlette
@@ -42,14 +41,12 @@ _HEADERS = {
 _PACKAGE = "pipelines.view"
 _TOLD = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
 """Errors that become a page with their words."""
-Shown = tuple[str, dict[str, Any]]
-"""A template and what it names."""
 
 
 def make_app(bench: Workbench) -> Starlette:
     """The pages over an output."""
 
-    def page(show: Callable[[Workbench, Mapping[str, str]], Shown]) -> Callable[[Request], Response]:
+    def page(show: Callable[[Workbench, Mapping[str, str]], pages.Shown]) -> Callable[[Request], Response]:
         def answer(request: Request) -> Response:
             template, content = show(bench, {**request.query_params, **request.path_params})
             return HTMLResponse(render_page(_PACKAGE, template, root=str(bench.output.layout.root), **content))

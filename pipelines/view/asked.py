@@ -13,7 +13,7 @@ from pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
 from pipelines.stages.columns import NAME as COLUMNS
 from pipelines.store.commit import Garbled, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import stamps
+from pipelines.store.storage import StorePath, stamps
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,23 @@ class Asked:
 
 def provenance(layout: Layout) -> Mapping[str, Any]:
     """What `run.json` says, nothing before the end of the first run. Raises `WrongUse` where it is another's."""
-    found = json_of(layout, "run.json")
-    if found and not {"preset", "stages"} <= found.keys():
-        raise WrongUse(_foreign(layout, "run.json"))
-    return found
+    return json_of(layout.root / "run.json", "preset", "stages")
 
 
-def json_of(layout: Layout, name: str) -> Mapping[str, Any]:
-    """A JSON file of an output, empty where there is none. Raises `WrongUse` where it holds something else."""
+def json_of(path: StorePath, *keys: str) -> Mapping[str, Any]:
+    """A JSON file of an output, empty where there is none. Raises `WrongUse` where it holds something else, or lacks
+    one of the keys."""
     try:
-        found = read_json(layout.root / name)
+        found = read_json(path)
     except Garbled as error:
         raise WrongUse(str(error)) from error
-    if found is not None and not isinstance(found, dict):
-        raise WrongUse(_foreign(layout, name))
-    return found or {}
-
-
-def _foreign(layout: Layout, name: str) -> str:
-    return (
-        f"{layout.root / name} is none that `make filter` has written; move it away, and the same `make filter` writes "
-        "its own"
-    )
+    if found is None:
+        return {}
+    if not isinstance(found, dict) or not found.keys() >= {*keys}:
+        raise WrongUse(
+            f"{path} is none that `make filter` has written; move it away, and the same `make filter` writes its own"
+        )
+    return found
 
 
 def asked_of(layout: Layout, record: Mapping[str, Any], preset: str | None) -> Asked:
@@ -87,7 +82,7 @@ def _preset(layout: Layout, record: Mapping[str, Any], asked: str | None) -> tup
 
 def _check_columns(layout: Layout, preset: Preset) -> None:
     first = next(iter(stamps(layout.commits(COLUMNS), ".json")), None) if preset.columns else None
-    stored = read_json(layout.commit(COLUMNS, first))["kinds"] if first else {}
+    stored = json_of(layout.commit(COLUMNS, first), "kinds").get("kinds", {}) if first else {}
     for one in preset.columns:
         if one.reason not in stored:
             raise WrongUse(

@@ -56,7 +56,7 @@ def evidence_of(output: Output, place: Place) -> Example | None:
         return None
     asked = "captions" in output.stages and "objects" in rows.column_names
     verdict = judge_captions(rows, output.preset, asked)
-    found = example_of(rows, 0, output.preset, verdict, _record(output, place.unit, ordinal))
+    found = example_of(rows, output.preset, verdict, _record(output, place.unit, ordinal))
     try:
         image = image_of(output, place.unit, ordinal)
         found["image"] = f"data:application/octet-stream;base64,{base64.b64encode(image).decode()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import cast
 
 from common.command_line import WrongUse
 from filters.presets import Preset
@@ -13,7 +14,6 @@ from pipelines.report.data import Funnel, read_funnel
 from pipelines.stages.captions import CaptionRecord
 from pipelines.stages.downloads import STAGE as DOWNLOAD
 from pipelines.stages.tally import DecideRecord
-from pipelines.store.commit import read_json
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import StorePath, is_local, stamps
 from pipelines.view.asked import asked_of, json_of, provenance
@@ -103,7 +103,7 @@ class Output:
     def state(self) -> State:
         """How far the run has come."""
         listing, units = self.listing(), len(self.plan.units)
-        funnel = json_of(self.layout, "funnel.json")
+        funnel = json_of(self.layout.root / "funnel.json")
         finished = bool(funnel) and len(listing.decided) + len(funnel.get("set_aside", ())) >= units
         return State(units, len(listing.decided), len(listing.decided) + len(listing.undecided), finished)
 
@@ -113,7 +113,7 @@ class Output:
 
     def funnel(self) -> Funnel | None:
         """The funnel of the last run that came to its end, None before."""
-        found = json_of(self.layout, "funnel.json")
+        found = json_of(self.layout.root / "funnel.json")
         return read_funnel(found) if found else None
 
     def listing(self) -> Listing:
@@ -132,13 +132,13 @@ class Output:
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
         """What stage `captions` says of a unit."""
-        found: CaptionRecord | None = read_json(self.layout.commit("captions", unit))
-        return found
+        found = json_of(self.layout.commit("captions", unit), "annotated", "rows")
+        return cast(CaptionRecord, found) if found else None
 
     def decide_record(self, unit: str) -> DecideRecord | None:
         """What stage `decide` says of a unit; None where it is not decided, or just being decided anew."""
-        found: DecideRecord | None = read_json(self.layout.commit("decide", unit))
-        return found
+        found = json_of(self.layout.commit("decide", unit), "kept", "rejected", "dead")
+        return cast(DecideRecord, found) if found else None
 
     def part(self, end: str, unit: str) -> StorePath:
         """The file with the rows of a unit that have come to an end."""

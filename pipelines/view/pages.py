@@ -18,6 +18,7 @@ from filters.presets import Preset
 from pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
 from pipelines.report.data import Funnel
 from pipelines.report.example_card import draw_card
+from pipelines.report.page import CHARTS
 from pipelines.stages.decisions import cascade
 from pipelines.stages.tally import DecideRecord
 from pipelines.store.storage import each
@@ -30,15 +31,11 @@ from pipelines.view.thresholds import Decided, decide, pairs_are_known
 from pipelines.view.workbench import Workbench
 
 Shown = tuple[str, dict[str, Any]]
+"""A template and what it names."""
 _CHANGED = 6
 """Rows shown of those that other thresholds would newly keep, and as many of those they would not keep any more."""
 _UNITS_COUNTED = 2_000
 """Commit records that are summed for an output that has no funnel yet."""
-_CHARTS = (
-    ("complexity", "Complexity", "The most that is said of one object of the caption."),
-    ("actions", "Actions", "How many actions of the caption were accepted."),
-    ("overlap", "Overlap", "Characters of the caption that can be read in the image."),
-)
 
 
 def script() -> str:
@@ -123,7 +120,7 @@ def _of_funnel(funnel: Funnel) -> Totals:
 
 
 def _histograms(funnel: Funnel) -> str:
-    drawn = [draw_histogram(title, text, funnel.histograms.get(key, {})) for key, title, text in _CHARTS]
+    drawn = [draw_histogram(title, text, funnel.histograms.get(key, {})) for key, title, text in CHARTS]
     return "".join([*drawn, *map(draw_column, funnel.columns)])
 
 

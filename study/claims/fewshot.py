@@ -32,14 +32,13 @@ from eval.tasks import choose_tasks
 from eval.tasks.opening import open_task
 from eval.zeroshot import zero_shot_classifier
 from study.data import Data
-from study.rows import Arm
+from study.rows import ZERO_SHOT, Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
 """Draws of the shots where they are not FEW: of a small set each costs a second, and their luck is worth several points
 at k = 1."""
 FEW = {"full": 5, "quick": 3, "tiny": 3}
-ZERO_SHOT = "zero-shot"
 METHODS = ("probe", "random-init", "text-or-zero")
 """Of `eval.fewshot.METHODS`, beside zero-shot."""
 TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}

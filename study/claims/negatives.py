@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from study.claims.described import described, track_of
 from study.claims.pools import open_pool, web_held
 from study.data import Data, web_set
-from study.rows import CPU, Arm, Row
+from study.rows import CPU, TUNING, Arm, Row
 from study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"
-TUNING = "tuning"
 CHOSEN_BY = "web-chosen/t2i/gm_rank"
 """On one half of the held-out pairs."""
 

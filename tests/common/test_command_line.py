@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 
 import pytest
 
-from common.command_line import Parser, WrongUse, exit_status, number
+from common.command_line import Parser, WrongUse, exit_status, number, say
 from common.fields import Count, Positive, Share
 
 
@@ -77,6 +79,16 @@ def test_ctrl_c_passes_where_nothing_is_said_after_it() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         exit_status(do, stopped=None)
+
+
+def test_a_command_ends_quietly_where_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        with pytest.raises(SystemExit) as ended:
+            say("a line")
+        assert ended.value.code == 141
 
 
 def test_words_become_numbers() -> None:

@@ -34,10 +34,10 @@ def lease_in(fs: Any, shard: str = "") -> Lease:
     return Lease(fs, FOLDER, "memory://locking", shard)
 
 
-def _others(fs: Any, shared: bool, renewed: float | None = None) -> str:
-    """The lease of somebody else."""
+def _others(fs: Any, renewed: float | None = None) -> str:
+    """The lease of somebody else, who shares it with nobody."""
     path = f"{FOLDER}/other.json"
-    content = {"holder": "other", "shared": shared, "renewed": time.time() if renewed is None else renewed}
+    content = {"holder": "other", "shared": False, "renewed": time.time() if renewed is None else renewed}
     fs.pipe_file(path, json.dumps(content).encode())
     return path
 
@@ -66,7 +66,7 @@ def _at(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
 
 
 def test_a_killed_runs_lease_runs_out_within_a_minute(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _others(leases, shared=False)
+    _others(leases)
     lease = lease_in(leases)
     assert not lease.take(shared=True) and not lease.take(shared=False)
     _at(monkeypatch, 40)
@@ -115,7 +115,7 @@ def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
         assert time.monotonic() < deadline, "it was not written again"
         time.sleep(0.01)
     lease.check()
-    _others(leases, shared=False)
+    _others(leases)
     leases.rm_file(path)
     with pytest.raises(LeaseLost, match="other works in"):
         while time.monotonic() < deadline:
@@ -126,7 +126,7 @@ def test_a_lease_that_was_removed_while_it_was_renewed_comes_back_or_is_lost(
 
 def test_its_age_is_told_by_the_stores_clock(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clocks of two machines may differ by more than a lease counts."""
-    _others(leases, shared=False, renewed=time.time() - 3_600)
+    _others(leases, renewed=time.time() - 3_600)
     lease = lease_in(leases)
     assert not lease.take(shared=False)
     monkeypatch.setattr(MemoryFileSystem, "modified", _says_nothing)
@@ -154,7 +154,7 @@ def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: Any, mon
     lease = lease_in(leases)
     assert lease.take(shared=False)
     lease.check()
-    _others(leases, shared=False)  # this machine slept, and another one came
+    _others(leases)  # this machine slept, and another one came
     lease._renewed -= 100
     deadline = time.monotonic() + 20
     with pytest.raises(LeaseLost, match=r"did not take the lease .* for 45 seconds, and other works in .*; what is"):
@@ -166,7 +166,7 @@ def test_a_lease_that_ran_out_and_was_taken_is_known_to_be_lost(leases: Any, mon
 
 def test_of_two_that_meet_one_gets_it(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both have given way; then one asks again."""
-    met = _others(leases, shared=False)
+    met = _others(leases)
     waited: list[float] = []
     at_rest = time.sleep
 

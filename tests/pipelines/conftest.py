@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -59,13 +60,13 @@ class Filtered:
         """All rows of all kinds, in an order of their own."""
         return sorted_tables(self.output)
 
-    def verdicts(self, column: str = "n") -> dict[Any, str]:
-        """The verdict on each row by its value in an original column: kept, a reason, or dead:error."""
+    def verdicts(self) -> dict[Any, str]:
+        """The verdict on each row by its value in the original column n: kept, or a reason."""
         found: dict[Any, str] = {}
         for kind in ("kept", "rejected"):
             for row in self.rows(kind):
-                assert row[column] not in found, f"row {row[column]} is in the outputs twice"
-                found[row[column]] = "kept" if kind == "kept" else row["reason"]
+                assert row["n"] not in found, f"row {row['n']} is in the outputs twice"
+                found[row["n"]] = "kept" if kind == "kept" else row["reason"]
         return found
 
 
@@ -104,6 +105,13 @@ class Here(Direct):
                     work.process(name)
             finally:
                 work.teardown()
+
+
+def encoded_again(image: bytes) -> bytes:
+    """The same image in other bytes."""
+    content = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
+    return content.getvalue()
 
 
 def read_rows(output: Path, kind: str) -> list[dict[str, Any]]:

@@ -19,6 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.common.hostile_images import chunk, encode
+
 SENTENCE = "A brown dog runs after a red ball"
 REASONS = {
     "no_caption",
@@ -32,44 +34,34 @@ REASONS = {
 }
 
 
-def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, form, **options)
-    return file.getvalue()
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def _bomb() -> bytes:
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(1_000_000))
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", body) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
 
 _PLAIN = Image.new("RGB", (64, 48), (40, 90, 160))
 _NOISE = Image.fromarray(np.random.default_rng(1).integers(0, 255, (48, 64, 3), np.uint8))
-_JPEG = _encoded(_NOISE, "JPEG")
+_JPEG = encode(_NOISE, "JPEG")
 _PALETTE = _PLAIN.convert("P")
 _PALETTE.info["transparency"] = 0
 
 IMAGES: dict[str, tuple[bytes | None, str]] = {
     "plain.jpg": (_JPEG, "kept"),
     "truncated.jpg": (_JPEG[: len(_JPEG) // 2], "dead"),
-    "truncated.png": (_encoded(_NOISE, "PNG")[:-600], "dead"),
+    "truncated.png": (encode(_NOISE, "PNG")[:-600], "dead"),
     "bomb.png": (_bomb(), "dead"),
-    "animated.gif": (_encoded(_PLAIN, "GIF", save_all=True, append_images=[_NOISE]), "kept"),
-    "cmyk.jpg": (_encoded(_PLAIN.convert("CMYK"), "JPEG"), "kept"),
-    "sixteen.png": (_encoded(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), "PNG"), "kept"),
-    "one_pixel.png": (_encoded(Image.new("RGB", (1, 1)), "PNG"), "image_too_small"),
-    "line.png": (_encoded(Image.new("RGB", (300, 3)), "PNG"), "image_too_small"),
-    "palette.png": (_encoded(_PALETTE, "PNG", transparency=0), "kept"),
-    "alpha.png": (_encoded(_PLAIN.convert("RGBA"), "PNG"), "kept"),
-    "grey_alpha.png": (_encoded(_PLAIN.convert("LA"), "PNG"), "kept"),
-    "bilevel.png": (_encoded(_PLAIN.convert("1"), "PNG"), "kept"),
-    "png_called.jpg": (_encoded(_PLAIN, "PNG"), "kept"),
-    "webp_called.png": (_encoded(_PLAIN, "WEBP"), "kept"),
+    "animated.gif": (encode(_PLAIN, "GIF", save_all=True, append_images=[_NOISE]), "kept"),
+    "cmyk.jpg": (encode(_PLAIN.convert("CMYK"), "JPEG"), "kept"),
+    "sixteen.png": (encode(Image.fromarray(np.full((48, 64), 40_000, np.uint16)), "PNG"), "kept"),
+    "one_pixel.png": (encode(Image.new("RGB", (1, 1)), "PNG"), "image_too_small"),
+    "line.png": (encode(Image.new("RGB", (300, 3)), "PNG"), "image_too_small"),
+    "palette.png": (encode(_PALETTE, "PNG", transparency=0), "kept"),
+    "alpha.png": (encode(_PLAIN.convert("RGBA"), "PNG"), "kept"),
+    "grey_alpha.png": (encode(_PLAIN.convert("LA"), "PNG"), "kept"),
+    "bilevel.png": (encode(_PLAIN.convert("1"), "PNG"), "kept"),
+    "png_called.jpg": (encode(_PLAIN, "PNG"), "kept"),
+    "webp_called.png": (encode(_PLAIN, "WEBP"), "kept"),
     "html.jpg": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "dead"),
     "empty.jpg": (b"", "dead"),
     "vector.svg": (b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="9" height="9"/></svg>', "dead"),

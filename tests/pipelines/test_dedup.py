@@ -19,6 +19,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from pipelines.manifests import make_uid
+from tests.pipelines.conftest import encoded_again
 
 Filtering = Callable[..., Any]
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "sample" / "images"
@@ -76,12 +77,6 @@ def _with_images(path: Path, rows: list[tuple[str, bytes | None]], group: int = 
     )
     pq.write_table(table, path, row_group_size=group)
     return path
-
-
-def _encoded_again(image: bytes) -> bytes:
-    content = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
-    return content.getvalue()
 
 
 @pytest.fixture
@@ -303,7 +298,7 @@ def test_semantic_duplicates(tmp_path: Path, filtering: Filtering, preset: Calla
         pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
     whole = [path for path in sorted(SAMPLE.glob("0*.jpg")) if min(Image.open(path).size) >= 128]
     images = [path.read_bytes() for path in whole[:: len(whole) // 5][:5]]
-    again = [_encoded_again(image) for image in images[:3]]
+    again = [encoded_again(image) for image in images[:3]]
     everything = [*images, *again, b"<html>", images[0]]
     source = _with_images(tmp_path / "a.parquet", [(GOOD.format(n), each) for n, each in enumerate(everything)])
     mine = "dedup: {semantic: true, images: true, eps: 0.05}"

@@ -25,6 +25,12 @@ COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "cyan"
 SHAPES = ("circle", "square", "triangle", "cross")
 
 
+def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    """The lines of a kind in the log of a run."""
+    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Bits depend on the number of threads, and other tests of the same process may have set another."""

@@ -145,7 +145,8 @@ def kill_and_compare(config: str, folder: Path, world: int, kills: int, seed: in
             lost += missing
             continue
         first = TWO_CHECKPOINTS if number == 0 else reached + 1
-        reached = kill_at(children, killed, draw.randint(first, max(first, max(expected) - 1)))
+        last = max(expected) - (kills - number)  # leaves a step for each kill to come
+        reached = kill_at(children, killed, draw.randint(first, max(first, last)))
         at.append(reached)
         if number == 0:
             tear(killed)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from common.command_line import WrongUse
 from trainer.config import LogSettings
 from trainer.logs import MissingTracker, RunLog
 from trainer.progress import TrainingProgress, line
@@ -35,6 +36,12 @@ def test_a_log_is_continued_never_cut(tmp_path: Path) -> None:
     log.close()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 2]
+
+
+def test_a_log_that_is_no_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(WrongUse, match=r"log\.jsonl'\): move it away, or take another WORKDIR"):
+        opened(tmp_path)
 
 
 def test_a_tracker_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

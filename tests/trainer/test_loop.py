@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from common.command_line import WrongUse
 from common.fields import build
 from tests.forks import Forks
+from tests.trainer.conftest import entries
 from trainer import quality
 from trainer.checkpoint import Checkpoints
 from trainer.cli import main
@@ -42,11 +43,6 @@ def finished(tiny_config: Callable[..., Any], tmp_path_factory: pytest.TempPathF
         checkpoint={"every_samples": 48}, check={"every_samples": 64},
     )  # fmt: skip
     return workdir, train(config, workdir, said.append), said
-
-
-def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 def test_outcome(finished: tuple[Path, Any, list[str]]) -> None:
@@ -130,14 +126,14 @@ def test_a_finished_run_trains_no_further(finished: tuple[Path, Any, list[str]],
     assert any("going on after step 10 of 10" in text for text in said)
 
 
-def interrupted(config: Any, workdir: Path, at: int, number: int = signal.SIGTERM) -> tuple[Any, list[str]]:
-    """A run that gets a signal when it reports step `at`."""
+def interrupted(config: Any, workdir: Path, at: int) -> tuple[Any, list[str]]:
+    """A run that gets SIGTERM when it reports step `at`."""
     said: list[str] = []
 
     def say(text: str) -> None:
         said.append(text)
         if text.startswith(f"step {at}/"):
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     return train(config, workdir, say), said
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 
 from common.command_line import WrongUse
+from tests.trainer.conftest import entries
 from trainer import tasks
 from trainer.loop import train
 
@@ -53,11 +53,6 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def config(tiny_config: Callable[..., Any], names: str) -> Any:
     return tiny_config(check={"every_samples": 32, "tasks": names}, schedule={"samples": 48})
-
-
-def entries(workdir: Path, kind: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
 
 
 def test_results_are_said_and_logged_by_task_at_each_check(

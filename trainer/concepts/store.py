@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.concepts.folder import Folder
-from trainer.data.errors import DataError
+from trainer.data.errors import UNREADABLE, DataError
 
 VERSION = 1
 
@@ -119,7 +118,7 @@ class ConceptStore:
             with np.load(io.BytesIO(self._data("labels", f"{unit}.npz"))) as stored:
                 labelled = _keys(stored["keys"])
                 labels = {head: Labels(stored[f"{head}.offsets"], stored[f"{head}.ids"]) for head in self.heads}
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
         if keys != labelled:
             where = next((i for i, (a, b) in enumerate(zip(keys, labelled, strict=False)) if a != b), "the end")
@@ -141,7 +140,7 @@ class ConceptStore:
             found: npt.NDArray[np.float16] = (
                 np.load(path, mmap_mode="r") if path else np.load(io.BytesIO(self._data("features", name)))
             )
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise BadConcepts(f"shard {entry['shard']}: {error}; run `make concepts` again") from error
         if found.shape != (len(good), self.width):
             raise BadConcepts(
@@ -149,9 +148,6 @@ class ConceptStore:
                 f"remove {self.folder.url('work')} and run `make concepts` again"
             )
         return found
-
-
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def _keys(content: npt.NDArray[np.uint8]) -> list[str]:

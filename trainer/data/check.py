@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-from common.command_line import OK, Parser, complain, exit_status
+from common.command_line import OK, Parser, complain, exit_status, say
 from trainer.data.decode import UndecodableImage, decode
 from trainer.data.errors import DataError, Kind
 from trainer.data.index import load
@@ -74,11 +74,11 @@ def _look(options: argparse.Namespace) -> int:
             good -= counts[Kind.UNDECODABLE_IMAGE]
         bad = counts.total()
         kinds = "".join(f", {kind} {count:,}" for kind, count in sorted(counts.items()) if count)
-        print(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}", flush=True)
+        say(f"{path}: {len(source.shards):,} shards, ok {good:,}{kinds}")
         for problem in problems[:_NAMED]:
-            print(f"  {problem}")
+            say(f"  {problem}")
         if len(problems) > _NAMED:
-            print(f"  and {len(problems) - _NAMED:,} more")
+            say(f"  and {len(problems) - _NAMED:,} more")
         if bad > options.max_bad_share * (bad + good):
             status = complain(f"{path}: more than {options.max_bad_share:.1%} of the samples is bad")
     return status

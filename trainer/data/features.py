@@ -11,7 +11,6 @@ Several captions of an image are several pairs, which know that their image is t
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,9 @@ from torch import Tensor
 
 from common.files import sha256_file
 from common.shard_index import caption_hash, hash64
-from trainer.data.errors import BadSource
+from trainer.data.errors import UNREADABLE, BadSource
 from trainer.data.settings import Split
 from trainer.data.shards import on_side
-
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def _read(path: Path, split: Split) -> FeatureFile:
             rows = np.asarray(arrays.get("image", np.arange(len(inputs))), np.int64)
             keys = [str(key) for key in arrays["key"].tolist()] if "key" in arrays else _made_keys(path, len(captions))
             _check(len(inputs), captions, rows, keys)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BadSource(f"data.features: {path} cannot be used: {error}") from error
     of_images = np.array([hash64(row.tobytes()) for row in stored], np.uint64)[rows]
     mine = on_side(split, of_images, keys)

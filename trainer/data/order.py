@@ -62,7 +62,7 @@ class SourceOrder:
         streams: ranges of a pass that are read side by side.
     """
 
-    def __init__(self, sizes: Sequence[int], *, seed: int, source: int = 0, window: int = 20_000, streams: int = 1):
+    def __init__(self, sizes: Sequence[int], *, seed: int, source: int, window: int, streams: int):
         self._sizes = np.asarray(sizes, np.int64)
         self.size = int(self._sizes.sum())
         self._seed, self._source, self._window = seed, source, window

@@ -37,7 +37,7 @@ class VerbRating(NamedTuple):
 
 
 class NounRating(NamedTuple):
-    """What a noun can do in a picture."""
+    """What a noun can do in an image."""
 
     actor: int
     """0 abstract or page word, 1 inert thing, 2 moves or is visibly affected, 3 person, animal, team, vehicle."""

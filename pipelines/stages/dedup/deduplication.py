@@ -51,10 +51,6 @@ MEMORY = 512 * 2**20
 _ROWS_PER_WORKER = 500_000  # below, starting a worker takes longer than the keys
 
 
-class DedupFailed(RuntimeError):
-    """Duplicates could not be found; the message says where."""
-
-
 def check_semantic(rule: DedupRule) -> None:
     """Look before the run whether what semantic de-duplication needs is there.
 
@@ -90,10 +86,10 @@ class Deduplication:
             survivors: for each unit, in the order of the plan, what its survivors depend on.
 
         Raises:
-            DedupFailed: a range or group failed again and again.
+            RunFailed: a range or group failed again and again.
         """
         names, pairs = self._work.alive(survivors), self.asked and self.rule.pairs
-        own, without_url = (self._sum("captions", names, of) for of in ("own_uids", "without_url"))
+        own, without_url = (self._work.total("captions", names, of) for of in ("own_uids", "without_url"))
         self._exact(PAIR, survivors, rejects=pairs, read=pairs and self._images and without_url > 0)
         if own or without_url:  # every other uid is made of the pair
             self._exact(UID, survivors, rejects=False, read=False)
@@ -126,7 +122,7 @@ class Deduplication:
         )
         self._units(stage, self._undone(stage.name, self._work.alive(survivors), known), quick=quick)
         names = self._work.alive(survivors)
-        rows = self._sum(stage.name, names)
+        rows = self._work.total(stage.name, names)
         ranges = ranges_of(rows, MEMORY)
         everything = fingerprint_of([known[unit] for unit in names], ranges)
         finder = RangeStage(self.layout, kind, ranges, frozenset(self._work.set_aside), everything)
@@ -134,7 +130,7 @@ class Deduplication:
         self._conclude(kind, ranges, everything, compared=rows, rejects=rejects)
 
     def _conclude(self, kind: str, files: int, fingerprint: str, *, compared: int, rejects: bool) -> None:
-        found = self._sum(duplicates_stage(kind), [file_name(number) for number in range(files)])
+        found = self._work.total(duplicates_stage(kind), [file_name(number) for number in range(files)])
         self._counts[kind] = {"compared": compared, "found": found, "rejected": rejects}
         self._found += (DuplicateFiles(kind, files, rejects),)
         if rejects:
@@ -166,7 +162,7 @@ class Deduplication:
         self._units(members, self._undone(members.name, names, dict.fromkeys(names, everything)), fatal=True)
         finder = GroupStage(self.layout, rule, groups, dimension, skip, everything)
         self._files(finder, groups, everything)
-        self._conclude(SEMANTIC, groups, everything, compared=self._sum(members.name, names), rejects=True)
+        self._conclude(SEMANTIC, groups, everything, compared=self._work.total(members.name, names), rejects=True)
         self._counts[SEMANTIC] |= {"clusters": clusters, "eps": rule.eps}
 
     def _embed(self, names: list[str], embedding: str, competing: dict[str, str]) -> None:
@@ -200,14 +196,4 @@ class Deduplication:
         engine = self._quick if quick else self._work.engine
         quiet = quick or (stage.name != EMBEDDINGS and self._work.plan.rows < _ROWS_PER_WORKER)
         failed = self._work.run(stage, todo, engine=engine, of=of or len(todo), quiet=quiet)
-        if failed and fatal:
-            name, record = next(iter(failed.items()))
-            last = record["tries"][-1]
-            raise DedupFailed(
-                f"stage {stage.name} failed at {name} ({last['error']}: {last['message']}); all about it: "
-                f"{self.layout.failed(stage.name, name)}. The same command tries again"
-            )
-        self._work.give_up(failed)
-
-    def _sum(self, stage: str, units: list[str], of: str = "rows") -> int:
-        return sum(int(record[of]) for _, record in self._work.records(stage, units))
+        self._work.give_up(failed, fatal)

@@ -30,7 +30,7 @@ from pipelines.stages.score.rows import ROWS, RowStage
 from pipelines.stages.score.settings import ScoreSettings
 from pipelines.stages.score.stage import BATCH_OF_GPU, NAME, VERSION, ScoreStage, threads_of
 from pipelines.stages.score.thresholds import THRESHOLDS, ThresholdStage
-from pipelines.store.commit import RunFailed, publish_first, publish_json, read_json
+from pipelines.store.commit import publish_first, publish_json, read_json
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
 
@@ -165,7 +165,7 @@ class ScoreAnnotation(GenerationAnnotator):
                 scores[NEG_CLIP_LOSS] = self._negatives(rows)
             alive = self.work.alive(sources)
             about = {name: fingerprint_of(list(scores[name].items()), keep) for name, keep in shares.items()}
-            total = self._sum(ROWS, alive)
+            total = self.work.total(ROWS, alive)
             stage = ThresholdStage(self.work.layout, shares, total, frozenset(self.work.set_aside), about)
             self._do(stage, about, together=True)
             found = {name: record["threshold"] for name, record in self.work.records(THRESHOLDS, shares)}
@@ -199,7 +199,7 @@ class ScoreAnnotation(GenerationAnnotator):
         assert rule is not None
         alive = self.work.alive(rows)
         drawn = fingerprint_of([rows[unit] for unit in alive], rule.batch_size, rule.batches, rule.seed)
-        skip, total = frozenset(self.work.set_aside), self._sum(ROWS, alive)
+        skip, total = frozenset(self.work.set_aside), self.work.total(ROWS, alive)
         self._do(BatchStage(layout, rule, skip, total, drawn), {BATCHES: drawn}, together=True)
         temperature = rule.temperature or self._temperature(alive)
         known = {unit: fingerprint_of(drawn, rows[unit], temperature) for unit in alive}
@@ -212,23 +212,13 @@ class ScoreAnnotation(GenerationAnnotator):
         records = (record for _, record in self.work.records(self.name, self.work.image_units(units)))
         return float(next((record["temperature"] for record in records if record is not None), 1.0))
 
-    def _sum(self, stage: str, units: Sequence[str]) -> int:
-        return sum(int(record["rows"]) for _, record in self.work.records(stage, units))
-
     def _do(self, stage: Stage, fingerprints: Mapping[str, str], *, together: bool = False) -> None:
         """Do the units of a pass that are not committed with these fingerprints. One that fails is set aside, or ends
         the run where it is of all units `together`."""
         names = self.work.alive(fingerprints)
         todo = [unit for unit, _ in self.work.outdated(stage.name, names, fingerprints)]
         failed = self.work.run(stage, todo, engine=self.engine, of=len(names), quiet=together)
-        if failed and together:
-            unit, record = next(iter(failed.items()))
-            last = record["tries"][-1]
-            raise RunFailed(
-                f"stage {stage.name} failed ({last['error']}: {last['message']}); all about it: "
-                f"{self.work.layout.failed(stage.name, unit)}. The same command tries again"
-            )
-        self.work.give_up(failed)
+        self.work.give_up(failed, fatal=together)
 
 
 def settled_precision(layout: Layout, identity: Mapping[str, Any], asked: str, device: str) -> str:

@@ -14,13 +14,13 @@ from eval.fewshot.selection import FIXED, SUPPORT_CV, Support
 from tests.eval.fewshot.conftest import World
 
 
-def support_of(world: World, shots: int, dtype: torch.dtype = torch.float64) -> Support:
+def support_of(world: World, shots: int) -> Support:
     classes = len(world.classifier)
     return Support(
-        features=world.train[: classes * shots].to(dtype),
+        features=world.train[: classes * shots].double(),
         labels=world.train_labels[: classes * shots],
         places=np.repeat(np.arange(shots), classes),
-        classifier=world.classifier.to(dtype),
+        classifier=world.classifier.double(),
         logit_scale=world.scale,
     )
 

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import spacy
 from spacy.language import Language
 
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
 from filters.captions.graph import CaptionGraph, build_graph
-from filters.captions.parse import CaptionParser, find_model
+from filters.captions.parse import CaptionParser, load_model
 
 ODD_TEXTS = [
     "",
@@ -87,7 +86,7 @@ def parser() -> CaptionParser:
 @pytest.fixture(scope="session")
 def plain_nlp() -> Language:
     """spaCy's own pipeline of the same components."""
-    return spacy.load(find_model(), exclude=["ner", "attribute_ruler", "lemmatizer"])
+    return load_model()
 
 
 @pytest.fixture(scope="session")

@@ -154,10 +154,6 @@ def sixteen_bit(value: int) -> bytes:
 def sixteen_bit_rgb() -> bytes:
     """Pillow does not write 16-bit RGB, so by hand: every sample 0x8000."""
     row = b"\0" + b"\x80\x00" * 3 * 40
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
     header = struct.pack(">IIBBBBB", 40, 20, 16, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 20)) + chunk(b"IEND", b"")
 

@@ -21,7 +21,7 @@ def rows() -> pa.Table:
 
 def example(rows: pa.Table) -> dict[str, Any]:
     preset = load_preset("strict")
-    return example_of(rows, 0, preset, judge_captions(rows, preset, True), None)
+    return example_of(rows, preset, judge_captions(rows, preset, True), None)
 
 
 def test_every_candidate_has_its_reasons(rows: pa.Table) -> None:

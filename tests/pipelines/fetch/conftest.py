@@ -58,10 +58,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Bytes as they are."""
         self.wfile.write(data)
 
-    def drip(self, data: bytes, seconds: float = 0.05) -> None:
+    def drip(self, data: bytes) -> None:
         """Byte after byte, until the server ends."""
         for byte in data:
-            if self.server.stopping.wait(seconds):
+            if self.server.stopping.wait(0.05):
                 return
             self.wfile.write(bytes([byte]))
 

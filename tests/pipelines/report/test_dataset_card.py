@@ -91,6 +91,12 @@ def test_licences(licence: str | None, says: dict[str, str]) -> None:
     assert "Licence of the source: CC0-1.0." in card(KEPT, licence=licence, source_licence="CC0-1.0")
 
 
+def test_where_only_the_source_has_a_licence_the_card_points_to_it() -> None:
+    text = card(KEPT, source_licence="CC0-1.0")
+    assert {"license": "other", "license_name": "as-the-source"}.items() <= head(text).items()
+    assert "Its publisher has named no other than the source's. Licence of the source: CC0-1.0." in text
+
+
 def test_the_body_has_funnel_columns_and_provenance() -> None:
     text = card(KEPT, commits={"hf://datasets/o/n": "c0ffee"})
     assert "40 of 100 image-text pairs (40.0%)" in text and MARK in text

@@ -282,9 +282,9 @@ def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         yield run
 
 
-def wait_for_commits(process: subprocess.Popen[str], output: Path, stage: str, number: int = 2) -> None:
+def wait_for_commits(process: subprocess.Popen[str], output: Path, stage: str) -> None:
     commits = output / "work" / stage / "commits"
-    while len(list(commits.glob("[!.]*.json"))) < number:
+    while len(list(commits.glob("[!.]*.json"))) < 2:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
 

@@ -78,6 +78,13 @@ def served() -> Callable[..., Any]:
     return serving
 
 
+@pytest.fixture(scope="module")
+def site(finished: Any, served: Any) -> Iterator[str]:
+    """The address of a server over it."""
+    with served(Output(finished.output)) as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium as the system has it; skips where there is none."""

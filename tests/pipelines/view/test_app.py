@@ -5,7 +5,6 @@ from __future__ import annotations
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,6 @@ from pipelines.view.output import Output
 from pipelines.view.query import Bounds, Place, Query, search
 from tests.common.html_tags import Tags
 from tests.pipelines.view.conftest import HOSTILE
-
-
-@pytest.fixture(scope="module")
-def site(finished: Any, served: Any) -> Iterator[str]:
-    with served(Output(finished.output)) as address:
-        yield address
 
 
 def get(address: str, **headers: str) -> tuple[int, str, Any]:

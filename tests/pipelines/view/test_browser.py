@@ -15,12 +15,6 @@ from pipelines.view.output import Output
 from tests.pipelines.view.conftest import HOSTILE
 
 
-@pytest.fixture(scope="module")
-def site(finished: Any, served: Any) -> Iterator[str]:
-    with served(Output(finished.output)) as address:
-        yield address
-
-
 @pytest.fixture
 def page(site: str, browser: Any) -> Iterator[Any]:
     """A tab at the first page. Nothing that it does may leave this machine, run into an error, or break its policy."""

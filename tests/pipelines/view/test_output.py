@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copie
     (copied / "run.json").write_text(content)
     with pytest.raises(WrongUse, match=r"run\.json is none that `make filter` has written; move it away"):
         Output(copied)
+
+
+@pytest.mark.parametrize(
+    ("stage", "record_of"), [("captions", Output.captions_record), ("decide", Output.decide_record)]
+)
+def test_so_is_a_commit_record_of_somebody_else(
+    stage: str, record_of: Callable[[Output, str], Any], copied: Path
+) -> None:
+    path = min((copied / f"work/{stage}/commits").glob("*.json"))
+    output = Output(copied)
+    assert record_of(output, path.stem)
+    path.write_text('{"a": 1}')
+    with pytest.raises(WrongUse, match=rf"{path.name} is none that `make filter` has written; move it away"):
+        record_of(output, path.stem)
 
 
 def test_a_preset_with_filters_that_are_not_here_names_the_plugin(copied: Path) -> None:

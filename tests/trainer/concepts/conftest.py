@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 
-from trainer.concepts.store import ConceptStore
+from trainer.concepts.store import ConceptStore, Labels
+
+LISTS = st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=12)
+"""Concepts of samples."""
+
+
+def labels_of(lists: list[list[int]]) -> Labels:
+    offsets = np.cumsum([0, *map(len, lists)])
+    return Labels(offsets, np.array([one for some in lists for one in some], np.int32))
 
 
 def text(lines: list[str]) -> Any:

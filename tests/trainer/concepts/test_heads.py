@@ -10,19 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer.concepts.conftest import LISTS, labels_of
 from trainer.concepts import heads as module
 from trainer.concepts.cli import table
 from trainer.concepts.heads import HeadSettings, HeadTrainer
 from trainer.concepts.measure import metrics, soft_cross_entropy
 from trainer.concepts.samples import HeadSamples, Part, Samples
 from trainer.concepts.store import BadConcepts, Labels, concatenated
-
-LISTS = st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=12)
-
-
-def labels_of(lists: list[list[int]]) -> Labels:
-    offsets = np.cumsum([0, *map(len, lists)])
-    return Labels(offsets, np.array([one for some in lists for one in some], np.int32))
 
 
 @given(lists=LISTS)

@@ -10,16 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.trainer.concepts.conftest import LISTS, labels_of
 from trainer.concepts import samples as module
 from trainer.concepts.samples import HeadSamples, Part, repeat_factors
-from trainer.concepts.store import ConceptStore, Labels
-
-LISTS = st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=12)
-
-
-def labels_of(lists: list[list[int]]) -> Labels:
-    offsets = np.cumsum([0, *map(len, lists)])
-    return Labels(offsets, np.array([one for some in lists for one in some], np.int32))
+from trainer.concepts.store import ConceptStore
 
 
 def samples_of(store: ConceptStore, holdout: float = 0.2, threshold: float = 0.001) -> HeadSamples:

@@ -19,9 +19,9 @@ from trainer.data import ConceptMismatch
 FAST = HeadSettings(epochs=1, min_steps=1)
 
 
-def some_head(classes: int, width: int = 4) -> Head:
+def some_head(classes: int) -> Head:
     torch.manual_seed(classes)
-    return Head(torch.randn(classes, width), torch.randn(classes), {})
+    return Head(torch.randn(classes, 4), torch.randn(classes), {})
 
 
 def test_top_k_is_the_softmax_cut_and_renormalised() -> None:
