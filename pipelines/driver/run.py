@@ -43,7 +43,7 @@ from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, NotLocked, output_lock
 from pipelines.store.records import removed
-from pipelines.store.storage import in_memory, is_local
+from pipelines.store.storage import asked, in_memory, is_gone, is_local
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
@@ -86,9 +86,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     if settings.publisher:
         settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
-        with output_lock(layout, settings.shard is not None, _name(settings)) as lock:
-            with _explained(layout):
-                plan = keep_plan(layout.plan, plan)
+        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings)) as lock:
+            plan = keep_plan(layout.plan, plan)
             engine = Engine(layout, settings.workers, say, backend=settings.backend)
             with _explained(layout, planned=True):
                 return _Run(settings, Work(layout, plan, engine, say), lock).do(began)
@@ -98,7 +97,7 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
 
 @contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Errors that come of a removed output folder, once the plan lies there, or of a full disk say so.
+    """Errors that come of a removed output folder, once the plan lies there, of a full disk or of a store say so.
 
     Raises:
         RunFailed: it was one of these.
@@ -106,7 +105,7 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if planned and not layout.plan.exists():
+        if planned and is_gone(layout.plan):
             raise RunFailed(removed(layout)) from error
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or layout.root
@@ -114,7 +113,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
                 f"{where} cannot be written ({os.strerror(error.errno)}); what is committed stays. Make room, and the "
                 "same command goes on"
             ) from error
-        raise
+        with asked(layout.root, RunFailed, "what is committed stays. Once it answers, the same command goes on"):
+            raise
 
 
 class _Run:
