@@ -9,6 +9,7 @@ written down.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
 that they have replaced it, unless they are told not to."""
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
@@ -42,6 +44,8 @@ def store_path(text: str | StorePath) -> StorePath:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     protocol, remote, _ = text.partition("://")
+    if slip := _ONE_SLASH.match(text):  # else a folder s3: here, which nobody asked for
+        raise ValueError(f"an address has two slashes: {slip[1]}//{text[slip.end() :]}")
     if not remote:
         return Path(os.path.expanduser(text))
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)

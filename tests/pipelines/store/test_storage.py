@@ -26,6 +26,12 @@ def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(
     assert not is_gone(STORE / "plan.json")
 
 
+def test_an_address_with_one_slash_is_no_folder() -> None:
+    with pytest.raises(ValueError, match=r"an address has two slashes: s3://bucket/out"):
+        store_path("s3:/bucket/out")
+    assert store_path("a:b/c") == Path("a:b/c") and store_path("file:///a") == Path("/a")
+
+
 def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
     busy = OSError(errno.EBUSY, "Please reduce\nyour request rate.")
     said = r"silent/out cannot .*reduce your request rate\.\); try later$"
