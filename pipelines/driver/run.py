@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ from pipelines.store.storage import asked, in_memory, is_gone, is_local
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
+_SLOW_S = 8.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -71,7 +73,10 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check_semantic(settings.preset.dedup)
     check_score(settings)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
+    with _said_if_slow(
+        f"still looking at INPUT {settings.input} and at what lies in OUTPUT {settings.output} ...", say
+    ):
+        plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
@@ -93,6 +98,18 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
                 return _Run(settings, Work(layout, plan, engine, say), lock).do(began)
     except NotLocked as error:
         raise WrongUse(str(error)) from error
+
+
+@contextmanager
+def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
+    """What takes longer than people wait in silence is said: there are many files, or a store does not answer."""
+    timer = threading.Timer(_SLOW_S, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @contextmanager
