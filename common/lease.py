@@ -97,7 +97,8 @@ class Lease:
             self._thread.join()
             self._thread = None
             self._stop.clear()
-        self._remove(self._path)
+        with suppress(Exception):  # every store has errors of its own; the lease runs out by itself
+            self._remove(self._path)
 
     def check(self) -> None:
         """Raises LeaseLost where this run can no longer count on being the only one, or among shards only."""

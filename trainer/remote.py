@@ -11,6 +11,7 @@ from typing import Any
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
 from common.command_line import WrongUse
+from common.store_errors import in_words
 from trainer.data.store import is_remote
 
 
@@ -116,8 +117,3 @@ def on_disk(folder: str) -> Iterator[Path]:
             file.parent.mkdir(parents=True, exist_ok=True)
             store.download(file, path)
         yield Path(copy)
-
-
-def in_words(error: Exception) -> str:
-    """One line of what a store's client says."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

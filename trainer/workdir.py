@@ -20,10 +20,11 @@ from pathlib import Path
 from common.command_line import WrongUse
 from common.lease import RENEW_S, VALID_S, Lease, LeaseLost
 from common.ranks import Ranks
+from common.store_errors import in_words
 from trainer.checkpoint import CheckpointError, Checkpoints
 from trainer.config import CheckpointSettings
 from trainer.data.store import default_cache, is_remote
-from trainer.remote import RemoteFolder, StoreError, in_words
+from trainer.remote import RemoteFolder, StoreError
 from trainer.stored_checkpoints import StoredCheckpoints
 from trainer.uploads import Uploads
 
@@ -246,8 +247,7 @@ def _leased(store: RemoteFolder, say: Callable[[str], None]) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        with suppress(Exception):  # every store has errors of its own; the lease runs out by itself
-            lease.release()
+        lease.release()
 
 
 def _take(lease: Lease, store: RemoteFolder, say: Callable[[str], None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,11 +43,12 @@ from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, NotLocked, output_lock
 from pipelines.store.records import removed
-from pipelines.store.storage import in_memory, is_local
+from pipelines.store.storage import asked, in_memory, is_gone, is_local
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 
 _log = logging.getLogger(__name__)
+_SLOW_S = 8.0
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -70,7 +72,10 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
         check_semantic(settings.preset.dedup)
     check_score(settings)
     cores = settings.workers if settings.unit_rows is None else 1
-    plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
+    with _said_if_slow(
+        f"still looking at INPUT {settings.input} and at what lies in OUTPUT {settings.output} ...", say
+    ):
+        plan = plan or make_plan(settings.input, settings.dataset, cores, settings.unit_rows, settings.output)
     if not plan.units and not plan.unreadable:
         raise WrongUse(f"{settings.input}: the manifests hold no rows")
     for address, commit in plan.pins.items():
@@ -85,9 +90,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     if settings.publisher:
         settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
-        with output_lock(layout, settings.shard is not None, _name(settings)) as lock:
-            with _explained(layout):
-                plan = keep_plan(layout.plan, plan)
+        with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings)) as lock:
+            plan = keep_plan(layout.plan, plan)
             engine = Engine(layout, settings.workers, say, backend=settings.backend)
             with _explained(layout, planned=True):
                 return _Run(settings, Work(layout, plan, engine, say), lock).do(began)
@@ -96,8 +100,20 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
 
 
 @contextmanager
+def _said_if_slow(line: str, say: Callable[[str], None]) -> Iterator[None]:
+    """What takes longer than people wait in silence is said: there are many files, or a store does not answer."""
+    timer = threading.Timer(_SLOW_S, say, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
 def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
-    """Errors that come of a removed output folder, once the plan lies there, or of a full disk say so.
+    """Errors that come of a removed output folder, once the plan lies there, of a full disk or of a store say so.
 
     Raises:
         RunFailed: it was one of these.
@@ -105,7 +121,7 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if planned and not layout.plan.exists():
+        if planned and is_gone(layout.plan):
             raise RunFailed(removed(layout)) from error
         if isinstance(error, OSError) and error.errno in _FULL:
             where = error.filename or layout.root
@@ -113,7 +129,8 @@ def _explained(layout: Layout, planned: bool = False) -> Iterator[None]:
                 f"{where} cannot be written ({os.strerror(error.errno)}); what is committed stays. Make room, and the "
                 "same command goes on"
             ) from error
-        raise
+        with asked(layout.root, RunFailed, "what is committed stays. Once it answers, the same command goes on"):
+            raise
 
 
 class _Run:

@@ -139,7 +139,8 @@ def worker_log(path: Path) -> Iterator[None]:
             raise
         except Exception:
             sys.stderr.flush()
-            os.write(terminal, path.read_bytes()[begin:][-4_000:] + f"\n(all of it: {path})\n".encode())
+            if said := path.read_bytes()[begin:]:
+                os.write(terminal, said[-4_000:] + f"\n(all of it: {path})\n".encode())
             raise
         finally:
             sys.stderr.flush()

@@ -69,6 +69,10 @@ class Count:
     """Whether `total` is known, and not estimated from the units begun so far."""
 
 
+_JOIN_S = 1.0
+"""What has failed or is stopped does not wait longer for a count that is under way: a store may not answer."""
+
+
 class StageProgress:
     """A bar that is kept up to date while the `with` block runs, whatever process does the work."""
 
@@ -86,7 +90,7 @@ class StageProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(None if kind is None else _JOIN_S)
         if kind is None:
             self._bar.finish(self._count().done)
         else:
@@ -94,7 +98,10 @@ class StageProgress:
 
     def _run(self) -> None:
         while not self._stop.wait(self._bar.mininterval):
-            count = self._count()
+            try:
+                count = self._count()
+            except Exception:  # of a store that does not answer: the bar stands still until it does
+                continue
             self._bar.move(count.done, count.total, exact=count.exact)
 
 

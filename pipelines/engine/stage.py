@@ -22,7 +22,7 @@ from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
 from pipelines.store.records import publish_record
-from pipelines.store.storage import StorePath
+from pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
 """A unit that fails so often in one run is set aside, so that the others can go on."""
@@ -130,7 +130,7 @@ class DoUnit(beam.DoFn):
         for name in self._plugins:
             load_plugin(name)
         pa.set_cpu_count(1)  # parallelism comes from worker processes
-        self._had_plan = self._stage.layout.plan.exists()
+        self._had_plan = not is_gone(self._stage.layout.plan)
         self._stage.setup()
 
     def process(self, unit: str) -> None:
@@ -159,7 +159,7 @@ class DoUnit(beam.DoFn):
 
     def _is_removed(self) -> bool:
         """Whether somebody has removed the output folder, so that nothing can come of what is done in it."""
-        return self._had_plan and not self._stage.layout.plan.exists()
+        return self._had_plan and is_gone(self._stage.layout.plan)
 
     def teardown(self) -> None:
         self._stage.teardown()
@@ -172,7 +172,7 @@ def failure(error: str, message: str, trace: str = "") -> dict[str, Any]:
 
 
 def _give_up(stage: Stage, unit: str, tries: list[dict[str, Any]]) -> None:
-    with contextlib.suppress(OSError):  # a full disk takes no record; the driver finds the unit undone, and says why
+    with contextlib.suppress(Exception):  # a full disk, a store that is down; the driver finds it undone, and says why
         set_aside(stage, unit, tries)
 
 

@@ -11,7 +11,7 @@ from common.naming import counted
 from pipelines.engine.engine import Engine
 from pipelines.engine.sharing import Sharing
 from pipelines.engine.stage import Stage, failure
-from pipelines.manifests import stamps_of
+from pipelines.manifests import Unreachable, stamps_of
 from pipelines.manifests.files import difference
 from pipelines.plan import Plan, Unit
 from pipelines.store.commit import RunFailed, read_json, remove
@@ -149,7 +149,12 @@ class Work:
 
     def find_changed(self) -> dict[str, str]:
         """The input files that have changed since the run began or this was last asked."""
-        now = stamps_of(self._input)
+        try:
+            now = stamps_of(self._input)
+        except Unreachable as error:
+            raise RunFailed(
+                f"whether the input has changed since this run began cannot be told: {error}. The same command goes on"
+            ) from error
         found = {path: difference(now[path]) for path, before in self._input.items() if now[path] != before}
         self._input = now
         self.changed |= found

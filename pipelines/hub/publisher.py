@@ -23,6 +23,7 @@ from common.hub_address import MAIN, HubAddress
 from common.naming import counted
 from pipelines.hub.client import client, explained
 from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
+from pipelines.manifests.formats import known_endings
 from pipelines.report.dataset_card import CARD, MARK
 from pipelines.store.commit import RunFailed
 from pipelines.store.storage import StorePath, each, is_local, size_of
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 FOLDER_FILES = 10_000
 """A hub takes no more files in a folder."""
 _PIECE = 2**20
+_DATA = (*known_endings(), ".arrow", ".npz", ".zip")
+"""Endings of data, whatever the names of the files: results among them would be taken for part of that data set."""
 
 
 class CannotPublish(RunFailed):
@@ -200,7 +203,7 @@ class Publisher:
 
 
 def _is_data(name: str) -> bool:
-    return (is_ours(name) and "/" in name) or name in RECORDS
+    return (is_ours(name) and "/" in name) or name in RECORDS or name.endswith(_DATA)
 
 
 def _equal(path: StorePath, there: RepoFile | None) -> bool:

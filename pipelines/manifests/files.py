@@ -17,7 +17,8 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
 from common.hub_address import is_pinned
-from pipelines.hub.client import first_line, may_pass
+from common.store_errors import in_words, is_of_client
+from pipelines.hub.client import may_pass
 from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
 from pipelines.store.storage import many_at_once, stamp_of
 
@@ -48,7 +49,7 @@ _OUTAGE_CODES = {"ExpiredToken", "RequestTimeTooSkewed"}
 def is_outage(path: str, error: Exception) -> bool:
     """Whether an error is one of the network, of a store or of a hub, and no fault of the file, which who tries again
     may have."""
-    if may_pass(error):
+    if may_pass(error) or is_of_client(error):
         return True
     if not is_url(path) or not isinstance(error, OSError):
         return False
@@ -66,13 +67,20 @@ def reading(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         if is_outage(path, error):
-            raise Unreachable(f"{path} cannot be read now ({type(error).__name__}: {first_line(error)})") from error
+            raise _unreachable(path, error) from error
         if not isinstance(error, _BROKEN):
             raise
         message = str(error) or "the file ends too early"
         if isinstance(error, ImportError):
             message = f"{message}; install the package that opens such addresses"
         raise UnreadableFile(path, type(error).__name__, message) from error
+
+
+def _unreachable(path: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"{path} cannot be read now ({in_words(error)}); see to the network, and to the credentials and the endpoint "
+        "of its store"
+    )
 
 
 def guarded(path: str, items: Iterator[_T]) -> Iterator[_T]:
@@ -234,7 +242,8 @@ def fingerprint(path: str, size: int) -> str:
 
 
 def stamp(path: str) -> Stamp | None:
-    """Returns what changes when a file is written to, by one request; None where there is no file."""
+    """Returns what changes when a file is written to, by one request; None where there is no file. Raises Unreachable
+    where a store does not say, and what a disk raises."""
     try:
         if not is_url(path):
             status = os.stat(local_path(path))
@@ -245,6 +254,10 @@ def stamp(path: str) -> Stamp | None:
         info = fs.info(inside)
     except FileNotFoundError:
         return None
+    except Exception as error:
+        if is_outage(path, error):
+            raise _unreachable(path, error) from error
+        raise
     return int(info["size"] or 0), stamp_of(info)
 
 

@@ -79,12 +79,15 @@ def _expand(item: str, dataset: Dataset) -> list[str]:
         with reading(item):
             return _paths(item, dataset)
     except UnreadableFile as error:
-        raise NoInput(f"cannot look for '{item}': {error.error}: {error.message}{_remedy(item, error)}") from error
+        why = f"{error.error}: {error.message.rstrip('.')}{_remedy(item, error)}"
+        raise NoInput(f"cannot look for '{item}': {why}") from error
 
 
 def _remedy(item: str, error: UnreadableFile) -> str:
-    if not is_url(item) or error.error != "ValueError":
+    if not is_url(item):
         return ""
+    if error.error != "ValueError":
+        return ". See to its name, and to the credentials and rights that you have there"
     return ". Give a file, a folder, or an address such as s3://bucket/folder or gs://bucket/folder"
 
 

@@ -9,8 +9,10 @@ written down.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from stat import S_ISREG
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -18,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
+
+from common.store_errors import in_words, is_of_client
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -29,6 +33,7 @@ _T = TypeVar("_T")
 _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
 that they have replaced it, unless they are told not to."""
+_ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
@@ -39,6 +44,8 @@ def store_path(text: str | StorePath) -> StorePath:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     protocol, remote, _ = text.partition("://")
+    if slip := _ONE_SLASH.match(text):  # else a folder s3: here, which nobody asked for
+        raise ValueError(f"an address has two slashes: {slip[1]}//{text[slip.end() :]}")
     if not remote:
         return Path(os.path.expanduser(text))
     return UPath(text, use_listings_cache=False) if protocol in _REMEMBERS else UPath(text)
@@ -47,6 +54,28 @@ def store_path(text: str | StorePath) -> StorePath:
 def is_local(path: StorePath) -> TypeIs[Path]:
     """Whether a path is on a disk that this machine has mounted."""
     return isinstance(path, Path)
+
+
+def is_gone(path: StorePath) -> bool:
+    """Whether there is no such file. A store that does not answer does not say so."""
+    if is_local(path):
+        return not path.exists()
+    try:
+        return not path.exists()
+    except Exception:  # every store has errors of its own
+        return False
+
+
+@contextmanager
+def asked(path: StorePath, error: type[Exception], then: str) -> Iterator[None]:
+    """What goes wrong with an object store while the `with` block asks it becomes `error`: one line that ends with
+    `then`. Errors of a disk pass."""
+    try:
+        yield
+    except Exception as found:
+        if is_local(path) or not (isinstance(found, OSError) or is_of_client(found)):
+            raise
+        raise error(f"{path} cannot be had of its store ({in_words(found)}); {then}") from found
 
 
 def in_memory(path: StorePath) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import pytest
 
 from common import lease
 from common.shard_index import load
+from pipelines import cli
 from pipelines.datasets import load_dataset
 from pipelines.fetch.records import FETCHED
 from pipelines.manifests import Span, inspect, read, split
@@ -26,6 +27,7 @@ from pipelines.store.layout import Layout
 from pipelines.store.locking import Busy, output_lock
 from pipelines.store.names import generation_name, image_unit_name
 from pipelines.store.storage import stamps, store_path
+from pipelines.view import cli as view
 from tests.forks import Forks
 from tests.pipelines.processes import Forked
 
@@ -216,3 +218,49 @@ def test_a_store_that_cannot_be_reached_is_wrong_use(
     for output, word in (("s3://no-such-bucket/out", "not writable"), ("sftpx://host/out", "cannot be used")):
         done = command("--dataset", "custom", "--input", pairs, "--output", output)
         assert done.returncode == 2 and word in done.stderr and "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.fixture
+def other_clients() -> Iterator[None]:
+    """Clients are remembered with the credentials and the endpoint that they were made with."""
+    s3fs = pytest.importorskip("s3fs")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+WRONG = {
+    "no credentials": ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Unable to locate credentials"),
+    "wrong credentials": ({"AWS_SECRET_ACCESS_KEY": "another"}, "PermissionError"),
+    "an endpoint without protocol": ({"AWS_ENDPOINT_URL": "127.0.0.1:9000"}, "Invalid endpoint: 127.0.0.1:9000"),
+    "an endpoint of another protocol": ({"AWS_ENDPOINT_URL": "htp://127.0.0.1:9000"}, "127.0.0.1:9000"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_wrong_credentials_or_endpoint_are_one_line(
+    bucket: str,
+    other_clients: None,
+    kind: str,
+    pairs: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where INPUT lies in the store, where OUTPUT does, and where an output there is looked at."""
+    environment, says = WRONG[kind]
+    away = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/none", "AWS_SHARED_CREDENTIALS_FILE": "/none"}
+    for name, value in {**away, **environment}.items():
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
+    words = ["--dataset", "custom", "--stages", "captions"]
+    for do, arguments in (
+        (cli.main, [*words, "--input", f"{bucket}/in/*.tsv", "--output", str(tmp_path / "out")]),
+        (cli.main, [*words, "--input", str(pairs), "--output", f"{bucket}/out"]),
+        (view.main, ["--output", f"{bucket}/out"]),
+    ):
+        assert do(arguments) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and bucket in errors and says in errors and "credentials" in errors, errors
+    assert not [*tmp_path.iterdir()]

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 
 from pipelines.datasets import Dataset, load_dataset
 from pipelines.engine.engine import Engine, _Counter
 from pipelines.engine.progress import Count, Heartbeat
-from pipelines.engine.stage import TRIES, Done, Stage
+from pipelines.engine.stage import TRIES, Done, DoUnit, Stage
 from pipelines.runners import Backend, Direct
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
+from pipelines.store.storage import store_path
 from tests.pipelines.conftest import Here
 
 
@@ -66,6 +68,22 @@ def test_a_unit_that_raises_is_tried_three_times_and_set_aside(tmp_path: Path) -
     assert len(tries) == TRIES == _calls(tmp_path, "broken")
     assert tries[-1]["error"] == "OSError" and "on fire" in tries[-1]["message"] and "process" in tries[-1]["trace"]
     assert read_json(Layout(tmp_path).failed("fussy", "broken")) == failed["broken"]
+
+
+def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its unit is neither done nor set aside, for no record of that can be written either; the driver says so."""
+
+    def down(*arguments: Any, **options: Any) -> None:
+        raise Exception("no credentials")  # clients' errors are none of Python's
+
+    layout = Layout(store_path("memory://down"))
+    for call in ("exists", "cat_file", "put_file"):
+        monkeypatch.setattr(type(fsspec.filesystem("memory")), call, down)
+    monkeypatch.setattr("pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
+    work = DoUnit(Fussy(layout))
+    work.setup()
+    work.process(UNITS[0])
+    assert not layout.progress("fussy", UNITS[0]).exists()
 
 
 @pytest.mark.kill

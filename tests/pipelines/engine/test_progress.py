@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from pathlib import Path
 
@@ -33,6 +34,22 @@ def test_the_bar_follows_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     lines = out.getvalue().splitlines()
     assert 2 <= len(lines) <= 4 and "\r" not in out.getvalue()
     assert "5 of 10 rows (50 %)" in lines[0] and "5 rows in 0:0" in lines[-1]
+
+
+def test_the_bar_outlives_a_count_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store may not answer for a while."""
+    monkeypatch.setattr(progress, "EVERY_ON_A_PIPE_S", 0.05)
+    out, fails, counted = io.StringIO(), [ConnectionError("no answer")], threading.Event()
+
+    def count() -> Count:
+        if fails:
+            raise fails.pop()
+        counted.set()
+        return Count(5, 10)
+
+    with StageProgress("captions", count, "rows", out):
+        assert counted.wait(10)
+    assert "5 rows in 0:0" in out.getvalue()
 
 
 def test_a_stage_that_fails_leaves_no_last_line() -> None:

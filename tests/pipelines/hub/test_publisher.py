@@ -165,6 +165,7 @@ REFUSED = {
     "a token that may only read": ("me/cat", "hf_read", 3, "may not do that"),
     "a wrong token": ("me/cat", "hf_wrong", 3, "may not do that, or is not valid"),
     "data of somebody else": ("me/data", "hf_good", 3, "holds other data than this run's (its input: of somebody else"),
+    "data of somebody else under names of theirs": ("me/theirs", "hf_good", 3, "(its input: of somebody else"),
     "another input": (
         "me/other",
         "hf_good",
@@ -183,6 +184,7 @@ def test_what_cannot_be_published_is_refused_before_the_work(
 ) -> None:
     name, token, units, says = REFUSED[kind]
     hub.add("datasets/me/data", {"kept/a.parquet": b"rows"})
+    hub.add("datasets/me/theirs", {"README.md": b"mine", "data/train.csv": b"rows"})
     hub.add("datasets/me/other", {"run.json": b'{"plan": {"fingerprint": "cafe"}}'})
     hub.add("datasets/me/broken", {"run.json": b"[1"})
     monkeypatch.setenv("HF_TOKEN", token)

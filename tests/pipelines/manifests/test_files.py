@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading
+from pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading, stamp
 from pipelines.manifests.types import Unreachable, UnreadableFile
 
 MIB = 2**20
@@ -79,6 +79,17 @@ def _denied(code: str) -> PermissionError:
     error = PermissionError("denied")
     error.__cause__ = _Answer(code)
     return error
+
+
+def test_a_store_that_does_not_say_whether_a_file_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = _written("c", 10)
+
+    def down(*arguments: Any) -> None:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", down)
+    with pytest.raises(Unreachable, match="parts/c cannot be read now"):
+        stamp(path)
 
 
 @pytest.mark.parametrize(

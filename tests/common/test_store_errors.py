@@ -1,0 +1,20 @@
+"""What the clients of object stores raise."""
+
+from __future__ import annotations
+
+import pytest
+
+from common.store_errors import in_words, is_of_client
+
+
+def test_errors_of_clients_are_told_by_their_package() -> None:
+    botocore = pytest.importorskip("botocore.exceptions", reason="not installed: pip install '.[s3]'")
+    refused = botocore.EndpointConnectionError(endpoint_url="http://store")
+    assert is_of_client(refused) and is_of_client(botocore.NoCredentialsError())
+    assert is_of_client(ValueError("Invalid endpoint: 127.0.0.1:9000"))
+    assert not is_of_client(ValueError("a bad number")) and not is_of_client(PermissionError("denied"))
+    assert in_words(refused) == 'EndpointConnectionError: Could not connect to the endpoint URL: "http://store"'
+
+
+def test_words_are_one_line() -> None:
+    assert in_words(OSError("two\n lines")) == "OSError: two lines"

@@ -1,0 +1,43 @@
+"""Stores that do not answer."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from common.command_line import WrongUse
+from pipelines.store.storage import asked, is_gone, store_path
+
+STORE = store_path("memory://silent/out")
+
+
+def test_a_store_that_does_not_answer_says_nothing_of_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def down(*arguments: Any, **options: Any) -> None:
+        raise Exception("no credentials")
+
+    assert is_gone(STORE / "plan.json") and is_gone(tmp_path / "plan.json") and not is_gone(tmp_path)
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "exists", down)
+    assert not is_gone(STORE / "plan.json")
+
+
+def test_an_address_with_one_slash_is_no_folder() -> None:
+    with pytest.raises(ValueError, match=r"an address has two slashes: s3://bucket/out"):
+        store_path("s3:/bucket/out")
+    assert store_path("a:b/c") == Path("a:b/c") and store_path("file:///a") == Path("/a")
+
+
+def test_what_a_store_answers_becomes_one_line(tmp_path: Path) -> None:
+    busy = OSError(errno.EBUSY, "Please reduce\nyour request rate.")
+    said = r"silent/out cannot .*reduce your request rate\.\); try later$"
+    with pytest.raises(WrongUse, match=said), asked(STORE, WrongUse, "try later"):
+        raise busy
+    with pytest.raises(OSError, match="reduce"), asked(tmp_path, WrongUse, "try later"):
+        raise busy
+    with pytest.raises(ZeroDivisionError), asked(STORE, WrongUse, "try later"):
+        raise ZeroDivisionError
