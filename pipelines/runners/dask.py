@@ -7,6 +7,7 @@ Dask's to replace, and their units go to others.
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import json
 import os
@@ -129,10 +130,11 @@ class Dask:
         address = self.address()
         with _quiet():
             try:
+                asyncio.run(_greet(address))
                 client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-            except OSError as error:
+            except Exception as error:  # whatever Dask makes of what is there
                 raise RunnerError(
-                    f"no Dask scheduler answers at {address} ({error}); start one with `make dask-up`, or name "
+                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up`, or name "
                     "it: --dask-scheduler tcp://host:8786"
                 ) from error
             with client:
@@ -153,6 +155,24 @@ class Dask:
                 "writes (--scheduler-file)"
             )
         return asked
+
+
+async def _greet(address: str) -> None:
+    """Raises what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
+    greeting of a server that is none of Dask's."""
+    arguments = distributed.Security().get_connection_args("client")
+    async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
+        kind = (await there.identity())["type"]
+    if "Scheduler" not in kind:
+        raise ConnectionError(f"it is a {kind.lower()}'s")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
+    if isinstance(error, MemoryError):  # the first bytes of its answer were taken for a length
+        return "what is there speaks another protocol, as a dashboard does"
+    return str(error)
 
 
 @contextmanager

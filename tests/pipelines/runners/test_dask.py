@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,38 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
         port = server.getsockname()[1]
     with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} .*`make dask-up`"):
         make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
+
+
+@pytest.mark.parametrize(
+    ("greeting", "why"),
+    [
+        (b"", r"nothing of Dask's answers within 0\.2 seconds"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what is there speaks another protocol, as a dashboard does"),
+    ],
+)
+def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(
+    greeting: bytes, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
+
+    def greet(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(greeting)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=greet, args=(server,), daemon=True)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} \({why}\)"):
+            make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
+        thread.join()
+
+
+def test_a_scheduler_without_its_certificates_is_refused_in_one_line() -> None:
+    with pytest.raises(RunnerError, match=r"TLS expects a `ssl_context`.*; start one with"):
+        make_backend("dask", workers=Workers(scheduler="tls://127.0.0.1:8786")).check([])
 
 
 class Cluster:
