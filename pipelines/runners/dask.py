@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import glob
 import json
+import logging
 import os
 import re
 import sys
@@ -31,9 +32,10 @@ from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
 from common.files import temporary_beside
+from common.naming import counted
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job, cancel
-from pipelines.runners.once import let_go
+from pipelines.runners.once import is_at, let_go
 from pipelines.runners.package import code_digest
 from pipelines.runners.portable import Workers
 from pipelines.runners.workers import WorkerDied
@@ -99,6 +101,15 @@ class Dask:
     def default_workers(self) -> int:
         with self._cluster() as client:
             return len(client.nthreads())
+
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        with self._cluster() as client:
+            at_work = _at_work(client, place)
+            if at_work:
+                say(f"waiting for {counted(len(at_work), 'Dask worker')} to end units of a run that was stopped")
+            while at_work:
+                time.sleep(POLL_SECONDS)
+                at_work = _at_work(client, place)
 
     def run(self, job: Job) -> None:
         try:
@@ -177,10 +188,17 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's own table of versions, most of which matter to nothing here; see `_check_versions`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VersionMismatchWarning)
-        yield
+    """Without Dask's own table of versions, most of which matter to nothing here (see `_check_versions`), and without
+    the traces of its tries to reach a scheduler that is gone, of which `_watch` tells."""
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
@@ -227,6 +245,10 @@ def _let_end(client: distributed.Client) -> None:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
         if at_work:
             time.sleep(POLL_SECONDS)
+
+
+def _at_work(client: distributed.Client, place: str) -> list[str]:
+    return [worker for worker, there in _ask(client, is_at, place).items() if there is True]
 
 
 def versions() -> dict[str, str]:

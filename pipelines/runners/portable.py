@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,9 @@ class PortableBackend:
     takes_hints: bool = field(default=False, init=False)
     detached: bool = field(default=False, init=False)
     by_partition: bool = field(default=False, init=False)
+
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        pass  # workers end with their job, and this with its driver, unless that is killed
 
 
 def environment_type(flags: Sequence[str]) -> str:
