@@ -14,6 +14,8 @@ from types import FrameType
 from typing import Any, NoReturn
 
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+_terminal = 2
+"""Where a person reads."""
 
 
 class Told(KeyboardInterrupt):
@@ -29,6 +31,8 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     when everything is imported and nothing begun. A signal that comes while it is imported ends the process at once;
     one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended, and a second one
     does not wait for that."""
+    global _terminal
+    _terminal = os.dup(2)  # while stages run, 2 is their log
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
     for number in asked:
         signal.signal(number, _end)
@@ -52,5 +56,5 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
 
 def _end(number: int, frame: FrameType | None = None) -> NoReturn:
     line = f"{_SAID[signal.Signals(number)]}; the same command goes on where this one stopped\n"
-    os.write(2, line.encode())
+    os.write(_terminal, line.encode())
     os._exit(128 + number)  # at once: threads of Beam that wait for workers would be waited for

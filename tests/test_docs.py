@@ -52,7 +52,17 @@ TEXTS = sorted(
 QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
 OURS = r"(pipelines|trainer|eval|filters|study)\b"
 EXAMPLE = ".venv/bin/python examples/"
-OTHERS = ("deploy/torchrun/", "docker", "export", "gcloud", "IMAGE=", "kubectl", "sbatch", ".venv/bin/python -m pip")
+OTHERS = (
+    "dask ",
+    "deploy/torchrun/",
+    "docker",
+    "export",
+    "gcloud",
+    "IMAGE=",
+    "kubectl",
+    "sbatch",
+    ".venv/bin/python -m pip",
+)
 """Beginnings of lines that are typed to other programs."""
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Filters a data set on Dask workers that Slurm starts: the driver and Dask's scheduler here, workers as Slurm jobs.
 
-    python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
+    .venv/bin/python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
       --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
 What follows `--` are options of `python -m pipelines`. Needs the extra `dask` and `dask-jobqueue`. The checkout (with

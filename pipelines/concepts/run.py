@@ -29,7 +29,7 @@ from pipelines.engine.engine import Engine
 from pipelines.engine.sharing import Sharing, shard_name
 from pipelines.engine.stage import Stage
 from pipelines.runners import Backend, Direct
-from pipelines.store.commit import publish_json, read_json, remove_leftovers, retract
+from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, output_lock
@@ -209,7 +209,7 @@ class _Run:
             status = self._share(self.settings.shard)
             if status is not None:
                 return status
-        remove_leftovers(self.layout)
+        self.engine.clear_up()
         return 0 if self._all() else 1
 
     def _share(self, shard: tuple[int, int]) -> int | None:

@@ -38,7 +38,7 @@ from pipelines.stages.export import Export
 from pipelines.stages.judge import Judge
 from pipelines.stages.score.annotation import check_score, without_model
 from pipelines.stages.tar_indexes import check_export
-from pipelines.store.commit import RunFailed, publish_table, remove, remove_leftovers
+from pipelines.store.commit import RunFailed, publish_table, remove
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, NotLocked, output_lock
@@ -175,7 +175,7 @@ class _Run:
         return decisions.make(survivors, findings), findings, judges
 
     def _finish(self, began: float) -> FilterOutcome:
-        remove_leftovers(self.layout)
+        self.work.engine.clear_up()
         self.annotations.make(self._names)
         decided, findings, judges = self._decide()
         settings, work = self.settings, self.work

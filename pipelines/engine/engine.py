@@ -14,7 +14,7 @@ from pipelines.engine.progress import Count, StageProgress, beats
 from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
 from pipelines.runners import Backend, Direct
 from pipelines.runners.workers import WorkerDied
-from pipelines.store.commit import read_json, remove
+from pipelines.store.commit import read_json, remove, remove_leftovers
 from pipelines.store.layout import Layout
 from pipelines.store.storage import each, stamps
 
@@ -32,6 +32,12 @@ class Engine:
     """How long each stage took."""
     backend: Backend = field(default_factory=Direct)
     """Where the units are done."""
+
+    def clear_up(self) -> None:
+        """Remove what stopped runs have left; after the units that workers are still at for them, which would miss it,
+        and would lie over what this run makes of them, perhaps by another preset."""
+        self.backend.await_units(str(self.layout.work), self.say)
+        remove_leftovers(self.layout)
 
     def run(
         self,

@@ -53,7 +53,8 @@ def run_units(
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
     if where.by_partition:
-        build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do)
+        place = str(todo or "")
+        build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=place)
         where.run(Job(label=label, build=build, workers=workers))
         return
     with contextlib.ExitStack() as stack:
@@ -95,10 +96,12 @@ def assemble(
     )
 
 
-def assemble_partitions(pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn) -> None:
+def assemble_partitions(
+    pipeline: beam.Pipeline, *, label: str, unit_names: Sequence[str], do: beam.DoFn, place: str = ""
+) -> None:
     """As `assemble`, for a runner that spreads partitions."""
     names = pipeline | "Units" >> beam.Create(list(unit_names), reshuffle=False)
-    _ = names | label >> beam.ParDo(OncePerProcess(do))
+    _ = names | label >> beam.ParDo(OncePerProcess(do, place))
 
 
 def _read_names(names: StorePath) -> list[str]:
@@ -139,8 +142,8 @@ def worker_log(path: Path) -> Iterator[None]:
             raise
         except Exception:
             sys.stderr.flush()
-            if said := path.read_bytes()[begin:]:
-                os.write(terminal, said[-4_000:] + f"\n(all of it: {path})\n".encode())
+            if last := path.read_bytes()[begin:][-4_000:]:
+                os.write(terminal, last + f"\n(all of it: {path})\n".encode())
             raise
         finally:
             sys.stderr.flush()

@@ -7,8 +7,10 @@ Dask's to replace, and their units go to others.
 
 from __future__ import annotations
 
+import asyncio
 import glob
 import json
+import logging
 import os
 import re
 import sys
@@ -30,9 +32,10 @@ from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
 from common.files import temporary_beside
+from common.naming import counted
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job, cancel
-from pipelines.runners.once import let_go
+from pipelines.runners.once import is_at, let_go
 from pipelines.runners.package import code_digest
 from pipelines.runners.portable import Workers
 from pipelines.runners.workers import WorkerDied
@@ -99,6 +102,15 @@ class Dask:
         with self._cluster() as client:
             return len(client.nthreads())
 
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        with self._cluster() as client:
+            at_work = _at_work(client, place)
+            if at_work:
+                say(f"waiting for {counted(len(at_work), 'Dask worker')} to end units of a run that was stopped")
+            while at_work:
+                time.sleep(POLL_SECONDS)
+                at_work = _at_work(client, place)
+
     def run(self, job: Job) -> None:
         try:
             partitions = PARTITIONS * max(job.workers, self.default_workers())
@@ -129,10 +141,11 @@ class Dask:
         address = self.address()
         with _quiet():
             try:
+                asyncio.run(_greet(address))
                 client = distributed.Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
-            except OSError as error:
+            except Exception as error:  # whatever Dask makes of what is there
                 raise RunnerError(
-                    f"no Dask scheduler answers at {address} ({error}); start one with `make dask-up`, or name "
+                    f"no Dask scheduler answers at {address} ({_why(error)}); start one with `make dask-up`, or name "
                     "it: --dask-scheduler tcp://host:8786"
                 ) from error
             with client:
@@ -155,12 +168,37 @@ class Dask:
         return asked
 
 
+async def _greet(address: str) -> None:
+    """Raises what comes of asking who is there, unless it is a scheduler: a client would wait without limit for the
+    greeting of a server that is none of Dask's."""
+    arguments = distributed.Security().get_connection_args("client")
+    async with asyncio.timeout(CONNECT_SECONDS), distributed.rpc(address, connection_args=arguments) as there:
+        kind = (await there.identity())["type"]
+    if "Scheduler" not in kind:
+        raise ConnectionError(f"it is a {kind.lower()}'s")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"nothing of Dask's answers within {CONNECT_SECONDS:g} seconds"
+    if isinstance(error, MemoryError):  # the first bytes of its answer were taken for a length
+        return "what is there speaks another protocol, as a dashboard does"
+    return str(error)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Dask's own table of versions, most of which matter to nothing here; see `_check_versions`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VersionMismatchWarning)
-        yield
+    """Without Dask's own table of versions, most of which matter to nothing here (see `_check_versions`), and without
+    the traces of its tries to reach a scheduler that is gone, of which `_watch` tells."""
+    log = logging.getLogger("distributed.client")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", VersionMismatchWarning)
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def _watch(result: DaskRunnerResult, label: str, patience: float) -> None:
@@ -207,6 +245,10 @@ def _let_end(client: distributed.Client) -> None:
         at_work &= {worker for worker, idle in _ask(client, let_go).items() if idle is False}
         if at_work:
             time.sleep(POLL_SECONDS)
+
+
+def _at_work(client: distributed.Client, place: str) -> list[str]:
+    return [worker for worker, there in _ask(client, is_at, place).items() if there is True]
 
 
 def versions() -> dict[str, str]:

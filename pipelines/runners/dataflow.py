@@ -6,7 +6,7 @@ import contextlib
 import re
 import time
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,6 +88,9 @@ class Dataflow:
     def default_workers(self) -> int:
         values = option_values(self.flags)
         return int(str(values["max_num_workers"] or values["num_workers"] or WORKERS))
+
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        pass  # nobody knows: the service tells of jobs and not of what they do
 
     def run(self, job: Job) -> None:
         from apache_beam.runners.dataflow.dataflow_runner import DataflowRunner

@@ -57,6 +57,10 @@ class Backend(Protocol):
     def default_workers(self) -> int:
         """How many units run at the same time where nobody says."""
 
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        """Wait until no worker is at a unit of a job of this place (see `run_units`) whose run was stopped. For who
+        calls this no job runs."""
+
     def run(self, job: Job) -> None:
         """Run a job to its end. Raises JobFailed, or what a stage raised; Staged where it was only to be staged."""
 

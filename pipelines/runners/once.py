@@ -15,6 +15,8 @@ from apache_beam.internal import pickler
 _one_at_a_time = threading.Lock()
 _kept: tuple[str, beam.DoFn] | None = None
 """Of which job, and its function."""
+_place: str | None = None
+"""Of the element that is under way."""
 
 
 class OncePerProcess(beam.DoFn):
@@ -24,14 +26,25 @@ class OncePerProcess(beam.DoFn):
     Relative paths start from the folder that this was made in, where the process sees it. `do` gives nothing on.
     """
 
-    def __init__(self, do: beam.DoFn):
+    def __init__(self, do: beam.DoFn, place: str = ""):
+        """`place`: see `is_at`."""
         # What a stage has read is of its job: in the next one, of equal bytes, a file may say something else.
         self._job = uuid.uuid4().hex
-        self._pickled, self._folder = pickler.dumps(do), os.getcwd()
+        self._pickled, self._folder, self._place = pickler.dumps(do), os.getcwd(), place
 
     def process(self, element: Any) -> None:
+        global _place
         with _one_at_a_time, _inside(self._folder):
-            _set_up(self._job, self._pickled).process(element)
+            _place = self._place
+            try:
+                _set_up(self._job, self._pickled).process(element)
+            finally:
+                _place = None
+
+
+def is_at(place: str) -> bool:
+    """Whether this process is at an element of a job of that place, of whatever run."""
+    return _place == place
 
 
 def let_go() -> bool:

@@ -13,13 +13,15 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -64,6 +66,9 @@ class PortableBackend:
     detached: bool = field(default=False, init=False)
     by_partition: bool = field(default=False, init=False)
 
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        pass  # workers end with their job, and this with its driver, unless that is killed
+
 
 def environment_type(flags: Sequence[str]) -> str:
     """PROCESS where the user chose none."""
@@ -100,12 +105,40 @@ def run(
         options = PipelineOptions([*QUIET, *_worker_flags(folder, flags, workers), *flags])
         pipeline = beam.Pipeline(runner=runner, options=options)
         job.build(pipeline)
-        result = pipeline.run()
+        with contextlib.ExitStack() as stack:
+            stack.callback(_JobServer(runner).stop)
+            result = pipeline.run()
+            try:
+                _watch(result, job, folder, workers.start_seconds, end_seconds)
+            except BaseException:
+                cancel(result)
+                raise
+
+
+class _JobServer:
+    """The server that a runner submits a job to, and no longer than for that: Beam would leave it until this process
+    exits in its own time. Nor is ^C Beam's, whose handler waits for itself where a second one comes."""
+
+    def __init__(self, runner: PortableRunner):
+        self._make = runner.default_job_server
+        self._server: Any = None
+        runner.default_job_server = self._made  # type: ignore[method-assign]
+
+    def _made(self, options: PipelineOptions) -> _JobServer:
+        self._server = self._make(options)
+        return self
+
+    def start(self) -> Any:
+        asked = signal.getsignal(signal.SIGINT)
         try:
-            _watch(result, job, folder, workers.start_seconds, end_seconds)
-        except BaseException:
-            cancel(result)
-            raise
+            return self._server.start()
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, asked)
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
 
 
 @contextlib.contextmanager

@@ -37,7 +37,8 @@ class Prism(portable.PortableBackend):
         return 1
 
     def run(self, job: Job) -> None:
-        flags = [f"--prism_location={self._location()}", "--prism_log_level=warn", *self.flags]
+        own = ["--prism_log_level=warn", "--experiments=disable_prism_server_singleton"]
+        flags = [f"--prism_location={self._location()}", *own, *self.flags]
         portable.run(PrismRunner(), job, flags, self.workers, end_seconds=END_SECONDS)
 
     def _location(self) -> Path:

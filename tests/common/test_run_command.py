@@ -63,6 +63,17 @@ def test_a_signal_at_work_ends_the_command_and_its_workers(
     _wait_for(lambda: not runs.left())
 
 
+def test_a_second_signal_is_not_silent_though_the_first_is_not_yet_answered(runs: Starter, manifest: Path) -> None:
+    process, output = _start(runs, manifest, 1)
+    _wait_for(lambda: _is_at_work(output))
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.splitlines()[-1] == f"terminated; {GOES_ON}" and said.count(GOES_ON) == 1
+    _wait_for(lambda: not runs.left())
+
+
 @pytest.mark.parametrize(
     ("delay", "number", "word"), [(0.3, signal.SIGINT, "interrupted"), (1.0, signal.SIGTERM, "terminated")]
 )

@@ -306,3 +306,11 @@ def test_make_builds_prism_of_the_sdks_own_version() -> None:
         pytest.skip("make is not installed")
     done = subprocess.run([make, "-n", "prism"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert f"github.com/apache/beam/sdks/v2/go/cmd/prism@v{BEAM}" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("file", ["kubernetes/filter.yaml", "kubernetes/train.yaml", "dask/kubernetes.yaml"])
+def test_pods_of_nobody_may_write_on_their_volume(file: str) -> None:
+    for document in yaml.safe_load_all((DEPLOY / file).read_text(encoding="utf-8")):
+        pod = document["spec"].get("template", {}).get("spec", {})
+        if any("persistentVolumeClaim" in volume for volume in pod.get("volumes", ())):
+            assert pod["securityContext"]["fsGroup"] == 65534

@@ -52,6 +52,9 @@ class Recorder:
     def default_workers(self) -> int:
         return 1
 
+    def await_units(self, place: str, say: Callable[[str], None]) -> None:
+        pass
+
     def run(self, job: Job) -> None:
         self.jobs.append(job)
         self.then(job)

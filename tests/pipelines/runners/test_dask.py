@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ import pytest
 
 from pipelines.engine.jobs import run_units
 from pipelines.runners import JobFailed, RunnerError, Workers, make_backend
+from pipelines.runners.once import OncePerProcess
 from pipelines.runners.workers import WorkerDied
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
@@ -93,6 +95,38 @@ def test_where_no_scheduler_answers_one_line_says_how_to_start_one(monkeypatch: 
         port = server.getsockname()[1]
     with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} .*`make dask-up`"):
         make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
+
+
+@pytest.mark.parametrize(
+    ("greeting", "why"),
+    [
+        (b"", r"nothing of Dask's answers within 0\.2 seconds"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what is there speaks another protocol, as a dashboard does"),
+    ],
+)
+def test_a_port_of_something_else_is_told_from_a_schedulers_and_not_waited_for(
+    greeting: bytes, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dask, "CONNECT_SECONDS", 0.2)
+
+    def greet(server: socket.socket) -> None:
+        with server.accept()[0] as connection:
+            connection.sendall(greeting)
+            while connection.recv(4096):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=greet, args=(server,), daemon=True)
+        thread.start()
+        port = server.getsockname()[1]
+        with pytest.raises(RunnerError, match=rf"no Dask scheduler answers at tcp://127\.0\.0\.1:{port} \({why}\)"):
+            make_backend("dask", workers=Workers(scheduler=f"tcp://127.0.0.1:{port}")).check([])
+        thread.join()
+
+
+def test_a_scheduler_without_its_certificates_is_refused_in_one_line() -> None:
+    with pytest.raises(RunnerError, match=r"TLS expects a `ssl_context`.*; start one with"):
+        make_backend("dask", workers=Workers(scheduler="tls://127.0.0.1:8786")).check([])
 
 
 class Cluster:
@@ -174,6 +208,20 @@ def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
 
 
 # ---- how a job is watched
+
+
+def test_the_units_that_workers_are_at_for_a_run_that_was_stopped_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers: list[bool | OSError] = [True, True, False, OSError("just ending")]
+    cluster = Cluster(lambda is_at, place: answers.pop(0))
+    monkeypatch.setattr(dask, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(dask.Dask, "_cluster", lambda self: contextlib.nullcontext(cluster))
+    said: list[str] = []
+    make_backend("dask").await_units("out/work", said.append)
+    assert said == ["waiting for 1 Dask worker to end units of a run that was stopped"] and len(answers) == 1
+    make_backend("dask").await_units("out/work", said.append)
+    assert len(said) == 1 and not answers
 
 
 def result(error: BaseException | None = None, done: bool = True, workers: int = 1) -> Any:
@@ -299,6 +347,32 @@ def test_units_are_spread_over_the_workers_each_once(scheduler: str, tmp_path: P
     notes = {path.name: path.read_text().split() for path in tmp_path.iterdir()}
     assert sorted(notes) == units and {len(lines) for lines in notes.values()} == {1}
     assert len({line for lines in notes.values() for line in lines} - {str(os.getpid())}) == 2
+
+
+class Slow(Note):
+    """Takes as long as a unit that a stopped run leaves under way."""
+
+    def process(self, unit: str) -> None:
+        (self._folder / "begun").touch()
+        time.sleep(1.0)
+        super().process(unit)
+
+
+@pytest.mark.cluster
+def test_what_a_worker_is_at_for_a_run_that_is_gone_has_ended_when_the_next_one_begins(
+    scheduler: str, tmp_path: Path
+) -> None:
+    backend = make_backend("dask", workers=Workers(scheduler=scheduler))
+    said: list[str] = []
+    with Client(scheduler, set_as_default=False) as client:
+        last = client.submit(OncePerProcess(Slow(tmp_path), "out/work").process, "unit", pure=False)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        last.cancel(force=True)
+        backend.await_units("elsewhere/work", said.append)
+        assert not said and not (tmp_path / "unit").exists()
+        backend.await_units("out/work", said.append)
+    assert said and (tmp_path / "unit").exists()
 
 
 @pytest.mark.cluster

@@ -10,7 +10,7 @@ import apache_beam as beam
 import pytest
 
 from pipelines.runners import once
-from pipelines.runners.once import OncePerProcess, let_go
+from pipelines.runners.once import OncePerProcess, is_at, let_go
 
 said: list[str] = []
 
@@ -38,6 +38,15 @@ class Asks(Speaks):
 
     def process(self, element: str) -> None:
         said.append(f"let go: {let_go()}")
+
+
+class IsAt(Speaks):
+    """Looks what is said of it while it works."""
+
+    def process(self, element: str) -> None:
+        said.append(f"at out: {is_at('out')}, elsewhere: {is_at('elsewhere')}")
+        if element == "bad":
+            raise OSError(element)
 
 
 @pytest.fixture(autouse=True)
@@ -97,3 +106,11 @@ def test_relative_paths_start_where_the_driver_is_as_far_as_a_worker_sees_it(
     folder.rmdir()
     do.process("2")
     assert said == ["a up", "a 1 in here", "a 2 in elsewhere"]
+
+
+def test_others_see_of_what_place_the_element_is_that_is_under_way() -> None:
+    do = OncePerProcess(IsAt("a"), "out")
+    do.process("1")
+    with pytest.raises(OSError, match="bad"):
+        do.process("bad")
+    assert said == ["a up", *["at out: True, elsewhere: False"] * 2] and not is_at("out")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,3 +66,29 @@ def test_a_job_that_ends_in_time_is_no_failure(running: Running, tmp_path: Path)
     threading.Timer(0.5, running.end.set).start()
     watch(running, tmp_path, started=True, end_seconds=30.0)
     assert running.end.is_set()
+
+
+class TakesInterrupts:
+    """Beam's server that is stopped on ^C, by a handler of its own."""
+
+    def __init__(self) -> None:
+        self.stopped = False
+
+    def start(self) -> str:
+        signal.signal(signal.SIGINT, lambda number, frame: None)
+        return "localhost:1"
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_the_server_of_a_job_leaves_interrupts_alone_and_ends_with_the_job() -> None:
+    beams = TakesInterrupts()
+    runner: Any = SimpleNamespace(default_job_server=lambda options: beams)
+    ours, before = portable._JobServer(runner), signal.getsignal(signal.SIGINT)
+    ours.stop()
+    assert not beams.stopped, "none was made"
+    assert runner.default_job_server(None).start() == "localhost:1"
+    assert signal.getsignal(signal.SIGINT) is before
+    ours.stop()
+    assert beams.stopped
