@@ -6,6 +6,7 @@ Nothing heavy is imported here: this is in force while the rest is being importe
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -32,7 +33,8 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended, and a second one
     does not wait for that."""
     global _terminal
-    _terminal = os.dup(2)  # while stages run, 2 is their log
+    with contextlib.suppress(OSError):  # closed: nobody reads
+        _terminal = os.dup(2)  # while stages run, 2 is their log
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
     for number in asked:
         signal.signal(number, _end)
