@@ -1,4 +1,7 @@
-"""The pages in a real browser: what people do, and what captions must not."""
+"""The pages in a real browser: what people do, and what captions must not.
+
+Rows are read by their text content: until one is drawn, which the browser may put off, it has no inner text.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def test_search_a_caption_and_see_its_row_with_boxes_and_graph(page: Any, finish
     page.fill("input[name=caption]", row["caption"][:40])
     page.keyboard.press("Enter")
     page.wait_for_selector(".hit")
-    assert all(row["caption"][:40].lower() in text.lower() for text in page.locator(".hit .text").all_inner_texts())
+    assert all(row["caption"][:40].lower() in text.lower() for text in page.locator(".hit .text").all_text_contents())
     assert page.evaluate("document.querySelector('.hit img').decode().then(() => true)"), "the image is shown"
     page.locator(".hit .text").first.click()
     page.wait_for_selector("svg.photo polygon.line")
@@ -52,7 +55,7 @@ def test_search_a_caption_and_see_its_row_with_boxes_and_graph(page: Any, finish
 def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
     page.get_by_role("link", name="text spotting").click()
     page.wait_for_selector(".hit")
-    assert {*page.locator(".hit .verdict").all_inner_texts()} == {"text spotting"}
+    assert {*page.locator(".hit .verdict").all_text_contents()} == {"text spotting"}
     rejected = [row for row in finished.rows("rejected") if row["reason"] == "text_spotting"]
     assert page.locator(".hit").count() == min(24, len(rejected))
     page.click("summary")
@@ -61,7 +64,7 @@ def test_filter_by_reason_score_and_overlap(page: Any, finished: Any) -> None:
     page.get_by_role("button", name="Show").click()
     page.wait_for_url(re.compile("overlap_low=9"))
     fits = [row for row in rejected if row["overlap"] >= 9]
-    shown = page.locator(".hit .facts").all_inner_texts()
+    shown = page.locator(".hit .facts").all_text_contents()
     assert 0 < len(shown) <= len(fits)
     assert all(int(re.search(r"overlap\s+(\d+)", text)[1]) >= 9 for text in shown)  # type: ignore[index]
 
@@ -103,7 +106,7 @@ def test_a_hostile_caption_stays_text(caption: str, page: Any, site: str) -> Non
     page.fill("input[name=caption]", caption)
     page.keyboard.press("Enter")
     page.wait_for_selector(".hit")
-    assert caption in page.locator(".hit .text").all_inner_texts()
+    assert caption in page.locator(".hit .text").all_text_contents()
     page.locator(".hit .text").first.click()
     page.wait_for_selector(".card")
     assert caption in page.inner_text(".caption")
