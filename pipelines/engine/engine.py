@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from common.naming import counted
-from pipelines.engine.jobs import run_units, worker_log
+from pipelines.engine.jobs import place_of, run_units, worker_log
 from pipelines.engine.progress import Count, StageProgress, beats
 from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
 from pipelines.runners import Backend, Direct
@@ -36,7 +36,7 @@ class Engine:
     def clear_up(self) -> None:
         """Remove what stopped runs have left; after the units that workers are still at for them, which would miss it,
         and would lie over what this run makes of them, perhaps by another preset."""
-        self.backend.await_units(str(self.layout.work), self.say)
+        self.backend.await_units(place_of(self.layout.work), self.say)
         remove_leftovers(self.layout)
 
     def run(

@@ -53,7 +53,7 @@ def run_units(
     where: Backend = backend or Direct()
     workers = max(1, min(workers, len(unit_names)))
     if where.by_partition:
-        place = str(todo or "")
+        place = place_of(todo) if todo else ""
         build = partial(assemble_partitions, label=label, unit_names=unit_names, do=do, place=place)
         where.run(Job(label=label, build=build, workers=workers))
         return
@@ -94,6 +94,11 @@ def assemble(
         | "Spread" >> beam.Reshuffle()  # without it all units would be fused into one worker's bundle
         | label >> work
     )
+
+
+def place_of(todo: StorePath) -> str:
+    """What jobs of that folder are known by to workers, who start from folders of their own. See `Backend`."""
+    return str(todo.absolute()) if is_local(todo) else str(todo)
 
 
 def assemble_partitions(

@@ -13,7 +13,7 @@ import pytest
 
 from filters.presets import load_preset
 from pipelines.datasets import load_dataset
-from pipelines.engine.jobs import assemble, run_units
+from pipelines.engine.jobs import assemble, place_of, run_units
 from pipelines.engine.stage import DoUnit, Stage
 from pipelines.runners import Direct, Job
 from pipelines.stages.decide import DecideStage
@@ -24,6 +24,7 @@ from pipelines.stages.shards import ExportStage
 from pipelines.store.commit import publish_json
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
+from pipelines.store.storage import store_path
 
 
 class Note(beam.DoFn):
@@ -83,6 +84,17 @@ def test_where_partitions_are_all_that_is_spread_the_job_holds_the_names(tmp_pat
     run_units("notes", ["a", "b", "c"], Note(done), 2, backend=recorder, todo=todo)
     assert {path.name: len(path.read_text().split()) for path in done.iterdir()} == {"a": 1, "b": 1, "c": 1}
     assert not todo.exists(), "no worker has names to read"
+
+
+def test_folders_of_one_name_in_two_folders_are_two_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run waits for the workers of its own OUTPUT, and not for another's on the same cluster."""
+    places = set()
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        places.add(place_of(Path("out/work")))
+    assert places == {str(tmp_path / "one/out/work"), str(tmp_path / "other/out/work")}
+    assert place_of(store_path("memory://bucket/out/work")) == "memory://bucket/out/work"
 
 
 def graph(todo: Path, units: int, hints: dict[str, str] | None = None) -> Any:
