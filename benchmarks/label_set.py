@@ -81,8 +81,8 @@ def truths(labelled: Sequence[Labelled]) -> tuple[dict[str, Truth], dict[str, Tr
     """Of actions and of complexity, by the kind of readers. The careful labels are decided already."""
     actions = {
         "careful": Truth.of([(e.action, e.action) for e in labelled]),
-        "plain": Truth.of([[bool(verbs) for verbs in e.plain] for e in labelled]),
-        "broad": Truth.of([[bool(verbs) for verbs in e.broad] for e in labelled]),
+        "plain": Truth.of([tuple(map(bool, e.plain)) for e in labelled]),
+        "broad": Truth.of([tuple(map(bool, e.broad)) for e in labelled]),
     }
     complexity = {
         "careful": Truth.of([(e.complex, e.complex) for e in labelled]),
@@ -156,15 +156,20 @@ def written_labels() -> list[Labelled]:
     ]
 
 
-def careful_readings() -> list[tuple[tuple[bool, bool], tuple[bool, bool]]]:
-    """The two independent careful readings of the rows that were read so: (first, second) of action and of complex."""
-    return [
-        tuple(
-            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1")
-            for question in ("action", "complex")
-        )  # type: ignore[misc]
-        for entry in _entries("laion400m_readings.tsv")
-    ]
+def double_readings(laion: Sequence[Labelled]) -> dict[str, list[tuple[bool, ...]]]:
+    """By kind of readers and question, what two readers say of each LAION caption that both have read."""
+    careful = list(_entries("laion400m_readings.tsv"))
+    found: dict[str, list[tuple[bool, ...]]] = {
+        f"careful readers on `{question}`": [
+            (entry[f"{question}_first"] == "1", entry[f"{question}_second"] == "1") for entry in careful
+        ]
+        for question in ("action", "complex")
+    }
+    read = [entry for entry in laion if entry.plain]
+    found["plain readers on `action`"] = [tuple(map(bool, entry.plain)) for entry in read]
+    found["broad readers on `action`"] = [tuple(map(bool, entry.broad)) for entry in read]
+    found["broad readers on `complex`"] = [entry.broad_complex for entry in laion]
+    return found
 
 
 def cc3m_labels(folder: Path) -> list[Labelled]:

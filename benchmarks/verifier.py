@@ -22,8 +22,8 @@ from benchmarks.label_set import (
     Bools,
     Labelled,
     Truth,
-    careful_readings,
     cc3m_labels,
+    double_readings,
     laion_labels,
     samples_folder,
     truths,
@@ -78,24 +78,12 @@ def print_table(what: str, readers: Mapping[str, Truth], finders: Mapping[str, B
         print(f"| {name} | {' | '.join(measure(found, truth) for truth in readers.values())} |")
 
 
-def agreement(first: Sequence[bool], second: Sequence[bool]) -> str:
+def agreement(readings: Sequence[tuple[bool, ...]]) -> str:
     """Raw agreement of two readers and Cohen's kappa."""
-    ones, others = np.array(first, bool), np.array(second, bool)
-    raw = float((ones == others).mean())
-    chance = float(ones.mean() * others.mean() + (1 - ones.mean()) * (1 - others.mean()))
-    return f"{raw:.3f}, kappa {(raw - chance) / (1 - chance):.3f}"
-
-
-def print_agreement(labelled: Sequence[Labelled]) -> None:
-    """How well two readers of each kind agree, on the rows that both have read."""
-    for question, pairs in zip(("action", "complex"), zip(*careful_readings(), strict=True), strict=True):
-        print(f"two careful readers agree on `{question}`: {agreement(*zip(*pairs, strict=True))}")
-    read = [entry for entry in labelled if entry.plain]
-    for kind in ("plain", "broad"):
-        first, second = zip(*([bool(verbs) for verbs in getattr(entry, kind)] for entry in read), strict=True)
-        print(f"two {kind} readers agree on `action`: {agreement(first, second)} ({len(read):,} rows)")
-    first, second = zip(*(entry.broad_complex for entry in labelled), strict=True)
-    print(f"two broad readers agree on `complex`: {agreement(first, second)}")
+    first, second = np.array(readings).T
+    raw = float((first == second).mean())
+    chance = float(first.mean() * second.mean() + (1 - first.mean()) * (1 - second.mean()))
+    return f"{raw:.3f}, kappa {(raw - chance) / (1 - chance):.3f} ({len(readings):,} rows)"
 
 
 def main() -> None:
@@ -127,7 +115,8 @@ def main() -> None:
         for bar in BARS
     }
     decided = {name: decide_captions(table, rule) for name, rule in rules.items()}
-    print_agreement(labelled)
+    for who, found in double_readings(labelled).items():
+        print(f"two {who} agree: {agreement(found)}")
     print(f"\n{len(test):,} LAION captions of the {options.part} part")
     actions, complexity = truths(test)
     simple = {

@@ -87,6 +87,13 @@ def complain(error: Exception | str, status: int = FAILED) -> int:
     return status
 
 
+def refuse_empty(options: argparse.Namespace, *names: str) -> None:
+    """Raises `WrongUse` where one of these options is given, and empty: "" would be the current folder."""
+    for name in names:
+        if getattr(options, name) == "":
+            raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
+
+
 def say(line: str) -> None:
     """A line for people; pipes see it at once. Where nobody reads any more, as behind `| head`, the command ends with
     the status of others there."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common import command_line
-from common.command_line import OK, Parser, WrongUse, complain, number, say
+from common.command_line import OK, Parser, WrongUse, complain, number, refuse_empty, say
 from common.fields import Positive, Range, Share
 from common.hub_address import SCHEME, parse_address
 from common.lease import LeaseLost
@@ -296,9 +296,7 @@ def settings_of(
         of_beam: what it left to Beam; refused where Beam does not know it either.
         arguments: the command line, for the provenance.
     """
-    for name in ("input", "output", "work"):
-        if getattr(options, name) == "":
-            raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
+    refuse_empty(options, "input", "output", "work")
     for name in options.plugin:
         load_plugin(name)
     dataset = load_dataset(options.dataset)

@@ -39,7 +39,7 @@ from pipelines.manifests import (
 from pipelines.manifests.files import is_url
 from pipelines.store.commit import Garbled, publish_first, publish_json, read_json
 from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, asked, is_local, many_at_once
+from pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 IMAGE_ROWS = (32, 10_000)  # the same for image units
@@ -166,7 +166,7 @@ def make_plan(
 
 def _kept(output: StorePath) -> Plan | None:
     path = Layout(output).plan
-    with asked(path, PlanMismatch, "see to OUTPUT, and to the network, the credentials and the endpoint of its store"):
+    with asked(path, PlanMismatch, SEE_TO_OUTPUT):
         found = known_plan(path)
     return None if found is None else _load(found)
 

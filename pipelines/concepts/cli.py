@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from common.command_line import Parser, WrongUse, exit_status, number, say
+from common.command_line import Parser, exit_status, number, refuse_empty, say
 from common.fields import Positive
 from common.lease import LeaseLost
 from filters.captions.parse import ModelMissing
@@ -88,9 +88,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipeline
 def _settings(
     parser: Parser, options: argparse.Namespace, of_beam: Sequence[str], arguments: Sequence[str]
 ) -> ConceptSettings:
-    for name in ("data", "output"):
-        if getattr(options, name) == "":
-            raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a folder, or leave it out")
+    refuse_empty(options, "data", "output")
     data = store_path(options.data)
     output = store_path(options.output) if options.output else data / "concepts"
     return ConceptSettings(

@@ -34,6 +34,8 @@ _REMEMBERS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl")
 """Protocols whose clients remember listings, and then see neither what workers and other shards have written since nor
 that they have replaced it, unless they are told not to."""
 _ONE_SLASH = re.compile(r"([a-z][a-z0-9+]*:)/(?!/)")
+SEE_TO_OUTPUT = "see to OUTPUT, and to the network, the credentials and the endpoint of its store"
+"""The remedy where OUTPUT could not be looked at."""
 _CONNECTIONS = 32  # requests to an object store under way at once; each waits tens of milliseconds
 
 
@@ -58,11 +60,11 @@ def is_local(path: StorePath) -> TypeIs[Path]:
 
 def is_gone(path: StorePath) -> bool:
     """Whether there is no such file. A store that does not answer does not say so."""
-    if is_local(path):
-        return not path.exists()
     try:
         return not path.exists()
     except Exception:  # every store has errors of its own
+        if is_local(path):
+            raise
         return False
 
 

@@ -18,7 +18,7 @@ from common.fields import Positive, Range
 from common.plugins import PluginError, load_plugin
 from filters.presets import BadPreset
 from pipelines.store.commit import RunFailed
-from pipelines.store.storage import asked, store_path
+from pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
 from pipelines.view.app import HOSTS, make_app
 from pipelines.view.output import Output
 from pipelines.view.sample import ROWS
@@ -80,7 +80,7 @@ def _parser(prog: str, defaults: dict[str, str]) -> Parser:
 def _opened(output: str, preset: str | None) -> Output:
     try:
         root = store_path(output)
-        with asked(root, WrongUse, "see to OUTPUT, and to the network, the credentials and the endpoint of its store"):
+        with asked(root, WrongUse, SEE_TO_OUTPUT):
             return Output(root, preset)
     except (ValueError, ImportError) as error:
         if isinstance(error, WrongUse | BadPreset):

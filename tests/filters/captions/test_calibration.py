@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.label_set import Bools, Labelled, Truth, careful_readings, cc3m_labels, laion_labels, truths
+from benchmarks.label_set import Bools, Labelled, Truth, cc3m_labels, double_readings, laion_labels, truths
 from filters.captions import verifier as verifier_module
 from filters.captions.annotate import CaptionAnnotator, table_of
 from filters.captions.graph import CaptionGraph, build_graph
@@ -112,14 +112,6 @@ def test_no_part_of_the_labels_holds_a_row_of_another(samples: Path) -> None:
 
 
 def test_two_readers_agree_about_what_is_learned(samples: Path) -> None:
-    labelled = laion_labels(samples)
-    read = [entry for entry in labelled if entry.plain]
-    pairs = [
-        *zip(*careful_readings(), strict=True),
-        [tuple(bool(verbs) for verbs in entry.plain) for entry in read],
-        [tuple(bool(verbs) for verbs in entry.broad) for entry in read],
-        [entry.broad_complex for entry in labelled],
-    ]
-    for readings in pairs:
+    for who, readings in double_readings(laion_labels(samples)).items():
         first, second = np.array(readings).T
-        assert (first == second).mean() >= 0.93
+        assert (first == second).mean() >= (0.95 if who.startswith("careful") else 0.93), who
