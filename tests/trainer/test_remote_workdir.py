@@ -148,10 +148,10 @@ def wait_for(step: int, said: Path, checkpoints: Checkpoints) -> None:
 
 
 def harm(store: RemoteFolder) -> None:
-    """Damage the newest checkpoint, and leave the beginning of another one."""
-    newest = max(path for path in store.files("checkpoints") if path.endswith("training.pt"))
-    content = store.read("checkpoints", *newest.split("/"))
-    store.write(content[: len(content) // 2], "checkpoints", *newest.split("/"))
+    """Damage the newest whole checkpoint, whose manifest comes last, and leave the beginning of another one."""
+    newest, _ = max(path.split("/") for path in store.files("checkpoints") if path.endswith("manifest.json"))
+    content = store.read("checkpoints", newest, "training.pt")
+    store.write(content[: len(content) // 2], "checkpoints", newest, "training.pt")
     store.write(b"torn", "checkpoints", "step-000000000099", "model.safetensors")
 
 
