@@ -211,6 +211,8 @@ def _check_holdout(config: Config, loader: Loader) -> None:
     if not config.check.retrieval_samples or not split.holdout or split.part != "train":
         return
     without = [source.path for source in loader.sources if not source.others]
+    if not loader.held_out:
+        without = without or [config.data.features]
     if without:
         raise WrongUse(
             f"data.split.holdout {split.holdout:g} holds out no pair of {without[0]}: raise it, or set it, or "

@@ -252,7 +252,7 @@ class _Run:
 
     def _check(self) -> dict[str, Share]:
         with remedy(lambda: "a check needs more memory than there is: lower check.batch_size"):
-            found = quality.measure(self.parts)
+            found = quality.measure(self.parts, self.say)
         if found and self.log is not None:
             for text in quality.lines(found):
                 self.log.say(f"step {self.step:,}: {text}")

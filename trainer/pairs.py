@@ -8,6 +8,7 @@ from typing import Any
 from trainer.concepts import ConceptTargets
 from trainer.config import TransformSettings
 from trainer.data import BadSource, DataSettings, FeatureLoader, Loader, ShardFacts, ShardLoader
+from trainer.data.shards import OpenSource
 from trainer.transforms import StoredTransform, transform
 
 
@@ -19,11 +20,13 @@ def open_pairs(
     training: bool,
     concepts: Sequence[ConceptTargets] = (),
     begun: Sequence[Sequence[ShardFacts]] | None = None,
+    opened: Sequence[OpenSource] = (),
     **options: Any,
 ) -> Loader:
     """The loader that `data` asks for, of inputs for an image tower that takes `shape`; `training`: with augmentation.
 
-    `options` go to the loader: batch_size, rank, world, seed, tokenizer, device. Raises `DataError`.
+    `begun` and `opened` are those of `ShardLoader`. `options` go to the loader: batch_size, rank, world, seed,
+    tokenizer, device. Raises `DataError`.
     """
     if data.features:
         prepare = StoredTransform(transforms, shape, training=training)
@@ -34,4 +37,4 @@ def open_pairs(
     if len(shape) != 3:
         raise BadSource(f"the image tower takes features of shape {shape}: set data.features, not data.sources")
     prepared = transform(transforms, shape[1], training=training)
-    return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, **options)
+    return ShardLoader(data, transform=prepared, concepts=concepts or None, begun=begun, opened=opened, **options)

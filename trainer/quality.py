@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from trainer import checks
@@ -13,8 +13,17 @@ from trainer.pairs import open_pairs
 from trainer.transforms import transform
 
 
-def measure(parts: Parts) -> dict[str, Share]:
-    """Held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), as far as they are asked for."""
+def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:
+    """Measure held-out retrieval (`retrieval/...`) and zero-shot accuracy (`zero_shot/...`), as far as they are
+    configured.
+
+    Args:
+        parts: those of the run.
+        say: gets a line where held-out pairs could not be read.
+
+    Returns:
+        Each measure by its name.
+    """
     found: dict[str, Share] = {}
     settings, split = parts.config.check, parts.config.data.split
     if settings.retrieval_samples and split.holdout and split.part == "train":
@@ -23,8 +32,12 @@ def measure(parts: Parts) -> dict[str, Share]:
             pairs = checks.retrieval(
                 parts.judged, loader, parts.ranks, parts.device, parts.stepper.autocast, pixels=parts.stepper.pixels
             )
+            (unread,) = parts.ranks.total(loader.lost)
         finally:
             loader.close()
+        if unread:
+            of = loader.samples_per_epoch
+            say(f"{unread:,} of {of:,} held-out pairs could not be read; other held-out pairs replace them")
         found.update({f"retrieval/{name}": share for name, share in pairs.items()})
     if parts.zero_shot is not None:
         accuracy = checks.zero_shot(
@@ -77,8 +90,12 @@ def lines(found: Mapping[str, Share]) -> list[str]:
 
 
 def _holdout(parts: Parts) -> Loader:
-    """The held-out pairs, in a fixed order, without concepts."""
-    data, most = parts.config.data, parts.config.check.retrieval_samples
+    """Return the held-out pairs, in a fixed order, without concepts.
+
+    They come from the shards that the training has open: without those that `data.skip` leaves out. Pairs that cannot
+    be read are replaced, however many: the training's own loader decides when too much of the data is bad.
+    """
+    data = parts.config.data
     settings = replace(
         data,
         sources=tuple(replace(source, weight=None) for source in data.sources),
@@ -87,21 +104,18 @@ def _holdout(parts: Parts) -> Loader:
         shuffle=0,
         streams=1,
         drop_last=False,
-        samples_per_epoch=None,
+        max_bad_share=1.0,
+        samples_per_epoch=min(parts.config.check.retrieval_samples, parts.loader.held_out),
     )
-    for limit in (None, most):
-        loader = open_pairs(
-            replace(settings, samples_per_epoch=limit),
-            parts.config.transform,
-            parts.shape,
-            training=False,
-            batch_size=parts.config.check.batch_size,
-            rank=parts.ranks.rank,
-            world=parts.ranks.world,
-            tokenizer=parts.tokenize,
-            device=parts.device,
-        )
-        if loader.samples_per_epoch <= most:
-            return loader
-        loader.close()
-    raise AssertionError("a loader of a limited epoch holds more than its limit")
+    return open_pairs(
+        settings,
+        parts.config.transform,
+        parts.shape,
+        training=False,
+        opened=[source.other_part for source in parts.loader.sources],
+        batch_size=parts.config.check.batch_size,
+        rank=parts.ranks.rank,
+        world=parts.ranks.world,
+        tokenizer=parts.tokenize,
+        device=parts.device,
+    )

@@ -17,6 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from common import shard_index
 from common.command_line import WrongUse
 from common.fields import build
 from tests.forks import Forks
@@ -262,6 +263,73 @@ def test_a_run_goes_on_without_a_lost_shard_where_it_is_told_to(
     losses = [[line["loss"] for line in entries(tmp_path / run, "step")] for run in ("w", "again")]
     assert losses[0] == losses[1]
     assert entries(tmp_path / "w", "step")[-1]["bad_samples"] == 32
+
+
+def test_checks_leave_a_lost_shard_out_as_the_training_does(tiny_values: Values, shards: Path, tmp_path: Path) -> None:
+    """The shard is lost and left out: checks, in the middle and at the end, measure the pairs that are left."""
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    values = merged(
+        tiny_values(),
+        {
+            "data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.25}},
+            "check": {"every_samples": 32},
+        },
+    )
+    interrupted(build(Config, values), tmp_path / "w", 4)
+    (data / "00001.tar").unlink()
+    told = build(Config, merged(values, {"data": {"skip": ["00001.tar"]}}))
+    outcome = train(told, tmp_path / "w", lambda text: None)
+    assert outcome.finished and len(entries(tmp_path / "w", "check")) == 5
+    begun = build(Config, merged(values, {"data": {"max_bad_share": 0.01}}))  # by a run that never had the shard
+    whole = train(begun, tmp_path / "other", lambda text: None)
+    name = "retrieval/image_to_text_r1"
+    assert outcome.checks[name].n == whole.checks[name].n > 0
+
+
+def test_a_shard_that_goes_before_a_check_costs_the_check_its_pairs_alone(
+    tiny_values: Values, shards: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(shards, tmp_path / "data"))
+    values = merged(
+        tiny_values(),
+        {"data": {"sources": [{"path": str(data)}], "max_bad_share": 0.4, "split": {"holdout": 0.1}}},
+    )
+    said: list[str] = []
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("step 2/"):
+            (data / "00000.tar").unlink()
+
+    assert train(build(Config, values), tmp_path / "w", say).finished
+    lost = [text for text in said if "held-out pairs could not be read" in text]
+    assert len(lost) == 1 and int(lost[0].split()[0]) >= 1
+
+
+def test_a_check_opens_no_index_but_those_of_the_pairs_it_measures(
+    tiny_config: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    load = shard_index.load
+
+    def counted(path: Any) -> Any:
+        opened.append(Path(path).name)
+        return load(path)
+
+    monkeypatch.setattr(shard_index, "load", counted)
+    measure = quality.measure
+    by_check: list[list[str]] = []
+
+    def measured(*arguments: Any) -> Any:
+        before = len(opened)
+        found = measure(*arguments)
+        by_check.append(opened[before:])
+        return found
+
+    monkeypatch.setattr(quality, "measure", measured)
+    settings = {"every_samples": 80, "retrieval_samples": 4}
+    train(tiny_config(data={"split": {"holdout": 0.25}}, check=settings), tmp_path, lambda text: None)
+    assert by_check == [["00000.tar.npz"]] * 2
 
 
 def test_what_the_program_chose_stays_for_the_run(

@@ -18,6 +18,8 @@ class Loader(ABC):
 
     sources: tuple[OpenSource, ...] = ()
     """The shards of each source; none where nothing is read from shards."""
+    held_out: int = 0
+    """Samples of the other part of the split: the held-out ones, where the loader reads those to train on."""
     streams: int | None = None
     """Stretches of the shards that are read side by side."""
 

@@ -42,6 +42,8 @@ class FeatureFile:
     keys: list[str]
     caption_hash: npt.NDArray[np.int64]
     image_hash: npt.NDArray[np.int64]
+    others: int
+    """Pairs of the other part of the split."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -88,6 +90,7 @@ def _read(path: Path, split: Split) -> FeatureFile:
         keys=[key for key, taken in zip(keys, mine, strict=True) if taken],
         caption_hash=np.array([caption_hash(text.encode()) for text in captions], np.int64)[mine],
         image_hash=of_images.view(np.int64)[mine],
+        others=int((~mine).sum()),
     )
 
 

@@ -43,6 +43,8 @@ class ShardLoader(Loader):
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
         begun: the shards of each source with which a run that is resumed began.
+        opened: the sources, where another loader has them open (`OpenSource.other_part`): no shard is looked for and
+            no index is read again.
         device: where batches are handed out; for a GPU the next one is copied while one is computed.
 
     Raises:
@@ -61,14 +63,16 @@ class ShardLoader(Loader):
         tokenizer: Tokenizer,
         concepts: Concepts | Sequence[Concepts | None] | None = None,
         begun: Sequence[Sequence[ShardFacts]] | None = None,
+        opened: Sequence[OpenSource] = (),
         device: torch.device = CPU,
     ):
         check_place(batch_size, rank, world, seed)
         self.subset = open_subset(settings.subset) if settings.subset else None
         """The uids that are read; None: all."""
-        self.found = Found(self.subset) if self.subset is not None else None
+        self.found = Found(self.subset) if self.subset is not None and not opened else None
         """How many of them are in the shards."""
-        self.sources = _open_sources(settings, begun, self.subset, self.found)
+        self.sources = tuple(opened) or _open_sources(settings, begun, self.subset, self.found)
+        self.held_out = sum(source.others for source in self.sources)
         self.streams = settings.streams or default_streams(self.sources, settings.shuffle, settings.cache_bytes)
         settings = replace(settings, streams=self.streams)
         _require_cache(settings, self.sources, self.streams, world)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,8 @@ class Shard:
     """Of the tar when it was indexed; `ShardIndex.identity` where only a part of it is read."""
     samples: int
     """Samples of the part of the split that is read."""
+    others: int = 0
+    """Samples of the other part of the split; 0 where the shard is left out."""
     left_out: bool = False
     """By `data.skip`, in a run that began with it: it keeps its place in the order, and others stand in."""
 
@@ -71,8 +73,17 @@ class OpenSource:
     problems: tuple[str, ...]
     skipped: frozenset[str] = frozenset()
     """Entries of `data.skip` that name shards of it."""
-    others: int = 0
-    """Samples that are in another part of the split."""
+
+    @property
+    def others(self) -> int:
+        """Samples of the other part of the split."""
+        return sum(shard.others for shard in self.shards)
+
+    @property
+    def other_part(self) -> OpenSource:
+        """The same shards, to be read for the other part of the split."""
+        shards = (replace(shard, samples=shard.others, others=shard.samples) for shard in self.shards)
+        return replace(self, shards=tuple(shards))
 
     @property
     def facts(self) -> list[ShardFacts]:
@@ -109,7 +120,6 @@ def open_source(
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
     store, oldest = store_of(settings), VERSION if settings.reads_json else WITHOUT_JSON
     bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
-    others = 0
     for url, place, index in _indices(wanted, there.indexes, _index_folder(there, settings), store, oldest):
         entry = manifest.get(name_of(url), {})
         if index is None:
@@ -124,9 +134,8 @@ def open_source(
         if subset is not None and found is not None:
             found.add(places := subset.places(index))
             asked = places >= 0
-        others += int((asked & ~chosen).sum())
-        chosen &= asked
-        shards.append(Shard(file, place, index.identity, int(chosen.sum())))
+        samples, others = int((asked & chosen).sum()), int((asked & ~chosen).sum())
+        shards.append(Shard(file, place, index.identity, samples, others))
     skipped = set[str]().union(*named.values())
     if begun is not None:
         shards = _as_begun(source.path, shards, begun, settings.skip)
@@ -147,7 +156,7 @@ def open_source(
     if not any(shard.samples for shard in shards):
         chosen_by = f" with a uid of data.subset {settings.subset}" if settings.subset else ""
         raise BadSource(f"{source.path}: no sample{chosen_by} in part {settings.split.part} of the split")
-    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped), others)
+    return OpenSource(source.path, tuple(shards), dict(bad), tuple(problems), frozenset(skipped))
 
 
 def _as_begun(path: str, found: Sequence[Shard], begun: Sequence[ShardFacts], skip: Sequence[str]) -> list[Shard]:
