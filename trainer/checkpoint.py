@@ -1,9 +1,9 @@
 """Checkpoints: complete or absent, verified before use, the previous one in reserve.
 
 A checkpoint is a folder `step-000000001000` with `model.safetensors` (the dual encoder by open_clip's names),
-`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both). It is
-written under a temporary name, flushed to disk and renamed; on loading every byte is compared with the manifest, and a
-damaged checkpoint is set aside for the one before it.
+`training.pt` (everything else that the next step depends on) and `manifest.json` (sizes and SHA-256 of both, and the
+SHA-256 of its own values). It is written under a temporary name, flushed to disk and renamed; on loading every byte is
+compared with the manifest, and a damaged checkpoint is set aside for the one before it.
 """
 
 from __future__ import annotations
@@ -115,6 +115,7 @@ class Checkpoints:
                 "metric": checkpoint.metric,
                 "files": {name: _describe(temporary / name) for name in (MODEL, TRAINING)},
             }
+            manifest["sha256"] = content_digest(manifest)
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 
     def _cannot_write(self, checkpoint: Checkpoint, error: Exception) -> CheckpointError:
@@ -172,12 +173,12 @@ class Checkpoints:
     def _manifest(self, step: int) -> dict[str, Any]:
         file = f"{self.name(step)}/{MANIFEST}"
         try:
-            manifest = json.loads(self._manifest_bytes(step))
-            if manifest["step"] != step or set(manifest["files"]) != {MODEL, TRAINING}:
+            manifest = dict(json.loads(self._manifest_bytes(step)))
+            if manifest.pop("sha256", None) != content_digest(manifest):
+                raise Damaged(f"{file} does not match its own SHA-256")
+            if manifest["step"] != step:
                 raise Damaged(f"{file} is of another checkpoint")
-            if missing := {"samples", "metric"} - set(manifest):
-                raise Damaged(f"{file} lacks {min(missing)}")
-            return dict(manifest)
+            return manifest
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{file} cannot be read: {error}") from error
 
@@ -241,6 +242,11 @@ class Checkpoints:
         """Remove what a kill left of those that were being written or removed."""
         for path in self.folder.glob(f"{TEMPORARY}*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def content_digest(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's values, which the manifest itself holds as `sha256`."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _describe(path: Path) -> dict[str, Any]:

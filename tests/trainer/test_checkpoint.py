@@ -68,16 +68,40 @@ def test_damage_falls_back_to_the_one_before(file: str, harm: str, tmp_path: Pat
     assert found is not None and found.step == 2
 
 
-def test_a_manifest_that_says_less_is_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["samples", "sha256"])
+def test_a_manifest_that_says_less_is_damage(key: str, tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
     manifest = checkpoints.save(made(2)) / "manifest.json"
     content = json.loads(manifest.read_text())
-    del content["samples"]
+    del content[key]
     manifest.write_text(json.dumps(content))
     said: list[str] = []
     found = checkpoints.newest(said.append)
-    assert found is not None and found.step == 1 and "manifest.json lacks samples" in said[0]
+    assert found is not None and found.step == 1 and "manifest.json" in said[0]
+
+
+def test_every_flipped_bit_of_a_manifest_is_found_or_harmless(tmp_path: Path) -> None:
+    checkpoints = kept(tmp_path)
+    checkpoints.save(made(1))
+    manifest = checkpoints.save(made(2, 0.25)) / "manifest.json"
+    good = manifest.read_bytes()
+    passed = []
+    for bit in range(8 * len(good)):
+        content = bytearray(good)
+        content[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(content)
+        try:
+            found = checkpoints.load(2)
+        except Damaged:
+            continue
+        passed.append((found.step, found.samples, found.metric))
+    assert set(passed) <= {(2, 20, 0.25)}
+    content = bytearray(good)
+    content[good.index(b'"bytes"') + 1] ^= 1
+    manifest.write_bytes(content)
+    before = checkpoints.newest()
+    assert before is not None and before.step == 1
 
 
 @pytest.mark.parametrize("name", ["step-2", "step-x", "step-000000000002-copy", "step-\N{SUPERSCRIPT TWO}", "notes"])
@@ -195,6 +219,7 @@ def test_nothing_but_plain_values_is_unpickled(tmp_path: Path) -> None:
     torch.save({"path": Path("x")}, path / "training.pt")
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["training.pt"] = module._describe(path / "training.pt")
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    del manifest["sha256"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "sha256": module.content_digest(manifest)}))
     with pytest.raises(Damaged, match=r"matches its manifest but cannot be read"):
         checkpoints.load(1)
