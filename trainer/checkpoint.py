@@ -109,7 +109,7 @@ class Checkpoints:
             tensors = {name: tensor.contiguous() for name, tensor in checkpoint.model.items()}
             save_file(tensors, temporary / MODEL, metadata={"format": "pt"})
             torch.save(_on_cpu(checkpoint.training), temporary / TRAINING)
-            manifest = {
+            manifest: dict[str, Any] = {
                 "step": checkpoint.step,
                 "samples": checkpoint.samples,
                 "metric": checkpoint.metric,

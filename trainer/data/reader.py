@@ -6,6 +6,7 @@ import contextlib
 import copy
 import os
 import random
+import resource
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,9 +31,10 @@ from trainer.data.order import EpochOrder, mixed
 from trainer.data.settings import DataSettings
 from trainer.data.shards import OpenSource, Shard, selected, store_of
 from trainer.data.store import is_remote
+from trainer.data.streams import shards_in_use
 from trainer.data.subset import Subset
 
-_OPEN_SHARDS = 256  # kept open by one worker, beside their indices
+_OPEN_SHARDS = 256  # kept open by one worker at least, with their indexes in memory (1.7 MB for 10,000 samples)
 _NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
 _TRIES = 8  # samples of each
 
@@ -134,6 +136,7 @@ class Reader:
         self._heads = next((list(known.heads) for known in concepts if known), [])
         self._k = next((known.k for known in concepts if known), 0)
         self._store = store_of(settings)
+        self._most_open = _most_open(settings, sources, world)
         self._opened: OrderedDict[tuple[int, int], _Opened] = OrderedDict()
         self._lost: dict[tuple[int, int], ShardLost] = {}
         self._there = [
@@ -199,18 +202,24 @@ class Reader:
         return mixed(mixed(mixed(self._seed) ^ epoch) ^ position)
 
     def _sample(self, source: int, shard: int, row: int, seed: int, bad: list[Bad]) -> tuple[_Sample, Tensor]:
-        """A sample, or another one where its image is bad or its shard has gone."""
-        for opened, place in self._candidates(source, shard, row, seed, bad):
+        """Return a sample, or another one where its image is bad or its shard has gone.
+
+        A bad sample counts once, in its own place; in the place of another it is only passed over.
+        """
+        failed: Bad | None = None
+        for opened, place, itself in self._candidates(source, shard, row, seed, bad):
             self.state(f"{opened.shard.file.url}: {opened.index.keys[place]}")
             try:
                 image, caption = self._read(opened, place, seed)
                 break
             except ShardLost as error:  # dropped from the cache, and not where it came from any more
                 self._lost[opened.place] = error
-                bad.append(Bad(Kind.MISSING_SHARD, str(error)))
+                failed = Bad(Kind.MISSING_SHARD, str(error))
             except UndecodableImage as error:
                 key = opened.index.keys[place]
-                bad.append(Bad(Kind.UNDECODABLE_IMAGE, f"shard {opened.shard.file.url}, key {key}: {error}"))
+                failed = Bad(Kind.UNDECODABLE_IMAGE, f"shard {opened.shard.file.url}, key {key}: {error}")
+            if itself:
+                bad.append(failed)
         else:
             lost = self._lost.get((source, shard))
             if lost is not None:
@@ -218,7 +227,7 @@ class Reader:
             url = self._sources[source].shards[shard].file.url
             raise TooManyBad(
                 f"no sample of shard {url} or its neighbours could be used in {_NEIGHBOURS * _TRIES} tries; "
-                f"last: {bad[-1].message}"
+                f"last: {failed.message if failed else 'all these shards are lost'}"
             )
         if opened.concepts is None and self._concepts[source] is not None:
             bad.append(Bad(Kind.MISSING_CONCEPTS, f"shard {opened.shard.file.url}: there are no concept targets of it"))
@@ -226,9 +235,10 @@ class Reader:
 
     def _candidates(
         self, source: int, shard: int, row: int, seed: int, bad: list[Bad]
-    ) -> Iterator[tuple[_Opened, int]]:
-        """Shard and row of the index: first the sample itself, then others of its shard, then of the shards after it. A
-        function of position and seed alone, so that all ranks and every resume agree."""
+    ) -> Iterator[tuple[_Opened, int, bool]]:
+        """Yield shard, row of the index and whether it is the sample itself: this one first, then others of its shard,
+        then of the shards after it. They are a function of position and seed alone, so that all ranks and every resume
+        agree."""
         there = self._there[source]
         first, attempt = bisect_left(there, shard), 0
         for step in range(len(there) + _NEIGHBOURS):
@@ -236,14 +246,15 @@ class Reader:
             try:
                 opened = self._open(source, number)
             except ShardLost as error:
-                if not step:
+                if number == shard and not step:
                     bad.append(Bad(Kind.MISSING_SHARD, str(error)))
                 continue
             for _ in range(_TRIES):
                 if (source, number) in self._lost:
                     break
                 itself = number == shard and not attempt
-                yield opened, int(opened.rows[row if itself else mixed(seed ^ attempt) % len(opened.rows)])
+                chosen = row if itself else mixed(seed ^ attempt) % len(opened.rows)
+                yield opened, int(opened.rows[chosen]), itself
                 attempt += 1
             if attempt >= _NEIGHBOURS * _TRIES:
                 return
@@ -305,7 +316,7 @@ class Reader:
         places = joined.rows(index.keys) if joined else None
         opened = _Opened((source, number), shard, descriptor, index, rows, joined, places)
         self._opened[source, number] = opened
-        if len(self._opened) > _OPEN_SHARDS:
+        if len(self._opened) > self._most_open:
             self._opened.popitem(last=False)[1].close()
         return opened
 
@@ -359,6 +370,16 @@ class Reader:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._owner, self.state = os.getpid(), lambda text: None
+
+
+def _most_open(settings: DataSettings, sources: Sequence[OpenSource], world: int) -> int:
+    """Return how many shards a worker keeps open: all that it reads at a time, as each batch reads from every stream
+    of its rank, but at most half of the files that a process may open."""
+    streams = settings.streams or 1
+    in_use = shards_in_use(sources, settings.shuffle, streams, min(1.0, 1 / world + 1 / streams))
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(_OPEN_SHARDS, in_use)
+    return wanted if most == resource.RLIM_INFINITY else min(wanted, most // 2)
 
 
 def _bytes(opened: _Opened, tar: int, place: int, part: str) -> bytes:

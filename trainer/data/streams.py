@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from trainer.data.shards import OpenSource
 from trainer.data.store import is_remote
 
 MOST = 64
-"""A worker keeps the shards open that are in use: about three a stream at the default window."""
+"""A worker keeps the shards open that are in use, with their indexes in memory: about three a stream at the default
+window."""
 _WINDOWS = 2  # the one that is read, and the next one, which is fetched meanwhile
 
 
@@ -22,6 +24,27 @@ def default_streams(sources: Sequence[OpenSource], window: int, cache_bytes: int
     while streams > 1 and bytes_in_use(sources, window, streams) > cache_bytes:
         streams //= 2
     return streams
+
+
+def shards_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
+    """Return how many shards the windows touch that are read at a time.
+
+    Args:
+        sources: what is read.
+        window: samples of a window.
+        streams: ranges of a source that are read side by side.
+        share: fraction of the streams that the caller reads.
+
+    Returns:
+        The shards of all sources together.
+    """
+    total, streams = 0, streams if window else 1
+    for source in sources:
+        sizes = [shard.samples for shard in source.shards if shard.samples]
+        if sizes:
+            per_stream = math.ceil(min(window, sum(sizes) / streams) * len(sizes) / sum(sizes)) + 1
+            total += min(len(sizes), math.ceil(share * streams) * per_stream)
+    return total
 
 
 def bytes_in_use(sources: Sequence[OpenSource], window: int, streams: int, share: float = 1.0) -> int:
