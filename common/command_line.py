@@ -6,10 +6,12 @@ Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from common.fields import BadValue, converted
@@ -71,7 +73,7 @@ def exit_status(
     try:
         return do()
     except mistakes as error:
-        return complain(error, WRONG_USE)
+        return complain(error, WRONG_USE) if _unprinted(str(error)) else WRONG_USE
     except failed as error:
         return complain(error, FAILED)
     except KeyboardInterrupt:
@@ -79,6 +81,22 @@ def exit_status(
             raise
         print(f"\n{stopped}", file=sys.stderr)
         return INTERRUPTED
+
+
+def _unprinted(message: str) -> bool:
+    """Return whether neither another rank on this machine nor an earlier attempt of the same torchrun has printed the
+    message. Torchrun restarts its ranks whatever their exit status, so each would print it again each time."""
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")  # of this rank: RUN/attempt_N/RANK/error.json
+    if not error_file:
+        return True
+    printed = Path(error_file).absolute().parents[2] / f"printed-{hashlib.sha256(message.encode()).hexdigest()[:16]}"
+    try:
+        printed.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def complain(error: Exception | str, status: int = FAILED) -> int:

@@ -140,12 +140,26 @@ def free_bytes(device: torch.device) -> int:
     return _available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-def _available(proc: Path = Path("/proc/meminfo"), group: Path = Path("/sys/fs/cgroup")) -> int:
-    lines = dict(line.split(":", 1) for line in proc.read_text().splitlines())
+def _available(proc: Path = Path("/proc"), mount: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the bytes that this machine and every control group of this process have left: a limit of version 1 or 2
+    holds for the group that has it and for all groups below."""
+    lines = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     available = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = group / "memory.max"
-    if limit.is_file() and (most := limit.read_text().strip()) != "max":
-        available = min(available, max(0, int(most) - int((group / "memory.current").read_text())))
+    groups = proc / "self/cgroup"
+    for line in groups.read_text().splitlines() if groups.is_file() else []:
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            root, most, used = mount, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, most, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = root / path.strip("/")  # not there where a container sees its own group as the root
+        for folder in (group, *group.parents):
+            if folder.is_relative_to(root) and (folder / most).is_file():
+                limit = (folder / most).read_text().strip()
+                if limit != "max":
+                    available = min(available, max(0, int(limit) - int((folder / used).read_text())))
     return available
 
 

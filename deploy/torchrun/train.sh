@@ -13,6 +13,9 @@ fi
 data=$1 config=$2 workdir=$3
 shift 3
 
+# Torchrun kills ranks that are still saving so many seconds after SIGTERM; its own default is 30.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
+
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 exec .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node "${GPUS:-gpu}" --max-restarts 3 \
   -m trainer --data "$data" --config "$config" --workdir "$workdir" "$@"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +115,20 @@ def test_what_is_no_such_number_is_refused(hint: object, word: str, said: str) -
     with pytest.raises(argparse.ArgumentTypeError, match=said) as error:
         number(hint)(word)
     assert len(str(error.value)) < 200
+
+
+def refuse(message: str) -> int:
+    raise WrongUse(message)
+
+
+def test_ranks_and_attempts_of_a_torchrun_print_a_wrong_use_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for message in ("a", "b"):
+        for attempt in range(4):
+            for rank in range(2):
+                folder = tmp_path / "run" / f"attempt_{attempt}" / str(rank)
+                folder.mkdir(parents=True, exist_ok=True)
+                monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(folder / "error.json"))
+                assert exit_status(partial(refuse, message)) == 2
+    assert capsys.readouterr().err == "error: a\nerror: b\n"

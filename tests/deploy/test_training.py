@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import get_args_parser
 
 from trainer.cli import _parser
@@ -38,12 +39,19 @@ def program(path: Path, text: str) -> None:
     path.chmod(0o755)
 
 
-def test_one_machine(tmp_path: Path) -> None:
+def granted(value: str, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Return the seconds after SIGTERM before torchrun kills, as the installed torch reads them."""
+    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", value)
+    return LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=1).shutdown_timeout
+
+
+def test_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "deploy" / "torchrun" / "train.sh"
     program(script, (DEPLOY / "torchrun" / "train.sh").read_text(encoding="utf-8"))
-    program(tmp_path / ".venv" / "bin" / "python", 'printf "%s\\n" "$@"\n')
+    program(tmp_path / ".venv" / "bin" / "python", 'printf "%s\\n" "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" "$@"\n')
     done = subprocess.run([script, *WORDS], capture_output=True, text=True, check=True, env={**os.environ, "GPUS": "4"})
-    module, name, *words = done.stdout.splitlines()
+    timeout, module, name, *words = done.stdout.splitlines()
+    assert granted(timeout, monkeypatch) == 600
     assert (module, name) == ("-m", "torch.distributed.run")
     launcher, options = trained(words)
     assert (launcher.standalone, launcher.nproc_per_node, launcher.max_restarts) == (True, "4", 3)
@@ -57,6 +65,7 @@ class Slurm:
         self.folder, tools = folder, folder / "tools"
         program(
             tools / "srun",
+            f'echo "$TORCH_ELASTIC_SHUTDOWN_TIMEOUT" > {folder}/timeout\n'
             f'printf "%s\\n" "$@" > {folder}/words; trap "exit 143" TERM; echo $$ > {folder}/pid\n'
             "for i in {1..600}; do [ -e end ] && exit $(cat end); sleep 0.05; done\n",
         )
@@ -95,10 +104,13 @@ def slurm(tmp_path: Path) -> Slurm:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_a_job_that_ends_by_itself_is_not_queued_again(slurm: Slurm, status: int) -> None:
+def test_a_job_that_ends_by_itself_is_not_queued_again(
+    slurm: Slurm, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = slurm.start()
     (slurm.folder / "end").write_text(str(status))
     assert job.wait(60) == status and not slurm.requeued
+    assert granted((slurm.folder / "timeout").read_text(), monkeypatch) == 300  # as `--signal=B:USR1@300`
     words = (slurm.folder / "words").read_text().splitlines()
     python = words.index(".venv/bin/python")
     assert words[:python] == ["--kill-on-bad-exit=1"]
@@ -131,11 +143,14 @@ def test_without_words_it_says_how_to_use_it(name: str) -> None:
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
 
 
-def test_the_pods_of_the_indexed_job_find_each_other() -> None:
+def test_the_pods_of_the_indexed_job_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     service, job = yaml.safe_load_all((DEPLOY / "kubernetes" / "train.yaml").read_text(encoding="utf-8"))
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["command"] == ["python", "-m", "torch.distributed.run"]
+    (timeout,) = container["env"]
+    assert timeout["name"] == "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"
+    assert granted(timeout["value"], monkeypatch) == pod["terminationGracePeriodSeconds"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in container["args"]]
     launcher, _ = trained(words)
     assert spec["completionMode"] == "Indexed"

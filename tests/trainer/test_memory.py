@@ -132,13 +132,36 @@ def test_a_cpu_has_no_class_for_it() -> None:
         raise RuntimeError("other")
 
 
-def test_the_free_memory_of_a_cpu_is_that_of_its_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_free_memory_of_a_cpu_is_what_all_its_control_groups_leave(version: int, tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal:  4000 kB\nMemAvailable:  3000 kB\n")
-    assert memory._available(tmp_path / "meminfo", tmp_path) == 3000 * 1024
-    (tmp_path / "memory.current").write_text("1000\n")
-    for limit, expected in (("max", 3000 * 1024), ("51000", 50_000), ("900", 0)):
-        (tmp_path / "memory.max").write_text(f"{limit}\n")
-        assert memory._available(tmp_path / "meminfo", tmp_path) == expected
+    assert memory._available(tmp_path, tmp_path / "groups") == 3000 * 1024
+    if version == 2:
+        root, line, files, without = tmp_path / "groups", "0::/job/step", ("memory.max", "memory.current"), "max"
+    else:
+        root, line = tmp_path / "groups" / "memory", "3:cpu:/else\n5:hugetlb,memory:/job/step\n0::/"
+        files, without = ("memory.limit_in_bytes", "memory.usage_in_bytes"), "9223372036854771712"
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self" / "cgroup").write_text(f"{line}\n")
+    (root / "job" / "step").mkdir(parents=True)
+    (root / "job" / "other").mkdir()
+
+    def limited(group: Path, limit: str, used: int) -> int:
+        for name, value in zip(files, (limit, used), strict=True):
+            (group / name).write_text(f"{value}\n")
+        return memory._available(tmp_path, tmp_path / "groups")
+
+    assert limited(root / "job" / "step", without, 1000) == 3000 * 1024
+    assert limited(root / "job" / "other", "100", 0) == 3000 * 1024
+    assert limited(root / "job" / "step", "71000", 1000) == 70_000
+    assert limited(root / "job", "52000", 2000) == 50_000  # a limit above holds below
+    assert limited(root, "41000", 1000) == 40_000
+    assert limited(root / "job", "900", 1000) == 0
+    (root / "job").rename(root / "unseen")  # as in a container that sees its own group as the root
+    assert memory._available(tmp_path, tmp_path / "groups") == 40_000
+
+
+def test_ranks_share_the_free_memory_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     monkeypatch.setattr(memory, "_available", lambda: 100)
     assert memory.free_bytes(torch.device("cpu")) == 50
