@@ -80,7 +80,7 @@ def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log
     steps stay non-finite; where `workdir` is a URL `StoreError` and `LeaseLost`, too.
     """
     kind = device_type(config)
-    with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish() as wish:
+    with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:
         quiet: Callable[[str], None] = say if ranks.first else _nothing
         with opened(workdir, config.data.cache_folder, ranks, quiet) as place:
             device = torch.device(kind, ranks.local_rank) if kind == "cuda" else torch.device("cpu")

@@ -5,10 +5,11 @@ passes on to its ranks what they have already had. Who has waited long enough se
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -25,9 +26,9 @@ class StopWish:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
-    """Takes SIGTERM and SIGINT while it lasts; in a thread other than the main one, where that is not possible,
-    nothing."""
+def stop_wish(first: bool = True) -> Iterator[StopWish]:
+    """Take SIGTERM and SIGINT while the `with` block lasts; in a thread other than the main one, where that is not
+    possible, nothing. The first rank answers the first signal at once, on stderr: a step may take long to end."""
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():
         yield wish
@@ -36,6 +37,13 @@ def stop_wish() -> Iterator[StopWish]:
     before = {number: signal.getsignal(number) for number in signals}
 
     def note(number: int, frame: FrameType | None) -> None:
+        if wish.signal is None and first:
+            answer = (
+                f"\n{signal.Signals(number).name}: stop request received; the step that is computed is finished, with a "
+                "check or checkpoint that is due, and a checkpoint is saved; Ctrl-C again stops at once without saving\n"
+            )
+            with suppress(OSError):  # stderr is closed
+                os.write(2, answer.encode())  # print may be what the signal interrupted
         wish.signal = wish.signal or number
         signal.signal(signal.SIGINT, before[signal.SIGINT])
 

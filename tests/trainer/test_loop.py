@@ -30,6 +30,7 @@ from trainer.config_files import merged, plain
 from trainer.data import BadSource, TooManyBad, streams
 from trainer.loop import train
 from trainer.step import Stepper
+from trainer.stopping import stop_wish
 
 Values = Callable[..., dict[str, Any]]
 
@@ -199,6 +200,24 @@ def test_a_signal_to_all_processes_ends_no_worker_and_loses_no_step(
     newest = max((tmp_path / "checkpoints").glob("step-*"))
     assert newest.name == f"step-{stopped.step:012d}"
     assert train(config, tmp_path, lambda text: None).finished
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_request_is_answered_at_once_and_once(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with stop_wish() as wish:
+            os.kill(os.getpid(), number)
+            (line,) = capfd.readouterr().err.strip().splitlines()
+            assert wish.signal == number and signal.Signals(number).name in line and "checkpoint" in line
+            os.kill(os.getpid(), signal.SIGTERM)  # a launcher passes on what its ranks have already had
+            assert capfd.readouterr().err == ""
+        with stop_wish(first=False):
+            os.kill(os.getpid(), number)
+        assert capfd.readouterr().err == ""
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def test_a_second_ctrl_c_ends_it_at_once_and_a_second_sigterm_does_not(
