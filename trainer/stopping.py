@@ -39,8 +39,8 @@ def stop_wish(first: bool = True) -> Iterator[StopWish]:
     def note(number: int, frame: FrameType | None) -> None:
         if wish.signal is None and first:
             answer = (
-                f"\n{signal.Signals(number).name}: stop request received; the step that is computed is finished, with a "
-                "check or checkpoint that is due, and a checkpoint is saved; Ctrl-C again stops at once without saving\n"
+                f"\n{signal.Signals(number).name}: stop request received; the current step is finished, with a check "
+                "that is due, and a checkpoint is saved; Ctrl-C again stops at once without saving\n"
             )
             with suppress(OSError):  # stderr is closed
                 os.write(2, answer.encode())  # print may be what the signal interrupted
