@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
+from common.run_command import ONE_THREAD
+
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -78,7 +80,7 @@ class ForkServer:
                 process = os.posix_spawn(
                     sys.executable,
                     [sys.executable, "-P", "-m", "pipelines.runners.fork_server", *cls.preloaded],
-                    {**os.environ, "PYTHONPATH": path},
+                    {**ONE_THREAD, **os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
             cls._running = ForkServer(ours, process)

@@ -19,6 +19,7 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from google.protobuf import json_format
 
+from common.run_command import ONE_THREAD
 from pipelines.runners.fork_server import ForkServer, how_it_ended
 
 _deaths: list[str] = []
@@ -37,6 +38,7 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
         options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
         connection = ForkServer.running().fork(
             {
+                **ONE_THREAD,
                 **os.environ,
                 "WORKER_ID": self.worker_id,
                 "CONTROL_API_SERVICE_DESCRIPTOR": f'url: "{self.control_address}"',

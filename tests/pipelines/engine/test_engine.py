@@ -43,7 +43,7 @@ class Fussy(Stage):
             os.kill(os.getpid(), signal.SIGKILL)
         if unit == "broken":
             raise OSError("the disk is on fire")
-        return {"rows": 1}, ()
+        return {"rows": 1, "threads": os.environ.get("OMP_NUM_THREADS")}, ()
 
 
 UNITS = [f"u{n}" for n in range(6)]
@@ -126,12 +126,15 @@ class KilledServer(ForkServer):
 def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     running = ForkServer.running
     servers = iter([KilledServer(), KilledServer()])
     monkeypatch.setattr(ForkServer, "running", lambda: next(servers, None) or running())
     said: list[str] = []
     assert _run(tmp_path, UNITS, workers=1, said=said) == {}
     assert _committed(tmp_path) == set(UNITS) and len(said) == 2
+    record = read_json(Layout(tmp_path).commit("fussy", UNITS[0]))
+    assert record is not None and record["threads"] == "1", "a worker has one thread, whoever starts it"
 
 
 @pytest.mark.kill
