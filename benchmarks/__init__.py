@@ -1,7 +1,10 @@
 """Measured comparisons, peers included. Run as modules: `python -m benchmarks.captions`."""
 
 import logging
+import os
 
-import filters  # noqa: F401  (first: it asks for one thread per process)
+from common.run_command import ONE_THREAD
 
+for _variable, _value in ONE_THREAD.items():  # before NumPy is imported
+    os.environ.setdefault(_variable, _value)
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for

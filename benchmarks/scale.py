@@ -42,7 +42,7 @@ from pipelines.store.layout import Layout
 UNIT_ROWS = 2_000
 PLAIN = """
 import sys
-import pipelines  # first: one thread, as in a run
+import benchmarks  # first: one thread, as in a run
 from pathlib import Path
 from benchmarks.scale import stage_of
 stage = stage_of(Path(sys.argv[1]))
@@ -83,7 +83,7 @@ def run_plain(output: Path, units: list[str], processes: int) -> list[int]:
 
 SHARD = """
 import sys
-import pipelines  # first: one thread, as in a run
+import benchmarks  # first: one thread, as in a run
 from pathlib import Path
 from benchmarks.scale import run_beam
 run_beam(Path(sys.argv[1]), sys.argv[2:], 1)

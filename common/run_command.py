@@ -14,6 +14,9 @@ import signal
 from types import FrameType
 from typing import Any, NoReturn
 
+ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "BLIS", "MKL")}
+"""Environment of commands and workers: parallelism comes from worker processes, and threads of one process cost more
+than they bring. NumPy reads it when it is imported."""
 _SAID = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
 _terminal = 2
 """Where a person reads."""
@@ -33,6 +36,8 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     one that comes later is raised as KeyboardInterrupt, so that locks are given back and jobs ended, and a second one
     does not wait for that."""
     global _terminal
+    for variable, value in ONE_THREAD.items():
+        os.environ.setdefault(variable, value)
     with contextlib.suppress(OSError):  # closed: nobody reads
         _terminal = os.dup(2)  # while stages run, 2 is their log
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask

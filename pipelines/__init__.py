@@ -4,7 +4,6 @@ imports the trainer.
 For pipelines of your own there are the transforms `AnnotateCaptions`, `SpotText` and `ApplyCat`.
 """
 
-import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,6 @@ if TYPE_CHECKING:
     from pipelines.stages.transforms import AnnotateCaptions, ApplyCat, SpotText
 
 __all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
-
-# Parallelism comes from worker processes, which inherit this; threads of one process cost more than they bring. It has
-# an effect only before NumPy is imported, so it stands here.
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_variable, "1")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,11 @@
-"""No file imports one that, directly or by way of others, imports it: each can be read after what it stands on."""
+"""No file imports one that, directly or by way of others, imports it: each can be read after what it stands on.
+Importing a package changes nothing in the process."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -10,6 +14,26 @@ import pytest
 from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
+PUBLIC = ("common", "filters", "pipelines", "trainer", "eval", "study", "open_diht")
+STATE = """
+import importlib, logging, os, pkgutil, signal, sys, warnings
+
+def state():
+    root = logging.getLogger()
+    return {
+        "environment": dict(os.environ),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "warnings": list(warnings.filters),
+        "logging": (root.level, list(root.handlers), root.manager.disable),
+    }
+
+def compare(*names):
+    for name in names:
+        before = state()
+        importlib.import_module(name)
+        after = state()
+        print([(name, part) for part in before if before[part] != after[part]] or "", end="")
+"""
 PACKAGES = ("common", "filters", "pipelines", "trainer", "eval", "study", "benchmarks")
 
 
@@ -41,3 +65,28 @@ def test_a_circle_is_seen_wherever_the_import_stands(tmp_path: Path) -> None:
     (tmp_path / "p" / "b.py").write_text("def late() -> None:\n    import p.a\n")
     with pytest.raises(CycleError):
         tuple(TopologicalSorter(graph(tmp_path, ("p",))).static_order())
+
+
+def changed_by(code: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    command = [sys.executable, "-c", STATE + code]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=300
+    ).stdout
+
+
+def test_importing_a_package_changes_nothing() -> None:
+    assert changed_by(f"compare(*{PUBLIC})") == ""
+
+
+def test_importing_parts_of_the_pipelines_changes_nothing() -> None:
+    """What libraries change when they are imported is theirs."""
+    assert (
+        changed_by(
+            "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
+            "import pipelines\n"
+            "found = pkgutil.walk_packages(pipelines.__path__, 'pipelines.')\n"
+            "compare(*[each.name for each in found if each.ispkg], 'pipelines.cli', 'pipelines.driver.run')"
+        )
+        == ""
+    )

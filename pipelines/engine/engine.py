@@ -71,8 +71,10 @@ class Engine:
         return {unit: read_json(self.layout.failed(stage.name, unit)) for unit in todo if unit in failed}
 
     def _run(self, stage: Stage, todo: list[str]) -> None:
-        """Run them, and again what a dying worker left undone; a unit that workers die of is set aside."""
+        """Run them, and again what a dying worker left undone. A unit that workers die of is set aside; workers that
+        die of no unit are started again while units are done in between."""
         marks = self.layout.scratch / stage.name / "progress"
+        fruitless = 0
         tries: dict[str, list[dict[str, Any]]] = {}
         while todo:
             for unit in todo:  # those of others are of shards that share the folder
@@ -91,8 +93,6 @@ class Engine:
                 return
             except WorkerDied as death:
                 left = {mark.name for mark in marks.glob("*")} & set(todo)
-                if not left:
-                    raise  # it died of no unit: nothing says that another would live longer
                 for unit in left:
                     (marks / unit).unlink(missing_ok=True)
                     tries.setdefault(unit, []).append(failure("WorkerDied", _explained(death)))
@@ -100,7 +100,15 @@ class Engine:
                         set_aside(stage, unit, tries[unit])
                 after = stamps(self.layout.commits(stage.name), ".json")
                 gone = stamps(self.layout.work / stage.name / "failed", ".json")
-                todo = [unit for unit in todo if unit not in gone and after.get(unit) == before.get(unit)]
+                undone = [unit for unit in todo if unit not in gone and after.get(unit) == before.get(unit)]
+                fruitless = 0 if left or len(undone) < len(todo) else fruitless + 1
+                if fruitless == TRIES:
+                    raise WorkerDied(
+                        f"{stage.name}: {death}, {counted(TRIES, 'time')} without a unit done (log: "
+                        f"{self.layout.scratch / 'workers.log'}); free memory or use fewer WORKERS, then run the same "
+                        "command to resume"
+                    ) from death
+                todo = undone
                 self.say(f"{stage.name}: {death}; what is left goes on: {counted(len(todo), 'unit')}")
 
 

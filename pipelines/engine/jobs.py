@@ -18,6 +18,7 @@ import apache_beam as beam
 from common.files import TEMPORARY
 from pipelines.runners import Backend, Direct, Job, Staged
 from pipelines.runners.once import OncePerProcess
+from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import publish_json, read_json, remove
 from pipelines.store.storage import StorePath, is_local
 
@@ -143,7 +144,7 @@ def worker_log(path: Path) -> Iterator[None]:
         os.dup2(log.fileno(), 2)
         try:
             yield
-        except Staged:
+        except (Staged, WorkerDied):  # a line says it all; of a death the log holds Beam's broken connections alone
             raise
         except Exception:
             sys.stderr.flush()

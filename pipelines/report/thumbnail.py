@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -19,7 +19,11 @@ SIDE = 360
 """Longest side of a thumbnail in pixels."""
 _QUALITY = 80
 _MAX_BOXES = 40
-_LIMITS = DecodeLimits(decode_side=2 * SIDE)
+_LIMITS = DecodeLimits(decode_side=2 * SIDE, max_pixels=12_000_000)
+_JPEG_LIMITS = replace(_LIMITS, max_pixels=50_000_000)
+"""The driver decodes these in its own memory: up to 25 bytes a pixel, of a JPEG, which is reduced while it is decoded,
+up to 6. So a hostile image costs at most 300 MB."""
+_JPEG = b"\xff\xd8\xff"
 _GOOD, _FAIR = 0.8, 0.5
 
 
@@ -47,7 +51,7 @@ def shrink(data: bytes) -> Thumbnail:
     """The thumbnail of an image as it is stored; raises `ImageNotShown` with the reason."""
     try:
         # Bombs, truncated files and odd colour modes are this function's business, and its messages say what was found.
-        decoded = decode_image(data, _LIMITS)
+        decoded = decode_image(data, _JPEG_LIMITS if data.startswith(_JPEG) else _LIMITS)
     except UnreadableImage as bad:
         raise ImageNotShown(str(bad)) from bad
     image = Image.fromarray(decoded.pixels[:, :, ::-1])

@@ -311,6 +311,7 @@ def _check_there(client: distributed.Client, what: str, place: str, file: str | 
 
 
 def _ask(client: distributed.Client, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """What each worker answers, by its address; an exception where it fails."""
+    """Return the answer of each worker by its address, an exception where it fails. A worker that dies meanwhile has
+    none: its connection breaks, and Dask replaces it."""
     answers: dict[str, Any] = client.run(function, *arguments, on_error="return")
-    return answers
+    return {worker: answer for worker, answer in answers.items() if not isinstance(answer, OSError)}

@@ -26,6 +26,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
+from common.run_command import ONE_THREAD
+
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _OOM_SCORE = Path("/proc/self/oom_score_adj")
@@ -78,7 +80,7 @@ class ForkServer:
                 process = os.posix_spawn(
                     sys.executable,
                     [sys.executable, "-P", "-m", "pipelines.runners.fork_server", *cls.preloaded],
-                    {**os.environ, "PYTHONPATH": path},
+                    {**ONE_THREAD, **os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
             cls._running = ForkServer(ours, process)
@@ -95,13 +97,13 @@ class ForkServer:
             cls._running = None
 
     def fork(self, environment: dict[str, str]) -> socket.socket:
-        """Fork a worker. Returns a connection on which comes how it has ended: its exit status, or the negative number
-        of the signal that killed it; nothing where the server was killed, and the worker with it."""
+        """Fork a worker. Returns the connection on which `how_it_ended` waits for its end."""
         connection, theirs = socket.socketpair()
-        with theirs:
-            socket.send_fds(self._orders, [b"w"], [theirs.fileno(), 2])
-        connection.sendall(json.dumps(asdict(Order(environment, os.getcwd(), sys.path))).encode())
-        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionError):  # the server was killed; `how_it_ended` reports it
+            with theirs:
+                socket.send_fds(self._orders, [b"w"], [theirs.fileno(), 2])
+            connection.sendall(json.dumps(asdict(Order(environment, os.getcwd(), sys.path))).encode())
+            connection.shutdown(socket.SHUT_WR)
         return connection
 
     def _has_ended(self) -> bool:
@@ -112,6 +114,17 @@ class ForkServer:
 
 
 atexit.register(ForkServer.end)
+
+
+def how_it_ended(connection: socket.socket) -> int | None:
+    """Wait for the end of a worker. Returns its exit status, or the negative number of the signal that killed it; None
+    where the server was killed, which ends its workers and those that it has not forked yet."""
+    with connection:
+        try:
+            status = connection.recv(16)
+        except ConnectionResetError:  # the order was not read
+            return None
+    return int(status) if status else None
 
 
 def _serve(orders: socket.socket) -> NoReturn:

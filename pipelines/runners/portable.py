@@ -28,6 +28,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
+from common.run_command import ONE_THREAD
 from pipelines.runners import boot
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError
@@ -166,7 +167,8 @@ def _worker_flags(folder: Path, flags: Sequence[str], workers: Workers) -> list[
     kind = environment_type(flags)
     found = [f"--environment_type={kind}", "--experiments=disable_logging_submission_environment"]
     if kind == "PROCESS" and not given(flags, "environment_config"):
-        variables = {boot.FOLDER_VARIABLE: str(folder), boot.CWD_VARIABLE: os.getcwd()}
+        variables = {name: os.environ.get(name, value) for name, value in ONE_THREAD.items()}
+        variables |= {boot.FOLDER_VARIABLE: str(folder), boot.CWD_VARIABLE: os.getcwd()}
         if not workers.boot:
             variables |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         config = {"command": workers.boot or str(_launcher(folder, workers.python)), "env": variables}

@@ -8,7 +8,6 @@ process, see fork_server.py.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -20,7 +19,8 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from google.protobuf import json_format
 
-from pipelines.runners.fork_server import ForkServer
+from common.run_command import ONE_THREAD
+from pipelines.runners.fork_server import ForkServer, how_it_ended
 
 _deaths: list[str] = []
 
@@ -33,9 +33,12 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
     """Beam's handler of a worker process, which answers for a dead one."""
 
     def start_worker(self) -> None:
+        self._push, self._is_dead = self.control_conn.push, False
+        self.control_conn.push = self._ask  # type: ignore[method-assign, assignment]
         options = json_format.MessageToJson(self.provision_info.provision_info.pipeline_options)
         connection = ForkServer.running().fork(
             {
+                **ONE_THREAD,
                 **os.environ,
                 "WORKER_ID": self.worker_id,
                 "CONTROL_API_SERVICE_DESCRIPTOR": f'url: "{self.control_address}"',
@@ -48,24 +51,27 @@ class _WatchedWorkerHandler(worker_handlers.SubprocessSdkWorkerHandler):
     def stop_worker(self) -> None:
         if isinstance(sys.exception(), KeyboardInterrupt):  # nobody waits for the end of a unit then
             ForkServer.end()
+        # Beam tells only workers that have connected; one that is still starting would wait for its first request.
+        self._push(worker_handlers.BeamFnControlServicer._DONE_MARKER)
         super().stop_worker()
 
+    def _ask(self, request: beam_fn_api_pb2.InstructionRequest) -> worker_handlers.ControlFuture | None:
+        """Beam's `push`, which a dead worker would leave without an answer."""
+        future = self._push(request)
+        if future is not None and self._is_dead:  # looked at after the future is known to `_watch`
+            future.set(_dead(future.instruction_id))
+        return future
+
     def _watch(self, connection: socket.socket) -> None:
-        with connection:
-            status = int(connection.recv(16) or -signal.SIGKILL)
+        status = how_it_ended(connection)
         if status == 0:
             return
-        _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
-        control, push = self.control_conn, self.control_conn.push
-
-        def refuse(request: beam_fn_api_pb2.InstructionRequest) -> worker_handlers.ControlFuture | None:
-            future = push(request)
-            if future is not None:
-                future.set(_dead(future.instruction_id))
-            return future
-
-        control.push = refuse  # type: ignore[method-assign, assignment]
-        for future in list(control._futures_by_id.values()):
+        if status is None:
+            _deaths.append("the process that starts workers was killed")
+        else:
+            _deaths.append(f"killed by signal {-status}" if status < 0 else f"exit status {status}")
+        self._is_dead = True
+        for future in list(self.control_conn._futures_by_id.values()):
             future.set(_dead(future.instruction_id))
 
 

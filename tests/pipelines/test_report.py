@@ -19,7 +19,8 @@ from pipelines.report.charts import anchor, bin_counts, percent
 from pipelines.report.data import read_example, read_funnel
 from pipelines.report.graph import draw_graph
 from pipelines.report.page import MAX_EXAMPLES
-from pipelines.report.thumbnail import SIDE, ImageNotShown, draw_image, make_thumbnail
+from pipelines.report.thumbnail import SIDE, ImageNotShown, draw_image, make_thumbnail, shrink
+from tests.common.hostile_images import flat_png
 from tests.common.html_tags import HOSTILE, Tags
 
 
@@ -339,6 +340,16 @@ def test_thumbnails_fit_whatever_the_shape(tmp_path: Path, shape: tuple[int, int
     assert max(thumbnail.width, thumbnail.height) <= SIDE
     assert (thumbnail.original_width, thumbnail.original_height) == shape
     assert Image.open(io.BytesIO(thumbnail.data)).format == "JPEG"
+
+
+def test_a_large_image_is_shown_only_where_that_costs_little_memory() -> None:
+    """The driver decodes it: a PNG of a few kB whole, a JPEG at an eighth of its size."""
+    with pytest.raises(ImageNotShown, match="5000 x 5000"):
+        shrink(flat_png(5000))
+    assert shrink(flat_png(3000)).original_width == 3000
+    assert shrink(jpeg(6000, 4000)).width == SIDE
+    with pytest.raises(ImageNotShown, match="8000 x 8000"):
+        shrink(jpeg(8000, 8000))
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", jpeg()[:300], b"\xff\xd8\xff\xe0"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipelines.engine.engine import Engine, _Counter
 from pipelines.engine.progress import Count, Heartbeat
 from pipelines.engine.stage import TRIES, Done, DoUnit, Stage
 from pipelines.runners import Backend, Direct
+from pipelines.runners.fork_server import ForkServer
+from pipelines.runners.workers import WorkerDied
 from pipelines.store.commit import publish_json, read_json
 from pipelines.store.layout import Layout
 from pipelines.store.storage import store_path
@@ -40,7 +43,7 @@ class Fussy(Stage):
             os.kill(os.getpid(), signal.SIGKILL)
         if unit == "broken":
             raise OSError("the disk is on fire")
-        return {"rows": 1}, ()
+        return {"rows": 1, "threads": os.environ.get("OMP_NUM_THREADS")}, ()
 
 
 UNITS = [f"u{n}" for n in range(6)]
@@ -103,6 +106,49 @@ def test_a_unit_that_kills_its_workers_is_set_aside_and_the_rest_goes_on(tmp_pat
     (tmp_path / "deadly").unlink()
     assert _run(tmp_path, ["killer"], workers=workers) == {}
     assert "killer" in _committed(tmp_path) and not Layout(tmp_path).failed("fussy", "killer").exists()
+
+
+class KilledServer(ForkServer):
+    """A fork server that is killed while it starts."""
+
+    def __init__(self) -> None:
+        ours, self._theirs = socket.socketpair()
+        super().__init__(ours, process=0)
+
+    def fork(self, environment: dict[str, str]) -> socket.socket:
+        connection = super().fork(environment)
+        self._theirs.close()  # as the kernel does, with the order unread
+        return connection
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(120)
+def test_a_fork_server_that_is_killed_while_it_starts_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    running = ForkServer.running
+    servers = iter([KilledServer(), KilledServer()])
+    monkeypatch.setattr(ForkServer, "running", lambda: next(servers, None) or running())
+    said: list[str] = []
+    assert _run(tmp_path, UNITS, workers=1, said=said) == {}
+    assert _committed(tmp_path) == set(UNITS) and len(said) == 2
+    record = read_json(Layout(tmp_path).commit("fussy", UNITS[0]))
+    assert record is not None and record["threads"] == "1", "a worker has one thread, whoever starts it"
+
+
+@pytest.mark.kill
+@pytest.mark.timeout(120)
+def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    servers: list[ForkServer] = []
+    monkeypatch.setattr(ForkServer, "running", lambda: servers.append(KilledServer()) or servers[-1])
+    with pytest.raises(WorkerDied, match=r"run the same command to resume") as death:
+        _run(tmp_path, UNITS, workers=1)
+    assert len(servers) == TRIES and _committed(tmp_path) == set()
+    assert str(Layout(tmp_path).scratch / "workers.log") in str(death.value)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @dataclass(frozen=True)

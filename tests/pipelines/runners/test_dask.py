@@ -33,6 +33,7 @@ pytest.importorskip("distributed", reason="Dask is not installed: pip install '.
 
 import distributed
 from distributed import Client
+from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from pipelines.runners import dask
@@ -187,6 +188,15 @@ def test_workers_of_other_versions_are_refused(refused: Callable[..., str], answ
         return dask.versions() | answer if isinstance(answer, dict) else answer
 
     assert message in refused(Cluster(elsewhere))
+
+
+def test_a_worker_that_dies_while_it_is_asked_is_no_wrong_use(refused: Callable[..., str], tmp_path: Path) -> None:
+    """Dask replaces it, and reports the broken connection."""
+
+    def dying(function: Callable[..., Any], *arguments: Any) -> Any:
+        return CommClosedError("in <TCP> ConnectionPool.run: Stream is closed")
+
+    assert refused(Cluster(dying), ("INPUT", str(tmp_path)), ("OUTPUT", str(tmp_path / "out"))) == ""
 
 
 def test_places_that_a_worker_does_not_see_are_refused_and_no_trace_is_left(
