@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from common import installation
 from common.hub_address import MAIN, HubAddress
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
-        raise error(f"{address.root} needs the package huggingface_hub: pip install '.[hub]'") from missing
+        raise error(f"{address.root} needs the package huggingface_hub: {installation.remedy('cloud')}") from missing
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
     token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "who asks without a token (HF_TOKEN)"
