@@ -89,9 +89,11 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     settings = _applicable(settings, plan)
     layout = Layout(settings.output)
     _check_ocr(settings, layout, plan, say)
-    _check_writable(layout)
-    if settings.publisher:
-        settings.publisher.check(plan.fingerprint, len(plan.units))
+    place = settings.publisher.target if settings.publisher else layout.root
+    with _said_if_slow(f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+        _check_writable(layout)
+        if settings.publisher:
+            settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
         with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings)) as lock:
             plan = keep_plan(layout.plan, plan)
