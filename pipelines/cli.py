@@ -16,6 +16,7 @@ from common import command_line
 from common.command_line import OK, Parser, WrongUse, complain, number, refuse_empty, say
 from common.fields import Positive, Range, Share
 from common.hub_address import SCHEME, parse_address
+from common.installation import remedy
 from common.lease import LeaseLost
 from common.plugins import PluginError, load_plugin, loaded_plugins
 from filters.captions.parse import ModelMissing
@@ -128,7 +129,7 @@ def command_parser(prog: str, description: str) -> Parser:
         "--ocr-engine",
         choices=("onnxruntime", "openvino", "cuda"),
         default="onnxruntime",
-        help="what reads the images: openvino (extra ocr-openvino) is faster where the processor has bf16, cuda wants "
+        help="what reads the images: openvino (package openvino) is faster where the processor has bf16, cuda wants "
         "onnxruntime-gpu and has not been tried; another engine reads all images anew (default onnxruntime)",
     )
     columns = parser.add_argument_group("columns of the manifest (default: found by name)")
@@ -396,7 +397,7 @@ def _output(text: str, called: str) -> StorePath:
     except (ValueError, ImportError) as error:
         raise WrongUse(
             f"{called} {text!r} cannot be used ({error}); give a folder, or an address such as s3://bucket/folder, "
-            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
+            f"whose package is installed: {remedy('cloud')}"
         ) from error
 
 

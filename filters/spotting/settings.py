@@ -43,9 +43,10 @@ class SpotterSettings:
     """How to read images."""
 
     engine: EngineName = "onnxruntime"
-    """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (extra `ocr-openvino`), faster where the
+    """What runs PaddleOCR's models: ONNX Runtime on the processor; OpenVINO (package `openvino`), faster where the
     processor has bf16; `cuda`, ONNX Runtime on an accelerator with onnxruntime-gpu, which nobody has tried yet; or
-    `paddle`, PaddleOCR's own pipeline on paddlepaddle (extra `ocr-paddle`)."""
+    `paddle`, PaddleOCR's own pipeline on paddlepaddle (packages `paddleocr` and
+    `paddlepaddle`)."""
     precision: Precision = "auto"
     """Of OpenVINO: bf16 or f32; `auto`: bf16 where the processor of the machine that starts the run has AVX512-BF16 or
     AMX. Its workers must have it, too; all other engines compute in f32."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
+from common.installation import install_command, remedy
 from filters.spotting.child import Child, ChildDied, ChildTimeout
 from filters.spotting.decode import UnreadableImage, UnreadableImageReason
 from filters.spotting.precision import resolved
@@ -29,13 +30,12 @@ _PACKAGES: Final[Mapping[EngineName, Mapping[str, str]]] = {
     "paddle": {"paddleocr": "paddleocr", "paddlex": "paddlex", "paddlepaddle": "paddle"},
 }
 """Engine -> the packages that decide what it reads, each with a module of it."""
-_INSTALLED_BY: Final[Mapping[EngineName, str]] = {
-    "onnxruntime": "'.[ocr]'",
-    "openvino": "'.[ocr-openvino]'",
-    "cuda": "onnxruntime-gpu",
-    "paddle": "'.[ocr-paddle]'",
+_INSTALLED_BY: Final[Mapping[EngineName, Sequence[str]]] = {
+    "openvino": ("openvino",),
+    "cuda": ("onnxruntime-gpu",),
+    "paddle": ("paddleocr", "paddlepaddle"),
 }
-"""Engine -> what pip installs for it."""
+"""Engine -> what pip installs for it; others come with this distribution."""
 
 
 class SpotterError(RuntimeError):
@@ -145,20 +145,26 @@ class TextSpotter:
 
     def _running(self) -> Child:
         if self._child is None:
-            self._check_installed()
+            self.check_installed()
             try:
                 self._child = Child(self.settings)
             except (ChildDied, ChildTimeout) as error:
                 raise SpotterError(f"OCR cannot start: {error}") from error
         return self._child
 
-    def _check_installed(self) -> None:
-        """Names what is missing before a child process has to fail over it."""
+    def check_installed(self) -> None:
+        """Look whether an OCR process could start: packages and models. Starts none.
+
+        Raises:
+            SpotterError: a package is missing.
+            WeightsMissing, WeightsDamaged: of the models.
+        """
         for package, module in _PACKAGES[self.settings.engine].items():
             if importlib.util.find_spec(module) is None:
+                packages = _INSTALLED_BY.get(self.settings.engine)
                 raise SpotterError(
                     f"OCR engine {self.settings.engine!r} needs the package {package}: "
-                    f"pip install {_INSTALLED_BY[self.settings.engine]}"
+                    f"{install_command(*packages) if packages else remedy()}"
                 )
         for size in self.settings.sizes:
             find_models(size, self.settings.models)

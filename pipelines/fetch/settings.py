@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from common.fields import LARGEST, BadValue, Positive, Range, check_fields
 from common.version import program_version
 from pipelines.fetch.addresses import Allowed
+from pipelines.fetch.reasons import Reason
 
 _DAY_S = 86_400
 Threads = Annotated[int, Range(at_least=1, at_most=4096)]
@@ -16,6 +18,21 @@ Threads = Annotated[int, Range(at_least=1, at_most=4096)]
 Patience = Annotated[float, Range(at_least=0.01, at_most=_DAY_S)]
 Wait = Annotated[float, Range(at_least=0, at_most=_DAY_S)]
 Repeats = Annotated[int, Range(at_least=0, at_most=1000)]
+_UNREACHED = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT)
+_MAY_LIFT = {
+    "timeout": _UNREACHED,
+    "connect_timeout": _UNREACHED,
+    "retries": (*_UNREACHED, Reason.HTTP_STATUS, Reason.BAD_RESPONSE),
+    "max_wait": (Reason.HTTP_STATUS,),
+    "max_redirects": (Reason.TOO_MANY_REDIRECTS,),
+    "max_bytes": (Reason.TOO_LARGE, Reason.BAD_RESPONSE),
+    "max_header_bytes": (Reason.BAD_RESPONSE,),
+    "max_pixels": (Reason.TOO_MANY_PIXELS,),
+    "ports": (Reason.BLOCKED_PORT,),
+    "allow": (Reason.BLOCKED_PORT, Reason.BLOCKED_ADDRESS),
+    "user_agent": (Reason.HTTP_STATUS, Reason.OPT_OUT),
+}
+"""Setting -> the refusals that may turn out otherwise where it permits more than before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +84,25 @@ class DownloadSettings:
             Allowed.parse(text)
 
     def identity(self) -> dict[str, Any]:
-        """The settings that stored images depend on. Images fetched with other ones are fetched anew; limits and
-        patience only change how many fail."""
+        """Return the settings that stored images depend on: with other ones all images are fetched again. The
+        others are `limits`."""
         names = ("image_size", "quality", "respect_opt_out")
         return {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+
+    def limits(self) -> dict[str, Any]:
+        """Return the settings that only decide which images are refused, as JSON has them."""
+        values = {name: getattr(self, name) for name in _MAY_LIFT}
+        agent = self.user_agent.replace(f"/{program_version()}", "")  # an update of ours lifts nothing
+        return values | {"ports": list(self.ports), "allow": list(self.allow), "user_agent": agent}
+
+    def may_lift(self, earlier: Mapping[str, Any]) -> frozenset[str]:
+        """Return the reasons of refusals under `earlier` (see `limits`) that these settings may lift."""
+        now = self.limits()
+        looser = [name for name, before in earlier.items() if _permits_more(now[name], before)]
+        return frozenset(str(reason) for name in looser for reason in _MAY_LIFT[name])
+
+
+def _permits_more(now: Any, before: Any) -> bool:
+    if isinstance(now, list):
+        return not set(now) <= set(before)
+    return bool(now != before if isinstance(now, str) else now > before)

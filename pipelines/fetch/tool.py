@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from common.installation import remedy
 from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from pipelines.fetch.reasons import Reason
 from pipelines.fetch.settings import DownloadSettings
-
-REMEDY = "install it: make setup EXTRAS=filter,download (or pip install '.[download]')"
 
 
 class ToolMissing(RuntimeError):
@@ -24,7 +23,7 @@ class ToolMissing(RuntimeError):
 def check_tool() -> None:
     """Raises ToolMissing where img2dataset is not installed; does not load it."""
     if importlib.util.find_spec("img2dataset") is None:
-        raise ToolMissing(f"the download of images needs img2dataset, which is not installed; {REMEDY}")
+        raise ToolMissing(f"the download of images needs img2dataset, which is not installed: {remedy('download')}")
 
 
 @dataclass(frozen=True)

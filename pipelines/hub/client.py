@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from common import installation
 from common.hub_address import MAIN, HubAddress
 
 if TYPE_CHECKING:
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 
 def client() -> HfApi:
     """The client of the hub that HF_ENDPOINT names, or of the public one, with the token of the environment (HF_TOKEN)
-    or of an earlier login."""
-    from huggingface_hub import HfApi
+    or of an earlier login. It draws its bars on a terminal alone, unless HF_HUB_DISABLE_PROGRESS_BARS is set."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import disable_progress_bars
 
+    if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
+        disable_progress_bars()
     return HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
 
 
@@ -29,7 +33,7 @@ def explained(address: HubAddress, error: type[Exception], then: str = "") -> It
     try:
         from huggingface_hub import constants, errors
     except ImportError as missing:
-        raise error(f"{address.root} needs the package huggingface_hub: pip install '.[hub]'") from missing
+        raise error(f"{address.root} needs the package huggingface_hub: {installation.remedy('cloud')}") from missing
     endpoint = os.environ.get("HF_ENDPOINT", constants.ENDPOINT)
     page = f"{endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repository}"
     token = "the token in HF_TOKEN" if os.environ.get("HF_TOKEN") else "who asks without a token (HF_TOKEN)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.installation import remedy
 from pipelines.runners.beam_options import check_beam_options
 from pipelines.runners.direct import Direct
 from pipelines.runners.errors import JobFailed, RunnerError, Staged
@@ -41,7 +42,7 @@ def make_backend(
         except ImportError as error:
             if error.name not in ("dask", "distributed"):
                 raise
-            raise RunnerError(f"RUNNER=dask needs Dask ({error.name} is missing): pip install '.[dask]'") from error
+            raise RunnerError(f"RUNNER=dask needs Dask ({error.name} is missing): {remedy('dask')}") from error
         return Dask(check_beam_options(beam_arguments, name, ours), workers)
     if workers.scheduler:
         raise RunnerError(f"--dask-scheduler is an option of RUNNER=dask, not of RUNNER={name}")

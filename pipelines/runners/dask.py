@@ -32,6 +32,7 @@ from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
 from common.files import temporary_beside
+from common.installation import remedy
 from common.naming import counted
 from pipelines.runners.errors import JobFailed, RunnerError
 from pipelines.runners.job import QUIET, Job, cancel
@@ -268,7 +269,7 @@ def _check_versions(client: distributed.Client) -> None:
         if not isinstance(theirs, Mapping):
             raise RunnerError(
                 f"the Dask worker {worker} cannot import this program ({theirs}); start it from a Python in which the "
-                "same version is installed: pip install '.[filter,dask]'"
+                f"same version is installed: {remedy('dask')}"
             )
         for name, value in ours.items():
             if theirs.get(name) != value:

@@ -13,6 +13,7 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from common.installation import remedy
 from pipelines.runners.beam_options import given, option_values
 from pipelines.runners.errors import JobFailed, RunnerError, Staged
 from pipelines.runners.job import QUIET, Job
@@ -50,8 +51,7 @@ class Dataflow:
             from apache_beam.runners.dataflow.internal import apiclient  # noqa: F401
         except ImportError as error:
             raise RunnerError(
-                f"RUNNER=dataflow needs Beam's Google Cloud part ({error.name or error} is missing): "
-                "pip install '.[gcp]'"
+                f"RUNNER=dataflow needs Beam's Google Cloud part ({error.name or error} is missing): {remedy('cloud')}"
             ) from error
         values = option_values(self.flags)
         for name in ("project", "region", "temp_location"):

@@ -1,8 +1,8 @@
 """Stage `download`: fetches the images of rows that survive their caption, where the manifest has only their urls.
 
 Its units are the image units that spotting reads, at most ten thousand urls each. A generation of an image unit
-becomes a webdataset tar and a table with a row for every row of the unit; a row that was asked for is not asked for
-again, and a url that several rows of a generation name is asked once.
+becomes a webdataset tar and a table with a row for every row of the unit. A row that was asked for is asked again only
+where it was refused and the settings permit more now. A url that several rows of a generation name is asked once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Stage, failure, set_aside
 from pipelines.fetch import DownloadSettings, Fetcher, Reason
-from pipelines.fetch.records import ASKED, OK
+from pipelines.fetch.records import ASKED, FETCHED, OK
 from pipelines.fetch.shard import fetch_shard
 from pipelines.fetch.tool import load_tool
 from pipelines.manifests import Span, info_of, read
 from pipelines.stages.captions import survivors_of
-from pipelines.stages.downloads import STAGE, state_of, tar_path
+from pipelines.stages.downloads import STAGE, load_downloads, state_of, tar_path
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import publish_table, published, read_json, retract
@@ -89,6 +89,7 @@ class DownloadStage(GenerationStage):
         "unreachable": 0,
         "statuses": {},
         "bytes": 0,
+        "limits": {},
     }
 
     def setup(self) -> None:
@@ -101,14 +102,31 @@ class DownloadStage(GenerationStage):
     def candidates(self, unit: str) -> NDArray[np.int64]:
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
+    def wanted(self, unit: str, known: dict[str, Any] | None) -> NDArray[np.int64]:
+        wanted = self.candidates(unit)
+        if known is None or (records := load_downloads(self.layout, unit)) is None:
+            return wanted
+        lifted = pc.is_in(records["status"], pa.array(self.lifted(known), pa.string()))
+        return wanted[~np.isin(wanted, np.asarray(records.filter(pc.invert(lifted))["ordinal"]))]
+
+    def lifted(self, record: dict[str, Any]) -> Counter[str]:
+        """Return how many rows of a unit earlier settings refused that these may not, by reason."""
+        reasons = self.settings.may_lift(record.get("limits", {}))
+        return Counter({reason: count for reason, count in record["statuses"].items() if reason in reasons})
+
     def add(
         self, unit: str, name: str, ordinals: NDArray[np.int64], record: dict[str, Any], heartbeat: Heartbeat
     ) -> list[StorePath]:
-        found = self._fetch(self._plan.span(unit_of(unit)), ordinals, name, heartbeat)
+        earlier = (record["generations"] and load_downloads(self.layout, unit)) or FETCHED.empty_table()
+        earlier = earlier.filter(pa.array(np.isin(np.asarray(earlier["ordinal"]), ordinals)))
+        # Dead links that are asked again say nothing of this machine's network.
+        dead = earlier.filter(_unreachable(earlier))["ordinal"]
+        found, reached = self._fetch(self._plan.span(unit_of(unit)), ordinals, dead, name, heartbeat)
         statuses = Counter(record["statuses"]) + Counter(found["status"].to_pylist())
+        statuses -= Counter(earlier["status"].to_pylist())
         record["found"] = _digest(record["found"], found)
-        record["urls"] += found.num_rows
-        record["asked"], record["unreachable"] = _reached(found)  # of this generation alone
+        record["urls"] += found.num_rows - earlier.num_rows
+        record["asked"], record["unreachable"] = reached  # of this generation alone
         record["statuses"] = dict(sorted(statuses.items()))
         record["bytes"] += _stored_bytes(found)
         tars = set(found["shard"].drop_null().to_pylist())
@@ -116,22 +134,27 @@ class DownloadStage(GenerationStage):
 
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
+        record["limits"] = self.settings.limits()
 
-    def _fetch(self, span: Span, ordinals: NDArray[np.int64], name: str, heartbeat: Heartbeat) -> pa.Table:
-        """Fetches the images of rows and publishes them, the table last."""
+    def _fetch(
+        self, span: Span, ordinals: NDArray[np.int64], dead: pa.ChunkedArray, name: str, heartbeat: Heartbeat
+    ) -> tuple[pa.Table, tuple[int, int]]:
+        """Fetch the images of rows and publish them, the table last. Returns it, and what `_reached` says of the rows
+        that were not `dead` before."""
         self.layout.scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{TEMPORARY}{name}-", dir=self.layout.scratch) as folder:
             asked = self._asked(span, ordinals)
             found, tar = fetch_shard(asked, Path(folder), name, self.settings, self._fetcher, heartbeat.beat)
-            asked, unreachable = _reached(found)
+            first_asked = found.filter(pc.invert(pc.is_in(found["ordinal"], dead)))
+            asked, unreachable = reached = _reached(first_asked)
             if is_outage(unreachable, asked):
-                first = found.filter(_unreachable(found))["message"][0].as_py()
+                first = first_asked.filter(_unreachable(first_asked))["message"][0].as_py()
                 raise NetworkDown(unreachable, asked, f"the first: {first}")
             if tar is not None:
                 with published(tar_path(self.layout, tar.name)) as temporary:
                     _move(tar, temporary)
             publish_table(self.layout.data(self.name, name), found)
-        return found
+        return found, reached
 
     def _asked(self, span: Span, ordinals: NDArray[np.int64]) -> pa.Table:
         """The rows of a unit with these ordinals, as `ASKED`."""
@@ -184,10 +207,18 @@ class DownloadAnnotation(GenerationAnnotator):
 
     def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
         assert isinstance(stage, DownloadStage)
-        return stage.survivors.are_covered(record, stage.fingerprint)
+        return bool(record and stage.survivors.are_covered(record, stage.fingerprint) and not stage.lifted(record))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
-        if any(record["fingerprint"] == stage.fingerprint for record in records):
+        assert isinstance(stage, DownloadStage)
+        current = [record for record in records if record["fingerprint"] == stage.fingerprint]
+        if lifted := sum((stage.lifted(record) for record in current), Counter[str]()):
+            reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(lifted.items()))
+            return (
+                f"the settings permit more than before: {counted(lifted.total(), 'row')} refused by then are asked "
+                f"again ({reasons}); images fetched already stay"
+            )
+        if current:
             return f"only the images of rows that no run has asked for are fetched ({counted(len(todo), 'unit')})"
         with_urls, units = len(self.work.plan.downloadable()), len(self.work.plan.units)
         which = "the manifests" if with_urls == units else f"{with_urls} of {units} units"

@@ -48,13 +48,22 @@ def images_at_hand(layout: Layout, with_manifests: bool) -> bool:
 
 
 def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
-    """The records of an image unit by ordinal, a table of `FETCHED`; None where nothing was downloaded for it."""
+    """Return the records of an image unit by ordinal, a table of `FETCHED`, the last of each row; None where nothing
+    was downloaded for it."""
     record = read_json(layout.commit(STAGE, image_unit))
     if record is None:
         return None
     names = [generation_name(image_unit, generation) for generation in range(record["generations"])]
     tables = [read_table(layout.data(STAGE, name)) for name in names]
-    return statuses_of_today(pa.concat_tables(tables).sort_by("ordinal")) if tables else FETCHED.empty_table()
+    return statuses_of_today(last_of_each(pa.concat_tables([FETCHED.empty_table(), *tables])))
+
+
+def last_of_each(records: pa.Table) -> pa.Table:
+    """Return records of several generations by ordinal: a row that was done again has its last one."""
+    ordinals = np.asarray(records["ordinal"])
+    order = np.argsort(ordinals, kind="stable")
+    is_last = ordinals[order] != np.append(ordinals[order][1:], -1)
+    return records.take(pa.array(order[is_last]))
 
 
 def tar_path(layout: Layout, name: str) -> StorePath:

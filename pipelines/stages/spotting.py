@@ -27,7 +27,15 @@ from pipelines.engine.stage import Stage
 from pipelines.manifests import MissingImage, UnreadableFile
 from pipelines.stages.captions import survivors_of
 from pipelines.stages.decisions import NOT_AT_HAND
-from pipelines.stages.downloads import STAGE, downloaded_state, images_at_hand, images_of, original_sizes, state_of
+from pipelines.stages.downloads import (
+    STAGE,
+    downloaded_state,
+    images_at_hand,
+    images_of,
+    last_of_each,
+    original_sizes,
+    state_of,
+)
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
 from pipelines.store.commit import TableFile, read_json
@@ -69,10 +77,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
     # Records of earlier versions lack the last columns.
     records = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
-    ordinals = np.asarray(records["ordinal"])
-    order = np.argsort(ordinals, kind="stable")
-    is_last = ordinals[order] != np.append(ordinals[order][1:], -1)  # of equal ones the last generation's
-    return statuses_of_today(records.take(pa.array(order[is_last])))
+    return statuses_of_today(last_of_each(records))
 
 
 @dataclass

@@ -15,6 +15,7 @@ import uvicorn
 
 from common.command_line import OK, Parser, WrongUse, exit_status, number, say
 from common.fields import Positive, Range
+from common.installation import remedy
 from common.plugins import PluginError, load_plugin
 from filters.presets import BadPreset
 from pipelines.store.commit import RunFailed
@@ -87,7 +88,7 @@ def _opened(output: str, preset: str | None) -> Output:
             raise
         raise WrongUse(
             f"OUTPUT {output!r} cannot be read ({error}); give a folder, or an address such as s3://bucket/folder, "
-            "whose package is installed: pip install '.[s3]' or '.[gcp]'"
+            f"whose package is installed: {remedy('cloud')}"
         ) from error
 
 

@@ -20,7 +20,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from common.command_line import WrongUse
 from common.shard_index import load, stamp_of
+from filters.spotting.weights import WeightsMissing
 from pipelines.datasets import load_dataset
 from pipelines.manifests import NoInput
 
@@ -486,3 +488,38 @@ def test_results_in_a_folder_of_manifests_are_no_input(
         filtering(output / "kept", output, stages=("captions",))
     other = filtering(output / "kept", tmp_path / "other", stages=("captions",))
     assert len(other.rows("kept")) == 6
+
+
+def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(
+    tmp_path: Path, pairs: Path, filtering: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(target: Any = None, say: Any = None) -> None:
+        raise WeightsMissing("no network")
+
+    monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
+    monkeypatch.setattr("pipelines.driver.run.download_and_install", offline)
+    with pytest.raises(WrongUse, match=r"no network.*STAGES=captions"):
+        filtering(pairs, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(
+    tmp_path: Path,
+    pairs: Path,
+    tsv: Callable[..., Path],
+    filtering: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Fetched(Exception):
+        pass
+
+    def fetch(target: Any = None, say: Any = None) -> None:
+        raise Fetched
+
+    monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
+    monkeypatch.setattr("pipelines.driver.run.download_and_install", fetch)
+    with pytest.raises(Fetched):
+        filtering(pairs, tmp_path / "out")
+    filtering(pairs, tmp_path / "captions", stages=("captions", "export"))
+    urls = tsv(tmp_path / "urls.tsv", [{"caption": "A dog runs", "url": "http://example.org/a.jpg"}])
+    filtering(urls, tmp_path / "urls", stages=("captions", "spotting", "export"))

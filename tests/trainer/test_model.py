@@ -283,7 +283,7 @@ def test_weights_that_do_not_fit(tmp_path: Path) -> None:
         student_of(warm_start=str(path))
     with pytest.raises(BadWeights, match=r"there is no file or folder nowhere"):
         student_of(warm_start_text="nowhere")
-    with pytest.raises(BadWeights, match=r"pip install no-such-package"):
+    with pytest.raises(BadWeights, match=r"install .*no-such-package"):
         student_of(warm_start_image="package:no_such_package")
     for name in ("a.pt", "b.pt"):
         written(tmp_path / "two" / name, {}) if (tmp_path / "two").exists() else (tmp_path / "two").mkdir()

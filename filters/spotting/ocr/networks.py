@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
+from common.installation import install_command
 from filters.spotting.ocr.detection import Floats
 from filters.spotting.settings import EngineName, SpotterSettings
 
@@ -40,7 +41,7 @@ class _OnnxRuntime:
         if provider not in onnxruntime.get_available_providers():
             raise RuntimeError(
                 f"engine {settings.engine} needs {provider}, which this onnxruntime has not; "
-                "pip install onnxruntime-gpu in place of onnxruntime"
+                f"remove onnxruntime, then {install_command('onnxruntime-gpu')}"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1

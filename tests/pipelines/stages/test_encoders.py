@@ -181,7 +181,7 @@ def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.encoder_names.find_spec", lambda module: None)
-    with pytest.raises(EncoderError, match=r"needs the package torch, .*pip install '.\[dedup\]'"):
+    with pytest.raises(EncoderError, match=r"needs the package torch, .* install .*\[score\]"):
         find_encoder(LITE0)
 
 

@@ -1,0 +1,77 @@
+"""The command that adds packages to this installation, in the way in which it was made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+from importlib.metadata import distributions
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+NAME = "open-diht"
+
+
+def remedy(*extras: str) -> str:
+    """Return the command that adds these extras; without any, what the filters need."""
+    return install_command(*_requirement(f"[{','.join(extras)}]" if extras else ""))
+
+
+def install_command(*requirements: str) -> str:
+    """Return the command that installs these requirements into this environment."""
+    return shlex.join([*_installer(), *requirements])
+
+
+def uv_command() -> list[str] | None:
+    """Return what starts uv: the program on PATH, or the module; None where there is neither."""
+    if found := shutil.which("uv"):
+        return [found]
+    return [sys.executable, "-m", "uv"] if find_spec("uv") else None
+
+
+def _requirement(extras: str) -> list[str]:
+    """Return the words that name this distribution with extras to an installer."""
+    record = _direct_url()
+    if record is None:
+        return [f"{NAME}{extras}"]
+    url = str(record["url"])
+    if "dir_info" in record:
+        editable = ["-e"] if record["dir_info"].get("editable") else []
+        return [*editable, f"{url2pathname(urlsplit(url).path)}{extras}"]
+    if vcs := record.get("vcs_info"):
+        url = f"{vcs['vcs']}+{url}@{vcs.get('requested_revision') or vcs['commit_id']}"
+    if folder := record.get("subdirectory"):
+        url = f"{url}#subdirectory={folder}"
+    return [f"{NAME}{extras} @ {url}"]
+
+
+def _direct_url() -> dict[str, Any] | None:
+    """Return where the distribution was installed from, as its direct_url.json has it; None: from an index."""
+    for found in distributions(name=NAME):  # a checkout's egg-info may come before what pip wrote
+        if text := found.read_text("direct_url.json"):
+            record: dict[str, Any] = json.loads(text)
+            return record
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "setup.py").is_file():  # it runs by PYTHONPATH
+        return {"url": checkout.as_uri(), "dir_info": {"editable": True}}
+    return None
+
+
+def _installer() -> list[str]:
+    """Return `pip install` or `uv pip install` of this environment, as a person types it."""
+    by_uv = any((found.read_text("INSTALLER") or "").strip() == "uv" for found in distributions(name=NAME))
+    uv = uv_command()
+    if uv and (by_uv or not find_spec("pip")):
+        shown = ["uv"] if len(uv) == 1 else [_python(), *uv[1:]]
+        active = os.environ.get("VIRTUAL_ENV") == sys.prefix
+        return [*shown, "pip", "install", *(() if active else ("--python", sys.executable))]
+    return [_python(), "-m", "pip", "install"]
+
+
+def _python() -> str:
+    return "python" if shutil.which("python") == sys.executable else sys.executable

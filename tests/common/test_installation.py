@@ -1,0 +1,87 @@
+"""Remedies are printed the way the installation was made."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from common import installation
+from common.installation import install_command, remedy
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the metadata of an installation from an index by pip, outside of any checkout."""
+    folder = tmp_path / "site" / "open_diht-0.1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: open-diht\nVersion: 0.1.0\n")
+    (folder / "INSTALLER").write_text("pip\n")
+    monkeypatch.setattr(sys, "path", [str(folder.parent)])
+    monkeypatch.setattr(installation, "__file__", str(folder.parent / "common" / "installation.py"))
+    monkeypatch.setattr(installation, "find_spec", lambda name: object() if name == "pip" else None)
+    monkeypatch.setattr(installation, "_python", lambda: "python")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (None, "'open-diht[train]'"),
+        ({"url": "file:///src/open%20diht", "dir_info": {"editable": True}}, "-e '/src/open diht[train]'"),
+        ({"url": "file:///src/diht", "dir_info": {}}, "'/src/diht[train]'"),
+        (
+            {
+                "url": "https://example.org/diht",
+                "vcs_info": {"vcs": "git", "commit_id": "abc", "requested_revision": "v1"},
+            },
+            "'open-diht[train] @ git+https://example.org/diht@v1'",
+        ),
+        (
+            {"url": "https://example.org/diht", "vcs_info": {"vcs": "git", "commit_id": "abc"}, "subdirectory": "in"},
+            "'open-diht[train] @ git+https://example.org/diht@abc#subdirectory=in'",
+        ),
+        (
+            {"url": "file:///w/open_diht-0.1.0-py3-none-any.whl", "archive_info": {}},
+            "'open-diht[train] @ file:///w/open_diht-0.1.0-py3-none-any.whl'",
+        ),
+    ],
+    ids=["index", "editable", "folder", "tag", "commit", "wheel"],
+)
+def test_a_remedy_names_where_the_installation_came_from(
+    installed: Path, record: dict[str, object] | None, words: str
+) -> None:
+    if record is not None:
+        (installed / "direct_url.json").write_text(json.dumps(record))
+    assert remedy("train") == f"python -m pip install {words}"
+    assert remedy() == f"python -m pip install {words}".replace("[train]", "").replace(
+        "'open-diht'", "open-diht"
+    ).replace("'/src/diht'", "/src/diht")
+
+
+def test_a_checkout_that_is_not_installed_is_named_by_its_path(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkout" / "common").mkdir(parents=True)
+    (tmp_path / "checkout" / "setup.py").touch()
+    monkeypatch.setattr(installation, "__file__", str(tmp_path / "checkout" / "common" / "installation.py"))
+    monkeypatch.setattr(sys, "path", [])
+    assert remedy("view", "score") == f"python -m pip install -e '{tmp_path}/checkout[view,score]'"
+
+
+def test_uv_installs_what_it_installed_and_where_there_is_no_pip(
+    installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation, "uv_command", lambda: ["/bin/uv"])
+    assert install_command("openvino") == "python -m pip install openvino"
+    (installed / "INSTALLER").write_text("uv\n")
+    assert install_command("openvino") == f"uv pip install --python {sys.executable} openvino"
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert install_command("openvino") == "uv pip install openvino"
+    monkeypatch.setattr(installation, "uv_command", lambda: [sys.executable, "-m", "uv"])
+    assert install_command("openvino") == "python -m uv pip install openvino"
+    (installed / "INSTALLER").write_text("pip\n")
+    monkeypatch.setattr(installation, "find_spec", lambda name: None)
+    assert install_command("openvino") == "python -m uv pip install openvino"
