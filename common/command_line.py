@@ -6,10 +6,12 @@ Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by 
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from common.fields import BadValue, converted
@@ -92,6 +94,32 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
     for name in names:
         if getattr(options, name) == "":
             raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
+
+
+def check_folder(called: str, folder: Path) -> None:
+    """Refuse a folder that nothing should be written into, or that the system does not take.
+
+    Args:
+        called: its name for people, such as OUTPUT.
+        folder: on a disk; it need not exist.
+
+    Raises:
+        WrongUse: it is the root of the file system, the home folder, no UTF-8, or too long.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise WrongUse(
+            f"{called} {str(folder)!r} is not UTF-8, and records name it; give a folder whose name is"
+        ) from error
+    try:
+        os.lstat(folder / ("x" * 100))  # room for names of results
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); give another one") from error
+    for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
+        if os.path.realpath(folder) == os.path.realpath(place):
+            raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")
 
 
 def say(line: str) -> None:

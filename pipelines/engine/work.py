@@ -17,6 +17,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.store.commit import RunFailed, read_json, remove
 from pipelines.store.layout import Layout
 from pipelines.store.names import image_unit_name, unit_of
+from pipelines.store.ownership import is_record
 from pipelines.store.records import Vouched, removed
 from pipelines.store.storage import each, is_local, stamps
 
@@ -169,8 +170,9 @@ class Work:
         for folder in [path for path in self.layout.work.iterdir() if path.is_dir()]:
             for name in stamps(self.layout.commits(folder.name), ".json"):
                 # What was found of all units together (ranges of keys, centroids) was found of these too.
-                if unit_of(name) in units or unit_of(name) not in known:
-                    remove(self.layout.commit(folder.name, name))
+                path = self.layout.commit(folder.name, name)
+                if unit_of(name) in units or (unit_of(name) not in known and is_record(path)):
+                    remove(path)
 
     def place(self, name: str) -> int:
         """A number for a unit, an image unit (that of its unit), or a pass over all of them."""
