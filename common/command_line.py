@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -40,6 +41,22 @@ class Parser(argparse.ArgumentParser):
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
+
+
+class Once(argparse.Action):
+    """For `action=` of argparse: an option that may be given only once, where the last one would win in silence."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store the value. Raises `WrongUse` where there is one already."""
+        given = f"{self.dest}_is_given"
+        if getattr(namespace, given, False):
+            first = getattr(namespace, self.dest)
+            raise WrongUse(
+                f"{option_string} is given twice, as {first} and {values}; give it once. (`make` passes on its "
+                f"variable {self.dest.upper()} and ARGS.)"
+            )
+        setattr(namespace, given, True)
+        setattr(namespace, self.dest, values)
 
 
 def number(hint: Any) -> Callable[[str], Any]:
@@ -85,7 +102,8 @@ def exit_status(
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
     """The one line; returns `status`."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error is full or gone; the status still says it
+        print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
 
@@ -127,6 +145,8 @@ def say(line: str) -> None:
     the status of others there."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(complain(f"standard output cannot be written ({error.strerror}); make room there")) from None

@@ -174,4 +174,5 @@ def remove_leftovers(layout: Layout) -> None:
     """Delete temporary files and folders that killed runs left where runs write. Only names of
     `temporary_beside` are deleted, and folders of others are not listed. An object store keeps none."""
     for folder in layout.folders() if is_local(layout.root) else ():
-        remove_temporaries(Path(folder))
+        assert is_local(folder)
+        remove_temporaries(folder)
