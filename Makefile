@@ -1,7 +1,7 @@
 # The commands people type. `make help` lists them; everything lives in .venv, and nothing is installed twice.
 
 ##@ Variables of `make filter`
-DATASET ?= sample#          sample, laion2b, laion400m, ... or custom
+DATASET ?= $(if $(INPUT),custom,sample)#  sample, laion2b, laion400m, ... or custom, which INPUT alone means
 INPUT   ?=#                 manifests to read: a file or a quoted glob (the sample brings its own)
 OUTPUT  ?= out/$(DATASET)#  folder for the results; run again with the same one to resume. Or hf://datasets/owner/name, see docs/howto/hub.md
 PRESET  ?= paper#           paper, balanced, strict, paper-dedup, laion-paper, safe or a YAML file: what is counted, and the thresholds
@@ -57,6 +57,9 @@ ifneq ($(UNKNOWN),)
   NEAREST := $(shell python3 -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' '$(UNKNOWN)' $(VARIABLES) 2>/dev/null)
   $(error unknown variable $(UNKNOWN)$(if $(NEAREST), (did you mean $(NEAREST)?)); there are $(VARIABLES); see `make help`)
 endif
+# A place that is typed and empty is a shell variable that is not set; the default is not what was meant.
+EMPTY := $(firstword $(foreach name,OUTPUT INPUT DATA WORKDIR,$(if $(filter $(name),$(TYPED)),$(if $(value $(name)),,$(name)))))
+$(if $(EMPTY),$(error $(EMPTY) is empty, perhaps a variable that is not set; name a place, or leave it out))
 # Values are taken as they were typed: a $$ in a file's name is no variable of make.
 $(foreach name,$(VARIABLES),$(if $(filter-out file,$(origin $(name))),$(eval override $(name) := $$(value $(name)))))
 
@@ -94,6 +97,7 @@ option = $(if $(2), $(1)=$(call quote,$(2)))
 help: ## List the commands and variables
 	@awk '/^##@/ { printf "\n%s\n", substr($$0, 5) } \
 	  /^[A-Z]+ *\?=/ { split($$0, a, /#  */); n = a[1]; sub(/ *\?=.*/, "", n); v = a[1]; sub(/^[^=]*= */, "", v); \
+	    if (v ~ /if/) gsub(/.*,|\)/, "", v); \
 	    printf "  %-13s %s%s\n", n, a[2], v == "" ? "" : " [" v "]" } \
 	  /^[a-z0-9-]+:.*## / { n = $$0; sub(/:.*/, "", n); d = $$0; sub(/.*## /, "", d); printf "  %-13s %s\n", n, d }' Makefile
 

@@ -6,11 +6,13 @@ Exit status: 0 well; 1 failed; 2 wrong use, nothing was written; 130 stopped by 
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -40,6 +42,22 @@ class Parser(argparse.ArgumentParser):
             option = message.removeprefix("argument ").partition(":")[0].rpartition("/")[2]
             hint = f"; a value that begins with - follows a =, as in {option}=-1"
         raise WrongUse(f"{message}{hint} (see --help)")
+
+
+class Once(argparse.Action):
+    """For `action=` of argparse: an option that may be given only once, where the last one would win in silence."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Store the value. Raises `WrongUse` where there is one already."""
+        given = f"{self.dest}_is_given"
+        if getattr(namespace, given, False):
+            first = getattr(namespace, self.dest)
+            raise WrongUse(
+                f"{option_string} is given twice, as {first} and {values}; give it once. (`make` passes on its "
+                f"variable {self.dest.upper()} and ARGS.)"
+            )
+        setattr(namespace, given, True)
+        setattr(namespace, self.dest, values)
 
 
 def number(hint: Any) -> Callable[[str], Any]:
@@ -101,7 +119,8 @@ def _unprinted(message: str) -> bool:
 
 def complain(error: Exception | str, status: int = FAILED) -> int:
     """The one line; returns `status`."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # standard error is full or gone; the status still says it
+        print(f"error: {error}", file=sys.stderr, flush=True)
     return status
 
 
@@ -112,11 +131,39 @@ def refuse_empty(options: argparse.Namespace, *names: str) -> None:
             raise WrongUse(f"--{name} is empty, perhaps a variable that is not set; name a place, or leave it out")
 
 
+def check_folder(called: str, folder: Path) -> None:
+    """Refuse a folder that nothing should be written into, or that the system does not take.
+
+    Args:
+        called: its name for people, such as OUTPUT.
+        folder: on a disk; it need not exist.
+
+    Raises:
+        WrongUse: it is the root of the file system, the home folder, no UTF-8, or too long.
+    """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise WrongUse(
+            f"{called} {str(folder)!r} is not UTF-8, and records name it; give a folder whose name is"
+        ) from error
+    try:
+        os.lstat(folder / ("x" * 100))  # room for names of results
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise WrongUse(f"{called} {folder} cannot be a folder ({error.strerror}); give another one") from error
+    for place, words in (("/", "the root of the file system"), (os.path.expanduser("~"), "the home folder")):
+        if os.path.realpath(folder) == os.path.realpath(place):
+            raise WrongUse(f"{called} {folder} is {words}; give a folder for the results alone, such as out/sample")
+
+
 def say(line: str) -> None:
     """A line for people; pipes see it at once. Where nobody reads any more, as behind `| head`, the command ends with
     the status of others there."""
     try:
         print(line, flush=True)
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
-        raise SystemExit(128 + signal.SIGPIPE) from None
+        if isinstance(error, BrokenPipeError):
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        raise SystemExit(complain(f"standard output cannot be written ({error.strerror}); make room there")) from None

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-TEMPORARY = ".tmp-"
-"""What names of files and folders that are being written begin with."""
+TEMPORARY = ".tmp-diht-"
+"""Prefix of files and folders that are being written. It names this program, because what a killed
+run leaves is deleted by its name, and other programs use `.tmp-` too."""
 
-
-_FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-f]{{8}}", re.DOTALL)
+# The tail is that of `temporary_beside`, or of `tempfile` where it is given the prefix.
+_FRESH = re.compile(rf"{re.escape(TEMPORARY)}.+-[0-9a-z_]{{8}}", re.DOTALL)
 
 
 def temporary_beside(path: Path) -> Path:
@@ -27,8 +28,20 @@ def temporary_beside(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a name is one of `temporary_beside`, where others' files may begin with `TEMPORARY`, too."""
+    """Return whether `temporary_beside` gave this name to a file or folder."""
     return _FRESH.fullmatch(name) is not None
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed runs left directly in `folder`. Files of other programs stay, and no folder
+    below is looked into."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        if not is_temporary(path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

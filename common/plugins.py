@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 
 _loaded: dict[str, None] = {}
 
@@ -15,8 +16,10 @@ def load_plugin(name: str) -> None:
     """Import a module by its dotted name.
 
     Raises:
-        PluginError: it is not found, or fails while it is loaded.
+        PluginError: it is not found, or fails while it is loaded, or is a module of Python itself.
     """
+    if name.partition(".")[0] in sys.stdlib_module_names:
+        raise PluginError(f"--plugin {name}: a module of Python registers nothing; rename yours, or name another one")
     try:
         importlib.import_module(name)
     except Exception as error:  # a module of somebody else's may fail in any way

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -100,21 +101,27 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n").rstrip():
-            self._out.write(line + "\n")
+            with suppress(OSError):  # standard error is full; the work is not to end for want of its progress
+                self._out.write(line + "\n")
 
     def flush(self) -> None:
-        self._out.flush()
+        with suppress(OSError):
+            self._out.flush()
 
 
 def running(done: int, total: int | None, unit: str, seconds: float, *, before: int = 0, exact: bool = True) -> str:
-    """What is said of work that goes on. It is never all done: there is something to finish when everything is
-    counted."""
+    """Return the line of work that is under way."""
     rate, of = _rate(done - before, seconds), f" {unit}" if unit else ""
     said, left = f"{done:>12,}", "-"
     if total:
-        of = f" of {'' if exact else 'about '}{total:,}{of} ({min(99, 100 * done // total)} %)"
+        of = f" of {'' if exact else 'about '}{total:,}{of} ({_percent(done, total, exact)} %)"
         left = duration(max(1.0, (total - done) / rate)) if rate else "-"
     return f"{said}{of}  {rate:,.0f}/s  ETA {left}"
+
+
+def _percent(done: int, total: int, exact: bool) -> int:
+    """Return 100 only where an exact total is reached: an estimate may grow."""
+    return min(100 if exact else 99, 100 * done // total)
 
 
 def duration(seconds: float) -> str:

@@ -11,6 +11,7 @@ import importlib
 import logging
 import os
 import signal
+import sys
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -38,8 +39,8 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     global _terminal
     for variable, value in ONE_THREAD.items():
         os.environ.setdefault(variable, value)
-    with contextlib.suppress(OSError):  # closed: nobody reads
-        _terminal = os.dup(2)  # while stages run, 2 is their log
+    _open_standard_files()
+    _terminal = os.dup(2)  # while stages run, 2 is their log
     asked = [number for number in _SAID if signal.getsignal(number) is not signal.SIG_IGN]  # as nohup and `&` ask
     for number in asked:
         signal.signal(number, _end)
@@ -61,7 +62,25 @@ def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
     raise SystemExit(status)
 
 
+def _open_standard_files() -> None:
+    """Open /dev/null in place of standard files that are closed, before other files get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            os.set_inheritable(number, True)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+
+
 def _end(number: int, frame: FrameType | None = None) -> NoReturn:
     line = f"{_SAID[signal.Signals(number)]}; the same command goes on where this one stopped\n"
-    os.write(_terminal, line.encode())
+    with contextlib.suppress(OSError):  # standard error is full
+        os.write(_terminal, line.encode())
     os._exit(128 + number)  # at once: threads of Beam that wait for workers would be waited for

@@ -43,6 +43,11 @@ _Loader.add_implicit_resolver(
 
 def read_yaml(path: Path) -> Any:
     """What the YAML file holds. Raises `BadYaml`, also where there is no such file or it is no text."""
+    if address := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/", str(path)):  # Path makes one slash of two
+        raise BadYaml(
+            f"{address[1]}://{str(path)[address.end() :]} is an address, and settings are read from files of this "
+            "machine; fetch it, and give the path of the copy"
+        )
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command_line import FAILED, OK, Parser, WrongUse, complain, exit_status, number, say
+from common.command_line import FAILED, OK, Parser, WrongUse, check_folder, complain, exit_status, number, say
 from common.fields import Count, Positive
 from eval.errors import EvalError, ModelError
 
@@ -120,6 +120,7 @@ def _bench(options: argparse.Namespace) -> int:
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
     output = Path(options.output or Path("out") / "bench" / _plain(options.model))
     folder = Path(options.cache).expanduser() if options.cache else _cache_folder()
+    check_folder("--output", output)
     _can_be_folder(output, "output")
     _can_be_folder(folder, "cache")
     if options.data and not data.is_dir():

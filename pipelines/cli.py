@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from common import command_line
-from common.command_line import OK, Parser, WrongUse, complain, number, refuse_empty, say
+from common.command_line import OK, Once, Parser, WrongUse, complain, number, refuse_empty, say
 from common.fields import Positive, Range, Share
 from common.hub_address import SCHEME, parse_address
 from common.installation import remedy
@@ -49,6 +49,8 @@ from pipelines.store.storage import StorePath, store_path
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
+MOST_SHARDS = 10_000
+"""Each shard looks for all others again and again, which takes seconds with a million of them."""
 _COLUMNS = ("caption", "url", "uid", "image", "image_path")
 """Roles whose columns people may name."""
 _WORK = "out/hub"
@@ -80,7 +82,9 @@ _FAILED = (
 def command_parser(prog: str, description: str) -> Parser:
     """The options of a run; other commands add theirs."""
     parser = Parser(prog=prog, description=description)
-    parser.add_argument("--dataset", default="sample", help=f"one of {', '.join(dataset_names())}")
+    parser.add_argument(
+        "--dataset", help=f"one of {', '.join(dataset_names())} (default: custom with --input, else sample)"
+    )
     parser.add_argument(
         "--input", help="manifests: pattern, folder, file or comma-separated list (default: data/<dataset>/)"
     )
@@ -96,7 +100,9 @@ def command_parser(prog: str, description: str) -> Parser:
     )
     parser.add_argument("--private", action="store_true", help="with --output hf://...: a repository made is private")
     parser.add_argument("--licence", metavar="NAME", help="of the results, for the card: cc-by-4.0, ... (the source's)")
-    parser.add_argument("--preset", default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file")
+    parser.add_argument(
+        "--preset", action=Once, default="paper", help=f"thresholds: {', '.join(preset_names())}, or a YAML file"
+    )
     parser.add_argument("--stages", help=f"comma-separated, of {','.join(STAGES)} (default: all that apply)")
     parser.add_argument(
         "--export",
@@ -161,9 +167,7 @@ def add_where(parser: argparse.ArgumentParser) -> None:
         "workers of prism, dask and flink",
         "Beam's own options are taken by their names: --flink_master=host:8081, ...",
     )
-    portable.add_argument(
-        "--worker-python", default=sys.executable, metavar="FILE", help="Python with Beam and the libraries (this one)"
-    )
+    portable.add_argument("--worker-python", metavar="FILE", help="Python with Beam and the libraries (this one)")
     portable.add_argument(
         "--boot-command", metavar="FILE", help="boot program on hosts with other files, /opt/diht/boot in our image"
     )
@@ -201,13 +205,20 @@ def backend_of(
         options.runner,
         of_beam,
         Workers(
-            python=options.worker_python,
+            python=options.worker_python or sys.executable,
             boot=options.boot_command,
             start_seconds=options.start_timeout,
             scheduler=options.dask_scheduler,
         ),
         ours=[name for action in parser._actions for name in action.option_strings],
     )
+    if backend.name in ("direct", "dataflow"):
+        for option in ("worker_python", "boot_command"):
+            if getattr(options, option):
+                raise WrongUse(
+                    f"--{option.replace('_', '-')} says how workers of prism, dask and flink start; leave it out with "
+                    f"RUNNER={backend.name}"
+                )
     if options.workers and isinstance(backend, Direct):
         check_workers(options.workers)
     backend.check(places)
@@ -300,7 +311,7 @@ def settings_of(
     refuse_empty(options, "input", "output", "work")
     for name in options.plugin:
         load_plugin(name)
-    dataset = load_dataset(options.dataset)
+    dataset = load_dataset(options.dataset or ("custom" if options.input else "sample"))
     roles = {role: getattr(options, f"{role}_column") for role in _COLUMNS}
     names = options.columns.split(",") if options.columns else None
     dataset = dataset.with_roles(
@@ -436,5 +447,7 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
         return None
     first, _, second = text.partition("/")
     if first.isdecimal() and second.isdecimal() and len(text) < 20 and int(first) < int(second):
+        if int(second) > MOST_SHARDS:
+            raise WrongUse(f"shard {text!r} is one of more than {MOST_SHARDS:,}; give at most so many")
         return int(first), int(second)
     raise WrongUse(f"shard {text!r} is not i/n with 0 <= i < n, for example 0/4")

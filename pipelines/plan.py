@@ -18,7 +18,6 @@ from typing import Any
 
 from common.naming import counted
 from pipelines.datasets import Dataset
-from pipelines.hub.contents import contents
 from pipelines.hub.pins import pinned
 from pipelines.manifests import (
     BadSchema,
@@ -39,6 +38,7 @@ from pipelines.manifests import (
 from pipelines.manifests.files import is_url
 from pipelines.store.commit import Garbled, publish_first, publish_json, read_json
 from pipelines.store.layout import Layout
+from pipelines.store.ownership import check_output
 from pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
@@ -113,6 +113,7 @@ def make_plan(
 
     Raises:
         ManifestError: nothing matches, a column is missing or ambiguous, files disagree.
+        WrongUse: `output` is not free, see `check_output`.
     """
     check_images_root(dataset)
     kept = None if output is None else _kept(output)
@@ -165,9 +166,10 @@ def make_plan(
 
 
 def _kept(output: StorePath) -> Plan | None:
-    path = Layout(output).plan
-    with asked(path, PlanMismatch, SEE_TO_OUTPUT):
-        found = known_plan(path)
+    layout = Layout(output)
+    with asked(layout.plan, PlanMismatch, SEE_TO_OUTPUT):
+        check_output(layout)
+        found = known_plan(layout.plan)
     return None if found is None else _load(found)
 
 
@@ -212,22 +214,11 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     same moment, the first one's holds for all.
 
     Raises:
-        PlanMismatch: the one that lies there is of another input, or lies there no more; or there is none, but files
-            with the names of results, which are somebody else's.
+        PlanMismatch: the one that lies there is of another input.
+        WrongUse: see `check_output`.
     """
     if not path.exists():
-        begun = next(iter(path.parent.glob("*/commits/*.json")), None)
-        if begun is not None and not path.exists():  # another shard's lies there before it commits anything
-            raise PlanMismatch(
-                f"{path} is gone, and nothing else says which rows the units are that {path.parent.parent} holds; "
-                "choose another OUTPUT, or remove that folder to start anew"
-            )
-        foreign = next(iter(contents(path.parent.parent)), None)
-        if foreign is not None and not path.exists():
-            raise PlanMismatch(
-                f"{path.parent.parent} holds {foreign}, which no run here has written ({path} is not there), and which "
-                "a run would write over; choose another OUTPUT, or move it away"
-            )
+        check_output(Layout(path.parent.parent))
         if publish_first(path, _content(plan)):
             return plan
     existing = known_plan(path) or {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command_line import Parser, WrongUse, exit_status
+from common.command_line import Parser, WrongUse, check_folder, exit_status
 from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
@@ -34,6 +34,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
     def run() -> int:
         options = parser.parse_args(arguments)
         output, claims = Path(options.output), _claims(options.claims, options.track)
+        check_folder("OUTPUT", output)
+        if options.study == "tiny" and options.data:
+            raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
         # These import torch and open_clip, for which neither help nor a wrong word is to wait.
         from study import synthetic
         from study.data import DRAWN, Data
@@ -43,7 +46,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
             return make_pages(Rows(output), options.page)
         track = _runnable(options.track, options.study)
         tiny, folder = options.study == "tiny", Path(options.data or "out/study-data")
-        if tiny and not options.data:
+        if tiny:
             folder = output / "data"
             synthetic.write_synthetic(folder)
         data = Data(folder, output / "cache", drawn=synthetic.DRAWN if tiny else DRAWN)

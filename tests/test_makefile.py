@@ -90,6 +90,21 @@ def test_defaults_are_made_of_other_variables() -> None:
     )
 
 
+def test_input_alone_means_custom() -> None:
+    for target in ("filter", "pilot"):
+        assert "--dataset=custom" in run_by(target, "INPUT=a.tsv")
+        assert "--dataset=sample" in run_by(target)
+        assert "--dataset=laion2b" in run_by(target, "INPUT=a.tsv", "DATASET=laion2b")
+    assert "--output=out/custom" in run_by("filter", "INPUT=a.tsv")
+
+
+@pytest.mark.parametrize("word", ["OUTPUT=", "INPUT=", "DATA=", "WORKDIR="])
+def test_a_place_that_is_typed_and_empty_is_refused(word: str) -> None:
+    done = make("filter", word)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{word[:-1]} is empty, perhaps a variable that is not set" in done.stderr
+
+
 def test_where_and_which_units_is_said_of_concepts_and_the_pilot_too() -> None:
     where = ["RUNNER=prism", "WORKERS=3", "SHARD=1/4"]
     features, heads = map(shlex.split, make("concepts", *where).stdout.splitlines())

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import TEMPORARY, published_folder, sha256_file
+from common.files import published_folder, remove_temporaries, sha256_file, temporary_beside
 from trainer.config import CheckpointSettings
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
@@ -234,14 +234,13 @@ class Checkpoints:
         os.rename(self.path(step), self.folder / name)
 
     def _remove(self, step: int) -> None:
-        aside = self.folder / f"{TEMPORARY}gone-{self.path(step).name}"
+        aside = temporary_beside(self.folder / f"gone-{self.path(step).name}")
         os.rename(self.path(step), aside)
         shutil.rmtree(aside)
 
     def _sweep(self) -> None:
         """Remove what a kill left of those that were being written or removed."""
-        for path in self.folder.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+        remove_temporaries(self.folder)
 
 
 def content_digest(manifest: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from common.files import published_folder
+from common.files import published_folder, remove_temporaries
 from trainer.checkpoint import (
     CANNOT_WRITE,
     MANIFEST,
@@ -139,6 +139,7 @@ class StoredCheckpoints(Checkpoints):
 
     def _clear(self) -> None:
         """Make room on the disk."""
+        remove_temporaries(self.folder)
         for path in self.folder.glob("*"):
-            if path.is_dir():
+            if step_of(path.name) is not None:
                 shutil.rmtree(path)

@@ -111,10 +111,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _drop_features(cache: Path) -> None:
-    """What is kept of the data (hashes) serves the next checkpoint, features do not."""
-    for path in cache.glob("*"):
-        if path.is_dir() and path.name != "hashes":
-            shutil.rmtree(path, ignore_errors=True)
+    """Delete the features, which no other checkpoint can use. The hashes of the data stay."""
+    for path in cache.glob("[0-9a-f]" * 32):  # the names that eval.features gives
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _read(output: Path, code: int) -> Evaluated:

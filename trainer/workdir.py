@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from common.command_line import WrongUse
+from common.command_line import WrongUse, check_folder
 from common.lease import RENEW_S, VALID_S, Lease, LeaseLost
 from common.ranks import Ranks
 from common.store_errors import in_words
@@ -181,6 +181,7 @@ def opened(
     url = str(workdir)
     if not is_remote(url):
         folder = Path(url.removeprefix("file://").removeprefix("local://"))
+        check_folder("WORKDIR", folder)
         with _locked(folder, ranks):
             yield Workdir(folder)
         return

@@ -15,7 +15,7 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from common.command_line import WrongUse
+from common.command_line import WrongUse, check_folder
 from common.lease import Lease
 from filters.captions.parse import model_provenance
 from pipelines.concepts.features import FeatureStage
@@ -33,10 +33,12 @@ from pipelines.store.commit import publish_json, read_json, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.locking import FileLock, output_lock
+from pipelines.store.ownership import foreign_entry
 from pipelines.store.records import Vouched
 from pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
+_STAGES = ("vocabulary", "labels", "features")
 _NAMED = 10  # units that failed
 _BATCH, _BATCH_OF_GPU = 32, 256
 
@@ -91,6 +93,7 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
         raise WrongUse(f"{settings.data}/kept: no *.parquet; DATA is the output folder of `make filter`")
     data = _Data(kept, shard_entries(settings.data))
     layout = Layout(settings.output)
+    _check_output(layout)
     extraction = Extraction(settings, layout)
     if isinstance(settings.backend, Direct):
         check_device(extraction.device)
@@ -105,6 +108,21 @@ def run(settings: ConceptSettings, say: Callable[[str], None] = _log.info) -> in
             settle(layout, settings.teacher, settings.precision, extraction.device, sees)
             extraction = Extraction(settings, layout)
         return _Run(settings, layout, say, data, extraction, asked, lock).do()
+
+
+def _check_output(layout: Layout) -> None:
+    """Refuse an OUTPUT that holds files of others with names of ours. Raises WrongUse."""
+    if is_local(layout.root):
+        check_folder("OUTPUT", layout.root)
+    if layout.plan.exists() or any((layout.work / stage).is_dir() for stage in _STAGES):
+        return
+    results = (name for name in ("concepts.json", "vocabulary.json") if (layout.root / name).exists())
+    foreign = foreign_entry(layout, ["heads"]) or next(results, None)
+    if foreign is not None:
+        raise WrongUse(
+            f"{layout.root} holds {foreign}, which no run here has written, and which a run would write over; choose "
+            "another OUTPUT, or move it away"
+        )
 
 
 @dataclass(frozen=True)

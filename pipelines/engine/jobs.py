@@ -60,9 +60,10 @@ def run_units(
         return
     with contextlib.ExitStack() as stack:
         folder: StorePath = todo or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diht-todo-")))
-        prefix = "" if where.detached else TEMPORARY  # what a killed run leaves is swept
-        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}.json"
-        begun = names.with_name(f"{names.name}.begun")
+        # What a killed run leaves is swept, unless workers may still read it.
+        prefix = "" if where.detached else TEMPORARY
+        names = folder / f"{prefix}todo-{label}-{uuid.uuid4().hex[:8]}"
+        begun = _begun(names)
         publish_json(names, list(unit_names))
         if not where.detached:
             stack.callback(remove, names)
@@ -112,11 +113,16 @@ def assemble_partitions(
 
 def _read_names(names: StorePath) -> list[str]:
     """The unit names; leaves a mark that a worker has begun."""
-    names.with_name(f"{names.name}.begun").write_text("", encoding="ascii")
+    _begun(names).write_text("", encoding="ascii")
     found: list[str] | None = read_json(names)
     if found is None:
         raise FileNotFoundError(f"{names} is not there; is the output folder on storage that all workers see?")
     return found
+
+
+def _begun(names: StorePath) -> StorePath:
+    """Return the path of the mark that a worker has read `names`."""
+    return names.with_name(f"{TEMPORARY}begun-{names.name}")
 
 
 def _is_there(path: StorePath) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from common.naming import counted
@@ -17,6 +18,7 @@ from pipelines.plan import Plan, Unit
 from pipelines.store.commit import RunFailed, read_json, remove
 from pipelines.store.layout import Layout
 from pipelines.store.names import image_unit_name, unit_of
+from pipelines.store.ownership import is_record
 from pipelines.store.records import Vouched, removed
 from pipelines.store.storage import each, is_local, stamps
 
@@ -72,7 +74,7 @@ class Work:
             if not self.layout.plan.exists():
                 raise RunFailed(removed(self.layout))
             root = self.layout.root
-            room = f", whose disk has {shutil.disk_usage(root).free:,} bytes free" if is_local(root) else ""
+            room = f", whose disk has {_room(root)}" if is_local(root) else ""
             raise RunFailed(
                 f"{counted(len(left), 'unit')} of stage {stage.name} could be neither done nor set aside in OUTPUT "
                 f"{root}{room}; the first is {left[0]}. What is committed stays: make room where there is none, and "
@@ -169,8 +171,9 @@ class Work:
         for folder in [path for path in self.layout.work.iterdir() if path.is_dir()]:
             for name in stamps(self.layout.commits(folder.name), ".json"):
                 # What was found of all units together (ranges of keys, centroids) was found of these too.
-                if unit_of(name) in units or unit_of(name) not in known:
-                    remove(self.layout.commit(folder.name, name))
+                path = self.layout.commit(folder.name, name)
+                if unit_of(name) in units or (unit_of(name) not in known and is_record(path)):
+                    remove(path)
 
     def place(self, name: str) -> int:
         """A number for a unit, an image unit (that of its unit), or a pass over all of them."""
@@ -184,3 +187,11 @@ class Work:
             for unit, record in self.records("captions", units)
             for image_unit in (self.plan.image_units(int(record["rows"])) if record else ())
         ]
+
+
+def _room(folder: Path) -> str:
+    """Say what a disk has left: bytes, or that it takes no more files."""
+    state = os.statvfs(folder)
+    if state.f_files and not state.f_favail:
+        return "no inodes free: it takes no more files, however small"
+    return f"{state.f_bavail * state.f_frsize:,} bytes free"

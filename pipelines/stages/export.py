@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import posixpath
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from common.shard_index import FOLDER
 from pipelines.engine.work import Work
 from pipelines.settings import INDEX, RunSettings
 from pipelines.stages.dedup.findings import DuplicateFiles
@@ -14,7 +16,7 @@ from pipelines.stages.downloads import images_at_hand
 from pipelines.stages.shards import ExportStage, Shard, index_path
 from pipelines.stages.subset import write_subset
 from pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
-from pipelines.store.commit import publish_json, remove, retract
+from pipelines.store.commit import publish_json, remove, remove_empty, retract
 from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.records import Vouched, publish_record
 from pipelines.store.storage import StorePath, stamps
@@ -128,16 +130,24 @@ class Export:
         )
 
     def _remove_shards(self, but: Collection[str] = ()) -> None:
-        """Remove all shards, and the records of the stage but those of these units."""
-        shards: list[StorePath] = list((self.layout.root / "shards").glob("*.tar"))
+        """Remove the shards of the plan's units, and the records of the stage except those of the units
+        in `but`. Other tars in that folder belong to the user."""
+        folder = self.layout.root / "shards"
+        shards: list[StorePath] = [
+            path for path in folder.glob("*.tar") if path.name.rpartition("-")[0] in self.work.plan
+        ]
         done = stamps(self.layout.commits("export"), ".json")
         commits = (self.layout.commit("export", unit) for unit in done if unit not in but)
         for path in (*self._of_shards, *commits, *map(index_path, shards), *shards):
             remove(path)
+        remove_empty(folder / FOLDER, folder)
 
     def _remove_indexes(self, but: Collection[str] = ()) -> None:
-        """Remove the indexes of tars of the input but those of these names."""
-        stay = {kept_index(self.layout, tar).name for tar in but}
-        for path in (*self._of_indexes, *self.layout.indexes.glob("*.npz")):
-            if path.name not in stay:
-                remove(path)
+        """Remove the indexes of the plan's tars, except those of the tars in `but`. Other files in that
+        folder belong to the user."""
+        tars = {posixpath.basename(str(entry["path"])) for entry in self.work.plan.files} - {*but}
+        ours = {kept_index(self.layout, tar).name for tar in tars}
+        found = (path for path in self.layout.indexes.glob("*.npz") if path.name in ours)
+        for path in (*self._of_indexes, *found):
+            remove(path)
+        remove_empty(self.layout.indexes)

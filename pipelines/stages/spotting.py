@@ -92,7 +92,8 @@ class SpottingStage(GenerationStage):
     survivors: Survivors
     """The rows whose images are read."""
     name: str = field(default="spotting", init=False)
-    counted = noun = "images"
+    counted = "images"
+    noun = "rows"  # some have no image
     hints = MappingProxyType({"min_ram": "4GB"})  # OCR runs in a child beside each worker process
     nothing: ClassVar[dict[str, Any]] = {"downloads": None, "images": 0}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from common.files import naming
 from pipelines.plan import Unit
 from pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
 from pipelines.store.commit import published
@@ -39,7 +40,7 @@ def write_subset(layout: Layout, units: Iterable[Unit], duplicate_files: tuple[D
 
 def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], target: Path) -> int:
     """Write the uids of kept rows without the shared ones, sorted out of core, each once; how many they are."""
-    with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder:
+    with tempfile.TemporaryDirectory(prefix="diht-subset-") as folder, naming(Path(folder)):
         kept, shared = _Parts(Path(folder), "kept"), _Parts(Path(folder), "shared")
         for uids in of_kept:
             kept.add(uids)
@@ -52,7 +53,7 @@ def sort_uids(of_kept: Iterable[list[str]], of_shared: Iterable[list[str]], targ
                 body.write(pairs.astype("<u8").tobytes())
                 total += len(pairs)
             body.seek(0)
-            with open(target, "wb") as out:
+            with naming(target), open(target, "wb") as out:
                 header = {"descr": np.lib.format.dtype_to_descr(_PAIR), "fortran_order": False, "shape": (total,)}
                 np.lib.format.write_array_header_1_0(out, header)
                 while chunk := body.read(2**24):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common import files
-from common.files import TEMPORARY, is_temporary, naming, sync, temporary_beside
+from common.files import naming, remove_temporaries, sync, temporary_beside
 from pipelines.store.layout import Layout
 from pipelines.store.old_words import keys_of_today
 from pipelines.store.storage import StorePath, is_local, read_bytes
@@ -154,6 +153,14 @@ def remove(path: StorePath) -> None:
         return
 
 
+def remove_empty(*folders: StorePath) -> None:
+    """Delete these folders, in this order, where they are empty. An object store has no empty folders."""
+    for folder in folders:
+        if is_local(folder):
+            with suppress(OSError):  # it does not exist, or holds files
+                folder.rmdir()
+
+
 def retract(record: StorePath) -> None:
     """Take back a commit record before what it vouches for is replaced: a kill in between must leave a unit undone, not
     the old record beside new files."""
@@ -164,13 +171,8 @@ def retract(record: StorePath) -> None:
 
 
 def remove_leftovers(layout: Layout) -> None:
-    """Delete temporary files and folders of killed runs; an object store keeps none. `work/` is ours; elsewhere in the
-    folder users may keep files that only begin as ours do."""
-    if is_local(layout.root):
-        for left in list(layout.root.rglob(f"{TEMPORARY}*")):
-            if not (is_temporary(left.name) or left.is_relative_to(layout.root / "work")):
-                continue
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
+    """Delete temporary files and folders that killed runs left where runs write. Only names of
+    `temporary_beside` are deleted, and folders of others are not listed. An object store keeps none."""
+    for folder in layout.folders() if is_local(layout.root) else ():
+        assert is_local(folder)
+        remove_temporaries(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
 """What becomes of rows: each kind has a part of every unit that has such rows."""
+_OF_STAGES = ("commits", "data", "dead", "failed", "progress", "begun")
+"""Folders that a stage may have in its folder of `work/`."""
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,13 @@ class Layout:
     def shards(self, unit: str) -> StorePath:
         """The first name of a unit's shards, without number and ending."""
         return self.root / "shards" / unit
+
+    def folders(self) -> Iterator[StorePath]:
+        """Yield the folders that runs write files into, whether they exist or not. Other folders of
+        `work/` belong to the user: a stage's has commit records or marks of progress from its first unit on."""
+        shards = self.root / "shards"
+        yield from (self.root, *(self.root / kind for kind in KINDS), shards, shards / ".index", self.indexes)
+        yield self.work
+        for stage in self.work.iterdir() if self.work.is_dir() else ():
+            if (stage / "progress").is_dir() or (stage / "commits").is_dir():
+                yield from (stage, *(stage / name for name in _OF_STAGES))

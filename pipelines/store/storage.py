@@ -210,7 +210,7 @@ def _on_disk(folder: Path) -> Iterator[tuple[str, os.stat_result | None]]:
             for entry in entries:
                 if not entry.name.startswith("."):
                     yield entry.name, _status(entry)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
 
 

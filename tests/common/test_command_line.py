@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from common.command_line import Parser, WrongUse, exit_status, number, say
+from common.command_line import Parser, WrongUse, complain, exit_status, number, say
 from common.fields import Count, Positive, Share
 
 
@@ -91,6 +91,21 @@ def test_a_command_ends_quietly_where_nobody_reads_any_more(monkeypatch: pytest.
         with pytest.raises(SystemExit) as ended:
             say("a line")
         assert ended.value.code == 141
+
+
+def test_full_standard_files_are_named_and_end_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert complain("what failed", 2) == 2
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            say("a line")
+        monkeypatch.undo()
+    assert ended.value.code == 1
+    assert "error: standard output cannot be written (No space left on device)" in capsys.readouterr().err
 
 
 def test_words_become_numbers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import Any
 
@@ -31,7 +32,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (45, 187, {"exact": False}, "45 of about 187 images (24 %)  5/s  ETA 0:28"),
         (45, 187, {"before": 36}, "45 of 187 images (24 %)  1/s  ETA 2:22"),
         (186, 187, {}, "186 of 187 images (99 %)  21/s  ETA 0:01"),
-        (187, 187, {}, "187 of 187 images (99 %)  21/s  ETA 0:01"),
+        (187, 187, {}, "187 of 187 images (100 %)  21/s  ETA 0:01"),
         (0, 187, {}, "0 of 187 images (0 %)  0/s  ETA -"),
         (45, None, {}, "45 images  5/s  ETA -"),
         (0, 0, {}, "0 images  0/s  ETA -"),
@@ -70,3 +71,16 @@ def test_work_that_takes_a_moment_shows_no_bar(monkeypatch: pytest.MonkeyPatch) 
     out = Terminal()
     assert list(ProgressBar(range(4), desc="targets", out=out)) == [0, 1, 2, 3]
     assert out.getvalue() == ""
+
+
+def test_a_full_log_ends_no_work() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    bar = ProgressBar(desc="captions", unit="rows", out=Full())
+    bar.move(1, 2)
+    bar.finish(2)

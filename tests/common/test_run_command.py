@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.pipelines.conftest import write_tsv
-from tests.pipelines.processes import Starter, starter
+from tests.pipelines.processes import REPOSITORY, Starter, starter
 
 pytestmark = pytest.mark.kill
 GOES_ON = "the same command goes on where this one stopped"
@@ -110,3 +111,14 @@ def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_pa
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said
+
+
+def test_standard_files_that_are_closed_are_opened_first() -> None:
+    """Else another file gets the number 2, and the log of a stage is written over it."""
+    code = (
+        "import os, sys; from common.run_command import _open_standard_files as opened; opened(); "
+        "sys.stderr.write('x'); assert os.path.samestat(os.fstat(2), os.stat(os.devnull)); "
+        "assert os.get_inheritable(2); sys.exit(7)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], preexec_fn=lambda: os.close(2), cwd=REPOSITORY, check=False)
+    assert done.returncode == 7

@@ -63,6 +63,14 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     "workers, mistyped": (["{good}", "--worker", "2"], "did you mean --workers?"),
     "shard, negative": (["{good}", "--shard=-1/3"], "shard '-1/3' is not i/n with 0 <= i < n, for example 0/4"),
     "shard, negative, without =": (["{good}", "--shard", "-1/3"], "a value that begins with - follows a ="),
+    "shard, of too many": (["{good}", "--shard", "0/100000000"], "more than 10,000; give at most"),
+    "preset, twice": (["{good}", "--preset", "strict", "--preset", "paper"], "given twice, as strict and paper"),
+    "preset, an address": (["{good}", "--preset", "https://a.org/x.yaml"], "https://a.org/x.yaml is an address"),
+    "plugin, of Python": (["{good}", "--plugin", "json"], "--plugin json: a module of Python"),
+    "worker python, no workers elsewhere": (
+        ["{good}", "--worker-python", "python3"],
+        "leave it out with RUNNER=direct",
+    ),
     "shard, beyond all numbers": (["{good}", "--shard", f"0/{'9' * 9_999}"], "is not i/n"),
     "preset, a key twice": (["{good}", "--preset", "{tmp}/twice.yaml"], "key 'pairs' is given twice"),
     "preset, no YAML": (["{good}", "--preset", "{tmp}/broken.yaml"], "broken.yaml, line 2, column 1: not YAML"),
@@ -99,6 +107,18 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors
     assert names in errors and not said
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [([], "sample"), (["--input", "{}"], "custom"), (["--input", "{}", "--dataset", "sample"], "sample")],
+)
+def test_input_alone_means_custom(words: list[str], name: str, manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    arguments = [word.format(manifest) for word in words]
+    parser = cli.command_parser("x", "")
+    settings = cli.settings_of(parser, parser.parse_args(arguments), [], arguments)
+    assert (settings.dataset.name, settings.output) == (name, Path("out") / name)
 
 
 def test_wrong_use_in_a_process(command: Command, manifest: Path, tmp_path: Path) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.command_line import WrongUse
 from pipelines.datasets import load_dataset
 from pipelines.manifests import BadSchema, NoInput, info_of, read
-from pipelines.plan import Plan, PlanMismatch, keep_plan, load_plan, make_plan, part_of
+from pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
 from pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
@@ -20,7 +23,7 @@ CUSTOM = load_dataset("custom")
 
 def test_results_are_no_input_through_a_link_either(tmp_path: Path) -> None:
     table = pa.table({"caption": ["a dog"], "url": ["http://1"]})
-    for name in ("set/a.parquet", "set/out/kept/part-0.parquet"):
+    for name in ("set/a.parquet", "set/out/old/part-0.parquet"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
@@ -86,18 +89,73 @@ def test_a_second_look_is_none(inputs: Path) -> None:
         assert info_of(unit.span, CUSTOM) is unit.span.info, "workers do not look either"
 
 
-@pytest.mark.parametrize("name", ["README.md", "run.json", "kept/mine.parquet", "shards/00000.tar"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "run.json",
+        "kept/mine.parquet",
+        "shards/00000.tar",
+        "work/.tmp-notes.txt",
+        "work/project/commits/mine.json",
+        "work/shards/00000.tar",
+    ],
+)
 def test_a_folder_with_files_of_others_that_a_run_would_write_over_is_refused(inputs: Path, name: str) -> None:
     theirs = inputs / "out" / name
     theirs.parent.mkdir(parents=True)
-    theirs.write_text("mine")
-    with pytest.raises(PlanMismatch, match=rf"out holds {name}, which no run .* another OUTPUT, or move it away"):
+    theirs.write_text("{}")
+    taken = "work/project" if "project" in name else name
+    with pytest.raises(
+        WrongUse, match=rf"out holds {re.escape(taken)}, which no run .* another OUTPUT, or move it away"
+    ):
         _kept(inputs)
     assert [path for path in (inputs / "out").rglob("*") if path.is_file()] == [theirs]
     theirs.rename(inputs / "out" / "notes.txt")
+    shutil.rmtree(inputs / "out" / name.partition("/")[0], ignore_errors=True)
     _kept(inputs)
+    theirs.parent.mkdir(parents=True, exist_ok=True)
     theirs.write_text("a result")
     _kept(inputs)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("report.html/x", "is a folder, and a run writes a file there"),
+        ("work/lock/x", "is a folder, and a run writes a file there"),
+        ("rejected", "is a file, and a run writes a folder there"),
+        ("work", "is a file, and a run writes a folder there"),
+    ],
+)
+def test_a_file_where_a_folder_is_written_is_refused(inputs: Path, name: str, says: str) -> None:
+    theirs = inputs / "out" / name
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.write_text("mine")
+    with pytest.raises(WrongUse, match=says):
+        _kept(inputs)
+    assert theirs.read_text() == "mine"
+
+
+def test_a_folder_that_is_no_place_for_results_is_refused(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to("home")
+    (tmp_path / "loop").symlink_to("loop")
+    for output, says in {
+        "/": "root of the file system",
+        f"{tmp_path}/home/../home": "home folder",
+        f"{tmp_path}/link": "home folder",
+        f"{tmp_path}/loop": "Too many levels",
+        f"{tmp_path}/{'x' * 256}": "File name too long",
+        f"{tmp_path}/{'x/' * 2_000}": "File name too long",
+        f"{tmp_path}/caf\udce9": "not UTF-8",
+    }.items():
+        with pytest.raises(WrongUse, match=says):
+            make_plan(f"{inputs}/in/*", CUSTOM, 1, 3, Path(output))
+    assert not [*(tmp_path / "home").iterdir()]
 
 
 def test_what_was_touched_is_looked_at_again_once(inputs: Path) -> None:

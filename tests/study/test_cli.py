@@ -67,6 +67,16 @@ def test_a_claim_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> 
     assert "claim 'dog' is unknown; there are cat, concepts, negatives, fewshot" in capsys.readouterr().err
 
 
+def test_the_tiny_study_takes_no_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--study", "tiny", "--data", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "leave --data out" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_root_is_no_place_for_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--output", "/"]) == 2
+    assert "OUTPUT / is the root of the file system" in capsys.readouterr().err
+
+
 def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,7 +106,7 @@ def tear(workdir: Path) -> None:
     newest = max((workdir / "checkpoints").glob("step-*"))
     file = newest / "training.pt"
     os.truncate(file, file.stat().st_size // 2)
-    (workdir / "checkpoints" / ".tmp-step-000000000099-0").mkdir()
+    (workdir / "checkpoints" / ".tmp-diht-step-000000000099-01234567").mkdir()
 
 
 def same_bits(one: object, other: object) -> bool:

@@ -191,7 +191,7 @@ def test_a_disk_that_is_full_ends_the_run_with_one_line(large: str, tmp_path: Pa
 def test_what_a_kill_left_is_swept(tmp_path: Path) -> None:
     checkpoints = kept(tmp_path)
     checkpoints.save(made(1))
-    (tmp_path / ".tmp-step-000000000002-abc").mkdir()
+    (tmp_path / ".tmp-diht-step-000000000002-01234567").mkdir()
     found = checkpoints.newest()
     assert found is not None and found.step == 1
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000000001"]

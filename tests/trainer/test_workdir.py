@@ -198,6 +198,7 @@ def test_a_run_that_ended_leaves_nothing_to_wait_for(store: RemoteFolder) -> Non
     ("url", "says"),
     [
         ("memory://run", r"WORKDIR memory://run is the memory of this process"),
+        ("/", r"WORKDIR / is the root of the file system"),
         ("nostore://bucket/run", r"nostore://bucket/run cannot be used: Protocol not known: nostore"),
     ],
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from common.files import TEMPORARY, publish_bytes
+from common.files import publish_bytes, remove_temporaries
 from trainer.data.errors import DataError, ShardUnavailable
 from trainer.data.store import TRIES, is_remote
 
@@ -104,8 +104,8 @@ class Folder:
     def sweep(self, *names: str) -> None:
         """Remove what killed runs left directly in a folder; a remote one keeps nothing. Only under `alone`."""
         path = self.local(*names)
-        for left in path.glob(f"{TEMPORARY}*") if path is not None else ():
-            left.unlink(missing_ok=True)
+        if path is not None:
+            remove_temporaries(path)
 
     def names(self, *names: str, ending: str) -> list[str]:
         """Names of the files directly in a folder that end so."""

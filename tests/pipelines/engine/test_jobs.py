@@ -11,6 +11,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from common.files import is_temporary
 from filters.presets import load_preset
 from pipelines.datasets import load_dataset
 from pipelines.engine.jobs import assemble, place_of, run_units
@@ -157,7 +158,9 @@ def test_the_file_of_names_is_there_while_the_job_runs_and_gone_after_a_failure(
 
     with pytest.raises(RuntimeError, match="the cluster is gone"):
         run_units("notes", ["a"], Note(tmp_path), 3, backend=Recorder(fail), todo=tmp_path)
-    assert len(seen[0]) == 1 and seen[0][0].startswith(".tmp-todo-notes-"), "what a kill leaves is swept as a temporary"
+    assert len(seen[0]) == 1 and seen[0][0].startswith(".tmp-diht-todo-notes-") and is_temporary(seen[0][0]), (
+        "what a kill leaves is swept as a temporary"
+    )
     assert list(tmp_path.iterdir()) == []
 
 

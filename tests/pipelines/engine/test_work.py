@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.cli import main
-from pipelines.plan import PlanMismatch
+from pipelines.datasets import load_dataset
+from pipelines.plan import PlanMismatch, keep_plan, make_plan
 from pipelines.runners import Direct
 from pipelines.store.commit import RunFailed, read_json
 from pipelines.store.layout import Layout
@@ -134,8 +135,9 @@ def test_input_that_changes_after_it_was_read(tmp_path: Path, filtering: Callabl
 
 def test_rows_of_a_unit_that_is_set_aside_are_rows_in(tmp_path: Path, filtering: Callable[..., Any]) -> None:
     path, output = write(tmp_path / "a.parquet", "A"), tmp_path / "out"
-    obstacle = Layout(output).data("captions", UNIT)
-    obstacle.mkdir(parents=True)
+    layout = Layout(output)
+    keep_plan(layout.plan, make_plan(str(path), load_dataset("custom"), 1, UNIT_ROWS, output))
+    layout.data("captions", UNIT).mkdir(parents=True)
     result = filtering(path, output, **QUICK)
     assert result.status == 1 and len(result.rows("kept")) == ROWS - UNIT_ROWS
     assert result.funnel["rows_in"] == ROWS

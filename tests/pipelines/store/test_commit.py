@@ -65,14 +65,28 @@ def test_table_file(tmp_path: Path) -> None:
 
 
 def test_retract_and_leftovers(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
     publish_json(tmp_path / "deep" / "a.json", 1)
-    for left in (temporary_beside(tmp_path / "deep" / "b"), tmp_path / "work" / ".tmp-todo-x" / "y"):
-        left.parent.mkdir(parents=True, exist_ok=True)
-        left.write_text("half")
-    for mine in (tmp_path / ".tmp-notes", tmp_path / "deep" / ".tmp-my-settings"):
-        mine.write_text("a user's")
-    remove_leftovers(Layout(tmp_path))
-    assert {path.name for path in tmp_path.rglob("*")} == {"deep", "a.json", "work", ".tmp-notes", ".tmp-my-settings"}
+    publish_json(layout.commit("captions", "00000-00000"), 1)
+    ours = [
+        temporary_beside(path)
+        for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
+    ]
+    ours += [
+        temporary_beside(layout.data("captions", "u")),
+        temporary_beside(layout.work / "00000-00000.0000.g0") / "x",
+    ]
+    theirs = [tmp_path / name for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")]
+    theirs += [temporary_beside(tmp_path / "deep" / "c"), temporary_beside(layout.work / "project" / "commit")]
+    publish_json(layout.commit("index", "00000-00000"), 1)
+    for path in (*ours, *theirs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    remove_leftovers(layout)
+    assert [
+        path for path in ours if path.exists() or (path.parent.name.startswith(".tmp") and path.parent.exists())
+    ] == []
+    assert [path for path in theirs if not path.exists()] == []
     retract(tmp_path / "deep" / "a.json")
     retract(tmp_path / "deep" / "a.json")
     assert read_json(tmp_path / "deep" / "a.json") is None

@@ -93,7 +93,7 @@ def test_one_run_at_a_time_and_what_a_killed_one_left_is_swept(
     assert f"error: another run is working in {tmp_path}; wait for it" in capsys.readouterr().err
     for place in (tmp_path, tmp_path / "targets", tmp_path / "work" / "heads"):
         place.mkdir(exist_ok=True)
-        (place / ".tmp-heads.json-12345678").write_bytes(b"torn")
+        (place / ".tmp-diht-heads.json-12345678").write_bytes(b"torn")
     assert main(words) == 0
     assert not [*tmp_path.rglob(".tmp-*")]
 

@@ -1,0 +1,90 @@
+"""Decide whether a run may take an output folder: files of others are never written over or deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+from common.command_line import WrongUse, check_folder
+from common.files import is_temporary
+from pipelines.hub.contents import contents
+from pipelines.store.commit import Garbled, read_json
+from pipelines.store.layout import KINDS, Layout
+from pipelines.store.storage import StorePath, is_local, stamps
+
+_FOLDERS = (*KINDS, "shards", "index", "work")
+_FILES = ("README.md", "report.html", "subset.npy", "funnel.json", "run.json", "work/plan.json", "work/lock")
+_SHARD = re.compile(r"\d+-of-\d+-[0-9a-f]+")
+"""See `sharing.shard_name`."""
+
+
+def check_output(layout: Layout) -> None:
+    """Refuse an OUTPUT that a run may not take; nothing is written.
+
+    Raises:
+        WrongUse: it is no folder of its own, or names of results are taken there by files of others,
+            or its plan is gone.
+    """
+    _check_shape(layout)
+    if layout.plan.exists():
+        return
+    begun = next((path for path in layout.work.glob("*/commits/*.json") if is_record(path)), None)
+    foreign = next(iter(contents(layout.root)), None) or foreign_entry(layout)
+    if (begun is None and foreign is None) or layout.plan.exists():  # another shard may begin at this moment
+        return
+    if begun is not None:
+        raise WrongUse(
+            f"{layout.plan} is gone, and nothing else says which rows the units are that {layout.root} holds; choose "
+            "another OUTPUT, or remove that folder to start anew"
+        )
+    raise WrongUse(
+        f"{layout.root} holds {foreign}, which no run here has written ({layout.plan} is not there), and which a run "
+        "would write over; choose another OUTPUT, or move it away"
+    )
+
+
+def _check_shape(layout: Layout) -> None:
+    """Refuse an OUTPUT in which results cannot get their names. An object store takes any."""
+    root = layout.root
+    if not is_local(root):
+        return
+    check_folder("OUTPUT", root)
+    for name in (*_FOLDERS, *_FILES):
+        path, wants_folder = root / name, name in _FOLDERS
+        if os.path.lexists(path) and os.path.isdir(path) != wants_folder:
+            found, wanted = ("file", "folder") if wants_folder else ("folder", "file")
+            raise WrongUse(f"{path} is a {found}, and a run writes a {wanted} there; choose another OUTPUT, or move it")
+
+
+def foreign_entry(layout: Layout, stages: Iterable[str] = ()) -> str | None:
+    """Return the name of an entry of `work/` that no run has written, None where there is none.
+
+    Args:
+        layout: of an output folder without a plan.
+        stages: names of stages that do their units without a plan.
+    """
+    work, ours = layout.work, {"lock", "shards", "leases", *stages}
+    for name in _names(work):
+        if not (name in ours or is_temporary(name)):
+            return f"work/{name}"
+    for name in _names(work / "shards"):
+        if not _SHARD.fullmatch(name):
+            return f"work/shards/{name}"
+    return None
+
+
+def is_record(path: StorePath) -> bool:
+    """Return whether a file is a commit record, by its content: folders of users may hold files of any name."""
+    try:
+        found = read_json(path)
+    except Garbled:
+        return False
+    return isinstance(found, dict) and found.get("unit") == path.stem
+
+
+def _names(folder: StorePath) -> list[str]:
+    """Return what lies directly in a folder, hidden files too."""
+    if is_local(folder):
+        return sorted(os.listdir(folder)) if folder.is_dir() else []
+    return sorted(name for name in stamps(folder, "") if name not in ("", folder.name))  # some stores list a folder
