@@ -24,7 +24,7 @@ def publish_record(
     given = list(files)
     found = zip(given, each(size_of, given, layout.root), strict=True)
     known = {_name(layout, file): size for file, size in found if size is not None}
-    publish_json(path, {**record, "files": {**record["files"], **known}})
+    publish_json(path, {**record, "files": {**record.get("files", {}), **known}})
 
 
 def removed(layout: Layout) -> str:
