@@ -28,24 +28,20 @@ from common.image_formats import EXTENSIONS
 from common.tar_stream import BrokenTar, TarStream
 
 VERSION = 2
-WITHOUT_JSON = 1
-"""The version before: without place of the JSON, and uids are those of keys alone."""
+"""Indexes of other versions are made again."""
 FOLDER = ".index"
 """Beside the shards."""
 IMAGES = (*EXTENSIONS, "bin")
 """Endings of images; of several in a sample the first of these counts. `bin` is what early shards of `make filter` call
 a format without an ending."""
 CAPTION, JSON = "txt", "json"
-_FIELDS_1 = [
+_FIELDS = [
     ("image_at", "<i8"),
     ("image_size", "<i8"),
     ("caption_at", "<i8"),
     ("caption_size", "<i8"),
     ("image_hash", "<u8"),
     ("caption_hash", "<i8"),
-]
-_FIELDS = [
-    *_FIELDS_1,
     ("json_at", "<i8"),  # 0: the sample has none
     ("json_size", "<i8"),
     ("uid_high", "<u8"),  # both 0: it has no uid of 32 hex digits
@@ -92,7 +88,7 @@ class ShardIndex:
     part: str = ""
     """Where only some of the samples are listed, what changes with which; see `part_of`."""
     starts: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    """Offset of the first header of every sample, of those in `bad` too. Empty in early indexes."""
+    """Offset of the first header of every sample, of those in `bad` too."""
 
     @property
     def identity(self) -> str:
@@ -101,16 +97,16 @@ class ShardIndex:
 
     @property
     def places_samples(self) -> bool:
-        """Whether `rows_between` can be asked: not of a part, nor where an early index leaves samples out."""
-        return not self.part and (len(self.starts) > 0 or not self.bad)
+        """Whether `rows_between` can be asked: not of a part."""
+        return not self.part
 
     def rows_between(self, start: int, stop: int) -> npt.NDArray[np.int64]:
         """Of all samples that begin in bytes [start, stop) of the tar, in order, the place in `rows`; -1 of those that
         are not there. Shape (samples,)."""
-        images = self.rows["image_at"]
-        starts = self.starts if len(self.starts) else images
-        first, last = np.searchsorted(starts, [start, stop])
-        numbers = np.searchsorted(starts, images, side="right") - 1  # of the sample that each row is
+        first, last = np.searchsorted(self.starts, [start, stop])
+        numbers = (
+            np.searchsorted(self.starts, self.rows["image_at"], side="right") - 1
+        )  # of the sample that each row is
         here = np.flatnonzero((numbers >= first) & (numbers < last))
         found = np.full(last - first, -1, np.int64)
         found[numbers[here] - first] = here
@@ -315,24 +311,24 @@ def write(index: ShardIndex, path: Path) -> None:
 
 
 def load(path: Path | IO[bytes]) -> ShardIndex:
-    """A kept index, of this version or the one before. Raises `BadIndex`."""
+    """Return a kept index. Raises `BadIndex`."""
     try:
         with np.load(path) as content:
             about = _about(content)
             keys = content["keys"].tobytes().decode("utf-8", "surrogateescape").split("\n")
             found = ShardIndex(**about, rows=content["rows"], keys=keys if keys != [""] else [])
-            found.starts = content.get("starts", found.starts)
-            return _with_uids_of_keys(found) if found.version == WITHOUT_JSON else found
+            found.starts = content["starts"]
+            return found
     except _UNREADABLE as error:
         raise BadIndex(f"the index {path} cannot be read ({error}); start again, and it is made anew") from error
 
 
-def is_current(path: Path, stamp: str, oldest: int = WITHOUT_JSON) -> bool:
-    """Whether there is an index of version `oldest` or later for a file with that stamp."""
+def is_current(path: Path, stamp: str) -> bool:
+    """Return whether there is an index of this version for a file with that stamp."""
     try:
         with np.load(path) as content:
             about = _about(content)
-            return bool(about["stamp"] == stamp and about["version"] >= oldest)
+            return bool(about["stamp"] == stamp)
     except _UNREADABLE:
         return False
 
@@ -342,16 +338,6 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZi
 
 def _about(content: Any) -> dict[str, Any]:
     about: dict[str, Any] = json.loads(content["about"].tobytes())
-    if about["version"] not in (WITHOUT_JSON, VERSION):
+    if about["version"] != VERSION:
         raise ValueError("of another version of this program")
     return about
-
-
-def _with_uids_of_keys(index: ShardIndex) -> ShardIndex:
-    known = index.rows.view(_FIELDS_1)  # early ones called the same fields otherwise
-    index.rows = np.zeros(len(known), dtype=_FIELDS)
-    for name, _ in _FIELDS_1:
-        index.rows[name] = known[name]
-    uids = np.array([halves(uid_of_key(key)) for key in index.keys], np.uint64).reshape(-1, 2)
-    index.rows["uid_high"], index.rows["uid_low"] = uids.T
-    return index

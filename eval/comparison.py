@@ -17,7 +17,6 @@ import numpy as np
 from eval.errors import DataBroken, WrongUse
 from eval.fewshot.comparison import FewShotComparison, compare_few_shot
 from eval.items import estimate_of, is_mean, read_items
-from eval.old_words import keys_of_today
 from eval.pairing import Compared, why_not_comparable
 from eval.records import read_written
 from eval.report.data import checked
@@ -143,7 +142,7 @@ def rows_of(folder: Path) -> list[Mapping[str, Any]]:
     if not isinstance(rows, list):
         raise DataBroken(f"{folder}/results.json is no list of results")
     try:
-        return keys_of_today(checked(rows))
+        return checked(rows)
     except ValueError as error:
         raise DataBroken(f"{folder}/results.json: {error}; run `make bench` for it again") from None
 

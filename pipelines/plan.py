@@ -75,7 +75,7 @@ class Plan:
     files: tuple[dict[str, Any], ...]
     """path, rows, bytes, fingerprint of each readable file, and whether it has urls and no images (`urls_only`)."""
     infos: tuple[FileInfo, ...] = ()
-    """What was seen of each readable file, so that nobody has to look again; nothing in plans of early versions."""
+    """What was seen of each readable file, so that no run looks again."""
     pins: Mapping[str, str] = field(default_factory=dict)
     """Repositories on a hub that the input names, each with the commit that is read, see `hub.pins`."""
 
@@ -234,8 +234,7 @@ def keep_plan(path: StorePath, plan: Plan) -> Plan:
     kept = _load(existing)
     if [(info.stamp, info.read_as) for info in kept.infos] == [(info.stamp, info.read_as) for info in plan.infos]:
         return kept
-    # Files were touched, or are read otherwise, or an early version wrote it: the units stay, and the next run does not
-    # look at them again.
+    # Files were touched, or are read otherwise: the units stay, and the next run does not look at them again.
     kept = dataclasses.replace(kept, infos=plan.infos)
     publish_json(path, _content(kept))
     return kept

@@ -1,11 +1,12 @@
-"""Results of the study: one line of JSON and one file of per-item ranks for each arm, finished ones skipped.
+"""Results of the study: one line of JSON and the ranks of all items for each arm; finished arms are skipped.
 
-    FOLDER/cat.jsonl            a line for every finished arm of the claim
-    FOLDER/items/KEY.npz        ranks or hits of its items, written before its line
-    FOLDER/machines/HASH.json   what it ran on: processor, versions
+    FOLDER/cat.jsonl            a line for each finished arm of the claim
+    FOLDER/items/KEY.npz        the ranks or hits of an arm's items, written before its line
+    FOLDER/cat.parquet          the same for the arms that `Rows.pack` has packed: key, name, values
+    FOLDER/machines/HASH.json   the machine: processor, versions
 
-A line counts once it ends in a newline, and its items are there before it; so a study that was killed at any moment and
-is run again goes on with the first arm that has no line. Several processes may write into one folder.
+A line counts once it ends in a newline, and its items are written before it. So a study that was killed at any moment
+resumes with the first arm that has no line. Several processes may write into one folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from common.command_line import WrongUse
@@ -110,6 +113,7 @@ class Rows:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._packs: dict[str, dict[str, dict[str, NDArray[Any]]]] = {}
 
     def done(self, arm: Arm) -> bool:
         """Whether the arm has its line."""
@@ -120,14 +124,45 @@ class Rows:
         return [row for _, row in sorted(self._lines(claim).items())]
 
     def items(self, arm: Arm) -> dict[str, NDArray[Any]]:
-        """Per-item ranks or hits of a finished arm. Raises `BrokenRows`."""
+        """Return the ranks or hits of a finished arm by the name of their set. Raises `BrokenRows`."""
         path = self._items(arm)
         try:
-            with np.load(path) as stored:
-                return {name.replace("|", "/"): stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
-            remedy = f"take its line out of {arm.claim}.jsonl, and the study makes both anew"
+            if arm.key not in self._packed(arm.claim):
+                self._packs.pop(arm.claim)  # another process may have packed it since
+            return _load(path) if path.exists() else self._packed(arm.claim)[arm.key]
+        except (OSError, ValueError, KeyError) as error:
+            remedy = f"remove its line from {arm.claim}.jsonl and run the study again"
             raise BrokenRows(f"{path} cannot be read ({error}); {remedy}") from error
+
+    def pack(self, claim: str) -> None:
+        """Move the items of a claim's finished arms into one file, as results are committed."""
+        with self._locked():
+            keys = self._lines(claim).keys()
+            loose = [path for path in self.folder.glob(f"items/*{claim}.*.npz") if path.stem in keys]
+            if not loose:
+                return
+            items = {**self._packed(claim), **{path.stem: _load(path) for path in loose}}
+            rows = [(key, name, array) for key, arrays in sorted(items.items()) for name, array in arrays.items()]
+            keys, names, arrays = zip(*rows, strict=True)
+            values = pa.array(arrays, pa.list_(pa.uint32()))
+            with published(self.folder / f"{claim}.parquet") as temporary:
+                table = pa.table({"key": keys, "name": names, "values": values})
+                pq.write_table(table, temporary, compression="zstd")
+            self._packs.pop(claim, None)
+            for path in loose:
+                path.unlink()
+
+    def _packed(self, claim: str) -> dict[str, dict[str, NDArray[Any]]]:
+        """The packed items of a claim by arm and set."""
+        if claim not in self._packs:
+            path = self.folder / f"{claim}.parquet"
+            packs: dict[str, dict[str, NDArray[Any]]] = {}
+            if path.exists():
+                table = pq.read_table(path)
+                for key, name, values in zip(*(table[column] for column in table.schema.names), strict=True):
+                    packs.setdefault(key.as_py(), {})[name.as_py()] = np.asarray(values.values)
+            self._packs[claim] = packs
+        return self._packs[claim]
 
     def write(
         self,
@@ -195,9 +230,12 @@ class Rows:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """One writer at a time."""
-        with open(self.folder / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(folder)
 
 
 @cache
@@ -213,6 +251,11 @@ def _processor() -> str:
     except OSError:
         return "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path) as stored:
+        return {name.replace("|", "/"): stored[name] for name in stored.files}
 
 
 def _append(path: Path, line: str) -> None:

@@ -59,3 +59,4 @@ def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows)
         seconds = time.perf_counter() - started
         rows.write(arm, metrics, items, seconds, notes)
         say(f"  {arm.key}  {seconds:.1f} s")
+    rows.pack(arms[0].claim)

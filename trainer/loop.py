@@ -32,7 +32,7 @@ from trainer import quality
 from trainer.architecture import has_own_tower
 from trainer.assembly import assemble, device_type, introduction, prepare_torch
 from trainer.branch import Parent, adopt
-from trainer.checkpoint import Checkpoint, CheckpointError, name_of
+from trainer.checkpoint import Checkpoint, name_of
 from trainer.checks import Share
 from trainer.config import Config
 from trainer.config_files import plain
@@ -50,7 +50,7 @@ from trainer.stopping import StopWish, stop_wish
 from trainer.tasks import RESULTS, evaluate, require_tasks
 from trainer.transforms import preprocessing
 from trainer.utilisation import peak_memory
-from trainer.workdir import CHECKPOINTS, CONFIG, EXPORT, Workdir, opened
+from trainer.workdir import CONFIG, EXPORT, Workdir, opened
 
 _log = logging.getLogger(__name__)
 
@@ -117,12 +117,7 @@ class _Run:
         found = self.checkpoints.newest(say) if ranks.first else None
         if ranks.first and found is None:
             workdir.require_unused()
-        begun = ranks.share({key: found.training.get(key) for key in ("config", "shards", "world")} if found else None)
-        if begun is not None and begun["shards"] is None:
-            raise CheckpointError(
-                f"the checkpoints in {workdir.place(CHECKPOINTS)} are of an earlier version, with whose runs this one "
-                "cannot go on; start in another WORKDIR"
-            )
+        begun = ranks.share({key: found.training[key] for key in ("config", "shards", "world")} if found else None)
         if begun is not None:
             self.config = as_begun(self.config, begun["config"], begun["world"] == ranks.world, str(workdir))
         facts = None if begun is None else [[ShardFacts(*fact) for fact in shards] for shards in begun["shards"]]

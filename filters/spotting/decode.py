@@ -36,7 +36,6 @@ class UnreadableImageReason(StrEnum):
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_COMPLEX = "too_complex"
     # Of spotting:
-    UNSUPPORTED_MODE = "unsupported_mode"  # of earlier versions, which took TIFFs of 32-bit floats
     OCR_CRASHED = "ocr_crashed"  # the OCR process died on it (see spotter.py)
     OCR_TIMEOUT = "ocr_timeout"  # the OCR process did not answer in time (see spotter.py)
     OCR_FAILED = "ocr_failed"  # the OCR engine raised an error on it (see spotter.py)

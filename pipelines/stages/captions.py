@@ -6,7 +6,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NotRequired, TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -69,14 +69,13 @@ class CaptionRecord(TypedDict):
     own_uids: int
     """Rows whose uid is the manifest's."""
     without_url: int
-    lean: NotRequired[bool]
-    """See `RunSettings.lean`; earlier versions did not say."""
-    unparsed: NotRequired[int]
+    lean: bool
+    """See `RunSettings.lean`."""
+    unparsed: int
     """Good rows whose captions a lean run did not parse."""
-    columns: NotRequired[dict[str, Any]]
-    """The conditions on columns of the manifest whose rejects were not parsed, as a preset writes them; earlier
-    versions had none."""
-    slow: NotRequired[str | None]
+    columns: dict[str, Any]
+    """The conditions on columns of the manifest whose rejects were not parsed, as a preset writes them."""
+    slow: str | None
     """See `CaptionParser.slow`."""
     broken: Broken | None
 
@@ -111,13 +110,12 @@ class CaptionStage(Stage):
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
         is_fuller = record is not None and self.fuller is not None and record["fingerprint"] == self.fuller
         known = record if is_fuller else super().current(unit, record)
-        # Records of earlier versions do not tell pairs from uids.
-        fits = known and "own_uids" in known and known["annotated"] == self.annotate and self.parsed(known)
+        fits = known and known["annotated"] == self.annotate and self.parsed(known)
         return known if fits else None
 
     def parsed(self, record: dict[str, Any]) -> bool:
         """Whether all rows that survive the conditions were parsed: each row that was passed over is rejected again."""
-        then = [condition_of(*one) for one in record.get("columns", {}).items()]
+        then = [condition_of(*one) for one in record["columns"].items()]
         return all(any(now.implies(one) for now in self.conditions) for one in then)
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
@@ -200,15 +198,15 @@ class CaptionAnnotation(Annotator):
         )
 
     def is_done(self, stage: Stage, unit: str, record: dict[str, Any] | None) -> bool:
-        if self.name not in self.settings.stages and record is not None and "own_uids" in record:
+        if self.name not in self.settings.stages and record is not None:
             return True  # its annotations are more than is asked for
         return stage.current(unit, record) is not None
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         assert isinstance(stage, CaptionStage)
         units = counted(of, "unit")
-        lean = sum(bool(record.get("lean")) for record in records)
-        wider = sum(not record.get("lean") and not stage.parsed(record) for record in records)
+        lean = sum(bool(record["lean"]) for record in records)
+        wider = sum(not record["lean"] and not stage.parsed(record) for record in records)
         anew = sum(bool(record["annotated"]) for record in records) - lean - wider
         said = [f"{lean:,} of {units}, annotated by a lean run, which did not parse all captions"] if lean else []
         fewer = "annotated where the conditions on columns let fewer rows through"
@@ -219,7 +217,7 @@ class CaptionAnnotation(Annotator):
     def finish(self, stage: Stage, todo: Sequence[str]) -> None:
         """Say where spaCy had to parse itself."""
         for _, record in self.work.records(self.name, todo):
-            if record is not None and record.get("slow"):
+            if record is not None and record["slow"]:
                 self.work.say(f"{self.name}: parsed by spaCy itself, about three times slower: {record['slow']}")
                 break
 

@@ -23,7 +23,6 @@ from pipelines.manifests import MissingImage, Span, read_images
 from pipelines.store.commit import read_json
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name
-from pipelines.store.old_words import statuses_of_today
 from pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
 
 STAGE = "download"
@@ -55,7 +54,7 @@ def load_downloads(layout: Layout, image_unit: str) -> pa.Table | None:
         return None
     names = [generation_name(image_unit, generation) for generation in range(record["generations"])]
     tables = [read_table(layout.data(STAGE, name)) for name in names]
-    return statuses_of_today(last_of_each(pa.concat_tables([FETCHED.empty_table(), *tables])))
+    return last_of_each(pa.concat_tables([FETCHED.empty_table(), *tables]))
 
 
 def last_of_each(records: pa.Table) -> pa.Table:

@@ -42,7 +42,6 @@ from pipelines.store.commit import TableFile, read_json
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name, unit_of
-from pipelines.store.old_words import statuses_of_today
 from pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
@@ -75,9 +74,7 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
         record = read_json(layout.commit("spotting", name))
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
-    # Records of earlier versions lack the last columns.
-    records = pa.concat_tables([SCHEMA.empty_table(), *tables], promote_options="default")
-    return statuses_of_today(last_of_each(records))
+    return last_of_each(pa.concat_tables([SCHEMA.empty_table(), *tables]))
 
 
 @dataclass
@@ -107,7 +104,7 @@ class SpottingStage(GenerationStage):
         return self.survivors.ordinals(self.layout, unit, self._plan.image_rows)
 
     def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
-        done = statuses_of_today(read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"]))
+        done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
         if record["downloads"] != downloaded_state(self.layout, unit):  # those that were not at hand may be now
             done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
         return np.asarray(done["ordinal"])

@@ -21,7 +21,6 @@ import pyarrow.parquet as pq
 from common import files
 from common.files import naming, remove_temporaries, sync, temporary_beside
 from pipelines.store.layout import Layout
-from pipelines.store.old_words import keys_of_today
 from pipelines.store.storage import StorePath, is_local, read_bytes
 
 
@@ -132,13 +131,13 @@ class Garbled(RunFailed):
 
 
 def read_json(path: StorePath) -> Any:
-    """The content of a JSON file, its keys in today's words; None where there is no file.
+    """Return the content of a JSON file; None where there is no file.
 
     Raises:
         Garbled: it is cut short, empty, or holds something else.
     """
     try:
-        return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"), object_hook=keys_of_today)
+        return json.loads(read_bytes(path).decode("utf-8", "surrogatepass"))
     except FileNotFoundError:
         return None
     except ValueError as error:

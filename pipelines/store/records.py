@@ -51,9 +51,8 @@ class Vouched:
         return found if isinstance(found, dict) or found is None else {}
 
     def holds(self, record: Mapping[str, Any]) -> bool:
-        """Whether the files that a record vouches for are there, with the bytes they had. Records of earlier versions
-        vouch for none."""
-        return bool(record) and all(self._is_there(name, size) for name, size in record.get("files", {}).items())
+        """Whether the files that a record vouches for are there, with the bytes they had."""
+        return "files" in record and all(self._is_there(name, size) for name, size in record["files"].items())
 
     def withdraw(self, path: StorePath, record: Mapping[str, Any]) -> bool:
         """Take back a record that does not hold; not where another shard, just doing the unit anew, has replaced it."""

@@ -8,7 +8,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.stages.decisions import KEPT, Reasons
-from pipelines.store.old_words import WORDS
 from pipelines.store.storage import read_table, row_count
 from pipelines.view.output import UNDECIDED, Output
 
@@ -45,7 +44,7 @@ def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reason
     places = np.minimum(np.searchsorted(rejected, ordinals), len(rejected) - 1)
     for row, place in enumerate(places.tolist()):
         if rejected[place] == ordinals[row]:
-            found[row] = WORDS.get(reasons[place], reasons[place])
+            found[row] = reasons[place]
     return found
 
 

@@ -23,7 +23,6 @@ from filters.base import Bools
 from pipelines.stages.dedup.findings import COPIES
 from pipelines.stages.output import OURS
 from pipelines.store.layout import KINDS
-from pipelines.store.old_words import WORDS
 from pipelines.store.storage import open_parts
 from pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
 from pipelines.view.places import ordinals_of
@@ -339,8 +338,7 @@ def _fits(table: pa.Table, query: Query) -> Bools:
     fits = np.ones(table.num_rows, bool)
     if query.reason:
         name = "error" if query.end == "dead_letter" else "reason"
-        old = [word for word, today in WORDS.items() if today == query.reason]
-        fits &= _bools(pc.is_in(table[name], value_set=pa.array([query.reason, *old], pa.string())))
+        fits &= _bools(pc.equal(table[name], query.reason))
     if query.caption:
         fits &= _bools(pc.match_substring(table["caption"], query.caption, ignore_case=True))
     for name, bounds in (("complexity", query.complexity), ("overlap", query.overlap), (query.column, query.values)):

@@ -4,7 +4,6 @@ rows alone."""
 from __future__ import annotations
 
 import io
-import json
 import random
 from collections.abc import Callable
 from importlib.resources import files
@@ -177,21 +176,6 @@ def test_images_of_one_name_in_two_folders_are_two_pairs(tmp_path: Path, filteri
         (tmp_path / "in" / folder / "pairs.jsonl").write_text(row)
     result = filtering(tmp_path / "in" / "*" / "*.jsonl", tmp_path / "out", stages=TEXT)
     assert result.verdicts() == {0: "kept", 1: "kept", 2: "duplicate_pair"}
-
-
-_NEW = ("own_uids", "without_url", "files")  # what earlier versions did not write
-
-
-def test_annotations_of_a_version_without_pairs_are_made_again(tmp_path: Path, filtering: Filtering) -> None:
-    source, output = _urls(tmp_path / "a.parquet", [("u", GOOD.format(0), n) for n in range(3)], "id"), tmp_path / "out"
-    tables = filtering(source, output, stages=TEXT).tables()
-    (data,), (commit,) = (output.glob(f"work/captions/{part}/*") for part in ("data", "commits"))
-    pq.write_table(pq.read_table(data).drop_columns(["pair", "has_url"]), data)
-    record = json.loads(commit.read_text())
-    commit.write_text(json.dumps({name: record[name] for name in record if name not in _NEW}))
-    again = filtering(source, output, stages=TEXT)
-    assert again.tables() == tables and len(_copies(again)) == 2
-    assert any("annotated anew: " in line for line in again.said)
 
 
 def test_without_stage_dedup_they_are_found_and_stay(tmp_path: Path, filtering: Filtering) -> None:

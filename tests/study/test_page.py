@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from study.cli import main
@@ -29,8 +30,10 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
 
 def test_the_committed_rows_have_their_items_and_no_others() -> None:
     rows = Rows(RESULTS)
-    keys = {row.arm.key for claim in CLAIMS for row in rows.read(claim)}
-    assert keys == {path.stem for path in (RESULTS / "items").glob("*.npz")}
+    for claim in CLAIMS:
+        packed = pq.read_table(RESULTS / f"{claim}.parquet", columns=["key"])["key"].to_pylist()
+        assert {row.arm.key for row in rows.read(claim)} == set(packed)
+    assert not (RESULTS / "items").exists()
 
 
 def test_a_claim_with_rows_has_its_table_its_plot_and_what_is_reversed(make_rows: MakeRows) -> None:

@@ -87,8 +87,24 @@ def test_items_that_are_gone_are_named(tmp_path: Path) -> None:
     rows = Rows(tmp_path)
     write(rows, arm())
     (tmp_path / "items" / f"{arm().key}.npz").unlink()
-    with pytest.raises(BrokenRows, match="makes both anew"):
+    with pytest.raises(BrokenRows, match=r"cat\.jsonl"):
         rows.items(arm())
+
+
+def test_packed_items_are_those_that_were_written(tmp_path: Path) -> None:
+    rows = Rows(tmp_path)
+    write(rows, arm(seed=0))
+    before = rows.items(arm(seed=0))
+    rows.pack("cat")
+    write(rows, arm(seed=1))
+    assert [path.stem for path in (tmp_path / "items").iterdir()] == [arm(seed=1).key]
+    rows.pack("cat")
+    rows.pack("cat")
+    assert not list((tmp_path / "items").iterdir())
+    for seed in (0, 1):
+        found = Rows(tmp_path).items(arm(seed=seed))
+        assert found.keys() == before.keys()
+        assert all(np.array_equal(found[name], before[name]) for name in before)
 
 
 @pytest.mark.kill

@@ -8,14 +8,11 @@ from typing import IO
 from common import shard_index
 from common.shard_index import BadIndex, ShardIndex
 from trainer.data.errors import ShardMismatch
-from trainer.old_words import KINDS
 
 
 def load(path: Path | IO[bytes]) -> ShardIndex:
     """A kept index. Raises `ShardMismatch` where it has gone or cannot be read."""
     try:
-        index = shard_index.load(path)
+        return shard_index.load(path)
     except BadIndex as error:
         raise ShardMismatch(str(error)) from error
-    index.bad = {KINDS.get(kind, kind): count for kind, count in index.bad.items()}
-    return index

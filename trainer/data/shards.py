@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from common import shard_index
-from common.shard_index import VERSION, WITHOUT_JSON, ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
+from common.shard_index import ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
 from trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
 from trainer.data.index import load
 from trainer.data.settings import DataSettings, Source, Split
@@ -118,9 +118,9 @@ def open_source(
     wanted = [url for url in urls if not named[url]]
     if not wanted:
         raise BadSource(f"{source.path}: data.skip leaves out all of its {len(urls):,} shards")
-    store, oldest = store_of(settings), VERSION if settings.reads_json else WITHOUT_JSON
+    store = store_of(settings)
     bad, problems, good, missing, shards = Counter[str](), list[str](), 0, list[str](), list[Shard]()
-    for url, place, index in _indices(wanted, there.indexes, _index_folder(there, settings), store, oldest):
+    for url, place, index in _indices(wanted, there.indexes, _index_folder(there, settings), store):
         entry = manifest.get(name_of(url), {})
         if index is None:
             missing.append(url)
@@ -251,7 +251,7 @@ def _stamp(url: str) -> str | None:
 
 
 def _indices(
-    urls: Sequence[str], indexes: str, folder: Path, store: ShardStore, oldest: int
+    urls: Sequence[str], indexes: str, folder: Path, store: ShardStore
 ) -> Iterator[tuple[str, Path, ShardIndex | None]]:
     """The index of every shard, in the order of `urls`; None where a shard is not there.
 
@@ -260,7 +260,6 @@ def _indices(
         indexes: see `FoundShards.indexes`.
         folder: where those are kept, and written, that are not there.
         store: hands out the shards.
-        oldest: version of an index that will do.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):  # its parent holds the lock, and waits for it
         raise BadSource(_NO_GUARD)
@@ -271,19 +270,19 @@ def _indices(
         for url, stamp in stamps.items():
             name = place_beside(name_of(url)).name
             places[url] = folder / name
-            if stamp is None or is_current(places[url], stamp, oldest):
+            if stamp is None or is_current(places[url], stamp):
                 continue
-            if given is not None and is_current(given / name, stamp, oldest):
+            if given is not None and is_current(given / name, stamp):
                 places[url] = given / name
             else:
                 todo.append((url, stamp, places[url]))
         if len(todo) <= _FEW:
             for job in todo:
-                _index_one(*job, indexes, store, oldest)
+                _index_one(*job, indexes, store)
         else:
             context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
             with ProcessPoolExecutor(len(os.sched_getaffinity(0)), context) as pool:
-                _finish([pool.submit(_index_one, *job, indexes, store, oldest) for job in todo])
+                _finish([pool.submit(_index_one, *job, indexes, store) for job in todo])
     for url in urls:
         yield url, places[url], None if stamps[url] is None else load(places[url])
 
@@ -296,11 +295,11 @@ def _finish(jobs: Sequence[Future[None]]) -> None:
         raise BadSource(f"{_NO_GUARD}; else memory was short, and starting again goes on with what is left") from error
 
 
-def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStore, oldest: int) -> None:
+def _index_one(url: str, stamp: str, place: Path, indexes: str, store: ShardStore) -> None:
     if indexes:
         known: ShardIndex | None = _given_index(f"{indexes}/{place.name}", url, stamp)
     else:
-        known = _index_beside(url, stamp, oldest) if is_remote(url) else None
+        known = _index_beside(url, stamp) if is_remote(url) else None
     if known is not None:
         save(known, place)
         return
@@ -326,10 +325,9 @@ def _given_index(place: str, url: str, stamp: str) -> ShardIndex:
     return index
 
 
-def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:
+def _index_beside(url: str, stamp: str) -> ShardIndex | None:
     """The index in the folder `.index` beside a remote shard, made before the shards were copied there: without one
-    every machine fetches all of them once. None where there is none of version `oldest` or later, of a file of that
-    size."""
+    every machine fetches all of them once. None where there is none of a file of that size."""
     folder, name = url.rsplit("/", 1)
     fs, inside = fsspec.core.url_to_fs(f"{folder}/{place_beside(name)}")
     try:
@@ -337,7 +335,7 @@ def _index_beside(url: str, stamp: str, oldest: int) -> ShardIndex | None:
     except (OSError, ShardMismatch):
         return None
     index.stamp = stamp
-    return index if stamp.partition("-")[0] == str(index.bytes) and index.version >= oldest else None
+    return index if stamp.partition("-")[0] == str(index.bytes) else None
 
 
 @contextlib.contextmanager

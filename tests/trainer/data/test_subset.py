@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import shard_index
 from common.shard_index import ShardIndex, uid_of_key
 from trainer.data import BadSource, Split
 from trainer.data.loader import ShardLoader
@@ -91,20 +89,6 @@ def test_a_list_of_uids_and_uids_in_the_json(tars: Any, load: Any, tmp_path: Pat
     (batch,) = loader.epoch(0)
     assert sorted(batch.keys) == ["000000000", "000000003", "000000005"]
     assert "2 of 2 uids are in 3 samples" in str(loader.found)
-
-
-def test_shards_indexed_without_uids_are_indexed_anew(tars: Any, load: Any, tmp_path: Path) -> None:
-    folder = tars.folder(tmp_path / "d", [8])
-    load(folder)
-    place = folder / ".index" / "00000.tar.npz"
-    index = shard_index.load(place)
-    fields = shard_index._FIELDS_1
-    rows = np.array(index.rows[[name for name, _ in fields]].tolist(), fields)
-    shard_index.save(replace(index, rows=rows, version=1), place)
-    load(folder)
-    assert shard_index.load(place).version == 1, "whoever reads no JSON reads on"
-    load(folder, subset=subset_of(tars, tmp_path / "subset.npy", [1, 2, 3, 4]))
-    assert shard_index.load(place).version == shard_index.VERSION
 
 
 def test_a_held_out_part_is_of_the_subset(tars: Any, load: Any, tmp_path: Path) -> None:
