@@ -35,7 +35,7 @@ from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import row_groups
 
-VERSION = 4  # raise it when equal annotations and thresholds may be decided otherwise
+VERSION = 5  # raise it when equal annotations and thresholds may be decided otherwise
 
 
 class _Annotations:

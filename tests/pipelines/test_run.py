@@ -370,7 +370,8 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     assert alone.verdicts() == {"0": "kept", "1": "action"}
     full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "image_not_available", "1": "action"}
-    assert full.status == 0
+    assert full.status == 1, "no row that passed its caption has an image"
+    assert "STAGES with download" in full.outcome.errors[-1]
     assert any("STAGES=captions,export" in line for line in full.said)
 
 

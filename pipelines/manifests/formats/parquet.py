@@ -16,7 +16,7 @@ from pipelines.manifests.columns import bytes_of, column_of, plain
 from pipelines.manifests.files import guarded, open_file, reading
 from pipelines.manifests.formats.base import Format, hint, register_format
 from pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
-from pipelines.manifests.images import ImageOrMissing, MissingImage, images_root, read_image_file, within
+from pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file, within
 from pipelines.manifests.schema import resolve_roles
 from pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
@@ -109,7 +109,7 @@ class Parquet(Format):
     def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
     ) -> Iterator[tuple[int, ImageOrMissing]]:
-        root = images_root(info.path, dataset)
+        folders = image_folders(info.path, dataset)
         columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
         with open_parquet(info.path) as opened:
             for low, rows in _runs(wanted, info, span):
@@ -119,7 +119,7 @@ class Parquet(Format):
                 following = next(chosen)
                 for table in tables:
                     while ordinal <= following < ordinal + table.num_rows:
-                        yield following, _of_row(table, following - ordinal, info, root, max_bytes)
+                        yield following, _of_row(table, following - ordinal, info, folders, max_bytes)
                         following = next(chosen)
                     ordinal += table.num_rows
 
@@ -251,7 +251,7 @@ def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, 
             yield low, rows
 
 
-def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> ImageOrMissing:
+def _of_row(table: pa.Table, row: int, info: FileInfo, folders: Sequence[str], max_bytes: int) -> ImageOrMissing:
     try:
         value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
         path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
@@ -261,4 +261,4 @@ def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int
         # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
         path = value.get("path") if path is None else path
         value = value["bytes"]
-    return within(value, max_bytes) if value is not None else read_image_file(path, root, max_bytes)
+    return within(value, max_bytes) if value is not None else read_image_file(path, folders, max_bytes)
