@@ -24,6 +24,7 @@ from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingImage
+from pipelines.manifests.formats.jsonl import EXTRA
 from pipelines.stages.downloads import images_of
 from pipelines.stages.output import making_way
 from pipelines.store.commit import published, remove
@@ -149,7 +150,7 @@ def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
     """Return what the .json of each of a unit's survivors holds, and their ordinals.
 
     These are the columns of kept/, the manifest's own among them, but neither bytes nor what was spotted. A manifest's
-    `key` and `ordinal` make way for those of the sample.
+    `key` and `ordinal` make way for those of the sample, and what JSON had of other columns for what a reader adds.
     """
     path = layout.part("kept", unit)
     if not path.exists():
@@ -160,7 +161,7 @@ def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
         if pa.types.is_temporal(one.type) or pa.types.is_decimal(one.type):
             kept = kept.set_column(index, one.name, pc.cast(kept[one.name], pa.string()))
     ordinals = np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
-    return pa.table(making_way(kept, ("key", "ordinal"))), ordinals
+    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), ordinals
 
 
 def _fits(type: pa.DataType, nested: bool = False) -> bool:
