@@ -147,7 +147,10 @@ def command_parser(prog: str, description: str) -> Parser:
         help=f"how the manifests are written: {', '.join(format_names())}, or one of your own",
     )
     columns.add_argument(
-        "--images-root", metavar="FOLDER", help="what image paths are relative to (default: the manifest's folder)"
+        "--images-root",
+        metavar="FOLDER",
+        help="what image paths are relative to, and below which images are read, as they are below the manifest's "
+        "folder (default: that folder alone)",
     )
     columns.add_argument("--delimiter", help="what separates the fields of CSV files (default: comma)")
     columns.add_argument("--columns", help="names of the columns of TSV or CSV files without header, comma-separated")

@@ -94,9 +94,9 @@ class Plan:
         """The rows of a unit."""
         return self.units[self._places[unit]].span
 
-    def image_units(self, rows: int) -> range:
-        """The numbers of the image units that a caption unit of so many rows has."""
-        return range(-(-rows // self.image_rows))
+    def image_units(self, record: Mapping[str, Any]) -> range:
+        """Return the numbers of the image units of a caption unit, given its record of stage `captions`."""
+        return range(-(-record.get("extent", record["rows"]) // self.image_rows))
 
     def downloadable(self) -> set[str]:
         """The units whose images are only on the web."""

@@ -56,7 +56,8 @@ class Dataset:
     swap_size: bool = False
     """Whether the columns called width and height hold each other's values (LAION)."""
     images_root: str | None = None
-    """Folder (path or URL) that image paths are relative to and may not leave; None: the folder of the manifest."""
+    """Folder (path or URL) that image paths are relative to, and below which images are read, like below the manifest's
+    folder; None: the manifest's folder alone."""
     notes: str = ""
     """What a reader of the data should know."""
 
@@ -107,7 +108,7 @@ class Dataset:
             columns: names of the columns of header-less files; implies header=False.
             delimiter: what separates the fields of a CSV file.
             caption_list: what to do with lists of captions.
-            images_root: folder that image paths are relative to.
+            images_root: folder that image paths are relative to, and below which images are read.
             **roles: the column that plays a role, for example caption="alt".
 
         Raises:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 
 from common.naming import counted
+from filters.captions.filters import NoCaption
+from filters.score import NOT_SCORED
+from filters.spotting.decode import UnreadableImageReason
 from pipelines.driver.funnel import FunnelRecord
 from pipelines.engine.work import Work
+from pipelines.fetch.reasons import EXPLANATIONS, Reason
 from pipelines.manifests import Broken
+from pipelines.manifests.images import MissingReason, image_folders
 from pipelines.plan import Plan
+from pipelines.settings import RunSettings
 from pipelines.stages.decide import broken_unit
+from pipelines.stages.decisions import NOT_AT_HAND
 
 
-def errors_of(work: Work, funnel: FunnelRecord | None, max_dead_share: float) -> tuple[str, ...]:
-    """Says of input that changed, units that are set aside, files that could not be read to their end, and of more dead
-    letters than `max_dead_share` of the rows. `funnel` is None where the run did not come to that."""
+def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:
+    """Return lines about what went wrong; the last one says what to do where one reason cost every row.
+
+    Args:
+        work: what the run did.
+        funnel: of its rows; None where the run did not come to that.
+        settings: of the run.
+    """
     found = [*_changed(work), *_set_aside(work)]
     if funnel is not None:
-        found += [*_unread(funnel), *_dead(funnel, max_dead_share)]
+        found += [*_unread(funnel), *_dead(funnel, settings.max_dead_share), *_all_lost(work, funnel, settings)]
     return tuple(found)
 
 
@@ -69,6 +82,56 @@ def _dead(funnel: FunnelRecord, max_dead_share: float) -> list[str]:
         f"dead letters: {counted(rows, 'row')} ({share:.1%}), more than the allowed {max_dead_share:.1%}; see "
         "dead_letter/, or allow more with --max-dead-share"
     ]
+
+
+_ADDRESS = "where you trust the server, allow it with --download-allow ADDRESS:PORT"
+_NETWORK = "see whether this machine reaches the servers; downloads use no proxy"
+_REMEDIES: dict[str, str] = {
+    "image_outside_root": "if you trust the manifest, allow the folder of the images with --images-root FOLDER",
+    Reason.BAD_URL: "name the column of the addresses with --url-column NAME",
+    Reason.BLOCKED_PORT: _ADDRESS,
+    Reason.BLOCKED_ADDRESS: _ADDRESS,
+    Reason.DNS_FAILED: _NETWORK,
+    Reason.CONNECT_FAILED: _NETWORK,
+    Reason.TIMEOUT: f"{_NETWORK}, or allow more time with --download-timeout SECONDS",
+    Reason.TOO_LARGE: "allow larger files with --download-max-bytes N",
+    Reason.OPT_OUT: "where you have the right to, pass --download-ignore-opt-out",
+    Reason.HASH_MISMATCH: "see whether the manifest's column of hashes is of these images",
+}
+_NO_IMAGE = {NOT_AT_HAND, NOT_SCORED, *EXPLANATIONS}
+"""Reasons of rows that have no image, or none that can be read."""
+_BAD_IMAGE = {*get_args(MissingReason), *UnreadableImageReason}
+"""Errors of the dead letters of such rows."""
+
+
+def _all_lost(work: Work, funnel: FunnelRecord, settings: RunSettings) -> list[str]:
+    """Return the likeliest remedy where no row is kept because no row has a caption, or none has an image."""
+    rejected, dead = funnel["rejected"], funnel["dead_letter"]["by_error"]
+    without = rejected.get(NoCaption.reason, 0)
+    if without and without == funnel["rows_in"]:
+        return [f"no row of {without:,} has a caption; name the column of the captions with --caption-column NAME"]
+    lost = Counter({reason: rows for reason, rows in rejected.items() if reason in _NO_IMAGE})
+    lost.update({error: rows for error, rows in dead.items() if error in _BAD_IMAGE})
+    judged = any(
+        step["rejected"]
+        for step in funnel["steps"]
+        if step["stage"] not in ("columns", "captions") and step["reason"] not in _NO_IMAGE
+    )
+    if funnel["kept"] or judged or not lost:
+        return []
+    reason, rows = lost.most_common(1)[0]
+    if reason == NOT_AT_HAND:
+        remedy = "name the column of the image files with --image-path-column NAME"
+        if work.plan.downloadable():
+            remedy = "fetch the images (STAGES with download), or do without (STAGES=captions,export)"
+    elif reason == "image_missing":
+        info = next((info for info in work.plan.infos if info.roles.image_path is not None), None)
+        where = f" in {image_folders(info.path, settings.dataset)[0]}" if info is not None else ""
+        remedy = f"images were looked for{where}; name another folder with --images-root FOLDER"
+    else:
+        remedy = _REMEDIES.get(reason, "see rejected/ and dead_letter/ for the messages of single rows")
+    total = counted(lost.total(), "row")
+    return [f"no image could be read: {rows:,} of the {total} that needed one ended with {reason}; {remedy}"]
 
 
 def dead_letters_of(plan: Plan, set_aside: Mapping[str, Mapping[str, Any]]) -> pa.Table | None:

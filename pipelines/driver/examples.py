@@ -52,7 +52,7 @@ def collect_examples(
     spans = {unit.name: unit.span for unit in units}
     for name in sorted({unit for rows in wanted.values() for unit, _ in rows}):
         read = read_json(layout.commit("captions", name))
-        records = image_records(layout, name, plan.image_units(read["rows"]), stages)
+        records = image_records(layout, name, plan.image_units(read), stages)
         record_of = {row["ordinal"]: row for row in records.to_pylist()} if records is not None else {}
         mine = sorted(
             (ordinal, reason) for reason, chosen in wanted.items() for unit, ordinal in chosen if unit == name

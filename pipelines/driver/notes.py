@@ -66,15 +66,14 @@ def duplicates_note(funnel: FunnelRecord) -> str | None:
 
 
 def not_at_hand_note(funnel: FunnelRecord) -> str | None:
-    """What to tell a person whose rows passed the captions but have no image here."""
+    """Return what to tell a person whose rows passed the captions but have no image here."""
     waiting = funnel["rejected"].get(NOT_AT_HAND, 0)
     if not waiting:
         return None
     return (
-        f"{counted(waiting, 'row')} passed the caption filters, with images that are not at hand "
-        "(urls only): they are kept apart, in rejected/ with "
-        f"reason {NOT_AT_HAND}. STAGES with download fetches them; STAGES=captions,export keeps the rows on their "
-        "captions alone."
+        f"{counted(waiting, 'row')} passed the caption filters and have no image here: they name none, or only a url. "
+        f"They are in rejected/ with reason {NOT_AT_HAND}. STAGES with download fetches what a url names; "
+        "STAGES=captions,export keeps the rows on their captions alone."
     )
 
 

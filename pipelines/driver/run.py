@@ -28,6 +28,7 @@ from pipelines.engine.engine import Engine
 from pipelines.engine.sharing import Sharing, shard_name
 from pipelines.engine.work import Work
 from pipelines.fetch.tool import ToolMissing, check_tool
+from pipelines.manifests import check_image_paths
 from pipelines.plan import Plan, keep_plan, make_plan
 from pipelines.settings import STAGES, RunSettings
 from pipelines.stages.captions import check_lean
@@ -87,6 +88,8 @@ def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Pla
     check_columns(settings.preset, plan.infos, settings.dataset)
     check_export(settings, plan.infos)
     settings = _applicable(settings, plan)
+    if not {*settings.stages} <= {"captions", STAGE}:
+        check_image_paths(plan.infos, settings.dataset)
     layout = Layout(settings.output)
     _check_ocr(settings, layout, plan, say)
     place = settings.publisher.target if settings.publisher else layout.root
@@ -150,7 +153,7 @@ class _Run:
     def do(self, began: float) -> FilterOutcome:
         try:
             if self.settings.shard and not self._share(self.settings.shard):
-                return FilterOutcome(None, errors_of(self.work, None, self.settings.max_dead_share))
+                return FilterOutcome(None, errors_of(self.work, None, self.settings))
             return self._finish(began)
         finally:
             self.work.take_back_changed()
@@ -196,7 +199,7 @@ class _Run:
         results.publish(funnel, decided, began, self.say)
         self.work.find_changed()
         self._publish()
-        return FilterOutcome(funnel, errors_of(self.work, funnel, settings.max_dead_share))
+        return FilterOutcome(funnel, errors_of(self.work, funnel, settings))
 
     def _publish(self) -> None:
         """To a hub, unless the same command may yet find more rows."""

@@ -185,7 +185,7 @@ class Work:
         return [
             image_unit_name(unit, image_unit)
             for unit, record in self.records("captions", units)
-            for image_unit in (self.plan.image_units(int(record["rows"])) if record else ())
+            for image_unit in (self.plan.image_units(record) if record else ())
         ]
 
 

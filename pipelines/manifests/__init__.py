@@ -10,7 +10,16 @@ from pipelines.manifests.batches import make_uid
 from pipelines.manifests.files import stamps_of
 from pipelines.manifests.images import MissingImage, check_images_root
 from pipelines.manifests.inputs import expand_inputs, input_items
-from pipelines.manifests.reader import has_images, info_of, inspect, read, read_images, split, whole_file
+from pipelines.manifests.reader import (
+    check_image_paths,
+    has_images,
+    info_of,
+    inspect,
+    read,
+    read_images,
+    split,
+    whole_file,
+)
 from pipelines.manifests.schema import Difference, check_consistent
 from pipelines.manifests.tables import read_rows
 from pipelines.manifests.types import (
@@ -45,6 +54,7 @@ __all__ = [
     "Unreachable",
     "UnreadableFile",
     "check_consistent",
+    "check_image_paths",
     "check_images_root",
     "expand_inputs",
     "has_images",

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -239,11 +240,11 @@ def _cut(batch: Batch, batch_rows: int) -> list[Batch]:
     if batch.rows <= batch_rows:
         return [batch]
     bad_ordinals = np.array([row.ordinal for row in batch.bad], dtype=np.int64)
-    first = min([*batch.ordinals[:1].tolist(), *bad_ordinals[:1].tolist()])
+    ordinals = np.sort(np.concatenate([batch.ordinals, bad_ordinals]))  # with gaps, where a row group is damaged
     pieces = []
-    for start in range(first, first + batch.rows, batch_rows):
-        good = slice(*np.searchsorted(batch.ordinals, [start, start + batch_rows]).tolist())
-        bad = slice(*np.searchsorted(bad_ordinals, [start, start + batch_rows]).tolist())
+    for start, stop in pairwise([*ordinals[::batch_rows].tolist(), int(ordinals[-1]) + 1]):
+        good = slice(*np.searchsorted(batch.ordinals, [start, stop]).tolist())
+        bad = slice(*np.searchsorted(bad_ordinals, [start, stop]).tolist())
         pieces.append(
             Batch(
                 ordinals=batch.ordinals[good],

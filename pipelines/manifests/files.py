@@ -70,7 +70,9 @@ def reading(path: str) -> Iterator[None]:
             raise _unreachable(path, error) from error
         if not isinstance(error, _BROKEN):
             raise
-        message = str(error) or "the file ends too early"
+        # The libraries quote bytes of the file and write several lines.
+        message = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+        message = message or "the file ends too early"
         if isinstance(error, ImportError):
             message = f"{message}; install the package that opens such addresses"
         raise UnreadableFile(path, type(error).__name__, message) from error
@@ -247,7 +249,7 @@ def stamp(path: str) -> Stamp | None:
     try:
         if not is_url(path):
             status = os.stat(local_path(path))
-            return status.st_size, (str(status.st_mtime_ns),)
+            return status.st_size, (str(status.st_mtime_ns), str(status.st_ctime_ns))
         fs, inside = file_system(path)
         if not is_pinned(path):
             fs.invalidate_cache(inside)  # clients remember what they have listed

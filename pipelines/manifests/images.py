@@ -1,10 +1,11 @@
-"""Image files beside a manifest: read within its folder, within a size, and never from the web."""
+"""Image files that a manifest names: read inside allowed folders, within a size, and never from the web."""
 
 from __future__ import annotations
 
 import os
 import posixpath
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,15 +13,18 @@ from pipelines.datasets import Dataset
 from pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
 from pipelines.manifests.types import NoInput, UnreadableFile
 
-MissingReason = Literal["image_not_available", "image_missing", "image_unreadable", "image_too_large_file"]
+MissingReason = Literal[
+    "image_not_available", "image_outside_root", "image_missing", "image_unreadable", "image_too_large_file"
+]
 """Why there is no image; a closed list, fit for counters.
 
-image_not_available: the row names none, or only one on the web or outside the images' folder. image_missing: the
-file or tar member that it names does not exist. image_unreadable: it exists and cannot be read.
-image_too_large_file: it has more bytes than the limit.
+image_not_available: the row names none, or only one on the web. image_outside_root: the path that it names lies in no
+folder that may be read. image_missing: the file or tar member that it names does not exist. image_unreadable: it
+exists and cannot be read. image_too_large_file: it has more bytes than the limit.
 """
 
 MAX_IMAGE_BYTES = 64 * 2**20
+_WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +41,17 @@ ImageOrMissing = bytes | MissingImage
 """Bytes as stored, not decoded, or why there are none."""
 
 
-def images_root(manifest: str, dataset: Dataset) -> str:
-    """Returns the folder that image paths may not leave: the data set's, else that of the manifest."""
-    if dataset.images_root is not None:
-        return dataset.images_root if is_url(dataset.images_root) else local_path(dataset.images_root)
-    return posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
+def image_folders(manifest: str, dataset: Dataset) -> tuple[str, ...]:
+    """Return the folders and URLs below which images may lie: `images_root` where it is given, then the manifest's."""
+    own = posixpath.dirname(manifest) if is_url(manifest) else os.path.dirname(local_path(manifest))
+    root = dataset.images_root
+    return (own,) if root is None else (root if is_url(root) else local_path(root), own)
 
 
 def check_images_root(dataset: Dataset) -> None:
     """Raises NoInput where the data set names a folder for images and there is none: every row would lack its own."""
     root = dataset.images_root
-    if root is None or root.startswith(("http://", "https://")):
+    if root is None or root.startswith(_WEB):
         return
     try:
         with reading(root):
@@ -59,26 +63,22 @@ def check_images_root(dataset: Dataset) -> None:
         raise NoInput(f"--images-root '{root}' is no folder; name the one that image paths are relative to")
 
 
-def read_image_file(path: str | None, root: str, limit: int) -> ImageOrMissing:
-    """Returns the bytes of an image file.
-
-    A manifest is foreign input, so its paths are followed only inside `root`: an absolute path or one with ".." is fine
-    where it ends inside, and otherwise it is not at hand. Who has images elsewhere says so once, with
-    `images_root`. Symbolic links are followed: they are the user's own.
+def read_image_file(path: str | None, folders: Sequence[str], limit: int) -> ImageOrMissing:
+    """Return the bytes of an image file, or why there are none. Only files below `folders` are read, see `inside`.
 
     Args:
-        path: as the manifest has it: relative to `root`, absolute, or a URL below `root`.
-        root: folder or URL.
+        path: as the manifest has it: relative, absolute, or a URL.
+        folders: see `image_folders`.
         limit: most bytes of an image.
     """
     if path is None or not path.strip():
         return MissingImage(reason="image_not_available", message="the row names no image file")
-    if path.startswith(("http://", "https://")) or root.startswith(("http://", "https://")):
+    full = None if path.startswith(_WEB) else inside(path, folders)
+    if path.startswith(_WEB) or (full is not None and full.startswith(_WEB)):
         return MissingImage(reason="image_not_available", message=f"{path} is on the web; download it first")
-    full = _inside(path, root)
     if full is None:
-        message = f"{path} is outside {root}; if that is meant, say so in Python: with_roles(images_root=...)"
-        return MissingImage(reason="image_not_available", message=message)
+        message = f"{path} lies outside {' and '.join(folders)}; if you trust the manifest, pass --images-root FOLDER"
+        return MissingImage(reason="image_outside_root", message=message)
     try:
         return _read(full, limit)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -101,21 +101,70 @@ def too_large(what: str, size: int, limit: int) -> MissingImage:
     )
 
 
-def _inside(path: str, root: str) -> str | None:
-    """Returns the full path where it lies below `root`, else None; judged by its letters, not by the disk."""
-    if not is_url(root):
+def is_file_path(path: str | None) -> bool:
+    """Return whether a row names an image file, and not nothing or an address on the web."""
+    return path is not None and bool(path.strip()) and not path.startswith(_WEB)
+
+
+def folder_of_all(paths: Sequence[str], folders: Sequence[str]) -> str:
+    """Return the deepest folder that holds all of these image paths.
+
+    Args:
+        paths: as the manifest has them, at least one.
+        folders: see `image_folders`.
+    """
+    full = [full_path(path.removeprefix("file://"), folders) for path in paths]
+    if any(map(is_url, full)):
+        return posixpath.dirname(full[0])
+    return os.path.commonpath([os.path.dirname(os.path.normpath(path)) for path in full])
+
+
+def full_path(path: str, folders: Sequence[str]) -> str:
+    """Return a relative path with the folder that it starts from, any other path as it is.
+
+    A relative path starts from the first folder, but one that begins with ".." from the manifest's, which is the last.
+    """
+    if is_url(path) or path.startswith("/"):
+        return path
+    climbs = posixpath.normpath(path).split("/")[0] == ".."
+    return posixpath.join(folders[-1 if climbs else 0], path)
+
+
+def inside(path: str, folders: Sequence[str]) -> str | None:
+    """Return the full, normalized path of an image where it lies below one of `folders`, else None.
+
+    A manifest is untrusted input. ".." is resolved in the text of the path before anything is opened, and the result
+    is the path that is opened. It has to lie below a folder by its text, or, for local files, by its real path.
+    A symbolic link below a folder is followed wherever it leads: links are the user's own, and caches of hubs are
+    made of them.
+    """
+    path = full_path(path.removeprefix("file://"), folders)
+    return next((full for folder in folders if (full := _below(path, folder)) is not None), None)
+
+
+def _below(path: str, folder: str) -> str | None:
+    if not is_url(folder):
         if is_url(path):
             return None
-        full = os.path.normpath(os.path.join(root, path.removeprefix("file://")))
-        return full if os.path.commonpath([full, os.path.normpath(root)]) == os.path.normpath(root) else None
-    protocol, _, folder = root.partition("://")
+        full, folder = os.path.normpath(path), os.path.normpath(folder)
+        if _is_below(full, folder):
+            return full
+        try:  # the manifest may name the folder by another way than the user, through a link
+            return full if _is_below(os.path.realpath(full), os.path.realpath(folder)) else None
+        except ValueError:  # a NUL, or half a character
+            return None
+    protocol, _, folder = folder.partition("://")
     if is_url(path):
         if not path.startswith(f"{protocol}://"):
             return None
         path = "/" + path.partition("://")[2].lstrip("/")
     folder = posixpath.normpath("/" + folder.lstrip("/"))
-    full = posixpath.normpath(posixpath.join(folder, path))
-    return f"{protocol}:/{full}" if posixpath.commonpath([full, folder]) == folder else None
+    full = posixpath.normpath(path)
+    return f"{protocol}:/{full}" if _is_below(full, folder) else None
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith("/") and posixpath.commonpath([path, folder]) == folder
 
 
 def _read(path: str, limit: int) -> ImageOrMissing:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from functools import lru_cache
+from shlex import quote
 
 import numpy as np
 import numpy.typing as npt
 
+from common.naming import counted
 from pipelines.datasets import Dataset
 from pipelines.manifests.batches import batches
 from pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
 from pipelines.manifests.formats import detect, format_named, versions
-from pipelines.manifests.images import MAX_IMAGE_BYTES, ImageOrMissing, MissingImage
-from pipelines.manifests.types import Batch, FileInfo, Span
+from pipelines.manifests.images import (
+    MAX_IMAGE_BYTES,
+    ImageOrMissing,
+    MissingImage,
+    folder_of_all,
+    image_folders,
+    inside,
+    is_file_path,
+)
+from pipelines.manifests.types import Batch, FileInfo, NoInput, Span, UnreadableFile
 from pipelines.store.fingerprints import fingerprint_of
 
+_CHECKED_ROWS = 1000
 VERSION = 1
 """Raise it when a look at the same file tells something else, whatever its format; see `Format.version`."""
 
@@ -159,6 +170,34 @@ def _images(
     )
     missing = MissingImage(reason="image_not_available", message=message)
     return ((ordinal, missing) for ordinal in wanted)
+
+
+def check_image_paths(infos: Sequence[FileInfo], dataset: Dataset) -> None:
+    """Raise NoInput where no image path in the first rows of a manifest lies in a folder that may be read.
+
+    Args:
+        infos: the manifests; the first one with a column of paths, and without one of bytes, is looked at.
+        dataset: how rows are read.
+    """
+    info = next((info for info in infos if info.roles.image_path is not None and info.roles.image is None), None)
+    if info is None:
+        return
+    with closing(read(info, dataset, _CHECKED_ROWS)) as found:
+        try:
+            batch = next(found, None)
+        except UnreadableFile:  # the run reports it
+            return
+    rows = [] if batch is None else batch.table.column(info.roles.image_path).to_pylist()
+    paths = [path for path in rows if is_file_path(path)]
+    folders = image_folders(info.path, dataset)
+    if not paths or any(inside(path, folders) is not None for path in paths):
+        return
+    root = quote(folder_of_all(paths, folders))
+    first = "" if batch is None or batch.rows < _CHECKED_ROWS else "first "
+    raise NoInput(
+        f"{len(paths):,} of the {first}{counted(len(paths), 'image path')} lie outside {' and '.join(folders)}, such "
+        f'as {paths[0]!r}. Pass --images-root {root} (make: ARGS="--images-root {root}"), or / for every folder'
+    )
 
 
 @contextmanager

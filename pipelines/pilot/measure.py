@@ -46,7 +46,7 @@ def _unit(
         outcomes[KEPT if stages.get(reason) == "dedup" else reason] += rows
     rejected = decided["rejected"].items()
     before_images = sum(rows for reason, rows in rejected if stages.get(reason) in ("columns", "captions"))
-    records = load_records(layout, unit, plan.image_units(read["rows"]))
+    records = load_records(layout, unit, plan.image_units(read))
     sizes = records["bytes"].drop_null()
     export: ExportRecord | None = read_json(layout.commit("export", unit))
     shards = [shard["shard"] for shard in (export["shards"] if export else ()) if "path" not in shard]

@@ -66,6 +66,9 @@ class CaptionRecord(TypedDict):
     good: int
     dead: int
     """`rows` are `good` ones and dead letters."""
+    extent: NotRequired[int]
+    """Rows up to the last one that was read, which a damaged row group makes more than `rows`; earlier versions stopped
+    at the damage."""
     own_uids: int
     """Rows whose uid is the manifest's."""
     without_url: int
@@ -121,7 +124,7 @@ class CaptionStage(Stage):
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
         span = self._plan.span(unit)
         heartbeat.expect(span.rows)
-        rows, own_uids, without_url, unparsed = 0, 0, 0, 0
+        rows, extent, own_uids, without_url, unparsed = 0, 0, 0, 0, 0
         values = ColumnValues(self.layout, unit, self.conditions) if self.annotate and self.conditions else None
         broken: Broken | None = None
         schema = pa.schema([*ROW, *SCHEMA]) if self.annotate else ROW
@@ -135,6 +138,7 @@ class CaptionStage(Stage):
                     if batch.bad:
                         dead.write(_dead_letters(batch.bad, span.path, unit))
                     rows += batch.rows
+                    extent = 1 + max([*batch.ordinals[-1:].tolist(), *(row.ordinal for row in batch.bad[-1:])])
                     own_uids += sum(batch.own_uids)
                     without_url += batch.urls.count(None)
                     heartbeat.beat(rows)
@@ -147,6 +151,7 @@ class CaptionStage(Stage):
             "rows": rows,
             "good": good.rows,
             "dead": dead.rows,
+            "extent": extent,
             "own_uids": own_uids,
             "without_url": without_url,
             "lean": self.lean,

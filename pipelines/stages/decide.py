@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from filters.columns import STORED
 from filters.presets import Preset
@@ -35,7 +36,7 @@ from pipelines.store.fingerprints import Fingerprints, fingerprint_of
 from pipelines.store.layout import KINDS, Layout
 from pipelines.store.storage import row_groups
 
-VERSION = 4  # raise it when equal annotations and thresholds may be decided otherwise
+VERSION = 5  # raise it when equal annotations and thresholds may be decided otherwise
 
 
 class _Annotations:
@@ -45,17 +46,23 @@ class _Annotations:
         self._groups = groups
         self._left = next(groups)
 
-    def take(self, count: int) -> pa.Table:
-        """The next rows, fewer where these are the last."""
-        parts = [self._left.slice(0, count)]
-        while more := count - sum(part.num_rows for part in parts):
-            group = next(self._groups, None)
+    def take(self, ordinals: NDArray[np.int64]) -> tuple[pa.Table, pa.Table]:
+        """Return the rows with these ordinals, and the rows up to the last of them that have others."""
+        last = ordinals[-1] if len(ordinals) else -1
+        parts: list[pa.Table] = []
+        while True:
+            count = int(np.searchsorted(np.asarray(self._left["ordinal"]), last, side="right"))
+            parts.append(self._left.slice(0, count))
+            self._left = self._left.slice(count)
+            group = None if self._left.num_rows else next(self._groups, None)
             if group is None:
                 break
             self._left = group
-            parts.append(group.slice(0, more))
-        self._left = self._left.slice(parts[-1].num_rows)
-        return pa.concat_tables(parts)
+        rows = pa.concat_tables(parts)
+        if np.array_equal(np.asarray(rows["ordinal"]), ordinals):
+            return rows, rows.slice(0, 0)
+        there = np.isin(np.asarray(rows["ordinal"]), ordinals)
+        return rows.filter(pa.array(there)), rows.filter(pa.array(~there))
 
     def rest(self) -> Iterator[pa.Table]:
         """All rows that are left."""
@@ -98,10 +105,10 @@ class DecideStage(Stage):
         span = self._plan.span(unit)
         read_record: CaptionRecord = read_json(self.layout.commit("captions", unit))
         heartbeat.expect(read_record["rows"])
-        records = image_records(self.layout, unit, self._plan.image_units(read_record["rows"]), self.stages)
+        records = image_records(self.layout, unit, self._plan.image_units(read_record), self.stages)
         duplicates = Duplicates(self._entries, self.duplicate_files, self._plan.number(unit))
         annotations = _Annotations(annotated_rows(self.layout, unit, self.preset))
-        tally, done = Tally(), 0
+        tally, done, lost = Tally(), 0, list[pa.Table]()
         parts = [TableFile(self.layout.part(kind, unit)) for kind in KINDS]
         with parts[0] as kept, parts[1] as rejected, parts[2] as dead:
             if self.layout.dead(unit).exists():
@@ -112,18 +119,22 @@ class DecideStage(Stage):
                 dead.write(broken_unit(read_record["broken"], unit))
             try:
                 for batch in read(span, self.dataset, batch_rows=BATCH_ROWS, images=True):
-                    rows = annotations.take(len(batch.ordinals))
+                    rows, passed = annotations.take(batch.ordinals)
+                    if rows.num_rows < len(batch.ordinals):
+                        raise RuntimeError(f"{span.path}: rows were read that are not annotated")
+                    if passed.num_rows:
+                        lost.append(passed)
                     done += len(batch.ordinals)
                     self._decide(batch, rows, records, span, unit, duplicates, (kept, rejected, dead), tally)
                     heartbeat.beat(done)
             except UnreadableFile as error:
-                # Images lie in pages of their own: these may be broken where the captions were not. What is left
-                # cannot be written out.
-                for rest in annotations.rest():
+                # Images lie in pages of their own: these may be broken where the captions were not. Such rows cannot be
+                # written out.
+                for rest in (*lost, *annotations.rest()):
                     why = (pa.array([text] * rest.num_rows, pa.string()) for text in (error.error, error.message))
-                    lost = _dead_letters(rest, error.path, unit, "manifest", *why)
-                    dead.write(lost)
-                    tally.lose("manifest", lost)
+                    letters = _dead_letters(rest, error.path, unit, "manifest", *why)
+                    dead.write(letters)
+                    tally.lose("manifest", letters)
             else:
                 if done != read_record["good"]:
                     raise RuntimeError(

@@ -160,14 +160,14 @@ def judge_images(captions: list[str], records: pa.Table, preset: Preset) -> Imag
     """`records` are rows of `stages.spotting.SCHEMA`, one per caption."""
     statuses = records["status"].to_pylist()
     reasons: Reasons = np.full(len(captions), DEAD, object)
-    overlaps = np.zeros(len(captions), np.int64)
+    overlaps = np.full(len(captions), NOT_READ, np.int64)
     for index, status in enumerate(statuses):
         if status == NOT_AT_HAND:
             reasons[index] = NOT_AT_HAND
         elif status == UNREAD:
-            reasons[index], overlaps[index] = KEPT, NOT_READ
+            reasons[index] = KEPT
         elif status.startswith(DOWNLOAD_FAILED):
-            reasons[index], overlaps[index] = status.removeprefix(DOWNLOAD_FAILED), NOT_READ
+            reasons[index] = status.removeprefix(DOWNLOAD_FAILED)
     read = np.flatnonzero(np.asarray(pc.equal(records["status"], "ok")))
     evidence = _read(captions, records.take(pa.array(read)), read, preset)
     overlaps[read], reasons[read] = evidence.overlaps, KEPT

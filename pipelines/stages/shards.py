@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from PIL import Image
 
 from common.images import BadImage, open_image
@@ -20,17 +24,17 @@ from pipelines.datasets import Dataset
 from pipelines.engine.progress import Heartbeat
 from pipelines.engine.stage import Done, Stage
 from pipelines.manifests import MissingImage
+from pipelines.manifests.formats.jsonl import EXTRA
 from pipelines.stages.downloads import images_of
+from pipelines.stages.output import making_way
 from pipelines.store.commit import published, remove
 from pipelines.store.fingerprints import Fingerprints
 from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, is_local, read_table
+from pipelines.store.storage import StorePath, is_local, read_table, row_groups
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 """Endings of the formats that loaders of webdatasets read. Members with others would be passed over in silence."""
-_MEMBER = ("uid", "caption", "complexity", "actions", "objects", "attributes", "overlap")
-"""Columns of kept/ in the .json of a sample."""
 _LIMITS = DecodeLimits(decode_side=0)
 
 
@@ -90,14 +94,14 @@ class ExportStage(Stage):
     noun = "images"
 
     def process(self, unit: str, before: dict[str, Any] | None, heartbeat: Heartbeat) -> Done:
-        rows = kept_rows(self.layout, unit, _MEMBER)
-        heartbeat.expect(len(rows))
+        kept, ordinals = _members(self.layout, unit)
+        heartbeat.expect(len(ordinals))
         shards: list[Shard] = []
-        for number, first in enumerate(range(0, len(rows), PER_SHARD)):
+        for number, first in enumerate(range(0, len(ordinals), PER_SHARD)):
             path = shard_path(self.layout, unit, number)
-            part = rows[first : first + PER_SHARD]
+            part = kept.slice(first, PER_SHARD).to_pylist()
             with published(path) as temporary:
-                written = self._write(temporary, unit, part)
+                written = self._write(temporary, unit, part, ordinals[first : first + PER_SHARD])
                 with open(temporary, "rb") as tar:
                     index = scan(path.name, tar)
             index.stamp = stamp_of(path) if is_local(path) else ""
@@ -110,24 +114,24 @@ class ExportStage(Stage):
         files = [shard_path(self.layout, unit, number) for number in range(len(shards))]
         return record, files
 
-    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]]) -> int:
+    def _write(self, path: Path, unit: str, rows: list[dict[str, Any]], ordinals: NDArray[np.int64]) -> int:
         """Write a tar; how many samples it has. Rows whose image is missing or broken, which only a run without
         Text-spotting keeps, have none."""
         samples, plan = 0, self._plan
         with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            ordinals = np.array([row["ordinal"] for row in rows], np.int64)
             images = images_of(self.layout, unit, plan.span(unit), plan.image_rows, self.dataset, ordinals)
-            for row, (_, image) in zip(rows, images, strict=True):
+            for row, (ordinal, image) in zip(rows, images, strict=True):
                 if isinstance(image, MissingImage):
                     continue
                 try:
                     ending, content = _member(image)
                 except BadImage:
                     continue
-                key = f"{row['uid']}-{row['ordinal']:06d}"  # rows may share a uid, keys in a shard must differ
+                key = f"{row['uid']}-{ordinal:06d}"  # rows may share a uid, keys in a shard must differ
                 _add(tar, f"{key}.{ending}", content)
                 _add(tar, f"{key}.txt", row["caption"].encode("utf-8", "replace"))
-                _add(tar, f"{key}.json", json.dumps({**row, "key": key}, ensure_ascii=False).encode("utf-8", "replace"))
+                meta = {**_finite(row), "ordinal": ordinal, "key": key}
+                _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False).encode("utf-8", "replace"))
                 samples += 1
         return samples
 
@@ -140,6 +144,49 @@ def kept_rows(layout: Layout, unit: str, columns: Sequence[str]) -> list[dict[st
     kept = read_table(path, columns=[*columns]).to_pylist()
     ordinals = read_table(layout.data("decide", unit))["ordinal"].to_pylist()
     return [{**row, "ordinal": ordinal} for row, ordinal in zip(kept, ordinals, strict=True)]
+
+
+def _members(layout: Layout, unit: str) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Return what the .json of each of a unit's survivors holds, and their ordinals.
+
+    These are the columns of kept/, the manifest's own among them, but neither bytes nor what was spotted. A manifest's
+    `key` and `ordinal` make way for those of the sample, and what JSON had of other columns for what a reader adds.
+    """
+    path = layout.part("kept", unit)
+    if not path.exists():
+        return pa.table({}), np.empty(0, np.int64)
+    schema = next(row_groups(path)).schema
+    kept = read_table(path, columns=[one.name for one in schema if one.name != "spotted" and _fits(one.type)])
+    for index, one in enumerate(kept.schema):
+        if pa.types.is_temporal(one.type) or pa.types.is_decimal(one.type):
+            kept = kept.set_column(index, one.name, pc.cast(kept[one.name], pa.string()))
+    ordinals = np.asarray(read_table(layout.data("decide", unit))["ordinal"], np.int64)
+    return pa.table(making_way(kept, ("key", "ordinal", EXTRA))), ordinals
+
+
+def _fits(type: pa.DataType, nested: bool = False) -> bool:
+    """Return whether JSON can hold the values of a column, or a string can in their place."""
+    if pa.types.is_dictionary(type):
+        return _fits(type.value_type, nested)
+    if pa.types.is_struct(type) and len({one.name for one in type}) < type.num_fields:
+        return False
+    if pa.types.is_nested(type):
+        return all(_fits(type.field(index).type, True) for index in range(type.num_fields))
+    if pa.types.is_temporal(type) or pa.types.is_decimal(type):
+        return not nested
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_boolean)
+    return pa.types.is_null(type) or pa.types.is_primitive(type) or any(kind(type) for kind in kinds)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None in place of numbers that JSON has no word for."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    return value
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:

@@ -105,8 +105,11 @@ class SpottingStage(GenerationStage):
 
     def seen(self, unit: str, generation: str, record: dict[str, Any]) -> NDArray[np.int64]:
         done = read_table(self.layout.data(self.name, generation), columns=["ordinal", "status"])
-        if record["downloads"] != downloaded_state(self.layout, unit):  # those that were not at hand may be now
-            done = done.filter(pc.not_equal(done["status"], NOT_AT_HAND))
+        absent = {NOT_AT_HAND} if record["downloads"] != downloaded_state(self.layout, unit) else set()
+        if record.get("root") != self.dataset.images_root:  # images are looked for in another folder now
+            absent = {NOT_AT_HAND, "image_outside_root", "image_missing"}
+        if absent:
+            done = done.filter(pc.invert(pc.is_in(done["status"], value_set=pa.array(sorted(absent)))))
         return np.asarray(done["ordinal"])
 
     def current(self, unit: str, record: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -126,6 +129,7 @@ class SpottingStage(GenerationStage):
     def cover(self, unit: str, record: dict[str, Any]) -> None:
         record["covers"] = sorted({*record["covers"], *self.survivors.covers})
         record["downloads"] = downloaded_state(self.layout, unit)
+        record["root"] = self.dataset.images_root
 
     def _read_images(self, unit: str, ordinals: NDArray[np.int64], out: TableFile, heartbeat: Heartbeat) -> None:
         parent = unit_of(unit)
@@ -184,7 +188,8 @@ class SpottingAnnotation(GenerationAnnotator):
         assert isinstance(stage, SpottingStage)
         if record is None or not stage.survivors.are_covered(record, stage.fingerprint):
             return False
-        return bool(record["downloads"] == self._downloads.get(unit))
+        same_root = record.get("root") == stage.dataset.images_root
+        return same_root and bool(record["downloads"] == self._downloads.get(unit))
 
     def announce(self, stage: Stage, todo: Sequence[str], records: Sequence[dict[str, Any]], of: int) -> str | None:
         if outdated := sum(record["fingerprint"] != stage.fingerprint for record in records):

@@ -83,6 +83,10 @@ WRONG: dict[str, tuple[Sequence[str], str]] = {
     ),
     "dead share, not a number": (["{good}", "--max-dead-share", "nan"], "the value is nan; it must be a number"),
     "format": (["{good}", "--format", "xml"], "xml"),
+    "image paths elsewhere": (
+        ["--dataset", "custom", "--input", "{tmp}/far.tsv", "--output", "{out}"],
+        'ARGS="--images-root /far/images"',
+    ),
     "delimiter": (["{good}", "--delimiter", "::"], "delimiter"),
 }
 
@@ -92,6 +96,7 @@ def test_wrong_use(kind: str, manifest: Path, tmp_path: Path, capfd: pytest.Capt
     arguments, names = WRONG[kind]
     (tmp_path / "none.tsv").write_text("a\tb\n1\t2\n")
     (tmp_path / "empty.tsv").write_text("n\tcaption\n")
+    (tmp_path / "far.tsv").write_text("caption\timage_path\nA dog runs\t/far/images/1.jpg\n")
     (tmp_path / "wrong.yaml").write_text("captions: {min_complexty: 1}\n")
     (tmp_path / "twice.yaml").write_text("dedup: {pairs: true, pairs: false}\n")
     (tmp_path / "broken.yaml").write_text("dedup: {pairs: true\n")

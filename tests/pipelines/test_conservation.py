@@ -74,8 +74,8 @@ IMAGES: dict[str, tuple[bytes | None, str]] = {
     "folder.jpg": (None, "dead"),
     "http://example.org/a.jpg": (None, "image_not_available"),
     "https://example.org/b.jpg?x=1": (None, "image_not_available"),
-    "../../outside.jpg": (None, "image_not_available"),
-    "/etc/passwd": (None, "image_not_available"),
+    "../../outside.jpg": (None, "dead"),
+    "/etc/passwd": (None, "dead"),
     "": (None, "image_not_available"),
     "   ": (None, "image_not_available"),
     "x" * 300 + ".jpg": (None, "dead"),
@@ -333,6 +333,38 @@ def test_spoiled_pages_of_images_cost_their_rows(
     assert set(result.verdicts()) == {*range(20), *range(30, 40)}
     assert {row["caption"] for row in result.rows("dead_letter")} == {f"{SENTENCE} {n}" for n in range(20, 30)}
     assert result.status == 1
+
+
+@pytest.mark.parametrize("damaged", ["caption", "image", "both"])
+def test_a_damaged_row_group_costs_its_own_rows(
+    tmp_path: Path, filtering: Callable[..., Any], ocr_models: None, damaged: str
+) -> None:
+    """The groups behind it are read, all in one unit of several image units."""
+    path = tmp_path / "rows.parquet"
+    captions = [f"{SENTENCE} {n}" for n in range(480)]
+    table = pa.table({"caption": captions, "n": range(480), "image": [_JPEG] * 480})
+    small = {"data_page_size": 512, "write_batch_size": 8}  # 128 rows are read at a time; those before the damage stay
+    pq.write_table(table, path, row_group_size=160, compression="zstd", use_dictionary=False, **small)
+    group = pq.read_metadata(path).row_group(1)
+    with open(path, "r+b") as file:
+        for column in [0, 2] if damaged == "both" else [{"caption": 0, "image": 2}[damaged]]:
+            chunk = group.column(column)
+            begin = chunk.total_compressed_size * 9 // 10 if column == 0 and damaged == "both" else 0
+            file.seek(chunk.data_page_offset + begin)
+            file.write(b"\xff" * (chunk.total_compressed_size - begin))
+    result = filtering(path, tmp_path / "out")
+    total, undecided = _balance(result), result.funnel["not_decided"]["rows"]
+    assert total + undecided == 480 and result.status == 1
+    read = set(result.verdicts())
+    assert read == {*range(160), *range(320, 480)}
+    assert all(row["n"] == captions.index(row["caption"]) for row in result.rows("kept"))
+    lost = [row["caption"] for row in result.rows("dead_letter") if row["ordinal"] is not None]
+    assert lost == {"caption": [], "image": captions[160:320], "both": captions[160:288]}[damaged]
+    assert undecided == {"caption": 160, "image": 0, "both": 32}[damaged]
+    assert any("row group 1 is damaged" in row["message"] for row in result.rows("dead_letter"))
+    stored = sorted(path.name for path in (tmp_path / "out" / "shards").glob("*.tar"))
+    with tarfile.open(tmp_path / "out" / "shards" / stored[0]) as tar:
+        assert sum(name.endswith(".jpg") for name in tar.getnames()) == result.funnel["kept"]
 
 
 def test_nothing_but_a_broken_file(tmp_path: Path, filtering: Callable[..., Any]) -> None:

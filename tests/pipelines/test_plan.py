@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -57,11 +59,14 @@ def _kept(folder: Path, pattern: str = "*", rows: int = 3) -> Plan:
     return keep_plan(Layout(output).plan, make_plan(f"{folder}/in/{pattern}", CUSTOM, 1, rows, output))
 
 
-def _spoil(path: Path) -> None:
-    """Other content, by which nobody who only asks for size and time can tell the file from what it was."""
-    status = path.stat()
-    path.write_bytes(b"\xff" * status.st_size)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+@pytest.fixture
+def unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, no manifest can be looked at."""
+
+    def refuse(path: str, dataset: object) -> NoReturn:
+        raise AssertionError(f"{path} is looked at")
+
+    return lambda: monkeypatch.setattr("pipelines.manifests.reader._look", refuse)
 
 
 @pytest.fixture
@@ -76,11 +81,10 @@ def inputs(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_second_look_is_none(inputs: Path) -> None:
+def test_a_second_look_is_none(inputs: Path, unseen: Callable[[], None]) -> None:
     plan = _kept(inputs)
     assert len(plan.units) == 3 + 3 + 1 + 3
-    for path in (inputs / "in").iterdir():
-        _spoil(path)
+    unseen()
     again = _kept(inputs)
     assert again == plan and again.infos == plan.infos
     loaded = load_plan(Layout(inputs / "out").plan)
@@ -158,17 +162,25 @@ def test_a_folder_that_is_no_place_for_results_is_refused(
     assert not [*(tmp_path / "home").iterdir()]
 
 
-def test_what_was_touched_is_looked_at_again_once(inputs: Path) -> None:
+def test_what_was_touched_is_looked_at_again(inputs: Path) -> None:
     plan, path = _kept(inputs), inputs / "in" / "a.parquet"
     os.utime(path, ns=(1, 1))
     assert [sum(batch.rows for batch in read(unit.span, CUSTOM)) for unit in plan.units[:3]] == [3, 3, 3]
     touched = _kept(inputs)
     assert touched.units == plan.units and touched.infos[0].stamp != plan.infos[0].stamp
-    _spoil(path)
-    assert _kept(inputs).infos[0].stamp == touched.infos[0].stamp
-    os.utime(path, ns=(2, 2))
+    status = path.stat()
+    path.write_bytes(b"\xff" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     broken = make_plan(f"{inputs}/in/*", CUSTOM, 1, 3, inputs / "out")
     assert [Path(entry["path"]).name for entry in broken.unreadable] == ["a.parquet"]
+
+
+def test_what_was_touched_is_not_looked_at_a_third_time(inputs: Path, unseen: Callable[[], None]) -> None:
+    _kept(inputs)
+    os.utime(inputs / "in" / "a.parquet", ns=(1, 1))
+    touched = _kept(inputs)
+    unseen()
+    assert _kept(inputs).infos == touched.infos
 
 
 def test_what_is_read_otherwise_is_looked_at_again(inputs: Path) -> None:

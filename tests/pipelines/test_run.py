@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import csv
+import datetime
+import decimal
 import gzip
 import hashlib
 import io
@@ -113,6 +115,40 @@ def test_original_columns_with_our_names_are_kept(tmp_path: Path, filtering: Cal
     assert [row["original_overlap"] for row in rows] == given["original_overlap"]
     assert [row["original_original_overlap"] for row in rows] == given["overlap"]
     assert _schema(result.output, "kept").items() >= ANNOTATIONS.items()
+
+
+def test_tars_keep_the_manifests_columns(
+    tmp_path: Path, filtering: Callable[..., Any], draw: Callable[..., Path]
+) -> None:
+    """Whatever JSON can hold; the user's ids, too."""
+    content = draw(tmp_path / "a.png").read_bytes()
+    given = {
+        "caption": [SENTENCE],
+        "image": [{"bytes": content, "path": "a.png"}],
+        "uid": ["mine"],
+        "key": ["000001"],
+        "url": ["http://example.org/a.png"],
+        "license": ["CC-BY-4.0"],
+        "similarity": [0.25],
+        "score": [float("nan")],
+        "tags": [["a", "b"]],
+        "when": [datetime.datetime(2024, 5, 1, tzinfo=datetime.UTC)],
+        "price": [decimal.Decimal("1.50")],
+        "raw": [b"\xff"],
+    }
+    pq.write_table(pa.table(given), tmp_path / "a.parquet")
+    result = filtering(tmp_path / "a.parquet", tmp_path / "out", stages=("captions", "export"))
+    (path,) = (tmp_path / "out" / "shards").glob("*.tar")
+    with tarfile.open(path) as tar:
+        names = tar.getnames()
+        found = json.load(tar.extractfile(next(name for name in names if name.endswith(".json"))))  # type: ignore[arg-type]
+    (row,) = result.rows("kept")
+    assert (found["original_uid"], found["uid"]) == ("mine", row["uid"])
+    assert (found["original_key"], f"{found['key']}.png") == ("000001", names[0])
+    same = ("url", "license", "similarity", "tags", "caption", "actions", "complexity")
+    assert {name: found[name] for name in same} == {name: row[name] for name in same}
+    assert (found["score"], found["price"], found["when"][:10]) == (None, "1.50", "2024-05-01")
+    assert not found.keys() & {"raw", "image", "spotted"}
 
 
 def test_output_is_input_again(tmp_path: Path, filtering: Callable[..., Any]) -> None:
@@ -372,7 +408,8 @@ def test_urls_only(tmp_path: Path, tsv: Callable[..., Path], filtering: Callable
     assert alone.verdicts() == {"0": "kept", "1": "action"}
     full = filtering(manifest, tmp_path / "full", stages=("captions", "spotting", "export"))
     assert full.verdicts() == {"0": "image_not_available", "1": "action"}
-    assert full.status == 0
+    assert full.status == 1, "no row that passed its caption has an image"
+    assert "STAGES with download" in full.outcome.errors[-1]
     assert any("STAGES=captions,export" in line for line in full.said)
 
 

@@ -19,7 +19,7 @@ from common.naming import nearest
 from pipelines.datasets import Dataset
 from pipelines.manifests.batches import batches
 from pipelines.manifests.files import read_part, reading
-from pipelines.manifests.images import ImageOrMissing, MissingImage, images_root, read_image_file
+from pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file
 from pipelines.manifests.types import (
     MAX_RAW_BYTES,
     BadReason,
@@ -92,7 +92,7 @@ class Format(ABC):
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
     ) -> Iterator[tuple[int, ImageOrMissing]]:
         """Yields the images of the rows with these ordinals, ascending; here those whose paths stand in a column."""
-        root = images_root(info.path, dataset)
+        folders = image_folders(info.path, dataset)
         rest = set(wanted)
         chunks = self.chunks(info, span, dataset, images=False)
         with closing(batches(chunks, info.roles, _BATCH_ROWS)) as found:
@@ -105,7 +105,7 @@ class Format(ABC):
                 }
                 for ordinal in sorted(rest & here.keys()):
                     given = here[ordinal]
-                    image = given if isinstance(given, MissingImage) else read_image_file(given, root, max_bytes)
+                    image = given if isinstance(given, MissingImage) else read_image_file(given, folders, max_bytes)
                     yield ordinal, image
                 rest -= here.keys()
                 if not rest:

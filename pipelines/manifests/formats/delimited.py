@@ -55,6 +55,9 @@ class _Delimited(LineFormat):
         """Yields the records of consecutive lines; empty lines are none."""
 
     def head(self, lines: list[Line], path: str, dataset: Dataset) -> Head:
+        if len(lines) == 1 and b"\r" in lines[0].raw.rstrip(b"\r"):
+            message = "its lines end with CR alone; convert it: tr '\\r' '\\n' < in > out"
+            raise UnreadableFile(path, "LineEnds", message)
         found = list(self.records(iter(lines), dataset))
         if not found:
             raise empty(path)

@@ -8,6 +8,7 @@ text.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,12 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise BadJson("invalid_utf8", f"byte {error.start} of the JSON is no UTF-8") from error
     try:
-        value = json.loads(text)
+        try:
+            value = json.loads(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # a number with more digits than Python parses
+            value = json.loads(text, parse_int=_long)
     except ValueError as error:
         raise BadJson("invalid_json", f"no JSON: {error}") from error
     except RecursionError as error:
@@ -116,6 +122,11 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         except UnicodeEncodeError as error:
             raise BadJson("lone_surrogate", f"an escape stands for half a character: {error.reason}") from error
     return value
+
+
+def _long(digits: str) -> int | str:
+    """Return a number, as text where it has too many digits to be parsed."""
+    return int(digits) if len(digits) <= sys.int_info.default_max_str_digits else digits
 
 
 def _is_deeper(value: dict[str, Any], depth: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pipelines.manifests.columns import bytes_of, column_of, plain
 from pipelines.manifests.files import guarded, open_file, reading
 from pipelines.manifests.formats.base import Format, hint, register_format
 from pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
-from pipelines.manifests.images import ImageOrMissing, MissingImage, images_root, read_image_file, within
+from pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file, within
 from pipelines.manifests.schema import resolve_roles
 from pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
@@ -31,6 +32,10 @@ _STEP_BYTES = 64 * 2**20
 """Rows that pyarrow unpacks in one step have at most so many bytes, or are one."""
 _BUFFER_BYTES = 2**20
 _MAGIC = b"PAR1"
+_ENCRYPTED_MAGIC = b"PARE"
+_SIGNATURE_BYTES = 28
+"""Length of the signature behind a footer that can be read while columns are encrypted."""
+_ENCRYPTED = "the file is encrypted Parquet, which is not read here; write it again without encryption"
 
 
 @register_format
@@ -41,9 +46,11 @@ class Parquet(Format):
     endings = (".parquet", ".pq")
 
     def starts(self, head: bytes) -> bool:
-        return head.startswith(_MAGIC)
+        return head.startswith((_MAGIC, _ENCRYPTED_MAGIC))
 
     def check(self, path: str, head: bytes, compression: Compression) -> None:
+        if head.startswith(_ENCRYPTED_MAGIC):
+            raise UnreadableFile(path, "Encrypted", _ENCRYPTED)
         if not head.startswith(_MAGIC):
             raise UnreadableFile(
                 path, "NotParquet", f"a Parquet file starts with {_MAGIC!r}, this one with {head[:16]!r}{hint(head)}"
@@ -71,20 +78,18 @@ class Parquet(Format):
     def chunks(self, info: FileInfo, span: Span, dataset: Dataset, *, images: bool) -> Iterator[Chunk]:
         image = info.roles.image
         names = [column.name for column in info.columns if column.name != image or images]
-        ordinal = 0
         with open_parquet(info.path) as opened:
             path_of_image = _image_path(opened.file, image)
             wanted = names if path_of_image is None or images else [*names, path_of_image]
-            for table in parquet_tables(opened, info, span.start, span.stop, wanted, _CHUNK_ROWS):
+            for row, table in parquet_tables(opened, info, span.start, span.stop, wanted, _CHUNK_ROWS):
                 stand_ins = None if path_of_image is None else _paths(table.column(image))
-                count = table.num_rows
+                first = row - span.start
                 yield Chunk(
-                    ordinals=list(range(ordinal, ordinal + count)),
+                    ordinals=list(range(first, first + table.num_rows)),
                     table=table.select(names).replace_schema_metadata(None),
                     bad=[],
                     stand_ins=stand_ins,
                 )
-                ordinal += count
 
     def whole(self, info: FileInfo) -> Span:
         rows = sum(info.row_groups)
@@ -109,19 +114,23 @@ class Parquet(Format):
     def images(
         self, info: FileInfo, span: Span, dataset: Dataset, wanted: list[int], max_bytes: int
     ) -> Iterator[tuple[int, ImageOrMissing]]:
-        root = images_root(info.path, dataset)
+        folders = image_folders(info.path, dataset)
         columns = [name for name in (info.roles.image, info.roles.image_path) if name is not None]
         with open_parquet(info.path) as opened:
             for low, rows in _runs(wanted, info, span):
                 start, stop = span.start + low, span.start + rows[-1] + 1
-                tables = parquet_tables(opened, info, start, stop, columns, _IMAGE_ROWS)
-                ordinal, chosen = low, iter([*rows, -1])
+                chosen = iter([*rows, -1])
                 following = next(chosen)
-                for table in tables:
-                    while ordinal <= following < ordinal + table.num_rows:
-                        yield following, _of_row(table, following - ordinal, info, root, max_bytes)
+                try:
+                    for row, table in parquet_tables(opened, info, start, stop, columns, _IMAGE_ROWS):
+                        first = row - span.start
+                        while first <= following < first + table.num_rows:
+                            yield following, _of_row(table, following - first, info, folders, max_bytes)
+                            following = next(chosen)
+                except UnreadableFile as error:  # of this row group; others may be intact
+                    while following >= 0:
+                        yield following, MissingImage(reason="image_unreadable", message=error.message)
                         following = next(chosen)
-                    ordinal += table.num_rows
 
 
 @dataclass(frozen=True)
@@ -135,7 +144,7 @@ class OpenParquet:
 
 @contextmanager
 def open_parquet(path: str) -> Iterator[OpenParquet]:
-    """Opens a Parquet file. Raises UnreadableFile where its footer cannot be read."""
+    """Open a Parquet file. Raise UnreadableFile where its footer cannot be read, or says that columns are encrypted."""
     with reading(path):
         handle = open_file(path, parts=True)  # of every column a page at a time, from places far apart
     with handle:
@@ -143,20 +152,46 @@ def open_parquet(path: str) -> Iterator[OpenParquet]:
             # With a buffer, and none filled before, a column of a row group is streamed; else pyarrow holds it whole
             # (some sets have one group a file).
             file = pq.ParquetFile(handle, buffer_size=_BUFFER_BYTES, pre_buffer=False, page_checksum_verification=True)
+            handle.seek(-8, os.SEEK_END)
+            footer = int.from_bytes(handle.read(4), "little")
+        # pyarrow does not expose that columns are encrypted, and ends the process where one is looked at.
+        if footer == file.metadata.serialized_size + _SIGNATURE_BYTES:
+            raise UnreadableFile(path, "Encrypted", _ENCRYPTED)
         yield OpenParquet(file, handle)
 
 
 def parquet_tables(
     opened: OpenParquet, info: FileInfo, start: int, stop: int, columns: Sequence[str], chunk_rows: int
-) -> Iterator[pa.Table]:
-    """Yields rows `start` to `stop` of a file, at most `chunk_rows` and about _CHUNK_BYTES at a time, each table from
-    one row group. Types are plain (see columns.py)."""
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield rows `start` to `stop` of a file: the place of the first one in the file, and a table.
+
+    A table has plain types (see columns.py), at most `chunk_rows` rows and about _CHUNK_BYTES, and comes from one row
+    group. A damaged row group costs its own rows from the damage on.
+
+    Raises:
+        UnreadableFile: a row group is damaged; all rows that can be read were yielded.
+    """
+    broken: UnreadableFile | None = None
     first = 0
     for group, count in enumerate(info.row_groups):
         begin, end = max(start - first, 0), min(stop - first, count)
-        first += count
         if begin < end:
-            yield from _chunked(_of_group(opened, info.path, group, begin, end, columns, chunk_rows), chunk_rows)
+            row = first + begin
+            try:
+                for table in _chunked(_of_group(opened, info.path, group, begin, end, columns, chunk_rows), chunk_rows):
+                    yield row, table
+                    row += table.num_rows
+            except UnreadableFile as error:
+                broken = broken or UnreadableFile(info.path, error.error, _of(group, error.message))
+        first += count
+    if broken is not None:
+        raise broken
+
+
+def _of(group: int, message: str) -> str:
+    """Return a message that names the row group."""
+    name = f"row group {group}"
+    return message if message.startswith(name) else f"{name} is damaged: {message}"
 
 
 def _of_group(
@@ -251,7 +286,7 @@ def _runs(wanted: list[int], info: FileInfo, span: Span) -> Iterator[tuple[int, 
             yield low, rows
 
 
-def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int) -> ImageOrMissing:
+def _of_row(table: pa.Table, row: int, info: FileInfo, folders: Sequence[str], max_bytes: int) -> ImageOrMissing:
     try:
         value: Any = None if info.roles.image is None else table.column(info.roles.image)[row].as_py()
         path = None if info.roles.image_path is None else table.column(info.roles.image_path)[row].as_py()
@@ -261,4 +296,4 @@ def _of_row(table: pa.Table, row: int, info: FileInfo, root: str, max_bytes: int
         # Hugging Face writes {bytes, path}: the bytes, or where they are null the path of a file.
         path = value.get("path") if path is None else path
         value = value["bytes"]
-    return within(value, max_bytes) if value is not None else read_image_file(path, root, max_bytes)
+    return within(value, max_bytes) if value is not None else read_image_file(path, folders, max_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
@@ -39,6 +39,7 @@ class Webdataset(Format):
     """Tars whose members are captions, columns and images."""
 
     name = "webdataset"
+    version = 2
     endings = (".tar", ".tgz")
 
     def starts(self, head: bytes) -> bool:
@@ -64,6 +65,8 @@ class Webdataset(Format):
         columns = _columns_of(head)
         images = any(sample.image() is not None for sample in head)
         roles = resolve_roles(columns, dataset, path, images=images)
+        if images and dataset.roles.image_path is None:  # a path in the .json is where the member came from
+            roles = replace(roles, image_path=None)
         return FileInfo(
             path=path,
             format=self.name,

@@ -182,7 +182,7 @@ class KeyStage(Stage):
 
     def _image_units(self, unit: str) -> range:
         read = read_json(self.layout.commit("captions", unit))
-        return self._plan.image_units(read["rows"])
+        return self._plan.image_units(read)
 
     def _digests(self, unit: str, ordinals: list[int]) -> dict[int, bytes]:
         """SHA-256 of the images that spotting has read, whether or not it decides in this run; of the rows `ordinals`

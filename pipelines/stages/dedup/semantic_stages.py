@@ -79,7 +79,7 @@ class _OfEmbeddings(_SemanticStage):
         """The embeddings of a unit's competitors that have one; None where no image has any."""
         rows, source = self._competitors(unit), self.stored
         tables = []
-        for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))["rows"]):
+        for image_unit in self._plan.image_units(read_json(self.layout.commit("captions", unit))):
             name = image_unit_name(unit, image_unit)
             record = read_json(self.layout.commit(source.stage, name))
             for generation in range(record["generations"]):

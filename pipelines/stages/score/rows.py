@@ -54,7 +54,7 @@ class RowStage(Stage):
         known = stored_scores(self.layout, self._plan, unit, ["ordinal", "status", CLIP_SCORE])
         known = known.filter(pc.equal(known["status"], OK)) if known.num_rows else known
         scored = np.asarray(known["ordinal"])
-        image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit))["rows"])
+        image_units = self._plan.image_units(read_json(self.layout.commit("captions", unit)))
         images = image_records(self.layout, unit, image_units, self.before)
         parts = [np.empty(0, ROW)]
         for rows in annotated_rows(self.layout, unit, self.preset):

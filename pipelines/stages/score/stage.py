@@ -169,8 +169,7 @@ def stored_scores(
 def _stored(
     layout: Layout, plan: Plan, unit: str, columns: list[str], ordinals: NDArray[np.int64] | None
 ) -> Iterator[pa.Table]:
-    rows = read_json(layout.commit("captions", unit))["rows"]
-    for number in plan.image_units(rows):
+    for number in plan.image_units(read_json(layout.commit("captions", unit))):
         name = image_unit_name(unit, number)
         record = read_json(layout.commit(NAME, name))
         for generation in range(record["generations"] if record else 0):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import MissingImage, has_images, inspect, read, read_images, split
+from pipelines.manifests import (
+    MissingImage,
+    NoInput,
+    check_image_paths,
+    has_images,
+    inspect,
+    read,
+    read_images,
+    split,
+)
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -79,11 +89,11 @@ MANIFEST = [
     ("", "image_not_available"),
     ("http://example.org/1.jpg", "image_not_available"),
     ("https://example.org/1.jpg", "image_not_available"),
-    ("../outside.jpg", "image_not_available"),
-    ("images/../../outside.jpg", "image_not_available"),
+    ("../outside.jpg", "image_outside_root"),
+    ("images/../../outside.jpg", "image_outside_root"),
     ("images/../images/1.jpg", b"one"),
-    ("/etc/hostname", "image_not_available"),
-    ("memory://a/b.jpg", "image_not_available"),
+    ("/etc/hostname", "image_outside_root"),
+    ("memory://a/b.jpg", "image_outside_root"),
     ("x" * 5000, "image_unreadable"),
     ("empty.jpg", b""),
     ("large.jpg", "image_too_large_file"),
@@ -125,7 +135,63 @@ def test_a_root_of_ones_own(write: Write, tmp_path: Path) -> None:
         "set/manifest.tsv", f"image_path\tcaption\n1.jpg\tx\n{image}\tx\nfile://{image}\tx\n../2.jpg\tx\n".encode()
     )
     dataset = CUSTOM.with_roles(images_root=str(tmp_path / "elsewhere"))
-    assert images(path, [0, 1, 2, 3], dataset) == {0: b"one", 1: b"one", 2: b"one", 3: "image_not_available"}
+    assert images(path, [0, 1, 2, 3], dataset) == {0: b"one", 1: b"one", 2: b"one", 3: "image_outside_root"}
+
+
+def test_absolute_and_climbing_paths_with_a_root(write: Write, tmp_path: Path) -> None:
+    """A path that begins with ".." starts from the manifest's folder, whatever the root is."""
+    image, near = write("pictures/1.jpg", b"one"), write("set/near.jpg", b"near")
+    secret = write("secret/1.jpg", b"secret")
+    (tmp_path / "link").symlink_to(tmp_path / "pictures")
+    (tmp_path / "pictures" / "way").symlink_to(tmp_path / "secret")
+    rows = {
+        image: b"one",
+        near: b"near",
+        "../pictures/1.jpg": b"one",
+        "1.jpg": b"one",
+        str(tmp_path / "link" / "1.jpg"): b"one",
+        "way/1.jpg": b"secret",
+        f"{tmp_path}/pictures/way/../1.jpg": b"one",
+        secret: "image_outside_root",
+        f"{tmp_path}/pictures/../secret/1.jpg": "image_outside_root",
+        "../secret/1.jpg": "image_outside_root",
+        "../pictures/../secret/1.jpg": "image_outside_root",
+        f"{tmp_path}/pictures-of-others/1.jpg": "image_outside_root",
+        "/proc/self/root/etc/hostname": "image_outside_root",
+        "/\0": "image_outside_root",
+    }
+    path = parquet_of(tmp_path / "set" / "a.parquet", image_path=list(rows), caption=["x"] * len(rows))
+    dataset = CUSTOM.with_roles(images_root=str(tmp_path / "pictures"))
+    assert images(path, list(range(len(rows))), dataset) == dict(enumerate(rows.values()))
+    everywhere = CUSTOM.with_roles(images_root="/")
+    assert images(path, [2, 7, 9], everywhere) == {2: b"one", 7: b"secret", 9: b"secret"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        (["{tmp}/far/a/1.jpg", "{tmp}/far/b/2.jpg"], "--images-root {tmp}/far "),
+        (["../far/1.jpg", "../far/2.jpg", "http://example.org/3.jpg", ""], "--images-root {tmp}/far "),
+        (["file://{tmp}/far/1.jpg"], "--images-root {tmp}/far "),
+        (["s3://bucket/folder/1.jpg"], "--images-root s3://bucket/folder "),
+        (["{tmp}/far/1.jpg", "{tmp}/set/2.jpg"], None),
+        (["", "http://example.org/1.jpg"], None),
+    ],
+)
+def test_paths_that_all_lie_outside_stop_a_run(tmp_path: Path, rows: list[str], remedy: str | None) -> None:
+    (tmp_path / "set").mkdir()
+    rows = [row.format(tmp=tmp_path) for row in rows]
+    path = parquet_of(tmp_path / "set" / "a.parquet", image_path=rows, caption=["x"] * len(rows))
+    infos = [inspect(path, CUSTOM)]
+    if remedy is None:
+        check_image_paths(infos, CUSTOM)
+        return
+    with pytest.raises(NoInput, match=re.escape(remedy.format(tmp=tmp_path))) as caught:
+        check_image_paths(infos, CUSTOM)
+    named = [row for row in rows if row and not row.startswith("http")]
+    assert f"{len(named)} of the {len(named)} image path" in str(caught.value)
+    if "s3://" not in remedy:
+        check_image_paths(infos, CUSTOM.with_roles(images_root=remedy.split()[1].format(tmp=tmp_path)))
 
 
 def test_paths_behind_urls() -> None:
@@ -136,7 +202,7 @@ def test_paths_behind_urls() -> None:
     rows = ["p/1.jpg", "p/9.jpg", "../2.jpg", f"{root}/set/p/1.jpg", f"{root}/2.jpg", "/etc/hostname"]
     with fsspec.open(f"{root}/set/a.tsv", "wb") as handle:
         handle.write(("image_path\tcaption\n" + "".join(f"{row}\tx\n" for row in rows)).encode())
-    far = "image_not_available"
+    far = "image_outside_root"
     expected = {0: b"one", 1: "image_missing", 2: far, 3: b"one", 4: far, 5: far}
     assert images(f"{root}/set/a.tsv", list(range(6))) == expected
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import gzip
 import io
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as encryption
 import pytest
 
 from pipelines.datasets import load_dataset
 from pipelines.manifests import BadSchema, UnreadableFile, inspect, read, split
+from pipelines.manifests.files import reading
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]
@@ -90,6 +94,8 @@ UNREADABLE = {
     "parquet cut in half": ("a.parquet", parquet(1000)[:2000], "ArrowInvalid", ""),
     "parquet magic and nothing else": ("a.parquet", b"PAR1", "ArrowInvalid", ""),
     "parquet named tsv": ("a.tsv", parquet(), "NotAManifest", "the file is Parquet"),
+    "CR alone": ("a.tsv", b"url\tcaption\rhttp://e.org\tA dog\r", "LineEnds", "tr '"),
+    "encrypted Parquet": ("a.parquet", b"PARE" + b"\x00" * 90 + b"PARE", "Encrypted", "without encryption"),
     "UTF-16": ("a.tsv", "caption\na dog\n".encode("utf-16"), "NotUtf8", "iconv"),
     "a binary header": ("a.tsv", b"caption\xff\t\x00url\na\tb\n", "NotText", "header"),
     "an unclosed quote in the header": ("a.csv", b'"caption,url\na,b\n', "NotText", "header"),
@@ -110,6 +116,34 @@ def test_unreadable_files(case: str, write: Write, tar_of: TarOf) -> None:
         inspect(path, CUSTOM)
     assert (caught.value.path, caught.value.error) == (path, error)
     assert message in str(caught.value)
+
+
+def test_encrypted_columns_are_named_before_they_are_read(tmp_path: Path) -> None:
+    """The footer can be read, and pyarrow ends the process where an encrypted column is looked at."""
+    table = pa.table({"caption": ["A dog runs"], "n": [1]})
+    keys = encryption.EncryptionConfiguration(
+        footer_key="f", column_keys={"c": ["n"]}, plaintext_footer=True, data_key_length_bits=128
+    )
+    factory = encryption.CryptoFactory(lambda _: _NoKms())
+    properties = factory.file_encryption_properties(encryption.KmsConnectionConfig(), keys)
+    with pq.ParquetWriter(tmp_path / "a.parquet", table.schema, encryption_properties=properties) as writer:
+        writer.write_table(table)
+    with pytest.raises(UnreadableFile) as caught:
+        inspect(str(tmp_path / "a.parquet"), CUSTOM)
+    assert caught.value.error == "Encrypted" and "without encryption" in caught.value.message
+
+
+class _NoKms(encryption.KmsClient):  # type: ignore[misc]
+    """Keys that are wrapped in nothing."""
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> str:
+        return base64.b64encode(key_bytes).decode()
+
+
+def test_messages_of_libraries_become_one_line_that_prints() -> None:
+    with pytest.raises(UnreadableFile) as caught, reading("a.parquet"):
+        raise OSError("Invalid:\n  \x1b[31mbytes\x00\r\n\tof the file\n")
+    assert caught.value.message == "Invalid: [31mbytes of the file"
 
 
 def test_an_absent_file_and_a_folder(write: Write, tmp_path: object) -> None:
