@@ -66,9 +66,8 @@ class CaptionRecord(TypedDict):
     good: int
     dead: int
     """`rows` are `good` ones and dead letters."""
-    extent: NotRequired[int]
-    """Rows up to the last one that was read, which a damaged row group makes more than `rows`; earlier versions stopped
-    at the damage."""
+    extent: int
+    """Rows up to the last one that was read, which a damaged row group makes more than `rows`."""
     own_uids: int
     """Rows whose uid is the manifest's."""
     without_url: int
