@@ -96,7 +96,7 @@ class Plan:
 
     def image_units(self, record: Mapping[str, Any]) -> range:
         """Return the numbers of the image units of a caption unit, given its record of stage `captions`."""
-        return range(-(-record.get("extent", record["rows"]) // self.image_rows))
+        return range(-(-record["extent"] // self.image_rows))
 
     def downloadable(self) -> set[str]:
         """The units whose images are only on the web."""

@@ -19,7 +19,7 @@ def client() -> HfApi:
     """The client of the hub that HF_ENDPOINT names, or of the public one, with the token of the environment (HF_TOKEN)
     or of an earlier login. It draws its bars on a terminal alone, unless HF_HUB_DISABLE_PROGRESS_BARS is set."""
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if constants.HF_HUB_DISABLE_PROGRESS_BARS is None and not sys.stderr.isatty():
         disable_progress_bars()
