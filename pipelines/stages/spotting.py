@@ -30,7 +30,7 @@ from pipelines.stages.decisions import NOT_AT_HAND
 from pipelines.stages.downloads import STAGE, downloaded_state, images_at_hand, images_of, original_sizes, state_of
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import TableFile, read_json
+from pipelines.store.commit import Garbled, TableFile, read_json
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name, unit_of
@@ -64,7 +64,10 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
     tables = []
     for image_unit in image_units:
         name = image_unit_name(unit, image_unit)
-        record = read_json(layout.commit("spotting", name))
+        path = layout.commit("spotting", name)
+        record = read_json(path)
+        if record is not None and not (isinstance(record, dict) and isinstance(record.get("generations"), int)):
+            raise Garbled(f"{path} is no commit record; remove it, and the same command makes it again")
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
     # Records of earlier versions lack the last columns.

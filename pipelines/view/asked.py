@@ -34,7 +34,7 @@ class Asked:
 
 def provenance(layout: Layout) -> Mapping[str, Any]:
     """What `run.json` says, nothing before the end of the first run. Raises `WrongUse` where it is another's."""
-    return json_of(layout.root / "run.json", preset=dict, stages=list)
+    return json_of(layout.root / "run.json", preset=dict, stages=list, dataset=dict)
 
 
 def json_of(path: StorePath, **kinds: type) -> Mapping[str, Any]:
@@ -76,7 +76,7 @@ def asked_of(layout: Layout, record: Mapping[str, Any], preset: str | None) -> A
     found, origin = _preset(layout, record, preset)
     _check_columns(layout, found)
     stages = tuple(record["stages"]) if record else None
-    return Asked(found, origin, stages, _dataset(record.get("dataset", {})), tuple(record.get("command", ())))
+    return Asked(found, origin, stages, _dataset(record["dataset"] if record else {}), tuple(record.get("command", ())))
 
 
 def _preset(layout: Layout, record: Mapping[str, Any], asked: str | None) -> tuple[Preset, str]:

@@ -196,6 +196,15 @@ def test_outputs_without_rows_at_an_end_are_shown(
         assert {address: get(site + address)[0] for address in pages} == dict.fromkeys(pages, 200)
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"generations": "x"}'])
+def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path, served: Any) -> None:
+    record = min((copied / "work/spotting/commits").glob("*.json"))
+    record.write_text(content)
+    with served(Output(copied)) as site:
+        for address in ("/thresholds", "/row/00000-00000.kept.0"):
+            assert f"{record.name} is no commit record; remove it" in Tags(get(site + address)[1]).text
+
+
 def test_an_address_is_its_query() -> None:
     query = Query(
         end="rejected",
