@@ -15,14 +15,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.fields import BadValue, Range, build, check_fields, shown
+from common.fields import BadValue, Range, build, check_fields, converted, shown
 from common.naming import nearest
 from filters.base import Bools, CaptionEvidence, CaptionFilter
 
@@ -36,6 +36,8 @@ _BINS_BESIDE = 20
 _FIELDS = {"min": "min", "max": "max", "in": "among", "not_in": "not_among", "missing": "missing"}
 """What a preset writes, and the field that holds it."""
 
+_EXACT = 2**53 - 1
+"""Integers up to here are compared exactly: numbers are stored as float64."""
 Value = bool | int | float | str
 Finite = Annotated[float, Range()]
 
@@ -67,6 +69,9 @@ class ColumnCondition(CaptionFilter):
             raise BadValue(f"columns.{self.reason} asks for nothing; give it min, max, in or not_in")
         if self.min is not None and self.max is not None and self.min > self.max:
             raise BadValue(f"columns.{self.reason}: min {self.min:g} is above max {self.max:g}; no row would be kept")
+        for name, listed in (("in", self.among), ("not_in", self.not_among)):
+            if listed == ():
+                raise BadValue(f"columns.{self.reason}.{name} is an empty list; list values, or leave {name} out")
         words = [value for value in self._listed if not _is_number(value)]
         if words and (self._bounds or len(words) < len(self._listed)):
             raise BadValue(
@@ -109,8 +114,10 @@ class ColumnCondition(CaptionFilter):
         if not self.numeric:
             return pa.array([None if one is None else _word(one) for one in values.to_pylist()], pa.string())
         if pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+            if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
+                return _as_written(values)
             numbers = values.cast(pa.float64(), safe=False)
-            return pc.if_else(pc.fill_null(pc.is_finite(numbers), False), numbers, pa.scalar(None, pa.float64()))
+            return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
         return pa.array([_number(one) for one in values.to_pylist()], pa.float64())
 
     def rejects(self, captions: CaptionEvidence) -> Bools:
@@ -134,8 +141,11 @@ class ColumnCondition(CaptionFilter):
         return rejected
 
     def _is_in(self, values: pa.ChunkedArray | pa.Array, listed: tuple[Value, ...]) -> Bools:
-        known = [float(one) for one in listed] if self.numeric else [_word(one) for one in listed]
-        return np.asarray(pc.is_in(values, value_set=pa.array(known, pa.float64() if self.numeric else pa.string())))
+        if not self.numeric:
+            return np.asarray(pc.is_in(values, value_set=pa.array([_word(one) for one in listed], pa.string())))
+        known = pa.array([float(one) for one in listed], pa.float64())
+        # is_in tells -0.0 from 0.0, and -0.0 + 0.0 is 0.0.
+        return np.asarray(pc.is_in(pc.add(values, 0.0), value_set=pc.add(known, 0.0)))
 
     def implies(self, other: ColumnCondition) -> bool:
         """Whether each row that `other` rejects is rejected by this one, too."""
@@ -211,7 +221,19 @@ def condition_of(name: str, asked: Any) -> ColumnCondition:
     if unknown := [str(key) for key in asked if key not in _FIELDS]:
         guess = nearest(unknown[0], _FIELDS)
         raise BadValue(f"unknown key columns.{name}.{unknown[0]}{guess}; known: {', '.join(_FIELDS)}")
-    values = {_FIELDS[key]: value for key, value in asked.items()}
+    for key, value in asked.items():
+        for one in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(one, int) and not isinstance(one, bool) and abs(one) > _EXACT:
+                raise BadValue(
+                    f"columns.{name}.{key} has {shown(one)}, and whole numbers are exact only below 2**53; put it "
+                    "between quotes to compare it as a word, or give a bound with a point (1.7e18), which is rounded"
+                )
+    hints = get_type_hints(ColumnCondition, include_extras=True)
+    values = {
+        field: converted(hints[field], asked[key], f"columns.{name}.{key}")
+        for key, field in _FIELDS.items()
+        if key in asked
+    }
     return build(ColumnCondition, values, f"columns.{name}.", reason=name)
 
 
@@ -232,9 +254,22 @@ def _is_number(value: Any) -> bool:
 def _number(value: Any) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    return None if math.isnan(number) else number
+
+
+def _as_written(values: pa.Array) -> pa.Array:
+    """Return floats of 16 or 32 bits as the float64 of their shortest text: 0.28, not 0.2800000011920929.
+
+    A value then equals the bound that a user reads off the column.
+    """
+    if pa.types.is_float16(values.type):
+        texts = pa.array([None if one is None else str(np.float16(one)) for one in values.to_pylist()], pa.string())
+    else:
+        texts = values.cast(pa.string())
+    numbers = texts.cast(pa.float64())
+    return pc.if_else(pc.is_nan(numbers), pa.scalar(None, pa.float64()), numbers)
 
 
 def _word(value: Any) -> str:

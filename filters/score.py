@@ -11,6 +11,7 @@ CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED = "clip_score", "neg_clip_loss", "not_scor
 """Reasons; the first two are also the columns that hold what was measured."""
 
 Finite = Annotated[float, Range()]
+Cosine = Annotated[float, Range(at_least=-1, at_most=1)]
 Kept = Annotated[float, Range(above=0, at_most=1)]
 
 
@@ -45,7 +46,7 @@ class NegativesRule:
 class ScoreRule:
     """What stage `score` rejects."""
 
-    min: Finite | None = None
+    min: Cosine | None = None
     """Rows whose image and caption have a lower similarity are rejected (`clip_score`): the cosine of the embeddings of
     the model that the run names. What is low depends on the model."""
     keep: Kept | None = None

@@ -14,7 +14,7 @@ from study.claims.negatives import ranks_by_scale
 from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
 from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
 from study.tables import TABLES, Line, lines
-from study.words import change, table_in_markdown, verdicts_in_words
+from study.words import change, signed, table_in_markdown, verdicts_in_words
 
 PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
 """Templates in this folder with `.j2` behind, and their names below the documentation's."""
@@ -36,7 +36,7 @@ def render(rows: Rows) -> dict[str, str]:
     environment = Environment(
         loader=PackageLoader("study", ""), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
-    environment.filters["change"] = change
+    environment.filters |= {"change": change, "signed": signed}
     content = {**tracks[CPU], "tracks": tracks, "scales": ranks_by_scale(found["negatives"])}
     pages = {name: environment.get_template(f"{name}.j2").render(**content) for name in PAGES}
     return pages | {f"images/study-{name}.svg": svg for name, svg in figures.items()}

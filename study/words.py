@@ -72,15 +72,16 @@ def change(one: Compared, bold: bool = False) -> str:
     """`+3.4 [2.7, 4.1]`; of ranks in percent, where less is better."""
     mark = "**" if bold and one.verdict != "open" else ""
     unit = " %" if one.measure.logarithmic else ""
-    low, high = _signed(one.low), _signed(one.high)
-    return f"{mark}{_signed(one.difference)}{unit}{mark} [{low}, {high}]"
+    low, high = signed(one.low), signed(one.high)
+    return f"{mark}{signed(one.difference)}{unit}{mark} [{low}, {high}]"
 
 
 def _value(value: float, one: Compared) -> str:
     return f"{value:.1f}" if one.measure.logarithmic else f"{value:.1f} %"
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """Return the number with its sign and one digit after the point."""
     return f"{value:+.1f}".replace("-", MINUS)
 
 

@@ -56,7 +56,7 @@ class Action(CaptionFilter):
 
     reason = "action"
     explanation = (
-        "The caption names no action that convinced the verifier: no verb at all, or only words that look like "
+        "The caption states too few actions that the preset counts: it has no verb, or only words that look like "
         "verbs, as in product names (struck through in the graph)."
     )
     min_actions: int = 1

@@ -190,7 +190,9 @@ def _workers(text: str | None, here: int) -> list[int]:
 
 def _notes(whole: Whole, chosen: Sampling, units: int, funnel: FunnelRecord, found: Forecast) -> list[str]:
     notes = ["intervals are of 95 %, each by itself; they see what differs between units, not what changes over time"]
-    if units < 2:
+    if units == len(chosen.plan.units) and chosen.plan.rows >= chosen.whole.rows:
+        notes = ["the sample is all of the data: shares of its rows are exact"]
+    elif units < 2:
         notes.append(
             "one unit says nothing of how units differ: intervals of shares are too narrow, the others missing"
         )

@@ -31,7 +31,7 @@ from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.storage import row_groups
 
-VERSION = 1
+VERSION = 2
 """Raise it when the same column of a file may give other values."""
 BATCH_ROWS = 10_000
 NAME = "columns"

@@ -38,7 +38,7 @@ from pipelines.stages.downloads import (
 )
 from pipelines.stages.generations import GenerationAnnotator, GenerationStage
 from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import TableFile, read_json
+from pipelines.store.commit import Garbled, TableFile, read_json
 from pipelines.store.fingerprints import fingerprint_of
 from pipelines.store.layout import Layout
 from pipelines.store.names import generation_name, image_unit_name, unit_of
@@ -71,7 +71,10 @@ def load_records(layout: Layout, unit: str, image_units: Iterable[int]) -> pa.Ta
     tables = []
     for image_unit in image_units:
         name = image_unit_name(unit, image_unit)
-        record = read_json(layout.commit("spotting", name))
+        path = layout.commit("spotting", name)
+        record = read_json(path)
+        if record is not None and not (isinstance(record, dict) and isinstance(record.get("generations"), int)):
+            raise Garbled(f"{path} is no commit record; remove it, and the same command makes it again")
         for generation in range(record["generations"] if record else 0):
             tables.append(read_table(layout.data("spotting", generation_name(name, generation))))
     return last_of_each(pa.concat_tables([SCHEMA.empty_table(), *tables]))

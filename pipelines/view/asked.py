@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,23 +34,36 @@ class Asked:
 
 def provenance(layout: Layout) -> Mapping[str, Any]:
     """What `run.json` says, nothing before the end of the first run. Raises `WrongUse` where it is another's."""
-    return json_of(layout.root / "run.json", "preset", "stages")
+    return json_of(layout.root / "run.json", preset=dict, stages=list, dataset=dict)
 
 
-def json_of(path: StorePath, *keys: str) -> Mapping[str, Any]:
-    """A JSON file of an output, empty where there is none. Raises `WrongUse` where it holds something else, or lacks
-    one of the keys."""
+def json_of(path: StorePath, **kinds: type) -> Mapping[str, Any]:
+    """Return a JSON file of an output, empty where there is no file.
+
+    Args:
+        path: the file.
+        kinds: keys that the file must have, and the types of their values; `Counter` is a dict of whole numbers.
+
+    Raises:
+        WrongUse: the file is no JSON, lacks a key, or holds a value of another type.
+    """
     try:
         found = read_json(path)
     except Garbled as error:
         raise WrongUse(str(error)) from error
     if found is None:
         return {}
-    if not isinstance(found, dict) or not found.keys() >= {*keys}:
+    if not isinstance(found, dict) or not all(_is(found.get(name), kind) for name, kind in kinds.items()):
         raise WrongUse(
             f"{path} is none that `make filter` has written; move it away, and the same `make filter` writes its own"
         )
     return found
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is Counter:
+        return isinstance(value, dict) and all(isinstance(count, int) for count in value.values())
+    return isinstance(value, kind)
 
 
 def asked_of(layout: Layout, record: Mapping[str, Any], preset: str | None) -> Asked:
@@ -62,7 +76,7 @@ def asked_of(layout: Layout, record: Mapping[str, Any], preset: str | None) -> A
     found, origin = _preset(layout, record, preset)
     _check_columns(layout, found)
     stages = tuple(record["stages"]) if record else None
-    return Asked(found, origin, stages, _dataset(record.get("dataset", {})), tuple(record.get("command", ())))
+    return Asked(found, origin, stages, _dataset(record["dataset"] if record else {}), tuple(record.get("command", ())))
 
 
 def _preset(layout: Layout, record: Mapping[str, Any], asked: str | None) -> tuple[Preset, str]:
@@ -82,7 +96,7 @@ def _preset(layout: Layout, record: Mapping[str, Any], asked: str | None) -> tup
 
 def _check_columns(layout: Layout, preset: Preset) -> None:
     first = next(iter(stamps(layout.commits(COLUMNS), ".json")), None) if preset.columns else None
-    stored = json_of(layout.commit(COLUMNS, first), "kinds").get("kinds", {}) if first else {}
+    stored = json_of(layout.commit(COLUMNS, first), kinds=dict).get("kinds", {}) if first else {}
     for one in preset.columns:
         if one.reason not in stored:
             raise WrongUse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import cast
 
@@ -132,12 +133,12 @@ class Output:
 
     def captions_record(self, unit: str) -> CaptionRecord | None:
         """What stage `captions` says of a unit."""
-        found = json_of(self.layout.commit("captions", unit), "annotated", "rows")
+        found = json_of(self.layout.commit("captions", unit), annotated=bool, rows=int)
         return cast(CaptionRecord, found) if found else None
 
     def decide_record(self, unit: str) -> DecideRecord | None:
         """What stage `decide` says of a unit; None where it is not decided, or just being decided anew."""
-        found = json_of(self.layout.commit("decide", unit), "kept", "rejected", "dead")
+        found = json_of(self.layout.commit("decide", unit), kept=int, rejected=Counter, dead=Counter)
         return cast(DecideRecord, found) if found else None
 
     def part(self, end: str, unit: str) -> StorePath:

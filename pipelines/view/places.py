@@ -34,17 +34,27 @@ def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:
 
 
 def reasons_of(output: Output, unit: str, ordinals: NDArray[np.int64]) -> Reasons:
-    """Why rows of a decided unit were rejected; `KEPT` for all others."""
+    """Return why a run rejected rows of a decided unit; `KEPT` for all other rows.
+
+    Args:
+        output: the output that holds the unit.
+        unit: its name.
+        ordinals: (n,) the rows asked about.
+
+    Raises:
+        FileNotFoundError: a run is deciding the unit again at this moment.
+    """
     found: Reasons = np.full(len(ordinals), KEPT, object)
     try:
         reasons = read_table(output.part("rejected", unit), ["reason"])["reason"].to_pylist()
     except FileNotFoundError:
         return found
-    rejected = ordinals_of(output, unit, "rejected")
-    places = np.minimum(np.searchsorted(rejected, ordinals), len(rejected) - 1)
-    for row, place in enumerate(places.tolist()):
-        if rejected[place] == ordinals[row]:
-            found[row] = reasons[place]
+    rejected = ordinals_of(output, unit, "rejected").tolist()
+    if len(rejected) != len(reasons):
+        raise FileNotFoundError(f"unit {unit} as it was")
+    by_ordinal = dict(zip(rejected, reasons, strict=True))
+    for row, ordinal in enumerate(ordinals.tolist()):
+        found[row] = by_ordinal.get(ordinal, KEPT)
     return found
 
 

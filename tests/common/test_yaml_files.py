@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,24 @@ def test_values_are_those_of_yaml() -> None:
     assert content["e"] != content["e"] and content["f"] == {"g": [1, "two", None]}
     assert (content[1], content["1"]) == ("x", "y")
     assert parse_yaml("", "here") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("010", "010"), ("-07", "-07"), ("1:30", "1:30"), ("1:30.5", "1:30.5"), ("10:00:00", "10:00:00"), ("0", 0)],
+        *[("1_000", 1000), ("-12", -12), ("0x1F", 31), ("0b11", 3), ("0.5", 0.5), (".5", 0.5), ("1.", 1.0)],
+        *[("-.inf", float("-inf")), ("1e3", 1000.0), ("08", "08"), ("1.2.3", "1.2.3"), ("00.5", 0.5)],
+    ],
+)
+def test_numbers_are_those_that_people_read(text: str, value: object) -> None:
+    read = parse_yaml(f"a: {text}", "here")["a"]
+    assert (read, type(read)) == (value, type(value))
+
+
+@given(st.integers() | st.floats(allow_nan=False) | st.text("0123456789:_.-+xb", max_size=6))
+def test_what_pyyaml_writes_is_read_as_it_was(value: object) -> None:
+    assert parse_yaml(yaml.safe_dump({"a": value}), "here") == {"a": value}
 
 
 def test_a_merged_key_may_be_given_anew() -> None:

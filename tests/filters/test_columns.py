@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -28,10 +29,10 @@ def _kept(asked: dict[str, Any], column: pa.Array) -> list[Any]:
     ("asked", "kept"),
     [
         ({"max": 0.5}, [0.1, 0.5]),
-        ({"min": 0.5}, [0.5, 0.9]),
+        ({"min": 0.5}, [0.5, 0.9, float("inf")]),
         ({"min": 0.2, "max": 0.6}, [0.5]),
         ({"in": [0.1, 0.9]}, [0.1, 0.9]),
-        ({"not_in": [0.1]}, [0.5, 0.9]),
+        ({"not_in": [0.1]}, [0.5, 0.9, float("inf")]),
     ],
 )
 def test_bounds_belong_to_what_is_kept_and_what_is_no_number_does_not(asked: dict[str, Any], kept: list[float]) -> None:
@@ -79,8 +80,87 @@ def test_what_a_condition_cannot_mean_is_refused(section: Any, message: str) -> 
         conditions_of(section)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"in": [1, [2]]}, "columns.v.in[1]"),
+        ({"not_in": "x"}, "columns.v.not_in is 'x'"),
+        ({"in": []}, "columns.v.in is an empty list; list values, or leave in out"),
+        ({"min": 1, "not_in": []}, "columns.v.not_in is an empty list"),
+        ({"max": 2**53}, "columns.v.max has 9007199254740992"),
+        ({"in": [1, -(2**60)]}, "put it between quotes"),
+        ({"max": 10**400}, "columns.v.max has"),
+    ],
+)
+def test_errors_use_the_words_of_the_preset(asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadValue) as error:
+        condition_of("v", asked)
+    assert said in str(error.value) and "among" not in str(error.value)
+
+
+_FLOATS = st.floats(width=32, allow_nan=True) | st.sampled_from([0.0, -0.0, 0.28, 0.5])
+_KINDS: dict[pa.DataType, st.SearchStrategy[Any]] = {
+    pa.int64(): st.integers(-(2**63), 2**63 - 1) | st.integers(-3, 3) | st.sampled_from([2**53 - 1, 2**53, 2**53 + 1]),
+    pa.uint64(): st.integers(0, 2**64 - 1) | st.integers(0, 3),
+    pa.float32(): _FLOATS,
+    pa.float64(): _FLOATS | st.floats(),
+    pa.bool_(): st.booleans(),
+    pa.string(): st.sampled_from(["0", "-0", "1", "0.28", "inf", "nan", "", "x", "true"]),
+}
+
+
+def _oracle(asked: dict[str, Any], value: Any, kind: pa.DataType) -> bool:
+    """Whether plain Python keeps a value."""
+    listed = [*asked.get("in", []), *asked.get("not_in", [])]
+    if any(isinstance(one, str) for one in listed):
+        value = str(value).lower() if isinstance(value, bool) else value if value is None else str(value)
+    else:
+        if pa.types.is_float32(kind) and value is not None:
+            value = float(str(np.float32(value)))  # as it is printed
+        try:
+            value = float(value) if isinstance(value, str) else value
+        except ValueError:
+            value = None
+        value = None if value != value else value
+    if value is None:
+        return bool(asked.get("missing") == "keep")
+    return (
+        ("min" not in asked or value >= asked["min"])
+        and ("max" not in asked or value <= asked["max"])
+        and ("in" not in asked or value in asked["in"])
+        and ("not_in" not in asked or value not in asked["not_in"])
+    )
+
+
+_plain = st.sampled_from([0, -0.0, 1, 0.28, 2**53 - 1, -(2**53) + 1, 0.5])
+_lists = st.lists(_plain, min_size=1, max_size=3)
+_numeric = st.fixed_dictionaries({}, optional={"in": _lists, "not_in": _lists, "min": _plain}).filter(bool)
+_words = st.lists(st.sampled_from(["0", "1", "true", "x", str(2**53 + 1)]), min_size=1, max_size=3)
+_worded = st.fixed_dictionaries({}, optional={"in": _words, "not_in": _words}).filter(bool)
+_asked = _numeric | _plain.map(lambda bound: {"max": bound}) | _worded
+
+
+@pytest.mark.parametrize("kind", _KINDS, ids=str)
+@given(data=st.data())
+def test_a_condition_keeps_what_plain_python_keeps(kind: pa.DataType, data: st.DataObject) -> None:
+    asked = data.draw(_worded if pa.types.is_boolean(kind) else _numeric if pa.types.is_floating(kind) else _asked)
+    asked = {**asked, "missing": data.draw(st.sampled_from(["keep", "reject"]))}
+    values = data.draw(st.lists(st.none() | _KINDS[kind], max_size=12))
+    column = pa.array(values, kind)
+    condition = condition_of("x", asked)
+    rejected = condition.rejects_values(condition.stored(column))
+    assert (~rejected).tolist() == [_oracle(asked, value, kind) for value in column.to_pylist()]
+    assert len(condition.places(condition.stored(column))) == len(values)
+
+
+@pytest.mark.parametrize("bound", [0.28, 0.1, 1e-8, 3.4e38])
+def test_a_float32_lies_within_its_own_bound(bound: float) -> None:
+    column = pa.array([bound], pa.float32())
+    assert [_kept({"min": bound}, column), _kept({"max": bound}, column)] == [column.to_pylist()] * 2
+
+
 _bounds = st.none() | st.sampled_from([0.0, 0.2, 0.5, 0.8])
-_listed = st.none() | st.lists(st.sampled_from([0.0, 0.2, 0.5]), max_size=3)
+_listed = st.none() | st.lists(st.sampled_from([0.0, 0.2, 0.5]), min_size=1, max_size=3)
 
 
 @st.composite

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common.fields import BadValue
 from filters.presets import BadPreset, load_preset
 from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule, ScoreRule
 
@@ -56,3 +57,9 @@ def test_its_settings_change_the_preset_and_not_what_comes_before(tmp_path: Path
     assert mine.fingerprint != paper.fingerprint
     assert mine.filters_fingerprint == paper.filters_fingerprint
     assert mine.as_dict()["score"]["min"] == 0.3
+
+
+@pytest.mark.parametrize("least", [16, 1.01, -1.5])
+def test_a_bound_that_no_cosine_reaches_is_refused(least: float) -> None:
+    with pytest.raises(BadValue, match=r"min is .*; it must be at least -1 and at most 1"):
+        ScoreRule(min=least)

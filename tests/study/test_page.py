@@ -9,8 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from study.cli import main
+from study.figures import PHOTOGRAPHS
 from study.page import render
-from study.rows import CLAIMS, Rows
+from study.rows import CLAIMS, CPU, Rows
+from study.tables import TABLES, lines
+from study.words import signed
 from tests.study.conftest import MakeRows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -26,6 +29,31 @@ def test_the_committed_pages_and_plots_are_those_of_the_committed_rows() -> None
         )
     drawn = {f"images/{path.name}" for path in (DOCS / "images").glob("study-*.svg")}
     assert drawn == {name for name in made if name.endswith(".svg")}
+
+
+def test_the_first_lines_say_what_the_committed_rows_show() -> None:
+    rows = Rows(RESULTS)
+    cat = [line for line in lines(rows, TABLES["cat"], CPU) if line.items == PHOTOGRAPHS and line.b == "kept"]
+    against = {
+        a: [(line.repeats or 0, line.found[0].difference) for line in cat if line.a == a] for a in ("random", "all")
+    }
+    assert all(change < 0 for _, change in against["random"])
+    assert all(change < 0 for repeats, change in against["all"] if repeats < 5)
+    assert all(change > 0 for repeats, change in against["all"] if repeats > 6)
+    negatives = [line for line in lines(rows, TABLES["negatives"], CPU) if line.items == PHOTOGRAPHS]
+    changes = {pool: [one.found[0].difference for one in negatives if one.pool == pool] for pool in ("tuned", "usual")}
+    assert max(changes["tuned"]) < 0 and max(changes["usual"]) > 100
+    first = (DOCS / "study.md").read_text(encoding="utf-8").partition("This page is made")[0]
+    for start in (
+        *against.values(),
+        [(0.0, one) for one in changes["tuned"]],
+        [(0.0, one) for one in changes["usual"]],
+    ):
+        ends = [change for _, change in start]
+        assert f"{signed(min(ends))}" in first and f"{signed(max(ends))}" in first
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8").partition("## Why")[0]
+    figures = re.findall(r"[+\u2212]\d+\.\d", readme)
+    assert len(figures) >= 10 and {*figures} <= {*re.findall(r"[+\u2212]\d+\.\d", first)}
 
 
 def test_the_committed_rows_have_their_items_and_no_others() -> None:

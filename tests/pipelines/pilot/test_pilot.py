@@ -45,6 +45,14 @@ def _forecast(output: Path) -> dict[str, Any]:
     return content
 
 
+def test_a_sample_of_all_rows_is_called_exact(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(_arguments(manifest, tmp_path / "out", "--share", "1", unit=1_000)) == 0
+    notes = _forecast(tmp_path / "out")["notes"]
+    assert "shares of its rows are exact" in notes[0] and not any("interval" in note for note in notes)
+
+
 def test_the_truth_of_the_full_run_lies_in_the_interval(
     manifest: Path, tmp_path: Path, filtering: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

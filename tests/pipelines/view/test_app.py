@@ -152,6 +152,59 @@ def test_files_that_are_gone_or_damaged_are_said(copied: Path, served: Any) -> N
         assert status == 503 and "it may just be made anew" in text
 
 
+KEEP_ALL = "base: paper\ncaptions: {min_complexity: 0, min_actions: 0}\ndedup: {pairs: false}\n"
+KEEP_NONE = "base: paper\ncaptions: {min_complexity: 100}\n"
+
+
+@pytest.mark.parametrize(
+    ("preset", "stages", "rows", "image", "ends"),
+    [
+        (KEEP_ALL, ("captions",), 6, "blank.png", {"kept"}),
+        (KEEP_NONE, ("captions",), 6, "blank.png", {"rejected"}),
+        (KEEP_ALL, ("captions",), 1, "blank.png", {"kept"}),
+        (KEEP_ALL, ("captions", "spotting"), 3, "missing.png", {"dead_letter"}),
+    ],
+    ids=["no rejected rows", "no kept rows", "one row", "dead letters only"],
+)
+def test_outputs_without_rows_at_an_end_are_shown(
+    preset: str,
+    stages: tuple[str, ...],
+    rows: int,
+    image: str,
+    ends: set[str],
+    filtering: Any,
+    tsv: Any,
+    with_images: Any,
+    served: Any,
+    tmp_path: Path,
+    ocr_models: None,
+) -> None:
+    (tmp_path / "own.yaml").write_text(preset)
+    made = [{**row, "image_path": f"images/{image}"} for row in with_images(tmp_path / "images", rows)]
+    done = filtering(
+        tsv(tmp_path / "own.tsv", made), tmp_path / "out", preset=str(tmp_path / "own.yaml"), stages=stages, unit_rows=3
+    )
+    assert {end for end in ("kept", "rejected", "dead_letter") if done.rows(end)} == ends
+    pages = ["/", "/rows", "/thresholds", "/thresholds?preset=balanced", "/thresholds/kept?captions.min_actions=1"]
+    pages += [f"/rows?end={end}" for end in ("kept", "rejected", "dead_letter", "undecided")]
+    pages += [f"/row/00000-00000.{end}.0" for end in ends]
+    with served(Output(done.output)) as site:
+        assert {address: get(site + address)[0] for address in pages} == dict.fromkeys(pages, 200)
+    for name in ("run.json", "funnel.json"):
+        (done.output / name).unlink()
+    with served(Output(done.output)) as site:
+        assert {address: get(site + address)[0] for address in pages} == dict.fromkeys(pages, 200)
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"a": 1}', '{"generations": "x"}'])
+def test_a_record_of_images_in_another_shape_is_named(content: str, copied: Path, served: Any) -> None:
+    record = min((copied / "work/spotting/commits").glob("*.json"))
+    record.write_text(content)
+    with served(Output(copied)) as site:
+        for address in ("/thresholds", "/row/00000-00000.kept.0"):
+            assert f"{record.name} is no commit record; remove it" in Tags(get(site + address)[1]).text
+
+
 def test_an_address_is_its_query() -> None:
     query = Query(
         end="rejected",

@@ -13,6 +13,8 @@ from common.command_line import WrongUse
 from filters.presets import BadPreset, load_preset
 from pipelines.view.output import Output
 
+OTHER_SHAPE = '{"annotated": 1, "rows": [], "kept": 1, "rejected": {"action": "x"}, "dead": []}'
+
 
 def test_a_finished_output_says_what_its_run_was_asked_to_do(output: Output, finished: Any) -> None:
     assert output.preset == load_preset("paper")
@@ -73,13 +75,14 @@ def test_a_record_of_somebody_else_is_one_line_that_names_it(content: str, copie
 @pytest.mark.parametrize(
     ("stage", "record_of"), [("captions", Output.captions_record), ("decide", Output.decide_record)]
 )
+@pytest.mark.parametrize("content", ['{"a": 1}', "[1]", OTHER_SHAPE])
 def test_so_is_a_commit_record_of_somebody_else(
-    stage: str, record_of: Callable[[Output, str], Any], copied: Path
+    content: str, stage: str, record_of: Callable[[Output, str], Any], copied: Path
 ) -> None:
     path = min((copied / f"work/{stage}/commits").glob("*.json"))
     output = Output(copied)
     assert record_of(output, path.stem)
-    path.write_text('{"a": 1}')
+    path.write_text(content)
     with pytest.raises(WrongUse, match=rf"{path.name} is none that `make filter` has written; move it away"):
         record_of(output, path.stem)
 
