@@ -249,7 +249,7 @@ def difference(a: Estimate, b: Estimate) -> Paired:
         return _tested(b.value - a.value, float(np.sum(parts**2)), 0.0, 1.0)
     moved = [other.parts - one.parts for one, other in of]
     alike = _correlations([name for name, _ in a.of], [one.units for one, _ in of], moved)
-    return _within(b.value - a.value, _recovered(known * a.weights, alike), df, bool(parts.any()))
+    return _within(b.value - a.value, _recovered(np.array(known) * a.weights, alike), df, bool(parts.any()))
 
 
 def average_difference(pairs: Sequence[tuple[Hashable, Estimate, Estimate]]) -> Paired:
@@ -274,7 +274,7 @@ def crossed_interval(of_draw: Sequence[Estimate]) -> Interval | None:
     than FEWEST."""
     value, variance, df = crossed(of_draw)
     both = share_interval(value, variance, df, of_draw[0].most)
-    images = average([("images", one) for one in of_draw]).interval()
+    images = _over_images(of_draw).interval()
     if both is None or images is None:
         return None
     return Interval(min(both.low, images.low), max(both.high, images.high))
@@ -287,10 +287,23 @@ def crossed_difference(a: Sequence[Estimate], b: Sequence[Estimate]) -> Paired:
     parts = np.stack([two.parts - one.parts for one, two in zip(a, b, strict=True)])
     value, variance, df = _crossed(values, parts, min(a[0].df, b[0].df))
     found = _tested(value, variance, df, min(a[0].most, b[0].most))
-    images = average_difference([("images", one, two) for one, two in zip(a, b, strict=True)]).reach
+    images = difference(_over_images(a), _over_images(b)).reach
     if found.reach is None or images is None or images <= found.reach:
         return found
     return _within(value, images, df, variance > 0)
+
+
+def _over_images(of_draw: Sequence[Estimate]) -> Averaged:
+    """The mean over draws as a number about these images alone."""
+    return Averaged(
+        of=tuple(("images", one) for one in of_draw),
+        weights=np.full(len(of_draw), 1 / len(of_draw)),
+        value=float(np.mean([one.value for one in of_draw])),
+        parts=np.mean([one.parts for one in of_draw], axis=0),
+        units=of_draw[0].units,
+        df=min(one.df for one in of_draw),
+        most=of_draw[0].most,
+    )
 
 
 def _crossed(values: Sequence[float], parts: Floats, df_images: float) -> tuple[float, float, float]:
