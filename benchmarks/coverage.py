@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from scipy.stats import binom
 
-from common.statistics import Interval, wilson
+from common.statistics import Interval
 from eval import estimates
 from eval.metrics.classification import average_precision, average_precision_11point
 from eval.statistics import (
@@ -102,6 +103,7 @@ def worlds() -> Iterator[World]:
     yield from _shares()
     yield from _clustered()
     yield from _classes()
+    yield from _uneven_classes()
     yield from _categories()
     yield from _f1()
     yield from _groups()
@@ -114,10 +116,10 @@ def worlds() -> Iterator[World]:
 
 
 def _shares() -> Iterator[World]:
-    for n, p in ((30, 0.5), (30, 0.95), (200, 0.02), (1000, 0.7)):
+    for n, p in ((30, 0.5), (30, 0.95), (200, 0.02), (200, 0.99), (300, 0.01), (1000, 0.01), (1000, 0.7)):
 
-        def play(generator: Generator, n: int = n, p: float = p) -> tuple[Interval, float]:
-            return wilson(int(generator.binomial(n, p)), n), p
+        def play(generator: Generator, n: int = n, p: float = p) -> tuple[Interval | None, float]:
+            return estimates.mean(generator.random(n) < p).interval(), p
 
         yield World("top-1", f"{n:,} images, {100 * p:g} %", "interval", play)
 
@@ -177,6 +179,53 @@ def _classes() -> Iterator[World]:
                 return estimates.mean_per_class(hits, labels).interval(), float(rates.mean())
 
             yield World("mean per class", f"{classes} classes, {name}, {100 * p:g} %", "interval", play)
+
+
+UNEVEN: tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...] = tuple(
+    (f"{name}, {100 * large:g} % and {100 * small:g} %", sizes, (large,) * many + (small,) * (len(sizes) - many))
+    for name, sizes, many in (
+        ("classes of 1,000 and 5", (1000, 5), 1),
+        ("classes of 1,000, 1,000, 3, 3", (1000, 1000, 3, 3), 2),
+        ("10 classes of 200 and 10 of 2", (200,) * 10 + (2,) * 10, 10),
+        ("50 classes of 10 and 10 of 1", (10,) * 50 + (1,) * 10, 50),
+    )
+    for large, small in ((0.7, 0.8), (0.7, 0.95), (0.99, 0.95), (0.7, 0.99))
+)
+"""Small classes next to large ones: name, sizes and rates. A small class that is all right shows no spread."""
+
+
+def _uneven_classes() -> Iterator[World]:
+    for name, sizes, rates in UNEVEN:
+        labels, of_class, truth = np.repeat(np.arange(len(sizes)), sizes), np.array(rates), float(np.mean(rates))
+        truth_f1 = _f1_of(labels, of_class)
+
+        def play(
+            generator: Generator, labels: Floats = labels, rates: Floats = of_class, truth: float = truth
+        ) -> tuple[Interval | None, float]:
+            return estimates.mean_per_class(generator.random(len(labels)) < rates[labels], labels).interval(), truth
+
+        yield World("mean per class", name, "interval", play)
+
+        def f1(
+            generator: Generator, labels: Floats = labels, rates: Floats = of_class, truth: float = truth_f1
+        ) -> tuple[Interval | None, float]:
+            return estimates.macro_f1(_mistaken(generator, labels, rates), labels).interval(), truth
+
+        yield World("macro F1", name, "interval", f1, 0.5)
+
+
+def _mistaken(generator: Generator, labels: Floats, rates: Floats) -> Floats:
+    """Predictions whose misses fall outside the classes."""
+    return np.where(generator.random(len(labels)) < rates[labels], labels, len(rates))
+
+
+def _f1_of(labels: Floats, rates: Floats) -> float:
+    """The expected macro F1 of `_mistaken`: that of hits of n, 2 hits / (n + hits), summed over their chances."""
+    found = []
+    for size, rate in zip(np.bincount(labels), rates, strict=True):
+        hits = np.arange(size + 1)
+        found.append(float(np.sum(binom.pmf(hits, size, rate) * 2 * hits / (size + hits))))
+    return float(np.mean(found))
 
 
 def _categories() -> Iterator[World]:
@@ -451,6 +500,12 @@ def _paired_worlds() -> Iterator[World]:
         a, b = (estimates.mean_per_class(generator.random(len(labels)) < rates, labels) for _ in range(2))
         return difference(a, b)
 
+    def uneven(generator: Generator, sizes: tuple[int, ...], rates: tuple[float, ...]) -> Paired:
+        labels = np.repeat(np.arange(len(sizes)), sizes)
+        of_item = np.array(rates)[labels]
+        a, b = (estimates.mean_per_class(generator.random(len(labels)) < of_item, labels) for _ in range(2))
+        return difference(a, b)
+
     def f1(generator: Generator) -> Paired:
         sizes, rates = np.geomspace(2, 200, 30).round().astype(np.int64), np.linspace(0.3, 0.9, 30)
         a, b = (estimates.macro_f1(*labelled(generator, sizes, rates)) for _ in range(2))
@@ -509,6 +564,10 @@ def _paired_worlds() -> Iterator[World]:
         ("R@k, 1,000 images, 30 %", lambda g: retrieval(g, 1000, 0.3, 0.5), 1.0),
         ("R@k, 200 images, 1 %", lambda g: retrieval(g, 200, 0.01, 0.9), 1.0),
         ("mean per class, 20 classes", classes, 1.0),
+        *(
+            (f"mean per class, {name}", lambda g, sizes=sizes, rates=rates: uneven(g, sizes, rates), 0.5)
+            for name, sizes, rates in UNEVEN
+        ),
         ("macro F1, 30 classes of 2 to 200", f1, 1.0),
         ("worst of 5 groups of 500, alike", lambda g: groups(g, (0.7,) * 5), 1.0),
         ("worst of 5 groups of 500, 50 to 90 %", lambda g: groups(g, (0.5, 0.6, 0.7, 0.8, 0.9)), 1.0),

@@ -5,6 +5,7 @@ SugarCrepe, ARO and What'sUp ask them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from eval.data import Choice, DataSet
 from eval.examples import FoundTexts, chosen
 from eval.features import FeatureCache, Features
 from eval.metrics.selection import alike, all_ahead, chance
-from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
+from eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured
 from eval.statistics import Estimate
 from eval.task import Task
 from eval.templates import fill
@@ -101,7 +102,10 @@ def _numbers(
     by_category = estimates.mean_per_class(hits, category, clusters)
     of_category = [category == number for number in range(len(names))]
     by_chance = float(np.mean([guessed[part].mean() for part in of_category]))
-    results.append(result("mean_per_category", by_category, by_chance, len(choices)))
+    over = result("mean_per_category", by_category, by_chance, len(choices))
+    if over.low is not None:
+        over = replace(over, protocol={**over.protocol, "interval": OVER_CLASSES})
+    results.append(over)
     if 1 < len(names) <= CATEGORIES:
         results += [accuracy(f"accuracy ({name})", hits, part) for name, part in zip(names, of_category, strict=True)]
     if several := np.array([choice.right > 1 for choice in choices]).nonzero()[0].tolist():

@@ -1,7 +1,7 @@
 """Command line of `make bench`: words to a model, tasks and a folder; errors to one line and an exit status.
 
-Exit status: 0 all is well (tasks whose data is not at hand are rows that say so); 1 the data of a task is broken, or
-features are no numbers; 2 wrong use, or a model that does not load: nothing was written.
+Exit status: 0 every task was measured; 1 a task was not, because its data is missing or broken (a row of the results
+gives the reason), or features are no numbers; 2 wrong use, or a model that does not load: nothing was written.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
     from eval.options import Shots
+    from eval.task import Task
 
 # Ranks wait for the slowest at the end of a set; with uneven images that can be long and is no failure.
 PATIENCE_S = 12 * 3600.0
@@ -166,7 +167,18 @@ def _bench(options: argparse.Namespace) -> int:
         measured = {result.task for result in run.results if result.value is not None}
         counted = f"{len(measured)} of {len(suite.tasks)} tasks measured"
         tell(f"{counted}; results.json, results.md and report.html in {output}/")
-        return FAILED if run.broken else OK
+        if run.absent:
+            tell(_how_to_get([task for task in suite.tasks if task.name in run.absent], len(suite.tasks)))
+        return FAILED if run.broken or len(measured) < len(suite.tasks) else OK
+
+
+def _how_to_get(absent: Sequence[Task], tasks: int) -> str:
+    """Return the line that names the command that fetches what a program may fetch, and the tasks left to people."""
+    fetched = ",".join(task.name for task in absent if task.fetch)
+    by_hand = ", ".join(task.name for task in absent if not task.fetch)
+    ways = [f"make bench-data TASK={fetched}"] if fetched else []
+    ways += [f"by hand, as their lines above say: {by_hand}"] if by_hand else []
+    return f"{len(absent)} of {tasks} tasks have no data here. To get it: {'; '.join(ways)}"
 
 
 def _can_be_folder(path: Path, what: str) -> None:

@@ -7,13 +7,14 @@ DeLong et al. (1988), average precision by the jackknife: without each image onc
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eval.metrics.classification import average_precision_11point, sorted_truth
-from eval.statistics import Estimate, Floats, Lowest
+from eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
 """Groups of images that are left out in turn where leaving out each of them is too dear."""
@@ -43,7 +44,7 @@ def mean_per_class(hits: ArrayLike, labels: ArrayLike, clusters: ArrayLike | Non
     right = np.asarray(hits, dtype=np.float64)
     _, class_of, sizes = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     share = np.bincount(class_of, weights=right) / sizes
-    return _within_classes(float(share.mean()), right / (len(sizes) * sizes[class_of]), class_of, sizes, clusters)
+    return _over_classes(share, right / sizes[class_of], class_of, sizes, clusters)
 
 
 def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None = None) -> Estimate:
@@ -61,31 +62,51 @@ def macro_f1(predicted: ArrayLike, labels: ArrayLike, clusters: ArrayLike | None
     # What every prediction changed in the F1 of the class that it names, against none made for that item.
     without = 2 * (hits[place] - (said == of)) / np.maximum(both[place] - 1, 1)
     moved = np.where(known, 2 * hits[place] / both[place] - without, 0.0)
-    return _within_classes(float(np.mean(2 * hits / both)), moved / len(classes), class_of, sizes, clusters)
+    return _over_classes(2 * hits / both, moved, class_of, sizes, clusters)
+
+
+def _over_classes(
+    of_class: Floats, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
+) -> Estimate:
+    """The mean over classes as one of strata, of classes of 1, 2 to 3, 4 to 7, 8 to 15 ... items. The items of a
+    stratum weigh about the same, so what is known of all of them says how unsure a class is that has no spread of its
+    own."""
+    images = np.arange(len(moved)) if clusters is None else np.asarray(clusters)
+    stratum = np.frexp(sizes)[1]
+    strata, weights = [], []
+    for one in np.unique(stratum):
+        classes = stratum == one
+        items = classes[class_of]
+        place = np.cumsum(classes) - 1
+        value, own = float(of_class[classes].mean()), moved[items] / classes.sum()
+        strata.append(_within_classes(value, own, place[class_of[items]], sizes[classes], images[items]))
+        weights.append(classes.mean())
+    if len(strata) == 1:
+        return strata[0]
+    # A stratum that is a single item has a stratum's interval, if the widest: that of one item.
+    return stratified([replace(one, df=max(one.df, 1.0)) for one in strata], weights)
 
 
 def _within_classes(
-    value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], clusters: ArrayLike | None
+    value: float, moved: Floats, class_of: NDArray[np.intp], sizes: NDArray[np.intp], images: NDArray[Any]
 ) -> Estimate:
-    """What each item (n,) moved a mean over classes by, against the others of its class; classes of one item are one
-    stratum."""
-    n = len(moved)
+    """The mean over the classes of a stratum: what each item (n,) moved it by, against the others of its class; classes
+    of one item against each other. The classes vouch for each other's spread, so their degrees of freedom add up."""
     alone = sizes == 1
     stratum_of = np.where(alone[class_of], len(sizes), class_of)
     counts = np.bincount(stratum_of, minlength=len(sizes) + 1)
     centre = np.bincount(stratum_of, weights=moved, minlength=len(sizes) + 1) / np.maximum(counts, 1)
     enough = np.maximum(counts - 1, 1)
     parts = (moved - centre[stratum_of]) * np.sqrt(counts / enough)[stratum_of]
-    of_item, units = parts, np.arange(n)
-    if clusters is not None:
-        units, place = np.unique(np.asarray(clusters), return_inverse=True)
-        parts = np.bincount(place, weights=of_item)
-    variances = np.bincount(stratum_of, weights=of_item**2, minlength=len(counts))
-    spread = float(np.sum(variances**2 / enough))
-    df = float(variances.sum() ** 2 / spread) if spread > 0 else float(np.sum(np.maximum(counts - 1, 0)))
-    most = len(sizes) ** 2 / float(np.sum(1 / sizes))
-    df, most = min(df, len(units) - 1), most * len(units) / n
-    return Estimate(value=value, parts=parts, units=units, df=df, most=most)
+    units, place = np.unique(images, return_inverse=True)
+    most = len(sizes) ** 2 / float(np.sum(1 / sizes)) * len(units) / len(moved)
+    return Estimate(
+        value=value,
+        parts=np.bincount(place, weights=parts).astype(np.float64),
+        units=units,
+        df=float(min(np.sum(np.maximum(counts - 1, 0)), len(units) - 1)),
+        most=most,
+    )
 
 
 def worst_group(hits: ArrayLike, groups: ArrayLike, clusters: ArrayLike | None = None) -> Lowest:

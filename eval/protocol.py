@@ -14,7 +14,7 @@ from eval.models import Model
 from eval.task import Source, Task
 from eval.versions import software
 
-SHARED_RULES = 3
+SHARED_RULES = 4
 """Raised when a change of the code that all kinds of task share changes numbers or intervals: results kept from an
 earlier version are then measured again. What concerns one kind is counted by its own `rules`, and stands beside its
 numbers: models measured by different ones are not compared."""

@@ -84,7 +84,8 @@ class TaskOutcome:
     items: Items | None = None
 
 
-INTERVAL = "Wilson with the effective number of items over images, 95 %"
+INTERVAL = "Clopper-Pearson with the effective number of items over images (Korn and Graubard 1998), 95 %"
+OVER_CLASSES = f"{INTERVAL}, by strata of classes of like size, combined by recovered variances (Zou and Donner 2008)"
 TOO_FEW = "none: too few items to say"
 
 

@@ -37,6 +37,8 @@ class Run:
 
     results: tuple[Result, ...]
     """Of every task in the order of the suite; a task that has no number has a row that says why."""
+    absent: frozenset[str]
+    """Names of the tasks whose data is not there."""
     broken: int
     """Tasks whose data, or training split, is at hand and not usable."""
 
@@ -60,30 +62,51 @@ def run_tasks(
     options: Options,
     say: Say,
 ) -> Run:
-    """Evaluate all tasks of `suite` with the model of `cache` on the data below `data`; writes `output`/results.json,
-    `output`/items and `output`/tasks, on the leading rank. May be called from a training run, on all its ranks."""
+    """Evaluate all tasks of `suite` with the model of `cache` on the data below `data`.
+
+    The leading rank writes `output`/items, `output`/tasks and `output`/results.json. The last is written again as soon
+    as a task has its main numbers, before its probes, so a run that is stopped leaves what it had measured. May be
+    called from a training run, on all its ranks.
+    """
     results: list[Result] = []
+    absent: set[str] = set()
     broken = 0
+
+    def tell(found: list[Result]) -> None:
+        say(line(found[0]))
+        if group.first:
+            publish_json(output / "results.json", [result.row() for result in [*results, *found]])
+
     for task in suite.tasks:
         try:
-            found = _evaluated(task, cache, data, output, memo, group, options)
+            found = _evaluated(task, cache, data, output, memo, group, options, tell)
             broken += any(is_broken(result) for result in found)
         except DataMissing as error:
             found = [missing(task.name, task.kind, task.metric, str(error))]
+            absent.add(task.name)
+            tell(found)
         except DataBroken as error:
             found = [broken_data(task.name, task.kind, task.metric, error)]
             broken += 1
+            tell(found)
         results += found
-        say(line(found[0]))
     if group.first:
         publish_json(output / "results.json", [result.row() for result in results])
-    return Run(results=tuple(results), broken=broken)
+    return Run(results=tuple(results), absent=frozenset(absent), broken=broken)
 
 
 def _evaluated(
-    task: Task, cache: FeatureCache, data: Path, output: Path, memo: Memo, group: Ranks, options: Options
+    task: Task,
+    cache: FeatureCache,
+    data: Path,
+    output: Path,
+    memo: Memo,
+    group: Ranks,
+    options: Options,
+    tell: Callable[[list[Result]], None],
 ) -> list[Result]:
-    """The results of one task, taken from `output`/tasks where they were measured before on the same things."""
+    """The results of one task, taken from `output`/tasks where they were measured before on the same things; `tell`
+    gets those that are there first."""
     found, shots, error = None, None, None
     try:
         # The leader first: the others then find the hashes of large files already computed.
@@ -97,17 +120,19 @@ def _evaluated(
     record = output / "tasks" / f"{task.name}.json"
     kept = group.share(_kept(record, key, output) if group.first else None)
     if kept is not None:
+        tell(kept)
         return kept
     began = time.perf_counter()
     outcome = KINDS[task.kind].measure(task, content, cache, group, options)
-    results = list(outcome.results)
+    rules = {"rules": KINDS[task.kind].rules}
+    results = [dataclasses.replace(result, protocol={**rules, **result.protocol}) for result in outcome.results]
+    tell(results)
     if options.linear_probe:
         results += evaluate_linear_probe(task, content, cache, root=data, memo=memo, group=group)
     if options.shots is not None:
         results += evaluate_few_shot(
             task, content, cache, options.shots, root=data, memo=memo, output=output, group=group
         )
-    rules = {"rules": KINDS[task.kind].rules}
     taken = {"seconds": round(time.perf_counter() - began, 1), "ranks": group.world}
     results = [dataclasses.replace(result, protocol={**rules, **result.protocol, **taken}) for result in results]
     if group.first:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from common.ranks import Ranks
-from common.statistics import wilson
 from eval import estimates, protocol
 from eval.data import DataSet, class_names, templates
 from eval.errors import DataBroken
@@ -23,12 +22,12 @@ from eval.features import FeatureCache, Features
 from eval.groups import group_results
 from eval.metrics.classification import label_ranks, logits_in_tiles
 from eval.metrics.rows import tiles
-from eval.results import INTERVAL, Items, Result, TaskOutcome, measured, missing
+from eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
 from eval.statistics import Estimate
 from eval.task import Task
 from eval.templates import fill
 
-F1_INTERVAL = f"{INTERVAL}; for sets with as many images of each class"
+F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 
 
 def prompt_texts(names: Sequence[str], prompts: Sequence[str]) -> list[str]:
@@ -128,18 +127,15 @@ def _numbers(
     n = len(labels)
 
     def share(metric: str, right: np.ndarray, guesses: int) -> Result:
-        guessed = guesses / classes
-        if bursts is not None:
-            return estimated(metric, estimates.mean(right, bursts), chance=guessed)
-        detail = {**record, "metric": metric, "interval": "Wilson, 95 %", "chance": guessed}
-        return measured(task, metric, float(right.mean()), wilson(int(right.sum()), n), n, detail)
+        return estimated(metric, estimates.mean(right, bursts), chance=guesses / classes)
 
     def estimated(metric: str, found: Estimate, **more: Any) -> Result:
         detail = {**record, "metric": metric, "interval": INTERVAL, **more}
         return measured(task, metric, found.value, found.interval(), n, detail)
 
     results = [share(name, right, int(name.removeprefix("top"))) for name, right in hits.items()]
-    results.append(estimated("mean_per_class", estimates.mean_per_class(hits["top1"], labels, bursts)))
+    of_classes = estimates.mean_per_class(hits["top1"], labels, bursts)
+    results.append(estimated("mean_per_class", of_classes, interval=OVER_CLASSES))
     if task.metric == "macro_f1":
         sizes = np.unique(labels, return_counts=True)[1]
         guessed = float(np.mean(2 * sizes / (n + classes * sizes)))

@@ -79,7 +79,8 @@ def _made(rows: Rows, found: Sequence[Row]) -> dict[str, Any]:
     return {
         "rows": len(found),
         "minutes": sum(row.seconds for row in found) / 60,
-        "commits": sorted({str(row.commit).removesuffix("-dirty") for row in found}),
+        "commits": sorted({str(row.commit) for row in found}),
+        "changed": sum(str(row.commit).endswith("-dirty") for row in found),
         "machines": machines,
     }
 

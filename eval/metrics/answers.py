@@ -5,16 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-_WORDS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)}
+_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NUMBERS = {word: str(value) for value, word in enumerate(_WORDS)} | {"none": "0"}
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _ARTICLES = {"a", "an", "the"}
 
 
 def normalised(answer: str) -> str:
-    """An answer as it is compared: lower case, no articles, no punctuation but inside numbers, digits for words up to
-    ten. The rules are those of the VQA evaluation, without its table of contractions."""
-    text = re.sub(r"(?<=\d),(?=\d)", "", answer.lower().replace("'", ""))
-    text = re.sub(r"(?!(?<=\d)[.:](?=\d))[^\w\s]", " ", text)
+    """Return an answer as it is compared: lower case, no articles, no punctuation, digits for words up to ten.
+
+    The rules are those of the VQA evaluation (vqaEval.py). A mark of punctuation becomes a space. It is
+    dropped instead wherever it stands if it stands next to a space somewhere, or if the answer has a
+    number such as 1,000. A period is dropped unless a digit follows, so "U.S." is "us". The table of
+    contractions alone is replaced: apostrophes are dropped.
+    """
+    given = answer.lower().replace("'", "")
+    text, thousands = given, re.search(r"\d,\d", given)
+    for mark in _PUNCTUATION:
+        apart = f"{mark} " in given or f" {mark}" in given
+        text = text.replace(mark, "" if apart or thousands else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
     words = [_NUMBERS.get(word, word) for word in text.split() if word not in _ARTICLES]
     return " ".join(words)
 

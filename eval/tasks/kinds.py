@@ -105,7 +105,7 @@ class VisualQuestionAnswering(Kind):
     heading = "Visual question answering"
     metrics = ("soft_accuracy", "accuracy")
     needs = "questions"
-    rules = 3
+    rules = 4
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
         """See `eval.vqa`."""

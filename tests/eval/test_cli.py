@@ -38,13 +38,6 @@ tasks:
     sources: [{layout: webdataset, path: told}]
     licence: CC0-1.0
     get: tell some
-  - name: absent
-    kind: classification
-    title: Absent
-    metric: top1
-    sources: [{layout: webdataset, path: nowhere}]
-    licence: CC0-1.0
-    get: there is no way
   - name: asked
     kind: vqa
     title: Asked
@@ -53,11 +46,20 @@ tasks:
     licence: CC0-1.0
     get: ask some
 """
+ABSENT = """
+  - name: absent
+    kind: classification
+    title: Absent
+    metric: top1
+    sources: [{layout: webdataset, path: nowhere}]
+    licence: CC0-1.0
+    get: there is no way
+"""
 
 
 @pytest.fixture
 def world(tmp_path: Path, tiny_folder: Path) -> dict[str, Any]:
-    """Data of three of the suite's four tasks, and the command that evaluates it."""
+    """Data of the suite's tasks, and the command that evaluates it."""
     data, names = tmp_path / "data", list(COLOURS)
     shots = [jpeg(image(names[index % 3], index)) for index in range(12)]
     for split in ("train", "test"):
@@ -101,14 +103,16 @@ def rows(world: dict[str, Any]) -> list[dict[str, Any]]:
     return json.loads((world["out"] / "results.json").read_text(encoding="utf-8"))
 
 
-def test_a_run_measures_what_is_at_hand_and_says_what_is_not(world: Any, capsys: Any) -> None:
-    assert cli.main(world["command"]) == 0
+def test_a_run_measures_what_is_there_and_says_how_to_get_the_rest_with_status_1(world: Any, capsys: Any) -> None:
+    fetched = ABSENT.replace("absent", "fetched") + "    fetch: {from: hub}\n"
+    world["suite"].write_text(SUITE + ABSENT + fetched, encoding="utf-8")
+    assert cli.main(world["command"]) == 1
     found = rows(world)
     assert all(set(row) == {"task", "kind", "metric", "value", "low", "high", "n", "protocol"} for row in found)
     first: dict[str, Any] = {}
     for row in found:
         first.setdefault(row["task"], row)
-    assert list(first) == ["colours", "told", "absent", "asked"]
+    assert list(first) == ["colours", "told", "asked", "absent", "fetched"]
     assert first["absent"]["value"] is None and "there is no way" in first["absent"]["protocol"]["missing"]
     for row in found:
         if row["kind"] == "few_shot":  # one draw of the shots: nothing is known of its luck
@@ -117,12 +121,24 @@ def test_a_run_measures_what_is_at_hand_and_says_what_is_not(world: Any, capsys:
             assert row["low"] <= row["value"] <= row["high"], row["metric"]
     assert {row["kind"] for row in found} == {"classification", "few_shot", "retrieval", "vqa"}
     said = capsys.readouterr().out
-    assert "data not at hand: there is no way" in said and "3 of 4 tasks measured" in said
+    assert "data not at hand: there is no way" in said and "3 of 5 tasks measured" in said
+    last = said.splitlines()[-1]
+    assert "2 of 5" in last and "make bench-data TASK=fetched;" in last and last.endswith("absent")
     for name in ("results.md", "report.html", "few_shot/colours.json"):
         assert (world["out"] / name).is_file(), name
     items = np.load(world["out"] / "items" / "colours.npz")
     assert set(items.files) >= {"keys", "hits", "clusters", "predicted", "label"}
     assert items["hits"].mean() == first["colours"]["value"]
+
+
+def test_results_are_there_before_the_probes_and_survive_a_stop(world: Any, monkeypatch: Any, capsys: Any) -> None:
+    def stopped(*args: Any, **kwargs: Any) -> Any:
+        assert "colours " in capsys.readouterr().out
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("eval.run.evaluate_few_shot", stopped)
+    assert cli.main(world["command"]) == 130
+    assert rows(world)[0]["metric"] == "top1" and rows(world)[0]["value"] is not None
 
 
 def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch: Any) -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from eval import estimates
 from eval.metrics.classification import average_precision, average_precision_11point, mean_per_class
-from eval.statistics import Estimate
+from eval.statistics import Estimate, average_difference, crossed_interval, difference
 
 Draw = Callable[[np.random.Generator], Estimate]
 
@@ -134,6 +134,61 @@ def test_leaving_out_an_image_in_closed_form_is_leaving_it_out() -> None:
 def test_perfect_classes_are_not_certain() -> None:
     found = estimates.mean_per_class(np.ones(10), np.repeat(np.arange(5), 2)).interval()
     assert found is not None and found.low < 0.8 and found.high == 1
+
+
+def classes_hit(*of: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Hits and labels of classes of so many right of so many items."""
+    hits = np.concatenate([np.arange(size) < right for right, size in of])
+    return hits.astype(float), np.repeat(np.arange(len(of)), [size for _, size in of])
+
+
+def test_a_small_perfect_class_next_to_a_large_one_is_as_unsure_as_it_is_alone() -> None:
+    hits, labels = classes_hit((700, 1000), (5, 5))
+    alone = estimates.mean(np.ones(5)).interval()
+    assert alone is not None
+    f1 = estimates.macro_f1(np.where(hits > 0, labels, 2), labels)
+    for found in (estimates.mean_per_class(hits, labels), f1):
+        ends = found.interval()
+        assert ends is not None and found.value - ends.low > (1 - alone.low) / 2 - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rates"),
+    [([1000, 5], [0.7, 0.95]), ([1000, 1000, 3, 3], [0.7, 0.7, 0.95, 0.95]), ([200] * 10 + [2] * 10, [0.99, 0.98])],
+)
+def test_intervals_of_means_over_classes_of_unequal_sizes_hold(sizes: list[int], rates: list[float]) -> None:
+    truth = np.repeat(rates, len(sizes) // len(rates))
+    held = []
+    for seed in range(150):
+        right = np.random.default_rng(seed).binomial(sizes, truth)
+        ends = estimates.mean_per_class(*classes_hit(*zip(right.tolist(), sizes, strict=True))).interval()
+        held.append(ends is not None and ends.low <= truth.mean() <= ends.high)
+    assert np.mean(held) > 0.93
+
+
+def test_a_difference_knows_that_a_small_class_without_a_change_says_little() -> None:
+    hits, labels = classes_hit((700, 1000), (5, 5))
+    better = hits.copy()
+    better[np.flatnonzero(hits[:1000] == 0)[:40]] = 1
+    found = difference(estimates.mean_per_class(hits, labels), estimates.mean_per_class(better, labels))
+    alone = difference(estimates.mean(np.ones(5)), estimates.mean(np.ones(5)))
+    assert found.difference == pytest.approx(0.02) and alone.reach is not None
+    assert found.reach is not None and found.reach > alone.reach / 2 and found.p is not None and found.p > 0.05
+    # Over tasks it is as unsure, and over draws of shots.
+    averaged = average_difference([("set", *2 * (estimates.mean_per_class(hits, labels),))])
+    assert averaged.reach is not None and averaged.reach >= alone.reach / 2 and averaged.detectable is None
+    drawn = [estimates.mean_per_class(one, labels) for one in (hits, better, hits)]
+    ends, own = crossed_interval(drawn), drawn[0].interval()
+    assert ends is not None and own is not None and ends.low <= own.low + 0.02
+
+
+def test_classes_of_one_size_are_one_stratum_and_a_lone_item_is_one_item() -> None:
+    even = estimates.mean_per_class(*classes_hit((3, 5), (5, 5)))
+    assert type(even) is Estimate
+    ends = estimates.mean_per_class(*classes_hit((700, 1000), (1, 1))).interval()
+    assert ends is not None and ends.low < 0.4 and ends.high < 0.87
+    assert estimates.mean_per_class([1.0], [0]).interval() is None
+    assert estimates.mean_per_class(*classes_hit((1, 1), (2, 3)), np.zeros(4)).interval() is None
 
 
 @pytest.mark.parametrize("labels", [[1, 0, 0, 0], [0, 1, 1, 1]])

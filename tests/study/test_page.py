@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -106,3 +107,13 @@ def test_the_pages_are_written_by_the_command(make_rows: MakeRows, tmp_path: Pat
 def test_pages_of_no_results_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--output", str(tmp_path), "--page", str(tmp_path / "docs")]) == 2
     assert "`make study` makes them" in capsys.readouterr().err
+
+
+def test_rows_of_a_changed_tree_are_named(make_rows: MakeRows) -> None:
+    rows = make_rows({"all": 0.0, "kept": 0.3})
+    lines = (rows.folder / "cat.jsonl").read_text().splitlines()
+    records = [json.loads(line) | {"commit": "abc"} for line in lines]
+    records[0]["commit"] = "abc-dirty"
+    (rows.folder / "cat.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    page = render(Rows(rows.folder))["study.md"]
+    assert "commits `abc` `abc-dirty`; 1 of the rows" in page

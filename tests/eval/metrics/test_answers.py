@@ -18,6 +18,18 @@ from eval.metrics.answers import normalised, soft_accuracy
         ("2.5", "2.5"),
         ("Yes!", "yes"),
         ("man's", "mans"),
+        ("U.S.", "us"),
+        ("u.s.a", "usa"),
+        ("no.", "no"),
+        (".5", ".5"),
+        ("5.", "5"),
+        ("black-white", "black white"),
+        ("black - white", "black white"),
+        ("red, t-shirt", "red t shirt"),
+        ("1,000 t-shirts", "1000 tshirts"),
+        ("10:30", "10:30"),
+        ("zero", "0"),
+        ("none", "0"),
     ],
 )
 def test_answers_are_compared_without_case_articles_and_punctuation(given: Any, expected: Any) -> None:
