@@ -9,7 +9,7 @@ STAGES  ?=#                 comma-separated from captions,download,spotting,scor
 RUNNER  ?= direct#          direct (this machine), prism, dask, flink or dataflow; see deploy/README.md
 WORKERS ?=#                 units at a time: processes, or a cluster's slots (all)
 SHARD   ?=#                 i/n: part i (from 0) of n invocations that share one OUTPUT; one without it finishes
-ARGS    ?=#                 anything else for `python -m pipelines`; key=value for `make train`; for pytest with `make test`
+ARGS    ?=#                 anything else for `python -m open_diht.pipelines`; key=value for `make train`; for pytest with `make test`
 
 ##@ Variables of `make view`: OUTPUT, PRESET (that of the run) and ARGS="--port 8000"
 
@@ -21,7 +21,7 @@ SHARE   ?=#                 share of the units to draw, instead
 DATA    ?= out/sample#      output folder of `make filter`, with images
 TEACHER ?= efficientnet-lite0#  or swag-vit-h14, timm:NAME, torchvision:NAME, open_clip:NAME (then with WEIGHTS)
 WEIGHTS ?=#                 file of the teacher's weights, which you fetch (swag-vit-h14: CC-BY-NC-4.0); the default one's are installed
-HEADARGS ?=#                anything else for `python -m trainer.concepts`; ARGS for `python -m pipelines.concepts`
+HEADARGS ?=#                anything else for `python -m open_diht.trainer.concepts`; ARGS for `python -m open_diht.pipelines.concepts`
 
 ##@ Variables of `make train`
 CONFIG  ?= tiny#            tiny, vit-b-32, vit-b-16, vit-l-14, vit-l-14-336, or a YAML file; DATA as above
@@ -68,7 +68,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --no-input
 # An install is done when its stamp holds this key: the content of setup.py and the place of the checkout.
 KEY := $(shell { cat setup.py; pwd; } | cksum | tr -d ' ')
-CODE = $(wildcard common filters pipelines trainer eval study benchmarks deploy examples tests setup.py open_diht.py docs/hooks.py)
+CODE = $(wildcard common filters pipelines trainer eval study benchmarks deploy examples tests setup.py open_diht docs/hooks.py)
 BEAM = $(shell sed -n 's/.*"apache-beam==\([0-9.]*\)".*/\1/p' setup.py)
 BENCHES = captions verifier spotting text_shapes overlap_false_positives dedup download
 SCALE_BENCHES = scale many_units on_paper
@@ -104,20 +104,20 @@ help: ## List the commands and variables
 setup: env-all env-ocr ## Install everything: filters, OCR weights, development tools
 
 filter: env-filter $(if $(NEEDS_OCR),env-ocr) ## Filter a data set (DATASET, INPUT, OUTPUT, ...)
-	@set -f; $(PY) -m pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+	@set -f; $(PY) -m open_diht.pipelines$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(call option,--output,$(OUTPUT))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
 
 view: env-view ## Look at what was filtered, finished or not: a local web page (OUTPUT, ARGS="--port 8000")
-	@set -f; $(PY) -m pipelines.view --output $(call quote,$(OUTPUT))$(if $(filter-out file,$(origin PRESET)),$(call option,--preset,$(PRESET))) $(ARGS)
+	@set -f; $(PY) -m open_diht.pipelines.view --output $(call quote,$(OUTPUT))$(if $(filter-out file,$(origin PRESET)),$(call option,--preset,$(PRESET))) $(ARGS)
 
 pilot: env-filter $(if $(ASKED_TEACHER),env-train) $(if $(NEEDS_OCR),env-ocr) ## Filter a random sample, forecast the whole (UNITS, SHARE, ARGS="--price-core-hour 0.04")
-	@set -f; $(PY) -m pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE))$(if $(ASKED_TEACHER),$(call option,--teacher,$(TEACHER))$(call option,--weights,$(WEIGHTS))) $(ARGS)
+	@set -f; $(PY) -m open_diht.pipelines.pilot$(call option,--dataset,$(DATASET))$(call option,--input,$(INPUT))$(if $(filter-out out/$(DATASET),$(OUTPUT)),$(call option,--output,$(OUTPUT)))$(call option,--preset,$(PRESET))$(call option,--stages,$(STAGES))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD))$(call option,--units,$(UNITS))$(call option,--share,$(SHARE))$(if $(ASKED_TEACHER),$(call option,--teacher,$(TEACHER))$(call option,--weights,$(WEIGHTS))) $(ARGS)
 
 concepts: env-train ## Make concept targets of filtered data (DATA, TEACHER, WEIGHTS, OUTPUT, ...)
-	@set -f; $(PY) -m pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
-	@set -f; $(PY) -m trainer.concepts --concepts $(call quote,$(CONCEPTS))$(call option,--shard,$(SHARD)) $(HEADARGS)
+	@set -f; $(PY) -m open_diht.pipelines.concepts --data $(call quote,$(DATA)) --output $(call quote,$(CONCEPTS)) --teacher $(call quote,$(TEACHER))$(call option,--weights,$(WEIGHTS))$(call option,--runner,$(RUNNER))$(call option,--workers,$(WORKERS))$(call option,--shard,$(SHARD)) $(ARGS)
+	@set -f; $(PY) -m open_diht.trainer.concepts --concepts $(call quote,$(CONCEPTS))$(call option,--shard,$(SHARD)) $(HEADARGS)
 
 train: env-train ## Train a model on filtered data (DATA, CONFIG, WORKDIR, ARGS)
-	@set -f; $(PY) -m trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
+	@set -f; $(PY) -m open_diht.trainer --data $(call quote,$(DATA)) --config $(call quote,$(CONFIG)) --workdir $(call quote,$(WORKDIR)) $(ARGS)
 
 test: env-all env-ocr ## Run the tests, without soak and flink
 	@$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -170,19 +170,19 @@ bench-train: env-all ## Measure the trainer against open_clip: step, losses, che
 	@status=0; for bench in $(TRAIN_BENCHES); do echo "== $$bench"; $(PY) -m benchmarks.$$bench || status=1; done; exit $$status
 
 bench: env-bench ## Evaluate a model (MODEL, TASKS, OUTPUT); nothing is downloaded
-	@set -f; $(PY) -m eval$(call option,--model,$(MODEL))$(call option,--tasks,$(TASKS))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
+	@set -f; $(PY) -m open_diht.eval$(call option,--model,$(MODEL))$(call option,--tasks,$(TASKS))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
 
 bench-data: env-bench ## Fetch evaluation data (TASK), as far as it may be fetched
-	@set -f; $(PY) -m eval.fetch$(call option,--task,$(TASK)) $(ARGS)
+	@set -f; $(PY) -m open_diht.eval.fetch$(call option,--task,$(TASK)) $(ARGS)
 
 compare: env-bench ## Test two models against each other on the same items (A, B)
-	@set -f; $(PY) -m eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
+	@set -f; $(PY) -m open_diht.eval.compare $(call quote,$(A)) $(call quote,$(B)) $(ARGS)
 
 study: env-study env-ocr ## The paper's claims in miniature: does it help? (STUDY, TRACK, DATA, OUTPUT, ARGS="--claims cat")
-	@set -f; $(PY) -m study$(call option,--study,$(STUDY))$(call option,--track,$(TRACK))$(call option,--data,$(STUDY_DATA))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
+	@set -f; $(PY) -m open_diht.study$(call option,--study,$(STUDY))$(call option,--track,$(TRACK))$(call option,--data,$(STUDY_DATA))$(call option,--output,$(BENCH_OUTPUT)) $(ARGS)
 
 study-data: env-study env-ocr ## Fetch the data of the study, as far as a program may (DATA, ARGS="web --manifest FILE")
-	@set -f; $(PY) -m study.fetch$(call option,--data,$(STUDY_DATA)) $(ARGS)
+	@set -f; $(PY) -m open_diht.study.fetch$(call option,--data,$(STUDY_DATA)) $(ARGS)
 
 bench-eval: env-bench ## Measure the evaluation: speed and memory beside clip-benchmark, probes beside scikit-learn, how often intervals hold
 	@$(PY) -m benchmarks.evaluation $(ARGS)
@@ -247,5 +247,5 @@ env-ocr:
 	  fi; \
 	  echo "Looking for the OCR weights (75 MB; downloaded once) ..."; \
 	fi
-	@message=$$($(PY) -m filters.spotting.weights) || exit 1; \
+	@message=$$($(PY) -m open_diht.filters.spotting.weights) || exit 1; \
 	if [ ! -e $(VENV)/.installed-cv2 ]; then echo "$$message"; touch $(VENV)/.installed-cv2; fi

@@ -3,7 +3,7 @@
 import logging
 import os
 
-from common.run_command import ONE_THREAD
+from open_diht.common.run_command import ONE_THREAD
 
 for _variable, _value in ONE_THREAD.items():  # before NumPy is imported
     os.environ.setdefault(_variable, _value)

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.command_line import Parser
-from trainer.architecture import architecture, build, input_shape
-from trainer.config import Config
-from trainer.config_files import load_config, merged
-from trainer.loop import train
+from open_diht.common.command_line import Parser
+from open_diht.trainer.architecture import architecture, build, input_shape
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import load_config, merged
+from open_diht.trainer.loop import train
 
 CLAIMS = Path(__file__).resolve().parents[1] / "study" / "claims"
 WORDS, PAIRS, IMAGES = 6000, 16_384, 2_048

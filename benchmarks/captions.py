@@ -31,11 +31,11 @@ import spacy
 
 from benchmarks import data_juicer
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
-from filters.captions.annotate import CaptionAnnotator, table_of
-from filters.captions.graph import build_graph
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser, Parse, find_model, load_model, parse_with_spacy
-from filters.captions.verifier import load_verifier
+from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
+from open_diht.filters.captions.graph import build_graph
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser, Parse, find_model, load_model, parse_with_spacy
+from open_diht.filters.captions.verifier import load_verifier
 
 BLOCK = 2_000  # as the stage reads them
 COLD = 2_000

@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import Checkpoint, Checkpoints
-from trainer.config import CheckpointSettings, ConceptSettings, ModelSettings, OptimizerSettings
-from trainer.model import build_student
-from trainer.optim import build_optimizer
+from open_diht.trainer.checkpoint import Checkpoint, Checkpoints
+from open_diht.trainer.config import CheckpointSettings, ConceptSettings, ModelSettings, OptimizerSettings
+from open_diht.trainer.model import build_student
+from open_diht.trainer.optim import build_optimizer
 
 
 def trained(model: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -20,10 +20,10 @@ from statistics import NormalDist
 import numpy as np
 from scipy.stats import binom
 
-from common.statistics import Interval
-from eval import estimates
-from eval.metrics.classification import average_precision, average_precision_11point
-from eval.statistics import (
+from open_diht.common.statistics import Interval
+from open_diht.eval import estimates
+from open_diht.eval.metrics.classification import average_precision, average_precision_11point
+from open_diht.eval.statistics import (
     Estimate,
     Paired,
     average,

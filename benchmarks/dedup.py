@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.stages.dedup.clusters import assign, train, unit_length
-from pipelines.stages.dedup.semantic import near_copies
+from open_diht.pipelines.stages.dedup.clusters import assign, train, unit_length
+from open_diht.pipelines.stages.dedup.semantic import near_copies
 
 UNIT = 100_000
 EXACT = """
@@ -34,9 +34,9 @@ from pathlib import Path
 import numpy as np
 from benchmarks import dedup
 import pyarrow as pa
-from pipelines.stages.dedup.exact import duplicates, ranges_of
-from pipelines.stages.dedup.keys import KEY, PARTS, key_parts, key_records, halves_of_digests
-from pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.dedup.exact import duplicates, ranges_of
+from open_diht.pipelines.stages.dedup.keys import KEY, PARTS, key_parts, key_records, halves_of_digests
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
 pa.set_cpu_count(1)
 side, keys, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
 def peak():

@@ -96,10 +96,10 @@ async def serve() -> None:
 
 def download(side: str, urls: list[str], folder: Path, threads: int, place: str) -> dict[str, Any]:
     """One unit of one side; seconds exclude the loading of the tools."""
-    from pipelines.fetch import DownloadSettings, Fetcher
-    from pipelines.fetch.records import ASKED
-    from pipelines.fetch.shard import fetch_shard
-    from pipelines.fetch.tool import load_tool
+    from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+    from open_diht.pipelines.fetch.records import ASKED
+    from open_diht.pipelines.fetch.shard import fetch_shard
+    from open_diht.pipelines.fetch.tool import load_tool
 
     load_tool()
     rows = [{"ordinal": n, "uid": f"{n:032x}", "caption": "An image", "url": url} for n, url in enumerate(urls)]

@@ -25,16 +25,16 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from common.ranks import Ranks
-from eval.data import DataSet, Memo
-from eval.features import FeatureCache
-from eval.fetch.writing import Sample, jpeg, write_webdataset
-from eval.models import Model, OpenClipModel, load_model
-from eval.retrieval import evaluate_retrieval
-from eval.tasks import Source, Task
-from eval.tasks.opening import open_task
-from eval.templates import look_up
-from eval.zeroshot import evaluate_classification
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data import DataSet, Memo
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import Sample, jpeg, write_webdataset
+from open_diht.eval.models import Model, OpenClipModel, load_model
+from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.tasks import Source, Task
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.templates import look_up
+from open_diht.eval.zeroshot import evaluate_classification
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "sample" / "images"
 CAPTIONS = 5

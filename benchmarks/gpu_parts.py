@@ -25,15 +25,15 @@ from torch.nn.functional import normalize
 
 from benchmarks.loader import write_shards
 from benchmarks.train_step import ours, pairs, stepper_of, theirs
-from common.fields import build
-from common.ranks import _Gather, begin_group, joined_ranks
-from pipelines.concepts.teacher import find_teacher
-from trainer.architecture import tokenizer
-from trainer.config import Config
-from trainer.loop import TrainingOutcome, train
-from trainer.losses import HnNce
-from trainer.memory import need
-from trainer.utilisation import flops_per_pair, peak_flops
+from open_diht.common.fields import build
+from open_diht.common.ranks import _Gather, begin_group, joined_ranks
+from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.trainer.architecture import tokenizer
+from open_diht.trainer.config import Config
+from open_diht.trainer.loop import TrainingOutcome, train
+from open_diht.trainer.losses import HnNce
+from open_diht.trainer.memory import need
+from open_diht.trainer.utilisation import flops_per_pair, peak_flops
 
 Row = dict[str, Any]
 

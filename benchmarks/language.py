@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from filters.language import identify, provenance
+from open_diht.filters.language import identify, provenance
 
 
 def texts(samples: Path) -> Iterator[tuple[str, list[str]]]:

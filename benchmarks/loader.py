@@ -36,10 +36,10 @@ import torch
 from open_clip_train import data as open_clip_data
 from PIL import Image
 
-from trainer.config import TransformSettings
-from trainer.data import DataSettings, ShardLoader, Source
-from trainer.data.sources import find_shards
-from trainer.transforms import transform as bytes_of
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.data import DataSettings, ShardLoader, Source
+from open_diht.trainer.data.sources import find_shards
+from open_diht.trainer.transforms import transform as bytes_of
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "camera")
 

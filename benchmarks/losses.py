@@ -26,7 +26,7 @@ from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from trainer.losses import HnNce, InfoNce
+from open_diht.trainer.losses import HnNce, InfoNce
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.datasets import load_dataset
-from pipelines.plan import keep_plan, load_plan, make_plan
-from pipelines.stages.subset import sort_uids
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.plan import keep_plan, load_plan, make_plan
+from open_diht.pipelines.stages.subset import sort_uids
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
 
 ROWS = 8  # of a unit
 CAPTIONS = (
@@ -96,7 +96,7 @@ def _link(template: Layout, model: str, target: Layout, name: str) -> None:
 def _filter(manifest: Path, output: Path) -> tuple[float, float, str]:
     """Seconds, peak MiB and the last lines of a run on captions alone."""
     code = (
-        "import sys, resource; from pipelines.cli import main; status = main(sys.argv[1:]); "
+        "import sys, resource; from open_diht.pipelines.cli import main; status = main(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss); sys.exit(status)"
     )
     arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(output), "--unit-rows", str(ROWS)]

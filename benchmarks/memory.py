@@ -4,8 +4,8 @@
 
 For each configuration: weights; gradients, moments, images and features of a rank; MiB that autograd keeps of a pair
 from the forward to the backward pass; and for GPUs of several sizes `schedule.micro_batches` of the configuration's
-batch on eight of them, with the pairs of each. `trainer.memory` counts them, here on tensors without memory (those of
-torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
+batch on eight of them, with the pairs of each. `open_diht.trainer.memory` counts them, here on tensors without memory
+(those of torch's FakeTensorMode for a CPU, in the configuration's precision), in seconds.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from functools import partial
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from trainer.architecture import input_shape, tokenizer
-from trainer.config_files import load_config
-from trainer.memory import DoesNotFit, need
-from trainer.model import build_student
-from trainer.step import autocast
+from open_diht.trainer.architecture import input_shape, tokenizer
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.memory import DoesNotFit, need
+from open_diht.trainer.model import build_student
+from open_diht.trainer.step import autocast
 
 CONFIGS = ("vit-b-32", "vit-b-16", "vit-l-14", "vit-l-14-336")
 GPUS_GIB = (24, 40, 80, 141)

@@ -25,10 +25,10 @@ import pyarrow.parquet as pq
 
 from benchmarks.label_set import laion_captions, samples_folder
 from benchmarks.spotting import SAMPLE, readable, run_side, split
-from filters.captions.annotate import CaptionAnnotator
-from pipelines.plan import IMAGE_ROWS, UNIT_ROWS
-from pipelines.stages.shards import PER_SHARD
-from pipelines.store.commit import read_json
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.pipelines.plan import IMAGE_ROWS, UNIT_ROWS
+from open_diht.pipelines.stages.shards import PER_SHARD
+from open_diht.pipelines.store.commit import read_json
 
 GIB = 2**30
 KEPT_SHARE = 438e6 / 1.985e9  # of the paper: pairs kept of those whose image was obtained
@@ -48,7 +48,9 @@ class Kind:
 
 def run(arguments: list[str]) -> None:
     """A real run; its rates stand in funnel.json."""
-    done = subprocess.run([sys.executable, "-m", "pipelines", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "open_diht.pipelines", *arguments], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(done.stderr)
 

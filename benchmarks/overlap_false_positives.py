@@ -23,10 +23,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
-from filters.spotting.folding import fold  # noqa: E402
-from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap_lengths  # noqa: E402
-from filters.spotting.spotter import SpotterError, Spotting, TextSpotter  # noqa: E402
-from filters.spotting.weights import WeightsMissing  # noqa: E402
+from open_diht.filters.spotting.folding import fold  # noqa: E402
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap_lengths  # noqa: E402
+from open_diht.filters.spotting.spotter import SpotterError, Spotting, TextSpotter  # noqa: E402
+from open_diht.filters.spotting.weights import WeightsMissing  # noqa: E402
 
 SAMPLES = ROOT.parent / "shared" / "samples"
 DEFAULT_CAPTIONS = (

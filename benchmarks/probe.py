@@ -25,8 +25,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe
-from eval.fewshot.solver import Ridge
+from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe
+from open_diht.eval.fewshot.solver import Ridge
 
 SCALE = 100.0
 CLOSE = 1e-4

@@ -22,17 +22,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eval.data import DataSet, Memo, class_names, data_root, open_support, templates
-from eval.errors import EvalError
-from eval.features import FeatureCache
-from eval.fewshot import FewShotSettings, draw_shots, run
-from eval.fewshot.methods import RADII
-from eval.fewshot.probe import absolute_radius, fit_probe
-from eval.metrics.classification import lowest_best, mean_per_class
-from eval.models import load_model
-from eval.tasks import Task, load_suite
-from eval.tasks.opening import open_task
-from eval.zeroshot import zero_shot_classifier
+from open_diht.eval.data import DataSet, Memo, class_names, data_root, open_support, templates
+from open_diht.eval.errors import EvalError
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fewshot import FewShotSettings, draw_shots, run
+from open_diht.eval.fewshot.methods import RADII
+from open_diht.eval.fewshot.probe import absolute_radius, fit_probe
+from open_diht.eval.metrics.classification import lowest_best, mean_per_class
+from open_diht.eval.models import load_model
+from open_diht.eval.tasks import Task, load_suite
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.zeroshot import zero_shot_classifier
 
 SHOTS = (1, 2, 4, 5, 8, 16)
 RULES = {"best, no less than one shot's": (0.0, True), "best": (0.0, False), "one standard error": (1.0, False)}

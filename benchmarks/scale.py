@@ -29,15 +29,15 @@ import pyarrow.parquet as pq
 
 from benchmarks.label_set import laion_captions, samples_folder
 from deploy.dask.cluster import Cluster
-from filters.captions.annotate import provenance
-from pipelines.datasets import load_dataset
-from pipelines.engine.jobs import run_units, worker_log
-from pipelines.engine.stage import DoUnit
-from pipelines.plan import keep_plan, make_plan
-from pipelines.runners import Workers, make_backend
-from pipelines.runners.prism import BUILT
-from pipelines.stages.captions import CaptionStage
-from pipelines.store.layout import Layout
+from open_diht.filters.captions.annotate import provenance
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.engine.jobs import run_units, worker_log
+from open_diht.pipelines.engine.stage import DoUnit
+from open_diht.pipelines.plan import keep_plan, make_plan
+from open_diht.pipelines.runners import Workers, make_backend
+from open_diht.pipelines.runners.prism import BUILT
+from open_diht.pipelines.stages.captions import CaptionStage
+from open_diht.pipelines.store.layout import Layout
 
 UNIT_ROWS = 2_000
 PLAIN = """

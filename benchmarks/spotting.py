@@ -43,12 +43,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.rendered_text import photographs, render_onto_photo  # noqa: E402
-from common.image_formats import EXTENSIONS  # noqa: E402
-from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image  # noqa: E402
-from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
-from filters.spotting.precision import resolved  # noqa: E402
-from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
-from filters.spotting.weights import ModelSize, find_models  # noqa: E402
+from open_diht.common.image_formats import EXTENSIONS  # noqa: E402
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image  # noqa: E402
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, SpottedText, overlap  # noqa: E402
+from open_diht.filters.spotting.precision import resolved  # noqa: E402
+from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter  # noqa: E402
+from open_diht.filters.spotting.weights import ModelSize, find_models  # noqa: E402
 
 SAMPLE = ROOT / "data" / "sample" / "images"
 WORDS = "Carlsberg brewery, Wivenhoe Park, no parking at any time, Las Vegas 1998, keep calm, summer sale, Wartburg 353"
@@ -99,7 +99,7 @@ def paddle_defaults(size: ModelSize) -> Iterator[Side]:
 
 @contextmanager
 def paddle_our_sizes() -> Iterator[Side]:
-    from filters.spotting.ocr.paddle import PaddleEngine
+    from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
     engine = PaddleEngine(SpotterSettings())
 

@@ -27,12 +27,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from benchmarks.rendered_text import photographs
-from filters.spotting.decode import DecodeLimits, decode_image
-from filters.spotting.folding import fold
-from filters.spotting.ocr.engine import Engine
-from filters.spotting.ocr.paddle import PaddleEngine
-from filters.spotting.overlap import TOLERANT, overlap
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.decode import DecodeLimits, decode_image
+from open_diht.filters.spotting.folding import fold
+from open_diht.filters.spotting.ocr.engine import Engine
+from open_diht.filters.spotting.ocr.paddle import PaddleEngine
+from open_diht.filters.spotting.overlap import TOLERANT, overlap
+from open_diht.filters.spotting.settings import SpotterSettings
 
 DEVELOPMENT_FONTS: Final = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSerif-Bold.ttf", "")
 """Of the system; "" is Pillow's own."""

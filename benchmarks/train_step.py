@@ -26,15 +26,15 @@ import torch
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from common.fields import build
-from common.ranks import Ranks
-from trainer.config import Config, TransformSettings
-from trainer.config_files import merged
-from trainer.data.batch import Batch
-from trainer.model import build_student
-from trainer.optim import build_optimizer
-from trainer.pixels import Pixels
-from trainer.step import Stepper, losses_of
+from open_diht.common.fields import build
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.config import Config, TransformSettings
+from open_diht.trainer.config_files import merged
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.model import build_student
+from open_diht.trainer.optim import build_optimizer
+from open_diht.trainer.pixels import Pixels
+from open_diht.trainer.step import Stepper, losses_of
 
 Step = Callable[[], None]
 

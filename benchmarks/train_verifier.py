@@ -26,13 +26,13 @@ from sklearn.feature_extraction import DictVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.label_set import Labelled, cc3m_labels, laion_labels, samples_folder, written_labels
-from filters.captions import verifier
-from filters.captions.encoder import Floats
-from filters.captions.feature_names import Features
-from filters.captions.features import Captions
-from filters.captions.graph import Action, CaptionGraph, build_graph
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser
+from open_diht.filters.captions import verifier
+from open_diht.filters.captions.encoder import Floats
+from open_diht.filters.captions.feature_names import Features
+from open_diht.filters.captions.features import Captions
+from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser
 
 STRENGTH = {"actions": 0.15, "details": 0.1}  # inverse of the L2 penalty, by cross-validation without the test part
 CC3M_WEIGHT = 0.15

@@ -29,12 +29,12 @@ from benchmarks.label_set import (
     truths,
 )
 from benchmarks.train_verifier import graphs_of, train
-from filters.captions.annotate import table_of
-from filters.captions.graph import CaptionGraph
-from filters.captions.parse import CaptionParser
-from filters.captions.rules import decide_captions
-from filters.captions.verifier import Scorer, Verifier
-from filters.presets import load_preset
+from open_diht.filters.captions.annotate import table_of
+from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.parse import CaptionParser
+from open_diht.filters.captions.rules import decide_captions
+from open_diht.filters.captions.verifier import Scorer, Verifier
+from open_diht.filters.presets import load_preset
 
 CELLS = "precision | recall | F1 | negatives rejected"
 

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from common.fields import BadValue, converted
-from common.naming import nearest
+from open_diht.common.fields import BadValue, converted
+from open_diht.common.naming import nearest
 
 OK, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from common.command_line import WrongUse
-from common.installation import remedy
-from common.pinned import digest_of, is_pinned
+from open_diht.common.command_line import WrongUse
+from open_diht.common.installation import remedy
+from open_diht.common.pinned import digest_of, is_pinned
 
 FOLDER = "local-dir"
 

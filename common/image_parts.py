@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from common.image_errors import BadImage, BadImageReason
+from open_diht.common.image_errors import BadImage, BadImageReason
 
 MAX_PARTS: Final = 100_000
 """Most segments, chunks or blocks of a file. Encoders write pixels in chunks of 8 KiB or more: these are 800 MB."""

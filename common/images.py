@@ -16,9 +16,9 @@ from typing import Final
 
 from PIL import Image, UnidentifiedImageError
 
-from common.image_errors import BadImage, BadImageReason
-from common.image_formats import FORMATS
-from common.image_parts import MAX_SCANNED, WALKS, Parts
+from open_diht.common.image_errors import BadImage, BadImageReason
+from open_diht.common.image_formats import FORMATS
+from open_diht.common.image_parts import MAX_SCANNED, WALKS, Parts
 
 __all__ = ["FORMATS", "BadImage", "BadImageReason", "ImageLimits", "OpenedImage", "decoding", "open_image"]
 

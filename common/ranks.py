@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from common.command_line import WrongUse
+from open_diht.common.command_line import WrongUse
 
 
 @dataclass(frozen=True)

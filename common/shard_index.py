@@ -23,9 +23,9 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from common.files import published
-from common.image_formats import EXTENSIONS
-from common.tar_stream import BrokenTar, TarStream
+from open_diht.common.files import published
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.tar_stream import BrokenTar, TarStream
 
 VERSION = 2
 """Indexes of other versions are made again."""

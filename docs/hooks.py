@@ -26,7 +26,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
-from common.fields import field_docstrings
+from open_diht.common.fields import field_docstrings
 
 logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns about clouds that nobody asked for
 
@@ -77,7 +77,7 @@ def _present(config: MkDocsConfig, pages: Sequence[str]) -> list[str]:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that live beside the code, and those that are made of the tasks of the evaluation."""
-    from eval.tasks.pages import task_pages
+    from open_diht.eval.tasks.pages import task_pages
 
     for name, content in task_pages().items():
         uri = f"tasks/{name}.md"
@@ -186,7 +186,7 @@ def _cell(text: str) -> str:
 
 def presets() -> Iterator[str]:
     """What each preset sets, side by side."""
-    from filters.presets import load_preset, preset_names
+    from open_diht.filters.presets import load_preset, preset_names
 
     names = sorted(preset_names(), key=lambda name: (name != "paper", name))
     loaded = {name: load_preset(name).as_dict() for name in names}
@@ -203,7 +203,7 @@ def presets() -> Iterator[str]:
 
 def datasets() -> Iterator[str]:
     """The known data sets, from `pipelines/datasets/`."""
-    from pipelines.datasets import dataset_names, load_dataset
+    from open_diht.pipelines.datasets import dataset_names, load_dataset
 
     yield from ("", "| `DATASET` | what | where the manifest is | size | licence | note |", "|---|---|---|---|---|---|")
     for name in dataset_names():
@@ -216,7 +216,7 @@ def datasets() -> Iterator[str]:
 
 def tasks() -> Iterator[str]:
     """The tasks of the evaluation, from `eval/suites/`."""
-    from eval.tasks.pages import suite_tables
+    from open_diht.eval.tasks.pages import suite_tables
 
     yield ""
     yield from suite_tables()
@@ -224,9 +224,9 @@ def tasks() -> Iterator[str]:
 
 def reasons() -> Iterator[str]:
     """Why a row can be rejected, in the order in which it is asked, under the preset that asks most."""
-    from filters.presets import load_preset
-    from filters.score import NegativesRule, ScoreRule
-    from pipelines.stages.decisions import cascade
+    from open_diht.filters.presets import load_preset
+    from open_diht.filters.score import NegativesRule, ScoreRule
+    from open_diht.pipelines.stages.decisions import cascade
 
     yield from ("", "| stage | reason | meaning |", "|---|---|---|")
     score = ScoreRule(min=0.0, negatives=NegativesRule(min=0.0))
@@ -237,11 +237,11 @@ def reasons() -> Iterator[str]:
 
 def command_help(command: str) -> Iterator[str]:
     """What `open-diht COMMAND --help` prints."""
-    from open_diht import COMMANDS
+    from open_diht.cli import COMMANDS
 
     os.environ["COLUMNS"] = "100"
     known = COMMANDS.get(command)
-    module, defaults = (known.module, dict(known.defaults)) if known else ("trainer.concepts.cli", {})
+    module, defaults = (known.module, dict(known.defaults)) if known else ("open_diht.trainer.concepts.cli", {})
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         import_module(module).main(["--help"], f"open-diht {command}", **defaults)

@@ -1,8 +1,8 @@
-"""`python -m eval`, what `make bench` calls."""
+"""`python -m open_diht.eval`, what `make bench` calls."""
 
 import logging
 
-from eval.cli import main
+from open_diht.eval.cli import main
 
 logging.basicConfig(level=logging.ERROR)  # open_clip warns of random weights even where others are put in their place
 

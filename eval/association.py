@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval import estimates, protocol
-from eval.data import Association, DataSet
-from eval.examples import FoundImages, chosen
-from eval.features import FeatureCache
-from eval.metrics.selection import jaccard, jaccard_chance
-from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
-from eval.task import Task
-from eval.templates import fill
+from open_diht.eval import estimates, protocol
+from open_diht.eval.data import Association, DataSet
+from open_diht.eval.examples import FoundImages, chosen
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.metrics.selection import jaccard, jaccard_chance
+from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome, measured
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
 
 
 def evaluate_association(task: Task, data: DataSet, cache: FeatureCache) -> TaskOutcome:

@@ -13,7 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
-from eval.data import Choice
+from open_diht.eval.data import Choice
 
 _WORDS = re.compile(r"\w+(?:['\u2019]\w+)*|[^\w\s]")
 _END = ""

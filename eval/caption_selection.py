@@ -9,17 +9,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from common.ranks import Ranks
-from eval import estimates, protocol
-from eval.blind import blind_accuracy
-from eval.data import Choice, DataSet
-from eval.examples import FoundTexts, chosen
-from eval.features import FeatureCache, Features
-from eval.metrics.selection import alike, all_ahead, chance
-from eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured
-from eval.statistics import Estimate
-from eval.task import Task
-from eval.templates import fill
+from open_diht.common.ranks import Ranks
+from open_diht.eval import estimates, protocol
+from open_diht.eval.blind import blind_accuracy
+from open_diht.eval.data import Choice, DataSet
+from open_diht.eval.examples import FoundTexts, chosen
+from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.metrics.selection import alike, all_ahead, chance
+from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured
+from open_diht.eval.statistics import Estimate
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
 
 BLOCK = 4096
 """Questions whose features are in memory at once, at most."""

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command_line import FAILED, OK, Parser, WrongUse, check_folder, complain, exit_status, number, say
-from common.fields import Count, Positive
-from eval.errors import EvalError, ModelError
+from open_diht.common.command_line import FAILED, OK, Parser, WrongUse, check_folder, complain, exit_status, number, say
+from open_diht.common.fields import Count, Positive
+from open_diht.eval.errors import EvalError, ModelError
 
 if TYPE_CHECKING:
-    from eval.options import Shots
-    from eval.task import Task
+    from open_diht.eval.options import Shots
+    from open_diht.eval.task import Task
 
 # Ranks wait for the slowest at the end of a set; with uneven images that can be long and is no failure.
 PATIENCE_S = 12 * 3600.0
@@ -72,7 +72,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
 
     def run() -> int:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval") -
 
 
 def _list() -> int:
-    from eval.tasks import load_suite, suite_names
+    from open_diht.eval.tasks import load_suite, suite_names
 
     for name in suite_names():
         suite = load_suite(name)
@@ -99,23 +99,23 @@ def _list() -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from eval.tasks import choose_tasks
+    from open_diht.eval.tasks import choose_tasks
 
     suite = choose_tasks(options.tasks)  # before torch is loaded: a slip of the keyboard is answered at once
     if options.power:
-        from eval.power import power_table
+        from open_diht.eval.power import power_table
 
         say(power_table(suite))
         return OK
 
-    from common.ranks import joined_ranks
-    from eval.data import Memo, data_root
-    from eval.features import FeatureCache
-    from eval.models import load_model
-    from eval.options import Options
-    from eval.report import write_report
-    from eval.report.collect import collect_examples
-    from eval.run import run_tasks, sampled
+    from open_diht.common.ranks import joined_ranks
+    from open_diht.eval.data import Memo, data_root
+    from open_diht.eval.features import FeatureCache
+    from open_diht.eval.models import load_model
+    from open_diht.eval.options import Options
+    from open_diht.eval.report import write_report
+    from open_diht.eval.report.collect import collect_examples
+    from open_diht.eval.run import run_tasks, sampled
 
     suite = sampled(suite, options.sample)
     data, shots = data_root(options.data), _shots(options.shots, options.seeds)
@@ -210,7 +210,7 @@ def _device(asked: str | None) -> str:
 
 
 def _shots(text: str, seeds: int) -> Shots | None:
-    from eval.options import Shots
+    from open_diht.eval.options import Shots
 
     if text.strip() == "0":
         return None

@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from common.command_line import OK, Parser, WrongUse, complain, exit_status, say
-from common.files import publish_bytes, publish_json
-from eval.comparison import compare
-from eval.comparison_table import to_markdown
-from eval.errors import EvalError
+from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.common.files import publish_bytes, publish_json
+from open_diht.eval.comparison import compare
+from open_diht.eval.comparison_table import to_markdown
+from open_diht.eval.errors import EvalError
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.compare") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.compare") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("a", type=Path, metavar="A", help="results of the first model (a folder of `make bench`)")

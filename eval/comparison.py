@@ -2,7 +2,7 @@
 
 Pairs the items of two runs of `make bench` by key and tests the main number of each task: B minus A, its interval, a p
 value, and the p value corrected for the number of tasks (Holm). Few-shot numbers are paired by test image and by the
-seed of the shots (`eval.fewshot.comparison`).
+seed of the shots (`open_diht.eval.fewshot.comparison`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from eval.errors import DataBroken, WrongUse
-from eval.fewshot.comparison import FewShotComparison, compare_few_shot
-from eval.items import estimate_of, is_mean, read_items
-from eval.pairing import Compared, why_not_comparable
-from eval.records import read_written
-from eval.report.data import checked
-from eval.results import Items, cautions, images_of
-from eval.statistics import (
+from open_diht.eval.errors import DataBroken, WrongUse
+from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
+from open_diht.eval.items import estimate_of, is_mean, read_items
+from open_diht.eval.pairing import Compared, why_not_comparable
+from open_diht.eval.records import read_written
+from open_diht.eval.report.data import checked
+from open_diht.eval.results import Items, cautions, images_of
+from open_diht.eval.statistics import (
     Estimate,
     Paired,
     average_difference,

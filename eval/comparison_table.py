@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.comparison import ComparedAverage, Comparison, TaskComparison
-from eval.fewshot.comparison import FewShotComparison
-from eval.report.text import cell
+from open_diht.eval.comparison import ComparedAverage, Comparison, TaskComparison
+from open_diht.eval.fewshot.comparison import FewShotComparison
+from open_diht.eval.report.text import cell
 
 
 def to_markdown(comparison: Comparison) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.command_line import WrongUse
+from open_diht.common.command_line import WrongUse
 
 __all__ = ["DataBroken", "DataMissing", "EvalError", "FetchFailed", "ModelError", "WrongUse"]
 

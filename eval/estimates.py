@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from eval.metrics.classification import average_precision_11point, sorted_truth
-from eval.statistics import Estimate, Floats, Lowest, stratified
+from open_diht.eval.metrics.classification import average_precision_11point, sorted_truth
+from open_diht.eval.statistics import Estimate, Floats, Lowest, stratified
 
 GROUPS = 50
 """Groups of images that are left out in turn where leaving out each of them is too dear."""
@@ -155,9 +155,9 @@ def _share_below(values: Floats, others: Floats) -> Floats:
 
 
 def mean_average_precision(scores: ArrayLike, labels: ArrayLike) -> Estimate:
-    """Mean over classes of `eval.metrics.classification.average_precision` of scores (n, c) and labels (n, c) bool.
-    The interval is for what a set of as many images gives on average: average precision falls with their number. A
-    class with one positive leaves 0 degrees of freedom."""
+    """Mean over classes of `open_diht.eval.metrics.classification.average_precision` of scores (n, c) and labels (n, c)
+    bool. The interval is for what a set of as many images gives on average: average precision falls with their number.
+    A class with one positive leaves 0 degrees of freedom."""
     found, truth = np.asarray(scores, dtype=np.float64), np.asarray(labels).astype(bool)
     n, classes = truth.shape
     value, left_out = 0.0, np.zeros(n)

@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.files import publish_bytes, publish_json
-from common.progress import ProgressBar
-from common.ranks import Ranks
-from eval.data.dataset import Images
-from eval.errors import DataBroken, EvalError, ModelError
-from eval.hashes import sha256_of, sha256_texts
-from eval.models.model import Model
-from eval.records import read_record
+from open_diht.common.files import publish_bytes, publish_json
+from open_diht.common.progress import ProgressBar
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data.dataset import Images
+from open_diht.eval.errors import DataBroken, EvalError, ModelError
+from open_diht.eval.hashes import sha256_of, sha256_texts
+from open_diht.eval.models.model import Model
+from open_diht.eval.records import read_record
 
 COUNTED = 4096
 """Texts whose tokens are counted at once."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from eval import estimates
-from eval.results import INTERVAL, Result, measured
-from eval.task import Task
+from open_diht.eval import estimates
+from open_diht.eval.results import INTERVAL, Result, measured
+from open_diht.eval.task import Task
 
 WORST = "worst_group_"
 LARGE = 30

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eval import estimates
-from eval.errors import DataBroken
-from eval.results import Items
-from eval.statistics import Estimate
+from open_diht.eval import estimates
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.results import Items
+from open_diht.eval.statistics import Estimate
 
 NEEDED = ("keys", "hits", "clusters", "predicted", "label")
 MEANS = ("top1", "top5", "recall@", "soft_accuracy", "accuracy", "text_score", "image_score", "group_score", "jaccard")

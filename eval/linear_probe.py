@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from common.ranks import Ranks
-from eval import protocol
-from eval.data import DataSet, Memo, class_names
-from eval.features import FeatureCache
-from eval.fewshot.curves import estimate
-from eval.probing import support_record, training_split
-from eval.results import Result, measured, missing
-from eval.task import Task
+from open_diht.common.ranks import Ranks
+from open_diht.eval import protocol
+from open_diht.eval.data import DataSet, Memo, class_names
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fewshot.curves import estimate
+from open_diht.eval.probing import support_record, training_split
+from open_diht.eval.results import Result, measured, missing
+from open_diht.eval.task import Task
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 LINEAR_PROBE_RULES = 1
-"""Raised when a change of the code changes these numbers; see `eval.protocol.SHARED_RULES`."""
+"""Raised when a change of the code changes these numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
 DECADE = 8
 """Steps of the search's finest grid; a penalty is 10 ** (step / DECADE)."""
 COARSE = range(-6 * DECADE, 6 * DECADE + 1, 2 * DECADE)

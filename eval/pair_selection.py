@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eval import estimates, protocol
-from eval.data import DataSet, Pair
-from eval.examples import ComparedPair, chosen
-from eval.features import FeatureCache
-from eval.metrics.selection import CHANCE_OF_PAIR, pair_scores
-from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
-from eval.task import Task
-from eval.templates import fill
+from open_diht.eval import estimates, protocol
+from open_diht.eval.data import DataSet, Pair
+from open_diht.eval.examples import ComparedPair, chosen
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.metrics.selection import CHANCE_OF_PAIR, pair_scores
+from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome, measured
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
 
 CATEGORIES = 20
 """Up to so many categories have numbers of their own."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eval.results import rules_of, version_of
+from open_diht.eval.results import rules_of, version_of
 
 SAME_DATA = ("images_sha256", "labels_sha256")
 

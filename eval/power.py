@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, bdtrik
 from scipy.stats import binom
 
-from eval.task import Suite
+from open_diht.eval.task import Suite
 
 DISAGREE = (0.05, 0.1, 0.2)
 """Shares of items on which two models differ: seeds of one recipe, two recipes, two sizes (rough guesses of ours)."""

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_json
-from common.ranks import Ranks
-from eval import protocol
-from eval.data import DataSet, Images, Memo, class_names, open_support, shared_images, templates
-from eval.errors import DataBroken, DataMissing
-from eval.features import FeatureCache
-from eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
-from eval.options import Shots
-from eval.results import Result, broken_data, missing
-from eval.task import Task
-from eval.zeroshot import prompt_texts, zero_shot_classifier
+from open_diht.common.files import publish_json
+from open_diht.common.ranks import Ranks
+from open_diht.eval import protocol
+from open_diht.eval.data import DataSet, Images, Memo, class_names, open_support, shared_images, templates
+from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fewshot import FewShotSettings, ShotsMissing, draw_shots, run
+from open_diht.eval.options import Shots
+from open_diht.eval.results import Result, broken_data, missing
+from open_diht.eval.task import Task
+from open_diht.eval.zeroshot import prompt_texts, zero_shot_classifier
 
 FEW_SHOT_RULES = 2
-"""Raised when a change of the code changes few-shot numbers; see `eval.protocol.SHARED_RULES`."""
+"""Raised when a change of the code changes few-shot numbers; see `open_diht.eval.protocol.SHARED_RULES`."""
 
 
 def evaluate_few_shot(

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eval.data import DataSet
-from eval.hashes import sha256_texts
-from eval.models import Model
-from eval.task import Source, Task
-from eval.versions import software
+from open_diht.eval.data import DataSet
+from open_diht.eval.hashes import sha256_texts
+from open_diht.eval.models import Model
+from open_diht.eval.task import Source, Task
+from open_diht.eval.versions import software
 
 SHARED_RULES = 4
 """Raised when a change of the code that all kinds of task share changes numbers or intervals: results kept from an
@@ -21,7 +21,8 @@ numbers: models measured by different ones are not compared."""
 
 
 def base(task: Task, data: DataSet, model: Model) -> dict[str, Any]:
-    """Data, model and software; what a kind of task adds to it comes from `eval.zeroshot` and its siblings."""
+    """Data, model and software; what a kind of task adds to it comes from `open_diht.eval.zeroshot` and its
+    siblings."""
     return {
         "task_version": task.version,
         "data": data_record(task, data),

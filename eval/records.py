@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.files import read_json
-from eval.errors import DataBroken
+from open_diht.common.files import read_json
+from open_diht.eval.errors import DataBroken
 
 
 def read_record(path: Path, *names: str) -> Mapping[str, Any] | None:

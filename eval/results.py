@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from common.files import published
-from common.statistics import Interval
-from eval.errors import DataBroken
-from eval.task import Task
+from open_diht.common.files import published
+from open_diht.common.statistics import Interval
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from common.ranks import Ranks
-from common.statistics import chance_of_hit
-from eval import estimates, protocol
-from eval.data import DataSet
-from eval.examples import Example, FoundImages, FoundTexts, chosen
-from eval.features import FeatureCache, Features
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from eval.metrics.rows import BLOCK_ROWS, tiles
-from eval.results import INTERVAL, Items, Result, TaskOutcome, measured
-from eval.task import Task
-from eval.templates import fill
+from open_diht.common.ranks import Ranks
+from open_diht.common.statistics import chance_of_hit
+from open_diht.eval import estimates, protocol
+from open_diht.eval.data import DataSet
+from open_diht.eval.examples import Example, FoundImages, FoundTexts, chosen
+from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
+from open_diht.eval.metrics.rows import BLOCK_ROWS, tiles
+from open_diht.eval.results import INTERVAL, Items, Result, TaskOutcome, measured
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
 
 KS = (1, 5, 10)
 NEAREST = 4

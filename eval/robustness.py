@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.yaml_files import read_yaml
+from open_diht.common.yaml_files import read_yaml
 
 IMAGENET = "imagenet1k"
 _NORMAL = 1.959964

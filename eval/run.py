@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_json, sha256_file
-from common.ranks import Ranks
-from eval import protocol
-from eval.data import DataSet, Memo, open_support
-from eval.errors import DataBroken, DataMissing
-from eval.features import FeatureCache
-from eval.hashes import sha256_of
-from eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
-from eval.options import Options
-from eval.probing import FEW_SHOT_RULES, evaluate_few_shot
-from eval.records import read_record
-from eval.results import Result, broken_data, cautions, is_broken, missing
-from eval.task import Suite, Task
-from eval.tasks.kinds import KINDS
-from eval.tasks.opening import open_task
-from eval.versions import software
+from open_diht.common.files import publish_json, sha256_file
+from open_diht.common.ranks import Ranks
+from open_diht.eval import protocol
+from open_diht.eval.data import DataSet, Memo, open_support
+from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.hashes import sha256_of
+from open_diht.eval.linear_probe import LINEAR_PROBE_RULES, evaluate_linear_probe
+from open_diht.eval.options import Options
+from open_diht.eval.probing import FEW_SHOT_RULES, evaluate_few_shot
+from open_diht.eval.records import read_record
+from open_diht.eval.results import Result, broken_data, cautions, is_broken, missing
+from open_diht.eval.task import Suite, Task
+from open_diht.eval.tasks.kinds import KINDS
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.versions import software
 
 Say = Callable[[str], None]
 TOLD = ("paper", "get", "fetch")

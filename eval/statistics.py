@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv, stdtr, stdtrit
 
-from common.statistics import Interval, check_level
+from open_diht.common.statistics import Interval, check_level
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""Several models in one table: `python -m eval.table out/bench/one out/bench/other ... [--format latex]`.
+"""Several models in one table: `python -m open_diht.eval.table out/bench/one out/bench/other ... [--format latex]`.
 
 Reads results.json of each folder and prints the main number of every task that any of them measured, as Markdown, CSV,
 LaTeX, or as a page (`--format html`). Nothing is bold: whether two models differ is a test of their items, which `make
@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.command_line import OK, Parser, WrongUse, exit_status, say
-from common.html import render_page
-from eval.comparison import main_rows, rows_of
-from eval.errors import EvalError
-from eval.pairing import SAME_DATA
-from eval.report.across import across
-from eval.report.charts import interval_bar
-from eval.report.data import group_tasks
-from eval.results import rules_of, version_of
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.html import render_page
+from open_diht.eval.comparison import main_rows, rows_of
+from open_diht.eval.errors import EvalError
+from open_diht.eval.pairing import SAME_DATA
+from open_diht.eval.report.across import across
+from open_diht.eval.report.charts import interval_bar
+from open_diht.eval.report.data import group_tasks
+from open_diht.eval.results import rules_of, version_of
 
 FORMATS = ("markdown", "csv", "latex", "html")
 MARK = "*"
@@ -130,7 +130,7 @@ def to_html(names: Sequence[str], lines: Sequence[Line]) -> str:
         }
         for line in lines
     ]
-    return render_page("eval.report", "models.html.j2", names=names, rows=rows)
+    return render_page("open_diht.eval.report", "models.html.j2", names=names, rows=rows)
 
 
 def _texts(line: Line, between: str) -> list[str]:
@@ -148,7 +148,7 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{letter}" if letter in "_%&#$" else letter for letter in text)
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.table") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.table") -> int:
     """Run the command line; returns the exit status."""
     parser = Parser(prog=prog, description=(__doc__ or "").split("\n\n")[1])
     parser.add_argument("folders", type=Path, nargs="+", metavar="OUTPUT", help="results of a model (`make bench`)")

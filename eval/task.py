@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from common.fields import Positive
+from open_diht.common.fields import Positive
 
 Layout = Literal[
     "webdataset", "torchvision", "folder", "manifest", "vqav2", "snli_ve", "selection", "pairs", "associations", "lines"
@@ -39,7 +39,7 @@ class Task:
     """Unique in its suite; what people type."""
     kind: str
     """classification, retrieval, vqa, caption_selection, pair_selection, association, or another one that is registered
-    in `eval.tasks.kinds`."""
+    in `open_diht.eval.tasks.kinds`."""
     title: str
     """The data set's name as its authors write it."""
     sources: tuple[Source, ...]

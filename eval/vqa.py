@@ -12,17 +12,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from common.ranks import Ranks
-from eval import estimates, protocol
-from eval.data import DataSet, Question
-from eval.data.questions import SNLI_VE
-from eval.examples import Answered, chosen
-from eval.features import FeatureCache, Features
-from eval.hashes import sha256_texts
-from eval.metrics.answers import soft_accuracy
-from eval.results import INTERVAL, Items, TaskOutcome, measured
-from eval.statements import judgement, statement
-from eval.task import Task
+from open_diht.common.ranks import Ranks
+from open_diht.eval import estimates, protocol
+from open_diht.eval.data import DataSet, Question
+from open_diht.eval.data.questions import SNLI_VE
+from open_diht.eval.examples import Answered, chosen
+from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.hashes import sha256_texts
+from open_diht.eval.metrics.answers import soft_accuracy
+from open_diht.eval.results import INTERVAL, Items, TaskOutcome, measured
+from open_diht.eval.statements import judgement, statement
+from open_diht.eval.task import Task
 
 BLOCK = 1024
 """Questions whose features are in memory at once, at most."""

@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.ranks import Ranks
-from eval import estimates, protocol
-from eval.data import DataSet, class_names, templates
-from eval.errors import DataBroken
-from eval.examples import MOST, Confusion
-from eval.features import FeatureCache, Features
-from eval.groups import group_results
-from eval.metrics.classification import label_ranks, logits_in_tiles
-from eval.metrics.rows import tiles
-from eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
-from eval.statistics import Estimate
-from eval.task import Task
-from eval.templates import fill
+from open_diht.common.ranks import Ranks
+from open_diht.eval import estimates, protocol
+from open_diht.eval.data import DataSet, class_names, templates
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.examples import MOST, Confusion
+from open_diht.eval.features import FeatureCache, Features
+from open_diht.eval.groups import group_results
+from open_diht.eval.metrics.classification import label_ranks, logits_in_tiles
+from open_diht.eval.metrics.rows import tiles
+from open_diht.eval.results import INTERVAL, OVER_CLASSES, Items, Result, TaskOutcome, measured, missing
+from open_diht.eval.statistics import Estimate
+from open_diht.eval.task import Task
+from open_diht.eval.templates import fill
 
 F1_INTERVAL = f"{OVER_CLASSES}; for sets with as many images of each class"
 

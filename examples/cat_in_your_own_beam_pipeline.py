@@ -16,7 +16,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from pipelines import AnnotateCaptions, ApplyCat, SpotText
+from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
 PAIRS = pa.schema([("image_path", pa.string()), ("caption", pa.string()), ("image", pa.binary())])
 

@@ -14,10 +14,10 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 
-from filters.base import CaptionEvidence
-from filters.captions.annotate import CaptionAnnotator
-from filters.captions.rules import decide_captions
-from filters.presets import load_preset
+from open_diht.filters.base import CaptionEvidence
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.captions.rules import decide_captions
+from open_diht.filters.presets import load_preset
 
 
 def main() -> None:

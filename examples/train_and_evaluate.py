@@ -12,9 +12,9 @@ import argparse
 import json
 from pathlib import Path
 
-from eval.cli import main as evaluate
-from trainer.config_files import load_config
-from trainer.loop import train
+from open_diht.eval.cli import main as evaluate
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.loop import train
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.captions.rules import CaptionDecisions
+from open_diht.filters.captions.rules import CaptionDecisions
 
 Bools = NDArray[np.bool_]
 
@@ -39,7 +39,7 @@ class CaptionEvidence:
 
     rows: pa.Table
     """`uid`, `caption` (null where there is none), the columns of `captions.annotate.SCHEMA` where captions were
-    annotated, and the values of columns that the preset has conditions on (see `filters.columns`)."""
+    annotated, and the values of columns that the preset has conditions on (see `open_diht.filters.columns`)."""
     decided: CaptionDecisions | None
     """What the preset counts in each row; None where captions were not annotated."""
 

@@ -1,5 +1,6 @@
 """Thresholds on the columns that a manifest brings: a similarity, an aesthetic score, a licence, whatever it has; and
-on the language of the caption, which is identified where the manifest does not say it (see `filters.language`).
+on the language of the caption, which is identified where the manifest does not say it (see
+`open_diht.filters.language`).
 
 A preset gives them in its section `columns`, by the name of a column or the role that one plays:
 
@@ -22,9 +23,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.fields import BadValue, Range, build, check_fields, converted, shown
-from common.naming import nearest
-from filters.base import Bools, CaptionEvidence, CaptionFilter
+from open_diht.common.fields import BadValue, Range, build, check_fields, converted, shown
+from open_diht.common.naming import nearest
+from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 
 STORED = "column:"
 """Before the name of a condition: the column of annotated rows that holds the values it looks at."""

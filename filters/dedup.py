@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from common.fields import Count, Positive, Range, check_fields
+from open_diht.common.fields import Count, Positive, Range, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Iterable
 from importlib.metadata import version
 
-from common.installation import remedy
+from open_diht.common.installation import remedy
 
 NAMES = ("language", "language_score")
 """What `identify` tells of a caption, under the names that conditions on columns use."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from common.fields import Above0, BadValue, Count, Positive, Range, check_fields
+from open_diht.common.fields import Above0, BadValue, Count, Positive, Range, check_fields
 
 CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED = "clip_score", "neg_clip_loss", "not_scored"
 """Reasons; the first two are also the columns that hold what was measured."""

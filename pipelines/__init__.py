@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pipelines.stages.transforms import AnnotateCaptions, ApplyCat, SpotText
+    from open_diht.pipelines.stages.transforms import AnnotateCaptions, ApplyCat, SpotText
 
 __all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
 
@@ -16,5 +16,5 @@ __all__ = ["AnnotateCaptions", "ApplyCat", "SpotText"]
 def __getattr__(name: str) -> Any:
     """The transforms, which bring Beam along, are loaded when they are asked for."""
     if name in __all__:
-        return getattr(import_module("pipelines.stages.transforms"), name)
+        return getattr(import_module("open_diht.pipelines.stages.transforms"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

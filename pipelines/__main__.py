@@ -1,6 +1,6 @@
-"""`python -m pipelines`, what `make filter` calls."""
+"""`python -m open_diht.pipelines`, what `make filter` calls."""
 
-from common.run_command import run_command
+from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("pipelines.cli")
+    run_command("open_diht.pipelines.cli")

@@ -12,40 +12,40 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from common import command_line
-from common.command_line import OK, Once, Parser, WrongUse, complain, number, refuse_empty, say
-from common.fields import Positive, Range, Share
-from common.hub_address import SCHEME, parse_address
-from common.installation import remedy
-from common.lease import LeaseLost
-from common.plugins import PluginError, load_plugin, loaded_plugins
-from filters.captions.parse import ModelMissing
-from filters.presets import BadPreset, load_preset, preset_names
-from filters.spotting.settings import SpotterSettings
-from filters.spotting.spotter import SpotterError
-from filters.spotting.weights import WeightsDamaged, WeightsMissing
-from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
-from pipelines.driver.annotations import stage_names
-from pipelines.driver.conservation import NotConserved
-from pipelines.driver.outcome import FilterOutcome
-from pipelines.driver.run import run
-from pipelines.engine.devices import add_device_options
-from pipelines.fetch import DownloadSettings
-from pipelines.hub.publisher import Publisher
-from pipelines.manifests import ManifestError, input_items
-from pipelines.manifests.formats import format_names
-from pipelines.plan import PlanMismatch
-from pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
-from pipelines.runners.direct import check_workers
-from pipelines.runners.fork_server import ForkServer
-from pipelines.runners.portable import START_SECONDS
-from pipelines.runners.workers import WorkerDied
-from pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
-from pipelines.stages.dedup.clusters import FaissMissing
-from pipelines.stages.score.settings import ScoreSettings
-from pipelines.stages.score.stage import NAME
-from pipelines.store.commit import RunFailed
-from pipelines.store.storage import StorePath, store_path
+from open_diht.common import command_line
+from open_diht.common.command_line import OK, Once, Parser, WrongUse, complain, number, refuse_empty, say
+from open_diht.common.fields import Positive, Range, Share
+from open_diht.common.hub_address import SCHEME, parse_address
+from open_diht.common.installation import remedy
+from open_diht.common.lease import LeaseLost
+from open_diht.common.plugins import PluginError, load_plugin, loaded_plugins
+from open_diht.filters.captions.parse import ModelMissing
+from open_diht.filters.presets import BadPreset, load_preset, preset_names
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.spotter import SpotterError
+from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing
+from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from open_diht.pipelines.driver.annotations import stage_names
+from open_diht.pipelines.driver.conservation import NotConserved
+from open_diht.pipelines.driver.outcome import FilterOutcome
+from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.engine.devices import add_device_options
+from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.hub.publisher import Publisher
+from open_diht.pipelines.manifests import ManifestError, input_items
+from open_diht.pipelines.manifests.formats import format_names
+from open_diht.pipelines.plan import PlanMismatch
+from open_diht.pipelines.runners import RUNNERS, Backend, Direct, JobFailed, RunnerError, Staged, Workers, make_backend
+from open_diht.pipelines.runners.direct import check_workers
+from open_diht.pipelines.runners.fork_server import ForkServer
+from open_diht.pipelines.runners.portable import START_SECONDS
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.settings import EXPORTS, SHARDS, STAGES, RunSettings
+from open_diht.pipelines.stages.dedup.clusters import FaissMissing
+from open_diht.pipelines.stages.score.settings import ScoreSettings
+from open_diht.pipelines.stages.score.stage import NAME
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.storage import StorePath, store_path
 
 Workforce = Annotated[int, Range(at_least=1, at_most=10_000)]
 """Units at a time: far more than a machine has cores, or a cluster that we know of has slots."""
@@ -267,7 +267,7 @@ before_main = ForkServer.branch_off
 """See `run_command`: workers are forked from what is imported by then."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 
@@ -289,7 +289,7 @@ def exit_status(do: Callable[[], int]) -> int:
             say(str(staged))
             return OK
 
-    # After Ctrl-C it is `common.run_command` that speaks.
+    # After Ctrl-C it is `open_diht.common.run_command` that speaks.
     return command_line.exit_status(do_or_stage, wrong_use=_WRONG_USE, failed=_FAILED, stopped=None)
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-from common.naming import counted
-from pipelines.datasets import Dataset
-from pipelines.hub.pins import pinned
-from pipelines.manifests import (
+from open_diht.common.naming import counted
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.hub.pins import pinned
+from open_diht.pipelines.manifests import (
     BadSchema,
     Broken,
     FileInfo,
@@ -35,11 +35,11 @@ from pipelines.manifests import (
     inspections,
     split,
 )
-from pipelines.manifests.files import is_url
-from pipelines.store.commit import Garbled, publish_first, publish_json, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.ownership import check_output
-from pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
+from open_diht.pipelines.manifests.files import is_url
+from open_diht.pipelines.store.commit import Garbled, publish_first, publish_json, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.ownership import check_output
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, StorePath, asked, is_local, many_at_once
 
 UNIT_ROWS = (2_000, 100_000)  # least and most rows of a caption unit
 IMAGE_ROWS = (32, 10_000)  # the same for image units

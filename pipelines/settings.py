@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from filters.presets import Preset
-from filters.spotting.spotter import SpotterSettings
-from pipelines.datasets import Dataset
-from pipelines.fetch import DownloadSettings
-from pipelines.hub.publisher import Publisher
-from pipelines.runners import Backend, Direct
-from pipelines.stages.score.settings import ScoreSettings
-from pipelines.store.storage import StorePath
+from open_diht.filters.presets import Preset
+from open_diht.filters.spotting.spotter import SpotterSettings
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.hub.publisher import Publisher
+from open_diht.pipelines.runners import Backend, Direct
+from open_diht.pipelines.stages.score.settings import ScoreSettings
+from open_diht.pipelines.store.storage import StorePath
 
 STAGES = ("captions", "download", "spotting", "score", "dedup", "export")
 SHARDS, INDEX = EXPORTS = ("shards", "index")

@@ -1,8 +1,8 @@
-"""`python -m study`, what `make study` calls."""
+"""`python -m open_diht.study`, what `make study` calls."""
 
 from __future__ import annotations
 
-from study.cli import main
+from open_diht.study.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

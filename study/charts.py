@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.html import apart, attribute, text_width
+from open_diht.common.html import apart, attribute, text_width
 
 WIDE, HIGH = 720.0, 380.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 176.0, 40.0, 52.0

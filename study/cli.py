@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command_line import Parser, WrongUse, check_folder, exit_status
-from study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
+from open_diht.common.command_line import Parser, WrongUse, check_folder, exit_status
+from open_diht.study.rows import CLAIMS, CPU, GPU, GPU_TINY, Rows
 
 SCALES = ("full", "quick", "tiny")
 CLAIMS_OF = {CPU: CLAIMS, GPU: tuple(name for name in CLAIMS if name != "fewshot")}
 """Track to its claims: few-shot trains no towers."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     parser = Parser(prog=prog, description="The paper's four claims in miniature.")
     parser.add_argument("--study", choices=SCALES, default="full", help="how much: full (default), quick or tiny")
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m study") 
         if options.study == "tiny" and options.data:
             raise WrongUse("--study tiny draws its own data; leave --data out, or run --study quick on yours")
         # These import torch and open_clip, for which neither help nor a wrong word is to wait.
-        from study import synthetic
-        from study.data import DRAWN, Data
-        from study.run import make_pages, study
+        from open_diht.study import synthetic
+        from open_diht.study.data import DRAWN, Data
+        from open_diht.study.run import make_pages, study
 
         if options.page:
             return make_pages(Rows(output), options.page)

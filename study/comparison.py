@@ -1,9 +1,9 @@
 """One arm against another, over the seeds that both have and the items that both were measured on.
 
 Both another seed and other test images could have been drawn, so both count: two-way random effects with Student's t
-(`eval.statistics.crossed_difference`; benchmarks/coverage.py has how often such intervals hold what they promise). With
-many seeds a bootstrap crossed over seeds and images gives the same (tests/study/test_comparison.py); of five it knows
-too little of their luck, and where noise of single trainings prevails it counts that three times.
+(`open_diht.eval.statistics.crossed_difference`; benchmarks/coverage.py has how often such intervals hold what they
+promise). With many seeds a bootstrap crossed over seeds and images gives the same (tests/study/test_comparison.py); of
+five it knows too little of their luck, and where noise of single trainings prevails it counts that three times.
 
 The captions of a photograph are not independent: their mean counts once. Ranks are compared by their geometric mean,
 which is far more sensitive than the share at the top: the difference is that of mean logarithms, told in percent.
@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval import estimates
-from eval.statistics import FEWEST, Estimate, crossed_difference, holm
-from study.rows import BrokenRows, Row, Rows
+from open_diht.eval import estimates
+from open_diht.eval.statistics import FEWEST, Estimate, crossed_difference, holm
+from open_diht.study.rows import BrokenRows, Row, Rows
 
 Floats = NDArray[np.float64]
 Side = Mapping[int, Row]

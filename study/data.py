@@ -1,4 +1,4 @@
-"""The sets of the study, as they lie in one folder; `python -m study.fetch` brings them there.
+"""The sets of the study, as they lie in one folder; `python -m open_diht.study.fetch` brings them there.
 
     web-features.npz                   image-text pairs of the web as features, with what CAT said of each
     web/images/shards, web/cat         the same pairs as images (webdataset), and the output of CAT, for the track gpu
@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.command_line import WrongUse
-from eval.data import DataSet, data_root
-from study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
-from study.noise import drawn_verdicts, laion_captions, write_drawn
-from study.rows import CPU, GPU, GPU_TINY, TRACKS
-from study.verdicts import Decided
-from study.web import SHARDS, VERDICTS, pairs_of, shards_of
+from open_diht.common.command_line import WrongUse
+from open_diht.eval.data import DataSet, data_root
+from open_diht.study.images import Floats, StoredImages, image_of, samples, standardised, tar_features, tar_pixels
+from open_diht.study.noise import drawn_verdicts, laion_captions, write_drawn
+from open_diht.study.rows import CPU, GPU, GPU_TINY, TRACKS
+from open_diht.study.verdicts import Decided
+from open_diht.study.web import SHARDS, VERDICTS, pairs_of, shards_of
 
 DRAWN, SEED = 6000, 0
 """Images in which their caption is written: so many, and at most half as many as pairs to learn from; and what draws

@@ -1,4 +1,5 @@
-"""`python -m study.fetch`, what `make study-data` calls: brings the sets of the study, as far as a program may.
+"""`python -m open_diht.study.fetch`, what `make study-data` calls: brings the sets of the study, as far as a program
+may.
 
 What it fetches, how large it is and under which terms is said before it begins. Archives are fetched whole or not at
 all and continued where they broke off; images are stored with SIDE pixels on the shorter side.
@@ -19,15 +20,15 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
-from common.fields import Positive
-from common.files import publish_bytes, published, sha256_file
-from eval.errors import FetchFailed
-from eval.fetch.__main__ import main as fetch_for_evaluation
-from eval.fetch.download import download
-from eval.fetch.writing import Sample, jpeg, write_tar
-from study.images import opened
-from study.web import make_web
+from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.fields import Positive
+from open_diht.common.files import publish_bytes, published, sha256_file
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.__main__ import main as fetch_for_evaluation
+from open_diht.eval.fetch.download import download
+from open_diht.eval.fetch.writing import Sample, jpeg, write_tar
+from open_diht.study.images import opened
+from open_diht.study.web import make_web
 
 SIDE = 112
 QUALITY = 90
@@ -57,13 +58,13 @@ ABOUT = {
     "laion": "1.3 MB, ten thousand alt texts of LAION-400M, out of img2dataset's tests; CC-BY-4.0",
     "web": f"about 2 GB and some hours: images of the first {ROWS:,} urls of CC3M's TSV, which Google's page hands out "
     "(--manifest); they belong to their owners",
-    "cifar10": "170 MB, as `python -m eval.fetch --task cifar10`",
-    "reference": "110 MB, the reference encoder, as `python -m eval.fetch --task reference`",
+    "cifar10": "170 MB, as `python -m open_diht.eval.fetch --task cifar10`",
+    "reference": "110 MB, the reference encoder, as `python -m open_diht.eval.fetch --task reference`",
 }
 """What there is, how large it is, and under which terms."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m study.fetch") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.study.fetch") -> int:
     """Run the command line; returns 0, 1 where something could not be fetched, 2 for wrong use."""
     listing = "; ".join(f"{name}: {about}" for name, about in ABOUT.items())
     parser = Parser(prog=prog, description="Fetch the data of the study.", epilog=listing)

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from common.files import published, sha256_file
-from common.image_formats import EXTENSIONS
-from common.images import ImageLimits, open_image
-from common.progress import ProgressBar
-from common.tar_stream import TarStream
-from eval.hashes import sha256_of
-from pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
+from open_diht.common.files import published, sha256_file
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.images import ImageLimits, open_image
+from open_diht.common.progress import ProgressBar
+from open_diht.common.tar_stream import TarStream
+from open_diht.eval.hashes import sha256_of
+from open_diht.pipelines.concepts.teacher import DEFAULT, Teacher, find_teacher
 
 Floats = NDArray[np.float32]
 PIXELS = 128
@@ -52,7 +52,7 @@ def image_of(sample: Mapping[str, bytes]) -> bytes:
 
 
 def opened(content: bytes) -> Image.Image:
-    """RGB, upright, decoded within the limits of `common.images`. Raises `BadImage`."""
+    """RGB, upright, decoded within the limits of `open_diht.common.images`. Raises `BadImage`."""
     found = open_image(content, _LIMITS)
     return found.upright(found.decode()).convert("RGB")
 
@@ -92,7 +92,7 @@ def standardised(rows: Floats, mean: Floats, deviation: Floats) -> Floats:
 
 
 class StoredImages:
-    """Files of images in memory, as the evaluation sees images (`eval.data.dataset.Images`)."""
+    """Files of images in memory, as the evaluation sees images (`open_diht.eval.data.dataset.Images`)."""
 
     def __init__(self, keys: Sequence[str], contents: Sequence[bytes]) -> None:
         self.keys, self._contents = keys, contents

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from common.files import published
-from eval.fetch.writing import jpeg, write_tar
-from study.verdicts import Decided, decided, run_filter
+from open_diht.common.files import published
+from open_diht.eval.fetch.writing import jpeg, write_tar
+from open_diht.study.verdicts import Decided, decided, run_filter
 
 WIDTH, HEIGHT = 320, 240
 _SIZES = (18, 22, 26)

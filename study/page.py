@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from common.files import publish_bytes
-from study.claims.negatives import ranks_by_scale
-from study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
-from study.rows import CLAIMS, CPU, TRACKS, Row, Rows
-from study.tables import TABLES, Line, lines
-from study.words import change, signed, table_in_markdown, verdicts_in_words
+from open_diht.common.files import publish_bytes
+from open_diht.study.claims.negatives import ranks_by_scale
+from open_diht.study.figures import cat_figure, concepts_figure, fewshot_figure, negatives_figure
+from open_diht.study.rows import CLAIMS, CPU, TRACKS, Row, Rows
+from open_diht.study.tables import TABLES, Line, lines
+from open_diht.study.words import change, signed, table_in_markdown, verdicts_in_words
 
 PAGES = ("study.md", "when-filtering-pays.md", "which-beta.md")
 """Templates in this folder with `.j2` behind, and their names below the documentation's."""
@@ -34,7 +34,10 @@ def render(rows: Rows) -> dict[str, str]:
     tracks = {track: _of_track(rows, found, track) for track in TRACKS}
     figures = {name: svg for one in tracks.values() for name, svg in one["figures"].items()}
     environment = Environment(
-        loader=PackageLoader("study", ""), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("open_diht.study", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"change": change, "signed": signed}
     content = {**tracks[CPU], "tracks": tracks, "scales": ranks_by_scale(found["negatives"])}

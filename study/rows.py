@@ -28,9 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from common.command_line import WrongUse
-from common.files import publish_json, published
-from eval.versions import software
+from open_diht.common.command_line import WrongUse
+from open_diht.common.files import publish_json, published
+from open_diht.eval.versions import software
 
 CLAIMS = ("cat", "concepts", "negatives", "fewshot")
 """Names of the four claims, in the order in which the page has them."""

@@ -8,12 +8,12 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from common.command_line import OK, WrongUse, say
-from study.data import Data, SetMissing
-from study.page import write_pages
-from study.rows import CLAIMS, Rows
-from study.tables import TABLES, lines
-from study.words import table_in_markdown, verdicts_in_words
+from open_diht.common.command_line import OK, WrongUse, say
+from open_diht.study.data import Data, SetMissing
+from open_diht.study.page import write_pages
+from open_diht.study.rows import CLAIMS, Rows
+from open_diht.study.tables import TABLES, lines
+from open_diht.study.words import table_in_markdown, verdicts_in_words
 
 
 def study(track: str, scale: str, claims: Sequence[str], data: Data, rows: Rows) -> int:
@@ -44,8 +44,8 @@ def make_pages(rows: Rows, docs: Path) -> int:
 
 
 def claim_module(name: str) -> ModuleType:
-    """`study.claims.NAME`."""
-    return import_module(f"study.claims.{name}")
+    """`open_diht.study.claims.NAME`."""
+    return import_module(f"open_diht.study.claims.{name}")
 
 
 def run_claim(claim: ModuleType, track: str, scale: str, data: Data, rows: Rows) -> None:

@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import publish_bytes, publish_json
-from filters.captions.annotate import CaptionAnnotator
-from filters.captions.concepts import concept_names
-from filters.captions.rules import decide_captions
-from filters.presets import load_preset
-from study.training import Pairs, pair_keys
-from trainer.concepts import ShardTargets
-from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
-from trainer.concepts.predict import top_k
-from trainer.concepts.store import ConceptStore, Labels, ShardConcepts
-from trainer.concepts.targets import MANIFEST, VERSION, packed
-from trainer.warm_start import find_weights, read_weights
+from open_diht.common.files import publish_bytes, publish_json
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.captions.concepts import concept_names
+from open_diht.filters.captions.rules import decide_captions
+from open_diht.filters.presets import load_preset
+from open_diht.study.training import Pairs, pair_keys
+from open_diht.trainer.concepts import ShardTargets
+from open_diht.trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.predict import top_k
+from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts
+from open_diht.trainer.concepts.targets import MANIFEST, VERSION, packed
+from open_diht.trainer.warm_start import find_weights, read_weights
 
 K = 10
 """Concepts kept of each image and head."""

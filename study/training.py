@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from eval.metrics.rows import ArrayRows
-from trainer.architecture import DualEncoder, architecture, input_shape
-from trainer.assembly import device_type
-from trainer.config import Config
-from trainer.config_files import load_config, merged
-from trainer.export import load
-from trainer.loop import train
-from trainer.pixels import Pixels
-from trainer.towers import is_own
-from trainer.towers.words import frequent_words
-from trainer.transforms import StoredTransform
+from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
+from open_diht.eval.metrics.rows import ArrayRows
+from open_diht.trainer.architecture import DualEncoder, architecture, input_shape
+from open_diht.trainer.assembly import device_type
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import load_config, merged
+from open_diht.trainer.export import load
+from open_diht.trainer.loop import train
+from open_diht.trainer.pixels import Pixels
+from open_diht.trainer.towers import is_own
+from open_diht.trainer.towers.words import frequent_words
+from open_diht.trainer.transforms import StoredTransform
 
 FILE = "pairs.npz"
 """The file that an arm's pairs become."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from common.command_line import WrongUse
+from open_diht.common.command_line import WrongUse
 
 KEPT = "kept"
 
@@ -28,11 +28,14 @@ class Decided:
 
 
 def run_filter(*options: str) -> None:
-    """`python -m pipelines` with these options. It goes on where an earlier run was stopped. Raises `FilterFailed`."""
-    done = subprocess.run([sys.executable, "-m", "pipelines", *options], stderr=subprocess.PIPE, text=True)
+    """`python -m open_diht.pipelines` with these options. It goes on where an earlier run was stopped. Raises
+    `FilterFailed`."""
+    done = subprocess.run([sys.executable, "-m", "open_diht.pipelines", *options], stderr=subprocess.PIPE, text=True)
     if done.returncode:
         said = done.stderr.strip().splitlines() or ["no message"]
-        raise FilterFailed(f"`python -m pipelines {' '.join(options)}` ended with {done.returncode}: {said[-1]}")
+        raise FilterFailed(
+            f"`python -m open_diht.pipelines {' '.join(options)}` ended with {done.returncode}: {said[-1]}"
+        )
 
 
 def decided(output: Path, name: str) -> dict[str, Decided]:

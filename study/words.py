@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from study.comparison import Compared
-from study.tables import Line, Table
+from open_diht.study.comparison import Compared
+from open_diht.study.tables import Line, Table
 
 MINUS = "\u2212"
 _CALLED = {"better": "yes", "worse": "**reversed**", "open": "not shown"}

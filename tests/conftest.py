@@ -17,7 +17,7 @@ from unittest.mock import patch
 import pytest
 from hypothesis import settings
 
-from filters.spotting import weights
+from open_diht.filters.spotting import weights
 from tests.forks import Forks
 from tests.hub_server import Hub
 
@@ -47,7 +47,7 @@ def commands_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_command(module: str, *arguments: Any, **named: Any) -> NoReturn:
         raise SystemExit(importlib.import_module(module).main(*arguments, **named))
 
-    monkeypatch.setattr("common.run_command.run_command", run_command)
+    monkeypatch.setattr("open_diht.common.run_command.run_command", run_command)
 
 
 @pytest.fixture(scope="session")

@@ -27,11 +27,11 @@ from typing import Any
 import pytest
 import yaml
 
-import open_diht
-from eval.tasks import load_suite
-from filters.presets import load_preset
-from pipelines.datasets import load_dataset
-from pipelines.runners.beam_options import check_beam_options
+from open_diht import cli
+from open_diht.eval.tasks import load_suite
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.runners.beam_options import check_beam_options
 from tests.forks import Forks
 from tests.pipelines.conftest import filter_manifest
 
@@ -128,7 +128,7 @@ def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
     with monkeypatch.context() as patched:
         patched.setattr(sys, "argv", [module, *arguments])
         options, rest = understood(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True), monkeypatch)
-    if module in ("pipelines", "pipelines.pilot"):
+    if module in ("open_diht.pipelines", "open_diht.pipelines.pilot"):
         check_beam_options(rest, options.runner)
     else:
         assert not rest
@@ -167,7 +167,7 @@ def test_make_lines_name_targets_and_variables_that_exist(command: str) -> None:
 @pytest.mark.parametrize("command", typed("make "))
 def test_make_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, *arguments in of_make(command):
-        if module != "filters.spotting.weights":  # it is asked whether the weights are there
+        if module != "open_diht.filters.spotting.weights":  # it is asked whether the weights are there
             check(module, arguments, monkeypatch)
 
 
@@ -185,7 +185,7 @@ def test_python_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("command", typed("open-diht "))
 def test_open_diht_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, rest = understood(lambda: open_diht.main(shlex.split(command)[1:]), monkeypatch)
+    _, rest = understood(lambda: cli.main(shlex.split(command)[1:]), monkeypatch)
     check_beam_options(rest, "direct")
 
 
@@ -213,7 +213,7 @@ def test_extras_that_are_to_be_installed_exist() -> None:
 
 
 def _config(path: str) -> Any:
-    from trainer.config_files import load_config
+    from open_diht.trainer.config_files import load_config
 
     named = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("data", {})
     return load_config(path, base={} if named else {"data": {"sources": [{"path": "/data/cat"}]}})

@@ -20,7 +20,7 @@ from tests.forks import Forks
 from tests.pipelines.conftest import Filtered, filter_manifest
 
 with contextlib.suppress(ImportError):  # that forks have them
-    import trainer.loop  # noqa: F401
+    import open_diht.trainer.loop  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXAMPLES = REPOSITORY / "examples"

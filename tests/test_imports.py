@@ -84,9 +84,10 @@ def test_importing_parts_of_the_pipelines_changes_nothing() -> None:
     assert (
         changed_by(
             "import apache_beam.runners.worker.sdk_worker_main, numpy, PIL.Image, pyarrow, spacy\n"
-            "import pipelines\n"
+            "import open_diht.pipelines as pipelines\n"
             "found = pkgutil.walk_packages(pipelines.__path__, 'pipelines.')\n"
-            "compare(*[each.name for each in found if each.ispkg], 'pipelines.cli', 'pipelines.driver.run')"
+            "compare(*[each.name for each in found if each.ispkg], 'open_diht.pipelines.cli', "
+            "'open_diht.pipelines.driver.run')"
         )
         == ""
     )

@@ -18,9 +18,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-import open_diht
-from common.installation import remedy
-from pipelines.runners.package import build_wheel
+from open_diht import cli
+from open_diht.common.installation import remedy
+from open_diht.pipelines.runners.package import build_wheel
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,9 @@ def of_make(target: str, *variables: str) -> list[list[str]]:
         check=True,
     )
     ours = re.findall(
-        r"^(?:set -f; )?\.venv/bin/python -m ((?:pipelines|trainer|eval|study)\b.*)", done.stdout, re.MULTILINE
+        r"^(?:set -f; )?\.venv/bin/python -m (open_diht\.(?:pipelines|trainer|eval|study)\b.*)",
+        done.stdout,
+        re.MULTILINE,
     )
     return [shlex.split(line) for line in ours]
 
@@ -93,7 +95,7 @@ def test_a_command_is_what_its_target_is(
 ) -> None:
     module, *given = of_make(target, *variables)[0]
     expected = options(lambda: as_module(module, *given), monkeypatch)
-    found = options(lambda: open_diht.main([target, *arguments]), monkeypatch)
+    found = options(lambda: cli.main([target, *arguments]), monkeypatch)
     # What is left out here is what the target spells out.
     implied = {"output": {"filter": "out/sample", "concepts": "out/sample/concepts"}.get(target)}
     assert {**found, **{name: found[name] or value for name, value in implied.items() if name in found}} == expected
@@ -101,7 +103,7 @@ def test_a_command_is_what_its_target_is(
 
 def test_every_target_that_is_named_alike_has_its_command() -> None:
     wanted = {"filter", "view", "pilot", "concepts", "train", "bench", "bench-data", "compare", "study", "study-data"}
-    assert set(open_diht.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
+    assert set(cli.COMMANDS) == wanted | {"weights"}, "targets fetch the weights where they need them"
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     assert all(re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE) for name in wanted)
 
@@ -113,27 +115,27 @@ def test_concepts_does_both_halves(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append((module, arguments))
         return 1 if "--break" in arguments else 0
 
-    monkeypatch.setattr(open_diht, "_run", run)
-    assert open_diht.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
+    monkeypatch.setattr(cli, "_run", run)
+    assert cli.main(["concepts", "--data", "/data/cat", "--", "--epochs", "3"]) == 0
     (first, _), (second, heads) = calls
-    assert (first, second) == ("pipelines.concepts.cli", "trainer.concepts.cli")
+    assert (first, second) == ("open_diht.pipelines.concepts.cli", "open_diht.trainer.concepts.cli")
     assert heads == ["--concepts", "/data/cat/concepts", "--epochs", "3"]
     calls.clear()
-    assert open_diht.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
+    assert cli.main(["concepts", "--data", "/data/cat", "--shard", "0/4"]) == 0
     assert calls[1][1] == ["--concepts", "/data/cat/concepts", "--shard=0/4"]
     calls.clear()
-    assert open_diht.main(["concepts", "--break"]) == 1
+    assert cli.main(["concepts", "--break"]) == 1
     assert len(calls) == 1, "heads are not trained on what failed"
 
 
 @pytest.mark.usefixtures("commands_in_process")
-@pytest.mark.parametrize("name", open_diht.COMMANDS)
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.suppress(SystemExit):
-        assert open_diht.main([name, "--help"]) == 0
+        assert cli.main([name, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"usage: open-diht {name} ")
     weights = name == "weights"
-    (module, *_), *_ = [[open_diht.COMMANDS[name].module]] if weights else of_make(name, "TASK=demo", "A=one", "B=two")
+    (module, *_), *_ = [[cli.COMMANDS[name].module]] if weights else of_make(name, "TASK=demo", "A=one", "B=two")
     with pytest.raises(SystemExit) as ended:
         as_module(module, "--help")
     assert ended.value.code == 0
@@ -143,18 +145,19 @@ def test_help_calls_a_command_as_it_was_called(name: str, capsys: pytest.Capture
 @pytest.mark.parametrize("words", [[], ["--help"], ["filtre"]])
 def test_what_needs_no_command_loads_no_library(words: list[str]) -> None:
     code = (
-        "import sys, open_diht; status = open_diht.main(sys.argv[1:])\n"
-        "assert not {'apache_beam', 'torch', 'numpy', 'pipelines', 'trainer', 'eval'} & sys.modules.keys()\n"
+        "import sys; from open_diht import cli; status = cli.main(sys.argv[1:])\n"
+        "assert not {'apache_beam', 'torch', 'numpy', 'open_diht.pipelines', 'open_diht.trainer', 'open_diht.eval'} & "
+        "sys.modules.keys()\n"
         "sys.exit(status)"
     )
     done = subprocess.run([sys.executable, "-c", code, *words], cwd=REPOSITORY, capture_output=True, text=True)
     if words == ["filtre"]:
         assert (done.returncode, done.stderr) == (2, "error: unknown command 'filtre'; did you mean 'filter'?\n")
     else:
-        assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in open_diht.COMMANDS)
+        assert done.returncode == 0 and all(f"  {name} " in done.stdout for name in cli.COMMANDS)
 
 
-@pytest.mark.parametrize("module", ["eval.cli", "eval.fetch.__main__", "study.cli"])
+@pytest.mark.parametrize("module", ["open_diht.eval.cli", "open_diht.eval.fetch.__main__", "open_diht.study.cli"])
 def test_no_help_waits_for_torch(module: str) -> None:
     code = (
         f"import sys, {module} as command\n"
@@ -175,7 +178,7 @@ def test_no_help_waits_for_torch(module: str) -> None:
     ],
 )
 def test_a_missing_extra_is_one_line_that_names_it(command: str, missing: str, extra: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; import open_diht; sys.exit(open_diht.main(sys.argv[1:]))"
+    code = f"import sys; sys.modules[{missing!r}] = None; from open_diht import cli; sys.exit(cli.main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, *command.split()],
         cwd=tmp_path,
@@ -220,7 +223,7 @@ def test_a_wheel_filters_outside_a_checkout(installed: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert pq.read_table(tmp_path / "out" / "custom" / "kept").num_rows > 100
-    where = "import pipelines, open_diht; print(pipelines.__file__, open_diht.__file__)"
+    where = "import open_diht.pipelines as pipelines, open_diht; print(pipelines.__file__, open_diht.__file__)"
     python = installed.with_name("python")
     shown = subprocess.run([python, "-c", where], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown.count(str(installed.parents[1])) == 2, "it ran from the wheel"

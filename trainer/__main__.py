@@ -1,6 +1,6 @@
-"""`python -m trainer`, what `make train` calls."""
+"""`python -m open_diht.trainer`, what `make train` calls."""
 
-from trainer.cli import main
+from open_diht.trainer.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -17,11 +17,11 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from common.ranks import Ranks
-from trainer.data.batch import Batch
-from trainer.losses import Loss, Statistics, concept_loss
-from trainer.losses.concepts import has_concepts
-from trainer.model import Encoded, Student
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.losses import Loss, Statistics, concept_loss
+from open_diht.trainer.losses.concepts import has_concepts
+from open_diht.trainer.model import Encoded, Student
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
 """Dual encoders as open_clip describes them: the same description builds the model here and is exported with it. A
-`vision_cfg` or `text_cfg` that names a `tower` is one of `trainer.towers`, in the same description."""
+`vision_cfg` or `text_cfg` that names a `tower` is one of `open_diht.trainer.towers`, in the same description."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import open_clip
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import nn
 
-from trainer.config import ModelSettings
-from trainer.towers import BadTower, WordTokenizer, is_own, read_words
-from trainer.towers.pair import TowerPair
+from open_diht.trainer.config import ModelSettings
+from open_diht.trainer.towers import BadTower, WordTokenizer, is_own, read_words
+from open_diht.trainer.towers.pair import TowerPair
 
 DualEncoder: TypeAlias = "CLIP | CustomTextCLIP | TowerPair"
 
@@ -76,7 +76,8 @@ def build(model: dict[str, Any], temperature: float) -> DualEncoder:
 
 
 def has_own_tower(model: dict[str, Any]) -> bool:
-    """Whether a tower is one of `trainer.towers`, or of the user: open_clip cannot load such a model by itself."""
+    """Whether a tower is one of `open_diht.trainer.towers`, or of the user: open_clip cannot load such a model by
+    itself."""
     return is_own(model["vision_cfg"]) or is_own(model["text_cfg"])
 
 

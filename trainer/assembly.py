@@ -15,23 +15,23 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.command_line import WrongUse
-from common.ranks import Ranks
-from trainer.architecture import input_shape, tokenizer
-from trainer.checks import ZeroShotData, read_zero_shot
-from trainer.concepts import ConceptTargets
-from trainer.config import Config
-from trainer.data import Loader, ShardFacts
-from trainer.distillation import concept_targets
-from trainer.ema import WeightAverage
-from trainer.hardness import about_scale
-from trainer.memory import DoesNotFit, free_bytes, need
-from trainer.model import Student, build_student
-from trainer.optim import build_optimizer
-from trainer.pairs import open_pairs
-from trainer.randomness import Purpose, seed_torch
-from trainer.step import Stepper, autocast, losses_of
-from trainer.utilisation import flops_per_pair, peak_flops
+from open_diht.common.command_line import WrongUse
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.architecture import input_shape, tokenizer
+from open_diht.trainer.checks import ZeroShotData, read_zero_shot
+from open_diht.trainer.concepts import ConceptTargets
+from open_diht.trainer.config import Config
+from open_diht.trainer.data import Loader, ShardFacts
+from open_diht.trainer.distillation import concept_targets
+from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.hardness import about_scale
+from open_diht.trainer.memory import DoesNotFit, free_bytes, need
+from open_diht.trainer.model import Student, build_student
+from open_diht.trainer.optim import build_optimizer
+from open_diht.trainer.pairs import open_pairs
+from open_diht.trainer.randomness import Purpose, seed_torch
+from open_diht.trainer.step import Stepper, autocast, losses_of
+from open_diht.trainer.utilisation import flops_per_pair, peak_flops
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common.command_line import WrongUse
-from common.ranks import Ranks
-from trainer.assembly import Parts
-from trainer.checkpoint import Checkpoint, CheckpointError, step_of
-from trainer.data.store import is_remote
-from trainer.workdir import CHECKPOINTS, checkpoints_at
+from open_diht.common.command_line import WrongUse
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.assembly import Parts
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, step_of
+from open_diht.trainer.data.store import is_remote
+from open_diht.trainer.workdir import CHECKPOINTS, checkpoints_at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import published_folder, remove_temporaries, sha256_file, temporary_beside
-from trainer.config import CheckpointSettings
+from open_diht.common.files import published_folder, remove_temporaries, sha256_file, temporary_beside
+from open_diht.trainer.config import CheckpointSettings
 
 MODEL, TRAINING, MANIFEST = "model.safetensors", "training.pt", "manifest.json"
 CANNOT_WRITE = (OSError, RuntimeError, SafetensorError)

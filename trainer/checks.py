@@ -16,13 +16,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.image_formats import EXTENSIONS
-from common.ranks import Ranks
-from common.statistics import chance_of_hit, wilson
-from trainer.data import DataSettings, Loader
-from trainer.data.feed import Feed
-from trainer.data.files import ImageFiles
-from trainer.model import Student
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.ranks import Ranks
+from open_diht.common.statistics import chance_of_hit, wilson
+from open_diht.trainer.data import DataSettings, Loader
+from open_diht.trainer.data.feed import Feed
+from open_diht.trainer.data.files import ImageFiles
+from open_diht.trainer.model import Student
 
 KS = (1, 5, 10)
 _TILE = 1024

@@ -9,15 +9,15 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from common.command_line import Parser, exit_status
-from trainer.config_files import BadConfig, config_names, load_config
+from open_diht.common.command_line import Parser, exit_status
+from open_diht.trainer.config_files import BadConfig, config_names, load_config
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
         description="Train a dual encoder on the shards of `make filter`.",
-        epilog="On several GPUs: torchrun --nproc-per-node 8 -m trainer --data ... --workdir ...",
+        epilog="On several GPUs: torchrun --nproc-per-node 8 -m open_diht.trainer --data ... --workdir ...",
     )
     parser.add_argument("--data", help="output folders of make filter, or shards; comma-separated")
     parser.add_argument("--config", default="tiny", help=f"one of {', '.join(config_names())}, or a YAML file")
@@ -31,14 +31,14 @@ def _parser(prog: str, defaults: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer", **defaults: str) -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer", **defaults: str) -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
     options that need not be given."""
 
     def run() -> int:
         options = _parser(prog, defaults).parse_args(arguments)
         config = load_config(options.config, options.overrides, _base(options.data))
-        from trainer.command import run_training  # takes seconds: a slip of the keyboard is answered before
+        from open_diht.trainer.command import run_training  # takes seconds: a slip of the keyboard is answered before
 
         return run_training(config, options.workdir)
 

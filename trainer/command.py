@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from common.command_line import OK, exit_status, say
-from common.lease import LeaseLost
-from trainer.architecture import BadArchitecture
-from trainer.checkpoint import CheckpointError
-from trainer.checks import BadZeroShotFolder
-from trainer.config import Config
-from trainer.data import BadSource, ConceptMismatch, DataError
-from trainer.export import CannotExport
-from trainer.logs import MissingTracker
-from trainer.loop import train
-from trainer.memory import OutOfMemory
-from trainer.remote import StoreError
-from trainer.step import Diverged
-from trainer.warm_start import BadWeights
+from open_diht.common.command_line import OK, exit_status, say
+from open_diht.common.lease import LeaseLost
+from open_diht.trainer.architecture import BadArchitecture
+from open_diht.trainer.checkpoint import CheckpointError
+from open_diht.trainer.checks import BadZeroShotFolder
+from open_diht.trainer.config import Config
+from open_diht.trainer.data import BadSource, ConceptMismatch, DataError
+from open_diht.trainer.export import CannotExport
+from open_diht.trainer.logs import MissingTracker
+from open_diht.trainer.loop import train
+from open_diht.trainer.memory import OutOfMemory
+from open_diht.trainer.remote import StoreError
+from open_diht.trainer.step import Diverged
+from open_diht.trainer.warm_start import BadWeights
 
 
 def run_training(config: Config, workdir: str) -> int:

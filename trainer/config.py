@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from common.fields import Above0, Below1, Positive, Range, Share, Total, check_fields
-from trainer.data.settings import DataSettings
-from trainer.losses import HnNce, loss_of
+from open_diht.common.fields import Above0, Below1, Positive, Range, Share, Total, check_fields
+from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.losses import HnNce, loss_of
 
 Factor = Annotated[float, Range(at_least=0, at_most=1e6)]
 
@@ -268,10 +268,10 @@ class CheckSettings:
     batch_size: Positive = 256
     """Images, or prompts, encoded at once by a rank."""
     tasks: str = ""
-    """Suites, suite files and tasks of the evaluation, comma-separated (`--tasks` of `python -m eval`), measured at
-    each check without few-shot, on the first rank while the others wait. One that does not exist is refused at the
-    start; one that fails later is said, and the training goes on. The data lie where `DIHT_BENCH_DATA` says. Empty:
-    none."""
+    """Suites, suite files and tasks of the evaluation, comma-separated (`--tasks` of `python -m open_diht.eval`),
+    measured at each check without few-shot, on the first rank while the others wait. One that does not exist is refused
+    at the start; one that fails later is said, and the training goes on. The data lie where `DIHT_BENCH_DATA` says.
+    Empty: none."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -295,7 +295,7 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     """The dual encoder."""
     loss: Any = field(default_factory=HnNce)
-    """The contrastive loss, a `trainer.losses.Loss`; or its `name` and settings, of which it is made."""
+    """The contrastive loss, a `open_diht.trainer.losses.Loss`; or its `name` and settings, of which it is made."""
     concepts: ConceptSettings = field(default_factory=ConceptSettings)
     """Concept distillation."""
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

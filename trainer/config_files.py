@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, build
-from common.naming import nearest
-from common.yaml_files import BadYaml, parse_yaml, read_yaml
-from trainer.config import Config
+from open_diht.common.fields import BadValue, build
+from open_diht.common.naming import nearest
+from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
+from open_diht.trainer.config import Config
 
 FOLDER = Path(__file__).with_name("configs")
 

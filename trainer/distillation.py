@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trainer.concepts import ConceptTargets, open_targets
-from trainer.concepts.folder import Folder
-from trainer.config import Config
-from trainer.data import ConceptMismatch
+from open_diht.trainer.concepts import ConceptTargets, open_targets
+from open_diht.trainer.concepts.folder import Folder
+from open_diht.trainer.config import Config
+from open_diht.trainer.data import ConceptMismatch
 
 
 def resolved(config: Config) -> tuple[Config, str]:

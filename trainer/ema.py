@@ -6,7 +6,7 @@ import copy
 
 import torch
 
-from trainer.model import Student
+from open_diht.trainer.model import Student
 
 
 class WeightAverage:

@@ -11,9 +11,9 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from common.files import published_folder
-from trainer.architecture import DualEncoder, build, has_own_tower, tokenizer
-from trainer.checkpoint import CANNOT_WRITE
+from open_diht.common.files import published_folder
+from open_diht.trainer.architecture import DualEncoder, build, has_own_tower, tokenizer
+from open_diht.trainer.checkpoint import CANNOT_WRITE
 
 WEIGHTS, DESCRIPTION, CARD = "open_clip_model.safetensors", "open_clip_config.json", "README.md"
 
@@ -49,7 +49,11 @@ def export(
 def loaded_by(architecture: Mapping[str, Any], folder: Path | None) -> str:
     """The call that loads an exported model, or a copy of it where `folder` is None."""
     own, folder = has_own_tower(dict(architecture)), folder or Path("PATH_OF_A_COPY")
-    return f"trainer.export.load('{folder}')" if own else f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+    return (
+        f"open_diht.trainer.export.load('{folder}')"
+        if own
+        else f"open_clip.create_model_and_transforms('local-dir:{folder}')"
+    )
 
 
 def load(folder: Path | str) -> tuple[DualEncoder, Any]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 
-from trainer.config import Config
-from trainer.losses import HnNce
+from open_diht.trainer.config import Config
+from open_diht.trainer.losses import HnNce
 
 
 def fitting_scale(beta: float) -> float:

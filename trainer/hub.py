@@ -1,4 +1,4 @@
-"""A trained model to a hub: `python -m trainer.hub WORKDIR/export hf://owner/name`.
+"""A trained model to a hub: `python -m open_diht.trainer.hub WORKDIR/export hf://owner/name`.
 
 All files of the folder come in one commit, so nobody meets half a model; open_clip then loads `hf-hub:owner/name`. The
 token comes from the environment (`HF_TOKEN`), and so does the address of another hub (`HF_ENDPOINT`).
@@ -11,10 +11,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.command_line import OK, Parser, WrongUse, exit_status, say
-from common.hub_address import parse_address
-from trainer.export import CARD, DESCRIPTION, WEIGHTS
-from trainer.remote import StoreError, on_disk
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.common.hub_address import parse_address
+from open_diht.trainer.export import CARD, DESCRIPTION, WEIGHTS
+from open_diht.trainer.remote import StoreError, on_disk
 
 
 class CannotPush(RuntimeError):
@@ -64,8 +64,10 @@ def _repository(target: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="python -m trainer.hub", description="Publish an exported model on the Hugging Face hub.")
-    parser.add_argument("folder", help="WORKDIR/export, or its URL, or what python -m trainer.released wrote")
+    parser = Parser(
+        prog="python -m open_diht.trainer.hub", description="Publish an exported model on the Hugging Face hub."
+    )
+    parser.add_argument("folder", help="WORKDIR/export, or its URL, or what python -m open_diht.trainer.released wrote")
     parser.add_argument("target", help="hf://owner/name")
     parser.add_argument("--private", action="store_true", help="where the repository is made: not for everybody")
     return parser

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.command_line import WrongUse
-from common.installation import install_command
-from trainer.config import LogSettings
+from open_diht.common.command_line import WrongUse
+from open_diht.common.installation import install_command
+from open_diht.trainer.config import LogSettings
 
 
 class MissingTracker(RuntimeError):

@@ -27,30 +27,30 @@ from typing import Any
 import torch
 import yaml
 
-from common.ranks import Ranks, joined_ranks, same_on_all
-from trainer import quality
-from trainer.architecture import has_own_tower
-from trainer.assembly import assemble, device_type, introduction, prepare_torch
-from trainer.branch import Parent, adopt
-from trainer.checkpoint import Checkpoint, name_of
-from trainer.checks import Share
-from trainer.config import Config
-from trainer.config_files import plain
-from trainer.data import Batch, ShardFacts
-from trainer.distillation import resolved
-from trainer.export import DESCRIPTION, export, loaded_by
-from trainer.logs import RunLog
-from trainer.memory import remedy
-from trainer.model_card import model_card
-from trainer.optim import rate_factor
-from trainer.progress import TrainingProgress, line
-from trainer.resume import as_begun, fingerprint, take_over, training_state
-from trainer.step import StepResult
-from trainer.stopping import StopWish, stop_wish
-from trainer.tasks import RESULTS, evaluate, require_tasks
-from trainer.transforms import preprocessing
-from trainer.utilisation import peak_memory
-from trainer.workdir import CONFIG, EXPORT, Workdir, opened
+from open_diht.common.ranks import Ranks, joined_ranks, same_on_all
+from open_diht.trainer import quality
+from open_diht.trainer.architecture import has_own_tower
+from open_diht.trainer.assembly import assemble, device_type, introduction, prepare_torch
+from open_diht.trainer.branch import Parent, adopt
+from open_diht.trainer.checkpoint import Checkpoint, name_of
+from open_diht.trainer.checks import Share
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import plain
+from open_diht.trainer.data import Batch, ShardFacts
+from open_diht.trainer.distillation import resolved
+from open_diht.trainer.export import DESCRIPTION, export, loaded_by
+from open_diht.trainer.logs import RunLog
+from open_diht.trainer.memory import remedy
+from open_diht.trainer.model_card import model_card
+from open_diht.trainer.optim import rate_factor
+from open_diht.trainer.progress import TrainingProgress, line
+from open_diht.trainer.resume import as_begun, fingerprint, take_over, training_state
+from open_diht.trainer.step import StepResult
+from open_diht.trainer.stopping import StopWish, stop_wish
+from open_diht.trainer.tasks import RESULTS, evaluate, require_tasks
+from open_diht.trainer.transforms import preprocessing
+from open_diht.trainer.utilisation import peak_memory
+from open_diht.trainer.workdir import CONFIG, EXPORT, Workdir, opened
 
 _log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.model import Encoded, Student, clip_width
+from open_diht.trainer.model import Encoded, Student, clip_width
 
 USED = 0.8
 """Proportion of the free memory that is planned with: the rest is for what kernels need for a moment and for checks."""

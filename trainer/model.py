@@ -11,10 +11,10 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
-from trainer.config import ConceptSettings, ModelSettings
-from trainer.towers.pair import TowerPair
-from trainer.warm_start import warm_start
+from open_diht.trainer.architecture import BadArchitecture, DualEncoder, architecture, build, is_batch_norm
+from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.towers.pair import TowerPair
+from open_diht.trainer.warm_start import warm_start
 
 
 class Encoded(NamedTuple):

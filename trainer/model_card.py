@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import yaml
 
-from trainer.config import Config
-from trainer.config_files import plain
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import plain
 
 _OPEN_CLIP = """import open_clip
 model, _, preprocess = open_clip.create_model_and_transforms("local-dir:PATH_OF_THIS_FOLDER")
 tokenizer = open_clip.get_tokenizer("local-dir:PATH_OF_THIS_FOLDER")"""
-_OWN = """from trainer.export import load
+_OWN = """from open_diht.trainer.export import load
 model, tokenizer = load("PATH_OF_THIS_FOLDER")"""
 
 

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import nn
 
-from trainer.config import ConceptSettings, OptimizerSettings, ScheduleSettings
-from trainer.model import Student
+from open_diht.trainer.config import ConceptSettings, OptimizerSettings, ScheduleSettings
+from open_diht.trainer.model import Student
 
 
 def build_optimizer(student: Student, settings: OptimizerSettings, concepts: ConceptSettings) -> torch.optim.AdamW:

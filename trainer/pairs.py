@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from trainer.concepts import ConceptTargets
-from trainer.config import TransformSettings
-from trainer.data import BadSource, DataSettings, FeatureLoader, Loader, ShardFacts, ShardLoader
-from trainer.data.shards import OpenSource
-from trainer.transforms import StoredTransform, transform
+from open_diht.trainer.concepts import ConceptTargets
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.data import BadSource, DataSettings, FeatureLoader, Loader, ShardFacts, ShardLoader
+from open_diht.trainer.data.shards import OpenSource
+from open_diht.trainer.transforms import StoredTransform, transform
 
 
 def open_pairs(

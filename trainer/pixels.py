@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from trainer.config import TransformSettings
+from open_diht.trainer.config import TransformSettings
 
 
 class Pixels:

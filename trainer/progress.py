@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from common.progress import duration
-from trainer.step import StepResult
+from open_diht.common.progress import duration
+from open_diht.trainer.step import StepResult
 
 
 class TrainingProgress:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from trainer import checks
-from trainer.assembly import Parts
-from trainer.checks import Share
-from trainer.data import Loader
-from trainer.pairs import open_pairs
-from trainer.transforms import transform
+from open_diht.trainer import checks
+from open_diht.trainer.assembly import Parts
+from open_diht.trainer.checks import Share
+from open_diht.trainer.data import Loader
+from open_diht.trainer.pairs import open_pairs
+from open_diht.trainer.transforms import transform
 
 
 def measure(parts: Parts, say: Callable[[str], None]) -> dict[str, Share]:

@@ -1,5 +1,5 @@
-"""The authors' released checkpoints, from a file that the user has: `python -m trainer.released NAME FILE --output
-DIR`.
+"""The authors' released checkpoints, from a file that the user has: `python -m open_diht.trainer.released NAME FILE
+--output DIR`.
 
 The files are not ours to give: see the model zoo of the official repository for addresses and terms (the code there is
 CC-BY-NC-4.0; treat the weights alike). They are bare state dicts under the names that open_clip uses.
@@ -17,13 +17,13 @@ from typing import Any
 import open_clip
 from torch import nn
 
-from common.command_line import OK, Parser, exit_status, say
-from common.files import sha256_file
-from trainer.architecture import DualEncoder, build
-from trainer.config import TransformSettings
-from trainer.export import CannotExport, export
-from trainer.transforms import preprocessing
-from trainer.warm_start import BadWeights, read_weights
+from open_diht.common.command_line import OK, Parser, exit_status, say
+from open_diht.common.files import sha256_file
+from open_diht.trainer.architecture import DualEncoder, build
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.export import CannotExport, export
+from open_diht.trainer.transforms import preprocessing
+from open_diht.trainer.warm_start import BadWeights, read_weights
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def assert_exact_gelu(clip: nn.Module, model: dict[str, Any]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; 0, 1 where the folder could not be written, or 2 for wrong use."""
-    parser = Parser(prog="python -m trainer.released", description=__doc__ or "")
+    parser = Parser(prog="python -m open_diht.trainer.released", description=__doc__ or "")
     parser.add_argument("name", help=", ".join(RELEASED))
     parser.add_argument("file", type=Path, help="the downloaded checkpoint")
     parser.add_argument("--output", type=Path, required=True, help="folder to write, in open_clip's form")

@@ -10,9 +10,9 @@ from typing import Any
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from common.command_line import WrongUse
-from common.store_errors import in_words
-from trainer.data.store import is_remote
+from open_diht.common.command_line import WrongUse
+from open_diht.common.store_errors import in_words
+from open_diht.trainer.data.store import is_remote
 
 
 class StoreError(RuntimeError):

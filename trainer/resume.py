@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from common.command_line import WrongUse
-from common.fields import BadValue, build
-from trainer.assembly import Parts
-from trainer.checkpoint import Checkpoint
-from trainer.config import Config
-from trainer.config_files import differences, plain
-from trainer.step import Skipped
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import BadValue, build
+from open_diht.trainer.assembly import Parts
+from open_diht.trainer.checkpoint import Checkpoint
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import differences, plain
+from open_diht.trainer.step import Skipped
 
 MAY_CHANGE = (
     "data.sources", "data.features", "data.subset", "data.skip", "data.workers", "data.prefetch", "data.stall_s",

@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from common.ranks import Ranks
-from trainer.accumulation import BatchLoss, Losses, backward
-from trainer.config import Config
-from trainer.data.batch import Batch
-from trainer.ema import WeightAverage
-from trainer.memory import remedy
-from trainer.model import Encoded, Student
-from trainer.optim import gradient_norm, set_rate
-from trainer.pixels import Pixels
-from trainer.randomness import Purpose, seed_torch
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.accumulation import BatchLoss, Losses, backward
+from open_diht.trainer.config import Config
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.memory import remedy
+from open_diht.trainer.model import Encoded, Student
+from open_diht.trainer.optim import gradient_norm, set_rate
+from open_diht.trainer.pixels import Pixels
+from open_diht.trainer.randomness import Purpose, seed_torch
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from common.files import published_folder, remove_temporaries
-from trainer.checkpoint import (
+from open_diht.common.files import published_folder, remove_temporaries
+from open_diht.trainer.checkpoint import (
     CANNOT_WRITE,
     MANIFEST,
     MODEL,
@@ -26,9 +26,9 @@ from trainer.checkpoint import (
     Checkpoints,
     step_of,
 )
-from trainer.config import CheckpointSettings
-from trainer.remote import RemoteFolder
-from trainer.uploads import Uploads
+from open_diht.trainer.config import CheckpointSettings
+from open_diht.trainer.remote import RemoteFolder
+from open_diht.trainer.uploads import Uploads
 
 _WORTH_A_LINE_S = 1.0
 

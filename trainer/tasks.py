@@ -1,4 +1,5 @@
-"""The project's own evaluation of a checkpoint while training (`check.tasks`): `python -m eval`, a process of its own.
+"""The project's own evaluation of a checkpoint while training (`check.tasks`): `python -m open_diht.eval`, a process of
+its own.
 
 A task that does not exist is refused at the start. Later nothing of it ends a training: what fails is said and logged.
 """
@@ -19,13 +20,13 @@ from typing import Any
 
 import torch
 
-from common.command_line import WrongUse
-from common.ranks import Ranks
+from open_diht.common.command_line import WrongUse
+from open_diht.common.ranks import Ranks
 
 _PAUSE_S = 1.0  # between two looks whether it has ended; ranks wait for each other that long, and never longer
 _OF_LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_RANK", "MASTER_ADDR",
                  "MASTER_PORT")  # fmt: skip
-_COMMAND = (sys.executable, "-m", "eval")
+_COMMAND = (sys.executable, "-m", "open_diht.eval")
 RESULTS, LOG = "results.json", "log.txt"
 
 
@@ -112,7 +113,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _drop_features(cache: Path) -> None:
     """Delete the features, which no other checkpoint can use. The hashes of the data stay."""
-    for path in cache.glob("[0-9a-f]" * 32):  # the names that eval.features gives
+    for path in cache.glob("[0-9a-f]" * 32):  # the names that open_diht.eval.features gives
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -21,7 +21,7 @@ from torchvision.transforms import (
     Resize,
 )
 
-from trainer.config import TransformSettings
+from open_diht.trainer.config import TransformSettings
 
 
 def preprocessing(settings: TransformSettings, size: int) -> dict[str, Any]:

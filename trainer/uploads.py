@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer.checkpoint import CheckpointError
-from trainer.remote import StoreError
+from open_diht.trainer.checkpoint import CheckpointError
+from open_diht.trainer.remote import StoreError
 
 PAUSES_S = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 """Before what has failed is tried again, beyond what the store's client tries itself: two minutes."""

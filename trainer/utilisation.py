@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.model import Student
+from open_diht.trainer.model import Student
 
 _PAIRS = 2
 _T = 1e12

@@ -16,11 +16,11 @@ from open_clip.model import resize_pos_embed, resize_text_pos_embed
 from safetensors import SafetensorError
 from torch import Tensor
 
-from common.data_root import REFERENCE_IMAGES
-from common.installation import install_command
-from common.pinned import LITE0_WEIGHTS, is_pinned
-from trainer.architecture import DualEncoder, has_batch_norm
-from trainer.config import ModelSettings
+from open_diht.common.data_root import REFERENCE_IMAGES
+from open_diht.common.installation import install_command
+from open_diht.common.pinned import LITE0_WEIGHTS, is_pinned
+from open_diht.trainer.architecture import DualEncoder, has_batch_norm
+from open_diht.trainer.config import ModelSettings
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 State = Mapping[str, Tensor]

@@ -17,16 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from common.command_line import WrongUse, check_folder
-from common.lease import RENEW_S, VALID_S, Lease, LeaseLost
-from common.ranks import Ranks
-from common.store_errors import in_words
-from trainer.checkpoint import CheckpointError, Checkpoints
-from trainer.config import CheckpointSettings
-from trainer.data.store import default_cache, is_remote
-from trainer.remote import RemoteFolder, StoreError
-from trainer.stored_checkpoints import StoredCheckpoints
-from trainer.uploads import Uploads
+from open_diht.common.command_line import WrongUse, check_folder
+from open_diht.common.lease import RENEW_S, VALID_S, Lease, LeaseLost
+from open_diht.common.ranks import Ranks
+from open_diht.common.store_errors import in_words
+from open_diht.trainer.checkpoint import CheckpointError, Checkpoints
+from open_diht.trainer.config import CheckpointSettings
+from open_diht.trainer.data.store import default_cache, is_remote
+from open_diht.trainer.remote import RemoteFolder, StoreError
+from open_diht.trainer.stored_checkpoints import StoredCheckpoints
+from open_diht.trainer.uploads import Uploads
 
 CHECKPOINTS, EXPORT, LOG, CURVES, CONFIG = "checkpoints", "export", "log.jsonl", "tensorboard", "config.yaml"
 _EVERY_S = 10.0  # log and curves go to a store at most that often, besides checkpoints

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from common.html.text import attribute, show
+from open_diht.common.html.text import attribute, show
 
 
 def render_page(package: str, template: str, **content: Any) -> str:

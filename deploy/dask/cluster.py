@@ -22,8 +22,8 @@ import sys
 import time
 from pathlib import Path
 
-from common.installation import remedy
 from deploy.processes import ClusterError, LocalCluster, alone, command_line, end
+from open_diht.common.installation import remedy
 
 DAEMONS = ("scheduler", "worker")
 """In the order in which they start. `worker` is the parent of all workers, and starts another one where one dies."""

@@ -4,9 +4,9 @@
     .venv/bin/python -m deploy.dask.slurm --jobs 8 --cores 16 --memory 32GB --time 24:00:00 -- \\
       --dataset laion400m --input '/data/laion400m/*.parquet' --output /data/laion400m-cat
 
-What follows `--` are options of `python -m pipelines`. Needs the extra `dask` and `dask-jobqueue`. The checkout (with
-its .venv), the manifests and the output folder lie on a file system that all nodes see; run it where it may stay for as
-long as the run takes, in a job of one core for example. Stopped by whatever, the same command goes on.
+What follows `--` are options of `python -m open_diht.pipelines`. Needs the extra `dask` and `dask-jobqueue`. The
+checkout (with its .venv), the manifests and the output folder lie on a file system that all nodes see; run it where it
+may stay for as long as the run takes, in a job of one core for example. Stopped by whatever, the same command goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--queue", help="partition (the cluster's default)")
     found.add_argument("--account")
     found.add_argument("--interface", help="network interface that the nodes share, as ib0 (that of the host name)")
-    found.add_argument("run", nargs="+", help="options of python -m pipelines, after --")
+    found.add_argument("run", nargs="+", help="options of python -m open_diht.pipelines, after --")
     return found
 
 
@@ -66,7 +66,7 @@ def cluster_of(options: argparse.Namespace, **more: Any) -> Any:
 def run_command(options: argparse.Namespace, scheduler: str) -> list[str]:
     """The run on the cluster's workers, cut for all that will come."""
     where = ["--runner=dask", f"--dask-scheduler={scheduler}", f"--workers={options.jobs * options.cores}"]
-    return [sys.executable, "-m", "pipelines", *where, *options.run]
+    return [sys.executable, "-m", "open_diht.pipelines", *where, *options.run]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ The launcher adds options of its own: --runner=DataflowRunner, --project, --regi
 starts it.
 """
 
-from pipelines.cli import main
+from open_diht.pipelines.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -7,15 +7,16 @@ FROM python:3.11-slim-bookworm
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/*
-COPY setup.py pyproject.toml open_diht.py README.md LICENSE NOTICE /src/
+COPY setup.py pyproject.toml README.md LICENSE NOTICE /src/
+COPY open_diht /src/open_diht
 COPY common /src/common
 COPY trainer /src/trainer
 COPY eval /src/eval
 ENV XDG_CACHE_HOME=/tmp/cache
 RUN pip install --no-cache-dir '/src[train,bench,s3]' gcsfs \
- && python -c 'import open_clip, torch, trainer.loop' \
+ && python -c 'import open_clip, torch, open_diht.trainer.loop' \
  && pip check \
  && rm -rf /src
 USER nobody
 WORKDIR /tmp
-ENTRYPOINT ["python", "-m", "trainer"]
+ENTRYPOINT ["python", "-m", "open_diht.trainer"]

@@ -18,4 +18,4 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-600}
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 exec .venv/bin/python -m torch.distributed.run --standalone --nproc-per-node "${GPUS:-gpu}" --max-restarts 3 \
-  -m trainer --data "$data" --config "$config" --workdir "$workdir" "$@"
+  -m open_diht.trainer --data "$data" --config "$config" --workdir "$workdir" "$@"

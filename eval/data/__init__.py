@@ -9,18 +9,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data_root import data_root
-from eval.data.annotations import Association, Choice, Pair, Question
-from eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
-from eval.data.files import read_folder, read_lines, read_manifest
-from eval.data.memo import Memo
-from eval.data.questions import read_snli_ve, read_vqav2
-from eval.data.selections import read_associations, read_pairs, read_selection
-from eval.data.torchvision_sets import read_torchvision
-from eval.data.webdataset_layout import read_webdataset
-from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.task import Source, Task
-from eval.templates import Texts, check_templates, named
+from open_diht.common.data_root import data_root
+from open_diht.eval.data.annotations import Association, Choice, Pair, Question
+from open_diht.eval.data.dataset import Annotation, DataSet, Images, sample_indices, shared_images
+from open_diht.eval.data.files import read_folder, read_lines, read_manifest
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.data.questions import read_snli_ve, read_vqav2
+from open_diht.eval.data.selections import read_associations, read_pairs, read_selection
+from open_diht.eval.data.torchvision_sets import read_torchvision
+from open_diht.eval.data.webdataset_layout import read_webdataset
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.task import Source, Task
+from open_diht.eval.templates import Texts, check_templates, named
 
 __all__ = [
     "Annotation",

@@ -10,10 +10,10 @@ from typing import Literal, Protocol
 import numpy as np
 from PIL import Image
 
-from common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
-from eval.data.annotations import Association, Choice, Pair, Question
-from eval.errors import DataBroken
-from eval.hashes import sha256_of, sha256_texts
+from open_diht.common.images import FORMATS, BadImage, ImageLimits, decoding, open_image
+from open_diht.eval.data.annotations import Association, Choice, Pair, Question
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.hashes import sha256_of, sha256_texts
 
 Annotation = Literal["labels", "captions", "questions", "choices", "pairs", "associations"]
 """What may be known of the images: fields of a `DataSet`."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.files import sha256_file
-from common.image_formats import EXTENSIONS
-from eval.data.dataset import DataSet, decode
-from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.common.files import sha256_file
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.eval.data.dataset import DataSet, decode
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 
 csv.field_size_limit(1 << 24)
 

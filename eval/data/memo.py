@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import publish_json, sha256_file
-from eval.hashes import sha256_of
-from eval.records import read_record
+from open_diht.common.files import publish_json, sha256_file
+from open_diht.eval.hashes import sha256_of
+from open_diht.eval.records import read_record
 
 
 class Memo:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.data.annotations import Question
-from eval.data.dataset import DataSet
-from eval.data.files import FileImages
-from eval.data.json_stream import elements
-from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.data.annotations import Question
+from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.files import FileImages
+from open_diht.eval.data.json_stream import elements
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
 
 SNLI_VE = "snli_ve"
 ENTAILMENT = ("entailment", "neutral", "contradiction")

@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from eval.data.annotations import Association, Choice, Pair
-from eval.data.dataset import DataSet
-from eval.data.files import FileImages
-from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.hashes import sha256_of
+from open_diht.eval.data.annotations import Association, Choice, Pair
+from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.files import FileImages
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.hashes import sha256_of
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in pixels."""

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.files import sha256_file
-from eval.data.dataset import DataSet
-from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.hashes import sha256_of
+from open_diht.common.files import sha256_file
+from open_diht.eval.data.dataset import DataSet
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.hashes import sha256_of
 
 PATHS = ("SUN397",)
 """Classes of torchvision whose class names are paths."""

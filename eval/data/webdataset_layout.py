@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.image_formats import EXTENSIONS
-from common.tar_stream import BrokenTar, TarStream
-from eval.data.annotations import Question
-from eval.data.dataset import Annotation, DataSet, decode
-from eval.data.memo import Memo
-from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.hashes import sha256_of
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.tar_stream import BrokenTar, TarStream
+from open_diht.eval.data.annotations import Question
+from open_diht.eval.data.dataset import Annotation, DataSet, decode
+from open_diht.eval.data.memo import Memo
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.hashes import sha256_of
 
 # What `dataset_type.txt` says, what is known of the images then, and the member it is in.
 TYPES: dict[str, tuple[Annotation, str]] = {

@@ -2,5 +2,6 @@
 
 import os
 
-# `eval.models` forbids the hub's client any download; here it is the purpose. The client reads this when imported.
+# `open_diht.eval.models` forbids the hub's client any download; here it is the purpose. The client reads this when
+# imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "0")

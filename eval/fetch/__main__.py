@@ -1,4 +1,4 @@
-"""`python -m eval.fetch`, what `make bench-data` calls: the one place of the evaluation that downloads."""
+"""`python -m open_diht.eval.fetch`, what `make bench-data` calls: the one place of the evaluation that downloads."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.command_line import OK, Parser, WrongUse, complain, exit_status, say
-from eval.data import data_root, place_of
-from eval.data.torchvision_sets import torchvision_set
-from eval.errors import FetchFailed
-from eval.fetch.demo import fetch_fashion, fetch_stamps
-from eval.fetch.fetcher import Fetcher
-from eval.fetch.files import fetch_files
-from eval.fetch.hub import fetch_webdataset
-from eval.fetch.reference import fetch_reference
-from eval.fetch.ucf101 import fetch_ucf101
-from eval.fetch.weights import fetch_weights
-from eval.tasks import Source, Task, choose_tasks
+from open_diht.common.command_line import OK, Parser, WrongUse, complain, exit_status, say
+from open_diht.eval.data import data_root, place_of
+from open_diht.eval.data.torchvision_sets import torchvision_set
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.demo import fetch_fashion, fetch_stamps
+from open_diht.eval.fetch.fetcher import Fetcher
+from open_diht.eval.fetch.files import fetch_files
+from open_diht.eval.fetch.hub import fetch_webdataset
+from open_diht.eval.fetch.reference import fetch_reference
+from open_diht.eval.fetch.ucf101 import fetch_ucf101
+from open_diht.eval.fetch.weights import fetch_weights
+from open_diht.eval.tasks import Source, Task, choose_tasks
 
 REFERENCE = "reference"
 PACKAGES = {"fashion": ("Fashion-MNIST", 31_000_000), "stamps": ("Tux Paint stamps", 81_000_000)}
 """Debian packages of the demo suite, and about how large they are."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m eval.fetch") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.eval.fetch") -> int:
     """Run the command line, called `prog` in its help; returns 0, 1 where something could not be fetched, 2 for wrong
     use."""
     parser = Parser(prog=prog, description="Fetch evaluation data.")

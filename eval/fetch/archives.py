@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from common.files import published, published_folder
-from eval.errors import FetchFailed
+from open_diht.common.files import published, published_folder
+from open_diht.eval.errors import FetchFailed
 
 
 def unpack(archive: Path, members: Mapping[str, Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from common.files import publish_bytes
+from open_diht.common.files import publish_bytes
 
 SUMS = "SHA256SUMS"
 PIECE = 1 << 20

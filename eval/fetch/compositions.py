@@ -2,7 +2,7 @@
 changed, or two stamps are put beside each other, in one order and in the other, on one colour and on the other.
 
 Both are written as the authors of such sets publish theirs, rows in a file with images beside it, and no language model
-had a hand in them. What a rule of text alone makes of them stands beside every number (`eval.blind`).
+had a hand in them. What a rule of text alone makes of them stands beside every number (`open_diht.eval.blind`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from common.files import published_folder
-from eval.errors import FetchFailed
-from eval.fetch.stamps import Stamp
-from eval.fetch.writing import jpeg
+from open_diht.common.files import published_folder
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.stamps import Stamp
+from open_diht.eval.fetch.writing import jpeg
 
 ROWS = "items.jsonl"
 EACH = 80

@@ -3,7 +3,7 @@
 Fashion-MNIST (Xiao et al. 2017, MIT) as it is. Tux Paint's stamps (GPL-2) are cut-out photographs and drawings with a
 line of description each: captions for retrieval, and the folder they are sorted into as class. From the stamps' own
 labels questions are derived: whether it is of the kind that its folder says, and how many were placed on a sheet;
-`eval.fetch.compositions` derives captions to choose from and pairs.
+`open_diht.eval.fetch.compositions` derives captions to choose from and pairs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from eval.data import sample_indices
-from eval.errors import FetchFailed
-from eval.fetch.compositions import ROWS, write_pairs, write_selection
-from eval.fetch.packages import unpack_debian
-from eval.fetch.stamps import LONGEST, Stamp, find_stamps
-from eval.fetch.writing import Sample, jpeg, questions_member, write_webdataset
+from open_diht.eval.data import sample_indices
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.compositions import ROWS, write_pairs, write_selection
+from open_diht.eval.fetch.packages import unpack_debian
+from open_diht.eval.fetch.stamps import LONGEST, Stamp, find_stamps
+from open_diht.eval.fetch.writing import Sample, jpeg, questions_member, write_webdataset
 
 FASHION_FILES = tuple(f"{part}-{what}-ubyte" for part in ("t10k", "train") for what in ("images-idx3", "labels-idx1"))
 FASHION_INSTALLED = Path("/usr/share/datasets/fashion-mnist")

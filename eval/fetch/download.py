@@ -10,8 +10,8 @@ from pathlib import Path
 
 import requests
 
-from eval.errors import FetchFailed
-from eval.fetch.checksums import digest_of
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.checksums import digest_of
 
 TRIES = 4
 PIECE = 1 << 16  # of a transfer that breaks off, the piece it was in is lost

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.errors import FetchFailed
-from eval.fetch.checksums import Sums, digest_of
-from eval.fetch.download import download, size_of
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.checksums import Sums, digest_of
+from open_diht.eval.fetch.download import download, size_of
 
 Say = Callable[[str], None]
 LINES = 20

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, Positive, converted
-from eval.errors import FetchFailed, WrongUse
-from eval.fetch.archives import below, unpack
-from eval.fetch.fetcher import Fetcher, Remote
-from eval.fetch.hub import HubSet
-from eval.fetch.parquet_rows import write_rows
+from open_diht.common.fields import BadValue, Positive, converted
+from open_diht.eval.errors import FetchFailed, WrongUse
+from open_diht.eval.fetch.archives import below, unpack
+from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.hub import HubSet
+from open_diht.eval.fetch.parquet_rows import write_rows
 
 ARCHIVES = "archives"
 """Folder below the data folder where archives wait to be unpacked."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import requests
 
-from eval.errors import FetchFailed
-from eval.fetch.download import WAIT_S, NotThere
-from eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.download import WAIT_S, NotThere
+from open_diht.eval.fetch.fetcher import Fetcher, Remote
 
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
 ENDPOINT = "https://huggingface.co"

@@ -10,8 +10,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.files import sha256_file
-from eval.errors import FetchFailed
+from open_diht.common.files import sha256_file
+from open_diht.eval.errors import FetchFailed
 
 
 def unpack_debian(package: str, installed: Path, into: Path, given: Path | None = None) -> Path:

@@ -1,4 +1,5 @@
-"""Parquet files of the hub, images inside, as a file of rows with images beside it (`eval.data.selections`)."""
+"""Parquet files of the hub, images inside, as a file of rows with images beside it
+(`open_diht.eval.data.selections`)."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common.files import published_folder
-from eval.errors import FetchFailed
+from open_diht.common.files import published_folder
+from open_diht.eval.errors import FetchFailed
 
 ROWS = "rows.jsonl"
 BATCH = 64

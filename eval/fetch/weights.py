@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from eval.errors import FetchFailed, WrongUse
+from open_diht.eval.errors import FetchFailed, WrongUse
 
 
 def fetch_weights(word: str, root: Path, say: Callable[[str], None]) -> None:

@@ -1,4 +1,5 @@
-"""Writing a data set in the webdataset layout that `eval.data` reads; it appears under its name when it is whole."""
+"""Writing a data set in the webdataset layout that `open_diht.eval.data` reads; it appears under its name when it is
+whole."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from common.files import published_folder
+from open_diht.common.files import published_folder
 
 Sample = tuple[str, Mapping[str, Any]]
 """Key, and by extension the content, bytes or text, of the members."""

@@ -4,10 +4,10 @@ result = run(train_features, train_labels, train_keys, test_features, test_label
 result.point("probe", 5).value
 """
 
-from eval.fewshot.curves import Choice, CurvePoint, FewShotResult, FewShotSettings, run
-from eval.fewshot.methods import METHODS
-from eval.fewshot.probe import Probe, fit_probe
-from eval.fewshot.shots import ShotsMissing, draw_shots
+from open_diht.eval.fewshot.curves import Choice, CurvePoint, FewShotResult, FewShotSettings, run
+from open_diht.eval.fewshot.methods import METHODS
+from open_diht.eval.fewshot.probe import Probe, fit_probe
+from open_diht.eval.fewshot.shots import ShotsMissing, draw_shots
 
 __all__ = [
     "METHODS",

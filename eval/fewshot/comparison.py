@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from eval.errors import DataBroken
-from eval.fewshot.curves import estimate
-from eval.fewshot.predictions import Predictions, read_predictions
-from eval.pairing import Compared, why_not_comparable
-from eval.records import read_written
-from eval.statistics import FEWEST, crossed_difference
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.fewshot.curves import estimate
+from open_diht.eval.fewshot.predictions import Predictions, read_predictions
+from open_diht.eval.pairing import Compared, why_not_comparable
+from open_diht.eval.records import read_written
+from open_diht.eval.statistics import FEWEST, crossed_difference
 
 TEXT_ALONE = "zero-shot"
 """The task's own number, compared as such."""

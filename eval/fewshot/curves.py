@@ -15,14 +15,14 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from common.ranks import Ranks
-from eval import estimates
-from eval.fewshot.methods import METHODS, Fitted, fitted_together
-from eval.fewshot.predictions import Predictions
-from eval.fewshot.selection import Support
-from eval.fewshot.shots import Shots, draw_shots
-from eval.metrics.classification import lowest_best
-from eval.statistics import FEWEST, Estimate, crossed_interval
+from open_diht.common.ranks import Ranks
+from open_diht.eval import estimates
+from open_diht.eval.fewshot.methods import METHODS, Fitted, fitted_together
+from open_diht.eval.fewshot.predictions import Predictions
+from open_diht.eval.fewshot.selection import Support
+from open_diht.eval.fewshot.shots import Shots, draw_shots
+from open_diht.eval.metrics.classification import lowest_best
+from open_diht.eval.statistics import FEWEST, Estimate, crossed_interval
 
 ROWS = 8192
 """Test images whose scores are held at a time."""
@@ -41,7 +41,7 @@ class FewShotSettings:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws its own shots, nested over k."""
     methods: tuple[str, ...] = tuple(METHODS)
-    """Keys of `eval.fewshot.METHODS`."""
+    """Keys of `open_diht.eval.fewshot.METHODS`."""
     metric: str = "top1"
     """top1 or mean_per_class: the task's own."""
     standard_errors: float = 0.0

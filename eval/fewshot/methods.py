@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
-from eval.fewshot.selection import FIXED, Selection, Support, select
-from eval.fewshot.solver import Ridge
+from open_diht.eval.fewshot.probe import Probe, absolute_radius, fit_around, fit_probe, zero_shot_probe
+from open_diht.eval.fewshot.selection import FIXED, Selection, Support, select
+from open_diht.eval.fewshot.solver import Ridge
 
 NOTHING = "nothing to choose"
 RADII = (0.0, 0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0, 30.0, math.inf)

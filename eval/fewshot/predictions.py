@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import published
-from eval.errors import DataBroken
+from open_diht.common.files import published
+from open_diht.eval.errors import DataBroken
 
 NAMES = ("keys", "label", "methods", "shots", "seeds", "predicted")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eval.fewshot.solver import Ball, SoftmaxLoss, Solution, Term, solve
+from open_diht.eval.fewshot.solver import Ball, SoftmaxLoss, Solution, Term, solve
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from eval.metrics.rows import BLOCK_ROWS, Rows, tiles
+from open_diht.eval.metrics.rows import BLOCK_ROWS, Rows, tiles
 
 PART = 1 << 18
 """Scores that are compared at once: comparing and counting take ten times their memory on the way."""

@@ -12,10 +12,10 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 
 import open_clip
 
-from common.data_root import REFERENCE
-from eval.errors import ModelError, WrongUse
-from eval.models.model import Model
-from eval.models.open_clip_model import (
+from open_diht.common.data_root import REFERENCE
+from open_diht.eval.errors import ModelError, WrongUse
+from open_diht.eval.models.model import Model
+from open_diht.eval.models.open_clip_model import (
     PRECISIONS,
     OpenClipModel,
     Precision,
@@ -23,8 +23,8 @@ from eval.models.open_clip_model import (
     load_folder,
     untrained,
 )
-from eval.models.reference import ReferenceModel
-from eval.models.weights import NAMES, shapes_of
+from open_diht.eval.models.reference import ReferenceModel
+from open_diht.eval.models.weights import NAMES, shapes_of
 
 __all__ = ["PRECISIONS", "Model", "OpenClipModel", "Precision", "load_model"]
 
@@ -47,7 +47,7 @@ def load_model(
     - a folder with open_clip_config.json, or a WORKDIR of `make train` (its `export/` is taken);
     - the name of one of the authors' models, with `pretrained` the checkpoint's path;
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
-      `python -m eval.fetch --weights NAME:TAG`, or `random` for weights that were never trained.
+      `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for weights that were never trained.
 
     Raises `WrongUse` for a word or a path that leads nowhere, `ModelError` where loading fails.
     """
@@ -101,22 +101,22 @@ def _weights_file(word: str, pretrained: str | None, data: Path) -> Path:
         return files[0]
     raise WrongUse(
         f"weights {pretrained!r} are no file, and no tag in {fetched.parent}; an evaluation downloads nothing: "
-        f"`python -m eval.fetch --weights {word}:{pretrained}` does, where open_clip knows the tag"
+        f"`python -m open_diht.eval.fetch --weights {word}:{pretrained}` does, where open_clip knows the tag"
     )
 
 
 def _released_names() -> list[str]:
     """Names of the authors' models, which the trainer knows how to check; none where the trainer is not there."""
     try:
-        from trainer.released import RELEASED
+        from open_diht.trainer.released import RELEASED
     except ImportError:
         return []
     return list(RELEASED)
 
 
 def _load_released(word: str, path: Path, device: str, precision: Precision) -> Model:
-    from trainer.released import RELEASED, load_released
-    from trainer.warm_start import BadWeights
+    from open_diht.trainer.released import RELEASED, load_released
+    from open_diht.trainer.warm_start import BadWeights
 
     shapes_of(path)
     try:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from eval.errors import ModelError
-from eval.hashes import sha256_of
-from eval.versions import library_versions
+from open_diht.eval.errors import ModelError
+from open_diht.eval.hashes import sha256_of
+from open_diht.eval.versions import library_versions
 
 
 class Model(ABC):

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import open_clip
 import torch
 
-from eval.errors import ModelError
-from eval.hashes import sha256_of
-from eval.models.model import Model, weights_hash
-from eval.models.short_texts import can_shorten, encode_short
-from eval.models.weights import NOT_LOADED, check_folder, check_positions, reason
+from open_diht.eval.errors import ModelError
+from open_diht.eval.hashes import sha256_of
+from open_diht.eval.models.model import Model, weights_hash
+from open_diht.eval.models.short_texts import can_shorten, encode_short
+from open_diht.eval.models.weights import NOT_LOADED, check_folder, check_positions, reason
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")

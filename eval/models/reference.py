@@ -1,4 +1,4 @@
-"""The offline reference encoder (`common.reference_encoder`) as a model of the evaluation."""
+"""The offline reference encoder (`open_diht.common.reference_encoder`) as a model of the evaluation."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from common.data_root import REFERENCE
-from common.reference_encoder import CONTEXT_LENGTH, LOGIT_SCALE, TOP, ReferenceEncoder, ReferenceMissing
-from eval.errors import ModelError
-from eval.hashes import sha256_of
-from eval.models.model import Model, weights_hash
+from open_diht.common.data_root import REFERENCE
+from open_diht.common.reference_encoder import CONTEXT_LENGTH, LOGIT_SCALE, TOP, ReferenceEncoder, ReferenceMissing
+from open_diht.eval.errors import ModelError
+from open_diht.eval.hashes import sha256_of
+from open_diht.eval.models.model import Model, weights_hash
 
 
 class ReferenceModel(Model):
-    """ConSE over lite0 and MiniLM, from the folder that `eval.fetch` filled."""
+    """ConSE over lite0 and MiniLM, from the folder that `open_diht.eval.fetch` filled."""
 
     def __init__(self, folder: Path, device: str):
         """Raises `ModelError` where the weights are not in `folder`."""

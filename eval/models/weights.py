@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from eval.errors import ModelError
+from open_diht.eval.errors import ModelError
 
 NAMES = (".safetensors", ".bin", ".pth")
 """What open_clip looks for in a folder."""

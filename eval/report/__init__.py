@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from common.files import publish_bytes, publish_json
-from eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
-from eval.report.across import across
-from eval.report.averages import averages
-from eval.report.data import Row, checked, group_few_shot, group_tasks
-from eval.report.markdown import render_markdown
-from eval.report.page import render
+from open_diht.common.files import publish_bytes, publish_json
+from open_diht.eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
+from open_diht.eval.report.across import across
+from open_diht.eval.report.averages import averages
+from open_diht.eval.report.data import Row, checked, group_few_shot, group_tasks
+from open_diht.eval.report.markdown import render_markdown
+from open_diht.eval.report.page import render
 
 __all__ = ["Answered", "ComparedPair", "Confusion", "Example", "FoundImages", "FoundTexts", "write_report"]
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.items import estimate_of, read_items
-from eval.report.data import TaskRows
-from eval.results import images_of
-from eval.robustness import effective_robustness
-from eval.statistics import Estimate, average
-from eval.task import Suite
-from eval.tasks import load_suite, suite_names
+from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.report.data import TaskRows
+from open_diht.eval.results import images_of
+from open_diht.eval.robustness import effective_robustness
+from open_diht.eval.statistics import Estimate, average
+from open_diht.eval.task import Suite
+from open_diht.eval.tasks import load_suite, suite_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval.items import estimate_of, read_items
-from eval.report.data import TaskRows
-from eval.results import images_of
-from eval.statistics import average
+from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.report.data import TaskRows
+from open_diht.eval.results import images_of
+from open_diht.eval.statistics import average
 
 
 @dataclass(frozen=True, slots=True)

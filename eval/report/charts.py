@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from common.html import apart, attribute
-from eval.report.data import FewShotTable
-from eval.report.text import percent
+from open_diht.common.html import apart, attribute
+from open_diht.eval.report.data import FewShotTable
+from open_diht.eval.report.text import percent
 
 WIDE, HIGH = 720.0, 340.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 150.0, 14.0, 40.0

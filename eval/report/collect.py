@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.ranks import Ranks
-from eval.data import Memo
-from eval.examples import Example
-from eval.features import FeatureCache
-from eval.items import read_items
-from eval.report.data import Row, group_tasks
-from eval.task import Task
-from eval.tasks.kinds import KINDS
-from eval.tasks.opening import open_task
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data import Memo
+from open_diht.eval.examples import Example
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.items import read_items
+from open_diht.eval.report.data import Row, group_tasks
+from open_diht.eval.task import Task
+from open_diht.eval.tasks.kinds import KINDS
+from open_diht.eval.tasks.opening import open_task
 
 
 def collect_examples(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.tasks.kinds import KINDS
+from open_diht.eval.tasks.kinds import KINDS
 
 Row = Mapping[str, Any]
 COLUMNS = ("task", "kind", "metric", "value", "low", "high", "n", "protocol")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from common.html import attribute, show
-from eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
-from eval.report.text import percent
+from open_diht.common.html import attribute, show
+from open_diht.eval.examples import Answered, ComparedPair, Confusion, Example, FoundImages, FoundTexts
+from open_diht.eval.report.text import percent
 
 SIDE = 168
 """Longest side of a thumbnail in pixels."""

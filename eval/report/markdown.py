@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.html import plain
-from eval.report.across import Across
-from eval.report.averages import AverageRow
-from eval.report.data import FewShotTable, Row, TaskRows, heading
-from eval.report.references import few_shot_references, references
-from eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
-from eval.results import cautions
+from open_diht.common.html import plain
+from open_diht.eval.report.across import Across
+from open_diht.eval.report.averages import AverageRow
+from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
+from open_diht.eval.report.references import few_shot_references, references
+from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT, cell, percent, shots_said
+from open_diht.eval.results import cautions
 
 
 def render_markdown(

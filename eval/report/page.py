@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from common.html import render_page
-from eval.examples import Example
-from eval.report.across import Across
-from eval.report.averages import AverageRow
-from eval.report.charts import draw_curves
-from eval.report.data import FewShotTable, Row, TaskRows, heading
-from eval.report.examples import draw_examples
-from eval.report.tables import draw_across, draw_few_shot_table, draw_references, draw_tasks
-from eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT
+from open_diht.common.html import render_page
+from open_diht.eval.examples import Example
+from open_diht.eval.report.across import Across
+from open_diht.eval.report.averages import AverageRow
+from open_diht.eval.report.charts import draw_curves
+from open_diht.eval.report.data import FewShotTable, Row, TaskRows, heading
+from open_diht.eval.report.examples import draw_examples
+from open_diht.eval.report.tables import draw_across, draw_few_shot_table, draw_references, draw_tasks
+from open_diht.eval.report.text import ACROSS, AVERAGES, CAUTION, FEW_SHOT
 
 
 def render(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.yaml_files import read_yaml
+from open_diht.common.yaml_files import read_yaml
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from common.html import attribute, show
-from eval.report.across import Across
-from eval.report.averages import AverageRow
-from eval.report.charts import interval_bar
-from eval.report.data import FewShotTable, Row, TaskRows
-from eval.report.references import few_shot_references, references
-from eval.report.text import percent, shots_said
-from eval.results import cautions
+from open_diht.common.html import attribute, show
+from open_diht.eval.report.across import Across
+from open_diht.eval.report.averages import AverageRow
+from open_diht.eval.report.charts import interval_bar
+from open_diht.eval.report.data import FewShotTable, Row, TaskRows
+from open_diht.eval.report.references import few_shot_references, references
+from open_diht.eval.report.text import percent, shots_said
+from open_diht.eval.results import cautions
 
 _HEAD = (
     '<thead><tr><th scope="col">task</th><th scope="col">metric</th><th scope="col" class="number">value, %</th>'

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.html import plain
-from eval.results import cautions
+from open_diht.common.html import plain
+from open_diht.eval.results import cautions
 
 CAUTION = (
     "An interval says how far the number could be off because these test items were drawn and not others. It does not "

@@ -1,8 +1,8 @@
 """Tasks and suites: one YAML file each in `eval/suites/`. Kinds of task: one class each."""
 
-from eval.task import Source, Suite, Task
-from eval.tasks.kinds import KINDS, Kind, register
-from eval.tasks.loading import choose_tasks, load_suite, suite_names
+from open_diht.eval.task import Source, Suite, Task
+from open_diht.eval.tasks.kinds import KINDS, Kind, register
+from open_diht.eval.tasks.loading import choose_tasks, load_suite, suite_names
 
 __all__ = [
     "KINDS",

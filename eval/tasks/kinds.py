@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:  # torch comes when something is measured, not when a suite is read
-    from common.ranks import Ranks
-    from eval.data import Annotation, DataSet
-    from eval.examples import Example
-    from eval.features import FeatureCache
-    from eval.options import Options
-    from eval.results import Items, TaskOutcome
-    from eval.task import Task
+    from open_diht.common.ranks import Ranks
+    from open_diht.eval.data import Annotation, DataSet
+    from open_diht.eval.examples import Example
+    from open_diht.eval.features import FeatureCache
+    from open_diht.eval.options import Options
+    from open_diht.eval.results import Items, TaskOutcome
+    from open_diht.eval.task import Task
 
 
 class Kind(ABC):
@@ -64,14 +64,14 @@ class Classification(Kind):
     rules = 2
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.zeroshot`."""
-        from eval.zeroshot import evaluate_classification
+        """See `open_diht.eval.zeroshot`."""
+        from open_diht.eval.zeroshot import evaluate_classification
 
         return evaluate_classification(task, data, cache, group)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Classes that are confused."""
-        from eval.zeroshot import confusions
+        from open_diht.eval.zeroshot import confusions
 
         return confusions(task, data, items)
 
@@ -86,14 +86,14 @@ class Retrieval(Kind):
     rules = 2
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.retrieval`."""
-        from eval.retrieval import evaluate_retrieval
+        """See `open_diht.eval.retrieval`."""
+        from open_diht.eval.retrieval import evaluate_retrieval
 
         return evaluate_retrieval(task, data, cache, group, options.strict_ties)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Queries and what was found."""
-        from eval.retrieval import queries
+        from open_diht.eval.retrieval import queries
 
         return queries(task, data, items, cache)
 
@@ -108,14 +108,14 @@ class VisualQuestionAnswering(Kind):
     rules = 4
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.vqa`."""
-        from eval.vqa import evaluate_vqa
+        """See `open_diht.eval.vqa`."""
+        from open_diht.eval.vqa import evaluate_vqa
 
         return evaluate_vqa(task, data, cache, group)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Questions and their answers."""
-        from eval.vqa import answers
+        from open_diht.eval.vqa import answers
 
         return answers(data, items)
 
@@ -129,14 +129,14 @@ class CaptionSelection(Kind):
     needs = "choices"
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.caption_selection`."""
-        from eval.caption_selection import evaluate_caption_selection
+        """See `open_diht.eval.caption_selection`."""
+        from open_diht.eval.caption_selection import evaluate_caption_selection
 
         return evaluate_caption_selection(task, data, cache, group)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Images with the captions offered."""
-        from eval.caption_selection import selections
+        from open_diht.eval.caption_selection import selections
 
         return selections(task, data, items, cache)
 
@@ -150,14 +150,14 @@ class PairSelection(Kind):
     needs = "pairs"
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.pair_selection`."""
-        from eval.pair_selection import evaluate_pair_selection
+        """See `open_diht.eval.pair_selection`."""
+        from open_diht.eval.pair_selection import evaluate_pair_selection
 
         return evaluate_pair_selection(task, data, cache)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Pairs with their four cosines."""
-        from eval.pair_selection import compared_pairs
+        from open_diht.eval.pair_selection import compared_pairs
 
         return compared_pairs(task, data, items, cache)
 
@@ -171,14 +171,14 @@ class Associating(Kind):
     needs = "associations"
 
     def measure(self, task: Task, data: DataSet, cache: FeatureCache, group: Ranks, options: Options) -> TaskOutcome:
-        """See `eval.association`."""
-        from eval.association import evaluate_association
+        """See `open_diht.eval.association`."""
+        from open_diht.eval.association import evaluate_association
 
         return evaluate_association(task, data, cache)
 
     def examples(self, task: Task, data: DataSet, items: Items, cache: FeatureCache) -> Sequence[Example]:
         """Cues with the images offered."""
-        from eval.association import cues
+        from open_diht.eval.association import cues
 
         return cues(task, data, items, cache)
 

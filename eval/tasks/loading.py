@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, build, converted, one_of
-from common.yaml_files import BadYaml, read_yaml
-from eval.errors import WrongUse
-from eval.task import DIRECTIONS, Suite, Task
-from eval.tasks.kinds import KINDS
-from eval.templates import Texts, check_templates, named
+from open_diht.common.fields import BadValue, build, converted, one_of
+from open_diht.common.yaml_files import BadYaml, read_yaml
+from open_diht.eval.errors import WrongUse
+from open_diht.eval.task import DIRECTIONS, Suite, Task
+from open_diht.eval.tasks.kinds import KINDS
+from open_diht.eval.templates import Texts, check_templates, named
 
 _FOLDER = Path(__file__).parents[1] / "suites"
 

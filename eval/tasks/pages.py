@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from eval.task import Source, Suite, Task
-from eval.tasks.kinds import KINDS
-from eval.tasks.loading import load_suite, suite_names
+from open_diht.eval.task import Source, Suite, Task
+from open_diht.eval.tasks.kinds import KINDS
+from open_diht.eval.tasks.loading import load_suite, suite_names
 
 _LISTED = 8
 """Class names and templates shown of a list, at most."""

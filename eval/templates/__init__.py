@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Literal
 
-from eval.errors import WrongUse
+from open_diht.eval.errors import WrongUse
 
 Texts = Literal["templates", "class_names"]
 SOURCES = ("clip_benchmark", "openai_clip")

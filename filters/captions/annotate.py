@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser, Parse, model_provenance
-from filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
+from open_diht.filters.captions.graph import CaptionGraph, build_graph, is_action_candidate
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser, Parse, model_provenance
+from open_diht.filters.captions.verifier import Odds, Verifier, load_verifier, weights_fingerprint
 
 VERSION = 5  # raise it when equal captions may get other annotations: runs then annotate anew
 

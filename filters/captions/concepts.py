@@ -15,8 +15,8 @@ from collections.abc import Collection
 from functools import cache, lru_cache
 from typing import Any
 
-from filters.captions.parse import find_model
-from filters.lean import FRAMEWORKS, without
+from open_diht.filters.captions.parse import find_model
+from open_diht.filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     import spacy

@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from filters.captions.graph import build_graph
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser
-from filters.captions.verifier import Evidence, load_verifier
+from open_diht.filters.captions.graph import build_graph
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser
+from open_diht.filters.captions.verifier import Evidence, load_verifier
 
 _TAGS = {
     "NN": "noun",

@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.captions import feature_names as say
-from filters.captions.feature_names import END, PREPOSITIONS, START, Features
-from filters.captions.graph import (
+from open_diht.filters.captions import feature_names as say
+from open_diht.filters.captions.feature_names import END, PREPOSITIONS, START, Features
+from open_diht.filters.captions.graph import (
     ATTRIBUTE_KINDS,
     NAME_TAGS,
     NOUN_TAGS,
@@ -29,9 +29,9 @@ from filters.captions.graph import (
     Object,
     subject_of,
 )
-from filters.captions.lexicon import VerbRating, first_names, verb_rating
-from filters.captions.normalise import is_title_case
-from filters.captions.words import ACTOR, PERSON, UNKNOWN, UNRATED, known_word
+from open_diht.filters.captions.lexicon import VerbRating, first_names, verb_rating
+from open_diht.filters.captions.normalise import is_title_case
+from open_diht.filters.captions.words import ACTOR, PERSON, UNKNOWN, UNRATED, known_word
 
 T = TypeVar("T")
 Column = Sequence[Any]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from filters.base import Bools, CaptionEvidence, CaptionFilter
+from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal, NamedTuple, get_args
 
-from filters.captions import lexicon
-from filters.captions.parse import Parse
-from filters.captions.words import ACTOR, COPULA, Word, known_word
+from open_diht.filters.captions import lexicon
+from open_diht.filters.captions.parse import Parse
+from open_diht.filters.captions.words import ACTOR, COPULA, Word, known_word
 
 VERB_TAGS = frozenset({"VB", "VBD", "VBG", "VBN", "VBP", "VBZ"})
 NOUN_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS"})

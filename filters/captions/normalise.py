@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from string import ascii_uppercase
 
-from filters.captions.lexicon import is_first_name, verb_lemma, verb_rating
+from open_diht.filters.captions.lexicon import is_first_name, verb_lemma, verb_rating
 
 MAX_CHARS = 2_000  # of the text parsed; what follows in such a "caption" is page text
 

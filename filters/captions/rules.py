@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.fields import Count, Positive, Share, check_fields
-from filters.captions.graph import TIED_KINDS, AttributeKind
+from open_diht.common.fields import Count, Positive, Share, check_fields
+from open_diht.filters.captions.graph import TIED_KINDS, AttributeKind
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]

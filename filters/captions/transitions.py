@@ -13,8 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.captions.encoder import Floats, Ints, UnsupportedModel, groups_of
-from filters.lean import FRAMEWORKS, without
+from open_diht.filters.captions.encoder import Floats, Ints, UnsupportedModel, groups_of
+from open_diht.filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from spacy.pipeline import DependencyParser

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.captions.encoder import Floats
-from filters.captions.feature_names import Features
-from filters.captions.features import Captions, Columns, Make
-from filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.encoder import Floats
+from open_diht.filters.captions.feature_names import Features
+from open_diht.filters.captions.features import Captions, Columns, Make
+from open_diht.filters.captions.graph import CaptionGraph
 
 Odds = NDArray[np.float64]
 
@@ -185,11 +185,11 @@ def _vectors(graphs: Sequence[CaptionGraph]) -> Floats:
 @cache
 def load_verifier() -> Verifier:
     """The trained weights that ship with the package."""
-    text = files("filters.captions").joinpath(WEIGHTS).read_text(encoding="utf-8")
+    text = files("open_diht.filters.captions").joinpath(WEIGHTS).read_text(encoding="utf-8")
     tables = json.loads(text)
     return Verifier(*(Scorer.of(tables[part]) for part in ("actions", "details")))
 
 
 def weights_fingerprint() -> str:
     """sha256 of the weights, for the provenance of a run."""
-    return hashlib.sha256(files("filters.captions").joinpath(WEIGHTS).read_bytes()).hexdigest()
+    return hashlib.sha256(files("open_diht.filters.captions").joinpath(WEIGHTS).read_bytes()).hexdigest()

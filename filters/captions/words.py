@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from filters.captions.lexicon import describing_words, noun_rating, verb_forms, verb_lemma, verb_rating
+from open_diht.filters.captions.lexicon import describing_words, noun_rating, verb_forms, verb_lemma, verb_rating
 
 COPULA = frozenset(
     {"be", "am", "is", "are", "was", "were", "been", "being", "'s", "'re", "'m", "’s", "’re", "’m", "ai"}

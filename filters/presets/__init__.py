@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.fields import BadValue, Count, build, check_fields, converted, one_of
-from common.naming import nearest
-from common.yaml_files import BadYaml, read_yaml
-from filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
-from filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
-from filters.captions.rules import CaptionRule
-from filters.columns import ColumnCondition, as_section, conditions_of
-from filters.dedup import DedupRule
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
-from filters.spotting.filters import ImageTooSmall, TextSpotting
-from filters.spotting.overlap import OverlapRule
+from open_diht.common.fields import BadValue, Count, build, check_fields, converted, one_of
+from open_diht.common.naming import nearest
+from open_diht.common.yaml_files import BadYaml, read_yaml
+from open_diht.filters.base import CaptionFilter, Filter, ImageFilter, registered_filters
+from open_diht.filters.captions.filters import Action, CaptionLength, Complexity, NoCaption
+from open_diht.filters.captions.rules import CaptionRule
+from open_diht.filters.columns import ColumnCondition, as_section, conditions_of
+from open_diht.filters.dedup import DedupRule
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.spotting.filters import ImageTooSmall, TextSpotting
+from open_diht.filters.spotting.overlap import OverlapRule
 
 _FOLDER = Path(__file__).parent
 _SECTIONS = ("captions", "columns", "images", "text_spotting", "score", "dedup", "foresee")
@@ -53,11 +53,11 @@ class Preset:
     score: ScoreRule = field(default_factory=ScoreRule)
     dedup: DedupRule = field(default_factory=DedupRule)
     columns: tuple[ColumnCondition, ...] = ()
-    """What is asked of the manifest's own columns (see `filters.columns`)."""
+    """What is asked of the manifest's own columns (see `open_diht.filters.columns`)."""
     foresee: tuple[str, ...] = ()
     """Other presets whose survivors' images are read along, so that switching to them later needs no OCR."""
     filters: tuple[Filter, ...] = ()
-    """Registered filters that the preset has a section for (see `filters.base`), in its order."""
+    """Registered filters that the preset has a section for (see `open_diht.filters.base`), in its order."""
 
     @property
     def caption_filters(self) -> tuple[CaptionFilter, ...]:

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
-from filters.spotting.settings import SpotterSettings
-from filters.spotting.worker import COUNT, settings_to_json
+from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
 _IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
 _STDERR_TAIL: Final = 4000
@@ -44,7 +44,14 @@ class Child:
         self.served = 0
         self.rss_mib = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        command = [sys.executable, "-P", "-m", "filters.spotting.worker", settings_to_json(settings), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "open_diht.filters.spotting.worker",
+            settings_to_json(settings),
+            str(os.getpid()),
+        ]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr, env=_environment(), cwd="/"
         )

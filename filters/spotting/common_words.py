@@ -3,7 +3,7 @@
 The table `common_words.txt` lists the words found in at least one of a thousand captions; a word that is not in it is
 rarer. Its counts come from three public caption samples (the header of the file names them); regenerate it with
 
-    python -m filters.spotting.common_words --output common_words.txt NAME=FILE ...
+    python -m open_diht.filters.spotting.common_words --output common_words.txt NAME=FILE ...
 
 where FILE holds one caption per line.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from filters.spotting.folding import fold
+from open_diht.filters.spotting.folding import fold
 
 TABLE: Final = "common_words.txt"
 LEAST_CHANCE: Final = 0.001
@@ -50,7 +50,7 @@ def count_chances(captions: Iterable[str]) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the table from named caption files: a word's chance is the largest of its shares in the files."""
     parser = argparse.ArgumentParser(
-        prog="python -m filters.spotting.common_words", description="Count common caption words."
+        prog="python -m open_diht.filters.spotting.common_words", description="Count common caption words."
     )
     parser.add_argument("--output", type=Path, required=True, help="the table to write")
     parser.add_argument(
@@ -68,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for word, chance in count_chances(captions).items():
             chances[word] = max(chance, chances.get(word, 0.0))
     header.append(
-        "# Word counts are facts; no caption is reproduced. Made by `python -m filters.spotting.common_words`."
+        "# Word counts are facts; no caption is reproduced. Made by `python -m "
+        "open_diht.filters.spotting.common_words`."
     )
     rows = [f"{word}\t{chance:.4f}" for word, chance in sorted(chances.items(), key=lambda pair: (-pair[1], pair[0]))]
     options.output.write_text("\n".join([*header, *rows]) + "\n", encoding="utf-8")

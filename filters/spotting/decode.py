@@ -2,7 +2,7 @@
 
 Images of the web are bombs, truncated downloads, HTML error pages, animations, CMYK scans and 16-bit PNGs.
 `decode_image` either returns upright BGR pixels or raises `UnreadableImage` with one reason out of a closed list; what
-is accepted, and within which bounds, is decided in `common.images`.
+is accepted, and within which bounds, is decided in `open_diht.common.images`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image
+from open_diht.common.images import BadImage, ImageLimits, OpenedImage, decoding, open_image
 
 Pixels = npt.NDArray[np.uint8]
 JpegDecoder = Callable[[bytes, int], Pixels | None]
@@ -27,7 +27,7 @@ None where it cannot decode it."""
 class UnreadableImageReason(StrEnum):
     """Why an image has no spotting. The values are written to data sets: add, never rename."""
 
-    # Those of common.images.BadImageReason, whose bounds are DecodeLimits:
+    # Those of open_diht.common.images.BadImageReason, whose bounds are DecodeLimits:
     EMPTY = "empty"
     NOT_AN_IMAGE = "not_an_image"
     TRUNCATED = "truncated"
@@ -88,7 +88,8 @@ def decode_image(data: bytes, limits: DecodeLimits, decode_jpeg: JpegDecoder | N
     `data` is a whole file. Transparency is composed on white; CMYK (also Adobe's inverted one) becomes RGB; 16-bit
     samples are scaled, not clipped; the EXIF orientation is applied; colour profiles are ignored. An image of 1 x 1
     pixel is an image: its use is the caller's decision. Raises `UnreadableImage`, and nothing else, for any bytes;
-    MemoryError is not caught, since it says nothing about the image. One thread per process (`common.images`).
+    MemoryError is not caught, since it says nothing about the image. One thread per process
+    (`open_diht.common.images`).
 
     `decode_jpeg`, where it is given, is asked first for plain JPEGs: whole, in grey or RGB, upright. All others, and
     what it does not decode, are Pillow's.

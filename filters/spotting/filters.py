@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.compute as pc
 
-from filters.base import Bools, ImageEvidence, ImageFilter
+from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,10 +33,10 @@ from functools import lru_cache
 from math import prod
 from typing import Final, Literal
 
-from common.fields import Count, Positive, Share, check_fields
-from filters.spotting.common_run import longest_common_run, within_edits
-from filters.spotting.common_words import LEAST_CHANCE, word_chances
-from filters.spotting.folding import Folded, fold, is_ideograph
+from open_diht.common.fields import Count, Positive, Share, check_fields
+from open_diht.filters.spotting.common_run import longest_common_run, within_edits
+from open_diht.filters.spotting.common_words import LEAST_CHANCE, word_chances
+from open_diht.filters.spotting.folding import Folded, fold, is_ideograph
 
 Unit = Literal["line", "word", "joined"]
 SpottedText = tuple[str, float]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.settings import SpotterSettings
 
 _BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16"})
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from filters.spotting.decode import DecodeLimits
-from filters.spotting.weights import ModelSize
+from open_diht.filters.spotting.decode import DecodeLimits
+from open_diht.filters.spotting.weights import ModelSize
 
 EngineName = Literal["onnxruntime", "openvino", "cuda", "paddle"]
 Precision = Literal["auto", "bf16", "f32"]

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final
 
-from common.installation import install_command, remedy
-from filters.spotting.child import Child, ChildDied, ChildTimeout
-from filters.spotting.decode import UnreadableImage, UnreadableImageReason
-from filters.spotting.precision import resolved
-from filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
-from filters.spotting.weights import find_models, fingerprint
+from open_diht.common.installation import install_command, remedy
+from open_diht.filters.spotting.child import Child, ChildDied, ChildTimeout
+from open_diht.filters.spotting.decode import UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.precision import resolved
+from open_diht.filters.spotting.settings import EngineName, Spotted, SpotterSettings, Spotting
+from open_diht.filters.spotting.weights import find_models, fingerprint
 
 __all__ = ["Spotted", "SpotterError", "SpotterSettings", "Spotting", "TextSpotter", "UnreadableImage"]
 

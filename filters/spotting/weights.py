@@ -26,9 +26,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Literal
 
-from common.installation import uv_command
-from common.pinned import digest_of, is_pinned
-from common.progress import ProgressBar
+from open_diht.common.installation import uv_command
+from open_diht.common.pinned import digest_of, is_pinned
+from open_diht.common.progress import ProgressBar
 
 ModelSize = Literal["small", "tiny"]
 
@@ -328,7 +328,7 @@ def _move_into_place(staged: Path, place: Path) -> None:
             place.rename(staged.parent / f"replaced-{attempt}")
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m filters.spotting.weights") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.filters.spotting.weights") -> int:
     """Run the command line. Returns the exit status: 0 installed (or already there), 1 failed.
 
     Args:

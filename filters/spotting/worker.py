@@ -1,9 +1,9 @@
 """The OCR process: reads some images from stdin, writes what they say to stdout, until stdin ends.
 
-Started by `child.py` as `python -m filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`, and a
-process id. Messages are frames (frames.py): in come a number of images and the bytes of each, out goes JSON. It never
-outlives its parent: it ends when stdin ends, when its parent changes, and, should an image hang it in native code, by
-the kernel's alarm clock.
+Started by `child.py` as `python -m open_diht.filters.spotting.worker SETTINGS PARENT`: the JSON of `SpotterSettings`,
+and a process id. Messages are frames (frames.py): in come a number of images and the bytes of each, out goes JSON. It
+never outlives its parent: it ends when stdin ends, when its parent changes, and, should an image hang it in native
+code, by the kernel's alarm clock.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final, Protocol
 
-from filters.spotting.decode import (
+from open_diht.filters.spotting.decode import (
     DecodedImage,
     DecodeLimits,
     JpegDecoder,
@@ -28,8 +28,8 @@ from filters.spotting.decode import (
     UnreadableImageReason,
     decode_image,
 )
-from filters.spotting.frames import PipeClosed, read_frame, write_frame
-from filters.spotting.settings import Spotted, SpotterSettings
+from open_diht.filters.spotting.frames import PipeClosed, read_frame, write_frame
+from open_diht.filters.spotting.settings import Spotted, SpotterSettings
 
 PARENT_CHECK_S: Final = 1.0
 ALARM_GRACE_S: Final = 5
@@ -121,7 +121,7 @@ def main() -> int:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     _follow_parent(int(sys.argv[2]))
     engine = _load(settings)  # only now: it takes seconds, in which the parent may already have gone
-    from filters.spotting.ocr.jpeg import decode_jpeg
+    from open_diht.filters.spotting.ocr.jpeg import decode_jpeg
 
     try:
         write_frame(replied, json.dumps({"ready": os.getpid(), "rss_mib": _rss_mib()}).encode())
@@ -138,10 +138,10 @@ def main() -> int:
 
 def _load(settings: SpotterSettings) -> Reader:
     if settings.engine == "paddle":
-        from filters.spotting.ocr.paddle import PaddleEngine
+        from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
         return PaddleEngine(settings)
-    from filters.spotting.ocr import engine
+    from open_diht.filters.spotting.ocr import engine
 
     return engine.BatchedEngine(settings) if settings.engine == "cuda" else engine.Engine(settings)
 

@@ -1,6 +1,6 @@
-"""`python -m pipelines.concepts`, the first half of `make concepts`."""
+"""`python -m open_diht.pipelines.concepts`, the first half of `make concepts`."""
 
-from common.run_command import run_command
+from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("pipelines.concepts.cli")
+    run_command("open_diht.pipelines.concepts.cli")

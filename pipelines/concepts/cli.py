@@ -9,20 +9,20 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
-from common.command_line import Parser, exit_status, number, refuse_empty, say
-from common.fields import Positive
-from common.lease import LeaseLost
-from filters.captions.parse import ModelMissing
-from pipelines.cli import add_where, backend_of, shard_of
-from pipelines.concepts.run import ConceptSettings, run
-from pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
-from pipelines.engine.devices import add_device_options
-from pipelines.runners import JobFailed, RunnerError
-from pipelines.runners.fork_server import ForkServer
-from pipelines.runners.workers import WorkerDied
-from pipelines.store.commit import RunFailed
-from pipelines.store.locking import NotLocked
-from pipelines.store.storage import store_path
+from open_diht.common.command_line import Parser, exit_status, number, refuse_empty, say
+from open_diht.common.fields import Positive
+from open_diht.common.lease import LeaseLost
+from open_diht.filters.captions.parse import ModelMissing
+from open_diht.pipelines.cli import add_where, backend_of, shard_of
+from open_diht.pipelines.concepts.run import ConceptSettings, run
+from open_diht.pipelines.concepts.teacher import DEFAULT, find_teacher, teacher_names
+from open_diht.pipelines.engine.devices import add_device_options
+from open_diht.pipelines.runners import JobFailed, RunnerError
+from open_diht.pipelines.runners.fork_server import ForkServer
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.locking import NotLocked
+from open_diht.pipelines.store.storage import store_path
 
 
 def _parser(prog: str, defaults: Mapping[str, str]) -> Parser:
@@ -67,7 +67,9 @@ before_main = ForkServer.branch_off
 """See `run_command`: workers are forked from what is imported by then."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.concepts", **defaults: str) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.concepts", **defaults: str
+) -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help, `defaults` are
     options that need not be given."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
-from pipelines.concepts.teacher import LoadedTeacher
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
+from open_diht.pipelines.concepts.teacher import LoadedTeacher
 
 NO_IMAGE = "missing_image"
 NOT_FINITE = "not_finite"

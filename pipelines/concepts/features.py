@@ -21,17 +21,17 @@ import numpy as np
 import numpy.typing as npt
 from apache_beam.utils.shared import Shared
 
-from pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
-from pipelines.concepts.shards import images_of
-from pipelines.concepts.teacher import LoadedTeacher, Teacher
-from pipelines.engine.ahead import prepared_ahead
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import UnreadableFile
-from pipelines.store.commit import published, remove
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
+from open_diht.pipelines.concepts.shards import images_of
+from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher
+from open_diht.pipelines.engine.ahead import prepared_ahead
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import UnreadableFile
+from open_diht.pipelines.store.commit import published, remove
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 KEEP_S = 60.0  # at most so much of a unit is lost with its worker
 

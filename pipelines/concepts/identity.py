@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from common.command_line import WrongUse
-from pipelines.concepts.teacher import Teacher
-from pipelines.engine.devices import AUTO, best_precision
-from pipelines.store.commit import publish_first, publish_json, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.concepts.teacher import Teacher
+from open_diht.pipelines.engine.devices import AUTO, best_precision
+from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 SAME = 0.01
 """Relative distance up to which features of one image are the same. Processors and versions differ by 0.00001; another

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from filters.captions.concepts import concept_names
-from pipelines.concepts.shards import annotations_of
-from pipelines.concepts.vocabulary import HEADS, annotated
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import UnreadableFile
-from pipelines.store.commit import published, read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.filters.captions.concepts import concept_names
+from open_diht.pipelines.concepts.shards import annotations_of
+from open_diht.pipelines.concepts.vocabulary import HEADS, annotated
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import UnreadableFile
+from open_diht.pipelines.store.commit import published, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 
 @dataclass

@@ -15,27 +15,33 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
-from common.command_line import WrongUse, check_folder
-from common.lease import Lease
-from filters.captions.parse import model_provenance
-from pipelines.concepts.features import FeatureStage
-from pipelines.concepts.identity import precision_of, seen, settle
-from pipelines.concepts.labels import LabelStage
-from pipelines.concepts.shards import shard_entries
-from pipelines.concepts.teacher import Teacher
-from pipelines.concepts.vocabulary import VERSION, VocabularyStage, lowest_count, make_vocabulary, rows_counted
-from pipelines.engine.devices import AUTO, check_device, device_here, gpus_of
-from pipelines.engine.engine import Engine
-from pipelines.engine.sharing import Sharing, shard_name
-from pipelines.engine.stage import Stage
-from pipelines.runners import Backend, Direct
-from pipelines.store.commit import publish_json, read_json, retract
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.locking import FileLock, output_lock
-from pipelines.store.ownership import foreign_entry
-from pipelines.store.records import Vouched
-from pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
+from open_diht.common.command_line import WrongUse, check_folder
+from open_diht.common.lease import Lease
+from open_diht.filters.captions.parse import model_provenance
+from open_diht.pipelines.concepts.features import FeatureStage
+from open_diht.pipelines.concepts.identity import precision_of, seen, settle
+from open_diht.pipelines.concepts.labels import LabelStage
+from open_diht.pipelines.concepts.shards import shard_entries
+from open_diht.pipelines.concepts.teacher import Teacher
+from open_diht.pipelines.concepts.vocabulary import (
+    VERSION,
+    VocabularyStage,
+    lowest_count,
+    make_vocabulary,
+    rows_counted,
+)
+from open_diht.pipelines.engine.devices import AUTO, check_device, device_here, gpus_of
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.sharing import Sharing, shard_name
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.runners import Backend, Direct
+from open_diht.pipelines.store.commit import publish_json, read_json, retract
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import FileLock, output_lock
+from open_diht.pipelines.store.ownership import foreign_entry
+from open_diht.pipelines.store.records import Vouched
+from open_diht.pipelines.store.storage import StorePath, each, in_memory, is_local, stamps
 
 _log = logging.getLogger(__name__)
 _STAGES = ("vocabulary", "labels", "features")

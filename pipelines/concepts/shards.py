@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from common.command_line import WrongUse
-from common.shard_index import IMAGES
-from pipelines.manifests.formats.webdataset import Sample, samples
-from pipelines.settings import INDEX, SHARDS
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.common.command_line import WrongUse
+from open_diht.common.shard_index import IMAGES
+from open_diht.pipelines.manifests.formats.webdataset import Sample, samples
+from open_diht.pipelines.settings import INDEX, SHARDS
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 MAX_IMAGE_BYTES = 64 * 2**20
 MAX_JSON_BYTES = 16 * 2**20

@@ -17,11 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from common.command_line import WrongUse
-from common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
-from common.files import sha256_file
-from common.yaml_files import read_yaml
-from pipelines.engine.devices import Claim, computes_bf16, gpus_of
+from open_diht.common.command_line import WrongUse
+from open_diht.common.encoder_names import check_installed, local_weights, packaged_weights, parse_encoder_name
+from open_diht.common.files import sha256_file
+from open_diht.common.yaml_files import read_yaml
+from open_diht.pipelines.engine.devices import Claim, computes_bf16, gpus_of
 
 LIBRARIES = ("timm", "torchvision", "open_clip")
 DEFAULT = "efficientnet-lite0"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from common.naming import nearest
-from pipelines.datasets.errors import DatasetError
-from pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
+from open_diht.common.naming import nearest
+from open_diht.pipelines.datasets.errors import DatasetError
+from open_diht.pipelines.datasets.roles import ALIASES, ROLE_NAMES, Roles
 
 CaptionList = Literal["first", "refuse"]
 CAPTION_LISTS: tuple[str, ...] = get_args(CaptionList)

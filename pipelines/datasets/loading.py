@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from common.fields import BadValue, build
-from common.naming import nearest
-from common.yaml_files import BadYaml, read_yaml
-from pipelines.datasets.dataset import Dataset
-from pipelines.datasets.errors import DatasetError
+from open_diht.common.fields import BadValue, build
+from open_diht.common.naming import nearest
+from open_diht.common.yaml_files import BadYaml, read_yaml
+from open_diht.pipelines.datasets.dataset import Dataset
+from open_diht.pipelines.datasets.errors import DatasetError
 
 _FOLDER = Path(__file__).parent
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.datasets.dataset import Dataset
+from open_diht.pipelines.datasets.dataset import Dataset
 
 
 def missing_data_message(dataset: Dataset, looked_in: str) -> str:

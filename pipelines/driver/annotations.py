@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.engine.work import Work
-from pipelines.settings import STAGES, RunSettings
-from pipelines.stages.annotator import Annotator, registered_annotators
-from pipelines.stages.captions import CaptionAnnotation
-from pipelines.stages.columns import ColumnAnnotation
-from pipelines.stages.download import DownloadAnnotation
-from pipelines.stages.judge import Judge
-from pipelines.stages.score.annotation import ScoreAnnotation
-from pipelines.stages.spotting import SpottingAnnotation
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.stages.annotator import Annotator, registered_annotators
+from open_diht.pipelines.stages.captions import CaptionAnnotation
+from open_diht.pipelines.stages.columns import ColumnAnnotation
+from open_diht.pipelines.stages.download import DownloadAnnotation
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.score.annotation import ScoreAnnotation
+from open_diht.pipelines.stages.spotting import SpottingAnnotation
 
 BUILT_IN: tuple[type[Annotator], ...] = (
     ColumnAnnotation,

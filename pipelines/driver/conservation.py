@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.plan import Unit
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, each, read_table, row_count
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.plan import Unit
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, each, read_table, row_count
 
 _T = TypeVar("_T")
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common.version import program_version
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.plan import Plan, Unit
-from pipelines.report.dataset_card import Config, Provenance, render_card
-from pipelines.settings import RunSettings
-from pipelines.store.layout import KINDS, Layout
-from pipelines.store.storage import StorePath, each, open_parts
+from open_diht.common.version import program_version
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.report.dataset_card import Config, Provenance, render_card
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.storage import StorePath, each, open_parts
 
 _OWN = "Image-text pairs of the publisher's own"
 """Title of data sets that have no home."""

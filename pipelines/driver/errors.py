@@ -8,19 +8,19 @@ from typing import Any, get_args
 
 import pyarrow as pa
 
-from common.naming import counted
-from filters.captions.filters import NoCaption
-from filters.score import NOT_SCORED
-from filters.spotting.decode import UnreadableImageReason
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.engine.work import Work
-from pipelines.fetch.reasons import EXPLANATIONS, Reason
-from pipelines.manifests import Broken
-from pipelines.manifests.images import MissingReason, image_folders
-from pipelines.plan import Plan
-from pipelines.settings import RunSettings
-from pipelines.stages.decide import broken_unit
-from pipelines.stages.decisions import NOT_AT_HAND
+from open_diht.common.naming import counted
+from open_diht.filters.captions.filters import NoCaption
+from open_diht.filters.score import NOT_SCORED
+from open_diht.filters.spotting.decode import UnreadableImageReason
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.fetch.reasons import EXPLANATIONS, Reason
+from open_diht.pipelines.manifests import Broken
+from open_diht.pipelines.manifests.images import MissingReason, image_folders
+from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.decide import broken_unit
+from open_diht.pipelines.stages.decisions import NOT_AT_HAND
 
 
 def errors_of(work: Work, funnel: FunnelRecord | None, settings: RunSettings) -> tuple[str, ...]:

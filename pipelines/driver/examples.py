@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from filters.captions.explain import explain
-from filters.presets import Preset
-from filters.spotting.overlap import overlap
-from pipelines.datasets import Dataset
-from pipelines.manifests import FileChanged, UnreadableFile
-from pipelines.plan import Plan, Unit
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
-from pipelines.stages.downloads import images_of
-from pipelines.stages.image_records import image_records
-from pipelines.stages.judge import Judge, MeasuringJudge
-from pipelines.stages.verdicts import NotLookedAt
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
+from open_diht.filters.captions.explain import explain
+from open_diht.filters.presets import Preset
+from open_diht.filters.spotting.overlap import overlap
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests import FileChanged, UnreadableFile
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import DEAD, CaptionVerdict, cascade, judge_captions
+from open_diht.pipelines.stages.downloads import images_of
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.judge import Judge, MeasuringJudge
+from open_diht.pipelines.stages.verdicts import NotLookedAt
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
 
 EXAMPLES = 8
 """Examples of each reason in the report."""

@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
-from filters.columns import MISSING_PLACE, STORED, ColumnCondition
-from pipelines.manifests import in_words
-from pipelines.plan import Plan, Unit
-from pipelines.settings import RunSettings
-from pipelines.stages.captions import CaptionRecord
-from pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade
-from pipelines.stages.judge import Judge, conditions_of, steps_of
-from pipelines.stages.tally import DecideRecord
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import each
+from open_diht.filters.columns import MISSING_PLACE, STORED, ColumnCondition
+from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import CaptionRecord
+from open_diht.pipelines.stages.decisions import DEAD, NOT_AT_HAND, NOT_DECIDED, Step, cascade
+from open_diht.pipelines.stages.judge import Judge, conditions_of, steps_of
+from open_diht.pipelines.stages.tally import DecideRecord
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import each
 
 
 class DeadLetter(TypedDict):

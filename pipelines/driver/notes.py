@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.naming import counted
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.manifests import FileInfo, check_consistent
-from pipelines.stages.decisions import NOT_AT_HAND
-from pipelines.stages.dedup.findings import UID
-from pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
+from open_diht.common.naming import counted
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.manifests import FileInfo, check_consistent
+from open_diht.pipelines.stages.decisions import NOT_AT_HAND
+from open_diht.pipelines.stages.dedup.findings import UID
+from open_diht.pipelines.stages.tar_indexes import OTHER_CAPTION, UNUSABLE
 
 
 def all_notes(funnel: FunnelRecord) -> list[str]:

@@ -10,21 +10,21 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
-from pipelines.datasets import READ_AS
-from pipelines.driver.dataset_card import card_of
-from pipelines.driver.examples import collect_examples
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.notes import all_notes
-from pipelines.driver.table import render_funnel
-from pipelines.plan import Plan, Unit
-from pipelines.report import write_report
-from pipelines.report.dataset_card import CARD
-from pipelines.settings import RunSettings
-from pipelines.stages.judge import Judge
-from pipelines.store.commit import publish_bytes, publish_json, retract
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.datasets import READ_AS
+from open_diht.pipelines.driver.dataset_card import card_of
+from open_diht.pipelines.driver.examples import collect_examples
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.driver.notes import all_notes
+from open_diht.pipelines.driver.table import render_funnel
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.report import write_report
+from open_diht.pipelines.report.dataset_card import CARD
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.store.commit import publish_bytes, publish_json, retract
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import Vouched, publish_record
 
 
 @dataclass

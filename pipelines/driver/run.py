@@ -12,41 +12,41 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from common.command_line import WrongUse
-from common.files import temporary_beside
-from common.lease import Lease
-from filters.spotting.spotter import SpotterError, TextSpotter
-from filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
-from pipelines.driver.annotations import Annotations
-from pipelines.driver.conservation import check_conservation
-from pipelines.driver.errors import dead_letters_of, errors_of
-from pipelines.driver.funnel import count_set_aside, summarise
-from pipelines.driver.notes import types_that_differ
-from pipelines.driver.outcome import FilterOutcome
-from pipelines.driver.publish import Results
-from pipelines.engine.engine import Engine
-from pipelines.engine.sharing import Sharing, shard_name
-from pipelines.engine.work import Work
-from pipelines.fetch.tool import ToolMissing, check_tool
-from pipelines.manifests import check_image_paths
-from pipelines.plan import Plan, keep_plan, make_plan
-from pipelines.settings import STAGES, RunSettings
-from pipelines.stages.captions import check_lean
-from pipelines.stages.columns import check_columns
-from pipelines.stages.decide import Decisions
-from pipelines.stages.dedup.deduplication import Deduplication, check_semantic
-from pipelines.stages.dedup.findings import Findings
-from pipelines.stages.downloads import STAGE, images_at_hand
-from pipelines.stages.export import Export
-from pipelines.stages.judge import Judge
-from pipelines.stages.score.annotation import check_score, without_model
-from pipelines.stages.tar_indexes import check_export
-from pipelines.store.commit import RunFailed, publish_table, remove
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.locking import FileLock, NotLocked, output_lock
-from pipelines.store.records import removed
-from pipelines.store.storage import asked, in_memory, is_gone, is_local
+from open_diht.common.command_line import WrongUse
+from open_diht.common.files import temporary_beside
+from open_diht.common.lease import Lease
+from open_diht.filters.spotting.spotter import SpotterError, TextSpotter
+from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, download_and_install
+from open_diht.pipelines.driver.annotations import Annotations
+from open_diht.pipelines.driver.conservation import check_conservation
+from open_diht.pipelines.driver.errors import dead_letters_of, errors_of
+from open_diht.pipelines.driver.funnel import count_set_aside, summarise
+from open_diht.pipelines.driver.notes import types_that_differ
+from open_diht.pipelines.driver.outcome import FilterOutcome
+from open_diht.pipelines.driver.publish import Results
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.sharing import Sharing, shard_name
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.fetch.tool import ToolMissing, check_tool
+from open_diht.pipelines.manifests import check_image_paths
+from open_diht.pipelines.plan import Plan, keep_plan, make_plan
+from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.stages.captions import check_lean
+from open_diht.pipelines.stages.columns import check_columns
+from open_diht.pipelines.stages.decide import Decisions
+from open_diht.pipelines.stages.dedup.deduplication import Deduplication, check_semantic
+from open_diht.pipelines.stages.dedup.findings import Findings
+from open_diht.pipelines.stages.downloads import STAGE, images_at_hand
+from open_diht.pipelines.stages.export import Export
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.score.annotation import check_score, without_model
+from open_diht.pipelines.stages.tar_indexes import check_export
+from open_diht.pipelines.store.commit import RunFailed, publish_table, remove
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import FileLock, NotLocked, output_lock
+from open_diht.pipelines.store.records import removed
+from open_diht.pipelines.store.storage import asked, in_memory, is_gone, is_local
 
 __all__ = ["STAGES", "FilterOutcome", "RunSettings", "WrongUse", "run"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.report.data import Funnel, read_funnel
+from open_diht.pipelines.report.data import Funnel, read_funnel
 
 _HEAD = ("stage", "reason", "rejected", "share", "left")
 _GAP = "  "

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from common.command_line import WrongUse, number
-from common.fields import Positive
-from filters.spotting.precision import has_bf16
+from open_diht.common.command_line import WrongUse, number
+from open_diht.common.fields import Positive
+from open_diht.filters.spotting.precision import has_bf16
 
 AUTO = "auto"
 PRECISIONS = ("bf16", "fp32")

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from common.naming import counted
-from pipelines.engine.jobs import place_of, run_units, worker_log
-from pipelines.engine.progress import Count, StageProgress, beats
-from pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
-from pipelines.runners import Backend, Direct
-from pipelines.runners.workers import WorkerDied
-from pipelines.store.commit import read_json, remove, remove_leftovers
-from pipelines.store.layout import Layout
-from pipelines.store.storage import each, stamps
+from open_diht.common.naming import counted
+from open_diht.pipelines.engine.jobs import place_of, run_units, worker_log
+from open_diht.pipelines.engine.progress import Count, StageProgress, beats
+from open_diht.pipelines.engine.stage import TRIES, DoUnit, Stage, failure, set_aside
+from open_diht.pipelines.runners import Backend, Direct
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.store.commit import read_json, remove, remove_leftovers
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import each, stamps
 
 _LISTING_SHARE = 20  # looking for what is done takes at most one part in so many of the time
 

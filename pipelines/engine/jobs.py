@@ -1,4 +1,5 @@
-"""One stage as one Beam job: every unit name, once, to the stage. Where it runs is up to `pipelines.runners`."""
+"""One stage as one Beam job: every unit name, once, to the stage. Where it runs is up to
+`open_diht.pipelines.runners`."""
 
 from __future__ import annotations
 
@@ -15,12 +16,12 @@ from typing import Any
 
 import apache_beam as beam
 
-from common.files import TEMPORARY
-from pipelines.runners import Backend, Direct, Job, Staged
-from pipelines.runners.once import OncePerProcess
-from pipelines.runners.workers import WorkerDied
-from pipelines.store.commit import publish_json, read_json, remove
-from pipelines.store.storage import StorePath, is_local
+from open_diht.common.files import TEMPORARY
+from open_diht.pipelines.runners import Backend, Direct, Job, Staged
+from open_diht.pipelines.runners.once import OncePerProcess
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.store.commit import publish_json, read_json, remove
+from open_diht.pipelines.store.storage import StorePath, is_local
 
 
 def run_units(

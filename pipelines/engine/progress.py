@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from common.progress import EVERY_S, ProgressBar
+from open_diht.common.progress import EVERY_S, ProgressBar
 
 
 class Heartbeat:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from common.lease import Lease
-from common.naming import counted
-from pipelines.engine.stage import Stage
-from pipelines.store.commit import read_json
-from pipelines.store.locking import FileLock
-from pipelines.store.storage import each, stamps
+from open_diht.common.lease import Lease
+from open_diht.common.naming import counted
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.locking import FileLock
+from open_diht.pipelines.store.storage import each, stamps
 
 _LOOK_S, _LOOK_AT_STORE_S = 0.5, 5.0  # between looks at what the others have done
 

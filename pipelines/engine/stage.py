@@ -14,15 +14,15 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import pyarrow as pa
 
-from common.plugins import load_plugin, loaded_plugins
-from pipelines.engine.progress import Heartbeat
-from pipelines.manifests import FileChanged
-from pipelines.plan import Plan, load_plan
-from pipelines.store.commit import publish_json, read_json, retract
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.records import publish_record
-from pipelines.store.storage import StorePath, is_gone
+from open_diht.common.plugins import load_plugin, loaded_plugins
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.manifests import FileChanged
+from open_diht.pipelines.plan import Plan, load_plan
+from open_diht.pipelines.store.commit import publish_json, read_json, retract
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.records import publish_record
+from open_diht.pipelines.store.storage import StorePath, is_gone
 
 TRIES = 3
 """A unit that fails so often in one run is set aside, so that the others can go on."""

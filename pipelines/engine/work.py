@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.naming import counted
-from pipelines.engine.engine import Engine
-from pipelines.engine.sharing import Sharing
-from pipelines.engine.stage import Stage, failure
-from pipelines.manifests import Unreachable, stamps_of
-from pipelines.manifests.files import difference
-from pipelines.plan import Plan, Unit
-from pipelines.store.commit import RunFailed, read_json, remove
-from pipelines.store.layout import Layout
-from pipelines.store.names import image_unit_name, unit_of
-from pipelines.store.ownership import is_record
-from pipelines.store.records import Vouched, removed
-from pipelines.store.storage import each, is_local, stamps
+from open_diht.common.naming import counted
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.sharing import Sharing
+from open_diht.pipelines.engine.stage import Stage, failure
+from open_diht.pipelines.manifests import Unreachable, stamps_of
+from open_diht.pipelines.manifests.files import difference
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.store.commit import RunFailed, read_json, remove
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import image_unit_name, unit_of
+from open_diht.pipelines.store.ownership import is_record
+from open_diht.pipelines.store.records import Vouched, removed
+from open_diht.pipelines.store.storage import each, is_local, stamps
 
 
 class Work:

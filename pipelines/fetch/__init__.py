@@ -5,11 +5,11 @@ stream without end or an image of a terabyte. `Fetcher` asks public addresses on
 failure with one reason out of a closed list. `fetch_shard` lets img2dataset's own downloader do the work on top of it.
 """
 
-from pipelines.fetch.addresses import Allowed, is_public
-from pipelines.fetch.fetcher import Fetched, Fetcher
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.settings import DownloadSettings
-from pipelines.fetch.urls import Target, parse_url
+from open_diht.pipelines.fetch.addresses import Allowed, is_public
+from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.settings import DownloadSettings
+from open_diht.pipelines.fetch.urls import Target, parse_url
 
 __all__ = [
     "Allowed",

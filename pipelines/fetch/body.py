@@ -6,7 +6,7 @@ import http.client
 import zlib
 from collections.abc import Iterator
 
-from pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
 
 _CHUNK = 256 * 2**10
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

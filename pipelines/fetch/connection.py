@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from common.image_formats import FORMATS
-from pipelines.fetch.addresses import Address
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.urls import Target
+from open_diht.common.image_formats import FORMATS
+from open_diht.pipelines.fetch.addresses import Address
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.urls import Target
 
 Dial = Callable[[Address, int, float], socket.socket]
 """Address, port and longest time in seconds to a connected TCP socket. Raises OSError."""

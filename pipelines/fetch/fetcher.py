@@ -12,14 +12,14 @@ from datetime import UTC, datetime
 from email.message import Message
 from functools import cached_property
 
-from pipelines.fetch.addresses import Allowed
-from pipelines.fetch.body import read_body
-from pipelines.fetch.connection import Dial, GuardedConnection, dial, response, tls_context
-from pipelines.fetch.opt_out import opts_out, robot_names
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
-from pipelines.fetch.settings import DownloadSettings
-from pipelines.fetch.urls import Target, parse_url
+from open_diht.pipelines.fetch.addresses import Allowed
+from open_diht.pipelines.fetch.body import read_body
+from open_diht.pipelines.fetch.connection import Dial, GuardedConnection, dial, response, tls_context
+from open_diht.pipelines.fetch.opt_out import opts_out, robot_names
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.resolver import Resolve, SystemResolver, checked_addresses
+from open_diht.pipelines.fetch.settings import DownloadSettings
+from open_diht.pipelines.fetch.urls import Target, parse_url
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _TEMPORARY = (408, 429, 502, 503, 504)

@@ -16,10 +16,10 @@ from email.message import Message
 from types import TracebackType
 from typing import Any
 
-from pipelines.fetch.fetcher import Fetched, Fetcher
-from pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_nobodys
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.urls import parse_url
+from open_diht.pipelines.fetch.fetcher import Fetched, Fetcher
+from open_diht.pipelines.fetch.hashes import MISMATCH, Expected, digests_of, is_nobodys
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.urls import parse_url
 
 _ONE_AT_A_TIME = threading.RLock()  # the opener is the process's, and so is what img2dataset does to standard error
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotInTime
 
-from pipelines.fetch.addresses import Address, Allowed, is_public
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.urls import Target
+from open_diht.pipelines.fetch.addresses import Address, Allowed, is_public
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.urls import Target
 
 Resolve = Callable[[str, int, float], list[str]]
 """Host, port and longest time in seconds to addresses as text. Raises FetchError dns_failed."""

@@ -15,15 +15,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.fetch.fetcher import Fetcher
-from pipelines.fetch.hashes import MISMATCH, expected_of
-from pipelines.fetch.opener import Notes, opening_by
-from pipelines.fetch.opt_out import DIRECTIVES, robot_names
-from pipelines.fetch.reasons import FetchError, Reason
-from pipelines.fetch.records import ASKED, FETCHED, OK
-from pipelines.fetch.settings import DownloadSettings
-from pipelines.fetch.tool import load_tool
-from pipelines.fetch.urls import parse_url
+from open_diht.pipelines.fetch.fetcher import Fetcher
+from open_diht.pipelines.fetch.hashes import MISMATCH, expected_of
+from open_diht.pipelines.fetch.opener import Notes, opening_by
+from open_diht.pipelines.fetch.opt_out import DIRECTIVES, robot_names
+from open_diht.pipelines.fetch.reasons import FetchError, Reason
+from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.settings import DownloadSettings
+from open_diht.pipelines.fetch.tool import load_tool
+from open_diht.pipelines.fetch.urls import parse_url
 
 _CODES = frozenset(reason.value for reason in Reason)
 _SWAPPED = {"status": str(Reason.HASH_MISMATCH), "message": MISMATCH}

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from common.installation import remedy
-from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
-from pipelines.fetch.reasons import Reason
-from pipelines.fetch.settings import DownloadSettings
+from open_diht.common.installation import remedy
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.pipelines.fetch.reasons import Reason
+from open_diht.pipelines.fetch.settings import DownloadSettings
 
 
 class ToolMissing(RuntimeError):

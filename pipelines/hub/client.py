@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from common import installation
-from common.hub_address import MAIN, HubAddress
+from open_diht.common import installation
+from open_diht.common.hub_address import MAIN, HubAddress
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

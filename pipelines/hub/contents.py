@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipelines.report.dataset_card import CARD
-from pipelines.store.layout import KINDS
-from pipelines.store.storage import StorePath, is_local, size_of, sizes
+from open_diht.pipelines.report.dataset_card import CARD
+from open_diht.pipelines.store.layout import KINDS
+from open_diht.pipelines.store.storage import StorePath, is_local, size_of, sizes
 
 PUBLISHING = "publishing.json"
 """Lies in a repository between the first and the last of several commits."""

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.command_line import WrongUse
-from common.hub_address import MAIN, HubAddress
-from common.naming import counted
-from pipelines.hub.client import client, explained
-from pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
-from pipelines.manifests.formats import known_endings
-from pipelines.report.dataset_card import CARD, MARK
-from pipelines.store.commit import RunFailed
-from pipelines.store.storage import StorePath, each, is_local, size_of
+from open_diht.common.command_line import WrongUse
+from open_diht.common.hub_address import MAIN, HubAddress
+from open_diht.common.naming import counted
+from open_diht.pipelines.hub.client import client, explained
+from open_diht.pipelines.hub.contents import PUBLISHING, RECORDS, Step, contents, is_ours, most_of_a_folder, steps
+from open_diht.pipelines.manifests.formats import known_endings
+from open_diht.pipelines.report.dataset_card import CARD, MARK
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.storage import StorePath, each, is_local, size_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoFile

@@ -6,11 +6,11 @@ spans = [span for info in infos for span in split(info, unit_rows)]
 for batch in read(spans[0], dataset): ...
 """
 
-from pipelines.manifests.batches import make_uid
-from pipelines.manifests.files import stamps_of
-from pipelines.manifests.images import MissingImage, check_images_root
-from pipelines.manifests.inputs import expand_inputs, input_items
-from pipelines.manifests.reader import (
+from open_diht.pipelines.manifests.batches import make_uid
+from open_diht.pipelines.manifests.files import stamps_of
+from open_diht.pipelines.manifests.images import MissingImage, check_images_root
+from open_diht.pipelines.manifests.inputs import expand_inputs, input_items
+from open_diht.pipelines.manifests.reader import (
     check_image_paths,
     has_images,
     info_of,
@@ -20,9 +20,9 @@ from pipelines.manifests.reader import (
     split,
     whole_file,
 )
-from pipelines.manifests.schema import Difference, check_consistent
-from pipelines.manifests.tables import read_rows
-from pipelines.manifests.types import (
+from open_diht.pipelines.manifests.schema import Difference, check_consistent
+from open_diht.pipelines.manifests.tables import read_rows
+from open_diht.pipelines.manifests.types import (
     BadRow,
     BadSchema,
     Batch,

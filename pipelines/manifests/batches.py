@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.datasets import Roles
-from pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
-from pipelines.manifests.types import (
+from open_diht.pipelines.datasets import Roles
+from open_diht.pipelines.manifests.columns import bytes_of, is_bytes, kind_of, used_entries
+from open_diht.pipelines.manifests.types import (
     MAX_CELL_BYTES,
     MAX_RAW_BYTES,
     MAX_ROW_BYTES,

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.compute as pc  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.manifests.types import Column, Kind
+from open_diht.pipelines.manifests.types import Column, Kind
 
 
 def column_of(name: str, type: pa.DataType) -> Column:

@@ -16,11 +16,11 @@ from typing import IO, Any, TypeVar, cast
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from common.hub_address import is_pinned
-from common.store_errors import in_words, is_of_client
-from pipelines.hub.client import may_pass
-from pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
-from pipelines.store.storage import many_at_once, stamp_of
+from open_diht.common.hub_address import is_pinned
+from open_diht.common.store_errors import in_words, is_of_client
+from open_diht.pipelines.hub.client import may_pass
+from open_diht.pipelines.manifests.types import Compression, FileChanged, Span, Stamp, Unreachable, UnreadableFile
+from open_diht.pipelines.store.storage import many_at_once, stamp_of
 
 _T = TypeVar("_T")
 _FINGERPRINT_BYTES = 64 * 2**10

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pipelines.datasets import Dataset
-from pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
-from pipelines.manifests.types import NoInput, UnreadableFile
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests.files import file_system, is_outage, is_url, local_path, read_part, reading
+from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 MissingReason = Literal[
     "image_not_available", "image_outside_root", "image_missing", "image_unreadable", "image_too_large_file"

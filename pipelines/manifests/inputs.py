@@ -10,12 +10,12 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped, unused-ignore]
 
-from common.naming import nearest
-from pipelines.datasets import Dataset
-from pipelines.datasets.naming import listing
-from pipelines.manifests.files import file_system, is_url, local_path, reading
-from pipelines.manifests.formats import format_of_name, known_endings
-from pipelines.manifests.types import NoInput, UnreadableFile
+from open_diht.common.naming import nearest
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.manifests.files import file_system, is_url, local_path, reading
+from open_diht.pipelines.manifests.formats import format_of_name, known_endings
+from open_diht.pipelines.manifests.types import NoInput, UnreadableFile
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MAX_RANGE = 1_000_000

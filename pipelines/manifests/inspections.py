@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pipelines.datasets import Roles
-from pipelines.manifests.types import Column, FileInfo
+from open_diht.pipelines.datasets import Roles
+from open_diht.pipelines.manifests.types import Column, FileInfo
 
 _SHARED = ("format", "compression", "columns", "roles", "images", "read_as")
 _OWN = ("stamp", "row_groups", "data_start", "row_bytes")

@@ -11,12 +11,12 @@ from shlex import quote
 import numpy as np
 import numpy.typing as npt
 
-from common.naming import counted
-from pipelines.datasets import Dataset
-from pipelines.manifests.batches import batches
-from pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
-from pipelines.manifests.formats import detect, format_named, versions
-from pipelines.manifests.images import (
+from open_diht.common.naming import counted
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests.batches import batches
+from open_diht.pipelines.manifests.files import file_size, fingerprint, reading, stamp, telling, unchanged
+from open_diht.pipelines.manifests.formats import detect, format_named, versions
+from open_diht.pipelines.manifests.images import (
     MAX_IMAGE_BYTES,
     ImageOrMissing,
     MissingImage,
@@ -25,8 +25,8 @@ from pipelines.manifests.images import (
     inside,
     is_file_path,
 )
-from pipelines.manifests.types import Batch, FileInfo, NoInput, Span, UnreadableFile
-from pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.manifests.types import Batch, FileInfo, NoInput, Span, UnreadableFile
+from open_diht.pipelines.store.fingerprints import fingerprint_of
 
 _CHECKED_ROWS = 1000
 VERSION = 1

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.naming import nearest
-from pipelines.datasets import Dataset, Roles
-from pipelines.datasets.naming import listing
-from pipelines.datasets.roles import SIZE_FAMILIES
-from pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
+from open_diht.common.naming import nearest
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.datasets.roles import SIZE_FAMILIES
+from open_diht.pipelines.manifests.types import BadSchema, Column, FileInfo, Kind
 
 # Roles whose values are read here must have fitting types; the types of the others are judged by the rules that use
 # them.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.datasets import Dataset
-from pipelines.manifests.batches import to_batch
-from pipelines.manifests.columns import column_of, plain
-from pipelines.manifests.schema import resolve_roles
-from pipelines.manifests.types import Batch, Chunk
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests.batches import to_batch
+from open_diht.pipelines.manifests.columns import column_of, plain
+from open_diht.pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.manifests.types import Batch, Chunk
 
 
 def read_rows(table: pa.Table, dataset: Dataset) -> Batch:

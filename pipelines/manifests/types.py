@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.datasets import Roles
+from open_diht.pipelines.datasets import Roles
 
 Compression = Literal["", "gzip", "zstd", "bz2"]
 Kind = Literal["text", "texts", "bytes", "image", "integer", "floating", "boolean", "null", "other"]

@@ -1,6 +1,6 @@
-"""`python -m pipelines.pilot`, which is what `make pilot` runs."""
+"""`python -m open_diht.pipelines.pilot`, which is what `make pilot` runs."""
 
-from common.run_command import run_command
+from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("pipelines.pilot.command")
+    run_command("open_diht.pipelines.pilot.command")

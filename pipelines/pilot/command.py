@@ -7,34 +7,34 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 
-from common.command_line import Parser, WrongUse, number, say
-from common.fields import Count, NotNegative, Positive, Share
-from common.naming import counted
-from pipelines.cli import command_parser, exit_status, settings_of, told
-from pipelines.concepts.run import ConceptSettings
-from pipelines.concepts.teacher import Teacher, find_teacher
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.run import run
-from pipelines.engine.devices import add_device_options, check_device
-from pipelines.manifests import in_words
-from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
-from pipelines.pilot.measure import measure, rows_of
-from pipelines.pilot.sample import UNITS, Sampling, sampling
-from pipelines.pilot.table import render
-from pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
-from pipelines.plan import known_plan
-from pipelines.runners.fork_server import ForkServer
-from pipelines.settings import SHARDS, RunSettings
-from pipelines.stages.dedup.findings import KINDS
-from pipelines.store.commit import RunFailed, publish_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import store_path
+from open_diht.common.command_line import Parser, WrongUse, number, say
+from open_diht.common.fields import Count, NotNegative, Positive, Share
+from open_diht.common.naming import counted
+from open_diht.pipelines.cli import command_parser, exit_status, settings_of, told
+from open_diht.pipelines.concepts.run import ConceptSettings
+from open_diht.pipelines.concepts.teacher import Teacher, find_teacher
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.engine.devices import add_device_options, check_device
+from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
+from open_diht.pipelines.pilot.measure import measure, rows_of
+from open_diht.pipelines.pilot.sample import UNITS, Sampling, sampling
+from open_diht.pipelines.pilot.table import render
+from open_diht.pipelines.pilot.teacher import IMAGES, TeacherCost, measure_teacher
+from open_diht.pipelines.plan import known_plan
+from open_diht.pipelines.runners.fork_server import ForkServer
+from open_diht.pipelines.settings import SHARDS, RunSettings
+from open_diht.pipelines.stages.dedup.findings import KINDS
+from open_diht.pipelines.store.commit import RunFailed, publish_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import store_path
 
 before_main = ForkServer.branch_off
 """See `run_command`: workers are forked from what is imported by then."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.pilot") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.pilot") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
 

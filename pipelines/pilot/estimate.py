@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from common.statistics import score_interval
+from open_diht.common.statistics import score_interval
 
 LEVEL = 0.95
 _BENT = 0.005

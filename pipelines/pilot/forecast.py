@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from common.naming import counted
-from pipelines.pilot.estimate import Estimate, per_row, recut, share, total
-from pipelines.pilot.teacher import TeacherCost
+from open_diht.common.naming import counted
+from open_diht.pipelines.pilot.estimate import Estimate, per_row, recut, share, total
+from open_diht.pipelines.pilot.teacher import TeacherCost
 
 Basis = Literal["measured", "assumed", "unknown"]
 KEPT, DEAD = "kept", "dead_letter"

@@ -8,20 +8,20 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow.compute as pc
 
-from filters.presets import Preset
-from pipelines.pilot.forecast import DEAD, KEPT, Measured
-from pipelines.plan import Plan
-from pipelines.stages.captions import CaptionRecord
-from pipelines.stages.decisions import stage_of
-from pipelines.stages.score.negatives import BATCHES
-from pipelines.stages.shards import ExportRecord
-from pipelines.stages.spotting import load_records
-from pipelines.stages.tally import DecideRecord
-from pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
-from pipelines.store.names import unit_of
-from pipelines.store.storage import StorePath, stamps
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.pilot.forecast import DEAD, KEPT, Measured
+from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.stages.captions import CaptionRecord
+from open_diht.pipelines.stages.decisions import stage_of
+from open_diht.pipelines.stages.score.negatives import BATCHES
+from open_diht.pipelines.stages.shards import ExportRecord
+from open_diht.pipelines.stages.spotting import load_records
+from open_diht.pipelines.stages.tally import DecideRecord
+from open_diht.pipelines.stages.tar_indexes import INDEX_STAGE, kept_index, tars_of
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 def measure(layout: Layout, plan: Plan, preset: Preset, rows: int) -> list[Measured]:

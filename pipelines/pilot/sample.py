@@ -11,11 +11,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from common.command_line import WrongUse
-from common.naming import counted
-from pipelines.manifests import in_words
-from pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
-from pipelines.settings import RunSettings
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import counted
+from open_diht.pipelines.manifests import in_words
+from open_diht.pipelines.plan import UNIT_ROWS, Plan, Unit, make_plan, part_of
+from open_diht.pipelines.settings import RunSettings
 
 UNITS = 20
 LONG = 4

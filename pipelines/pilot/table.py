@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipelines.pilot.estimate import Estimate
-from pipelines.pilot.forecast import Forecast, ForecastLine
+from open_diht.pipelines.pilot.estimate import Estimate
+from open_diht.pipelines.pilot.forecast import Forecast, ForecastLine
 
 _UNITS = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipelines.concepts.features import Batches, FeatureStage
-from pipelines.concepts.run import ConceptSettings, Extraction
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.pipelines.concepts.features import Batches, FeatureStage
+from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 IMAGES = 256
 """How many are measured of the whole sample; at least a batch of each unit."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.html import attribute, show
-from pipelines.report.data import ColumnHistogram, Funnel
+from open_diht.common.html import attribute, show
+from open_diht.pipelines.report.data import ColumnHistogram, Funnel
 
 _MOST_COLUMNS, _FEWEST_COLUMNS = 16, 7
 _WIDE, _HIGH, _BASE = 340.0, 150.0, 18.0

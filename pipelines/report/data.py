@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from filters.spotting.settings import Spotted
+from open_diht.filters.spotting.settings import Spotted
 
 Json = Mapping[str, Any]
 

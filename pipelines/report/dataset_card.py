@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from pipelines.report.data import Funnel, Json, read_funnel
+from open_diht.pipelines.report.data import Funnel, Json, read_funnel
 
 CARD = "README.md"
 MARK = "<!-- A card of open-diht; without this line it is yours, and the next publication leaves it alone. -->"

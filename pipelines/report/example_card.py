@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.html import TextSpan, marked, show
-from pipelines.report.data import Belief, Example, Graph
-from pipelines.report.graph import draw_graph
-from pipelines.report.thumbnail import draw_image
+from open_diht.common.html import TextSpan, marked, show
+from open_diht.pipelines.report.data import Belief, Example, Graph
+from open_diht.pipelines.report.graph import draw_graph
+from open_diht.pipelines.report.thumbnail import draw_image
 
 _MAX_BELIEFS = 16
 """Candidates of an example whose scores are explained."""

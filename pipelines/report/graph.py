@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from common.html import attribute, plain, text_width
-from pipelines.report.data import Action, Graph, Relation, Thing
+from open_diht.common.html import attribute, plain, text_width
+from open_diht.pipelines.report.data import Action, Graph, Relation, Thing
 
 _MAX_THINGS, _MAX_ACTIONS, _MAX_RELATIONS, _MAX_PILLS = 14, 12, 16, 8
 _FONT, _SMALL = 13.0, 11.0

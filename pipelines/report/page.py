@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.html import render_page
-from pipelines.report.charts import (
+from open_diht.common.html import render_page
+from open_diht.pipelines.report.charts import (
     anchor,
     draw_column,
     draw_dead_letter,
@@ -16,11 +16,11 @@ from pipelines.report.charts import (
     percent,
     reason_name,
 )
-from pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
-from pipelines.report.example_card import draw_card
-from pipelines.report.graph import draw_graph
-from pipelines.store.commit import published
-from pipelines.store.storage import StorePath
+from open_diht.pipelines.report.data import Action, Example, Funnel, Graph, Participant, Relation, Thing, read_funnel
+from open_diht.pipelines.report.example_card import draw_card
+from open_diht.pipelines.report.graph import draw_graph
+from open_diht.pipelines.store.commit import published
+from open_diht.pipelines.store.storage import StorePath
 
 MAX_EXAMPLES = 12
 """Examples shown of one reason: bounds the size of the page."""

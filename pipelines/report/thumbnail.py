@@ -10,10 +10,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.html import attribute, show
-from filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
-from filters.spotting.settings import Spotted
-from pipelines.report.data import Example
+from open_diht.common.html import attribute, show
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.settings import Spotted
+from open_diht.pipelines.report.data import Example
 
 SIDE = 360
 """Longest side of a thumbnail in pixels."""

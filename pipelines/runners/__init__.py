@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.installation import remedy
-from pipelines.runners.beam_options import check_beam_options
-from pipelines.runners.direct import Direct
-from pipelines.runners.errors import JobFailed, RunnerError, Staged
-from pipelines.runners.job import Backend, Job
-from pipelines.runners.portable import Workers
+from open_diht.common.installation import remedy
+from open_diht.pipelines.runners.beam_options import check_beam_options
+from open_diht.pipelines.runners.direct import Direct
+from open_diht.pipelines.runners.errors import JobFailed, RunnerError, Staged
+from open_diht.pipelines.runners.job import Backend, Job
+from open_diht.pipelines.runners.portable import Workers
 
 __all__ = ["RUNNERS", "Backend", "Direct", "Job", "JobFailed", "RunnerError", "Staged", "Workers", "make_backend"]
 
@@ -38,7 +38,9 @@ def make_backend(
     workers = workers or Workers()
     if name == "dask":
         try:
-            from pipelines.runners.dask import Dask  # first: Beam knows the options of its DaskRunner only then
+            from open_diht.pipelines.runners.dask import (
+                Dask,  # first: Beam knows the options of its DaskRunner only then
+            )
         except ImportError as error:
             if error.name not in ("dask", "distributed"):
                 raise
@@ -50,13 +52,13 @@ def make_backend(
     if name == "direct":
         return Direct(flags)
     if name == "prism":
-        from pipelines.runners.prism import Prism
+        from open_diht.pipelines.runners.prism import Prism
 
         return Prism(flags, workers)
     if name == "flink":
-        from pipelines.runners.flink import Flink
+        from open_diht.pipelines.runners.flink import Flink
 
         return Flink(flags, workers)
-    from pipelines.runners.dataflow import Dataflow
+    from open_diht.pipelines.runners.dataflow import Dataflow
 
     return Dataflow(flags)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from apache_beam.options import pipeline_options as beam_options
 
-from pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.errors import RunnerError
 
 _OURS = {
     "runner": "RUNNER (--runner)",

@@ -31,16 +31,16 @@ from apache_beam.runners.dask.dask_runner import DaskRunner, DaskRunnerResult
 from distributed.scheduler import KilledWorker
 from distributed.versions import VersionMismatchWarning
 
-from common.files import temporary_beside
-from common.installation import remedy
-from common.naming import counted
-from pipelines.runners.errors import JobFailed, RunnerError
-from pipelines.runners.job import QUIET, Job, cancel
-from pipelines.runners.once import is_at, let_go
-from pipelines.runners.package import code_digest
-from pipelines.runners.portable import Workers
-from pipelines.runners.workers import WorkerDied
-from pipelines.store.storage import is_local, on_this_machine, store_path
+from open_diht.common.files import temporary_beside
+from open_diht.common.installation import remedy
+from open_diht.common.naming import counted
+from open_diht.pipelines.runners.errors import JobFailed, RunnerError
+from open_diht.pipelines.runners.job import QUIET, Job, cancel
+from open_diht.pipelines.runners.once import is_at, let_go
+from open_diht.pipelines.runners.package import code_digest
+from open_diht.pipelines.runners.portable import Workers
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.store.storage import is_local, on_this_machine, store_path
 
 ADDRESS = "tcp://127.0.0.1:8786"
 """Where `make dask-up` has its scheduler."""

@@ -13,11 +13,11 @@ from pathlib import Path
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from common.installation import remedy
-from pipelines.runners.beam_options import given, option_values
-from pipelines.runners.errors import JobFailed, RunnerError, Staged
-from pipelines.runners.job import QUIET, Job
-from pipelines.store.storage import on_this_machine
+from open_diht.common.installation import remedy
+from open_diht.pipelines.runners.beam_options import given, option_values
+from open_diht.pipelines.runners.errors import JobFailed, RunnerError, Staged
+from open_diht.pipelines.runners.job import QUIET, Job
+from open_diht.pipelines.store.storage import on_this_machine
 
 WORKERS = 32
 """Units at a time for which a plan is cut where no number of workers is given."""

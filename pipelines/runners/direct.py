@@ -12,9 +12,9 @@ from apache_beam.portability.api import beam_provision_api_pb2
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
-from pipelines.runners.errors import RunnerError
-from pipelines.runners.job import QUIET, Job
-from pipelines.runners.workers import watched_workers
+from open_diht.pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.job import QUIET, Job
+from open_diht.pipelines.runners.workers import watched_workers
 
 MOST_PER_CORE = 64
 

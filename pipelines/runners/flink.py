@@ -14,11 +14,11 @@ from apache_beam.options.pipeline_options import FlinkRunnerOptions
 from apache_beam.runners.portability.flink_runner import MAGIC_HOST_NAMES, FlinkRunner
 from apache_beam.utils.subprocess_server import JavaHelper
 
-from pipelines.runners import portable
-from pipelines.runners.beam_options import given, option_values
-from pipelines.runners.errors import RunnerError
-from pipelines.runners.job import Job
-from pipelines.runners.job_server_jar import find_jar
+from open_diht.pipelines.runners import portable
+from open_diht.pipelines.runners.beam_options import given, option_values
+from open_diht.pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.job import Job
+from open_diht.pipelines.runners.job_server_jar import find_jar
 
 MASTER = "localhost:8081"
 """Where `make flink-up` has its cluster."""

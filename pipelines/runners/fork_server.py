@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
-from common.run_command import ONE_THREAD
+from open_diht.common.run_command import ONE_THREAD
 
 ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _IMPORT_ROOT = Path(__file__).resolve().parents[2]
@@ -48,7 +48,10 @@ class Order:
 class ForkServer:
     """The driver's end of the fork server, of which it has one at most."""
 
-    preloaded: ClassVar[tuple[str, ...]] = ("apache_beam.runners.worker.sdk_worker_main", "pipelines.driver.run")
+    preloaded: ClassVar[tuple[str, ...]] = (
+        "apache_beam.runners.worker.sdk_worker_main",
+        "open_diht.pipelines.driver.run",
+    )
     """What a server that is started imports for its workers: Beam's worker, and all stages."""
     _running: ForkServer | None = None
 
@@ -79,7 +82,7 @@ class ForkServer:
             with theirs:
                 process = os.posix_spawn(
                     sys.executable,
-                    [sys.executable, "-P", "-m", "pipelines.runners.fork_server", *cls.preloaded],
+                    [sys.executable, "-P", "-m", "open_diht.pipelines.runners.fork_server", *cls.preloaded],
                     {**ONE_THREAD, **os.environ, "PYTHONPATH": path},
                     file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), 0)],
                 )
@@ -129,7 +132,7 @@ def how_it_ended(connection: socket.socket) -> int | None:
 
 def _serve(orders: socket.socket) -> NoReturn:
     """Fork a worker for each order until the driver goes."""
-    from pipelines.runners.boot import die_with
+    from open_diht.pipelines.runners.boot import die_with
 
     for number in ENDINGS:
         signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the driver decides

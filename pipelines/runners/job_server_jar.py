@@ -17,7 +17,7 @@ from apache_beam.runners.portability.job_server import JavaJarJobServer
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.errors import RunnerError
 
 VARIABLE = "FLINK_JOB_SERVER_JAR"
 REACH_SECONDS = 5.0

@@ -11,7 +11,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.errors import RunnerError
 
 _BUILT_IN_TREE = ("*.egg-info", "build", "__pycache__")
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")

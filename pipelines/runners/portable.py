@@ -28,12 +28,12 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import PipelineResult
 
-from common.run_command import ONE_THREAD
-from pipelines.runners import boot
-from pipelines.runners.beam_options import given, option_values
-from pipelines.runners.errors import JobFailed, RunnerError
-from pipelines.runners.job import QUIET, Job, cancel
-from pipelines.runners.package import build_wheel
+from open_diht.common.run_command import ONE_THREAD
+from open_diht.pipelines.runners import boot
+from open_diht.pipelines.runners.beam_options import given, option_values
+from open_diht.pipelines.runners.errors import JobFailed, RunnerError
+from open_diht.pipelines.runners.job import QUIET, Job, cancel
+from open_diht.pipelines.runners.package import build_wheel
 
 START_SECONDS = 600.0
 """How long a job may go without a worker that has begun; big clusters take minutes to hand out slots."""
@@ -54,7 +54,7 @@ class Workers:
     start_seconds: float = START_SECONDS
     """After this time without a worker that has begun, or on Dask without any, the job is ended."""
     scheduler: str | None = None
-    """Address of the scheduler whose workers they are, of Dask; see `pipelines.runners.dask`."""
+    """Address of the scheduler whose workers they are, of Dask; see `open_diht.pipelines.runners.dask`."""
 
 
 @dataclass(frozen=True)

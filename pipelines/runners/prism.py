@@ -10,10 +10,10 @@ from pathlib import Path
 from apache_beam.runners.portability.prism_runner import PrismRunner
 from apache_beam.version import __version__ as beam_version
 
-from pipelines.runners import portable
-from pipelines.runners.beam_options import option_values
-from pipelines.runners.errors import RunnerError
-from pipelines.runners.job import Job
+from open_diht.pipelines.runners import portable
+from open_diht.pipelines.runners.beam_options import option_values
+from open_diht.pipelines.runners.errors import RunnerError
+from open_diht.pipelines.runners.job import Job
 
 VARIABLE = "PRISM"
 BUILT = Path(".prism/prism")

@@ -19,8 +19,8 @@ from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from google.protobuf import json_format
 
-from common.run_command import ONE_THREAD
-from pipelines.runners.fork_server import ForkServer, how_it_ended
+from open_diht.common.run_command import ONE_THREAD
+from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
 
 _deaths: list[str] = []
 

@@ -10,13 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
-from pipelines.engine.engine import Engine
-from pipelines.engine.stage import Stage
-from pipelines.engine.work import Work
-from pipelines.settings import RunSettings
-from pipelines.stages.judge import Judge
-from pipelines.store.names import unit_of
-from pipelines.store.storage import stamps
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.storage import stamps
 
 
 class Annotator(ABC):

@@ -12,21 +12,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.command_line import WrongUse
-from common.naming import counted
-from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
-from filters.columns import STORED, ColumnCondition, as_section, condition_of
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
-from pipelines.settings import RunSettings
-from pipelines.stages.annotator import Annotator
-from pipelines.stages.columns import ColumnValues
-from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import TableFile
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import counted
+from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance
+from open_diht.filters.columns import STORED, ColumnCondition, as_section, condition_of
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import BadRow, Batch, Broken, UnreadableFile, read
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.annotator import Annotator
+from open_diht.pipelines.stages.columns import ColumnValues
+from open_diht.pipelines.stages.survivors import Survivors
+from open_diht.pipelines.store.commit import TableFile
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
 
 BATCH_ROWS = 2_000
 

@@ -1,4 +1,5 @@
-"""Stage `columns`: the values of the manifest's own columns that the preset has conditions on (see `filters.columns`).
+"""Stage `columns`: the values of the manifest's own columns that the preset has conditions on (see
+`open_diht.filters.columns`).
 
 It reads and stores them once, before captions are parsed: thresholds change without another look at the manifest, and
 only what survives them is parsed, fetched and read.
@@ -14,22 +15,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from common.command_line import WrongUse
-from common.naming import nearest
-from filters import language
-from filters.columns import STORED, ColumnCondition
-from filters.presets import Preset
-from pipelines.datasets import Dataset, Roles
-from pipelines.datasets.naming import listing
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
-from pipelines.stages.annotator import Annotator
-from pipelines.stages.decisions import cascade
-from pipelines.store.commit import TableFile
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.storage import row_groups
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import nearest
+from open_diht.filters import language
+from open_diht.filters.columns import STORED, ColumnCondition
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import Batch, FileInfo, UnreadableFile, info_of, read
+from open_diht.pipelines.stages.annotator import Annotator
+from open_diht.pipelines.stages.decisions import cascade
+from open_diht.pipelines.store.commit import TableFile
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 2
 """Raise it when the same column of a file may give other values."""

@@ -12,29 +12,29 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.columns import STORED
-from filters.presets import Preset
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.engine.work import Work
-from pipelines.manifests import Batch, Broken, Span, UnreadableFile, info_of, read
-from pipelines.settings import RunSettings
-from pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import DEAD as DEAD_REASON
-from pipelines.stages.decisions import KEPT, NOT_READ, Reasons, stage_of
-from pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
-from pipelines.stages.image_records import image_records
-from pipelines.stages.judge import Judge, conditions_of, steps_of
-from pipelines.stages.output import output_rows, rejected_rows
-from pipelines.stages.shards import remove_shards
-from pipelines.stages.tally import Tally
-from pipelines.stages.verdicts import Verdict, judge
-from pipelines.store.commit import TableFile, publish_table, read_json, remove
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.layout import KINDS, Layout
-from pipelines.store.storage import row_groups
+from open_diht.filters.columns import STORED
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import Batch, Broken, Span, UnreadableFile, info_of, read
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import BATCH_ROWS, DEAD, CaptionRecord
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import DEAD as DEAD_REASON
+from open_diht.pipelines.stages.decisions import KEPT, NOT_READ, Reasons, stage_of
+from open_diht.pipelines.stages.dedup.findings import DuplicateFiles, Duplicates, Entries, Findings, reject_duplicates
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.judge import Judge, conditions_of, steps_of
+from open_diht.pipelines.stages.output import output_rows, rejected_rows
+from open_diht.pipelines.stages.shards import remove_shards
+from open_diht.pipelines.stages.tally import Tally
+from open_diht.pipelines.stages.verdicts import Verdict, judge
+from open_diht.pipelines.store.commit import TableFile, publish_table, read_json, remove
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.storage import row_groups
 
 VERSION = 5  # raise it when equal annotations and thresholds may be decided otherwise
 

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.base import CaptionEvidence, Filter, ImageEvidence
-from filters.captions.annotate import SCHEMA
-from filters.captions.rules import CaptionDecisions, decide_captions
-from filters.columns import ColumnCondition
-from filters.presets import Preset
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
-from filters.spotting.overlap import overlap_lengths
-from pipelines.fetch.reasons import EXPLANATIONS
+from open_diht.filters.base import CaptionEvidence, Filter, ImageEvidence
+from open_diht.filters.captions.annotate import SCHEMA
+from open_diht.filters.captions.rules import CaptionDecisions, decide_captions
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED, ScoreRule
+from open_diht.filters.spotting.overlap import overlap_lengths
+from open_diht.pipelines.fetch.reasons import EXPLANATIONS
 
 NOT_AT_HAND = "image_not_available"
 DUPLICATE_PAIR, DUPLICATE_IMAGE, DUPLICATE_SEMANTIC = "duplicate_pair", "duplicate_image", "duplicate_semantic"

@@ -23,25 +23,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.files import TEMPORARY
-from common.naming import counted
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Stage, failure, set_aside
-from pipelines.fetch import DownloadSettings, Fetcher, Reason
-from pipelines.fetch.records import ASKED, FETCHED, OK
-from pipelines.fetch.shard import fetch_shard
-from pipelines.fetch.tool import load_tool
-from pipelines.manifests import Span, info_of, read
-from pipelines.stages.captions import survivors_of
-from pipelines.stages.downloads import STAGE, load_downloads, state_of, tar_path
-from pipelines.stages.generations import GenerationAnnotator, GenerationStage
-from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import publish_table, published, read_json, retract
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.names import unit_of
-from pipelines.store.storage import StorePath
+from open_diht.common.files import TEMPORARY
+from open_diht.common.naming import counted
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Stage, failure, set_aside
+from open_diht.pipelines.fetch import DownloadSettings, Fetcher, Reason
+from open_diht.pipelines.fetch.records import ASKED, FETCHED, OK
+from open_diht.pipelines.fetch.shard import fetch_shard
+from open_diht.pipelines.fetch.tool import load_tool
+from open_diht.pipelines.manifests import Span, info_of, read
+from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.downloads import STAGE, load_downloads, state_of, tar_path
+from open_diht.pipelines.stages.generations import GenerationAnnotator, GenerationStage
+from open_diht.pipelines.stages.survivors import Survivors
+from open_diht.pipelines.store.commit import publish_table, published, read_json, retract
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.storage import StorePath
 
 BATCH_ROWS = 2_000
 UNREACHABLE = (Reason.DNS_FAILED, Reason.CONNECT_FAILED, Reason.TIMEOUT, Reason.UNEXPECTED_ERROR)

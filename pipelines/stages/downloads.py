@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipelines.datasets import Dataset
-from pipelines.fetch.records import FETCHED, OK
-from pipelines.manifests import MissingImage, Span, read_images
-from pipelines.store.commit import read_json
-from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, image_unit_name
-from pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.fetch.records import FETCHED, OK
+from open_diht.pipelines.manifests import MissingImage, Span, read_images
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import generation_name, image_unit_name
+from open_diht.pipelines.store.storage import StorePath, is_local, open_parts, read_table, stamps
 
 STAGE = "download"
 _MANY = 100

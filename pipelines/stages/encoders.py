@@ -23,9 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from common import pinned
-from common.data_root import REFERENCE, data_root
-from common.encoder_names import (
+from open_diht.common import pinned
+from open_diht.common.data_root import REFERENCE, data_root
+from open_diht.common.encoder_names import (
     FOLDER,
     EncoderError,
     EncoderName,
@@ -35,9 +35,9 @@ from common.encoder_names import (
     packaged_weights,
     parse_encoder_name,
 )
-from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
-from pipelines.engine.devices import Claim, computes_bf16, gpus_of
-from pipelines.stages.dedup.clusters import unit_length
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.pipelines.engine.devices import Claim, computes_bf16, gpus_of
+from open_diht.pipelines.stages.dedup.clusters import unit_length
 
 if TYPE_CHECKING:
     import torch
@@ -274,7 +274,7 @@ def _packaged(model: str, weights: Path) -> Network:
 
 
 def _reference(folder: Path) -> Network:
-    known = importlib.import_module("common.reference_encoder")
+    known = importlib.import_module("open_diht.common.reference_encoder")
     encoder = known.ReferenceEncoder(folder)
     return Network(encoder.parts, encoder.preprocess, encoder.images, None, encoder.texts, 1 / known.LOGIT_SCALE)
 

@@ -10,17 +10,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.spotting.decode import UnreadableImage
-from pipelines.datasets import Dataset
-from pipelines.engine.ahead import prepared_ahead
-from pipelines.engine.progress import Heartbeat
-from pipelines.manifests import MissingImage, UnreadableFile
-from pipelines.stages.downloads import downloaded_state, images_of
-from pipelines.stages.encoders import BATCH, Encoder, Vector
-from pipelines.stages.generations import GenerationStage
-from pipelines.store.commit import TableFile
-from pipelines.store.names import unit_of
-from pipelines.store.storage import StorePath
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.ahead import prepared_ahead
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.stages.downloads import downloaded_state, images_of
+from open_diht.pipelines.stages.encoders import BATCH, Encoder, Vector
+from open_diht.pipelines.stages.generations import GenerationStage
+from open_diht.pipelines.store.commit import TableFile
+from open_diht.pipelines.store.names import unit_of
+from open_diht.pipelines.store.storage import StorePath
 
 OK = "ok"
 """Status of an image that has an embedding; of others it is why they have none."""

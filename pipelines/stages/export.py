@@ -8,18 +8,18 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from common.shard_index import FOLDER
-from pipelines.engine.work import Work
-from pipelines.settings import INDEX, RunSettings
-from pipelines.stages.dedup.findings import DuplicateFiles
-from pipelines.stages.downloads import images_at_hand
-from pipelines.stages.shards import ExportStage, Shard, index_path
-from pipelines.stages.subset import write_subset
-from pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
-from pipelines.store.commit import publish_json, remove, remove_empty, retract
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.records import Vouched, publish_record
-from pipelines.store.storage import StorePath, stamps
+from open_diht.common.shard_index import FOLDER
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.settings import INDEX, RunSettings
+from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
+from open_diht.pipelines.stages.downloads import images_at_hand
+from open_diht.pipelines.stages.shards import ExportStage, Shard, index_path
+from open_diht.pipelines.stages.subset import write_subset
+from open_diht.pipelines.stages.tar_indexes import kept_index, tars_of, write_indexes
+from open_diht.pipelines.store.commit import publish_json, remove, remove_empty, retract
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.records import Vouched, publish_record
+from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 class Export:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.stages.annotator import Annotator
-from pipelines.store.names import generation_name
-from pipelines.store.storage import StorePath, read_table
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.annotator import Annotator
+from open_diht.pipelines.store.names import generation_name
+from open_diht.pipelines.store.storage import StorePath, read_table
 
 _COUNTED_ROWS = 100_000
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import pyarrow as pa
 
-from pipelines.fetch.records import OK
-from pipelines.stages.decisions import DOWNLOAD_FAILED, UNREAD
-from pipelines.stages.downloads import STAGE, load_downloads
-from pipelines.stages.spotting import SCHEMA, load_records
-from pipelines.store.layout import Layout
-from pipelines.store.names import image_unit_name
+from open_diht.pipelines.fetch.records import OK
+from open_diht.pipelines.stages.decisions import DOWNLOAD_FAILED, UNREAD
+from open_diht.pipelines.stages.downloads import STAGE, load_downloads
+from open_diht.pipelines.stages.spotting import SCHEMA, load_records
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import image_unit_name
 
 
 def image_records(layout: Layout, unit: str, image_units: Iterable[int], stages: Collection[str]) -> pa.Table | None:

@@ -7,9 +7,9 @@ from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from filters.columns import ColumnCondition
-from pipelines.stages.decisions import Reasons, Step
-from pipelines.store.layout import Layout
+from open_diht.filters.columns import ColumnCondition
+from open_diht.pipelines.stages.decisions import Reasons, Step
+from open_diht.pipelines.store.layout import Layout
 
 
 def steps_of(judges: Sequence[Judge]) -> list[Step]:

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
-from pipelines.stages.dedup.findings import COPIES
-from pipelines.stages.verdicts import Verdict
+from open_diht.pipelines.stages.decisions import DEAD, KEPT, NOT_READ, Reasons
+from open_diht.pipelines.stages.dedup.findings import COPIES
+from open_diht.pipelines.stages.verdicts import Verdict
 
 SPOTTED = pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))
 PAIR = pa.struct([("object", pa.string()), ("attribute", pa.string())])

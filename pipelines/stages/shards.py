@@ -17,20 +17,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from common.images import BadImage, open_image
-from common.shard_index import place_beside, scan, stamp_of, write
-from filters.spotting.decode import DecodeLimits, decode_image
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import MissingImage
-from pipelines.manifests.formats.jsonl import EXTRA
-from pipelines.stages.downloads import images_of
-from pipelines.stages.output import making_way
-from pipelines.store.commit import published, remove
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, is_local, read_table, row_groups
+from open_diht.common.images import BadImage, open_image
+from open_diht.common.shard_index import place_beside, scan, stamp_of, write
+from open_diht.filters.spotting.decode import DecodeLimits, decode_image
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import MissingImage
+from open_diht.pipelines.manifests.formats.jsonl import EXTRA
+from open_diht.pipelines.stages.downloads import images_of
+from open_diht.pipelines.stages.output import making_way
+from open_diht.pipelines.store.commit import published, remove
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, is_local, read_table, row_groups
 
 PER_SHARD = 10_000
 _AS_IT_IS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}

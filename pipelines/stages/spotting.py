@@ -18,16 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from common.naming import counted
-from filters.spotting.decode import UnreadableImage
-from filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Stage
-from pipelines.manifests import MissingImage, UnreadableFile
-from pipelines.stages.captions import survivors_of
-from pipelines.stages.decisions import NOT_AT_HAND
-from pipelines.stages.downloads import (
+from open_diht.common.naming import counted
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.filters.spotting.spotter import SpotterSettings, Spotting, TextSpotter
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.stages.captions import survivors_of
+from open_diht.pipelines.stages.decisions import NOT_AT_HAND
+from open_diht.pipelines.stages.downloads import (
     STAGE,
     downloaded_state,
     images_at_hand,
@@ -36,13 +36,13 @@ from pipelines.stages.downloads import (
     original_sizes,
     state_of,
 )
-from pipelines.stages.generations import GenerationAnnotator, GenerationStage
-from pipelines.stages.survivors import Survivors
-from pipelines.store.commit import Garbled, TableFile, read_json
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, image_unit_name, unit_of
-from pipelines.store.storage import StorePath, read_table
+from open_diht.pipelines.stages.generations import GenerationAnnotator, GenerationStage
+from open_diht.pipelines.stages.survivors import Survivors
+from open_diht.pipelines.store.commit import Garbled, TableFile, read_json
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import generation_name, image_unit_name, unit_of
+from open_diht.pipelines.store.storage import StorePath, read_table
 
 BATCH = 64
 LINE = pa.struct([("text", pa.string()), ("score", pa.float32()), ("box", pa.list_(pa.list_(pa.float32())))])

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from common.files import naming
-from pipelines.plan import Unit
-from pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
-from pipelines.store.commit import published
-from pipelines.store.layout import Layout
-from pipelines.store.storage import each, read_table
+from open_diht.common.files import naming
+from open_diht.pipelines.plan import Unit
+from open_diht.pipelines.stages.dedup.findings import UID, DuplicateFiles, duplicates_stage, file_name
+from open_diht.pipelines.store.commit import published
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import each, read_table
 
 PARTS = 256  # of the space of uids; one part is sorted at a time, 27 MB of them for the 438 million uids of the paper
 _FLUSH_ROWS = 1_000_000

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.presets import Preset, load_preset
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import KEPT, judge_captions
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.names import place_of
+from open_diht.filters.presets import Preset, load_preset
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import KEPT, judge_captions
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import place_of
 
 
 def all_rows(preset: Preset) -> str:

@@ -16,22 +16,32 @@ from typing import Any
 
 import numpy as np
 
-from common import shard_index
-from common.command_line import WrongUse
-from common.shard_index import BadIndex, ShardIndex, caption_hash, load, part_of, place_beside, scan, stamp_of, write
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.engine.work import Work
-from pipelines.manifests import FileInfo
-from pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
-from pipelines.manifests.formats.webdataset import TEXT, Webdataset
-from pipelines.plan import Plan, Unit
-from pipelines.settings import INDEX, RunSettings
-from pipelines.stages.shards import ExportRecord, Shard, kept_rows
-from pipelines.store.commit import published
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, read_bytes, store_path
+from open_diht.common import shard_index
+from open_diht.common.command_line import WrongUse
+from open_diht.common.shard_index import (
+    BadIndex,
+    ShardIndex,
+    caption_hash,
+    load,
+    part_of,
+    place_beside,
+    scan,
+    stamp_of,
+    write,
+)
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.manifests import FileInfo
+from open_diht.pipelines.manifests.files import is_url, local_path, open_file, reading, unchanged
+from open_diht.pipelines.manifests.formats.webdataset import TEXT, Webdataset
+from open_diht.pipelines.plan import Plan, Unit
+from open_diht.pipelines.settings import INDEX, RunSettings
+from open_diht.pipelines.stages.shards import ExportRecord, Shard, kept_rows
+from open_diht.pipelines.store.commit import published
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, read_bytes, store_path
 
 VERSION = 1
 """Raise it when equal tars and decisions may be indexed otherwise."""

@@ -1,6 +1,6 @@
 """CAT in a Beam pipeline of your own: transforms over batches of rows, each an Arrow table.
 
-    from pipelines import AnnotateCaptions, ApplyCat, SpotText
+    from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
 
     found = (
         batches                                 # PCollection of pa.Table with columns caption, image, and any others
@@ -10,8 +10,9 @@
     )
     found.kept, found.rejected, found.dead_letter
 
-The decisions are those of a run over the same rows (`pipelines.driver.run`), duplicates excepted: these are known only
-when all rows are. A batch of some hundred rows is a good size. A worker holds one parser and one OCR process.
+The decisions are those of a run over the same rows (`open_diht.pipelines.driver.run`), duplicates excepted: these are
+known only when all rows are. A batch of some hundred rows is a good size. A worker holds one parser and one OCR
+process.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ import numpy as np
 import pyarrow as pa
 from apache_beam import pvalue
 
-from filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
-from filters.captions.annotate import CaptionAnnotator
-from filters.presets import Preset, load_preset
-from filters.spotting.settings import SpotterSettings
-from filters.spotting.spotter import TextSpotter
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.datasets.naming import listing
-from pipelines.manifests import Batch, MissingImage, read_rows
-from pipelines.manifests.columns import kind_of
-from pipelines.stages.captions import identities
-from pipelines.stages.columns import columns_of, values_of
-from pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
-from pipelines.stages.output import making_way, output_rows, rejected_rows
-from pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
-from pipelines.stages.spotting import read_texts
-from pipelines.stages.verdicts import NotLookedAt, judge_by_filters
-from pipelines.store.layout import KINDS
+from open_diht.filters.captions.annotate import SCHEMA as CAPTION_SCHEMA
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.presets import Preset, load_preset
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.spotter import TextSpotter
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.manifests import Batch, MissingImage, read_rows
+from open_diht.pipelines.manifests.columns import kind_of
+from open_diht.pipelines.stages.captions import identities
+from open_diht.pipelines.stages.columns import columns_of, values_of
+from open_diht.pipelines.stages.decisions import DEAD, KEPT, judge_captions, stage_of
+from open_diht.pipelines.stages.output import making_way, output_rows, rejected_rows
+from open_diht.pipelines.stages.spotting import SCHEMA as RECORD_SCHEMA
+from open_diht.pipelines.stages.spotting import read_texts
+from open_diht.pipelines.stages.verdicts import NotLookedAt, judge_by_filters
+from open_diht.pipelines.store.layout import KINDS
 
 ANNOTATIONS, SPOTTING = "annotations", "spotting"
-"""Columns that the transforms add and `ApplyCat` reads: structs of `filters.captions.annotate.SCHEMA`, and of status,
-message, width, height, spotted, sha256, bytes (see `pipelines.stages.spotting.SCHEMA`)."""
+"""Columns that the transforms add and `ApplyCat` reads: structs of `open_diht.filters.captions.annotate.SCHEMA`, and of
+status, message, width, height, spotted, sha256, bytes (see `open_diht.pipelines.stages.spotting.SCHEMA`)."""
 _CAPTIONS = pa.struct(list(CAPTION_SCHEMA))
 _RECORD = pa.struct([field for field in RECORD_SCHEMA if field.name != "ordinal"])
 

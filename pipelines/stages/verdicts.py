@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.presets import Preset
-from pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_images
-from pipelines.stages.judge import Judge, MeasuringJudge
-from pipelines.store.layout import Layout
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.stages.decisions import KEPT, NOT_READ, CaptionVerdict, Reasons, judge_captions, judge_images
+from open_diht.pipelines.stages.judge import Judge, MeasuringJudge
+from open_diht.pipelines.store.layout import Layout
 
 
 class NotLookedAt(RuntimeError):

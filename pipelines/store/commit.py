@@ -18,10 +18,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from common import files
-from common.files import naming, remove_temporaries, sync, temporary_beside
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, is_local, read_bytes
+from open_diht.common import files
+from open_diht.common.files import naming, remove_temporaries, sync, temporary_beside
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, is_local, read_bytes
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from pipelines.store.commit import publish_json, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath
+from open_diht.pipelines.store.commit import publish_json, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 
 def fingerprint_of(*parts: Any) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.store.storage import StorePath, is_local
+from open_diht.pipelines.store.storage import StorePath, is_local
 
 KINDS = ("kept", "rejected", "dead_letter")
 """What becomes of rows: each kind has a part of every unit that has such rows."""
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def plan(self) -> StorePath:
-        """The plan, see `pipelines.plan`."""
+        """The plan, see `open_diht.pipelines.plan`."""
         return self.work / "plan.json"
 
     @property

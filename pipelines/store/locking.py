@@ -1,7 +1,7 @@
 """Who may work in an output folder: one run, or any number of shards; and which shards are at work.
 
 On a disk the lock is the operating system's (flock), gone with its process. An object store has none, so there it is a
-lease (`common.lease`).
+lease (`open_diht.common.lease`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from common.lease import VALID_S, Lease
-from pipelines.store.layout import Layout
-from pipelines.store.storage import is_local
+from open_diht.common.lease import VALID_S, Lease
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import is_local
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 

@@ -6,12 +6,12 @@ import os
 import re
 from collections.abc import Iterable
 
-from common.command_line import WrongUse, check_folder
-from common.files import is_temporary
-from pipelines.hub.contents import contents
-from pipelines.store.commit import Garbled, read_json
-from pipelines.store.layout import KINDS, Layout
-from pipelines.store.storage import StorePath, is_local, stamps
+from open_diht.common.command_line import WrongUse, check_folder
+from open_diht.common.files import is_temporary
+from open_diht.pipelines.hub.contents import contents
+from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.storage import StorePath, is_local, stamps
 
 _FOLDERS = (*KINDS, "shards", "index", "work")
 _FILES = ("README.md", "report.html", "subset.npy", "funnel.json", "run.json", "work/plan.json", "work/lock")

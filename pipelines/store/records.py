@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipelines.store.commit import Garbled, RunFailed, publish_json, read_json, remove
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, each, size_of, sizes
+from open_diht.pipelines.store.commit import Garbled, RunFailed, publish_json, read_json, remove
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, each, size_of, sizes
 
 
 def publish_record(

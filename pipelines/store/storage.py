@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from common.store_errors import in_words, is_of_client
+from open_diht.common.store_errors import in_words, is_of_client
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

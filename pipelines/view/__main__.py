@@ -1,6 +1,6 @@
-"""`python -m pipelines.view`, which is what `make view` runs."""
+"""`python -m open_diht.pipelines.view`, which is what `make view` runs."""
 
-from common.run_command import run_command
+from open_diht.common.run_command import run_command
 
 if __name__ == "__main__":
-    run_command("pipelines.view.cli")
+    run_command("open_diht.pipelines.view.cli")

@@ -14,17 +14,17 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common.command_line import WrongUse
-from common.fields import BadValue
-from common.html import render_page, style_sheet
-from pipelines.manifests import ManifestError
-from pipelines.report.thumbnail import ImageNotShown
-from pipelines.store.commit import RunFailed
-from pipelines.view import pages
-from pipelines.view.evidence import place_at, thumbnail_of
-from pipelines.view.forms import BadAddress
-from pipelines.view.query import Place
-from pipelines.view.workbench import Workbench
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import BadValue
+from open_diht.common.html import render_page, style_sheet
+from open_diht.pipelines.manifests import ManifestError
+from open_diht.pipelines.report.thumbnail import ImageNotShown
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.view import pages
+from open_diht.pipelines.view.evidence import place_at, thumbnail_of
+from open_diht.pipelines.view.forms import BadAddress
+from open_diht.pipelines.view.query import Place
+from open_diht.pipelines.view.workbench import Workbench
 
 HOSTS = ("127.0.0.1", "localhost")
 """What a browser may call this server; a page of another name that leads here is refused (DNS rebinding)."""
@@ -38,7 +38,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_PACKAGE = "pipelines.view"
+_PACKAGE = "open_diht.pipelines.view"
 _TOLD = (HTTPException, BadAddress, BadValue, WrongUse, RunFailed, ManifestError, FileNotFoundError, pa.ArrowException)
 """Errors that become a page with their words."""
 
@@ -80,7 +80,7 @@ def make_app(bench: Workbench) -> Starlette:
             Route("/image/{place}", image),
             Route("/thresholds", page(pages.thresholds)),
             Route("/thresholds/kept", page(pages.kept)),
-            Route("/style.css", _file(style_sheet("pipelines.report", _PACKAGE), "text/css")),
+            Route("/style.css", _file(style_sheet("open_diht.pipelines.report", _PACKAGE), "text/css")),
             Route("/view.js", _file(pages.script(), "text/javascript")),
         ],
         middleware=[Middleware(_Guarded), Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.command_line import WrongUse
-from common.fields import BadValue
-from filters.presets import Preset, load_preset, recorded_preset
-from pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
-from pipelines.stages.columns import NAME as COLUMNS
-from pipelines.store.commit import Garbled, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, stamps
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import BadValue
+from open_diht.filters.presets import Preset, load_preset, recorded_preset
+from open_diht.pipelines.datasets import READ_AS, Dataset, DatasetError, load_dataset
+from open_diht.pipelines.stages.columns import NAME as COLUMNS
+from open_diht.pipelines.store.commit import Garbled, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, stamps
 
 
 @dataclass(frozen=True)

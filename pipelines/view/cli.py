@@ -13,17 +13,17 @@ from typing import Annotated
 
 import uvicorn
 
-from common.command_line import OK, Parser, WrongUse, exit_status, number, say
-from common.fields import Positive, Range
-from common.installation import remedy
-from common.plugins import PluginError, load_plugin
-from filters.presets import BadPreset
-from pipelines.store.commit import RunFailed
-from pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
-from pipelines.view.app import HOSTS, make_app
-from pipelines.view.output import Output
-from pipelines.view.sample import ROWS
-from pipelines.view.workbench import Workbench
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, number, say
+from open_diht.common.fields import Positive, Range
+from open_diht.common.installation import remedy
+from open_diht.common.plugins import PluginError, load_plugin
+from open_diht.filters.presets import BadPreset
+from open_diht.pipelines.store.commit import RunFailed
+from open_diht.pipelines.store.storage import SEE_TO_OUTPUT, asked, store_path
+from open_diht.pipelines.view.app import HOSTS, make_app
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.sample import ROWS
+from open_diht.pipelines.view.workbench import Workbench
 
 Port = Annotated[int, Range(at_least=0, at_most=65_535)]
 _CLOSE_S = 2
@@ -34,7 +34,9 @@ def before_main() -> None:
     """See `run_command`: there are no workers to prepare for."""
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m pipelines.view", **defaults: str) -> int:
+def main(
+    arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.pipelines.view", **defaults: str
+) -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
 
     def view() -> int:

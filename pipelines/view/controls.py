@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import yaml
 
-from common.fields import LARGEST, Range, field_docstrings
-from filters.captions.rules import CaptionRule
-from filters.columns import STORED
-from filters.presets import ImageRule, Preset, build_preset, load_preset, preset_names
-from filters.spotting.overlap import OverlapRule
-from pipelines.view.sample import Sample
+from open_diht.common.fields import LARGEST, Range, field_docstrings
+from open_diht.filters.captions.rules import CaptionRule
+from open_diht.filters.columns import STORED
+from open_diht.filters.presets import ImageRule, Preset, build_preset, load_preset, preset_names
+from open_diht.filters.spotting.overlap import OverlapRule
+from open_diht.pipelines.view.sample import Sample
 
 Kind = Literal["share", "count", "number", "switch", "choice"]
 FIRST = (

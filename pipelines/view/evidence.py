@@ -9,18 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.driver.examples import example_of
-from pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
-from pipelines.report.data import Example, read_example
-from pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import judge_captions
-from pipelines.stages.downloads import images_of
-from pipelines.stages.image_records import image_records
-from pipelines.store.layout import KINDS
-from pipelines.view.output import UNDECIDED, UNREADABLE, Output
-from pipelines.view.places import ordinals_of
-from pipelines.view.query import Place
+from open_diht.pipelines.driver.examples import example_of
+from open_diht.pipelines.manifests import FileChanged, ManifestError, MissingImage, UnreadableFile
+from open_diht.pipelines.report.data import Example, read_example
+from open_diht.pipelines.report.thumbnail import ImageNotShown, Thumbnail, shrink
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import judge_captions
+from open_diht.pipelines.stages.downloads import images_of
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.store.layout import KINDS
+from open_diht.pipelines.view.output import UNDECIDED, UNREADABLE, Output
+from open_diht.pipelines.view.places import ordinals_of
+from open_diht.pipelines.view.query import Place
 
 
 def ordinal_of(output: Output, place: Place) -> int | None:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode
 
-from pipelines.view.output import ENDS
-from pipelines.view.query import Bounds, Place, Query
+from open_diht.pipelines.view.output import ENDS
+from open_diht.pipelines.view.query import Bounds, Place, Query
 
 BOUNDS = ("complexity", "overlap", "action", "values")
 _LONGEST = 1_000

@@ -7,17 +7,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import cast
 
-from common.command_line import WrongUse
-from filters.presets import Preset
-from pipelines.datasets import Dataset
-from pipelines.plan import Plan, PlanMismatch, load_plan
-from pipelines.report.data import Funnel, read_funnel
-from pipelines.stages.captions import CaptionRecord
-from pipelines.stages.downloads import STAGE as DOWNLOAD
-from pipelines.stages.tally import DecideRecord
-from pipelines.store.layout import KINDS, Layout
-from pipelines.store.storage import StorePath, is_local, stamps
-from pipelines.view.asked import asked_of, json_of, provenance
+from open_diht.common.command_line import WrongUse
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.plan import Plan, PlanMismatch, load_plan
+from open_diht.pipelines.report.data import Funnel, read_funnel
+from open_diht.pipelines.stages.captions import CaptionRecord
+from open_diht.pipelines.stages.downloads import STAGE as DOWNLOAD
+from open_diht.pipelines.stages.tally import DecideRecord
+from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.storage import StorePath, is_local, stamps
+from open_diht.pipelines.view.asked import asked_of, json_of, provenance
 
 UNREADABLE = "unreadable"
 """Stands for a unit where dead letters are of files that could not be read at all."""

@@ -12,23 +12,32 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 
-from common.fields import BadValue
-from common.html import TextSpan, marked
-from filters.presets import Preset
-from pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
-from pipelines.report.data import Funnel
-from pipelines.report.example_card import draw_card
-from pipelines.report.page import CHARTS
-from pipelines.stages.decisions import cascade
-from pipelines.stages.tally import DecideRecord
-from pipelines.store.storage import each
-from pipelines.view.controls import as_yaml, controls_of, moved
-from pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
-from pipelines.view.output import UNDECIDED, Output
-from pipelines.view.query import NOT_OF_MANIFEST, Hit, Place, Query, numeric_columns, random_place, row_at, search
-from pipelines.view.sample import Sample
-from pipelines.view.thresholds import Decided, decide, pairs_are_known
-from pipelines.view.workbench import Workbench
+from open_diht.common.fields import BadValue
+from open_diht.common.html import TextSpan, marked
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.report.charts import draw_column, draw_histogram, percent, reason_name
+from open_diht.pipelines.report.data import Funnel
+from open_diht.pipelines.report.example_card import draw_card
+from open_diht.pipelines.report.page import CHARTS
+from open_diht.pipelines.stages.decisions import cascade
+from open_diht.pipelines.stages.tally import DecideRecord
+from open_diht.pipelines.store.storage import each
+from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
+from open_diht.pipelines.view.forms import BadAddress, address_of, end_of, place_of, query_of
+from open_diht.pipelines.view.output import UNDECIDED, Output
+from open_diht.pipelines.view.query import (
+    NOT_OF_MANIFEST,
+    Hit,
+    Place,
+    Query,
+    numeric_columns,
+    random_place,
+    row_at,
+    search,
+)
+from open_diht.pipelines.view.sample import Sample
+from open_diht.pipelines.view.thresholds import Decided, decide, pairs_are_known
+from open_diht.pipelines.view.workbench import Workbench
 
 Shown = tuple[str, dict[str, Any]]
 """A template and what it names."""

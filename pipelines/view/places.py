@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.stages.decisions import KEPT, Reasons
-from pipelines.store.storage import read_table, row_count
-from pipelines.view.output import UNDECIDED, Output
+from open_diht.pipelines.stages.decisions import KEPT, Reasons
+from open_diht.pipelines.store.storage import read_table, row_count
+from open_diht.pipelines.view.output import UNDECIDED, Output
 
 
 def ordinals_of(output: Output, unit: str, end: str) -> NDArray[np.int64]:

@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from filters.base import Bools
-from pipelines.stages.dedup.findings import COPIES
-from pipelines.stages.output import OURS
-from pipelines.store.layout import KINDS
-from pipelines.store.storage import open_parts
-from pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
-from pipelines.view.places import ordinals_of
+from open_diht.filters.base import Bools
+from open_diht.pipelines.stages.dedup.findings import COPIES
+from open_diht.pipelines.stages.output import OURS
+from open_diht.pipelines.store.layout import KINDS
+from open_diht.pipelines.store.storage import open_parts
+from open_diht.pipelines.view.output import ENDS, UNDECIDED, UNREADABLE, Output
+from open_diht.pipelines.view.places import ordinals_of
 
 PAGE_ROWS = 24
 SECONDS = 3.0

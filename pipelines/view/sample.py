@@ -17,14 +17,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.base import Bools
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import KEPT, UNREAD, Reasons
-from pipelines.stages.image_records import image_records
-from pipelines.stages.spotting import SCHEMA
-from pipelines.store.storage import each
-from pipelines.view.output import Output
-from pipelines.view.places import reasons_of
+from open_diht.filters.base import Bools
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import KEPT, UNREAD, Reasons
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.spotting import SCHEMA
+from open_diht.pipelines.store.storage import each
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.places import reasons_of
 
 ROWS = 20_000
 """Rows that are held at most."""

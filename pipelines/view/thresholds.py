@@ -15,15 +15,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.base import Bools
-from filters.presets import Preset
-from pipelines.pilot.estimate import Estimate, share
-from pipelines.stages.decisions import DUPLICATE_IMAGE, DUPLICATE_PAIR, DUPLICATE_SEMANTIC, KEPT, Reasons, cascade
-from pipelines.stages.dedup.exact_stages import Pairs
-from pipelines.stages.dedup.keys import Halves
-from pipelines.stages.verdicts import judge_by_filters
-from pipelines.view.output import Output
-from pipelines.view.sample import Piece, Sample
+from open_diht.filters.base import Bools
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.pilot.estimate import Estimate, share
+from open_diht.pipelines.stages.decisions import (
+    DUPLICATE_IMAGE,
+    DUPLICATE_PAIR,
+    DUPLICATE_SEMANTIC,
+    KEPT,
+    Reasons,
+    cascade,
+)
+from open_diht.pipelines.stages.dedup.exact_stages import Pairs
+from open_diht.pipelines.stages.dedup.keys import Halves
+from open_diht.pipelines.stages.verdicts import judge_by_filters
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.sample import Piece, Sample
 
 
 @dataclass(frozen=True)

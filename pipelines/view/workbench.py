@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from functools import cached_property
 
-from filters.presets import Preset, load_preset, preset_names
-from pipelines.report.data import Example
-from pipelines.view.evidence import evidence_of
-from pipelines.view.output import Output
-from pipelines.view.query import Place
-from pipelines.view.sample import Sample, draw
-from pipelines.view.thresholds import Decided, decide
+from open_diht.filters.presets import Preset, load_preset, preset_names
+from open_diht.pipelines.report.data import Example
+from open_diht.pipelines.view.evidence import evidence_of
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.query import Place
+from open_diht.pipelines.view.sample import Sample, draw
+from open_diht.pipelines.view.thresholds import Decided, decide
 
 
 class Workbench:

@@ -2,8 +2,8 @@
 
 On the reference encoder of the evaluation, whose weights nobody here made. A budget is the number k of labelled images
 of each class; k = 0 is zero-shot. A seed draws the shots, and all methods get the same ones, so that they are paired
-over images and over draws. Radius and penalty are chosen on the shots alone (`eval.fewshot`): test labels score and
-choose nothing.
+over images and over draws. Radius and penalty are chosen on the shots alone (`open_diht.eval.fewshot`): test labels
+score and choose nothing.
 
 Sets of photographs of groceries: `grocery-inside`, the kinds that are classes of ImageNet, on which the image encoder
 was trained; `grocery-packages`, cartons and bottles of one shelf, whose names say little of how they look;
@@ -22,17 +22,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.data import DataSet, Memo, class_names, data_root, open_support, templates
-from eval.features import FeatureCache
-from eval.fewshot import FewShotResult, FewShotSettings, draw_shots
-from eval.fewshot import run as run_curves
-from eval.metrics.classification import mean_per_class
-from eval.models import Model, load_model
-from eval.tasks import choose_tasks
-from eval.tasks.opening import open_task
-from eval.zeroshot import zero_shot_classifier
-from study.data import Data
-from study.rows import ZERO_SHOT, Arm
+from open_diht.eval.data import DataSet, Memo, class_names, data_root, open_support, templates
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fewshot import FewShotResult, FewShotSettings, draw_shots
+from open_diht.eval.fewshot import run as run_curves
+from open_diht.eval.metrics.classification import mean_per_class
+from open_diht.eval.models import Model, load_model
+from open_diht.eval.tasks import choose_tasks
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.zeroshot import zero_shot_classifier
+from open_diht.study.data import Data
+from open_diht.study.rows import ZERO_SHOT, Arm
 
 SHOTS = {"full": (1, 2, 4, 8, 16, 32), "quick": (1, 4, 16), "tiny": (1, 2)}
 DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
@@ -40,7 +40,7 @@ DRAWS = {"full": {"grocery-inside": 20}, "quick": {}, "tiny": {}}
 at k = 1."""
 FEW = {"full": 5, "quick": 3, "tiny": 3}
 METHODS = ("probe", "random-init", "text-or-zero")
-"""Of `eval.fewshot.METHODS`, beside zero-shot."""
+"""Of `open_diht.eval.fewshot.METHODS`, beside zero-shot."""
 TASKS = {"fashion-mnist": "fashion_mnist", "cifar10": "cifar10"}
 """Pools that are tasks of the evaluation, by their names there."""
 TEMPLATES = ("a photo of a {}.", "a photo of {}, a type of food.", "{}")

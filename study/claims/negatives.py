@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from study.claims.described import described, track_of
-from study.claims.pools import open_pool, web_held
-from study.data import Data, web_set
-from study.rows import CPU, TUNING, Arm, Row
-from study.training import Pairs, trained, vocabulary
+from open_diht.study.claims.described import described, track_of
+from open_diht.study.claims.pools import open_pool, web_held
+from open_diht.study.data import Data, web_set
+from open_diht.study.rows import CPU, TUNING, Arm, Row
+from open_diht.study.training import Pairs, trained, vocabulary
 
 ABOUT = Path(__file__).with_name("negatives.yaml")
 NAME = "negatives"

@@ -193,8 +193,8 @@ _BOUNDED = """
 import json, resource, sys
 from pathlib import Path
 from PIL import Image
-from common.images import BadImage
-from filters.spotting.decode import DecodeLimits, decode_image
+from open_diht.common.images import BadImage
+from open_diht.filters.spotting.decode import DecodeLimits, decode_image
 
 def outcome(data):
     try:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from common.command_line import Parser, WrongUse, complain, exit_status, number, say
-from common.fields import Count, Positive, Share
+from open_diht.common.command_line import Parser, WrongUse, complain, exit_status, number, say
+from open_diht.common.fields import Count, Positive, Share
 
 
 def parser() -> Parser:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from common.fields import BadValue, Count, Positive, Range, Share, build, check_fields, shown
+from open_diht.common.fields import BadValue, Count, Positive, Range, Share, build, check_fields, shown
 
 
 @dataclass(frozen=True, kw_only=True)

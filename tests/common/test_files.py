@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import publish_bytes, publish_json, published, published_folder, read_json, sha256_file
+from open_diht.common.files import publish_bytes, publish_json, published, published_folder, read_json, sha256_file
 
 
 def test_a_file_appears_at_the_end_and_replaces_the_one_before(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.image_parts import MAX_SCANS, exif_orientation, jpeg_parts
-from common.images import BadImage, BadImageReason, ImageLimits, open_image
+from open_diht.common.image_parts import MAX_SCANS, exif_orientation, jpeg_parts
+from open_diht.common.images import BadImage, BadImageReason, ImageLimits, open_image
 from tests.common.hostile_images import BOMBS, KINDS, decoded_within, encode, exif_of_everything, noise, scanned
 
 LIMITS = ImageLimits()

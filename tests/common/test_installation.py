@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common import installation
-from common.installation import install_command, remedy
+from open_diht.common import installation
+from open_diht.common.installation import install_command, remedy
 
 
 @pytest.fixture

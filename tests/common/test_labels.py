@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.html import apart
+from open_diht.common.html import apart
 
 
 @given(st.lists(st.floats(0, 200), max_size=8))

@@ -15,8 +15,8 @@ import pytest
 fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: pip install '.[filter]'")
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 
-from common import lease as module  # noqa: E402
-from common.lease import Lease, LeaseLost  # noqa: E402
+from open_diht.common import lease as module  # noqa: E402
+from open_diht.common.lease import Lease, LeaseLost  # noqa: E402
 
 FOLDER = "/locking/work/leases"
 
@@ -43,7 +43,7 @@ def _others(fs: Any, renewed: float | None = None) -> str:
 
 
 def test_a_lease_given_back_may_be_taken_again(leases: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.lease.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("open_diht.common.lease.time.sleep", lambda seconds: None)
     one, other = lease_in(leases), lease_in(leases)
     assert one.take(shared=True) and other.take(shared=True)
     one.release()
@@ -176,7 +176,7 @@ def test_of_two_that_meet_one_gets_it(leases: Any, monkeypatch: pytest.MonkeyPat
         waited.append(seconds)
         leases.rm_file(met)
 
-    monkeypatch.setattr("common.lease.time.sleep", sleep)
+    monkeypatch.setattr("open_diht.common.lease.time.sleep", sleep)
     lease = lease_in(leases)
     assert lease.take_alone() and len(waited) == 1
     lease.release()

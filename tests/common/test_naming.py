@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.naming import counted, nearest
+from open_diht.common.naming import counted, nearest
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "0 units"), (1, "1 unit"), (2, "2 units"), (1_000, "1,000 units")])

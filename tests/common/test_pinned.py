@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from common.pinned import digest_of, is_pinned
+from open_diht.common.pinned import digest_of, is_pinned
 
 
 def test_a_file_and_a_folder(tmp_path: Path) -> None:

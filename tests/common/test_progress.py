@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from common import progress
-from common.progress import ProgressBar, duration, running
+from open_diht.common import progress
+from open_diht.common.progress import ProgressBar, duration, running
 
 
 class Terminal(io.StringIO):

@@ -116,7 +116,7 @@ def test_what_was_ignored_from_the_beginning_stays_ignored(runs: Starter, tmp_pa
 def test_standard_files_that_are_closed_are_opened_first() -> None:
     """Else another file gets the number 2, and the log of a stage is written over it."""
     code = (
-        "import os, sys; from common.run_command import _open_standard_files as opened; opened(); "
+        "import os, sys; from open_diht.common.run_command import _open_standard_files as opened; opened(); "
         "sys.stderr.write('x'); assert os.path.samestat(os.fstat(2), os.stat(os.devnull)); "
         "assert os.get_inheritable(2); sys.exit(7)"
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest
 
-from common.statistics import chance_of_hit, wilson
+from open_diht.common.statistics import chance_of_hit, wilson
 
 
 class TestWilson:

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from common.tar_stream import BrokenTar, Member, TarStream
+from open_diht.common.tar_stream import BrokenTar, Member, TarStream
 
 
 def header(size: int) -> bytes:

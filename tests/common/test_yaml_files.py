@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.yaml_files import BadYaml, parse_yaml, read_yaml
+from open_diht.common.yaml_files import BadYaml, parse_yaml, read_yaml
 
 MERGED = """
 base: &base {size: 1, colour: red}

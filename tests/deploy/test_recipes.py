@@ -19,8 +19,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from deploy.dask import slurm
-from pipelines import cli
-from pipelines.runners.beam_options import check_beam_options
+from open_diht.pipelines import cli
+from open_diht.pipelines.runners.beam_options import check_beam_options
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -87,7 +87,7 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
 @pytest.mark.parametrize("path", files("/Dockerfile"), ids=shown)
 def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
     text = path.read_text(encoding="utf-8").replace("\\\n", " ")
-    assert "filters.spotting.weights" in text, "models are inside"
+    assert "open_diht.filters.spotting.weights" in text, "models are inside"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'|^ARG EXTRAS=([a-z0-9,]+)$", text, re.MULTILINE)
     extras = "".join(extras)
     assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
@@ -229,7 +229,7 @@ def test_dask_workers_of_slurm_are_processes_of_one_thread_and_get_the_whole_of_
     assert f"{sys.executable} -m distributed.cli.dask_worker tcp://127.0.0.1:" in script
     assert "--nthreads 1 " in script and "--nworkers 16 " in script and "export OMP_NUM_THREADS=1" in script
     command = slurm.run_command(options, "tcp://10.0.0.1:4000")
-    assert command[1:3] == ["-m", "pipelines"]
+    assert command[1:3] == ["-m", "open_diht.pipelines"]
     asked = PARSER.parse_args(command[3:])
     assert (asked.runner, asked.dask_scheduler, asked.workers) == ("dask", "tcp://10.0.0.1:4000", 128)
     assert asked.input == "/data/a *.tsv"
@@ -272,7 +272,7 @@ def test_a_slurm_array_counts_its_shards_from_zero(tmp_path: Path, array: dict[s
         check=True,
     )
     arguments = done.stdout.splitlines()
-    assert arguments[:2] == ["-m", "pipelines"]
+    assert arguments[:2] == ["-m", "open_diht.pipelines"]
     options = PARSER.parse_args(arguments[2:])
     assert (options.shard, options.workers, options.input) == (shard, 16, "/data/a *.tsv")
     assert options.preset == "strict"

@@ -17,8 +17,8 @@ pytest.importorskip("torch", reason="torch is not installed: pip install '.[trai
 from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import get_args_parser
 
-from trainer.cli import _parser
-from trainer.config_files import load_config
+from open_diht.trainer.cli import _parser
+from open_diht.trainer.config_files import load_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 WORDS = ["/data/a cat", "vit-b-32", "/runs/b32", "loss.beta=0.5"]
@@ -27,7 +27,7 @@ WORDS = ["/data/a cat", "vit-b-32", "/runs/b32", "loss.beta=0.5"]
 def trained(words: list[str]) -> tuple[Any, Any]:
     """What torchrun and the trainer understand of the words of a torchrun."""
     launcher = get_args_parser().parse_args(words)
-    assert (launcher.module, launcher.training_script) == (True, "trainer")
+    assert (launcher.module, launcher.training_script) == (True, "open_diht.trainer")
     options = _parser("trainer", {}).parse_args(launcher.training_script_args)
     load_config(options.config, options.overrides, {"data": {"sources": [{"path": options.data}]}})
     return launcher, options

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.ranks import Ranks
-from eval import estimates
-from eval.blind import blind_accuracy
-from eval.caption_selection import evaluate_caption_selection
-from eval.data import Choice, DataSet, Memo
-from eval.examples import FoundTexts
-from eval.features import FeatureCache
-from eval.items import estimate_of, read_items
-from eval.tasks import KINDS, Source, load_suite
-from eval.tasks.opening import open_task
+from open_diht.common.ranks import Ranks
+from open_diht.eval import estimates
+from open_diht.eval.blind import blind_accuracy
+from open_diht.eval.caption_selection import evaluate_caption_selection
+from open_diht.eval.data import Choice, DataSet, Memo
+from open_diht.eval.examples import FoundTexts
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.tasks import KINDS, Source, load_suite
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import cli, compare
-from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.fewshot import METHODS
+from open_diht.eval import cli, compare
+from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.eval.fewshot import METHODS
 from tests.eval.conftest import COLOURS, image
 from tests.tiny_clip import write_tiny
 
@@ -136,7 +136,7 @@ def test_results_are_there_before_the_probes_and_survive_a_stop(world: Any, monk
         assert "colours " in capsys.readouterr().out
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("eval.run.evaluate_few_shot", stopped)
+    monkeypatch.setattr("open_diht.eval.run.evaluate_few_shot", stopped)
     assert cli.main(world["command"]) == 130
     assert rows(world)[0]["metric"] == "top1" and rows(world)[0]["value"] is not None
 
@@ -144,7 +144,7 @@ def test_results_are_there_before_the_probes_and_survive_a_stop(world: Any, monk
 def test_run_again_it_gives_the_same_and_encodes_nothing(world: Any, monkeypatch: Any) -> None:
     assert cli.main(world["command"]) == 0
     before = rows(world)
-    from eval.models.model import Model
+    from open_diht.eval.models.model import Model
 
     def refuse(self: Any, given: Any) -> Any:
         if len(given) and not (isinstance(given, list) and given == ["width"]):

@@ -18,14 +18,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.ranks import Ranks
-from eval.data import DataSet, Memo
-from eval.features import FeatureCache
-from eval.fetch.writing import write_webdataset
-from eval.retrieval import evaluate_retrieval
-from eval.task import Task
-from eval.tasks.opening import open_task
-from eval.zeroshot import evaluate_classification
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data import DataSet, Memo
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import write_webdataset
+from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.task import Task
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import a_task, image, needed
 
 NAMES = ("cat", "dog", "fire truck", "tea cup", "green field", "old map", "violin")

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.compare import main
-from eval.comparison import NOT_SEED_NOISE, compare
-from eval.errors import DataBroken, WrongUse
-from eval.items import estimate_of, read_items
-from eval.metrics.classification import mean_per_class, roc_auc
-from eval.results import Items
-from eval.statistics import mcnemar
+from open_diht.eval.compare import main
+from open_diht.eval.comparison import NOT_SEED_NOISE, compare
+from open_diht.eval.errors import DataBroken, WrongUse
+from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.metrics.classification import mean_per_class, roc_auc
+from open_diht.eval.results import Items
+from open_diht.eval.statistics import mcnemar
 
 Rows = list[dict[str, Any]]
 

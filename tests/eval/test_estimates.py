@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
-from eval import estimates
-from eval.metrics.classification import average_precision, average_precision_11point, mean_per_class
-from eval.statistics import Estimate, average_difference, crossed_interval, difference
+from open_diht.eval import estimates
+from open_diht.eval.metrics.classification import average_precision, average_precision_11point, mean_per_class
+from open_diht.eval.statistics import Estimate, average_difference, crossed_interval, difference
 
 Draw = Callable[[np.random.Generator], Estimate]
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval.data import Memo
-from eval.data.webdataset_layout import read_webdataset
-from eval.errors import DataBroken, ModelError
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, write_webdataset
-from eval.models import load_model
+from open_diht.eval.data import Memo
+from open_diht.eval.data.webdataset_layout import read_webdataset
+from open_diht.eval.errors import DataBroken, ModelError
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.models import load_model
 from tests.eval.conftest import image
 from tests.forks import Forks
 from tests.tiny_clip import write_tiny
@@ -170,7 +170,7 @@ def test_other_libraries_or_another_kind_of_device_are_encoded_anew(tiny: Any, m
     monkeypatch.setitem(tiny.record, "device", "cuda:0")
     assert tiny.fingerprint == on_gpu != before  # ranks share what they encode
     monkeypatch.undo()
-    monkeypatch.setattr("eval.models.model.library_versions", lambda: {"torch": "1.0"})
+    monkeypatch.setattr("open_diht.eval.models.model.library_versions", lambda: {"torch": "1.0"})
     assert tiny.fingerprint != before
 
 

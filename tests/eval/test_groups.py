@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score
 
-from eval.comparison import compare
-from eval.data import DataSet, Memo
-from eval.errors import DataBroken, DataMissing
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, write_webdataset
-from eval.items import estimate_of, read_items
-from eval.results import INTERVAL
-from eval.tasks import Source, Task, load_suite
-from eval.tasks.opening import open_task
-from eval.zeroshot import evaluate_classification
+from open_diht.eval.comparison import compare
+from open_diht.eval.data import DataSet, Memo
+from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.items import estimate_of, read_items
+from open_diht.eval.results import INTERVAL
+from open_diht.eval.tasks import Source, Task, load_suite
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, a_task, image
 
 REGIONS = ("region 0", "region 1", "region 2")

@@ -9,13 +9,22 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from common.ranks import Ranks
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, write_webdataset
-from eval.linear_probe import COARSE, DECADE, HELD_OUT, best, evaluate_linear_probe, fit_linear_probe, held_out, search
-from eval.results import is_broken
-from eval.tasks import Source
-from eval.tasks.opening import open_task
+from open_diht.common.ranks import Ranks
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.linear_probe import (
+    COARSE,
+    DECADE,
+    HELD_OUT,
+    best,
+    evaluate_linear_probe,
+    fit_linear_probe,
+    held_out,
+    search,
+)
+from open_diht.eval.results import is_broken
+from open_diht.eval.tasks import Source
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 
 TASK = a_task(

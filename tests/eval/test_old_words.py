@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.comparison import compare
-from eval.results import Items
+from open_diht.eval.comparison import compare
+from open_diht.eval.results import Items
 
 
 def _results(folder: Path, name: str, hits: np.ndarray) -> Path:

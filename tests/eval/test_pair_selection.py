@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data import DataSet, Memo, Pair
-from eval.examples import ComparedPair
-from eval.features import FeatureCache
-from eval.pair_selection import clusters_of, evaluate_pair_selection
-from eval.report import write_report
-from eval.tasks import KINDS, Source
-from eval.tasks.opening import open_task
+from open_diht.eval.data import DataSet, Memo, Pair
+from open_diht.eval.examples import ComparedPair
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.pair_selection import clusters_of, evaluate_pair_selection
+from open_diht.eval.report import write_report
+from open_diht.eval.tasks import KINDS, Source
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_zeroshot import collapsed
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval import cli
-from eval.power import detectable, items_needed, power_table
-from eval.statistics import mcnemar
-from eval.tasks import load_suite
+from open_diht.eval import cli
+from open_diht.eval.power import detectable, items_needed, power_table
+from open_diht.eval.statistics import mcnemar
+from open_diht.eval.tasks import load_suite
 
 
 @pytest.mark.parametrize(("n", "disagree"), [(400, 0.05), (400, 0.2), (2000, 0.1)])

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from common.ranks import Ranks
-from eval.data import open_support
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, write_webdataset
-from eval.fewshot import METHODS, draw_shots
-from eval.options import Shots
-from eval.probing import evaluate_few_shot
-from eval.results import cautions, is_broken
-from eval.tasks import Source, Task
-from eval.tasks.opening import open_task
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data import open_support
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.fewshot import METHODS, draw_shots
+from open_diht.eval.options import Shots
+from open_diht.eval.probing import evaluate_few_shot
+from open_diht.eval.results import cautions, is_broken
+from open_diht.eval.tasks import Source, Task
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import COLOURS, a_task, image
 from tests.eval.test_features import counted_model
 from tests.eval.test_zeroshot import collapsed

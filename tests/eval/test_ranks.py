@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.ranks import Ranks
-from eval.cli import main
-from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.common.ranks import Ranks
+from open_diht.eval.cli import main
+from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
 from tests.eval.conftest import COLOURS, image
 from tests.forks import Forks
 

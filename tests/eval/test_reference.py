@@ -10,19 +10,19 @@ from typing import Any
 
 import pytest
 
-from common.ranks import Ranks
-from eval.caption_selection import evaluate_caption_selection
-from eval.data import Memo, data_root
-from eval.errors import DataMissing, ModelError
-from eval.features import FeatureCache
-from eval.models import load_model
-from eval.options import Shots
-from eval.probing import evaluate_few_shot
-from eval.retrieval import evaluate_retrieval
-from eval.tasks import load_suite
-from eval.tasks.opening import open_task
-from eval.vqa import evaluate_vqa
-from eval.zeroshot import evaluate_classification
+from open_diht.common.ranks import Ranks
+from open_diht.eval.caption_selection import evaluate_caption_selection
+from open_diht.eval.data import Memo, data_root
+from open_diht.eval.errors import DataMissing, ModelError
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.models import load_model
+from open_diht.eval.options import Shots
+from open_diht.eval.probing import evaluate_few_shot
+from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.tasks import load_suite
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.vqa import evaluate_vqa
+from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import not_at_hand
 
 ITEMS = 60

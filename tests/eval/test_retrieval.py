@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from common.ranks import Ranks
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, write_webdataset
-from eval.retrieval import evaluate_retrieval
-from eval.tasks.opening import open_task
+from open_diht.common.ranks import Ranks
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, write_webdataset
+from open_diht.eval.retrieval import evaluate_retrieval
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, image
 from tests.eval.test_zeroshot import collapsed
 from tests.forks import Forks

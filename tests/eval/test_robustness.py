@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.robustness import _baseline, effective_robustness, expected_accuracy
+from open_diht.eval.robustness import _baseline, effective_robustness, expected_accuracy
 
 
 def row(value: float | None, half: float = 0.004, metric: str = "top1") -> dict[str, Any]:

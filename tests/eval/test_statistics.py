@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, binomtest, ttest_1samp
 
-from common.statistics import Interval, wilson
-from eval import estimates
-from eval.statistics import (
+from open_diht.common.statistics import Interval, wilson
+from open_diht.eval import estimates
+from open_diht.eval.statistics import (
     Estimate,
     average,
     average_difference,

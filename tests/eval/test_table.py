@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eval.table import main
+from open_diht.eval.table import main
 from tests.eval.test_compare import row, write
 
 

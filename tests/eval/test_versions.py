@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from eval.cli import main
-from eval.pairing import why_not_comparable
+from open_diht.eval.cli import main
+from open_diht.eval.pairing import why_not_comparable
 
 SUITE = """
 name: two

@@ -10,11 +10,11 @@ import open_clip
 import pytest
 import torch
 
-from eval.errors import DataBroken
-from eval.features import FeatureCache
-from eval.tasks.opening import open_task
-from eval.templates import look_up
-from eval.zeroshot import evaluate_classification, zero_shot_classifier
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.templates import look_up
+from open_diht.eval.zeroshot import evaluate_classification, zero_shot_classifier
 from tests.eval.conftest import a_task
 
 TASK = a_task("colours", "classification", "top1")

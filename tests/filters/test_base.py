@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from filters.base import Bools, CaptionEvidence, CaptionFilter, register_filter, registered_filters
+from open_diht.filters.base import Bools, CaptionEvidence, CaptionFilter, register_filter, registered_filters
 
 
 def _all(captions: CaptionEvidence) -> Bools:

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.fields import BadValue
-from filters.columns import MISSING_PLACE, ColumnCondition, as_section, condition_of, conditions_of
-from filters.presets import BadPreset, load_preset
+from open_diht.common.fields import BadValue
+from open_diht.filters.columns import MISSING_PLACE, ColumnCondition, as_section, condition_of, conditions_of
+from open_diht.filters.presets import BadPreset, load_preset
 
 NUMBERS = pa.array([0.1, 0.5, 0.9, None, float("nan"), float("inf")])
 

@@ -14,7 +14,7 @@ import importlib, locale, logging, os, pkgutil, random, signal, socket, sys, war
 from PIL import Image, ImageFile
 import numpy, pyarrow, yaml  # what libraries change when they are imported is theirs
 if sys.argv[1:]:
-    from filters.lean import FRAMEWORKS, without
+    from open_diht.filters.lean import FRAMEWORKS, without
     with without(*FRAMEWORKS):
         import spacy
 
@@ -36,9 +36,10 @@ def state():
     }
 
 before = state()
-import filters
-for module in pkgutil.walk_packages(filters.__path__, "filters.") if sys.argv[1:] else ():
-    if not module.name.startswith(("filters.spotting.ocr", "filters.spotting.worker")):  # the OCR process is our own
+import open_diht.filters as filters
+for module in pkgutil.walk_packages(filters.__path__, "open_diht.filters.") if sys.argv[1:] else ():
+    # The OCR process is our own.
+    if not module.name.startswith(("open_diht.filters.spotting.ocr", "open_diht.filters.spotting.worker")):
         importlib.import_module(module.name)
 after = state()
 print([name for name in before if before[name] != after[name]])

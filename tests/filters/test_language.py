@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.language import check_identifier, identify, provenance
+from open_diht.filters.language import check_identifier, identify, provenance
 
 CAPTIONS = {
     "a brown dog runs through the snow": "en",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from filters.lean import without
+from open_diht.filters.lean import without
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -50,9 +50,12 @@ def test_finders_that_imports_add_stay() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed, so nothing imports it")
-@pytest.mark.parametrize("module", ["filters.captions.annotate", "pipelines.driver.run", "filters.spotting.ocr.paddle"])
+@pytest.mark.parametrize(
+    "module",
+    ["open_diht.filters.captions.annotate", "open_diht.pipelines.driver.run", "open_diht.filters.spotting.ocr.paddle"],
+)
 def test_filters_do_not_load_torch(module: str) -> None:
-    if module == "filters.spotting.ocr.paddle":
+    if module == "open_diht.filters.spotting.ocr.paddle":
         pytest.importorskip("paddleocr")
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0

@@ -7,11 +7,11 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from common.fields import BadValue, Range
-from filters.captions.rules import CaptionRule
-from filters.dedup import DedupRule
-from filters.presets import BadPreset, ImageRule, Preset, load_preset, preset_names
-from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule
+from open_diht.common.fields import BadValue, Range
+from open_diht.filters.captions.rules import CaptionRule
+from open_diht.filters.dedup import DedupRule
+from open_diht.filters.presets import BadPreset, ImageRule, Preset, load_preset, preset_names
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule
 
 Write = Callable[[str], str]
 

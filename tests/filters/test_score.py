@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from common.fields import BadValue
-from filters.presets import BadPreset, load_preset
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule, ScoreRule
+from open_diht.common.fields import BadValue
+from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NegativesRule, ScoreRule
 
 
 def test_a_preset_without_the_section_asks_nothing() -> None:

@@ -18,16 +18,16 @@ import pytest
 from apache_beam.internal import pickler
 from PIL import Image, ImageDraw, ImageFont
 
-from filters.captions.annotate import CaptionAnnotator
-from filters.presets import load_preset
-from filters.spotting.spotter import TextSpotter
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.driver.funnel import FunnelRecord
-from pipelines.driver.outcome import FilterOutcome
-from pipelines.driver.run import run
-from pipelines.runners import Backend, Direct, Job
-from pipelines.settings import STAGES, RunSettings
-from pipelines.store.commit import read_json
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.presets import load_preset
+from open_diht.filters.spotting.spotter import TextSpotter
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.driver.funnel import FunnelRecord
+from open_diht.pipelines.driver.outcome import FilterOutcome
+from open_diht.pipelines.driver.run import run
+from open_diht.pipelines.runners import Backend, Direct, Job
+from open_diht.pipelines.settings import STAGES, RunSettings
+from open_diht.pipelines.store.commit import read_json
 from tests.forks import Forks
 from tests.pipelines.processes import Forked
 
@@ -94,10 +94,10 @@ class Here(Direct):
         do, names = job.build.keywords["do"], job.build.keywords["names"]  # type: ignore[attr-defined]
         work = pickler.loads(pickler.dumps(do))
         with (
-            patch("pipelines.stages.spotting.TextSpotter", _LastingSpotter),
-            patch("pipelines.stages.captions.CaptionAnnotator", _lasting_annotator),
-            patch("pipelines.stages.captions.gc", _UNCOLLECTED),
-            patch("pipelines.engine.stage.PAUSES_S", (0.0, 0.0)),
+            patch("open_diht.pipelines.stages.spotting.TextSpotter", _LastingSpotter),
+            patch("open_diht.pipelines.stages.captions.CaptionAnnotator", _lasting_annotator),
+            patch("open_diht.pipelines.stages.captions.gc", _UNCOLLECTED),
+            patch("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0)),
         ):
             work.setup()
             try:
@@ -260,7 +260,7 @@ def strict(pairs: Path, tmp_path_factory: pytest.TempPathFactory, ocr_models: No
 
 @pytest.fixture
 def command(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`python -m pipelines`, in a process of its own, from whose folder modules are imported."""
+    """`python -m open_diht.pipelines`, in a process of its own, from whose folder modules are imported."""
 
     def run(*arguments: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
         words, folder = [*map(str, arguments)], tmp_path_factory.mktemp("command")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import apache_beam.runners.worker.sdk_worker_main  # noqa: F401  # that forks have it
 
-import pipelines.cli  # noqa: F401
+import open_diht.pipelines.cli  # noqa: F401
 from tests.forks import Forks
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,14 +24,14 @@ _MARK = "FILTERS_TEST_KILL"
 
 
 def command(words: list[str], folder: str, said: str, errors: str) -> None:
-    """`python -m pipelines` with these words, in a folder. Runs in a process of its own."""
+    """`python -m open_diht.pipelines` with these words, in a folder. Runs in a process of its own."""
     os.setsid()
     os.chdir(folder)
     sys.path.insert(0, folder)
     for descriptor, path in ((1, said), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
     sys.argv = ["pipelines", *words]
-    runpy.run_module("pipelines", run_name="__main__")
+    runpy.run_module("open_diht.pipelines", run_name="__main__")
 
 
 class Forked:
@@ -95,7 +95,7 @@ class ForkedStarter:
 
 
 class Starter:
-    """Starts `python -m pipelines`."""
+    """Starts `python -m open_diht.pipelines`."""
 
     def __init__(self, mark: str):
         self._mark = mark
@@ -104,7 +104,7 @@ class Starter:
     def start(self, manifest: Path, output: Path, *more: str, workers: int = 2) -> subprocess.Popen[str]:
         arguments = words_for(manifest, output, *more, workers=workers)
         process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines", *arguments],
+            [sys.executable, "-m", "open_diht.pipelines", *arguments],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": str(REPOSITORY), _MARK: self._mark},
             stdout=subprocess.PIPE,

@@ -190,7 +190,7 @@ def _balance(result: Any) -> int:
 
 @pytest.fixture(scope="module")
 def parquet(folder: Path, filtering: Callable[..., Any], ocr_models: None) -> Any:
-    from pipelines.datasets import load_dataset
+    from open_diht.pipelines.datasets import load_dataset
 
     dataset = load_dataset("custom").with_roles(images_root=str(folder))
     return filtering(folder / "in" / "rows.parquet", folder / "out-parquet", dataset=dataset, unit_rows=18)

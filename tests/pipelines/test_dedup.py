@@ -17,7 +17,7 @@ import pytest
 import yaml
 from PIL import Image, ImageDraw
 
-from pipelines.manifests import make_uid
+from open_diht.pipelines.manifests import make_uid
 from tests.pipelines.conftest import encoded_again
 
 Filtering = Callable[..., Any]
@@ -83,7 +83,7 @@ def preset(tmp_path: Path) -> Callable[[str], str]:
     """A preset file like paper but for the text."""
 
     def written(text: str) -> str:
-        paper = yaml.safe_load(files("filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8"))
+        paper = yaml.safe_load(files("open_diht.filters.presets").joinpath("paper.yaml").read_text(encoding="utf-8"))
         (tmp_path / "mine.yaml").write_text(yaml.safe_dump(paper | yaml.safe_load(text)), encoding="utf-8")
         return str(tmp_path / "mine.yaml")
 

@@ -17,25 +17,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.command_line import WrongUse
-from common.shard_index import load, part_of, scan, stamp_of
-from filters.presets import load_preset
-from pipelines.concepts.shards import shard_entries
-from pipelines.pilot.command import main as pilot
-from pipelines.pilot.measure import measure
-from pipelines.plan import load_plan
-from pipelines.settings import INDEX
-from pipelines.stages import tar_indexes
-from pipelines.stages.tar_indexes import KeptIndexStage
-from pipelines.store.layout import Layout
-from pipelines.store.storage import store_path
+from open_diht.common.command_line import WrongUse
+from open_diht.common.shard_index import load, part_of, scan, stamp_of
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.concepts.shards import shard_entries
+from open_diht.pipelines.pilot.command import main as pilot
+from open_diht.pipelines.pilot.measure import measure
+from open_diht.pipelines.plan import load_plan
+from open_diht.pipelines.settings import INDEX
+from open_diht.pipelines.stages import tar_indexes
+from open_diht.pipelines.stages.tar_indexes import KeptIndexStage
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import store_path
 from tests.forks import Forks
 from tests.pipelines.processes import ForkedStarter, kill_at
 
 torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
-from trainer.data import DataSettings, ShardLoader, ShardMismatch, Source  # noqa: E402
-from trainer.data.settings import Split  # noqa: E402
-from trainer.data.shards import open_source, store_of  # noqa: E402
+from open_diht.trainer.data import DataSettings, ShardLoader, ShardMismatch, Source  # noqa: E402
+from open_diht.trainer.data.settings import Split  # noqa: E402
+from open_diht.trainer.data.shards import open_source, store_of  # noqa: E402
 
 CAPTIONS = ("captions", "export")
 WORDS = ("--stages", ",".join(CAPTIONS), "--export", INDEX, "--unit-rows", "9")

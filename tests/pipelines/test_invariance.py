@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages import captions as caption_stage
-from pipelines.stages import decide as decide_stage
+from open_diht.pipelines.stages import captions as caption_stage
+from open_diht.pipelines.stages import decide as decide_stage
 
 ROWS = 80
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from common.shard_index import load
+from open_diht.common.shard_index import load
 from tests.forks import Forks
 from tests.pipelines.processes import ForkedStarter, committed, kill_at
 

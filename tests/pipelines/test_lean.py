@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.driver.notes import unparsed_note
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.driver.notes import unparsed_note
 
 
 @pytest.fixture(scope="module")

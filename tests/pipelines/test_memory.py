@@ -12,15 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from filters.presets import load_preset
-from pipelines.datasets import load_dataset
-from pipelines.manifests import UnreadableFile, inspect, read
-from pipelines.plan import keep_plan, make_plan
-from pipelines.stages.captions import CaptionStage
-from pipelines.stages.decide import DecideStage
-from pipelines.store.commit import read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import UnreadableFile, inspect, read
+from open_diht.pipelines.plan import keep_plan, make_plan
+from open_diht.pipelines.stages.captions import CaptionStage
+from open_diht.pipelines.stages.decide import DecideStage
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
 from tests.forks import Forks
 
 MIB = 2**20

@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common import lease
-from common.shard_index import load
-from pipelines import cli
-from pipelines.datasets import load_dataset
-from pipelines.fetch.records import FETCHED
-from pipelines.manifests import Span, inspect, read, split
-from pipelines.stages.downloads import STAGE, images_of, tar_path
-from pipelines.store.commit import publish_first, publish_json, publish_table, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.locking import Busy, output_lock
-from pipelines.store.names import generation_name, image_unit_name
-from pipelines.store.storage import stamps, store_path
-from pipelines.view import cli as view
+from open_diht.common import lease
+from open_diht.common.shard_index import load
+from open_diht.pipelines import cli
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.fetch.records import FETCHED
+from open_diht.pipelines.manifests import Span, inspect, read, split
+from open_diht.pipelines.stages.downloads import STAGE, images_of, tar_path
+from open_diht.pipelines.store.commit import publish_first, publish_json, publish_table, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import Busy, output_lock
+from open_diht.pipelines.store.names import generation_name, image_unit_name
+from open_diht.pipelines.store.storage import stamps, store_path
+from open_diht.pipelines.view import cli as view
 from tests.forks import Forks
 from tests.pipelines.processes import Forked
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.plugins import PluginError, load_plugin
-from filters.base import ImageEvidence
-from filters.presets import load_preset
+from open_diht.common.plugins import PluginError, load_plugin
+from open_diht.filters.base import ImageEvidence
+from open_diht.filters.presets import load_preset
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 PAGE = (Path(__file__).parents[2] / "docs" / "extend" / "filter.md").read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def test_a_section_for_an_unknown_filter_and_a_plugin_that_is_not_there_are_refu
 
 
 def test_the_image_filter_of_the_page_rejects_banners(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filters.base._registered", {})
+    monkeypatch.setattr("open_diht.filters.base._registered", {})
     exec(MODULE, {"__name__": "my_filters"})
     preset = load_preset(str(own / "mine.yaml"))
     sizes = {"width": [400, 401, 100], "height": [100, 100, 500]}

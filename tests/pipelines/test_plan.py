@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.datasets import load_dataset
-from pipelines.manifests import BadSchema, NoInput, info_of, read
-from pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
-from pipelines.store.layout import Layout
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import BadSchema, NoInput, info_of, read
+from open_diht.pipelines.plan import Plan, keep_plan, load_plan, make_plan, part_of
+from open_diht.pipelines.store.layout import Layout
 
 CUSTOM = load_dataset("custom")
 
@@ -66,7 +66,7 @@ def unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def refuse(path: str, dataset: object) -> NoReturn:
         raise AssertionError(f"{path} is looked at")
 
-    return lambda: monkeypatch.setattr("pipelines.manifests.reader._look", refuse)
+    return lambda: monkeypatch.setattr("open_diht.pipelines.manifests.reader._look", refuse)
 
 
 @pytest.fixture

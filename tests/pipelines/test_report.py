@@ -13,13 +13,13 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from common.html import TextSpan, attribute, marked, plain
-from pipelines.report import render_report, write_report
-from pipelines.report.charts import anchor, bin_counts, percent
-from pipelines.report.data import read_example, read_funnel
-from pipelines.report.graph import draw_graph
-from pipelines.report.page import MAX_EXAMPLES
-from pipelines.report.thumbnail import SIDE, ImageNotShown, draw_image, make_thumbnail, shrink
+from open_diht.common.html import TextSpan, attribute, marked, plain
+from open_diht.pipelines.report import render_report, write_report
+from open_diht.pipelines.report.charts import anchor, bin_counts, percent
+from open_diht.pipelines.report.data import read_example, read_funnel
+from open_diht.pipelines.report.graph import draw_graph
+from open_diht.pipelines.report.page import MAX_EXAMPLES
+from open_diht.pipelines.report.thumbnail import SIDE, ImageNotShown, draw_image, make_thumbnail, shrink
 from tests.common.hostile_images import flat_png
 from tests.common.html_tags import HOSTILE, Tags
 

@@ -22,11 +22,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from common.command_line import WrongUse
-from common.shard_index import load, stamp_of
-from filters.spotting.weights import WeightsMissing
-from pipelines.datasets import load_dataset
-from pipelines.manifests import NoInput
+from open_diht.common.command_line import WrongUse
+from open_diht.common.shard_index import load, stamp_of
+from open_diht.filters.spotting.weights import WeightsMissing
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import NoInput
 
 SENTENCE = "A brown dog runs after a red ball"
 ANNOTATIONS = {
@@ -534,7 +534,7 @@ def test_weights_that_cannot_be_had_stop_a_run_before_its_first_stage(
         raise WeightsMissing("no network")
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("pipelines.driver.run.download_and_install", offline)
+    monkeypatch.setattr("open_diht.pipelines.driver.run.download_and_install", offline)
     with pytest.raises(WrongUse, match=r"no network.*STAGES=captions"):
         filtering(pairs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -554,7 +554,7 @@ def test_a_run_fetches_the_weights_once_and_only_where_images_are_read(
         raise Fetched
 
     monkeypatch.setenv("DIHT_OCR_MODELS", str(tmp_path / "none"))
-    monkeypatch.setattr("pipelines.driver.run.download_and_install", fetch)
+    monkeypatch.setattr("open_diht.pipelines.driver.run.download_and_install", fetch)
     with pytest.raises(Fetched):
         filtering(pairs, tmp_path / "out")
     filtering(pairs, tmp_path / "captions", stages=("captions", "export"))

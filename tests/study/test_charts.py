@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from study.charts import HIGH, WIDE, Point, Series, line_chart
+from open_diht.study.charts import HIGH, WIDE, Point, Series, line_chart
 
 LINES = [
     Series("up", (Point(1, -3, -4, -2), Point(4, 5, 4, 7))),

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from study import cli, synthetic
-from study.claims import negatives
-from study.claims.described import described
-from study.data import Data
-from study.rows import Arm, Rows
-from study.run import run_claim
-from study.tables import TABLES
+from open_diht.study import cli, synthetic
+from open_diht.study.claims import negatives
+from open_diht.study.claims.described import described
+from open_diht.study.data import Data
+from open_diht.study.rows import Arm, Rows
+from open_diht.study.run import run_claim
+from open_diht.study.tables import TABLES
 
 
 class Claim(ModuleType):
     """Three arms of one seed; `ran` counts."""
 
     def __init__(self) -> None:
-        super().__init__("study.claims.cat")
+        super().__init__("open_diht.study.claims.cat")
         self.ran: list[str] = []
 
     def arms(self, track: str, scale: str, data: Data) -> list[Arm]:

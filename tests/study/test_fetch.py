@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.errors import FetchFailed
-from study.data import Data
-from study.fetch import SIDE, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
-from study.images import samples
+from open_diht.eval.errors import FetchFailed
+from open_diht.study.data import Data
+from open_diht.study.fetch import SIDE, fetch_flickr8k, fetch_grocery, fetch_laion, main, shrunk
+from open_diht.study.images import samples
 from tests.eval.fetch.test_fetch import Server, server
 
 __all__ = ["server"]

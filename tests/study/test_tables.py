@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from study.rows import Arm
-from study.tables import TABLES, lines
-from study.words import table_in_markdown, verdicts_in_words
+from open_diht.study.rows import Arm
+from open_diht.study.tables import TABLES, lines
+from open_diht.study.words import table_in_markdown, verdicts_in_words
 from tests.study.conftest import MakeRows
 
 

@@ -95,7 +95,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def targets(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Concept targets of `shards`, as `make concepts` stores them: shapes and colours; every tenth pair has none."""
-    from trainer.concepts.targets import ShardTargets, packed
+    from open_diht.trainer.concepts.targets import ShardTargets, packed
 
     folder, entries = tmp_path_factory.mktemp("targets"), []
     for shard, tar in enumerate(sorted(shards.glob("*.tar"))):
@@ -126,7 +126,7 @@ TINY_ARCHITECTURE = {
 @pytest.fixture(scope="session")
 def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
     """Plain values of a configuration that takes milliseconds per step, with `section={...}` on top."""
-    from trainer.config_files import merged
+    from open_diht.trainer.config_files import merged
 
     def values(**sections: Any) -> dict[str, Any]:
         base = {
@@ -145,8 +145,8 @@ def tiny_values(shards: Path) -> Callable[..., dict[str, Any]]:
 @pytest.fixture(scope="session")
 def tiny_config(tiny_values: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
     """A configuration that takes milliseconds per step."""
-    from common.fields import build
-    from trainer.config import Config
+    from open_diht.common.fields import build
+    from open_diht.trainer.config import Config
 
     return lambda **sections: build(Config, tiny_values(**sections))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.config_files import load_config
-from trainer.loop import train
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.loop import train
 
 LIMIT_S = 240.0
 TWO_CHECKPOINTS = 7  # the first step that is logged after the second of checkpoints at every third step

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.assembly import _about_precision, prepare_torch
-from trainer.losses import HnNce, hn_nce
+from open_diht.trainer.assembly import _about_precision, prepare_torch
+from open_diht.trainer.losses import HnNce, hn_nce
 
 GPU = torch.device("cuda", 0)
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from common.command_line import WrongUse
-from common.files import sha256_file
-from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
-from trainer.data import BadSource
-from trainer.loop import train
+from open_diht.common.command_line import WrongUse
+from open_diht.common.files import sha256_file
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints
+from open_diht.trainer.data import BadSource
+from open_diht.trainer.loop import train
 
 SECTIONS: dict[str, Any] = {
     "data": {"split": {"holdout": 0.1}},

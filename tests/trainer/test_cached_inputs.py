@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from common.command_line import WrongUse
-from common.fields import build
-from trainer.config import Config, TransformSettings
-from trainer.config_files import merged
-from trainer.data import BadSource
-from trainer.export import load
-from trainer.loop import train
-from trainer.transforms import StoredTransform
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import build
+from open_diht.trainer.config import Config, TransformSettings
+from open_diht.trainer.config_files import merged
+from open_diht.trainer.data import BadSource
+from open_diht.trainer.export import load
+from open_diht.trainer.loop import train
+from open_diht.trainer.transforms import StoredTransform
 
 KINDS = 8
 TOWERS = {
@@ -81,8 +81,8 @@ def test_it_learns_and_the_export_says_how_to_load_it(config: Callable[..., Conf
     assert (
         outcome.checks["retrieval/image_to_text_r10"].value > 2 * outcome.checks["retrieval/image_to_text_r10"].chance
     )
-    assert said[-1] == f"model in {tmp_path}/run/export/, for trainer.export.load('{tmp_path}/run/export')"
-    assert "from trainer.export import load" in (tmp_path / "run/export/README.md").read_text()
+    assert said[-1] == f"model in {tmp_path}/run/export/, for open_diht.trainer.export.load('{tmp_path}/run/export')"
+    assert "from open_diht.trainer.export import load" in (tmp_path / "run/export/README.md").read_text()
 
 
 def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(
@@ -115,7 +115,7 @@ def test_other_features_are_another_run(config: Callable[..., Config], tmp_path:
 def test_a_step_that_is_not_finite_leaves_statistics_as_they_were(
     config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer import transforms
+    from open_diht.trainer import transforms
 
     def infinite(self: Any, stored: Any, draws: Any) -> Any:
         return torch.full((len(stored), 3, 12, 12), torch.inf)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import checkpoint as module
-from trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, Damaged
-from trainer.config import CheckpointSettings
+from open_diht.trainer import checkpoint as module
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError, Checkpoints, Damaged
+from open_diht.trainer.config import CheckpointSettings
 
 
 def made(step: int, metric: float | None = None) -> Checkpoint:

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import PILToTensor
 
-from common.ranks import Ranks, joined_ranks
-from trainer import checks
-from trainer.data import DataSettings, Source
-from trainer.data.batch import Batch
+from open_diht.common.ranks import Ranks, joined_ranks
+from open_diht.trainer import checks
+from open_diht.trainer.data import DataSettings, Source
+from open_diht.trainer.data.batch import Batch
 
 
 class Told:
@@ -152,7 +152,7 @@ def test_zero_shot_folders(tmp_path: Path) -> None:
 
 def test_zero_shot_while_training(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
     """Through the whole run: folder, templates, log."""
-    from trainer.loop import train
+    from open_diht.trainer.loop import train
 
     for name in ("circle", "square"):
         (tmp_path / "classes" / name).mkdir(parents=True)

@@ -13,11 +13,11 @@ import pytest
 import torch
 import yaml
 
-from common.fields import build
-from common.ranks import joined_ranks
-from trainer.config import Config
-from trainer.config_files import load_config, merged
-from trainer.loop import train
+from open_diht.common.fields import build
+from open_diht.common.ranks import joined_ranks
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import load_config, merged
+from open_diht.trainer.loop import train
 
 
 def has_compiler() -> bool:
@@ -77,9 +77,9 @@ def test_a_compiled_run_is_the_run_and_its_files_have_plain_names(
 @needs_compiler
 def test_dropped_patches_are_the_same_in_both_passes_of_a_batch_in_parts() -> None:
     """Features are made without gradient first, then with it: two graphs, whose random numbers must agree."""
-    from trainer.architecture import build as built
-    from trainer.model import Student
-    from trainer.randomness import Purpose, seed_torch
+    from open_diht.trainer.architecture import build as built
+    from open_diht.trainer.model import Student
+    from open_diht.trainer.randomness import Purpose, seed_torch
 
     torch.manual_seed(0)
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "patch_dropout": 0.5}

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
-from common.fields import build
-from trainer import config as module
-from trainer.config import Config
-from trainer.config_files import BadConfig, config_names, differences, load_config, merged, plain
-from trainer.losses import HnNce
+from open_diht.common.fields import build
+from open_diht.trainer import config as module
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import BadConfig, config_names, differences, load_config, merged, plain
+from open_diht.trainer.losses import HnNce
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 

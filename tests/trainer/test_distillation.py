@@ -12,12 +12,12 @@ import fsspec
 import open_clip
 import pytest
 
-from common.fields import build
-from trainer.config import Config
-from trainer.config_files import load_config
-from trainer.data import ConceptMismatch
-from trainer.distillation import concept_targets, resolved
-from trainer.loop import train
+from open_diht.common.fields import build
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.data import ConceptMismatch
+from open_diht.trainer.distillation import concept_targets, resolved
+from open_diht.trainer.loop import train
 
 
 def config_of(*paths: str, **concepts: Any) -> Config:

@@ -18,19 +18,19 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 
-from common.command_line import WrongUse
-from common.fields import build
-from common.ranks import Ranks, begin_group, joined_ranks, same_on_all
-from trainer.accumulation import Losses, backward
-from trainer.config import Config
-from trainer.config_files import load_config
-from trainer.data.batch import Batch
-from trainer.ema import WeightAverage
-from trainer.loop import train
-from trainer.losses import HnNce, loss_of
-from trainer.model import Encoded, build_student
-from trainer.optim import build_optimizer
-from trainer.step import Stepper, StepResult, losses_of
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import build
+from open_diht.common.ranks import Ranks, begin_group, joined_ranks, same_on_all
+from open_diht.trainer.accumulation import Losses, backward
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.loop import train
+from open_diht.trainer.losses import HnNce, loss_of
+from open_diht.trainer.model import Encoded, build_student
+from open_diht.trainer.optim import build_optimizer
+from open_diht.trainer.step import Stepper, StepResult, losses_of
 
 CASES: dict[str, dict[str, Any]] = {
     "hn_nce": {"loss": {"beta": 0.5}},
@@ -180,7 +180,7 @@ def helpers_work(folder: Path) -> None:
 
 def steppers(config: Any, ranks: Ranks) -> tuple[Stepper, Stepper]:
     """Real students: over ranks with what saves memory, and alone without it."""
-    from trainer.assembly import _parallel
+    from open_diht.trainer.assembly import _parallel
 
     made = []
     for spread in (True, False):

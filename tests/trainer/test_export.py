@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.architecture import architecture, build
-from trainer.config import ModelSettings, TransformSettings
-from trainer.export import CannotExport, export
-from trainer.pixels import Pixels
-from trainer.transforms import preprocessing, transform
+from open_diht.trainer.architecture import architecture, build
+from open_diht.trainer.config import ModelSettings, TransformSettings
+from open_diht.trainer.export import CannotExport, export
+from open_diht.trainer.pixels import Pixels
+from open_diht.trainer.transforms import preprocessing, transform
 
 SHAPES: dict[str, dict[str, Any]] = {
     "vit": {

@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu_parts import SMALL
 from benchmarks.train_step import pairs, stepper_of
-from trainer.config import ConceptSettings, ModelSettings
-from trainer.losses import fused
-from trainer.losses.chunked import Tile
-from trainer.memory import need
-from trainer.model import build_student
+from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.losses import fused
+from open_diht.trainer.losses.chunked import Tile
+from open_diht.trainer.memory import need
+from open_diht.trainer.model import build_student
 
 CUDA = "cuda:0"
 

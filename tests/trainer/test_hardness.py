@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from trainer.config_files import load_config
-from trainer.hardness import about_scale, fitting_scale
-from trainer.loop import train
+from open_diht.trainer.config_files import load_config
+from open_diht.trainer.hardness import about_scale, fitting_scale
+from open_diht.trainer.loop import train
 
 DATA = {"data": {"sources": [{"path": "out/sample"}]}}
 

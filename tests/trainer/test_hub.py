@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from open_diht.trainer.hub import main
+from open_diht.trainer.remote import RemoteFolder
 from tests.hub_server import Hub
-from trainer.hub import main
-from trainer.remote import RemoteFolder
 
 FILES = {"open_clip_model.safetensors": b"\x01\x00\xff" * 50, "open_clip_config.json": b"{}", "README.md": b"# Card\n"}
 

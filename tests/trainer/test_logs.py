@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from common.command_line import WrongUse
-from trainer.config import LogSettings
-from trainer.logs import MissingTracker, RunLog
-from trainer.progress import TrainingProgress, line
-from trainer.randomness import Purpose, seed_for, seed_torch
-from trainer.step import StepResult
+from open_diht.common.command_line import WrongUse
+from open_diht.trainer.config import LogSettings
+from open_diht.trainer.logs import MissingTracker, RunLog
+from open_diht.trainer.progress import TrainingProgress, line
+from open_diht.trainer.randomness import Purpose, seed_for, seed_torch
+from open_diht.trainer.step import StepResult
 
 
 def opened(workdir: Path, resumed_at: int = 0, **settings: object) -> RunLog:

@@ -17,20 +17,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common import shard_index
-from common.command_line import WrongUse
-from common.fields import build
+from open_diht.common import shard_index
+from open_diht.common.command_line import WrongUse
+from open_diht.common.fields import build
+from open_diht.trainer import quality
+from open_diht.trainer.checkpoint import Checkpoints
+from open_diht.trainer.cli import main
+from open_diht.trainer.config import Config
+from open_diht.trainer.config_files import merged, plain
+from open_diht.trainer.data import BadSource, TooManyBad, streams
+from open_diht.trainer.loop import train
+from open_diht.trainer.step import Stepper
+from open_diht.trainer.stopping import stop_wish
 from tests.forks import Forks
 from tests.trainer.conftest import entries
-from trainer import quality
-from trainer.checkpoint import Checkpoints
-from trainer.cli import main
-from trainer.config import Config
-from trainer.config_files import merged, plain
-from trainer.data import BadSource, TooManyBad, streams
-from trainer.loop import train
-from trainer.step import Stepper
-from trainer.stopping import stop_wish
 
 Values = Callable[..., dict[str, Any]]
 
@@ -497,7 +497,7 @@ def test_a_run_that_was_asked_to_stop_says_so_by_its_status(
 ) -> None:
     import yaml
 
-    from trainer import command
+    from open_diht.trainer import command
 
     def say(text: str) -> None:
         print(text)

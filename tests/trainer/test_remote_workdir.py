@@ -18,14 +18,14 @@ from typing import Any
 import pytest
 import torch
 
-from common import lease
+from open_diht.common import lease
+from open_diht.trainer.checkpoint import Checkpoint, Checkpoints
+from open_diht.trainer.cli import main
+from open_diht.trainer.loop import train
+from open_diht.trainer.remote import RemoteFolder
+from open_diht.trainer.workdir import checkpoints_at
 from tests.forks import Forks
 from tests.trainer.kill_runs import same_bits
-from trainer.checkpoint import Checkpoint, Checkpoints
-from trainer.cli import main
-from trainer.loop import train
-from trainer.remote import RemoteFolder
-from trainer.workdir import checkpoints_at
 
 pytestmark = pytest.mark.store
 

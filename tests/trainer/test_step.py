@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common.ranks import Ranks
-from trainer.architecture import tokenizer
-from trainer.config import ConceptSettings
-from trainer.data.batch import Batch
-from trainer.ema import WeightAverage
-from trainer.model import build_student
-from trainer.optim import build_optimizer
-from trainer.step import Diverged, Stepper, StepResult, losses_of
+from open_diht.common.ranks import Ranks
+from open_diht.trainer.architecture import tokenizer
+from open_diht.trainer.config import ConceptSettings
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.ema import WeightAverage
+from open_diht.trainer.model import build_student
+from open_diht.trainer.optim import build_optimizer
+from open_diht.trainer.step import Diverged, Stepper, StepResult, losses_of
 
 SHAPE: dict[str, Any] = {
     "embed_dim": 32,

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.lease import LeaseLost
-from trainer import uploads as module
-from trainer.checkpoint import Checkpoint, CheckpointError
-from trainer.config import CheckpointSettings
-from trainer.remote import RemoteFolder, StoreError
-from trainer.stored_checkpoints import StoredCheckpoints
-from trainer.uploads import Uploads
+from open_diht.common.lease import LeaseLost
+from open_diht.trainer import uploads as module
+from open_diht.trainer.checkpoint import Checkpoint, CheckpointError
+from open_diht.trainer.config import CheckpointSettings
+from open_diht.trainer.remote import RemoteFolder, StoreError
+from open_diht.trainer.stored_checkpoints import StoredCheckpoints
+from open_diht.trainer.uploads import Uploads
 
 FILES = ["model.safetensors", "training.pt", "manifest.json"]
 
@@ -181,7 +181,7 @@ def test_the_training_goes_on_while_one_is_brought_and_waits_for_it_before_the_n
         upload(file, *names)
 
     monkeypatch.setattr(store, "upload", slow)
-    monkeypatch.setattr("trainer.stored_checkpoints._WORTH_A_LINE_S", 0.0)
+    monkeypatch.setattr("open_diht.trainer.stored_checkpoints._WORTH_A_LINE_S", 0.0)
     kept = run()
     kept.checkpoints.save(made(1))  # comes back
     assert not kept.uploads.idle and kept.checkpoints.steps() == []
@@ -245,7 +245,7 @@ def test_a_disk_that_is_full_is_named(run: Callable[..., Run], monkeypatch: pyte
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trainer.checkpoint.save_file", full)
+    monkeypatch.setattr("open_diht.trainer.checkpoint.save_file", full)
     kept = run()
     with pytest.raises(CheckpointError, match=r"by way of which it goes to memory://.*No space.*set data.cache_folder"):
         kept.checkpoints.save(made(1))

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
+from open_diht.common.command_line import WrongUse
+from open_diht.trainer import tasks
+from open_diht.trainer.loop import train
 from tests.trainer.conftest import entries
-from trainer import tasks
-from trainer.loop import train
 
 STANDS_IN = """
 import json, os, pathlib, sys, time

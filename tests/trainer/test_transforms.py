@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.config import TransformSettings
-from trainer.pixels import Pixels
-from trainer.transforms import preprocessing, transform
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.pixels import Pixels
+from open_diht.trainer.transforms import preprocessing, transform
 
 OWN = TransformSettings(crop_scale=(0.4, 0.9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.7))
 

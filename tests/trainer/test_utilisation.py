@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.config import ConceptSettings, ModelSettings
-from trainer.model import Student, build_student
-from trainer.utilisation import PEAKS, flops_per_pair, peak_flops, peak_memory, peak_of
+from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.model import Student, build_student
+from open_diht.trainer.utilisation import PEAKS, flops_per_pair, peak_flops, peak_memory, peak_of
 
 WIDTH, LAYERS, TOKENS = 64, 4, 17
 TEXT_WIDTH, TEXT_LAYERS, CONTEXT = 32, 2, 16

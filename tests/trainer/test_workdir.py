@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from common import lease as lease_module
-from common.command_line import WrongUse
-from common.lease import Lease
-from common.ranks import Ranks
-from trainer import uploads
-from trainer.remote import RemoteFolder, StoreError
-from trainer.workdir import RemoteWorkdir, _leased, opened, spool
+from open_diht.common import lease as lease_module
+from open_diht.common.command_line import WrongUse
+from open_diht.common.lease import Lease
+from open_diht.common.ranks import Ranks
+from open_diht.trainer import uploads
+from open_diht.trainer.remote import RemoteFolder, StoreError
+from open_diht.trainer.workdir import RemoteWorkdir, _leased, opened, spool
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
         assert happen, "it would wait for ever"
         happen.pop(0)()
 
-    monkeypatch.setattr("trainer.workdir.time.sleep", sleep)
+    monkeypatch.setattr("open_diht.trainer.workdir.time.sleep", sleep)
     return happen
 
 

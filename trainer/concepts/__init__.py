@@ -1,6 +1,6 @@
 """Concept distillation: linear heads on a teacher's features learn the concepts of captions; their predictions are
 stored, and the student's heads are trained on them."""
 
-from trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets
+from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets
 
 __all__ = ["ConceptTargets", "ShardTargets", "open_targets"]

@@ -1,6 +1,6 @@
-"""`python -m trainer.concepts`, the second half of `make concepts`."""
+"""`python -m open_diht.trainer.concepts`, the second half of `make concepts`."""
 
-from trainer.concepts.cli import main
+from open_diht.trainer.concepts.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

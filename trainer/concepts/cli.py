@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from common.command_line import OK, Parser, WrongUse, exit_status, say
-from trainer.concepts.folder import AtWork, Folder
-from trainer.concepts.heads import Head, HeadSettings, HeadTrainer
-from trainer.concepts.predict import write_targets
-from trainer.concepts.progress import HeadProgress
-from trainer.concepts.store import ConceptStore, Unfinished
-from trainer.data import DataError
+from open_diht.common.command_line import OK, Parser, WrongUse, exit_status, say
+from open_diht.trainer.concepts.folder import AtWork, Folder
+from open_diht.trainer.concepts.heads import Head, HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.predict import write_targets
+from open_diht.trainer.concepts.progress import HeadProgress
+from open_diht.trainer.concepts.store import ConceptStore, Unfinished
+from open_diht.trainer.data import DataError
 
 HEADS = "heads.safetensors"
 VERSION = 2  # raise it when equal data and settings give other heads, or other figures of them
@@ -33,10 +33,13 @@ FEW = 100  # tested samples below which figures are called rough
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = Parser(prog=prog, description="Teacher heads and concept targets from stored features.")
-    parser.add_argument("--concepts", required=True, help="folder or URL that `python -m pipelines.concepts` wrote")
+    parser.add_argument(
+        "--concepts", required=True, help="folder or URL that `python -m open_diht.pipelines.concepts` wrote"
+    )
     parser.add_argument(
         "--shard",
-        help="that of `python -m pipelines.concepts`: where that has left the rest to others, or another one is at "
+        help="that of `python -m open_diht.pipelines.concepts`: where that has left the rest to others, or another one "
+        "is at "
         "work here, so does this",
     )
     parser.add_argument("--k", type=int, default=10, help="concepts kept per image and head (10)")
@@ -45,7 +48,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer.concepts") -> int:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m open_diht.trainer.concepts") -> int:
     """Run the command line; returns the exit status. `prog` is what the command is called in its help."""
 
     def make() -> int:
@@ -68,9 +71,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m trainer.
 
 
 def make_targets(folder: str | Path, settings: HeadSettings, k: int) -> dict[str, Any]:
-    """Heads and targets of a folder or URL of `python -m pipelines.concepts`; what is there already is kept, and a
-    training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`, and `DataError` where
-    another run works in the folder."""
+    """Heads and targets of a folder or URL of `python -m open_diht.pipelines.concepts`; what is there already is kept,
+    and a training that was stopped goes on. Returns the manifest of the targets. Raises `BadConcepts`, and `DataError`
+    where another run works in the folder."""
     store = ConceptStore(folder)
     with store.folder.alone("work", "heads.lock"):
         for names in ((), ("targets",), ("work", "heads")):

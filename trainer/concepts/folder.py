@@ -11,9 +11,9 @@ from pathlib import Path
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from common.files import publish_bytes, remove_temporaries
-from trainer.data.errors import DataError, ShardUnavailable
-from trainer.data.store import TRIES, is_remote
+from open_diht.common.files import publish_bytes, remove_temporaries
+from open_diht.trainer.data.errors import DataError, ShardUnavailable
+from open_diht.trainer.data.store import TRIES, is_remote
 
 
 class AtWork(DataError):

@@ -22,10 +22,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
-from trainer.concepts.progress import HeadProgress
-from trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
-from trainer.concepts.store import BadConcepts, ConceptStore
+from open_diht.trainer.concepts.measure import mean_loss, metrics, soft_cross_entropy
+from open_diht.trainer.concepts.progress import HeadProgress
+from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples, Statistics
+from open_diht.trainer.concepts.store import BadConcepts, ConceptStore
 
 _log = logging.getLogger(__name__)
 SAY_S = 10.0  # between lines on how far it is

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.statistics import wilson
-from trainer.concepts.samples import Samples
+from open_diht.common.statistics import wilson
+from open_diht.trainer.concepts.samples import Samples
 
 TOP = 10
 _ROWS_AT_ONCE = 1024

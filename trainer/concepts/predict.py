@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from common.progress import ProgressBar
-from trainer.concepts.folder import Folder
-from trainer.concepts.heads import Head
-from trainer.concepts.store import ConceptStore, ShardConcepts
-from trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
+from open_diht.common.progress import ProgressBar
+from open_diht.trainer.concepts.folder import Folder
+from open_diht.trainer.concepts.heads import Head
+from open_diht.trainer.concepts.store import ConceptStore, ShardConcepts
+from open_diht.trainer.concepts.targets import MANIFEST, VERSION, ShardTargets, about, packed
 
 ROWS_AT_ONCE = 1024
 

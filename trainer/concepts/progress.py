@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from trainer.concepts.folder import Folder
+from open_diht.trainer.concepts.folder import Folder
 
 EVERY_S = 60.0
 _UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, ValueError, zipfile.BadZipFile)

@@ -15,9 +15,9 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from common.shard_index import hash64
-from trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
-from trainer.data.order import permutation
+from open_diht.common.shard_index import hash64
+from open_diht.trainer.concepts.store import ConceptStore, Labels, ShardConcepts, concatenated
+from open_diht.trainer.data.order import permutation
 
 POOL_ROWS = 100_000  # samples shuffled together; their features are in memory
 MOST_MEASURED = 50_000  # samples of validation, and of test

@@ -1,4 +1,4 @@
-"""What `python -m pipelines.concepts` left for the teacher's heads: features and labels of every shard."""
+"""What `python -m open_diht.pipelines.concepts` left for the teacher's heads: features and labels of every shard."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.concepts.folder import Folder
-from trainer.data.errors import UNREADABLE, DataError
+from open_diht.trainer.concepts.folder import Folder
+from open_diht.trainer.data.errors import UNREADABLE, DataError
 
 VERSION = 1
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.concepts.folder import Folder
-from trainer.data.errors import ConceptMismatch
+from open_diht.trainer.concepts.folder import Folder
+from open_diht.trainer.data.errors import ConceptMismatch
 
 VERSION = 1
 MANIFEST = "manifest.json"

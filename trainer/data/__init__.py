@@ -1,9 +1,9 @@
 """Webdataset shards, or cached features, to batches: exact positions, deterministic order, counted errors. See
 `loader` and `feature_loader`."""
 
-from trainer.data.base import Loader
-from trainer.data.batch import Batch
-from trainer.data.errors import (
+from open_diht.trainer.data.base import Loader
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.errors import (
     BadSource,
     ConceptMismatch,
     DataError,
@@ -14,10 +14,10 @@ from trainer.data.errors import (
     ShardUnavailable,
     TooManyBad,
 )
-from trainer.data.feature_loader import FeatureLoader
-from trainer.data.loader import ShardLoader
-from trainer.data.settings import DataSettings, Source, Split
-from trainer.data.shards import ShardFacts
+from open_diht.trainer.data.feature_loader import FeatureLoader
+from open_diht.trainer.data.loader import ShardLoader
+from open_diht.trainer.data.settings import DataSettings, Source, Split
+from open_diht.trainer.data.shards import ShardFacts
 
 __all__ = [
     "BadSource",

@@ -6,10 +6,10 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
-from trainer.data.batch import Batch
-from trainer.data.errors import BadSource, TooManyBad
-from trainer.data.settings import DataSettings
-from trainer.data.shards import OpenSource
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.errors import BadSource, TooManyBad
+from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.data.shards import OpenSource
 
 
 class Loader(ABC):

@@ -14,8 +14,8 @@ class Batch:
     """b pairs."""
 
     images: Tensor
-    """(b, 3, h, w) uint8 pixels, in any layout in memory, which `trainer.pixels` normalises on the device; or what a
-    transform of one's own made of them."""
+    """(b, 3, h, w) uint8 pixels, in any layout in memory, which `open_diht.trainer.pixels` normalises on the device; or
+    what a transform of one's own made of them."""
     texts: Tensor
     """(b, context) int64, token ids."""
     caption_hash: Tensor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from common.shard_index import caption_hash
-from trainer.data.order import mixed
+from open_diht.common.shard_index import caption_hash
+from open_diht.trainer.data.order import mixed
 
 _STREAM = 0x6361_7074_696F_6E73  # beside those that `seed` begins for other purposes
 

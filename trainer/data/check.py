@@ -1,4 +1,4 @@
-"""Looks at shards before a training does: `python -m trainer.data FOLDER [...]`.
+"""Looks at shards before a training does: `python -m open_diht.trainer.data FOLDER [...]`.
 
 Indexes them, decodes every image unless told not to, and prints what was found by kind. Exit status 0: at most
 --max-bad-share is bad; 1: more is, or the shards cannot be used; 2: wrong use.
@@ -13,12 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 
-from common.command_line import OK, Parser, complain, exit_status, say
-from trainer.data.decode import UndecodableImage, decode
-from trainer.data.errors import DataError, Kind
-from trainer.data.index import load
-from trainer.data.settings import DataSettings, Source
-from trainer.data.shards import OpenSource, Shard, open_source, store_of
+from open_diht.common.command_line import OK, Parser, complain, exit_status, say
+from open_diht.trainer.data.decode import UndecodableImage, decode
+from open_diht.trainer.data.errors import DataError, Kind
+from open_diht.trainer.data.index import load
+from open_diht.trainer.data.settings import DataSettings, Source
+from open_diht.trainer.data.shards import OpenSource, Shard, open_source, store_of
 
 _NAMED = 20  # bad samples named
 
@@ -46,7 +46,7 @@ def _decoded(source: OpenSource, settings: DataSettings) -> Iterator[list[str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = Parser(prog="python -m trainer.data", description="Look for what is wrong with shards.")
+    parser = Parser(prog="python -m open_diht.trainer.data", description="Look for what is wrong with shards.")
     parser.add_argument("paths", nargs="+", help="output folders of `make filter`, folders of tars, globs, URLs")
     parser.add_argument("--index-only", action="store_true", help="do not decode images")
     parser.add_argument("--workers", type=int, default=2, help="processes (2)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
-from common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
+from open_diht.common.images import BadImage, BadImageReason, ImageLimits, decoding, open_image
 
 MAX_ASPECT = 20
 """Longer images lose their ends: transforms that resize the shorter side would blow up a line of pixels."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from enum import StrEnum
 
-from common.shard_index import Defect
+from open_diht.common.shard_index import Defect
 
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 """What NumPy raises where arrays in a file are damaged, or are none."""

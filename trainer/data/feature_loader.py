@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.data.base import Loader, check_place
-from trainer.data.batch import Batch
-from trainer.data.errors import ConceptMismatch
-from trainer.data.features import FeatureFile, read_features
-from trainer.data.feed import CPU, Feed
-from trainer.data.order import EpochOrder
-from trainer.data.reader import Bad, Concepts, Tokenizer
-from trainer.data.settings import DataSettings
+from open_diht.trainer.data.base import Loader, check_place
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.errors import ConceptMismatch
+from open_diht.trainer.data.features import FeatureFile, read_features
+from open_diht.trainer.data.feed import CPU, Feed
+from open_diht.trainer.data.order import EpochOrder
+from open_diht.trainer.data.reader import Bad, Concepts, Tokenizer
+from open_diht.trainer.data.settings import DataSettings
 
 InputTransform = Callable[[Tensor, npt.NDArray[np.float64]], Tensor]
 """Stored inputs (b, ...) and draws (b, 3), uniform in [0, 1), of each sample, to what the image tower takes."""

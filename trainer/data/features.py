@@ -21,11 +21,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from common.files import sha256_file
-from common.shard_index import caption_hash, hash64
-from trainer.data.errors import UNREADABLE, BadSource
-from trainer.data.settings import Split
-from trainer.data.shards import on_side
+from open_diht.common.files import sha256_file
+from open_diht.common.shard_index import caption_hash, hash64
+from open_diht.trainer.data.errors import UNREADABLE, BadSource
+from open_diht.trainer.data.settings import Split
+from open_diht.trainer.data.shards import on_side
 
 
 @dataclass(frozen=True)

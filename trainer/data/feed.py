@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.ahead import Movable, ToDevice
-from trainer.data.errors import DataError, LoaderStalled
-from trainer.data.settings import DataSettings
-from trainer.data.workers import Batches, Makes
+from open_diht.trainer.data.ahead import Movable, ToDevice
+from open_diht.trainer.data.errors import DataError, LoaderStalled
+from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.data.workers import Batches, Makes
 
 CPU = torch.device("cpu")
 Made = TypeVar("Made", bound=Movable)

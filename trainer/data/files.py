@@ -8,11 +8,11 @@ from pathlib import Path
 from PIL.Image import Image
 from torch import Tensor
 
-from common.images import ImageLimits
-from trainer.data.decode import UndecodableImage, decode
-from trainer.data.errors import DataError
-from trainer.data.images import Images
-from trainer.data.reader import Transform
+from open_diht.common.images import ImageLimits
+from open_diht.trainer.data.decode import UndecodableImage, decode
+from open_diht.trainer.data.errors import DataError
+from open_diht.trainer.data.images import Images
+from open_diht.trainer.data.reader import Transform
 
 
 class ImageFiles:

@@ -1,13 +1,13 @@
-"""The index of a shard (`common.shard_index`) with the errors and the words of the training."""
+"""The index of a shard (`open_diht.common.shard_index`) with the errors and the words of the training."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import IO
 
-from common import shard_index
-from common.shard_index import BadIndex, ShardIndex
-from trainer.data.errors import ShardMismatch
+from open_diht.common import shard_index
+from open_diht.common.shard_index import BadIndex, ShardIndex
+from open_diht.trainer.data.errors import ShardMismatch
 
 
 def load(path: Path | IO[bytes]) -> ShardIndex:

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-from trainer.data.base import Loader, check_place
-from trainer.data.batch import Batch
-from trainer.data.errors import BadSource, Kind, TooManyBad
-from trainer.data.feed import CPU, Feed
-from trainer.data.order import EpochOrder
-from trainer.data.prefetch import Prefetch
-from trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
-from trainer.data.settings import DataSettings
-from trainer.data.shards import OpenSource, ShardFacts, open_source
-from trainer.data.streams import bytes_in_use, default_streams
-from trainer.data.subset import Found, Subset, open_subset
+from open_diht.trainer.data.base import Loader, check_place
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.errors import BadSource, Kind, TooManyBad
+from open_diht.trainer.data.feed import CPU, Feed
+from open_diht.trainer.data.order import EpochOrder
+from open_diht.trainer.data.prefetch import Prefetch
+from open_diht.trainer.data.reader import Bad, Concepts, Reader, Tokenizer, Transform, heads_of
+from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.data.shards import OpenSource, ShardFacts, open_source
+from open_diht.trainer.data.streams import bytes_in_use, default_streams
+from open_diht.trainer.data.subset import Found, Subset, open_subset
 
 
 class ShardLoader(Loader):
@@ -38,8 +38,8 @@ class ShardLoader(Loader):
         batch_size: samples of a batch on each rank.
         rank, world: which rank of how many this is.
         seed: of order and augmentation.
-        transform: image (PIL, RGB) to a (3, h, w) tensor, of uint8 pixels if `trainer.transforms` makes it; may draw
-            from the generators of torch, Python and NumPy, which are seeded for each sample.
+        transform: image (PIL, RGB) to a (3, h, w) tensor, of uint8 pixels if `open_diht.trainer.transforms` makes it;
+            may draw from the generators of torch, Python and NumPy, which are seeded for each sample.
         tokenizer: captions to (n, context) int64.
         concepts: concept targets, one of each source (None for a source without), or those of the only source.
         begun: the shards of each source with which a run that is resumed began.

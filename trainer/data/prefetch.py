@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 
-from trainer.data.errors import DataError
-from trainer.data.reader import Reader
+from open_diht.trainer.data.errors import DataError
+from open_diht.trainer.data.reader import Reader
 
 
 class Prefetch:

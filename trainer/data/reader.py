@@ -20,19 +20,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from common.shard_index import ShardIndex
-from trainer.data.batch import Batch
-from trainer.data.captions import drawn
-from trainer.data.decode import UndecodableImage, decode
-from trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
-from trainer.data.images import Images
-from trainer.data.index import load
-from trainer.data.order import EpochOrder, mixed
-from trainer.data.settings import DataSettings
-from trainer.data.shards import OpenSource, Shard, selected, store_of
-from trainer.data.store import is_remote
-from trainer.data.streams import shards_in_use
-from trainer.data.subset import Subset
+from open_diht.common.shard_index import ShardIndex
+from open_diht.trainer.data.batch import Batch
+from open_diht.trainer.data.captions import drawn
+from open_diht.trainer.data.decode import UndecodableImage, decode
+from open_diht.trainer.data.errors import ConceptMismatch, Kind, ShardLost, ShardMismatch, TooManyBad
+from open_diht.trainer.data.images import Images
+from open_diht.trainer.data.index import load
+from open_diht.trainer.data.order import EpochOrder, mixed
+from open_diht.trainer.data.settings import DataSettings
+from open_diht.trainer.data.shards import OpenSource, Shard, selected, store_of
+from open_diht.trainer.data.store import is_remote
+from open_diht.trainer.data.streams import shards_in_use
+from open_diht.trainer.data.subset import Subset
 
 _OPEN_SHARDS = 256  # kept open by one worker at least, with their indexes in memory (1.7 MB for 10,000 samples)
 _NEIGHBOURS = 4  # shards that are asked for a sample, the own one first
@@ -53,7 +53,7 @@ class ShardConcepts(Protocol):
 
 
 class Concepts(Protocol):
-    """Concept targets of a source, see `trainer.concepts.targets`."""
+    """Concept targets of a source, see `open_diht.trainer.concepts.targets`."""
 
     @property
     def heads(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from common.fields import Above0, Below1, Count, Positive, Share, Total, check_fields
+from open_diht.common.fields import Above0, Below1, Count, Positive, Share, Total, check_fields
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,14 +20,14 @@ import fsspec  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
-from common import shard_index
-from common.shard_index import ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
-from trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
-from trainer.data.index import load
-from trainer.data.settings import DataSettings, Source, Split
-from trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of
-from trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
-from trainer.data.subset import Found, Subset
+from open_diht.common import shard_index
+from open_diht.common.shard_index import ShardIndex, hash64, is_current, place_beside, save, scan, stamp_of
+from open_diht.trainer.data.errors import BadSource, Kind, ShardMismatch, TooManyBad
+from open_diht.trainer.data.index import load
+from open_diht.trainer.data.settings import DataSettings, Source, Split
+from open_diht.trainer.data.sources import MANIFEST, FoundShards, find_shards, name_of
+from open_diht.trainer.data.store import ShardFile, ShardStore, default_cache, is_remote
+from open_diht.trainer.data.subset import Found, Subset
 
 _FEW = 8  # up to that many shards are indexed in this process
 _NO_GUARD = (

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from trainer.data.errors import BadSource, ShardMismatch
-from trainer.data.store import is_remote
+from open_diht.trainer.data.errors import BadSource, ShardMismatch
+from open_diht.trainer.data.store import is_remote
 
 MANIFEST = "manifest.json"
 INDEXES = "index"

@@ -21,7 +21,7 @@ from typing import IO
 
 import fsspec  # type: ignore[import-untyped, unused-ignore]
 
-from trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
+from open_diht.trainer.data.errors import ShardLost, ShardMismatch, ShardUnavailable
 
 TRIES = 4  # of a fetch, with pauses of 1, 2 and 4 seconds
 _PAUSE_S = 0.1  # before another look whether there is room

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from trainer.data.shards import OpenSource
-from trainer.data.store import is_remote
+from open_diht.trainer.data.shards import OpenSource
+from open_diht.trainer.data.store import is_remote
 
 MOST = 64
 """A worker keeps the shards open that are in use, with their indexes in memory: about three a stream at the default

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from common.shard_index import ShardIndex, stamp_of
-from trainer.data.errors import BadSource
+from open_diht.common.shard_index import ShardIndex, stamp_of
+from open_diht.trainer.data.errors import BadSource
 
 _PAIR = np.dtype("<u8,<u8")
 _CHUNK = 2**20  # uids looked at together

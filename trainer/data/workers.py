@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from trainer.data.errors import DataError
+from open_diht.trainer.data.errors import DataError
 
 _STATE_BYTES = 512
 _STOPS = (signal.SIGTERM, signal.SIGINT)

@@ -1,12 +1,12 @@
 """What the model learns from: losses over pairs, by name, and the concept loss."""
 
-from trainer.losses.concepts import concept_loss
-from trainer.losses.hn_nce import HnNce
-from trainer.losses.infonce import InfoNce
-from trainer.losses.loss import Loss, Statistics
-from trainer.losses.registry import LOSSES, loss_of, register
-from trainer.losses.rows import duplicates
-from trainer.losses.siglip import SigLip
+from open_diht.trainer.losses.concepts import concept_loss
+from open_diht.trainer.losses.hn_nce import HnNce
+from open_diht.trainer.losses.infonce import InfoNce
+from open_diht.trainer.losses.loss import Loss, Statistics
+from open_diht.trainer.losses.registry import LOSSES, loss_of, register
+from open_diht.trainer.losses.rows import duplicates
+from open_diht.trainer.losses.siglip import SigLip
 
 __all__ = [
     "LOSSES",

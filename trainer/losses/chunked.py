@@ -20,7 +20,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from trainer.losses.rows import RowLosses, check_constants, duplicates, negatives_per_row, require_negatives, row_losses
+from open_diht.trainer.losses.rows import (
+    RowLosses,
+    check_constants,
+    duplicates,
+    negatives_per_row,
+    require_negatives,
+    row_losses,
+)
 
 TILE_ELEMENTS = 8 * 2**20
 """Default size of a tile: 32 MiB of float32."""

@@ -17,8 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from trainer.losses.chunked import Tile, hn_nce_rows_chunked, tile_rows
-from trainer.losses.rows import RowLosses
+from open_diht.trainer.losses.chunked import Tile, hn_nce_rows_chunked, tile_rows
+from open_diht.trainer.losses.rows import RowLosses
 
 TILE_ELEMENTS = 32 * 2**20
 """Default size of a tile: 128 MiB of float32. Small ones would be launched faster than a GPU can be asked."""

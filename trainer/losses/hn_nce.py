@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from common.fields import Positive, Range, Share, check_fields
-from trainer.losses.chunked import hn_nce_rows_chunked
-from trainer.losses.loss import Loss, Statistics
-from trainer.losses.rows import hn_nce_rows
+from open_diht.common.fields import Positive, Range, Share, check_fields
+from open_diht.trainer.losses.chunked import hn_nce_rows_chunked
+from open_diht.trainer.losses.loss import Loss, Statistics
+from open_diht.trainer.losses.rows import hn_nce_rows
 
 EAGER_BYTES = 256 * 2**20
 """Logits above this many bytes are not held at once where `implementation` is auto."""
@@ -95,7 +95,7 @@ class HnNce(Loss):
         options |= {"offset": offset, "mine": mine, "all_of": all_of}
         chosen = self._chosen(x_bd, y_nd)
         if chosen == "triton":
-            from trainer.losses.fused import hn_nce_rows_fused  # Triton is there where torch is for GPUs
+            from open_diht.trainer.losses.fused import hn_nce_rows_fused  # Triton is there where torch is for GPUs
 
             found = hn_nce_rows_fused(x_bd, y_nd, scale, **options, chunk=self.chunk)
         elif chosen == "tiles":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.losses.hn_nce import HnNce
+from open_diht.trainer.losses.hn_nce import HnNce
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from common.ranks import Ranks
+from open_diht.common.ranks import Ranks
 
 Statistics = Mapping[str, Tensor]
 """Name to the values of rows, or to their mean; they stand in the log under these names."""

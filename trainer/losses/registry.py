@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from common.fields import converted, one_of
-from trainer.losses.hn_nce import HnNce
-from trainer.losses.infonce import InfoNce
-from trainer.losses.loss import Loss
-from trainer.losses.siglip import SigLip
+from open_diht.common.fields import converted, one_of
+from open_diht.trainer.losses.hn_nce import HnNce
+from open_diht.trainer.losses.infonce import InfoNce
+from open_diht.trainer.losses.loss import Loss
+from open_diht.trainer.losses.siglip import SigLip
 
 LOSSES: dict[str, type[Loss]] = {loss.name: loss for loss in (HnNce, InfoNce, SigLip)}
 """Name to class."""

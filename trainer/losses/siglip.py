@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 from torch.utils.checkpoint import checkpoint
 
-from common.fields import check_fields
-from trainer.losses.chunked import tile_rows
-from trainer.losses.loss import Loss, Statistics
-from trainer.losses.rows import duplicates
+from open_diht.common.fields import check_fields
+from open_diht.trainer.losses.chunked import tile_rows
+from open_diht.trainer.losses.loss import Loss, Statistics
+from open_diht.trainer.losses.rows import duplicates
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Small towers beside those of open_clip, and towers of one's own: by name, or by import path."""
 
-from trainer.towers.registry import BadTower, build_tower, is_own, register
-from trainer.towers.words import WordTokenizer, read_words
+from open_diht.trainer.towers.registry import BadTower, build_tower, is_own, register
+from open_diht.trainer.towers.words import WordTokenizer, read_words
 
 __all__ = ["BadTower", "WordTokenizer", "build_tower", "is_own", "read_words", "register"]

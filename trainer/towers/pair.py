@@ -10,7 +10,7 @@ from open_clip.model import _build_text_tower, _build_vision_tower
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from trainer.towers.registry import BadTower, build_tower, is_own
+from open_diht.trainer.towers.registry import BadTower, build_tower, is_own
 
 
 class TowerPair(nn.Module):

@@ -18,10 +18,10 @@ from typing import Any
 
 from torch import nn
 
-from common.naming import nearest
-from trainer.towers.convnet import ConvNet
-from trainer.towers.feature_mlp import FeatureMlp
-from trainer.towers.text import BagOfWords, WordTransformer
+from open_diht.common.naming import nearest
+from open_diht.trainer.towers.convnet import ConvNet
+from open_diht.trainer.towers.feature_mlp import FeatureMlp
+from open_diht.trainer.towers.text import BagOfWords, WordTransformer
 
 TOWERS: dict[str, type[nn.Module]] = {
     "feature_mlp": FeatureMlp,

@@ -12,9 +12,9 @@ from typing import Final
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from filters.spotting.folding import fold
-from filters.spotting.ocr.onnx_file import Graph
-from filters.spotting.settings import Alphabet
+from open_diht.filters.spotting.folding import fold
+from open_diht.filters.spotting.ocr.onnx_file import Graph
+from open_diht.filters.spotting.settings import Alphabet
 
 _END: Final = ("Softmax", "Identity", "Add", "MatMul")
 """From the output backwards; each takes the one after it as its first input."""

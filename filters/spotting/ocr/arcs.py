@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from filters.spotting.ocr.detection import Contour, Floats, Pixels, corners_of, score_inside
-from filters.spotting.ocr.lines import HEIGHT
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.ocr.detection import Contour, Floats, Pixels, corners_of, score_inside
+from open_diht.filters.spotting.ocr.lines import HEIGHT
+from open_diht.filters.spotting.settings import SpotterSettings
 
 # In pixels of the detector's map.
 _LEAST_AREA: Final = 200

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from filters.spotting.ocr.detection import Floats, Pixels, Quad
+from open_diht.filters.spotting.ocr.detection import Floats, Pixels, Quad
 
 _LEAST_PROPORTION: Final = 2.5
 """Height by width of a column."""

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.settings import SpotterSettings
 
 Floats = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]

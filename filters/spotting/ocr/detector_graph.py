@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from filters.spotting.ocr.onnx_file import Graph, attributes_of
-from filters.spotting.settings import Precision
+from open_diht.filters.spotting.ocr.onnx_file import Graph, attributes_of
+from open_diht.filters.spotting.settings import Precision
 
 _Array = npt.NDArray[np.float32]
 _HEAD: Final = ("Sigmoid", "Add", "ConvTranspose", "Relu", "Add", "ConvTranspose")

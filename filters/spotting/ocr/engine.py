@@ -12,11 +12,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from filters.spotting.decode import DecodedImage
-from filters.spotting.ocr.alphabets import load_recogniser
-from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
-from filters.spotting.ocr.columns import find_columns, lay_out, says_a_word
-from filters.spotting.ocr.detection import (
+from open_diht.filters.spotting.decode import DecodedImage
+from open_diht.filters.spotting.ocr.alphabets import load_recogniser
+from open_diht.filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
+from open_diht.filters.spotting.ocr.columns import find_columns, lay_out, says_a_word
+from open_diht.filters.spotting.ocr.detection import (
     Floats,
     Pixels,
     Quad,
@@ -27,12 +27,12 @@ from filters.spotting.ocr.detection import (
     reading_order,
     text_box,
 )
-from filters.spotting.ocr.detector_graph import load_detector
-from filters.spotting.ocr.lines import cut_line, to_strip
-from filters.spotting.ocr.networks import load_network
-from filters.spotting.ocr.recognition import Reading, read_strips
-from filters.spotting.settings import Box, Spotted, SpotterSettings
-from filters.spotting.weights import ModelSize, find_models
+from open_diht.filters.spotting.ocr.detector_graph import load_detector
+from open_diht.filters.spotting.ocr.lines import cut_line, to_strip
+from open_diht.filters.spotting.ocr.networks import load_network
+from open_diht.filters.spotting.ocr.recognition import Reading, read_strips
+from open_diht.filters.spotting.settings import Box, Spotted, SpotterSettings
+from open_diht.filters.spotting.weights import ModelSize, find_models
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from filters.spotting.decode import Pixels
+from open_diht.filters.spotting.decode import Pixels
 
 _FLAGS: Final[Mapping[int, int]] = {
     1: cv2.IMREAD_COLOR,

@@ -8,7 +8,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from filters.spotting.ocr.detection import Pixels, Quad, corners_of
+from open_diht.filters.spotting.ocr.detection import Pixels, Quad, corners_of
 
 HEIGHT: Final = 48
 """Of a strip, in pixels."""

@@ -6,9 +6,9 @@ import io
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
-from common.installation import install_command
-from filters.spotting.ocr.detection import Floats
-from filters.spotting.settings import EngineName, SpotterSettings
+from open_diht.common.installation import install_command
+from open_diht.filters.spotting.ocr.detection import Floats
+from open_diht.filters.spotting.settings import EngineName, SpotterSettings
 
 Network = Callable[[Floats], Floats]
 """float32 of a batch to float32; any batch and size that the network takes."""

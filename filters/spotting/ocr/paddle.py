@@ -11,14 +11,14 @@ from typing import Any, Final
 
 import cv2
 
-from filters.lean import FRAMEWORKS, without
+from open_diht.filters.lean import FRAMEWORKS, without
 
 with without(*FRAMEWORKS):
     from paddleocr import PaddleOCR  # type: ignore[import-untyped, unused-ignore]
 
-from filters.spotting.decode import DecodedImage
-from filters.spotting.settings import Spotted, SpotterSettings
-from filters.spotting.weights import find_models
+from open_diht.filters.spotting.decode import DecodedImage
+from open_diht.filters.spotting.settings import Spotted, SpotterSettings
+from open_diht.filters.spotting.weights import find_models
 
 _ONNX: Final = {
     "engine": "onnxruntime",

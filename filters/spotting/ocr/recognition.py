@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from filters.spotting.ocr.detection import Floats, Pixels
-from filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
+from open_diht.filters.spotting.ocr.detection import Floats, Pixels
+from open_diht.filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
 
 Reading = tuple[str, float]
 """Text, and the mean probability of its characters; ("", 0.0) where nothing is read."""

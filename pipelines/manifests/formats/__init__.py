@@ -1,8 +1,8 @@
 """Manifest formats: one class each, in a registry. Those that come along are the modules that are imported here."""
 
-from pipelines.manifests.formats import parquet  # noqa: I001  # in the order in which they are listed to people
-from pipelines.manifests.formats import delimited, jsonl, webdataset
-from pipelines.manifests.formats.base import (
+from open_diht.pipelines.manifests.formats import parquet  # noqa: I001  # in the order in which they are listed to people
+from open_diht.pipelines.manifests.formats import delimited, jsonl, webdataset
+from open_diht.pipelines.manifests.formats.base import (
     Fault,
     Format,
     Good,
@@ -15,7 +15,7 @@ from pipelines.manifests.formats.base import (
     register_format,
     versions,
 )
-from pipelines.manifests.formats.lines import Head, Line, LineFormat, mean
+from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, mean
 
 __all__ = [
     "Fault",

@@ -15,12 +15,12 @@ from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-from common.naming import nearest
-from pipelines.datasets import Dataset
-from pipelines.manifests.batches import batches
-from pipelines.manifests.files import read_part, reading
-from pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file
-from pipelines.manifests.types import (
+from open_diht.common.naming import nearest
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests.batches import batches
+from open_diht.pipelines.manifests.files import read_part, reading
+from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file
+from open_diht.pipelines.manifests.types import (
     MAX_RAW_BYTES,
     BadReason,
     BadRow,

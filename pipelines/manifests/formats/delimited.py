@@ -9,13 +9,13 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from pipelines.datasets import Dataset, Roles
-from pipelines.datasets.naming import listing
-from pipelines.manifests.files import open_file, reading
-from pipelines.manifests.formats.base import Fault, Good, register_format
-from pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
-from pipelines.manifests.schema import COLUMNS
-from pipelines.manifests.types import (
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.manifests.files import open_file, reading
+from open_diht.pipelines.manifests.formats.base import Fault, Good, register_format
+from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
+from open_diht.pipelines.manifests.schema import COLUMNS
+from open_diht.pipelines.manifests.types import (
     MAX_RAW_BYTES,
     MAX_ROW_BYTES,
     BadReason,

@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipelines.datasets import Dataset, Roles
-from pipelines.manifests.formats.base import Fault, Good, register_format
-from pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
-from pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSchema, Column, FileInfo
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.manifests.formats.base import Fault, Good, register_format
+from open_diht.pipelines.manifests.formats.lines import Head, Line, LineFormat, empty, mean
+from open_diht.pipelines.manifests.types import MAX_ROW_BYTES, BadReason, BadSchema, Column, FileInfo
 
 EXTRA = "_extra"
 """Name of the column for what does not fit."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import IO, ClassVar
 
-from pipelines.datasets import Dataset, Roles
-from pipelines.manifests.files import guarded, open_stream, reading
-from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, hint, until_broken
-from pipelines.manifests.schema import resolve_roles
-from pipelines.manifests.types import (
+from open_diht.pipelines.datasets import Dataset, Roles
+from open_diht.pipelines.manifests.files import guarded, open_stream, reading
+from open_diht.pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, hint, until_broken
+from open_diht.pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.manifests.types import (
     MAX_RAW_BYTES,
     MAX_ROW_BYTES,
     Chunk,

@@ -12,14 +12,14 @@ from typing import IO, Any
 import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
 
-from pipelines.datasets import Dataset
-from pipelines.manifests.columns import bytes_of, column_of, plain
-from pipelines.manifests.files import guarded, open_file, reading
-from pipelines.manifests.formats.base import Format, hint, register_format
-from pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
-from pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file, within
-from pipelines.manifests.schema import resolve_roles
-from pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.manifests.columns import bytes_of, column_of, plain
+from open_diht.pipelines.manifests.files import guarded, open_file, reading
+from open_diht.pipelines.manifests.formats.base import Format, hint, register_format
+from open_diht.pipelines.manifests.formats.parquet_pages import ColumnCost, column_costs
+from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, image_folders, read_image_file, within
+from open_diht.pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.manifests.types import Chunk, Compression, FileInfo, Span, UnreadableFile
 
 MAX_OPEN_BYTES = 512 * 2**20
 """Most bytes of the pages that are held at a time, one of every column and its dictionary, and most bytes of a row. A

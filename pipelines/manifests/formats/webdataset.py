@@ -8,16 +8,31 @@ from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from typing import Any
 
-from common.image_formats import EXTENSIONS
-from common.tar_stream import TarStream
-from pipelines.datasets import Dataset
-from pipelines.datasets.naming import listing
-from pipelines.manifests.files import guarded, open_stream, reading
-from pipelines.manifests.formats.base import Fault, Format, Good, check_plain, gather, register_format, until_broken
-from pipelines.manifests.formats.jsonl import EXTRA, BadJson, extra_column, infer_columns, json_row, parse_object
-from pipelines.manifests.images import ImageOrMissing, MissingImage, too_large
-from pipelines.manifests.schema import resolve_roles
-from pipelines.manifests.types import (
+from open_diht.common.image_formats import EXTENSIONS
+from open_diht.common.tar_stream import TarStream
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.datasets.naming import listing
+from open_diht.pipelines.manifests.files import guarded, open_stream, reading
+from open_diht.pipelines.manifests.formats.base import (
+    Fault,
+    Format,
+    Good,
+    check_plain,
+    gather,
+    register_format,
+    until_broken,
+)
+from open_diht.pipelines.manifests.formats.jsonl import (
+    EXTRA,
+    BadJson,
+    extra_column,
+    infer_columns,
+    json_row,
+    parse_object,
+)
+from open_diht.pipelines.manifests.images import ImageOrMissing, MissingImage, too_large
+from open_diht.pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.manifests.types import (
     MAX_ROW_BYTES,
     BadSchema,
     Chunk,

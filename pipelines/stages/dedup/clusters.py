@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from common.installation import remedy
+from open_diht.common.installation import remedy
 
 Vectors = NDArray[np.float32]
 

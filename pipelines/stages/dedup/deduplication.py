@@ -12,14 +12,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from typing import Any
 
-from filters.dedup import DedupRule
-from pipelines.engine.stage import Stage
-from pipelines.engine.work import Work
-from pipelines.settings import RunSettings
-from pipelines.stages.dedup.clusters import faiss
-from pipelines.stages.dedup.exact import ranges_of
-from pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
-from pipelines.stages.dedup.findings import (
+from open_diht.filters.dedup import DedupRule
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.engine.work import Work
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.dedup.clusters import faiss
+from open_diht.pipelines.stages.dedup.exact import ranges_of
+from open_diht.pipelines.stages.dedup.exact_stages import KeyStage, RangeStage, keys_stage
+from open_diht.pipelines.stages.dedup.findings import (
     IMAGE,
     PAIR,
     SEMANTIC,
@@ -29,8 +29,8 @@ from pipelines.stages.dedup.findings import (
     duplicates_stage,
     file_name,
 )
-from pipelines.stages.dedup.semantic import groups_of
-from pipelines.stages.dedup.semantic_stages import (
+from open_diht.pipelines.stages.dedup.semantic import groups_of
+from open_diht.pipelines.stages.dedup.semantic_stages import (
     CENTROIDS,
     EMBEDDINGS,
     CentroidStage,
@@ -39,11 +39,11 @@ from pipelines.stages.dedup.semantic_stages import (
     MemberStage,
     Stored,
 )
-from pipelines.stages.downloads import images_at_hand
-from pipelines.stages.encoders import find_encoder
-from pipelines.stages.judge import Judge
-from pipelines.stages.score.stage import IMAGES, NAME
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.stages.downloads import images_at_hand
+from open_diht.pipelines.stages.encoders import find_encoder
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.score.stage import IMAGES, NAME
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
 
 VERSION = 2  # raise it when equal survivors may be compared otherwise
 MEMORY = 512 * 2**20

@@ -17,17 +17,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.presets import Preset
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.manifests import MissingImage, UnreadableFile
-from pipelines.stages.captions import ROW
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import KEPT
-from pipelines.stages.dedup.exact import duplicates, shared
-from pipelines.stages.dedup.findings import IMAGE, PAIR, UID, DuplicateFiles, Entries, duplicates_stage, write_entries
-from pipelines.stages.dedup.keys import (
+from open_diht.filters.presets import Preset
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.manifests import MissingImage, UnreadableFile
+from open_diht.pipelines.stages.captions import ROW
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import KEPT
+from open_diht.pipelines.stages.dedup.exact import duplicates, shared
+from open_diht.pipelines.stages.dedup.findings import (
+    IMAGE,
+    PAIR,
+    UID,
+    DuplicateFiles,
+    Entries,
+    duplicates_stage,
+    write_entries,
+)
+from open_diht.pipelines.stages.dedup.keys import (
     KEY,
     PARTS,
     Halves,
@@ -37,16 +45,16 @@ from pipelines.stages.dedup.keys import (
     key_records,
     spread,
 )
-from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.downloads import images_of
-from pipelines.stages.image_records import image_records
-from pipelines.stages.judge import Judge
-from pipelines.stages.spotting import load_records
-from pipelines.stages.verdicts import judge
-from pipelines.store.commit import publish_bytes, read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import read_range, row_groups
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.downloads import images_of
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.spotting import load_records
+from open_diht.pipelines.stages.verdicts import judge
+from open_diht.pipelines.store.commit import publish_bytes, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import read_range, row_groups
 
 
 def keys_stage(kind: str) -> str:

@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.stages.decisions import KEPT, Reasons
-from pipelines.stages.dedup.entries import ENTRIES
-from pipelines.store.commit import TableFile
-from pipelines.store.layout import Layout
-from pipelines.store.storage import StorePath, open_parts
+from open_diht.pipelines.stages.decisions import KEPT, Reasons
+from open_diht.pipelines.stages.dedup.entries import ENTRIES
+from open_diht.pipelines.store.commit import TableFile
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath, open_parts
 
 PAIR, IMAGE, SEMANTIC = "pair", "image", "semantic"
 UID = "uid"

@@ -19,9 +19,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.stages.dedup.clusters import unit_length
-from pipelines.stages.dedup.entries import ENTRIES
-from pipelines.stages.dedup.keys import uid_of
+from open_diht.pipelines.stages.dedup.clusters import unit_length
+from open_diht.pipelines.stages.dedup.entries import ENTRIES
+from open_diht.pipelines.stages.dedup.keys import uid_of
 
 Keep = Literal["first", "far", "near"]
 Against = Literal["kept", "all"]

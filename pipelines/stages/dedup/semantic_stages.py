@@ -13,23 +13,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.dedup import DedupRule
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
-from pipelines.stages.dedup.exact_stages import Competitors, competitors
-from pipelines.stages.dedup.findings import SEMANTIC, DuplicateFiles, Entries, duplicates_stage, write_entries
-from pipelines.stages.dedup.keys import spread
-from pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
-from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.encoders import Encoder, find_encoder
-from pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
-from pipelines.store.commit import publish_bytes, read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
-from pipelines.store.storage import read_range, read_table
+from open_diht.filters.dedup import DedupRule
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.dedup.clusters import assign, cluster_count, faiss, train, unit_length
+from open_diht.pipelines.stages.dedup.exact_stages import Competitors, competitors
+from open_diht.pipelines.stages.dedup.findings import SEMANTIC, DuplicateFiles, Entries, duplicates_stage, write_entries
+from open_diht.pipelines.stages.dedup.keys import spread
+from open_diht.pipelines.stages.dedup.semantic import duplicates, member_parts, member_type
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.encoders import Encoder, find_encoder
+from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
+from open_diht.pipelines.store.commit import publish_bytes, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
+from open_diht.pipelines.store.storage import read_range, read_table
 
 EMBEDDINGS = "embeddings"
 CENTROIDS = "centroids"

@@ -7,32 +7,32 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from common.command_line import WrongUse
-from common.naming import counted
-from filters.columns import ColumnCondition
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS
-from pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
-from pipelines.engine.engine import Engine
-from pipelines.engine.stage import Stage
-from pipelines.runners import Direct
-from pipelines.settings import RunSettings
-from pipelines.stages.captions import annotations_fingerprint
-from pipelines.stages.decide import VERSION as DECIDED
-from pipelines.stages.downloads import STAGE as DOWNLOAD
-from pipelines.stages.downloads import state_of
-from pipelines.stages.encoders import BATCH, find_pair_encoder
-from pipelines.stages.encoding import embedding_of
-from pipelines.stages.generations import GenerationAnnotator
-from pipelines.stages.judge import Judge
-from pipelines.stages.score.judge import ScoreJudge
-from pipelines.stages.score.negatives import BATCHES, BatchStage, NegativeStage
-from pipelines.stages.score.rows import ROWS, RowStage
-from pipelines.stages.score.settings import ScoreSettings
-from pipelines.stages.score.stage import BATCH_OF_GPU, NAME, VERSION, ScoreStage, threads_of
-from pipelines.stages.score.thresholds import THRESHOLDS, ThresholdStage
-from pipelines.store.commit import publish_first, publish_json, read_json
-from pipelines.store.fingerprints import Fingerprints, fingerprint_of
-from pipelines.store.layout import Layout
+from open_diht.common.command_line import WrongUse
+from open_diht.common.naming import counted
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS
+from open_diht.pipelines.engine.devices import AUTO, best_precision, check_device, device_here, gpus_of
+from open_diht.pipelines.engine.engine import Engine
+from open_diht.pipelines.engine.stage import Stage
+from open_diht.pipelines.runners import Direct
+from open_diht.pipelines.settings import RunSettings
+from open_diht.pipelines.stages.captions import annotations_fingerprint
+from open_diht.pipelines.stages.decide import VERSION as DECIDED
+from open_diht.pipelines.stages.downloads import STAGE as DOWNLOAD
+from open_diht.pipelines.stages.downloads import state_of
+from open_diht.pipelines.stages.encoders import BATCH, find_pair_encoder
+from open_diht.pipelines.stages.encoding import embedding_of
+from open_diht.pipelines.stages.generations import GenerationAnnotator
+from open_diht.pipelines.stages.judge import Judge
+from open_diht.pipelines.stages.score.judge import ScoreJudge
+from open_diht.pipelines.stages.score.negatives import BATCHES, BatchStage, NegativeStage
+from open_diht.pipelines.stages.score.rows import ROWS, RowStage
+from open_diht.pipelines.stages.score.settings import ScoreSettings
+from open_diht.pipelines.stages.score.stage import BATCH_OF_GPU, NAME, VERSION, ScoreStage, threads_of
+from open_diht.pipelines.stages.score.thresholds import THRESHOLDS, ThresholdStage
+from open_diht.pipelines.store.commit import publish_first, publish_json, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints, fingerprint_of
+from open_diht.pipelines.store.layout import Layout
 
 _BEFORE = ("captions", "download", "spotting")
 """Stages whose filters decide which rows are scored."""

@@ -10,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from filters.columns import ColumnCondition
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
-from pipelines.plan import load_plan
-from pipelines.stages.decisions import KEPT, Reasons, Step
-from pipelines.stages.encoding import OK
-from pipelines.stages.score.stage import stored_scores
-from pipelines.stages.verdicts import NotLookedAt
-from pipelines.store.layout import Layout
-from pipelines.store.storage import read_table
+from open_diht.filters.columns import ColumnCondition
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS, NOT_SCORED
+from open_diht.pipelines.plan import load_plan
+from open_diht.pipelines.stages.decisions import KEPT, Reasons, Step
+from open_diht.pipelines.stages.encoding import OK
+from open_diht.pipelines.stages.score.stage import stored_scores
+from open_diht.pipelines.stages.verdicts import NotLookedAt
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import read_table
 
 
 @dataclass(frozen=True)

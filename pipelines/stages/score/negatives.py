@@ -11,18 +11,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from filters.score import NEG_CLIP_LOSS, NegativesRule
-from pipelines.engine.devices import Claim, gpus_of
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.stages.encoding import matrix
-from pipelines.stages.score.cliploss import Batch
-from pipelines.stages.score.rows import first_rows, rows_of
-from pipelines.stages.score.stage import IMAGES, TEXTS, stored_scores
-from pipelines.store.commit import TableFile, publish_table, read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import row_groups
+from open_diht.filters.score import NEG_CLIP_LOSS, NegativesRule
+from open_diht.pipelines.engine.devices import Claim, gpus_of
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.encoding import matrix
+from open_diht.pipelines.stages.score.cliploss import Batch
+from open_diht.pipelines.stages.score.rows import first_rows, rows_of
+from open_diht.pipelines.stages.score.stage import IMAGES, TEXTS, stored_scores
+from open_diht.pipelines.store.commit import TableFile, publish_table, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import row_groups
 
 BATCHES = "score_batches"
 """Name of the stage and of its only unit."""

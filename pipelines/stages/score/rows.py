@@ -13,22 +13,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from filters.presets import Preset
-from filters.score import CLIP_SCORE
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import KEPT
-from pipelines.stages.dedup.keys import halves_of_uids, spread
-from pipelines.stages.dedup.slices import pack, read_slice
-from pipelines.stages.encoding import OK
-from pipelines.stages.image_records import image_records
-from pipelines.stages.score.stage import stored_scores
-from pipelines.stages.verdicts import judge_by_filters
-from pipelines.store.commit import publish_bytes, read_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import read_range
+from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import KEPT
+from open_diht.pipelines.stages.dedup.keys import halves_of_uids, spread
+from open_diht.pipelines.stages.dedup.slices import pack, read_slice
+from open_diht.pipelines.stages.encoding import OK
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.score.stage import stored_scores
+from open_diht.pipelines.stages.verdicts import judge_by_filters
+from open_diht.pipelines.store.commit import publish_bytes, read_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import read_range
 
 ROWS = "score_rows"
 ROW = np.dtype([("high", "<u8"), ("low", "<u8"), ("ordinal", "<u4"), ("score", "<f4")])

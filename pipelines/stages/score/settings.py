@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.engine.devices import AUTO
+from open_diht.pipelines.engine.devices import AUTO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,22 +17,22 @@ import pyarrow.compute as pc
 from apache_beam.utils.shared import Shared
 from numpy.typing import NDArray
 
-from filters.presets import Preset
-from filters.score import CLIP_SCORE
-from pipelines.datasets import Dataset
-from pipelines.engine.progress import Heartbeat
-from pipelines.plan import Plan
-from pipelines.stages.columns import annotated_rows
-from pipelines.stages.decisions import KEPT
-from pipelines.stages.encoders import Encoder, find_pair_encoder
-from pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
-from pipelines.stages.image_records import image_records
-from pipelines.stages.verdicts import judge_by_filters
-from pipelines.store.commit import read_json
-from pipelines.store.fingerprints import fingerprint_of
-from pipelines.store.layout import Layout
-from pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
-from pipelines.store.storage import StorePath, row_groups
+from open_diht.filters.presets import Preset
+from open_diht.filters.score import CLIP_SCORE
+from open_diht.pipelines.datasets import Dataset
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.plan import Plan
+from open_diht.pipelines.stages.columns import annotated_rows
+from open_diht.pipelines.stages.decisions import KEPT
+from open_diht.pipelines.stages.encoders import Encoder, find_pair_encoder
+from open_diht.pipelines.stages.encoding import OK, Encoded, EncodingStage, matrix, statuses, vectors
+from open_diht.pipelines.stages.image_records import image_records
+from open_diht.pipelines.stages.verdicts import judge_by_filters
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.fingerprints import fingerprint_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.names import generation_name, image_unit_name, place_of, unit_of
+from open_diht.pipelines.store.storage import StorePath, row_groups
 
 NAME = "score"
 VERSION = 1

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from filters.score import CLIP_SCORE, NEG_CLIP_LOSS
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.stage import Done, Stage
-from pipelines.stages.score.rows import rows_of
-from pipelines.store.layout import Layout
-from pipelines.store.storage import read_table
+from open_diht.filters.score import CLIP_SCORE, NEG_CLIP_LOSS
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.stage import Done, Stage
+from open_diht.pipelines.stages.score.rows import rows_of
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import read_table
 
 THRESHOLDS = "score_thresholds"
 _HALF = 16

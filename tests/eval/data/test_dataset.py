@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from eval.data.dataset import decode
-from eval.errors import DataBroken
+from open_diht.eval.data.dataset import decode
+from open_diht.eval.errors import DataBroken
 from tests.common.hostile_images import BOMBS, KINDS, encode, noise
 
 

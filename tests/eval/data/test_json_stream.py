@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from eval.data import json_stream
-from eval.data.json_stream import elements
+from open_diht.eval.data import json_stream
+from open_diht.eval.data.json_stream import elements
 
 VALUE = {
     "info": {"about": 'a "list": [1, 2]', "n": [1, 2, {"list": 3}]},

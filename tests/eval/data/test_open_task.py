@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data import class_names, open_support, sample_indices, shared_images, templates
-from eval.errors import DataBroken, DataMissing
-from eval.fetch.writing import jpeg
-from eval.tasks import Source, Task
-from eval.tasks.opening import open_task
+from open_diht.eval.data import class_names, open_support, sample_indices, shared_images, templates
+from open_diht.eval.errors import DataBroken, DataMissing
+from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.tasks import Source, Task
+from open_diht.eval.tasks.opening import open_task
 from tests.eval.conftest import a_task, image
 
 TASK = a_task(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data.webdataset_layout import read_webdataset
-from eval.errors import DataBroken, DataMissing, WrongUse
-from eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.eval.data.webdataset_layout import read_webdataset
+from open_diht.eval.errors import DataBroken, DataMissing, WrongUse
+from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
 from tests.eval.conftest import image, needed
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval.blind import blind_accuracy
-from eval.data import Choice, Memo
-from eval.errors import FetchFailed
-from eval.fetch.compositions import COLOURS, write_pairs, write_selection
-from eval.fetch.stamps import Stamp
-from eval.tasks import load_suite
-from eval.tasks.opening import open_task
+from open_diht.eval.blind import blind_accuracy
+from open_diht.eval.data import Choice, Memo
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.compositions import COLOURS, write_pairs, write_selection
+from open_diht.eval.fetch.stamps import Stamp
+from open_diht.eval.tasks import load_suite
+from open_diht.eval.tasks.opening import open_task
 
 DEMO = {task.name: task for task in load_suite("demo").tasks}
 NAMES = ("red apple", "pear", "orange", "white horse", "owl", "sports car", "green bus", "kettle")

@@ -21,22 +21,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.data import Memo
-from eval.data.webdataset_layout import read_webdataset
-from eval.errors import FetchFailed, WrongUse
-from eval.fetch.__main__ import main
-from eval.fetch.archives import unpack
-from eval.fetch.demo import fetch_stamps
-from eval.fetch.download import NotThere, download
-from eval.fetch.fetcher import Fetcher, Remote
-from eval.fetch.files import fetch_files
-from eval.fetch.hub import fetch_webdataset
-from eval.fetch.packages import unpack_debian, unpack_wheel
-from eval.fetch.parquet_rows import write_rows
-from eval.fetch.stamps import find_stamps
-from eval.fetch.writing import jpeg
-from eval.tasks import load_suite, suite_names
-from eval.tasks.opening import open_task
+from open_diht.eval.data import Memo
+from open_diht.eval.data.webdataset_layout import read_webdataset
+from open_diht.eval.errors import FetchFailed, WrongUse
+from open_diht.eval.fetch.__main__ import main
+from open_diht.eval.fetch.archives import unpack
+from open_diht.eval.fetch.demo import fetch_stamps
+from open_diht.eval.fetch.download import NotThere, download
+from open_diht.eval.fetch.fetcher import Fetcher, Remote
+from open_diht.eval.fetch.files import fetch_files
+from open_diht.eval.fetch.hub import fetch_webdataset
+from open_diht.eval.fetch.packages import unpack_debian, unpack_wheel
+from open_diht.eval.fetch.parquet_rows import write_rows
+from open_diht.eval.fetch.stamps import find_stamps
+from open_diht.eval.fetch.writing import jpeg
+from open_diht.eval.tasks import load_suite, suite_names
+from open_diht.eval.tasks.opening import open_task
 
 
 class Server(ThreadingHTTPServer):
@@ -478,7 +478,7 @@ def tarred(names: dict[str, bytes]) -> bytes:
 def test_what_lies_on_google_drive_is_fetched_by_its_id(
     server: Any, tmp_path: Any, monkeypatch: Any, memo: Any
 ) -> None:
-    monkeypatch.setattr("eval.fetch.files.DRIVE", f"{server.address}/download?id=")
+    monkeypatch.setattr("open_diht.eval.fetch.files.DRIVE", f"{server.address}/download?id=")
     (task,) = [one for one in load_suite("compositional").tasks if one.name == "whatsup_a"]
     names = [f"a_{side}_b.jpeg" for side in ("on", "under")]
     rows = [{"image_path": f"data/controlled_images/{name}", "caption_options": list("rxyz")} for name in names]
@@ -500,7 +500,7 @@ def test_what_lies_on_google_drive_is_fetched_by_its_id(
 
 
 def test_a_page_in_place_of_a_file_is_not_taken_for_it(server: Any, tmp_path: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("eval.fetch.files.DRIVE", f"{server.address}/download?id=")
+    monkeypatch.setattr("open_diht.eval.fetch.files.DRIVE", f"{server.address}/download?id=")
     server.files["/download?id=x"] = b"<html>Too many users have viewed or downloaded this file recently"
     server.pages.add("/download?id=x")
     entries = [{"file": "rows.json", "drive": "x", "to": "set/rows.json"}]
@@ -558,7 +558,7 @@ def test_lines_of_captions_are_fetched_and_read(
 
 def test_without_a_network_the_command_fails_in_one_line(tmp_path: Any, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr("eval.fetch.download.TRIES", 1)
+    monkeypatch.setattr("open_diht.eval.fetch.download.TRIES", 1)
     assert main(["--task", "cifar10", "--data", str(tmp_path)]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1 and "could not be fetched" in said
@@ -597,9 +597,9 @@ def write_stamps(folder: Path) -> None:
 
 def test_stamps_become_classes_captions_and_balanced_questions(tmp_path: Any, monkeypatch: Any) -> None:
     write_stamps(tmp_path / "stamps")
-    monkeypatch.setattr("eval.fetch.demo.STAMPS_INSTALLED", tmp_path / "stamps")
-    monkeypatch.setattr("eval.fetch.demo.SHEETS", 24)
-    monkeypatch.setattr("eval.fetch.compositions.EACH", 4)
+    monkeypatch.setattr("open_diht.eval.fetch.demo.STAMPS_INSTALLED", tmp_path / "stamps")
+    monkeypatch.setattr("open_diht.eval.fetch.demo.SHEETS", 24)
+    monkeypatch.setattr("open_diht.eval.fetch.compositions.EACH", 4)
     memo = Memo(tmp_path / "hashes")
     assert len(find_stamps(tmp_path / "stamps")) == 21  # neither symbols nor the one without a description
     fetch_stamps(tmp_path / "demo", lambda text: None)

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.data import Memo
-from eval.data.files import read_folder
-from eval.errors import FetchFailed
-from eval.fetch.fetcher import Fetcher
-from eval.fetch.ucf101 import fetch_ucf101, middle_frame, unpack_rar
+from open_diht.eval.data import Memo
+from open_diht.eval.data.files import read_folder
+from open_diht.eval.errors import FetchFailed
+from open_diht.eval.fetch.fetcher import Fetcher
+from open_diht.eval.fetch.ucf101 import fetch_ucf101, middle_frame, unpack_rar
 
 FRAMES = 7
 
@@ -82,7 +82,7 @@ def test_without_a_decoder_or_an_unpacker_nothing_is_fetched(tmp_path: Any, monk
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(FetchFailed, match=r"open-diht\[video\]"):
         fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))
-    monkeypatch.setattr("eval.fetch.ucf101._pyav", lambda: None)
+    monkeypatch.setattr("open_diht.eval.fetch.ucf101._pyav", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(FetchFailed, match="none of bsdtar, unrar, 7z is on PATH"):
         fetch_ucf101(tmp_path / "ucf101", Fetcher(tmp_path, silent))

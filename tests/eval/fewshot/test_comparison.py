@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from eval.errors import DataBroken
-from eval.fewshot.comparison import FewShotComparison, compare_few_shot
-from eval.fewshot.predictions import Predictions, read_predictions
+from open_diht.eval.errors import DataBroken
+from open_diht.eval.fewshot.comparison import FewShotComparison, compare_few_shot
+from open_diht.eval.fewshot.predictions import Predictions, read_predictions
 
 N, CLASSES = 300, 3
 LABEL = np.arange(N) % CLASSES

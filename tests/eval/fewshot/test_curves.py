@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.ranks import Ranks
-from eval.fewshot import FewShotResult, FewShotSettings, run
-from eval.metrics.classification import mean_per_class
+from open_diht.common.ranks import Ranks
+from open_diht.eval.fewshot import FewShotResult, FewShotSettings, run
+from open_diht.eval.metrics.classification import mean_per_class
 from tests.eval.fewshot.conftest import World
 
 SMALL = FewShotSettings(shots=(1, 2, 4), seeds=(0, 1, 2))

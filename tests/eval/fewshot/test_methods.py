@@ -9,8 +9,17 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from eval.fewshot.methods import METHODS, PENALTIES, RADII, RIDGE_L2, TIP, TIP_OF_ONE_SHOT, Fitted, fitted_together
-from eval.fewshot.selection import FIXED, SUPPORT_CV, Support
+from open_diht.eval.fewshot.methods import (
+    METHODS,
+    PENALTIES,
+    RADII,
+    RIDGE_L2,
+    TIP,
+    TIP_OF_ONE_SHOT,
+    Fitted,
+    fitted_together,
+)
+from open_diht.eval.fewshot.selection import FIXED, SUPPORT_CV, Support
 from tests.eval.fewshot.conftest import World
 
 

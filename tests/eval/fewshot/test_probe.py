@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from eval.fewshot.probe import absolute_radius, fit_around, fit_probe
-from eval.fewshot.solver import Ball, Ridge, SoftmaxLoss, solve
+from open_diht.eval.fewshot.probe import absolute_radius, fit_around, fit_probe
+from open_diht.eval.fewshot.solver import Ball, Ridge, SoftmaxLoss, solve
 from tests.eval.fewshot.conftest import World
 
 INF = math.inf

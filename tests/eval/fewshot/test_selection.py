@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from eval.fewshot.selection import FIXED, SUPPORT_CV, Support, most_cautious, select
+from open_diht.eval.fewshot.selection import FIXED, SUPPORT_CV, Support, most_cautious, select
 
 
 def support(shots: int, classes: int = 3) -> Support:

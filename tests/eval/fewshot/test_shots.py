@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.fewshot.shots import ShotsMissing, draw_shots
+from open_diht.eval.fewshot.shots import ShotsMissing, draw_shots
 
 KEYS = [f"{number:03}" for number in range(60)]
 LABELS = [number % 3 for number in range(60)]

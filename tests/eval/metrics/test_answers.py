@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from eval.metrics.answers import normalised, soft_accuracy
+from open_diht.eval.metrics.answers import normalised, soft_accuracy
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from tests.eval.conftest import needed
 
 sklearn = needed("sklearn.metrics")
 
-from eval.metrics.classification import (  # noqa: E402
+from open_diht.eval.metrics.classification import (  # noqa: E402
     average_precision,
     average_precision_11point,
     label_ranks,
@@ -22,7 +22,7 @@ from eval.metrics.classification import (  # noqa: E402
     mean_per_class,
     roc_auc,
 )
-from eval.metrics.rows import ArrayRows, tiles  # noqa: E402
+from open_diht.eval.metrics.rows import ArrayRows, tiles  # noqa: E402
 
 SEEDS = st.integers(0, 10_000)
 

@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
-from eval.metrics.rows import BLOCK_ROWS, ArrayRows, tiles
+from open_diht.eval.metrics.retrieval import hits, image_to_text_ranks, text_to_image_ranks
+from open_diht.eval.metrics.rows import BLOCK_ROWS, ArrayRows, tiles
 from tests.eval.conftest import needed
 
 
@@ -113,7 +113,7 @@ def test_parts_of_a_tile_are_compared_as_the_whole_is(monkeypatch: Any) -> None:
             ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
         ]
         for part in (1, 30, 100):
-            monkeypatch.setattr("eval.metrics.retrieval.PART", part)
+            monkeypatch.setattr("open_diht.eval.metrics.retrieval.PART", part)
             parts = [
                 ranks(images, captions, image_of, strict=strict) for ranks in (image_to_text_ranks, text_to_image_ranks)
             ]

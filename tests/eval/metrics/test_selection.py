@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from eval.metrics.selection import CHANCE_OF_PAIR, alike, all_ahead, chance, jaccard, jaccard_chance, pair_scores
+from open_diht.eval.metrics.selection import (
+    CHANCE_OF_PAIR,
+    alike,
+    all_ahead,
+    chance,
+    jaccard,
+    jaccard_chance,
+    pair_scores,
+)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eval import cli
-from eval.errors import ModelError, WrongUse
-from eval.models import load_model
-from eval.models.weights import check_positions, shapes_of
+from open_diht.eval import cli
+from open_diht.eval.errors import ModelError, WrongUse
+from open_diht.eval.models import load_model
+from open_diht.eval.models.weights import check_positions, shapes_of
 
 WEIGHTS = "open_clip_pytorch_model.bin"
 CONFIG = "open_clip_config.json"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from eval.report import write_report
-from eval.report.across import across
-from eval.report.data import group_tasks
-from eval.table import main
-from eval.tasks import load_suite
+from open_diht.eval.report import write_report
+from open_diht.eval.report.across import across
+from open_diht.eval.report.data import group_tasks
+from open_diht.eval.table import main
+from open_diht.eval.tasks import load_suite
 from tests.eval.report.test_report import row
 
 DATACOMP = load_suite("datacomp38")

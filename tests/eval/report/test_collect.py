@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.ranks import Ranks
-from eval.data import Memo
-from eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
-from eval.features import FeatureCache
-from eval.fetch.writing import jpeg, questions_member, write_webdataset
-from eval.report.collect import collect_examples
-from eval.results import Items
-from eval.retrieval import NEAREST, evaluate_retrieval
-from eval.tasks import KINDS
-from eval.tasks.opening import open_task
-from eval.vqa import evaluate_vqa
-from eval.zeroshot import evaluate_classification
+from open_diht.common.ranks import Ranks
+from open_diht.eval.data import Memo
+from open_diht.eval.examples import MOST, Answered, Confusion, FoundImages, FoundTexts, chosen
+from open_diht.eval.features import FeatureCache
+from open_diht.eval.fetch.writing import jpeg, questions_member, write_webdataset
+from open_diht.eval.report.collect import collect_examples
+from open_diht.eval.results import Items
+from open_diht.eval.retrieval import NEAREST, evaluate_retrieval
+from open_diht.eval.tasks import KINDS
+from open_diht.eval.tasks.opening import open_task
+from open_diht.eval.vqa import evaluate_vqa
+from open_diht.eval.zeroshot import evaluate_classification
 from tests.eval.conftest import COLOURS, a_task, image
 
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.html import attribute, plain
-from eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
-from eval.report.charts import MARKS, draw_curves, interval_bar
-from eval.report.data import group_few_shot, group_tasks
-from eval.report.references import few_shot_references, references
-from eval.report.text import cell, percent
-from eval.results import Items
-from eval.tasks import load_suite
+from open_diht.common.html import attribute, plain
+from open_diht.eval.report import Answered, Confusion, FoundImages, FoundTexts, write_report
+from open_diht.eval.report.charts import MARKS, draw_curves, interval_bar
+from open_diht.eval.report.data import group_few_shot, group_tasks
+from open_diht.eval.report.references import few_shot_references, references
+from open_diht.eval.report.text import cell, percent
+from open_diht.eval.results import Items
+from open_diht.eval.tasks import load_suite
 from tests.common.html_tags import HOSTILE, Tags
 
 
@@ -240,7 +240,7 @@ class TestFiles:
 
 class TestReferences:
     def test_every_key_is_a_task_and_metric_of_the_suite(self) -> None:
-        from eval.report.references import _raw
+        from open_diht.eval.report.references import _raw
 
         tasks = {task.name: task for task in load_suite("diht29").tasks}
         for entry in _raw()["models"]:
@@ -261,7 +261,7 @@ class TestReferences:
         assert all(one.source and one.differs for one in few_shot)
 
     def test_every_number_says_whether_it_was_read_in_its_source(self) -> None:
-        from eval.report.references import _raw
+        from open_diht.eval.report.references import _raw
 
         marks = {"read in the source", "from notes on the source", "unverified"}
         assert {source["provenance"] for source in _raw()["sources"].values()} == marks

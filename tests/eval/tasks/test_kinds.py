@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from eval import cli
-from eval.errors import WrongUse
-from eval.tasks import KINDS, Kind, load_suite, register
-from eval.tasks.kinds import Classification
+from open_diht.eval import cli
+from open_diht.eval.errors import WrongUse
+from open_diht.eval.tasks import KINDS, Kind, load_suite, register
+from open_diht.eval.tasks.kinds import Classification
 
 PAGE = Path(__file__).parents[3] / "docs" / "extend" / "task.md"
 

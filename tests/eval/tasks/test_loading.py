@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from eval.errors import WrongUse
-from eval.tasks import choose_tasks, load_suite, suite_names
-from eval.templates import fill, known, look_up, named, slot_of
+from open_diht.eval.errors import WrongUse
+from open_diht.eval.tasks import choose_tasks, load_suite, suite_names
+from open_diht.eval.templates import fill, known, look_up, named, slot_of
 
 GOOD = """
 name: mine

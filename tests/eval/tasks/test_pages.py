@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from eval.tasks import load_suite, suite_names
-from eval.tasks.pages import suite_tables, task_pages
+from open_diht.eval.tasks import load_suite, suite_names
+from open_diht.eval.tasks.pages import suite_tables, task_pages
 
 
 def test_every_task_has_a_page_that_its_suite_links() -> None:

@@ -7,8 +7,8 @@ import pytest
 from spacy.language import Language
 
 from benchmarks.label_set import cc3m_captions, laion_captions, samples_folder
-from filters.captions.graph import CaptionGraph, build_graph
-from filters.captions.parse import CaptionParser, load_model
+from open_diht.filters.captions.graph import CaptionGraph, build_graph
+from open_diht.filters.captions.parse import CaptionParser, load_model
 
 ODD_TEXTS = [
     "",

@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, table_of
-from filters.captions.graph import CaptionGraph
-from filters.captions.normalise import normalise
-from filters.captions.verifier import load_verifier
+from open_diht.filters.captions.annotate import SCHEMA, CaptionAnnotator, provenance, table_of
+from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.verifier import load_verifier
 
 CAPTIONS = ["A black cat is chasing a small brown bird", "", "Stock Photo: a dog running", "the girl&#39;s red dress"]
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks.label_set import Bools, Labelled, Truth, cc3m_labels, double_readings, laion_labels, truths
-from filters.captions import verifier as verifier_module
-from filters.captions.annotate import CaptionAnnotator, table_of
-from filters.captions.graph import CaptionGraph, build_graph
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser, Parse
-from filters.captions.rules import decide_captions
-from filters.captions.verifier import Scorer, Verifier
-from filters.presets import load_preset
+from open_diht.filters.captions import verifier as verifier_module
+from open_diht.filters.captions.annotate import CaptionAnnotator, table_of
+from open_diht.filters.captions.graph import CaptionGraph, build_graph
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser, Parse
+from open_diht.filters.captions.rules import decide_captions
+from open_diht.filters.captions.verifier import Scorer, Verifier
+from open_diht.filters.presets import load_preset
 
 Tables = dict[str, dict[str, Any]]
 

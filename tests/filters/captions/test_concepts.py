@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.captions.concepts import MAX_WORDS, ConceptNames, concept_names
+from open_diht.filters.captions.concepts import MAX_WORDS, ConceptNames, concept_names
 
 
 @pytest.fixture(scope="module")

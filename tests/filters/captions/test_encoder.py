@@ -9,8 +9,8 @@ import spacy
 from spacy.language import Language
 from spacy.tokens import Doc
 
-from filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
-from filters.captions.normalise import normalise
+from open_diht.filters.captions.encoder import Floats, TokenEncoder, UnsupportedModel
+from open_diht.filters.captions.normalise import normalise
 
 HASHED = {
     "@architectures": "spacy.MultiHashEmbed.v2",

@@ -2,8 +2,8 @@
 
 import pytest
 
-from filters.captions.annotate import CaptionAnnotator
-from filters.captions.explain import explain, in_words
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.captions.explain import explain, in_words
 
 
 def test_candidates_stand_in_the_order_of_the_annotations_with_their_scores(odd_texts: list[str]) -> None:

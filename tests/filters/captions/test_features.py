@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from filters.captions.features import Captions, Columns
-from filters.captions.graph import CaptionGraph
-from filters.captions.verifier import load_verifier
+from open_diht.filters.captions.features import Captions, Columns
+from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.verifier import load_verifier
 
 GraphOf = Callable[[str], CaptionGraph]
 

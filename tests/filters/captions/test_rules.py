@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.captions.annotate import SCHEMA
-from filters.captions.graph import ATTRIBUTE_KINDS
-from filters.captions.rules import CaptionRule, decide_captions
+from open_diht.filters.captions.annotate import SCHEMA
+from open_diht.filters.captions.graph import ATTRIBUTE_KINDS
+from open_diht.filters.captions.rules import CaptionRule, decide_captions
 
 Row = dict[str, Any]
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])

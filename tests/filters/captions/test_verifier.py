@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.captions import verifier as module
-from filters.captions.feature_names import Features
-from filters.captions.features import Captions
-from filters.captions.graph import CaptionGraph
-from filters.captions.verifier import IN_CONTEXT, Scorer, load_verifier, weights_fingerprint
-from filters.presets import load_preset
+from open_diht.filters.captions import verifier as module
+from open_diht.filters.captions.feature_names import Features
+from open_diht.filters.captions.features import Captions
+from open_diht.filters.captions.graph import CaptionGraph
+from open_diht.filters.captions.verifier import IN_CONTEXT, Scorer, load_verifier, weights_fingerprint
+from open_diht.filters.presets import load_preset
 
 GraphOf = Callable[[str], CaptionGraph]
 NUMBERS = st.floats(-50, 50)

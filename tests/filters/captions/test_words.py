@@ -2,7 +2,7 @@
 
 import pytest
 
-from filters.captions.words import PERSON, UNKNOWN, known_word
+from open_diht.filters.captions.words import PERSON, UNKNOWN, known_word
 
 
 @pytest.mark.parametrize(

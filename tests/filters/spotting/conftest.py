@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from filters.spotting.spotter import SpotterSettings, TextSpotter
+from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 
 
 def pytest_configure(config: pytest.Config) -> None:

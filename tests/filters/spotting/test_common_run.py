@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.spotting.common_run import longest_common_run, within_edits
+from open_diht.filters.spotting.common_run import longest_common_run, within_edits
 
 FEW_LETTERS = st.text(alphabet="abc", max_size=14)
 

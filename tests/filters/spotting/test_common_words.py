@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from filters.spotting import common_words
+from open_diht.filters.spotting import common_words
 
 
 def test_the_table_holds_what_captions_are_full_of() -> None:

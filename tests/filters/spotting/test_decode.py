@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from common.images import BadImageReason
-from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
+from open_diht.common.images import BadImageReason
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason, decode_image
 from tests.common.hostile_images import chunk, encode, noise
 
 LIMITS = DecodeLimits()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filters.spotting.folding import fold, is_ideograph
+from open_diht.filters.spotting.folding import fold, is_ideograph
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
+from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_frame, write_frame
 
 
 def nonblocking_pipe() -> tuple[int, int]:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from filters.spotting.folding import fold
-from filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap, overlap_lengths
+from open_diht.filters.spotting.folding import fold
+from open_diht.filters.spotting.overlap import PAPER, TOLERANT, OverlapRule, overlap, overlap_lengths
 
 HITS = [  # caption, OCR string: pairs seen in real images, with the errors OCR really made
     ("No parking sign on a brick wall", "NOPARKING"),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from filters.spotting import precision
-from filters.spotting.precision import has_bf16, resolved
-from filters.spotting.settings import EngineName, SpotterSettings
-from filters.spotting.spotter import TextSpotter
+from open_diht.filters.spotting import precision
+from open_diht.filters.spotting.precision import has_bf16, resolved
+from open_diht.filters.spotting.settings import EngineName, SpotterSettings
+from open_diht.filters.spotting.spotter import TextSpotter
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import pytest
 
-from filters.spotting.decode import DecodeLimits
-from filters.spotting.settings import SpotterSettings
-from filters.spotting.worker import settings_from_json, settings_to_json
+from open_diht.filters.spotting.decode import DecodeLimits
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.worker import settings_from_json, settings_to_json
 
 
 def test_settings_survive_the_command_line() -> None:

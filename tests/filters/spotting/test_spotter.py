@@ -15,9 +15,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
-from filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
-from filters.spotting.weights import WeightsMissing
+from open_diht.filters.spotting.decode import DecodeLimits, UnreadableImage, UnreadableImageReason
+from open_diht.filters.spotting.spotter import SpotterError, SpotterSettings, Spotting, TextSpotter
+from open_diht.filters.spotting.weights import WeightsMissing
 
 ROOT = Path(__file__).parents[3]
 
@@ -102,7 +102,7 @@ def test_spotting_is_lazy_and_in_order(stubbed: SpotterSettings) -> None:
 
 
 def test_large_files_make_small_batches(stubbed: SpotterSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("filters.spotting.spotter.BATCH_BYTES", 100)
+    monkeypatch.setattr("open_diht.filters.spotting.spotter.BATCH_BYTES", 100)
     asked: list[bytes] = []
     with TextSpotter(stubbed) as spotter:
         image = image_of_width(1)  # some 70 bytes
@@ -144,9 +144,9 @@ def stub_worker(folder: Path, body: str) -> None:
     """Puts a module in the place of the OCR engine, for the child process only."""
     (folder / "sitecustomize.py").write_text(
         "import sys, types\n"
-        "stub = types.ModuleType('filters.spotting.ocr.engine')\n"
+        "stub = types.ModuleType('open_diht.filters.spotting.ocr.engine')\n"
         f"exec({body!r}, stub.__dict__)\n"
-        "sys.modules['filters.spotting.ocr.engine'] = stub\n"
+        "sys.modules['open_diht.filters.spotting.ocr.engine'] = stub\n"
     )
 
 
@@ -253,7 +253,7 @@ def test_no_orphan_stays_when_the_parent_is_killed(stubbed: SpotterSettings, tmp
     program = f"""
 import sys, threading, time
 from pathlib import Path
-from filters.spotting.spotter import SpotterSettings, TextSpotter
+from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 TextSpotter._check_installed = lambda self: None
 spotter = TextSpotter(SpotterSettings(timeout_s=500.0)).__enter__()
 print(spotter.pid, flush=True)
@@ -272,7 +272,7 @@ time.sleep(600)
 
 DAEMON = """
 import multiprocessing, sys
-from filters.spotting.spotter import SpotterSettings, TextSpotter
+from open_diht.filters.spotting.spotter import SpotterSettings, TextSpotter
 TextSpotter._check_installed = lambda self: None
 
 def work(results):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from filters.spotting import weights
-from filters.spotting.weights import WeightsDamaged, WeightsMissing, find_models, fingerprint, install_weights
+from open_diht.filters.spotting import weights
+from open_diht.filters.spotting.weights import WeightsDamaged, WeightsMissing, find_models, fingerprint, install_weights
 
 
 @pytest.fixture

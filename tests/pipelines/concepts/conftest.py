@@ -20,9 +20,9 @@ import torch  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from pipelines.concepts.run import ConceptSettings, run  # noqa: E402
-from pipelines.concepts.teacher import find_teacher  # noqa: E402
-from pipelines.runners.fork_server import ForkServer  # noqa: E402
+from open_diht.pipelines.concepts.run import ConceptSettings, run  # noqa: E402
+from open_diht.pipelines.concepts.teacher import find_teacher  # noqa: E402
+from open_diht.pipelines.runners.fork_server import ForkServer  # noqa: E402
 
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow")

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.concepts import cli
-from pipelines.concepts.run import ConceptSettings, Extraction
-from pipelines.concepts.teacher import find_teacher
-from pipelines.store.layout import Layout
-from trainer.concepts import open_targets
-from trainer.concepts.cli import main as second_half
+from open_diht.pipelines.concepts import cli
+from open_diht.pipelines.concepts.run import ConceptSettings, Extraction
+from open_diht.pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.store.layout import Layout
+from open_diht.trainer.concepts import open_targets
+from open_diht.trainer.concepts.cli import main as second_half
 
 
 @pytest.mark.usefixtures("here")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
-from pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.concepts.extract import Features, TeacherFailed, extracted, prepared
+from open_diht.pipelines.concepts.teacher import find_teacher
 
 
 def image(size: tuple[int, int]) -> bytes:

@@ -15,13 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from common.command_line import WrongUse
-from pipelines.concepts import features as features_module
-from pipelines.concepts.features import FeatureStage
-from pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
-from pipelines.engine.jobs import run_units
-from pipelines.engine.stage import DoUnit
-from pipelines.store.layout import Layout
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.concepts import features as features_module
+from open_diht.pipelines.concepts.features import FeatureStage
+from open_diht.pipelines.concepts.teacher import LoadedTeacher, Teacher, find_teacher
+from open_diht.pipelines.engine.jobs import run_units
+from open_diht.pipelines.engine.stage import DoUnit
+from open_diht.pipelines.store.layout import Layout
 
 
 def damage(number: int, members: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:

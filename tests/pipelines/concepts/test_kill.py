@@ -16,8 +16,8 @@ import pytest
 import timm  # noqa: F401  # that forks have it
 import torch  # noqa: F401
 
-from pipelines.concepts import cli
-from pipelines.runners import Direct
+from open_diht.pipelines.concepts import cli
+from open_diht.pipelines.runners import Direct
 from tests.forks import Forks
 from tests.pipelines.conftest import Here
 

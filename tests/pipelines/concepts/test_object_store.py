@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.store.commit import read_json
-from pipelines.store.storage import store_path
-from trainer.concepts import open_targets
-from trainer.concepts.cli import main as second_half
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.store.commit import read_json
+from open_diht.pipelines.store.storage import store_path
+from open_diht.trainer.concepts import open_targets
+from open_diht.trainer.concepts.cli import main as second_half
 
 FAST = ["--k", "2", "--min-steps", "5", "--epochs", "2", "--holdout", "0.3"]
 

@@ -10,8 +10,8 @@ import pytest
 import timm  # noqa: F401  # that forks have it
 import torch  # noqa: F401
 
-from pipelines.concepts.run import ConceptSettings, run
-from pipelines.concepts.teacher import find_teacher
+from open_diht.pipelines.concepts.run import ConceptSettings, run
+from open_diht.pipelines.concepts.teacher import find_teacher
 from tests.forks import Forks
 from tests.pipelines.conftest import Here
 

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.concepts import vocabulary
-from pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
-from pipelines.store.layout import Layout
+from open_diht.pipelines.concepts import vocabulary
+from open_diht.pipelines.concepts.vocabulary import VocabularyStage, lowest_count, make_vocabulary, rows_counted
+from open_diht.pipelines.store.layout import Layout
 
 
 @pytest.fixture

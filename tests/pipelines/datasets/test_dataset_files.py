@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
+from open_diht.pipelines.datasets import Dataset, DatasetError, dataset_names, load_dataset, missing_data_message
 
 MINIMAL = """
 name: mine

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.datasets import load_dataset
-from pipelines.fetch import DownloadSettings
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.fetch import DownloadSettings
 
 CAPTION = "A brown dog runs after a red ball"
 

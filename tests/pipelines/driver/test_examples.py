@@ -5,10 +5,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from filters.captions.annotate import CaptionAnnotator
-from filters.presets import load_preset
-from pipelines.driver.examples import example_of
-from pipelines.stages.decisions import judge_captions
+from open_diht.filters.captions.annotate import CaptionAnnotator
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.driver.examples import example_of
+from open_diht.pipelines.stages.decisions import judge_captions
 
 CAPTION = "a man riding a brown horse on the beach"
 

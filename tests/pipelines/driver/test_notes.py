@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import load_dataset
-from pipelines.driver.notes import types_that_differ
-from pipelines.plan import make_plan
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.driver.notes import types_that_differ
+from open_diht.pipelines.plan import make_plan
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from pipelines.driver import run
+from open_diht.pipelines.driver import run
 
 
 def test_what_takes_long_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.driver.table import render_funnel
+from open_diht.pipelines.driver.table import render_funnel
 
 
 def funnel(**changes: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.engine.ahead import prepared_ahead
+from open_diht.pipelines.engine.ahead import prepared_ahead
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])

@@ -14,16 +14,16 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.engine.engine import Engine, _Counter
-from pipelines.engine.progress import Count, Heartbeat
-from pipelines.engine.stage import TRIES, Done, DoUnit, Stage
-from pipelines.runners import Backend, Direct
-from pipelines.runners.fork_server import ForkServer
-from pipelines.runners.workers import WorkerDied
-from pipelines.store.commit import publish_json, read_json
-from pipelines.store.layout import Layout
-from pipelines.store.storage import store_path
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.engine.engine import Engine, _Counter
+from open_diht.pipelines.engine.progress import Count, Heartbeat
+from open_diht.pipelines.engine.stage import TRIES, Done, DoUnit, Stage
+from open_diht.pipelines.runners import Backend, Direct
+from open_diht.pipelines.runners.fork_server import ForkServer
+from open_diht.pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.store.commit import publish_json, read_json
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import store_path
 from tests.pipelines.conftest import Here
 
 
@@ -82,7 +82,7 @@ def test_a_store_that_is_down_ends_no_worker(monkeypatch: pytest.MonkeyPatch) ->
     layout = Layout(store_path("memory://down"))
     for call in ("exists", "cat_file", "put_file"):
         monkeypatch.setattr(type(fsspec.filesystem("memory")), call, down)
-    monkeypatch.setattr("pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("open_diht.pipelines.engine.stage.PAUSES_S", (0.0, 0.0))
     work = DoUnit(Fussy(layout))
     work.setup()
     work.process(UNITS[0])
@@ -237,7 +237,7 @@ class _Images(Fussy):
 def test_what_is_to_be_done_is_estimated_from_the_units_begun_until_all_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
+    monkeypatch.setattr("open_diht.pipelines.engine.engine._LISTING_SHARE", 0)  # commits are listed at each look
     layout = Layout(tmp_path)
     counter = _Counter(_Images(layout), ["a", "b", "c", "d"], None)
     assert counter.look() == Count(0, None), "nothing is known yet"

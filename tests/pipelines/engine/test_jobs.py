@@ -11,21 +11,21 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from common.files import is_temporary
-from filters.presets import load_preset
-from pipelines.datasets import load_dataset
-from pipelines.engine.jobs import assemble, place_of, run_units
-from pipelines.engine.stage import DoUnit, Stage
-from pipelines.runners import Direct, Job
-from pipelines.stages.decide import DecideStage
-from pipelines.stages.dedup.exact_stages import KeyStage
-from pipelines.stages.dedup.findings import DuplicateFiles
-from pipelines.stages.dedup.semantic_stages import EmbeddingStage
-from pipelines.stages.shards import ExportStage
-from pipelines.store.commit import publish_json
-from pipelines.store.fingerprints import Fingerprints
-from pipelines.store.layout import Layout
-from pipelines.store.storage import store_path
+from open_diht.common.files import is_temporary
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.engine.jobs import assemble, place_of, run_units
+from open_diht.pipelines.engine.stage import DoUnit, Stage
+from open_diht.pipelines.runners import Direct, Job
+from open_diht.pipelines.stages.decide import DecideStage
+from open_diht.pipelines.stages.dedup.exact_stages import KeyStage
+from open_diht.pipelines.stages.dedup.findings import DuplicateFiles
+from open_diht.pipelines.stages.dedup.semantic_stages import EmbeddingStage
+from open_diht.pipelines.stages.shards import ExportStage
+from open_diht.pipelines.store.commit import publish_json
+from open_diht.pipelines.store.fingerprints import Fingerprints
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import store_path
 
 
 class Note(beam.DoFn):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common import progress
-from pipelines.engine.progress import Count, Heartbeat, StageProgress, beats
+from open_diht.common import progress
+from open_diht.pipelines.engine.progress import Count, Heartbeat, StageProgress, beats
 
 UNITS = {"a", "b", "c"}
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.engine import sharing
-from pipelines.engine.progress import Heartbeat
-from pipelines.engine.sharing import Sharing, shard_name
-from pipelines.engine.stage import Done, Stage, failure, set_aside
-from pipelines.store.layout import Layout
-from pipelines.store.locking import FileLock, output_lock
+from open_diht.pipelines.engine import sharing
+from open_diht.pipelines.engine.progress import Heartbeat
+from open_diht.pipelines.engine.sharing import Sharing, shard_name
+from open_diht.pipelines.engine.stage import Done, Stage, failure, set_aside
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import FileLock, output_lock
 
 ASKED = "f"
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.cli import main
-from pipelines.datasets import load_dataset
-from pipelines.plan import PlanMismatch, keep_plan, make_plan
-from pipelines.runners import Direct
-from pipelines.store.commit import RunFailed, read_json
-from pipelines.store.layout import Layout
+from open_diht.pipelines.cli import main
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.plan import PlanMismatch, keep_plan, make_plan
+from open_diht.pipelines.runners import Direct
+from open_diht.pipelines.store.commit import RunFailed, read_json
+from open_diht.pipelines.store.layout import Layout
 from tests.forks import Forks
 from tests.pipelines.conftest import Here
 

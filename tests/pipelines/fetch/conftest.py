@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipelines.fetch import DownloadSettings, Fetcher
+from open_diht.pipelines.fetch import DownloadSettings, Fetcher
 
 Page = Callable[["Handler"], None]
 

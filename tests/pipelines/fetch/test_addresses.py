@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.fetch import Allowed, is_public
+from open_diht.pipelines.fetch import Allowed, is_public
 
 
 @pytest.mark.parametrize(

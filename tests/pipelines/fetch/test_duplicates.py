@@ -14,8 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipelines.fetch import DownloadSettings
-from pipelines.store.commit import read_json
+from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.store.commit import read_json
 from tests.pipelines.conftest import encoded_again
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
@@ -37,7 +37,7 @@ def _images(count: int) -> list[bytes]:
 @pytest.fixture
 def preset(tmp_path: Path) -> str:
     """As paper-dedup, but of images that look the same the first stays."""
-    given = yaml.safe_load(files("filters.presets").joinpath("paper-dedup.yaml").read_text(encoding="utf-8"))
+    given = yaml.safe_load(files("open_diht.filters.presets").joinpath("paper-dedup.yaml").read_text(encoding="utf-8"))
     given["dedup"] |= {"eps": 0.05, "keep": "first"}
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
     return str(tmp_path / "mine.yaml")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason, parse_url
+from open_diht.pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason, parse_url
 
 BODY = b"\xff\xd8 an image"
 

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from pipelines.fetch import DownloadSettings, Fetched, Fetcher, FetchError, Reason
+from open_diht.pipelines.fetch import DownloadSettings, Fetched, Fetcher, FetchError, Reason
 
 MANY = 10_000
 """Answers of the long test; minutes."""

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
+from open_diht.pipelines.fetch import DownloadSettings, Fetcher, FetchError, Reason
 from tests.common.hostile_images import BOMBS, chunk
 
 # ---- addresses: nobody is asked, whatever listens there
@@ -147,7 +147,7 @@ def test_dns_rebinding_meets_the_checked_address(web: Any, settings: DownloadSet
     dialled = []
 
     def dial(address: Any, port: int, timeout: float) -> socket.socket:
-        from pipelines.fetch.connection import dial as connect
+        from open_diht.pipelines.fetch.connection import dial as connect
 
         dialled.append(str(address))
         return connect(type(address)("127.0.0.1"), web.server_address[1], timeout)  # the test's stand-in for the web
@@ -352,7 +352,7 @@ def test_an_error_of_ours_costs_its_row(web: Any, settings: DownloadSettings, mo
     def broken(*args: Any) -> Any:
         raise OverflowError("date value out of range")
 
-    monkeypatch.setattr("pipelines.fetch.fetcher.read_body", broken)
+    monkeypatch.setattr("open_diht.pipelines.fetch.fetcher.read_body", broken)
     with pytest.raises(FetchError, match="OverflowError: date value out of range") as error:
         Fetcher(settings).fetch(web.page("/x", GOOD))
     assert error.value.reason is Reason.UNEXPECTED_ERROR and not error.value.temporary
@@ -436,8 +436,8 @@ def bodies(good: bytes, png: bytes) -> list[tuple[str, bytes, dict[str, str], st
 
 def test_bodies(web: Any, settings: DownloadSettings, make_jpeg: Any, tmp_path: Any) -> None:
     pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
-    from pipelines.fetch.records import ASKED
-    from pipelines.fetch.shard import fetch_shard
+    from open_diht.pipelines.fetch.records import ASKED
+    from open_diht.pipelines.fetch.shard import fetch_shard
 
     rows, expected = [], []
     for index, (name, body, hashes, status) in enumerate(bodies(make_jpeg(), make_jpeg(kind="PNG"))):

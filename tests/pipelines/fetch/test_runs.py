@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from common.command_line import WrongUse
-from pipelines.fetch import DownloadSettings
-from pipelines.settings import STAGES
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.fetch import DownloadSettings
+from open_diht.pipelines.settings import STAGES
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
@@ -442,7 +442,7 @@ def test_without_img2dataset_nothing_is_written(
 def test_wrong_options(
     option: str, value: str, said: str, tsv: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.cli import main
+    from open_diht.pipelines.cli import main
 
     manifest = tsv(tmp_path / "urls.tsv", [{"caption": SENTENCE, "url": "http://example.org/a"}])
     arguments = ["--dataset", "custom", "--input", str(manifest), "--output", str(tmp_path / "out"), option, value]
@@ -476,7 +476,7 @@ def test_killed_and_started_again_equals_undisturbed(
     manifest = tsv(tmp_path / "urls.tsv", rows)
     arguments = ["--dataset", "custom", "--input", manifest, "--output", tmp_path / "killed", "--workers", "1"]
     arguments += ["--stages", ",".join(WITHOUT_OCR), "--unit-rows", "30", "--download-allow", web.place]
-    command = [sys.executable, "-m", "pipelines", *map(str, arguments), "--download-threads", "4"]
+    command = [sys.executable, "-m", "open_diht.pipelines", *map(str, arguments), "--download-threads", "4"]
     commits = tmp_path / "killed" / "work" / "download" / "commits"
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as driver:
         while sum(1 for _ in commits.glob("[!.]*.json")) < 3:

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipelines.fetch import DownloadSettings, Fetcher
-from pipelines.fetch.opener import opening_by
+from open_diht.pipelines.fetch import DownloadSettings, Fetcher
+from open_diht.pipelines.fetch.opener import opening_by
 
 pytest.importorskip("img2dataset", reason="img2dataset is not installed: pip install '.[download]'")
 
-from pipelines.fetch.records import ASKED, FETCHED
-from pipelines.fetch.shard import fetch_shard
+from open_diht.pipelines.fetch.records import ASKED, FETCHED
+from open_diht.pipelines.fetch.shard import fetch_shard
 
 Rows = list[dict[str, Any]]
 Shard = Callable[..., tuple[Rows, Path | None]]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
-from common.hub_address import HubAddress, parse_address
-from pipelines.hub import contents
-from pipelines.hub.publisher import CannotPublish, Publisher
-from pipelines.report.dataset_card import MARK
+from open_diht.common.command_line import WrongUse
+from open_diht.common.hub_address import HubAddress, parse_address
+from open_diht.pipelines.hub import contents
+from open_diht.pipelines.hub.publisher import CannotPublish, Publisher
+from open_diht.pipelines.report.dataset_card import MARK
 from tests.hub_server import Files, Hub, Repository
 
 PLAN = "f00d"
@@ -199,6 +199,6 @@ def test_a_folder_that_is_too_full_is_refused(
     hub: Hub, repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results(tmp_path, parts=7)
-    monkeypatch.setattr("pipelines.hub.publisher.FOLDER_FILES", 6)
+    monkeypatch.setattr("open_diht.pipelines.hub.publisher.FOLDER_FILES", 6)
     with pytest.raises(CannotPublish, match="holds 7 files, and a hub takes 6"):
         publish(tmp_path)

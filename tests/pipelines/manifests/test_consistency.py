@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import FileInfo, check_consistent, inspect
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import FileInfo, check_consistent, inspect
 
 
 def look(path: Path, **columns: pa.Array) -> FileInfo:

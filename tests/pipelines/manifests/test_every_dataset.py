@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import dataset_names, load_dataset
-from pipelines.manifests import FileInfo, expand_inputs, inspect, read
+from open_diht.pipelines.datasets import dataset_names, load_dataset
+from open_diht.pipelines.manifests import FileInfo, expand_inputs, inspect, read
 
 CAPTION, URL = "a dog runs", "http://example.org/dog.jpg"
 LAION = {

@@ -10,8 +10,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading, stamp
-from pipelines.manifests.types import Unreachable, UnreadableFile
+from open_diht.pipelines.manifests.files import _REMEMBERED_BYTES, open_file, reading, stamp
+from open_diht.pipelines.manifests.types import Unreachable, UnreadableFile
 
 MIB = 2**20
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import ManifestError, UnreadableFile, inspect, read, read_images, split
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import ManifestError, UnreadableFile, inspect, read, read_images, split
 
 CUSTOM = load_dataset("custom")
 MOST_MIB = 2_048

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import (
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.manifests import (
     MissingImage,
     NoInput,
     check_image_paths,

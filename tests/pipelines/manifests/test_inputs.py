@@ -13,8 +13,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import NoInput, expand_inputs
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import NoInput, expand_inputs
 from tests.pipelines.processes import REPOSITORY
 
 CUSTOM = load_dataset("custom")
@@ -153,8 +153,8 @@ def test_a_quoted_tilde_is_the_home_folder(write: Write, tmp_path: Path, monkeyp
 
 AS_NOBODY = """
 import os, sys
-from pipelines.datasets import load_dataset
-from pipelines.manifests import NoInput, expand_inputs
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import NoInput, expand_inputs
 
 custom = load_dataset("custom")
 expand_inputs(sys.argv[1] + "/open/a.tsv", custom)  # imports what it needs while that can be read

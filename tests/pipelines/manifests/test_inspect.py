@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as encryption
 import pytest
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import BadSchema, UnreadableFile, inspect, read, split
-from pipelines.manifests.files import reading
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import BadSchema, UnreadableFile, inspect, read, split
+from open_diht.pipelines.manifests.files import reading
 
 CUSTOM = load_dataset("custom")
 Write = Callable[[str, bytes], str]

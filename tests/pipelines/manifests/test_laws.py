@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import FileInfo, Span, inspect, read, split, whole_file
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import FileInfo, Span, inspect, read, split, whole_file
 
 CUSTOM = load_dataset("custom")
 Row = tuple[int, str, str | None, str]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.manifests.formats import Format, register_format
+from open_diht.pipelines.manifests.formats import Format, register_format
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CAPTIONS = (

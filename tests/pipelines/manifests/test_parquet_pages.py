@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.manifests.formats.parquet_pages import column_costs
+from open_diht.pipelines.manifests.formats.parquet_pages import column_costs
 
 KIB = 1024
 

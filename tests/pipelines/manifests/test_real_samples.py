@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import Batch, MissingImage, expand_inputs, inspect, read, read_images, split
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.manifests import Batch, MissingImage, expand_inputs, inspect, read, read_images, split
 
 REPOSITORY = Path(__file__).parents[3]
 

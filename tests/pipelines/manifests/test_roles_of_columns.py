@@ -7,10 +7,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipelines.datasets import Roles, load_dataset
-from pipelines.manifests import BadSchema
-from pipelines.manifests.columns import column_of
-from pipelines.manifests.schema import resolve_roles
+from open_diht.pipelines.datasets import Roles, load_dataset
+from open_diht.pipelines.manifests import BadSchema
+from open_diht.pipelines.manifests.columns import column_of
+from open_diht.pipelines.manifests.schema import resolve_roles
 
 S, N, F, B = pa.string(), pa.int64(), pa.float32(), pa.binary()
 

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.datasets import Dataset, load_dataset
-from pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
-from pipelines.manifests.files import open_file
-from pipelines.manifests.formats import parquet as parquet_module
+from open_diht.pipelines.datasets import Dataset, load_dataset
+from open_diht.pipelines.manifests import BadRow, UnreadableFile, inspect, make_uid, read
+from open_diht.pipelines.manifests.files import open_file
+from open_diht.pipelines.manifests.formats import parquet as parquet_module
 
 CUSTOM = load_dataset("custom")
 MIB = 2**20

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.manifests import make_uid
-from pipelines.manifests.batches import make_pair
+from open_diht.pipelines.manifests import make_uid
+from open_diht.pipelines.manifests.batches import make_pair
 
 HEX = "0123456789abcdef0123456789ABCDEF"
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from pipelines.datasets import load_dataset
-from pipelines.manifests import FileChanged, Span, inspect, read, read_images, split, stamps_of
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import FileChanged, Span, inspect, read, read_images, split, stamps_of
 
 DATASET = load_dataset("custom")
 ROWS = 3_000

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.pilot.estimate import Estimate, _quantile, per_row, recut, share, total
+from open_diht.pipelines.pilot.estimate import Estimate, _quantile, per_row, recut, share, total
 
 _UNITS = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=1, max_size=12)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
-from pipelines.pilot.table import render
+from open_diht.pipelines.pilot.forecast import Assumptions, Forecast, Measured, Prices, Whole, forecast
+from open_diht.pipelines.pilot.table import render
 
 WHOLE = Whole(
     units=100,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.pilot.command import main
+from open_diht.pipelines.pilot.command import main
 
 pytestmark = pytest.mark.usefixtures("here")
 ROWS, GROUP = 3_000, 100

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.command_line import WrongUse
-from filters.presets import load_preset
-from pipelines.datasets import load_dataset
-from pipelines.manifests import Span
-from pipelines.pilot.sample import LONG, UNITS, _two_sizes, sampling
-from pipelines.plan import Unit
-from pipelines.settings import RunSettings
+from open_diht.common.command_line import WrongUse
+from open_diht.filters.presets import load_preset
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.manifests import Span
+from open_diht.pipelines.pilot.sample import LONG, UNITS, _two_sizes, sampling
+from open_diht.pipelines.plan import Unit
+from open_diht.pipelines.settings import RunSettings
 
 
 def _units(files: int, each: int, rows: int = 10) -> list[Unit]:

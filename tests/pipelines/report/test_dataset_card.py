@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from pipelines.report.dataset_card import MARK, Config, Provenance, features, render_card
+from open_diht.pipelines.report.dataset_card import MARK, Config, Provenance, features, render_card
 
 FUNNEL = {
     "rows_in": 100,

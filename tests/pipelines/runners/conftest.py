@@ -42,9 +42,9 @@ def clean_environment(**variables: str) -> dict[str, str]:
 
 
 def run_filter(*arguments: object, python: Path | str = sys.executable, **variables: str) -> Any:
-    """`python -m pipelines` in the repository, as `make filter` calls it."""
+    """`python -m open_diht.pipelines` in the repository, as `make filter` calls it."""
     return subprocess.run(
-        [str(python), "-m", "pipelines", *map(str, arguments)],
+        [str(python), "-m", "open_diht.pipelines", *map(str, arguments)],
         cwd=REPOSITORY,
         env=clean_environment(**variables),
         capture_output=True,
@@ -64,11 +64,11 @@ def filter_command() -> Callable[..., Any]:
 def bare_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A python that holds Beam and the filters' libraries only; what it knows of this project was staged."""
     python = python_without_us(tmp_path_factory.mktemp("bare") / "venv")
-    probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('pipelines'), u.find_spec('filters'))"
+    probe = "import apache_beam, spacy, importlib.util as u; print(u.find_spec('open_diht'))"
     done = subprocess.run(
         [python, "-c", probe], cwd="/", env=clean_environment(), capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["None", "None"], "the project is importable where it should not be"
+    assert done.stdout.split() == ["None"], "the project is importable where it should not be"
     return python
 
 
@@ -113,7 +113,7 @@ def flink_rest() -> Iterator[Callable[..., str]]:
 @pytest.fixture(scope="session")
 def project_copy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Copies the project's sources, leaving out packages by name; returns the copy's setup.py."""
-    from pipelines.runners.package import copy_tree
+    from open_diht.pipelines.runners.package import copy_tree
 
     def copy(*left_out: str) -> Path:
         tree = copy_tree(REPOSITORY, tmp_path_factory.mktemp("project") / "tree")

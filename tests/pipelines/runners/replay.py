@@ -45,7 +45,9 @@ def main() -> None:
         result = FnApiRunner().run_via_runner_api(pipeline, PipelineOptions([]))
         result.wait_until_finish()
         where = {
-            name: str(sys.modules[name].__file__) for name in ("pipelines.stages", "filters") if name in sys.modules
+            name: str(sys.modules[name].__file__)
+            for name in ("open_diht.pipelines.stages", "open_diht.filters")
+            if name in sys.modules
         }
         inside = all(path.startswith(site) for path in where.values())
         print(json.dumps({"state": result.state, "environments": found, "staged code only": inside, "where": where}))

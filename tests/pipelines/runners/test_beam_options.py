@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.runners import RUNNERS, RunnerError, make_backend
-from pipelines.runners.beam_options import check_beam_options, option_values
+from open_diht.pipelines.runners import RUNNERS, RunnerError, make_backend
+from open_diht.pipelines.runners.beam_options import check_beam_options, option_values
 
 OURS = ("--max-dead-share", "--workers")
 

@@ -29,7 +29,7 @@ from apache_beam.portability.api import (
 )
 from google.protobuf import struct_pb2
 
-from pipelines.runners import boot
+from open_diht.pipelines.runners import boot
 
 
 class Runner(
@@ -99,7 +99,8 @@ def start(runner: Runner, tmp_path: Path) -> Callable[..., subprocess.CompletedP
         )
         python.chmod(0o755)
         code = (
-            f"import sys; sys.executable = {str(python)!r}\nfrom pipelines.runners import boot\nsys.exit(boot.main())"
+            f"import sys; sys.executable = {str(python)!r}\n"
+            "from open_diht.pipelines.runners import boot\nsys.exit(boot.main())"
         )
         endpoint = runner.info.control_endpoint.url
         return subprocess.run(
@@ -237,7 +238,7 @@ def test_a_python_without_beam_is_reported(tmp_path: Path) -> None:
 def test_a_worker_does_not_outlive_a_boot_program_that_is_killed(tmp_path: Path) -> None:
     """Runners end a worker with SIGKILL, which the boot program cannot pass on."""
     code = (
-        "import sys; from pipelines.runners import boot\n"
+        "import sys; from open_diht.pipelines.runners import boot\n"
         "import subprocess, os\n"
         "p = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'],"
         " preexec_fn=lambda me=os.getpid(): boot.die_with(me))\n"

@@ -22,10 +22,10 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from pipelines.engine.jobs import run_units
-from pipelines.runners import JobFailed, RunnerError, Workers, make_backend
-from pipelines.runners.once import OncePerProcess
-from pipelines.runners.workers import WorkerDied
+from open_diht.pipelines.engine.jobs import run_units
+from open_diht.pipelines.runners import JobFailed, RunnerError, Workers, make_backend
+from open_diht.pipelines.runners.once import OncePerProcess
+from open_diht.pipelines.runners.workers import WorkerDied
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 
@@ -36,7 +36,7 @@ from distributed import Client
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
-from pipelines.runners import dask
+from open_diht.pipelines.runners import dask
 
 ELSEWHERE = "tcp://10.0.0.7:40001"
 
@@ -45,7 +45,7 @@ ELSEWHERE = "tcp://10.0.0.7:40001"
 
 
 def test_without_the_extra_one_line_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "pipelines.runners.dask")
+    monkeypatch.delitem(sys.modules, "open_diht.pipelines.runners.dask")
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(RunnerError, match=r"needs Dask \(distributed is missing\): .* install .*\[dask\]"):
         make_backend("dask")
@@ -328,7 +328,7 @@ def start(scheduler: str) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
         def run(*arguments: Any) -> subprocess.Popen[str]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines", "--runner=dask", *map(str, arguments)],
+                [sys.executable, "-m", "open_diht.pipelines", "--runner=dask", *map(str, arguments)],
                 cwd=REPOSITORY,
                 env=clean_environment(DASK_SCHEDULER_ADDRESS=scheduler),
                 stdout=subprocess.PIPE,

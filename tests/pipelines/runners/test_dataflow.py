@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.cli import main
-from pipelines.runners import RunnerError, make_backend
-from pipelines.runners.beam_options import option_values
-from pipelines.stages.spotting import SpottingStage
+from open_diht.pipelines.cli import main
+from open_diht.pipelines.runners import RunnerError, make_backend
+from open_diht.pipelines.runners.beam_options import option_values
+from open_diht.pipelines.stages.spotting import SpottingStage
 
 from .conftest import clean_environment, python_without_us
 
@@ -96,7 +96,7 @@ def test_what_workers_elsewhere_cannot_see_is_refused_before_anything_is_staged(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.cli.run", lambda *_: pytest.fail("the run began"))
+    monkeypatch.setattr("open_diht.pipelines.cli.run", lambda *_: pytest.fail("the run began"))
     tsv(tmp_path / "a.tsv", [{"caption": "A brown dog runs", "url": "https://example.org/a.jpg"}])
     names = {"OUTPUT": "--output", "INPUT": "--input"}
     given = {names.get(name, name): text.format(disk=tmp_path) for name, text in (SOMEWHERE | typed).items()}
@@ -260,8 +260,8 @@ def test_every_stage_is_staged_by_the_real_runner_and_runs_from_what_was_staged(
 def test_negative_control_a_package_left_out_is_staged_without_complaint_and_fails_when_run(
     stage: Callable[[Path, Path], Any], bare_python: Path, project_copy: Callable[..., Path], tmp_path: Path
 ) -> None:
-    done = stage(project_copy("filters.captions"), tmp_path / "job")
+    done = stage(project_copy("open_diht.filters.captions"), tmp_path / "job")
     assert done.returncode == 0, done.stderr
     ran = replay(bare_python, tmp_path / "job")
     assert ran.returncode != 0
-    assert "ModuleNotFoundError: No module named 'filters.captions" in ran.stderr
+    assert "ModuleNotFoundError: No module named 'open_diht.filters.captions" in ran.stderr

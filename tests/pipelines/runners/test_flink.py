@@ -23,10 +23,10 @@ from apache_beam.portability import common_urns, python_urns
 from apache_beam.portability.api import beam_job_api_pb2, beam_runner_api_pb2
 from apache_beam.runners.portability.flink_runner import FlinkRunner
 
-from pipelines.cli import main
-from pipelines.runners import Job, JobFailed, RunnerError, Workers, make_backend
-from pipelines.runners.flink import Flink
-from pipelines.runners.job_server_jar import VARIABLE, published_name
+from open_diht.pipelines.cli import main
+from open_diht.pipelines.runners import Job, JobFailed, RunnerError, Workers, make_backend
+from open_diht.pipelines.runners.flink import Flink
+from open_diht.pipelines.runners.job_server_jar import VARIABLE, published_name
 
 
 @pytest.fixture(autouse=True)

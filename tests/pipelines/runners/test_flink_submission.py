@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.runners.job_server_jar import VARIABLE, published_name
+from open_diht.pipelines.runners.job_server_jar import VARIABLE, published_name
 
 from .conftest import REPOSITORY
 

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from pipelines.runners.fork_server import ForkServer, how_it_ended
+from open_diht.pipelines.runners.fork_server import ForkServer, how_it_ended
 
 
 @pytest.mark.timeout(30)

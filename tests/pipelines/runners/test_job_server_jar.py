@@ -11,8 +11,8 @@ import pytest
 from apache_beam.utils.subprocess_server import JavaJarServer
 from apache_beam.version import __version__ as beam_version
 
-from pipelines.runners import RunnerError, job_server_jar
-from pipelines.runners.job_server_jar import VARIABLE, find_jar, published_name
+from open_diht.pipelines.runners import RunnerError, job_server_jar
+from open_diht.pipelines.runners.job_server_jar import VARIABLE, find_jar, published_name
 
 
 def jar(path: Path, **files: str) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 import apache_beam as beam
 import pytest
 
-from pipelines.runners import once
-from pipelines.runners.once import OncePerProcess, is_at, let_go
+from open_diht.pipelines.runners import once
+from open_diht.pipelines.runners.once import OncePerProcess, is_at, let_go
 
 said: list[str] = []
 

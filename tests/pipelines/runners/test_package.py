@@ -6,7 +6,7 @@ from pathlib import Path
 
 from setuptools import find_namespace_packages
 
-from pipelines.runners.package import checkout, copy_tree
+from open_diht.pipelines.runners.package import checkout, copy_tree
 
 
 def test_the_copy_has_every_package_that_setup_packs(tmp_path: Path) -> None:

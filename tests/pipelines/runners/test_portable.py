@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.runners import JobFailed, portable
-from pipelines.runners.job import Job
+from open_diht.pipelines.runners import JobFailed, portable
+from open_diht.pipelines.runners.job import Job
 
 REPORT = "the worker process ended with signal 9"
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.runners import RunnerError, make_backend
+from open_diht.pipelines.runners import RunnerError, make_backend
 
 from .conftest import REPOSITORY, clean_environment, killed_at_the_end
 
@@ -69,7 +69,7 @@ def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_wh
     tmp_path: Path,
 ) -> None:
     """Without it nothing shows that the workers have no other copy of the project at hand."""
-    setup = project_copy("filters.captions")
+    setup = project_copy("open_diht.filters.captions")
     done = filter_command(
         *arguments,
         "--output",
@@ -83,7 +83,7 @@ def test_negative_control_a_package_left_out_of_what_is_staged_fails_and_says_wh
         PRISM=str(prism),
     )
     assert done.returncode == 1
-    assert "No module named 'filters.captions" in done.stderr
+    assert "No module named 'open_diht.filters.captions" in done.stderr
     assert "error: captions: the job failed" in done.stderr.splitlines()[-1] or "error:" in done.stderr
 
 
@@ -109,7 +109,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[list[Any], Path], subprocess.Pop
 
         def run(arguments: list[Any], prism: Path) -> subprocess.Popen[str]:
             process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines", *map(str, arguments)],
+                [sys.executable, "-m", "open_diht.pipelines", *map(str, arguments)],
                 cwd=REPOSITORY,
                 env=clean_environment(PRISM=str(prism), **{MARK: str(tmp_path)}),
                 stdout=subprocess.PIPE,

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.datasets import load_dataset
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.datasets import load_dataset
 
 Filter = Callable[..., Any]
 WORDS = ["captions", "export"]

@@ -13,12 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from filters.base import Bools, ImageEvidence, ImageFilter
-from filters.captions.annotate import SCHEMA as ANNOTATIONS
-from filters.presets import load_preset, preset_names
-from pipelines.datasets import load_dataset
-from pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_images, stage_of
-from pipelines.stages.spotting import SCHEMA as RECORDS
+from open_diht.filters.base import Bools, ImageEvidence, ImageFilter
+from open_diht.filters.captions.annotate import SCHEMA as ANNOTATIONS
+from open_diht.filters.presets import load_preset, preset_names
+from open_diht.pipelines.datasets import load_dataset
+from open_diht.pipelines.stages.decisions import KEPT, cascade, judge_captions, judge_images, stage_of
+from open_diht.pipelines.stages.spotting import SCHEMA as RECORDS
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample"
 PAPER = load_preset("paper")

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from common.encoder_names import EncoderError
-from filters.spotting.decode import UnreadableImage
-from pipelines.stages import encoders
-from pipelines.stages.dedup.clusters import assign, train, unit_length
-from pipelines.stages.dedup.semantic import near_copies
-from pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
+from open_diht.common.encoder_names import EncoderError
+from open_diht.filters.spotting.decode import UnreadableImage
+from open_diht.pipelines.stages import encoders
+from open_diht.pipelines.stages.dedup.clusters import assign, train, unit_length
+from open_diht.pipelines.stages.dedup.semantic import near_copies
+from open_diht.pipelines.stages.encoders import LITE0, Encoder, find_encoder, find_pair_encoder
 from tests.tiny_clip import write_tiny
 
 SAMPLE = Path(__file__).resolve().parents[3] / "data" / "sample" / "images"
@@ -173,21 +173,21 @@ def test_no_hub_is_asked_while_a_model_is_loaded_and_any_may_be_afterwards(
     ],
 )
 def test_names_that_cannot_be_used(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.encoder_names.find_spec", lambda module: object())
+    monkeypatch.setattr("open_diht.common.encoder_names.find_spec", lambda module: object())
     with pytest.raises(EncoderError) as error:
         find_encoder(name)
     assert message in str(error.value)
 
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.encoder_names.find_spec", lambda module: None)
+    monkeypatch.setattr("open_diht.common.encoder_names.find_spec", lambda module: None)
     with pytest.raises(EncoderError, match=r"needs the package torch, .* install .*\[score\]"):
         find_encoder(LITE0)
 
 
 def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     code = (
-        f"import sys, pipelines.cli, pipelines.stages.encoders as e; e.find_encoder({LITE0!r}); "
+        f"import sys, open_diht.pipelines.cli, open_diht.pipelines.stages.encoders as e; e.find_encoder({LITE0!r}); "
         "print(sorted({'torch', 'faiss'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[3]

@@ -6,8 +6,8 @@ import struct
 
 import pytest
 
-from common.images import BadImage
-from pipelines.stages.shards import _member
+from open_diht.common.images import BadImage
+from open_diht.pipelines.stages.shards import _member
 from tests.common.hostile_images import BOMBS, KINDS
 
 

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner.fn_runner import FnApiRunner
 
-from filters import base
-from filters.base import CaptionEvidence, CaptionFilter, ImageEvidence, ImageFilter, register_filter
-from filters.presets import BadPreset, Preset, load_preset
-from pipelines import AnnotateCaptions, ApplyCat, SpotText
-from pipelines.datasets import DatasetError
+from open_diht.filters import base
+from open_diht.filters.base import CaptionEvidence, CaptionFilter, ImageEvidence, ImageFilter, register_filter
+from open_diht.filters.presets import BadPreset, Preset, load_preset
+from open_diht.pipelines import AnnotateCaptions, ApplyCat, SpotText
+from open_diht.pipelines.datasets import DatasetError
 from tests.pipelines.conftest import Filtered
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -206,9 +206,10 @@ def test_wrong_use_is_said_when_the_pipeline_is_made() -> None:
 
 def test_importing_pipelines_stays_light() -> None:
     code = (
-        "import sys, pipelines\n"
+        "import sys, open_diht.pipelines as pipelines\n"
         "assert not {'apache_beam', 'pyarrow', 'spacy'} & set(sys.modules)\n"
-        "assert pipelines.ApplyCat.__module__ == 'pipelines.stages.transforms' and 'apache_beam' in sys.modules\n"
+        "assert pipelines.ApplyCat.__module__ == 'open_diht.pipelines.stages.transforms' and 'apache_beam' in "
+        "sys.modules\n"
         "assert not hasattr(pipelines, 'ApplyDog')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[3])

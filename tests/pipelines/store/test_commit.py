@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.files import temporary_beside
-from pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
-from pipelines.store.layout import Layout
+from open_diht.common.files import temporary_beside
+from open_diht.pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
+from open_diht.pipelines.store.layout import Layout
 
 
 def test_published_at_once(tmp_path: Path) -> None:

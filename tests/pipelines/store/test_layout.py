@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from upath import UPath
 
-from pipelines.store.layout import Layout
+from open_diht.pipelines.store.layout import Layout
 
 
 def test_a_user_without_a_name_has_a_scratch_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.store.layout import Layout
-from pipelines.store.locking import Busy, NoLocks, output_lock
+from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.locking import Busy, NoLocks, output_lock
 
 
 def test_a_lock_given_back_may_be_taken_again(tmp_path: Path) -> None:

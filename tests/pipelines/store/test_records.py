@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.plan import PlanMismatch
-from pipelines.store.commit import RunFailed, publish_json
-from pipelines.store.layout import KINDS, Layout
-from pipelines.store.records import Vouched, publish_record
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.plan import PlanMismatch
+from open_diht.pipelines.store.commit import RunFailed, publish_json
+from open_diht.pipelines.store.layout import KINDS, Layout
+from open_diht.pipelines.store.records import Vouched, publish_record
 
 STAGES = ("captions", "dedup", "export")
 RESULTS = ("kept", "rejected", "shards", "subset.npy")

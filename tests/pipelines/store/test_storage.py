@@ -9,8 +9,8 @@ from typing import Any
 import fsspec
 import pytest
 
-from common.command_line import WrongUse
-from pipelines.store.storage import asked, is_gone, store_path
+from open_diht.common.command_line import WrongUse
+from open_diht.pipelines.store.storage import asked, is_gone, store_path
 
 STORE = store_path("memory://silent/out")
 

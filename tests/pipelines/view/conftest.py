@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from pipelines.view.app import make_app
-from pipelines.view.output import Output
-from pipelines.view.workbench import Workbench
+from open_diht.pipelines.view.app import make_app
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.workbench import Workbench
 
 HOSTILE = (
     "<script>document.title='taken'</script> A small dog chasing a ball",

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.view.forms import address_of, place_of, query_of
-from pipelines.view.output import Output
-from pipelines.view.query import Bounds, Place, Query, search
+from open_diht.pipelines.view.forms import address_of, place_of, query_of
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.query import Bounds, Place, Query, search
 from tests.common.html_tags import Tags
 from tests.pipelines.view.conftest import HOSTILE
 

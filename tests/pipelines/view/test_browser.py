@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pipelines.view.output import Output
+from open_diht.pipelines.view.output import Output
 from tests.pipelines.view.conftest import HOSTILE
 
 

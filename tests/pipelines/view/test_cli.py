@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipelines.view.cli import main
+from open_diht.pipelines.view.cli import main
 from tests.forks import Forks
 
 
 def command(words: list[str]) -> None:
-    """`python -m pipelines.view` with these words. Runs in a process of its own."""
-    from common.run_command import run_command
+    """`python -m open_diht.pipelines.view` with these words. Runs in a process of its own."""
+    from open_diht.common.run_command import run_command
 
-    run_command("pipelines.view.cli", words)
+    run_command("open_diht.pipelines.view.cli", words)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

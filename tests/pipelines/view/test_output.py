@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from common.command_line import WrongUse
-from filters.presets import BadPreset, load_preset
-from pipelines.view.output import Output
+from open_diht.common.command_line import WrongUse
+from open_diht.filters.presets import BadPreset, load_preset
+from open_diht.pipelines.view.output import Output
 
 OTHER_SHAPE = '{"annotated": 1, "rows": [], "kept": 1, "rejected": {"action": "x"}, "dead": []}'
 
@@ -40,7 +40,7 @@ def test_of_a_running_one_what_is_committed_is_there(copied: Path) -> None:
 
 
 def test_a_run_that_comes_to_its_end_is_noticed(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.view.output._FRESH_S", 0.0)
+    monkeypatch.setattr("open_diht.pipelines.view.output._FRESH_S", 0.0)
     record = json.loads((copied / "run.json").read_text())
     (copied / "run.json").unlink()
     output = Output(copied)

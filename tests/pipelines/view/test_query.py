@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.view.output import Output
-from pipelines.view.places import ordinals_of
-from pipelines.view.query import Bounds, Page, Place, Query, numeric_columns, row_at, search
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.places import ordinals_of
+from open_diht.pipelines.view.query import Bounds, Page, Place, Query, numeric_columns, row_at, search
 
 
 def everything(output: Output, query: Query, **options: Any) -> list[Any]:

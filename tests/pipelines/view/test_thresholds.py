@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
-from common.fields import BadValue
-from filters.presets import Preset, load_preset, recorded_preset
-from pipelines.view.controls import as_yaml, controls_of, moved
-from pipelines.view.output import Output
-from pipelines.view.sample import draw
-from pipelines.view.thresholds import decide
+from open_diht.common.fields import BadValue
+from open_diht.filters.presets import Preset, load_preset, recorded_preset
+from open_diht.pipelines.view.controls import as_yaml, controls_of, moved
+from open_diht.pipelines.view.output import Output
+from open_diht.pipelines.view.sample import draw
+from open_diht.pipelines.view.thresholds import decide
 
 MOVES = {
     "captions": {"captions.min_complexity": "2", "captions.min_action_score": "0.5"},
@@ -81,7 +81,7 @@ def test_duplicates_stay_where_they_are_not_looked_for_anew(output: Output) -> N
 def test_a_sample_is_random_of_a_size_and_says_how_sure_it_is(
     output: Output, finished: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.view.sample.PIECES", 10)
+    monkeypatch.setattr("open_diht.pipelines.view.sample.PIECES", 10)
     samples = [draw(output, rows=30, seed=seed) for seed in (1, 1, 2)]
     first = samples[0]
     assert not first.whole and first.rows == 30 and first.all_rows == finished.funnel["rows_in"]

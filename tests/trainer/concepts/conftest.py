@@ -1,4 +1,4 @@
-"""Folders of `python -m pipelines.concepts`, made by hand."""
+"""Folders of `python -m open_diht.pipelines.concepts`, made by hand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
 
-from trainer.concepts.store import ConceptStore, Labels
+from open_diht.trainer.concepts.store import ConceptStore, Labels
 
 LISTS = st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), min_size=1, max_size=12)
 """Concepts of samples."""

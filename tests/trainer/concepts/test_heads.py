@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open_diht.trainer.concepts import heads as module
+from open_diht.trainer.concepts.cli import table
+from open_diht.trainer.concepts.heads import HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.measure import metrics, soft_cross_entropy
+from open_diht.trainer.concepts.samples import HeadSamples, Part, Samples
+from open_diht.trainer.concepts.store import BadConcepts, Labels, concatenated
 from tests.trainer.concepts.conftest import LISTS, labels_of
-from trainer.concepts import heads as module
-from trainer.concepts.cli import table
-from trainer.concepts.heads import HeadSettings, HeadTrainer
-from trainer.concepts.measure import metrics, soft_cross_entropy
-from trainer.concepts.samples import HeadSamples, Part, Samples
-from trainer.concepts.store import BadConcepts, Labels, concatenated
 
 
 @given(lists=LISTS)

@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.concepts import progress as module
-from trainer.concepts import samples
-from trainer.concepts.cli import make_targets
-from trainer.concepts.folder import Folder
-from trainer.concepts.heads import HeadSettings, HeadTrainer
-from trainer.concepts.progress import HeadProgress
+from open_diht.trainer.concepts import progress as module
+from open_diht.trainer.concepts import samples
+from open_diht.trainer.concepts.cli import make_targets
+from open_diht.trainer.concepts.folder import Folder
+from open_diht.trainer.concepts.heads import HeadSettings, HeadTrainer
+from open_diht.trainer.concepts.progress import HeadProgress
 
 SETTINGS = HeadSettings(epochs=6, min_steps=1, batch_size=32)
 SEED = random.SystemRandom().randrange(10**6)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from open_diht.trainer.concepts import samples as module
+from open_diht.trainer.concepts.samples import HeadSamples, Part, repeat_factors
+from open_diht.trainer.concepts.store import ConceptStore
 from tests.trainer.concepts.conftest import LISTS, labels_of
-from trainer.concepts import samples as module
-from trainer.concepts.samples import HeadSamples, Part, repeat_factors
-from trainer.concepts.store import ConceptStore
 
 
 def samples_of(store: ConceptStore, holdout: float = 0.2, threshold: float = 0.001) -> HeadSamples:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.concepts.cli import main, make_targets
-from trainer.concepts.heads import Head, HeadSettings
-from trainer.concepts.predict import top_k
-from trainer.concepts.store import BadConcepts
-from trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
-from trainer.data import ConceptMismatch
+from open_diht.trainer.concepts.cli import main, make_targets
+from open_diht.trainer.concepts.heads import Head, HeadSettings
+from open_diht.trainer.concepts.predict import top_k
+from open_diht.trainer.concepts.store import BadConcepts
+from open_diht.trainer.concepts.targets import ShardTargets, open_targets, packed, unpacked
+from open_diht.trainer.data import ConceptMismatch
 
 FAST = HeadSettings(epochs=1, min_steps=1)
 

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed: pip install
 from PIL import Image  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from trainer.data import DataSettings, ShardLoader, Source  # noqa: E402
+from open_diht.trainer.data import DataSettings, ShardLoader, Source  # noqa: E402
 
 Members = list[tuple[str, bytes]]
 
@@ -125,7 +125,7 @@ class Loaders:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Iterable[Loaders]:
-    monkeypatch.setattr("trainer.data.shards._FEW", 100)  # processes that index take seconds to start
+    monkeypatch.setattr("open_diht.trainer.data.shards._FEW", 100)  # processes that index take seconds to start
     loaders = Loaders()
     yield loaders
     loaders.close()

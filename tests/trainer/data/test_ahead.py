@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from trainer.data.ahead import ToDevice, one_ahead
+from open_diht.trainer.data.ahead import ToDevice, one_ahead
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 5])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from common.shard_index import caption_hash
-from trainer.data.captions import drawn
+from open_diht.common.shard_index import caption_hash
+from open_diht.trainer.data.captions import drawn
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m trainer.data`: what is wrong with shards, before a training finds it."""
+"""`python -m open_diht.trainer.data`: what is wrong with shards, before a training finds it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from trainer.data.check import main
+from open_diht.trainer.data.check import main
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -40,6 +40,6 @@ def test_what_holds_no_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_several_processes_share_the_shards(tars: Any, tmp_path: Path) -> None:
     """Started as people do: what a process runs, it imports."""
     folder = tars.folder(tmp_path / "d", [3, 3, 3])
-    words = [sys.executable, "-m", "trainer.data", str(folder), "--workers", "2"]
+    words = [sys.executable, "-m", "open_diht.trainer.data", str(folder), "--workers", "2"]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stdout) == (0, f"{folder}: 3 shards, ok 9\n"), done.stderr

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common.shard_index import scan
-from trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets, packed
-from trainer.data import Batch, ConceptMismatch, DataSettings, ShardLoader, Source, TooManyBad
+from open_diht.common.shard_index import scan
+from open_diht.trainer.concepts.targets import ConceptTargets, ShardTargets, open_targets, packed
+from open_diht.trainer.data import Batch, ConceptMismatch, DataSettings, ShardLoader, Source, TooManyBad
 
 
 class Joined:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from open_diht.trainer.data.decode import UndecodableImage, decode
 from tests.common.hostile_images import BOMBS
-from trainer.data.decode import UndecodableImage, decode
 
 
 def encoded(image: Image.Image, ending: str, **options: object) -> bytes:

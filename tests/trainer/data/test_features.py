@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.concepts import ShardTargets
-from trainer.data import BadSource, Batch, ConceptMismatch, DataSettings, FeatureLoader, Split
-from trainer.data.features import read_features
+from open_diht.trainer.concepts import ShardTargets
+from open_diht.trainer.data import BadSource, Batch, ConceptMismatch, DataSettings, FeatureLoader, Split
+from open_diht.trainer.data.features import read_features
 
 N, D = 40, 6
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import PILToTensor
 
-from trainer.data import DataError, DataSettings, Source
-from trainer.data.feed import Feed
-from trainer.data.files import ImageFiles
+from open_diht.trainer.data import DataError, DataSettings, Source
+from open_diht.trainer.data.feed import Feed
+from open_diht.trainer.data.files import ImageFiles
 
 
 @pytest.fixture

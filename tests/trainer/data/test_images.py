@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.data.images import Images
+from open_diht.trainer.data.images import Images
 
 
 def test_images_lie_in_the_order_they_came() -> None:

@@ -15,9 +15,9 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from common.shard_index import ShardIndex, is_current, part_of, save, scan
-from trainer.data.errors import ShardMismatch
-from trainer.data.index import load
+from open_diht.common.shard_index import ShardIndex, is_current, part_of, save, scan
+from open_diht.trainer.data.errors import ShardMismatch
+from open_diht.trainer.data.index import load
 
 
 def index_of(content: Path | bytes) -> ShardIndex:

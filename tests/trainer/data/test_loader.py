@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.data import (
+from open_diht.trainer.data import (
     BadSource,
     Batch,
     LoaderStalled,
@@ -27,7 +27,7 @@ from trainer.data import (
     Split,
     TooManyBad,
 )
-from trainer.data.store import ShardFile, ShardStore
+from open_diht.trainer.data.store import ShardFile, ShardStore
 
 
 def same(one: list[Batch], other: list[Batch]) -> bool:
@@ -226,7 +226,7 @@ def test_a_shard_is_opened_once_while_the_windows_in_use_lie_in_it(
 ) -> None:
     """Every batch reads all streams, however many there are."""
     folder = tars.folder(tmp_path / "d", [4] * 24)
-    monkeypatch.setattr("trainer.data.reader._OPEN_SHARDS", 4)
+    monkeypatch.setattr("open_diht.trainer.data.reader._OPEN_SHARDS", 4)
     loader = load(folder, streams=8, shuffle=8, batch_size=8)
     opened: list[str] = []
     descriptor = ShardStore.descriptor

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.architecture import tokenizer
-from trainer.concepts import open_targets
-from trainer.config import TransformSettings
-from trainer.data import Batch, DataSettings, ShardLoader, ShardUnavailable, Source
-from trainer.transforms import transform
+from open_diht.trainer.architecture import tokenizer
+from open_diht.trainer.concepts import open_targets
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.data import Batch, DataSettings, ShardLoader, ShardUnavailable, Source
+from open_diht.trainer.transforms import transform
 
 pytestmark = pytest.mark.store
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.order import EpochOrder, apportion, interleave, permutation
+from open_diht.trainer.data.order import EpochOrder, apportion, interleave, permutation
 
 SIZES = st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(any)
 COUNTS = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)

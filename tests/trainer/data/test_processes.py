@@ -16,14 +16,14 @@ import pytest
 import torch
 from torch.utils.data._utils.pin_memory import pin_memory
 
-from trainer.architecture import tokenizer
-from trainer.concepts import open_targets
-from trainer.config import TransformSettings
-from trainer.data import BadSource, Batch, DataSettings, ShardLoader, Source, Split
-from trainer.data import shards as module
-from trainer.data.index import load as read_index
-from trainer.data.reader import Bad
-from trainer.transforms import transform
+from open_diht.trainer.architecture import tokenizer
+from open_diht.trainer.concepts import open_targets
+from open_diht.trainer.config import TransformSettings
+from open_diht.trainer.data import BadSource, Batch, DataSettings, ShardLoader, Source, Split
+from open_diht.trainer.data import shards as module
+from open_diht.trainer.data.index import load as read_index
+from open_diht.trainer.data.reader import Bad
+from open_diht.trainer.transforms import transform
 
 ROOT = Path(__file__).parents[3]
 TEXT = {"text_cfg": {"context_length": 16}}
@@ -118,7 +118,7 @@ def test_a_script_without_a_main_guard_ends_with_the_remedy(tars: Any, tmp_path:
     tars.folder(tmp_path / "d", [1] * 9)
     script = tmp_path / "script.py"
     script.write_text(
-        "from trainer.data import DataSettings, ShardLoader, Source\n"
+        "from open_diht.trainer.data import DataSettings, ShardLoader, Source\n"
         f"settings = DataSettings(sources=(Source(path={str(tmp_path / 'd')!r}),))\n"
         "ShardLoader(settings, batch_size=1, transform=None, tokenizer=None)\n"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.data.settings import DataSettings, Source, Split
+from open_diht.trainer.data.settings import DataSettings, Source, Split
 
 SOURCE = Source(path="x")
 

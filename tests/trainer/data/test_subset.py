@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.shard_index import ShardIndex, uid_of_key
-from trainer.data import BadSource, Split
-from trainer.data.loader import ShardLoader
-from trainer.data.subset import Found, Subset, open_subset
+from open_diht.common.shard_index import ShardIndex, uid_of_key
+from open_diht.trainer.data import BadSource, Split
+from open_diht.trainer.data.loader import ShardLoader
+from open_diht.trainer.data.subset import Found, Subset, open_subset
 
 UIDS = st.integers(1, 2**128 - 1)
 

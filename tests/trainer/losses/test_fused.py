@@ -14,8 +14,8 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed: it comes with torch on Linux")
 
-from trainer.losses import HnNce
-from trainer.losses.rows import RowLosses, hn_nce_rows
+from open_diht.trainer.losses import HnNce
+from open_diht.trainer.losses.rows import RowLosses, hn_nce_rows
 
 Evaluated = Callable[..., list[torch.Tensor]]
 
@@ -32,7 +32,7 @@ def evaluated(rows: Callable[..., Any], x: Any, y: Any, scale: float, dtype: Any
 
 def interpreted(x: Any, y: Any, scale: float, dtype: Any, chunk: int | None = None, **options: Any) -> list[Any]:
     """Of the kernels; only in a process that began with TRITON_INTERPRET=1."""
-    from trainer.losses.fused import hn_nce_rows_fused
+    from open_diht.trainer.losses.fused import hn_nce_rows_fused
 
     torch.set_num_threads(1)
     return evaluated(hn_nce_rows_fused, x, y, scale, dtype, chunk=chunk, **options)
@@ -117,7 +117,7 @@ def test_finite_and_precise_at_large_scales(fused: Evaluated, features: Any, rel
 
 def kept_elements(n: int) -> int:
     """The largest tensor that is kept from the forward to the backward pass."""
-    from trainer.losses.fused import hn_nce_rows_fused
+    from open_diht.trainer.losses.fused import hn_nce_rows_fused
 
     kept: list[int] = []
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from open_clip.loss import ClipLoss
 
+from open_diht.trainer.losses import HnNce, InfoNce, hn_nce
 from tests.forks import Forks
-from trainer.losses import HnNce, InfoNce, hn_nce
 
 EAGER: dict[str, Any] = {"implementation": "eager"}
 FORMS: list[dict[str, Any]] = [EAGER, {"chunk": 5}]

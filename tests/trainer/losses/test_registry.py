@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import loop
-from trainer.config_files import BadConfig, load_config, plain
-from trainer.losses import LOSSES, HnNce, InfoNce, Loss, loss_of, register
+from open_diht.trainer import loop
+from open_diht.trainer.config_files import BadConfig, load_config, plain
+from open_diht.trainer.losses import LOSSES, HnNce, InfoNce, Loss, loss_of, register
 
 PAGE = Path(__file__).parents[3] / "docs" / "extend" / "loss.md"
 

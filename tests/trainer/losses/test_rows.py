@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from trainer.losses.chunked import hn_nce_rows_chunked
-from trainer.losses.rows import hn_nce_rows
+from open_diht.trainer.losses.chunked import hn_nce_rows_chunked
+from open_diht.trainer.losses.rows import hn_nce_rows
 
 FORMS = {
     "eager": hn_nce_rows,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainer.architecture import BadArchitecture, architecture, build, input_shape, tokenizer
-from trainer.config import ConceptSettings, ModelSettings
-from trainer.export import export, load
-from trainer.model import build_student
-from trainer.towers import WordTokenizer, build_tower, register
-from trainer.towers.words import frequent_words, read_words
-from trainer.warm_start import BadWeights
+from open_diht.trainer.architecture import BadArchitecture, architecture, build, input_shape, tokenizer
+from open_diht.trainer.config import ConceptSettings, ModelSettings
+from open_diht.trainer.export import export, load
+from open_diht.trainer.model import build_student
+from open_diht.trainer.towers import WordTokenizer, build_tower, register
+from open_diht.trainer.towers.words import frequent_words, read_words
+from open_diht.trainer.warm_start import BadWeights
 
 IMAGES = {
     "feature_mlp": ({"tower": "feature_mlp", "width": 10, "hidden": 8}, (10,)),
@@ -89,7 +89,7 @@ def test_a_tower_of_ones_own_is_named_by_its_import_path_or_registered(words: Pa
         ({"tower": "convnett"}, r"no tower 'convnett' \(did you mean 'convnet'\?\); choose feature_mlp"),
         ({"tower": "convnet"}, "convnet does not take its settings: .*image_size"),
         ({"tower": "nowhere:Tower"}, "nowhere:Tower cannot be imported"),
-        ({"tower": "trainer.towers:is_own"}, "is no torch.nn.Module"),
+        ({"tower": "open_diht.trainer.towers:is_own"}, "is no torch.nn.Module"),
         ({"tower": "torch.nn:Identity"}, "has no tuple input_shape"),
     ],
 )

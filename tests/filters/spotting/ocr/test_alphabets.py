@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from filters.spotting.ocr.alphabets import load_recogniser
-from filters.spotting.ocr.networks import load_network
-from filters.spotting.settings import SpotterSettings
-from filters.spotting.weights import find_models
+from open_diht.filters.spotting.ocr.alphabets import load_recogniser
+from open_diht.filters.spotting.ocr.networks import load_network
+from open_diht.filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.weights import find_models
 
 
 @pytest.fixture(scope="module")

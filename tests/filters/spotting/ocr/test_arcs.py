@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
-from filters.spotting.ocr.detection import find_contours, text_box
-from filters.spotting.ocr.lines import HEIGHT
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.ocr.arcs import Arc, box_of, find_arc, unroll
+from open_diht.filters.spotting.ocr.detection import find_contours, text_box
+from open_diht.filters.spotting.ocr.lines import HEIGHT
+from open_diht.filters.spotting.settings import SpotterSettings
 
 SIZE, CENTRE, RADIUS, THICKNESS = 300, (150.0, 160.0), 100.0, 10.0
 SETTINGS = SpotterSettings()

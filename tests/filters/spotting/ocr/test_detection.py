@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from filters.spotting.ocr.detection import (
+from open_diht.filters.spotting.ocr.detection import (
     common_shapes,
     detector_input,
     find_contours,
@@ -13,8 +13,8 @@ from filters.spotting.ocr.detection import (
     score_inside,
     text_box,
 )
-from filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH, cut_line, to_strip
-from filters.spotting.settings import SpotterSettings
+from open_diht.filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH, cut_line, to_strip
+from open_diht.filters.spotting.settings import SpotterSettings
 
 
 @pytest.mark.parametrize(

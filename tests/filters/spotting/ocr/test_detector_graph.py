@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from filters.spotting.ocr.detector_graph import load_detector, rewrite
-from filters.spotting.ocr.networks import load_network
-from filters.spotting.ocr.onnx_file import Graph
-from filters.spotting.settings import Precision, SpotterSettings
-from filters.spotting.weights import ModelSize, find_models
+from open_diht.filters.spotting.ocr.detector_graph import load_detector, rewrite
+from open_diht.filters.spotting.ocr.networks import load_network
+from open_diht.filters.spotting.ocr.onnx_file import Graph
+from open_diht.filters.spotting.settings import Precision, SpotterSettings
+from open_diht.filters.spotting.weights import ModelSize, find_models
 
 SHAPES = [(1, 3, 32, 32), (1, 3, 64, 96), (2, 3, 32, 160), (1, 3, 384, 288)]
 

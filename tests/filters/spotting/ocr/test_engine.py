@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
-from filters.spotting.ocr import recognition
-from filters.spotting.ocr.engine import BatchedEngine, Engine
-from filters.spotting.precision import has_bf16
-from filters.spotting.settings import Precision, Spotted, SpotterSettings
+from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, decode_image
+from open_diht.filters.spotting.ocr import recognition
+from open_diht.filters.spotting.ocr.engine import BatchedEngine, Engine
+from open_diht.filters.spotting.precision import has_bf16
+from open_diht.filters.spotting.settings import Precision, Spotted, SpotterSettings
 
 SAMPLE = Path(__file__).parents[4] / "data" / "sample" / "images"
 WITH_TEXT = ("0004", "0017", "0038", "0058", "0132", "0160")
@@ -64,7 +64,7 @@ def texts(lines: Sequence[Spotted]) -> list[str]:
 def test_reads_line_by_line_what_paddleocr_reads(ocr_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines padded as PaddleOCR pads them: to 320 pixels at least."""
     pytest.importorskip("paddleocr")
-    from filters.spotting.ocr.paddle import PaddleEngine
+    from open_diht.filters.spotting.ocr.paddle import PaddleEngine
 
     monkeypatch.setattr(recognition, "padded_width", lambda width: max(320, width))
     settings = SpotterSettings(alphabet="all", reread=None, turn_below=0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from filters.spotting.decode import DecodedImage, DecodeLimits, UnreadableImage, decode_image
-from filters.spotting.ocr.jpeg import decode_jpeg
+from open_diht.filters.spotting.decode import DecodedImage, DecodeLimits, UnreadableImage, decode_image
+from open_diht.filters.spotting.ocr.jpeg import decode_jpeg
 from tests.common.hostile_images import encode, noise
 
 

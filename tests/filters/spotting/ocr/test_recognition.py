@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
-from filters.spotting.ocr.recognition import WIDTHS, decode, padded_width, read_strips
+from open_diht.filters.spotting.ocr.lines import HEIGHT, MAX_WIDTH
+from open_diht.filters.spotting.ocr.recognition import WIDTHS, decode, padded_width, read_strips
 
 
 def steps(*classes: int, of: int = 4, sure: float = 0.7) -> np.ndarray:

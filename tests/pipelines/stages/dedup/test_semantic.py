@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.stages.dedup import semantic
-from pipelines.stages.dedup.clusters import assign, cluster_count, train, unit_length
-from pipelines.stages.dedup.semantic import duplicates, groups_of, member_parts, member_type, near_copies, order_of
+from open_diht.pipelines.stages.dedup import semantic
+from open_diht.pipelines.stages.dedup.clusters import assign, cluster_count, train, unit_length
+from open_diht.pipelines.stages.dedup.semantic import (
+    duplicates,
+    groups_of,
+    member_parts,
+    member_type,
+    near_copies,
+    order_of,
+)
 
 Against = Literal["kept", "all"]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 pytest.importorskip("torch", reason="torch is not installed: pip install '.[score]'")
 
-from pipelines.stages.score import cliploss
-from pipelines.stages.score.cliploss import Batch
+from open_diht.pipelines.stages.score import cliploss
+from open_diht.pipelines.stages.score.cliploss import Batch
 
 Half = NDArray[np.float16]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipelines.stages.score.rows import PARTS, ROW, first_rows, random_order
+from open_diht.pipelines.stages.score.rows import PARTS, ROW, first_rows, random_order
 
 UIDS = [hashlib.md5(str(n).encode()).hexdigest() for n in range(500)]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.stages.score.thresholds import kth_largest, rows_kept
+from open_diht.pipelines.stages.score.thresholds import kth_largest, rows_kept
 
 SCORES = st.lists(st.one_of(st.floats(-1, 1, width=32), st.sampled_from([0.0, -0.0, 0.25])), min_size=1, max_size=40)
 

@@ -23,7 +23,6 @@ OK, WRONG_USE = 0, 2
 STUDY = ("download", "train", "eval")
 """Extras of the study."""
 _HELP = {"-h", "--help"}
-_OURS = ("common", "filters", "pipelines", "trainer", "eval", "study")
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,32 @@ class Command:
 
 
 COMMANDS = {
-    "filter": Command("filter a data set", "pipelines.cli"),
+    "filter": Command("filter a data set", "open_diht.pipelines.cli"),
     "view": Command(
-        "look at what was filtered: a local web page", "pipelines.view.cli", ("view",), (("output", "out/sample"),)
+        "look at what was filtered: a local web page",
+        "open_diht.pipelines.view.cli",
+        ("view",),
+        (("output", "out/sample"),),
     ),
-    "pilot": Command("filter a random sample, forecast the whole", "pipelines.pilot.command"),
+    "pilot": Command("filter a random sample, forecast the whole", "open_diht.pipelines.pilot.command"),
     "concepts": Command(
         "make concept targets of filtered data; options after -- are for the heads (-- --help lists them)",
-        "pipelines.concepts.cli",
+        "open_diht.pipelines.concepts.cli",
         ("train",),
         (("data", "out/sample"),),
     ),
     "train": Command(
         "train a model on filtered data",
-        "trainer.cli",
+        "open_diht.trainer.cli",
         ("train",),
         (("data", "out/sample"), ("workdir", "out/train")),
     ),
-    "bench": Command("evaluate a model", "eval.__main__", ("eval",)),
-    "bench-data": Command("fetch evaluation data", "eval.fetch.__main__", ("eval",)),
-    "compare": Command("test two models against each other on the same items", "eval.compare", ("eval",)),
-    "study": Command("the paper's claims in miniature: does it help?", "study.cli", STUDY),
-    "study-data": Command("fetch the data of the study", "study.fetch", STUDY),
-    "weights": Command("fetch the OCR weights, before a command needs them", "filters.spotting.weights"),
+    "bench": Command("evaluate a model", "open_diht.eval.__main__", ("eval",)),
+    "bench-data": Command("fetch evaluation data", "open_diht.eval.fetch.__main__", ("eval",)),
+    "compare": Command("test two models against each other on the same items", "open_diht.eval.compare", ("eval",)),
+    "study": Command("the paper's claims in miniature: does it help?", "open_diht.study.cli", STUDY),
+    "study-data": Command("fetch the data of the study", "open_diht.study.fetch", STUDY),
+    "weights": Command("fetch the OCR weights, before a command needs them", "open_diht.filters.spotting.weights"),
 }
 
 
@@ -87,9 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(command.module, rest, f"open-diht {name}", **dict(command.defaults))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package in _OURS or find_spec(package):
+        if not package or package == "open_diht" or find_spec(package):
             raise  # a fault of ours or of an installed package: no extra would mend it
-        remedy = import_module("common.installation").remedy(*command.extras)
+        remedy = import_module("open_diht.common.installation").remedy(*command.extras)
         return _refuse(f"open-diht {name} needs {package}, which is not installed: {remedy}")
 
 
@@ -112,12 +114,12 @@ def _usage() -> str:
 
 def _run(module: str, arguments: Sequence[str], prog: str, **defaults: str) -> int:
     """Run `main` of a module; where `python -m` would first arrange how it ends and forks, so does this."""
-    if not module.startswith("pipelines."):
+    if not module.startswith("open_diht.pipelines."):
         status: int = import_module(module).main(arguments, prog, **defaults)
         return status
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        import_module("common.run_command").run_command(module, arguments, prog, **defaults)
+        import_module("open_diht.common.run_command").run_command(module, arguments, prog, **defaults)
     except SystemExit as ended:
         return int(ended.code or OK)
     finally:
@@ -131,7 +133,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     cut = words.index("--") if "--" in words else len(words)
     of_features, of_heads = words[:cut], words[cut + 1 :]
     if _HELP & {*of_heads}:
-        return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
+        return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
     defaults = dict(command.defaults)
     status = _run(command.module, of_features, "open-diht concepts", **defaults)
     if status != OK or _HELP & {*of_features}:
@@ -143,7 +145,7 @@ def _concepts(command: Command, words: Sequence[str]) -> int:
     known, _ = parser.parse_known_args(of_features)
     shard = [f"--shard={known.shard}"] if known.shard else []
     of_heads = ["--concepts", known.output or f"{known.data}/concepts", *shard, *of_heads]
-    return _run("trainer.concepts.cli", of_heads, "open-diht concepts --")
+    return _run("open_diht.trainer.concepts.cli", of_heads, "open-diht concepts --")
 
 
 def _refuse(message: str) -> int:
