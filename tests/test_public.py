@@ -1,0 +1,83 @@
+"""The public face: few names, loaded late, each described and shown at work."""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import open_diht
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NEEDS = {
+    "CaptionParser": "spacy",
+    "CaptionAnnotator": "spacy",
+    "AnnotateCaptions": "apache_beam",
+    "ApplyCat": "apache_beam",
+    "SpotText": "apache_beam",
+    "HnNce": "torch",
+    "load_config": "torch",
+    "Config": "torch",
+    "load_model": "open_clip",
+    "train": "open_clip",
+}
+READS_IMAGES = ("TextSpotter", "SpotText")
+
+
+def test_the_names_are_few_and_the_same_for_people_python_and_type_checkers() -> None:
+    assert len(open_diht.__all__) <= 25 and set(open_diht.__all__) == set(open_diht._MODULES)
+    tree = ast.parse((REPOSITORY / "open_diht" / "__init__.py").read_text(encoding="utf-8"))
+    (checked,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in checked.body if isinstance(node, ast.ImportFrom)]
+    typed = {alias.name: node.module for node in imports for alias in node.names}
+    assert typed == {name: f"open_diht.{module}" for name, module in open_diht._MODULES.items()}
+    assert set(open_diht.__all__) <= set(dir(open_diht))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = open_diht.no_such_name
+
+
+def test_importing_loads_no_library_and_changes_nothing() -> None:
+    code = (
+        "import os, signal, sys\n"
+        "state = lambda: (dict(os.environ), sys.path[:], sys.meta_path[:], list(map(signal.getsignal, (2, 15))))\n"
+        "before, modules = state(), {*sys.modules}\n"
+        "import open_diht; dir(open_diht)\n"
+        "assert state() == before\n"
+        "print(sorted({name.partition('.')[0] for name in {*sys.modules} - modules} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "['open_diht']\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", open_diht.__all__)
+def test_each_name_is_described_and_its_example_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    if name in READS_IMAGES:
+        request.getfixturevalue("ocr_models")
+    said = inspect.getdoc(getattr(open_diht, name)) or ""
+    assert "\nExample:\n" in said
+    if callable(getattr(open_diht, name)) and inspect.isfunction(getattr(open_diht, name)):
+        assert "\nArgs:\n" in said and "\nReturns:\n" in said
+    (tmp_path / "data").symlink_to(REPOSITORY / "data")
+    monkeypatch.chdir(tmp_path)
+    example = doctest.DocTestParser().get_doctest(said, {}, name, None, None)
+    assert example.examples
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    said_wrong: list[str] = []
+    runner.run(example, out=said_wrong.append)
+    assert not said_wrong, "".join(said_wrong)
+
+
+@pytest.mark.slow
+def test_the_example_of_the_package_runs() -> None:
+    pytest.importorskip("spacy")
+    assert doctest.testmod(open_diht).failed == 0
