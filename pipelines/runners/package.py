@@ -13,7 +13,6 @@ from pathlib import Path
 
 from open_diht.pipelines.runners.errors import RunnerError
 
-_BUILT_IN_TREE = ("*.egg-info", "build", "__pycache__")
 _RUN_BY_WORKERS = ("common", "filters", "pipelines")
 _KINDS = (".json", ".npz", ".py", ".tsv", ".txt", ".yaml")
 
@@ -64,11 +63,15 @@ def code_digest() -> str:
 
 
 def copy_tree(source: Path, target: Path) -> Path:
-    """Copy what setup.py packs; returns `target`."""
+    """Copy the files that setup.py packs; returns `target`. Links to folders become folders."""
     target.mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "open_diht.py", "README.md", "LICENSE", "NOTICE"):
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(source / name, target / name)
-    for top in ("common", "filters", "pipelines", "trainer", "eval", "study"):
-        if (source / top).is_dir():
-            shutil.copytree(source / top, target / top, ignore=shutil.ignore_patterns(*_BUILT_IN_TREE))
+    (target / "open_diht").mkdir()
+    for path in (source / "open_diht").iterdir():
+        if path.is_file():
+            shutil.copy(path, target / "open_diht")
+        elif path.is_dir() and path.name != "__pycache__":  # or a link to a folder that an image leaves out
+            ignored = shutil.ignore_patterns("__pycache__", "results")
+            shutil.copytree(path, target / "open_diht" / path.name, ignore=ignored)
     return target

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from deploy.dask import slurm
 from open_diht.pipelines import cli
 from open_diht.pipelines.runners.beam_options import check_beam_options
+from tests.imports import packages
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEPLOY = REPOSITORY / "deploy"
@@ -81,7 +82,7 @@ def test_images_copy_what_is_there_and_check_themselves(path: Path) -> None:
     assert "pip check" in text, "what does not fit together is found when the image is built"
     copied = set(re.findall(r"^COPY (\w+) /src/\1$", text, re.MULTILINE))
     runs = ("trainer", "eval") if path.name.startswith("train") else ("pipelines", "filters")
-    assert copied == imported_from(*runs), "the packages that a run imports, and no more"
+    assert copied == {"open_diht"} | imported_from(*runs), "the packages that a run imports, and no more"
 
 
 @pytest.mark.parametrize("path", files("/Dockerfile"), ids=shown)
@@ -148,11 +149,7 @@ def imported_from(*starts: str) -> set[str]:
     while left:
         found.add(top := left.pop())
         for path in (REPOSITORY / top).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-                tops = {name.partition(".")[0] for name in names}
-                left |= {top for top in tops if (REPOSITORY / top / "__init__.py").is_file()} - found
+            left |= {name for name in packages(path) if (REPOSITORY / name / "__init__.py").is_file()} - found
     return found
 
 

@@ -1,0 +1,222 @@
+"""The distribution has one package, wherever and however it is installed, and leaves a user's own modules alone."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from collections import Counter
+from glob import glob
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from open_diht.pipelines.runners.package import build_wheel, copy_tree
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+FOLDERS = ("common", "filters", "pipelines", "trainer", "eval", "study")
+ENDINGS = (".py", ".yaml", ".txt", ".json", ".tsv", ".npz", ".j2", ".css", ".js", "py.typed")
+PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+MINE = "MINE = True\n"
+CAPTIONS = ["a brown dog catches a red ball", "IMG_2034.jpg", "two small children ride wooden horses"]
+
+
+def run(
+    *command: object, folder: Path, path: str | None = None, status: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder, with `path` as PYTHONPATH and nothing else of this process's import path."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {} if path is None else {"PYTHONPATH": path}
+    done = subprocess.run([*map(str, command)], cwd=folder, env=environment, capture_output=True, text=True)
+    assert status is None or done.returncode == status, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel() -> Path:
+    """The wheel that is also staged to workers."""
+    built = build_wheel()
+    assert built is not None
+    return built
+
+
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel's content, as `pip install --target` leaves it."""
+    folder = tmp_path_factory.mktemp("site") / "packages"
+    install = ["install", "--quiet", "--no-deps", "--no-index", "--no-compile", "--target"]
+    run(*PIP, *install, folder, wheel, folder=folder.parent)
+    return folder
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> Path:
+    """A user's folder with a manifest and modules whose names are those of our folders."""
+    folder = tmp_path / "mine"
+    (folder / "common").mkdir(parents=True)
+    (folder / "common" / "__init__.py").write_text(MINE)
+    for name in set(FOLDERS) - {"common"}:
+        (folder / f"{name}.py").write_text(MINE)
+    lines = [f"https://example.org/{number}.jpg\t{caption}" for number, caption in enumerate(CAPTIONS)]
+    (folder / "manifest.tsv").write_text("url\tcaption\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository's code with its links."""
+    tree = tmp_path_factory.mktemp("checkout") / "tree"
+    left_out = shutil.ignore_patterns("__pycache__", "results")
+    for name in (*FOLDERS, "open_diht"):
+        shutil.copytree(REPOSITORY / name, tree / name, symlinks=True, ignore=left_out)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(REPOSITORY / name, tree / name)
+    return tree
+
+
+def sources() -> set[str]:
+    """Files of the package that an installation needs, as paths below the repository."""
+    paths = {os.path.relpath(path, REPOSITORY) for path in glob(f"{REPOSITORY}/open_diht/**/*", recursive=True)}
+    return {path for path in paths if path.endswith(ENDINGS) and not path.startswith("open_diht/study/results/")}
+
+
+def files_of(wheel: Path) -> list[str]:
+    return [name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name]
+
+
+def test_the_wheel_holds_the_package_once_and_nothing_else(wheel: Path) -> None:
+    found = Counter(files_of(wheel))
+    assert set(found) == sources() and set(found.values()) == {1}
+    tops = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert tops == {"open_diht", next(top for top in tops if top.endswith(".dist-info"))}
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_the_package_and_makes_the_same_wheel(checkout: Path, wheel: Path, tmp_path: Path) -> None:
+    build = f"import setuptools.build_meta as b; b.build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", build, folder=checkout)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        assert not [member.name for member in archive if not (member.isfile() or member.isdir())], "links are files"
+        archive.extractall(tmp_path, filter="data")
+    (tree,) = (path for path in tmp_path.iterdir() if path.is_dir())
+    assert {path.name for path in tree.iterdir() if path.is_dir()} == {"open_diht", "open_diht.egg-info"}
+    run(*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", tmp_path / "again", tree, folder=tmp_path)
+    (again,) = (tmp_path / "again").iterdir()
+    assert sorted(files_of(again)) == sorted(files_of(wheel))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own_first", [False, True])
+def test_a_users_own_modules_and_ours_do_not_meet(own_first: bool, site: Path, users: Path) -> None:
+    path = f".{os.pathsep}{site}" if own_first else str(site)
+    asked = ["filter", "--dataset", "custom", "--input", "manifest.tsv", "--output", "out", "--stages", "captions"]
+    run(sys.executable, "-m", "open_diht", *asked, "--unit-rows", "2", "--workers", "2", folder=users, path=path)
+    assert pq.read_table(users / "out" / "kept")["caption"].to_pylist() == [CAPTIONS[0], CAPTIONS[2]]
+    names = ", ".join(FOLDERS)
+    code = f"import open_diht.pipelines.cli, open_diht.eval, {names}\nassert all(m.MINE for m in ({names}))"
+    run(sys.executable, "-c", f"{code}\nassert open_diht.__file__.startswith({str(site)!r})", folder=users, path=path)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_our_trainer_next_to_a_users_own(site: Path, users: Path) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install '.[train]'")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
+    done = run(*launcher, "open_diht.trainer", "--help", folder=users, path=str(site))
+    assert done.stdout.count("usage: python -m open_diht.trainer ") == 2
+
+
+@pytest.mark.slow
+def test_an_editable_install_shows_the_package_alone(checkout: Path, users: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "venv"
+    venv.create(folder, with_pip=False, symlinks=True)
+    (there,) = folder.glob("lib/python*/site-packages")
+    libraries = [path for path in sys.path if path.endswith("-packages")]
+    (there / "libraries.pth").write_text("\n".join(libraries) + "\n", encoding="utf-8")
+    python = folder / "bin" / "python"
+    pip = [*PIP, "--python", python, "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    run(*pip, "--editable", checkout, folder=tmp_path)
+    where = "import open_diht.filters.presets as p; print(p.__file__)"
+    shown = run(python, "-c", where, folder=tmp_path).stdout.strip()
+    assert shown == str(checkout / "open_diht" / "filters" / "presets" / "__init__.py")
+    found = f"from importlib.util import find_spec; print([name for name in {FOLDERS!r} if find_spec(name)])"
+    assert run(python, "-c", found, folder=tmp_path).stdout.strip() == "[]"
+    names = ", ".join(FOLDERS)
+    mine = f"import {names}; assert all(module.MINE for module in ({names}))"
+    run(python, "-c", mine, folder=users)
+    (checkout / "filters" / "added.py").write_text(MINE)
+    run(python, "-c", "from open_diht.filters.added import MINE", folder=tmp_path)
+    (checkout / "filters" / "added.py").unlink()
+    assert run(folder / "bin" / "open-diht", "--version", folder=users).stdout.startswith("open-diht ")
+
+
+def test_a_copy_that_lost_its_links_says_how_to_make_them(checkout: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(checkout, tree, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
+    for name in FOLDERS:  # as archives without links hold them
+        (tree / "open_diht" / name).unlink()
+        (tree / "open_diht" / name).write_text(f"../{name}")
+    done = run(sys.executable, "setup.py", "--version", folder=tree, status=1)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: open_diht/common in {tree} is not a folder")
+    remedy = re.search(r"make them again: (.*)$", line)
+    assert remedy
+    run("sh", "-c", remedy[1], folder=tree)
+    assert run(sys.executable, "setup.py", "--version", folder=tree).stdout.strip()
+    assert (tree / "open_diht" / "trainer" / "loop.py").is_file()
+
+
+def test_a_folder_that_was_left_out_is_left_out_of_the_copy_for_workers(checkout: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"  # as images of the filters are built, without the trainer
+    shutil.copytree(checkout, tree, symlinks=True, ignore=shutil.ignore_patterns("*.egg-info"))
+    shutil.rmtree(tree / "trainer")
+    copy = copy_tree(tree, tmp_path / "copy")
+    assert (copy / "open_diht" / "filters").is_dir() and not (copy / "open_diht" / "trainer").exists()
+    assert run(sys.executable, "setup.py", "--version", folder=tree).stdout.strip()
+
+
+def test_no_file_imports_a_folder_by_its_old_name() -> None:
+    tops = ("open_diht", "benchmarks", "deploy", "examples", "tests", "docs")
+    paths = [path for top in tops for path in glob(f"{REPOSITORY}/{top}/**/*.py", recursive=True)]
+    assert len(paths) > 700
+    found = []
+    for path in paths:
+        for node in ast.walk(ast.parse(Path(path).read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found += [f"{path}: {name}" for name in names if name.partition(".")[0] in FOLDERS]
+    assert not found
+
+
+@pytest.mark.slow
+def test_no_module_is_there_under_two_names() -> None:
+    """Where the root of the repository is on the path, the folders can be imported by their own names, too."""
+    code = (
+        "import os, sys; sys.path.insert(0, os.getcwd())\n"
+        "import open_diht.pipelines.cli, open_diht.eval.cli, open_diht.study.cli\n"
+        "import open_diht.pipelines.stages.transforms, open_diht.pipelines.concepts.cli\n"
+        "try: import torch\n"
+        "except ModuleNotFoundError: pass\n"
+        "else: import open_diht.trainer.loop, open_diht.eval.models\n"
+        "files = [os.path.realpath(m.__file__) for m in set(sys.modules.values()) if getattr(m, '__file__', None)]\n"
+        "ours = [path for path in files if path.startswith(os.getcwd() + '/') and '/.venv/' not in path]\n"
+        f"assert len(ours) > 100 and len(ours) == len(set(ours)) and not {{*{FOLDERS!r}}} & sys.modules.keys()"
+    )
+    run(sys.executable, "-c", code, folder=REPOSITORY)
+
+
+def test_importing_the_parts_changes_no_environment() -> None:
+    code = (
+        "import os; before = dict(os.environ)\n"
+        "import open_diht.pipelines, open_diht.filters, open_diht.common, open_diht.trainer, open_diht.study\n"
+        "assert dict(os.environ) == before, set(os.environ) - set(before)"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, check=True)
