@@ -139,7 +139,8 @@ def sections(name: str) -> Iterator[str]:
         kind = hints[field.name]
         if not dataclasses.is_dataclass(kind) and field.default_factory is not dataclasses.MISSING:
             kind = type(field.default_factory())
-        yield from (f"## {field.name}", "", _cell(kind.__doc__ or ""), *_fields(kind, f"{field.name}."))
+        said = (kind.__doc__ or "").partition("Example:")[0]
+        yield from (f"## {field.name}", "", _cell(said), *_fields(kind, f"{field.name}."))
 
 
 def _class(name: str) -> type[Any]:

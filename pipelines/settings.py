@@ -21,7 +21,21 @@ SHARDS, INDEX = EXPORTS = ("shards", "index")
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """What a run is asked to do."""
+    """What a run is asked to do.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from open_diht import RunSettings, load_dataset, load_preset, run
+        >>> settings = RunSettings(
+        ...     dataset=load_dataset("sample"),
+        ...     input="data/sample/manifest.tsv",
+        ...     output=Path("out/sample"),
+        ...     preset=load_preset("paper"),
+        ...     stages=("captions",),
+        ... )
+        >>> settings.max_dead_share
+        0.05
+    """
 
     dataset: Dataset
     """How the manifests are read."""

@@ -284,7 +284,14 @@ class CheckSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A training run. See `trainer/configs/` for complete ones."""
+    """A training run. See `trainer/configs/` for complete ones.
+
+    Example:
+        >>> from open_diht import load_config
+        >>> config = load_config("vit-b-32", base={"data": {"sources": [{"path": "/data/cat"}]}})
+        >>> config.loss.name, config.loss.beta
+        ('hn_nce', 0.25)
+    """
 
     data: DataSettings
     """What is read."""

@@ -29,9 +29,24 @@ def config_names() -> list[str]:
 
 
 def load_config(name: str, overrides: Sequence[str] = (), base: Mapping[str, Any] | None = None) -> Config:
-    """The configuration called `name`, or in the YAML file `name`, with `section.key=value` words on top.
+    """Load the configuration of a training.
 
-    `base` lies on top of the file and under the words. Raises `BadConfig`.
+    Args:
+        name: tiny, vit-b-32 or another of `config_names()`, or the path of a YAML file.
+        overrides: words `section.key=value`, which override the file and `base`.
+        base: sections that override the file.
+
+    Returns:
+        The configuration, checked.
+
+    Example:
+        >>> from open_diht import load_config
+        >>> config = load_config("vit-b-32", ["loss.beta=0.5"], {"data": {"sources": [{"path": "/data/cat"}]}})
+        >>> config.loss.beta
+        0.5
+
+    Raises:
+        BadConfig: there is no such configuration, or a key or a value of it is wrong.
     """
     values = merged(_read(_path(name)), base or {})
     for word in overrides:

@@ -72,12 +72,37 @@ class TrainingOutcome:
 
 
 def train(config: Config, workdir: Path | str, say: Callable[[str], None] = _log.info) -> TrainingOutcome:
-    """Train, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its processes
-    call this with the same arguments and a `workdir` that all of them see: a folder, or an fsspec URL.
+    """Train a model, from the beginning or from the newest good checkpoint in `workdir`. Started by torchrun, all its
+    processes call this with the same arguments and a `workdir` that all of them see.
 
-    `say` gets lines for people, on the first rank; they are logged where nobody takes them. Raises `WrongUse`,
-    `DataError`, `BadWeights`, `BadArchitecture`, `CheckpointError`, `CannotExport`, `OutOfMemory`, and `Diverged` when
-    steps stay non-finite; where `workdir` is a URL `StoreError` and `LeaseLost`, too.
+    Args:
+        config: what is read, how long, which model and loss.
+        workdir: a folder, or an fsspec URL, for checkpoints, logs and the exported model.
+        say: receives lines for people, on the first rank; by default they are logged.
+
+    Returns:
+        How far the training came, its checks on held-out pairs, and the folder of the exported model.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from open_diht import RunSettings, load_config, load_dataset, load_preset, run, train
+        >>> settings = RunSettings(
+        ...     dataset=load_dataset("sample"),
+        ...     input="data/sample/manifest.tsv",
+        ...     output=Path("out/sample"),
+        ...     preset=load_preset("paper"),
+        ...     stages=("captions", "export"),
+        ... )
+        >>> _ = run(settings)
+        >>> data = {"data": {"sources": [{"path": "out/sample"}]}}
+        >>> outcome = train(load_config("tiny", ["schedule.epochs=1"], data), Path("out/train"))
+        >>> outcome.finished, outcome.export
+        (True, PosixPath('out/train/export'))
+
+    Raises:
+        WrongUse, DataError, BadWeights, BadArchitecture, CheckpointError, CannotExport, OutOfMemory: as they say.
+        Diverged: steps stay non-finite.
+        StoreError, LeaseLost: where `workdir` is a URL.
     """
     kind = device_type(config)
     with joined_ranks(kind, config.run.timeout_s) as ranks, stop_wish(ranks.first) as wish:

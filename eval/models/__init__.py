@@ -40,7 +40,7 @@ def load_model(
     device: str = "cpu",
     precision: Precision = "fp32",
 ) -> Model:
-    """The model that `word` names:
+    """Load the model that `word` names:
 
     - `reference`: the offline reference encoder, from `data`/reference, where `data` is the data folder that holds
       without `--data`;
@@ -49,7 +49,26 @@ def load_model(
     - an architecture of open_clip, with `pretrained` the path of its weights, a tag that was fetched before with
       `python -m open_diht.eval.fetch --weights NAME:TAG`, or `random` for weights that were never trained.
 
-    Raises `WrongUse` for a word or a path that leads nowhere, `ModelError` where loading fails.
+    Args:
+        word: a name or a folder, see above.
+        data: the folder of the evaluation's data.
+        pretrained: the weights, see above.
+        device: cpu, cuda or cuda:N.
+        precision: fp32, or what the device computes faster.
+
+    Returns:
+        A model that turns batches of images and lists of texts into unit vectors.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from open_diht import load_model
+        >>> model = load_model("ViT-B-32", data=Path("data"), pretrained="random")
+        >>> model.texts(["a dog", "a red ball"]).shape
+        (2, 512)
+
+    Raises:
+        WrongUse: the word or a path leads nowhere.
+        ModelError: loading fails.
     """
     if precision not in PRECISIONS:
         raise WrongUse(f"precision {precision!r} is unknown; choose {', '.join(PRECISIONS)}")

@@ -83,6 +83,11 @@ class CaptionAnnotator:
     Args:
         lean: captions without a word that may be a verb are tagged and not parsed, for a rule that asks for an action
             rejects them whatever else they say. Of their row all but `parsed` is null.
+
+    Example:
+        >>> from open_diht import CaptionAnnotator
+        >>> CaptionAnnotator().annotate(["a brown dog catches a red ball"]).column_names
+        ['parsed', 'objects', 'attributes', 'actions', 'relations']
     """
 
     def __init__(self, lean: bool = False):

@@ -114,7 +114,14 @@ class Relation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CaptionGraph:
-    """What one caption says. Indices of objects refer to `objects`; tokens to the parse."""
+    """What one caption says. Indices of objects refer to `objects`; tokens to the parse.
+
+    Example:
+        >>> from open_diht import CaptionParser, build_graph
+        >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
+        >>> [(graph.objects[known.object].text, known.text) for known in graph.attributes]
+        [('dog', 'brown'), ('ball', 'red')]
+    """
 
     parse: Parse
     words: Sequence[Word] = ()
@@ -130,7 +137,20 @@ class CaptionGraph:
 
 
 def build_graph(parse: Parse) -> CaptionGraph:
-    """The graph of one parsed caption."""
+    """Build the graph of one parsed caption.
+
+    Args:
+        parse: what `CaptionParser.parse` gives for the caption.
+
+    Returns:
+        Objects, attributes, actions and relations of the caption.
+
+    Example:
+        >>> from open_diht import CaptionParser, build_graph
+        >>> graph = build_graph(CaptionParser().parse(["a brown dog catches a red ball"])[0])
+        >>> [action.verb for action in graph.actions], [known.text for known in graph.objects]
+        (['catches'], ['dog', 'ball'])
+    """
     words = list(map(known_word, parse.words))
     children: dict[int, list[int]] = {}
     for token, head in enumerate(parse.heads):

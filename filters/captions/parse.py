@@ -119,6 +119,15 @@ class CaptionParser:
     they take half the time. The rest runs in NumPy where the model is of the shape that this was written for and gives
     a few texts the parse that spaCy gives them, else in spaCy itself. `tests/filters/captions/test_parse.py` holds
     tags, labels and heads equal to spaCy's own pipeline.
+
+    Args:
+        names: packages of spaCy models, of which the first that is installed is loaded.
+
+    Example:
+        >>> from open_diht import CaptionParser
+        >>> (parse,) = CaptionParser().parse(["a brown dog catches a red ball"])
+        >>> [word for word, tag in zip(parse.words, parse.tags) if tag.startswith("N")]
+        ['dog', 'ball']
     """
 
     def __init__(self, names: Sequence[str] = MODELS):

@@ -101,7 +101,22 @@ class _Elements:
 
 
 def decide_captions(annotations: pa.Table, rule: CaptionRule) -> CaptionDecisions:
-    """Complexity and actions of each row under `rule`. `annotations` has the columns of `annotate.SCHEMA`."""
+    """Decide the complexity and the actions of each caption.
+
+    Args:
+        annotations: one row per caption, as `CaptionAnnotator.annotate` gives them.
+        rule: what counts; the `captions` of a preset.
+
+    Returns:
+        Arrays with one entry per caption: complexity, number of actions, and the lists they count.
+
+    Example:
+        >>> from open_diht import CaptionAnnotator, decide_captions, load_preset
+        >>> annotations = CaptionAnnotator().annotate(["a brown dog catches a red ball", "IMG_2034.jpg"])
+        >>> decisions = decide_captions(annotations, load_preset("strict").captions)
+        >>> decisions.complexity.tolist(), decisions.actions.to_pylist()
+        ([2, 0], [['catches'], []])
+    """
     n = annotations.num_rows
     objects = _Elements.of(annotations["objects"])
     actions = _Elements.of(annotations["actions"])

@@ -44,7 +44,16 @@ class ImageRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """The thresholds of a run."""
+    """The thresholds of a run.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from open_diht import load_preset
+        >>> paper = load_preset("paper")
+        >>> mine = replace(paper, captions=replace(paper.captions, min_complexity=2))
+        >>> mine.captions.min_complexity
+        2
+    """
 
     name: str
     captions: CaptionRule = field(default_factory=CaptionRule)
@@ -178,7 +187,18 @@ def recorded_preset(record: Mapping[str, Any]) -> Preset:
 
 
 def load_preset(name: str) -> Preset:
-    """A preset by name, or from a YAML file.
+    """Load a preset by name, or from a YAML file.
+
+    Args:
+        name: paper, balanced, strict or another of `preset_names()`, or a path that ends in .yaml or .yml.
+
+    Returns:
+        The preset.
+
+    Example:
+        >>> from open_diht import load_preset
+        >>> load_preset("strict").name
+        'strict'
 
     Raises:
         BadPreset: no such preset or file, not YAML, unknown settings or values out of range.

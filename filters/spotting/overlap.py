@@ -103,7 +103,24 @@ NOTHING: Final = Overlap(length=0, text="", score=0.0, where=None)
 
 
 def overlap(caption: str, spotted: Sequence[SpottedText], rule: OverlapRule = TOLERANT) -> Overlap:
-    """The longest counting match; among equals the string with the higher score, then the one that sorts first."""
+    """Find the longest match between a caption and the text in its image.
+
+    Among equally long matches the one with the higher score wins, then the one that sorts first.
+
+    Args:
+        caption: the caption as it is.
+        spotted: text and recognition score (0 to 1) of each line that was read in the image.
+        rule: how long a match has to be, and which errors of recognition it tolerates.
+
+    Returns:
+        The match; its `length` is 0 where nothing matches.
+
+    Example:
+        >>> from open_diht import overlap
+        >>> match = overlap("Ocean Waves Yoga Retreat banner", [("YOGA RETREAT", 0.98)])
+        >>> match.length, match.text
+        (11, 'YOGA RETREAT')
+    """
     comparison = _Caption(caption, rule)
     best = NOTHING
     for text, score in _units(spotted, rule):

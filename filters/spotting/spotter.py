@@ -49,6 +49,17 @@ class TextSpotter:
     needed, and `close`. The process is replaced after `recycle_after` images or above `recycle_rss_mib`. What is read
     in an image depends neither on its neighbours nor on when the process was replaced. May be shared between threads;
     they take turns.
+
+    Args:
+        settings: the engine, the models and the limits; by default those of a run.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from open_diht import TextSpotter
+        >>> with TextSpotter() as spotter:
+        ...     (read,) = spotter.spot([Path("data/sample/images/overlay_20.jpg").read_bytes()])
+        >>> "YOGA" in " ".join(line.text for line in read.spotted).upper()
+        True
     """
 
     def __init__(self, settings: SpotterSettings | None = None) -> None:

@@ -27,6 +27,14 @@ def load_dataset(name_or_path: str) -> Dataset:
     Raises:
         DatasetError: no such name or file, unreadable YAML, an unknown, repeated or missing key, a value of the wrong
             type.
+
+    Returns:
+        How manifests of the data set are read, and where they are published.
+
+    Example:
+        >>> from open_diht import load_dataset
+        >>> load_dataset("laion400m").name
+        'laion400m'
     """
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)

@@ -56,8 +56,29 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def run(settings: RunSettings, say: Callable[[str], None] = _log.info, plan: Plan | None = None) -> FilterOutcome:
-    """Run the filters, over the units of `plan` where one is given. `say` gets lines for people; they are logged where
-    nobody takes them.
+    """Filter a data set, as `open-diht filter` does.
+
+    Args:
+        settings: manifests in, output folder, preset, stages, workers.
+        say: receives lines for people; by default they are logged.
+        plan: the units to filter; by default all of the input.
+
+    Returns:
+        Exit status, counts for each reason, and errors. The rows are in the output folder.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from open_diht import RunSettings, load_dataset, load_preset, run
+        >>> settings = RunSettings(
+        ...     dataset=load_dataset("sample"),
+        ...     input="data/sample/manifest.tsv",
+        ...     output=Path("out/sample"),
+        ...     preset=load_preset("paper"),
+        ...     stages=("captions",),
+        ... )
+        >>> outcome = run(settings)
+        >>> outcome.status, outcome.funnel["kept"]
+        (0, 184)
 
     Raises:
         WrongUse, ManifestError, PlanMismatch: the input or output is not usable; nothing was written.

@@ -62,6 +62,15 @@ class AnnotateCaptions(beam.PTransform[Any, Any]):
 
     Raises:
         ValueError: while it runs; a batch has no such column, or has a column `annotations` already.
+
+    Example:
+        >>> import apache_beam as beam, pyarrow as pa
+        >>> from open_diht import AnnotateCaptions
+        >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
+        >>> with beam.Pipeline("FnApiRunner") as pipeline:
+        ...     found = pipeline | beam.Create([batch]) | AnnotateCaptions()
+        ...     _ = found | beam.Map(lambda rows: print(rows.column_names))
+        ['caption', 'annotations']
     """
 
     def __init__(self, caption: str = "caption"):
@@ -88,6 +97,16 @@ class SpotText(beam.PTransform[Any, Any]):
     Raises:
         BadPreset: there is no such preset.
         ValueError: while it runs; a batch lacks a column, or has a column `spotting` already.
+
+    Example:
+        >>> import apache_beam as beam, pyarrow as pa
+        >>> from pathlib import Path
+        >>> from open_diht import SpotText
+        >>> batch = pa.table({"image": [Path("data/sample/images/overlay_20.jpg").read_bytes(), b"no image"]})
+        >>> with beam.Pipeline("FnApiRunner") as pipeline:
+        ...     found = pipeline | beam.Create([batch]) | SpotText()
+        ...     _ = found | beam.Map(lambda rows: print(rows["spotting"].combine_chunks().field("status")[0]))
+        ok
     """
 
     def __init__(
@@ -126,6 +145,15 @@ class ApplyCat(beam.PTransform[Any, Any]):
         BadPreset: there is no such preset.
         ValueError: a stage is unknown; while it runs, a batch lacks a column or annotations.
         DatasetError, BadSchema: a role is unknown, or it is not clear which column plays it.
+
+    Example:
+        >>> import apache_beam as beam, pyarrow as pa
+        >>> from open_diht import AnnotateCaptions, ApplyCat
+        >>> batch = pa.table({"caption": ["a brown dog catches a red ball", "IMG_2034.jpg"]})
+        >>> with beam.Pipeline("FnApiRunner") as pipeline:
+        ...     found = pipeline | beam.Create([batch]) | AnnotateCaptions() | ApplyCat("strict", stages=["captions"])
+        ...     _ = found.rejected | beam.Map(lambda rows: print(rows.select(["caption", "reason"]).to_pylist()))
+        [{'caption': 'IMG_2034.jpg', 'reason': 'complexity'}]
     """
 
     def __init__(

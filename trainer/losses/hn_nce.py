@@ -36,7 +36,19 @@ def without_kernels(device: torch.device) -> str:
 @dataclass(frozen=True, kw_only=True)
 class HnNce(Loss):
     """Hard negatives weigh more. Statistics: `accuracy`, the proportion of rows whose positive is more similar than
-    every negative; `hardest`, the share of the hardest negative in the weighted sum over negatives."""
+    every negative; `hardest`, the share of the hardest negative in the weighted sum over negatives.
+
+    Called with features of images and of texts, each (b, d), and the scale of the logits, it gives the loss, a scalar,
+    and the statistics.
+
+    Example:
+        >>> import torch
+        >>> from open_diht import HnNce
+        >>> images = torch.eye(4)
+        >>> loss, statistics = HnNce(alpha=1.0, beta=0.25)(images, images, torch.tensor(10.0))
+        >>> loss.item() < 0.01, statistics["accuracy"].item()
+        (True, 1.0)
+    """
 
     name: str = "hn_nce"
     """hn_nce: hard negatives weigh more; infonce: plain CLIP, `alpha` and `beta` are not used; siglip: the pairwise
