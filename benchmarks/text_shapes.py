@@ -5,7 +5,7 @@
 A piece of a caption of the sample is drawn onto a photograph without text. A hit is an image whose caption overlaps
 what was read in it, a false hit one of twenty other captions that has nothing of the piece and overlaps nevertheless.
 `development` and `test` share neither fonts nor captions: thresholds were chosen on the first, with the system's DejaVu
-and Pillow's own font; `test` has the fonts of the packages in TEST_FONTS, which the extra `bench` installs. `--curves`
+and Pillow's own font; `test` has the fonts of the packages in TEST_FONTS, which the extra `dev` installs. `--curves`
 says instead how many are found by the size of the font, straight and upward, and by the opacity of the letters.
 """
 
@@ -211,7 +211,7 @@ def fonts_of(part: str) -> list[str]:
     for package, names in TEST_FONTS.items():
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise SystemExit(f"the font package {package.replace('_', '-')} is not installed: pip install '.[bench]'")
+            raise SystemExit(f"the font package {package.replace('_', '-')} is not installed: pip install '.[dev]'")
         files += [str(Path(spec.submodule_search_locations[0]) / "files" / name) for name in names]
     return files
 

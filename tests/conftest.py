@@ -63,7 +63,7 @@ def ocr_models() -> None:
     """Installs the OCR weights where they are missing; skips where neither they nor what runs them can be had."""
     for package in ("onnxruntime", "cv2"):
         if importlib.util.find_spec(package) is None:  # to import it takes seconds
-            pytest.skip(f"{package} is not installed: pip install '.[ocr]'")
+            pytest.skip(f"{package} is not installed: pip install .")
     try:
         weights.download_and_install()
     except weights.WeightsMissing as error:
@@ -73,7 +73,7 @@ def ocr_models() -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub on this machine, to which the environment and the client lead, with a token that may write."""
-    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[hub]'")
+    constants = pytest.importorskip("huggingface_hub.constants", reason="not installed: pip install '.[cloud]'")
     from huggingface_hub import HfFileSystem
 
     server = Hub()
@@ -113,7 +113,7 @@ def _server() -> str:
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """s3://... of an empty bucket; the environment leads to its server."""
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[s3]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install '.[cloud]'")
     folder = tmp_path_factory.mktemp("store")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -15,7 +15,10 @@ import pytest
 from tests.imports import imported
 
 ROOT = Path(__file__).resolve().parents[1]
-PUBLIC = ("open_diht", *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval", "study")))
+PUBLIC = (
+    "open_diht",
+    *(f"open_diht.{name}" for name in ("common", "filters", "pipelines", "trainer", "eval", "study")),
+)
 STATE = """
 import importlib, logging, os, pkgutil, signal, sys, warnings
 

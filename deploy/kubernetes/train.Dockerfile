@@ -13,7 +13,7 @@ COPY common /src/common
 COPY trainer /src/trainer
 COPY eval /src/eval
 ENV XDG_CACHE_HOME=/tmp/cache
-RUN pip install --no-cache-dir '/src[train,bench,s3]' gcsfs \
+RUN pip install --no-cache-dir '/src[train,eval,cloud]' gcsfs \
  && python -c 'import open_clip, torch, open_diht.trainer.loop' \
  && pip check \
  && rm -rf /src

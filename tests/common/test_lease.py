@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: pip install '.[filter]'")
+fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: pip install .")
 from fsspec.implementations.memory import MemoryFileSystem  # type: ignore[import-untyped, unused-ignore]  # noqa: E402
 
 from open_diht.common import lease as module  # noqa: E402

@@ -8,7 +8,7 @@ from open_diht.common.store_errors import in_words, is_of_client
 
 
 def test_errors_of_clients_are_told_by_their_package() -> None:
-    botocore = pytest.importorskip("botocore.exceptions", reason="not installed: pip install '.[s3]'")
+    botocore = pytest.importorskip("botocore.exceptions", reason="not installed: pip install '.[cloud]'")
     refused = botocore.EndpointConnectionError(endpoint_url="http://store")
     assert is_of_client(refused) and is_of_client(botocore.NoCredentialsError())
     assert is_of_client(ValueError("Invalid endpoint: 127.0.0.1:9000"))

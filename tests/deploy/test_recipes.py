@@ -205,7 +205,7 @@ def test_the_dask_cluster_of_the_manifest_fits_together() -> None:
     assert f"--dask-scheduler={address}" in driver["args"] and f"--workers={workers['replicas']}" in driver["args"]
     check_arguments(driver["args"], "dask")
     image = (DEPLOY / "kubernetes" / "Dockerfile").read_text(encoding="utf-8")
-    assert "--build-arg EXTRAS=filter,download,s3,dask" in image and '"/src[$EXTRAS]"' in image
+    assert "--build-arg EXTRAS=download,cloud,dask" in image and '"/src[$EXTRAS]"' in image
 
 
 def test_dask_workers_of_slurm_are_processes_of_one_thread_and_get_the_whole_of_a_job() -> None:

@@ -22,7 +22,7 @@ def needed(module: str) -> Any:
     """The module. Where it is not installed: an error in CI, a skip elsewhere."""
     if IN_CI:
         return importlib.import_module(module)
-    return pytest.importorskip(module, reason=f"{module} is not installed: make test, or pip install '.[bench,dev]'")
+    return pytest.importorskip(module, reason=f"{module} is not installed: make test, or pip install '.[eval,dev]'")
 
 
 def not_at_hand(what: Exception) -> NoReturn:

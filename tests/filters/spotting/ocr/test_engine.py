@@ -111,7 +111,7 @@ def test_an_accelerators_batches_of_images_change_nothing(engine: Engine) -> Non
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_openvino_reads_the_same_words(engine: Engine, precision: Precision) -> None:
     """And its results depend on no neighbour either."""
-    pytest.importorskip("openvino", reason="openvino is not installed: pip install '.[ocr-openvino]'")
+    pytest.importorskip("openvino", reason="openvino is not installed: pip install openvino")
     if precision == "bf16" and not has_bf16():
         pytest.skip("this processor has no bf16")
     other = Engine(SpotterSettings(engine="openvino", precision=precision))

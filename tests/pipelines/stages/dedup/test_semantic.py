@@ -139,7 +139,7 @@ def test_numbers_of_clusters_and_groups() -> None:
 
 
 def test_clustering_is_repeatable_and_finds_what_brute_force_finds() -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[dedup]'")
+    pytest.importorskip("faiss", reason="faiss is not installed: pip install '.[score]'")
     dice = np.random.default_rng(0)
     centres = dice.normal(size=(40, 32))
     vectors = unit_length(centres[dice.integers(0, 40, 2_000)] + 0.5 * dice.normal(size=(2_000, 32)))
