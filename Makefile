@@ -41,7 +41,7 @@ STUDY   ?= full#            full (an hour and a half on two cores), quick (20 mi
 ##@ Other variables
 JOBS    ?= 2#               test files run at a time by `make test`, `test-all` and `coverage` (0: one, in pytest's own process)
 PYTHON  ?=#                 the Python (3.11 or newer) to build .venv with (found on PATH)
-EXTRAS  ?= filter,view,download,dedup,score,language,train,teacher,bench,video,s3,hub,dask,dev,docs#  what `make setup` and `make test` install; see setup.py
+EXTRAS  ?= view,download,score,train,eval,dask,dev#  what `make setup` and `make test` install; see setup.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -49,6 +49,10 @@ EXTRAS  ?= filter,view,download,dedup,score,language,train,teacher,bench,video,s
 .PHONY: help setup filter view pilot concepts train test test-all test-runners coverage lint docs bench-filter bench-scale bench-train bench bench-data bench-eval compare study study-data dask-up dask-down flink-up flink-down prism s3-server clean env-filter env-view env-train env-bench env-study env-dask env-all env-ocr
 
 comma := ,
+empty :=
+space := $(empty) $(empty)
+# What `filter` needs comes without an extra; its stamp has that name.
+brackets = $(if $(filter-out filter,$(subst $(comma), ,$(1))),[$(subst $(space),$(comma),$(strip $(filter-out filter,$(subst $(comma), ,$(1)))))])
 # The variables above. One that nobody reads is a slip of the keyboard, which make itself passes over in silence.
 VARIABLES := $(shell sed -n 's/^\([A-Z]*\) *?=.*/\1/p' Makefile)
 TYPED := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
@@ -78,9 +82,9 @@ NEEDS_OCR = $(if $(STAGES),$(findstring spotting,$(STAGES)),yes)
 # Images are downloaded unless they come with the sample or the stage is left out; a preset may compare embeddings.
 NEEDS_DOWNLOAD = $(if $(filter sample,$(DATASET)),,$(if $(STAGES),$(findstring download,$(STAGES)),yes))
 DASK_EXTRA = $(if $(filter dask,$(RUNNER)),$(comma)dask)
-FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET)),$(comma)dedup)$(if $(findstring laion-paper,$(PRESET)),$(comma)language)$(if $(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://%,$(INPUT) $(OUTPUT) $(ARGS)),$(comma)s3)$(if $(filter gs://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(if $(filter hf://%,$(INPUT) $(OUTPUT)),$(comma)hub)$(DASK_EXTRA)
-VIEW_EXTRAS = filter,view$(if $(filter s3://%,$(OUTPUT)),$(comma)s3)$(if $(filter gs://%,$(OUTPUT)),$(comma)gcp)
-TRAIN_EXTRAS = filter,train,teacher$(if $(filter s3://%,$(DATA) $(INPUT) $(OUTPUT) $(WORKDIR)),$(comma)s3)$(if $(filter gs://%,$(DATA) $(WORKDIR))$(filter dataflow,$(RUNNER)),$(comma)gcp)$(DASK_EXTRA)
+FILTER_EXTRAS = filter$(if $(NEEDS_DOWNLOAD),$(comma)download)$(if $(findstring dedup,$(PRESET))$(findstring laion-paper,$(PRESET))$(findstring --score-model,$(ARGS)),$(comma)score)$(if $(filter s3://% gs://% hf://%,$(INPUT) $(OUTPUT) $(ARGS))$(filter dataflow,$(RUNNER)),$(comma)cloud)$(DASK_EXTRA)
+VIEW_EXTRAS = filter,view$(if $(filter s3://% gs://%,$(OUTPUT)),$(comma)cloud)
+TRAIN_EXTRAS = filter,train$(if $(filter s3://% gs://%,$(DATA) $(INPUT) $(OUTPUT) $(WORKDIR))$(filter dataflow,$(RUNNER)),$(comma)cloud)$(DASK_EXTRA)
 # TEACHER has a default that is meant for `make concepts`.
 ASKED_TEACHER = $(if $(filter file,$(origin TEACHER)),,yes)
 # OUTPUT, where it was given; its default is that of `make filter`.
@@ -210,7 +214,7 @@ define install
 	    rm -rf $(VENV); $$found -m venv $(VENV); kept=; \
 	  fi; \
 	  echo "Installing $(2) into $(VENV) ..."; \
-	  $(PIP) install --quiet --editable '.[$(1)]'; \
+	  $(PIP) install --quiet --editable '.$(call brackets,$(1))'; \
 	  for extra in $(subst $(comma), ,$(1)) $$kept; do echo "$(KEY)" > $(VENV)/.installed-$$extra; done; \
 	  echo "Installed."; \
 	fi
@@ -229,10 +233,10 @@ env-train:
 	$(call install,$(TRAIN_EXTRAS),what training needs (7 GB on disk with a torch for GPUs; minutes))
 
 env-bench:
-	$(call install,bench,what the evaluation needs (6 GB on disk with a torch for GPUs; minutes))
+	$(call install,eval,what the evaluation needs (6 GB on disk with a torch for GPUs; minutes))
 
 env-study:
-	$(call install,filter$(comma)download$(comma)train$(comma)teacher$(comma)bench,what the study needs (8 GB on disk with a torch for GPUs; minutes))
+	$(call install,filter$(comma)download$(comma)train$(comma)eval,what the study needs (8 GB on disk with a torch for GPUs; minutes))
 
 env-all:
 	$(call install,$(EXTRAS),everything and the development tools (8 GB on disk with a torch for GPUs; minutes))

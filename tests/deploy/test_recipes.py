@@ -91,7 +91,7 @@ def test_images_of_the_filters_bring_what_they_need(path: Path) -> None:
     assert "open_diht.filters.spotting.weights" in text, "models are inside"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'|^ARG EXTRAS=([a-z0-9,]+)$", text, re.MULTILINE)
     extras = "".join(extras)
-    assert {"filter", "download"} <= set(extras.split(",")), "also for a manifest that has only urls"
+    assert {"download"} <= set(extras.split(",")), "also for a manifest that has only urls"
     assert "load_tool()" in text, "and it loads"
     for version in re.findall(r"apache/beam_python[\d.]+_sdk:([\d.]+)", text):
         assert version == BEAM
@@ -111,9 +111,9 @@ def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_fi
     template = json.loads((DEPLOY / "dataflow" / "template.json").read_text(encoding="utf-8"))
     assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
-    assert set(extras.split(",")) == {"filter", "download", "gcp"} and "apt-get" not in text
+    assert set(extras.split(",")) == {"download", "cloud"} and "apt-get" not in text
     assert "pip uninstall --yes google-cloud-aiplatform" in text and "--no-compile" in text and "-name tests" in text
-    found = installed_with("open-diht", {"filter", "download"})
+    found = installed_with("open-diht", {"download"})
     assert {"apache-beam", "spacy", "onnxruntime", "img2dataset"} <= found
     heavy = {"torch", "torchvision", "paddlepaddle", "paddleocr", "tensorflow", "transformers", "dask"}
     assert not heavy & found
