@@ -126,7 +126,7 @@ class CaptionParser:
     Example:
         >>> from open_diht import CaptionParser
         >>> (parse,) = CaptionParser().parse(["a brown dog catches a red ball"])
-        >>> [word for word, tag in zip(parse.words, parse.tags) if tag.startswith("N")]
+        >>> [word for word, label in zip(parse.words, parse.deps) if label in ("nsubj", "dobj")]
         ['dog', 'ball']
     """
 
