@@ -1,0 +1,54 @@
+#!/bin/sh
+# Make .venv hold Open DiHT with some extras, at the versions and hashes of requirements.lock:
+#
+#     deploy/install.sh base,train,eval      (make calls it; PYTHON names the interpreter)
+#
+# A marker for each extra makes a repeated call return at once. It is written last, so an
+# interrupted installation is done again; of several calls at a time one installs and the
+# others wait.
+set -eu
+cd "$(dirname "$0")/.."
+fail() { echo "error: $*" >&2; exit 1; }
+
+python=.venv/bin/python
+extras=$(echo "$1" | tr , ' ')
+# A checkout that was moved, or whose requirements have changed, is installed again.
+markers=.venv/installed/$({ cat setup.py requirements.lock; pwd; } | cksum | tr -d ' ')
+missing() {
+  [ -x $python ] || return 0
+  for extra in $extras; do [ -e "$markers/$extra" ] || return 0; done
+  return 1
+}
+
+missing || exit 0
+if command -v flock >/dev/null; then exec 9<requirements.lock; flock 9; fi
+missing || exit 0
+
+if ! $python -c 'import sys' 2>/dev/null; then
+  for found in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
+    supported='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+    "$found" -c "$supported" 2>/dev/null && break
+    found=
+  done
+  [ -n "$found" ] || fail "Python 3.11, 3.12 or 3.13 was not found; install it, or name it: make PYTHON=/path/to/python3"
+  "$found" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$found has no venv module; on Debian and Ubuntu: apt-get install python3-venv"
+  rm -rf .venv
+  "$found" -m venv .venv
+fi
+
+case $1 in *train* | *eval* | *score* | *dev*) size="8 GB on disk" ;; *) size="1 GB on disk" ;; esac
+echo "Installing Open DiHT ($1; $size) into .venv ..."
+log=.venv/install.log
+if ! {
+  [ -x .venv/bin/uv ] || .venv/bin/pip install --quiet --disable-pip-version-check --no-input uv==0.13.9
+  .venv/bin/uv pip install --python $python --editable ".[$1]" --constraint requirements.lock
+} >$log 2>&1; then
+  reason=$(grep -iE '^ *(error|× |╰─▶|cause|caused by)' $log | tail -n 1 | sed 's/^[ ×╰─▶]*//')
+  if grep -qiE 'dns error|failed to fetch|name resolution|connection (refused|reset)|timed out|unreachable' $log; then
+    fail "no package index answered; check the network and run the same command again (details: $log)"
+  fi
+  fail "the installation failed: ${reason:-see the log}. requirements.lock is for Linux and macOS and Python 3.11 to 3.13 (details: $log)"
+fi
+mkdir -p "$markers"
+for extra in $extras; do : >"$markers/$extra"; done
