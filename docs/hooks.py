@@ -32,6 +32,7 @@ logging.basicConfig(level=logging.ERROR)  # before Beam is imported: it warns ab
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BESIDE = (
+    "AGENTS.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ TEXTS = sorted(
     for path in REPOSITORY.glob(pattern)
 )
 QUIET = {"CI": "", "MAKEFLAGS": "", "MFLAGS": "", "MAKELEVEL": "0"}
-OURS = r"(pipelines|trainer|eval|filters|study)\b"
+OURS = r"open_diht\b"
 EXAMPLE = ".venv/bin/python examples/"
 OTHERS = (
     "dask ",
@@ -58,6 +59,7 @@ OTHERS = (
     "docker",
     "export",
     "gcloud",
+    "CI_PARTS=",
     "IMAGE=",
     "kubectl",
     "sbatch",
@@ -135,14 +137,13 @@ def check(module: str, arguments: Sequence[str], monkeypatch: pytest.MonkeyPatch
 
 
 def of_make(command: str) -> list[list[str]]:
-    """The commands of our modules that a `make` line ends in, as words: the module, then its arguments."""
+    """Return the words behind `open-diht` of each of our commands that a `make` line runs."""
     words = shlex.split(command)
     done = subprocess.run(
         [words[0], "-n", *words[1:]], cwd=REPOSITORY, env=os.environ | QUIET, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    ran = re.findall(rf"^(?:set -f; )?\.venv/bin/python -m ({OURS}.*)", done.stdout, re.MULTILINE)
-    return [shlex.split(line) for line, _ in ran]
+    return [shlex.split(line) for line in re.findall(r"\.venv/bin/open-diht (.*)", done.stdout)]
 
 
 def test_blocks_say_what_they_are() -> None:
@@ -161,14 +162,16 @@ def test_make_lines_name_targets_and_variables_that_exist(command: str) -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
     for word in shlex.split(command)[1:]:
         name, equals, _ = word.partition("=")
-        assert re.search(rf"^{re.escape(name)} *\?=" if equals else rf"^{re.escape(name)}:.* ## ", makefile, re.M), word
+        target = rf"^(?:\S+ )*{re.escape(name)}(?: \S+)*:.* ## "
+        assert re.search(rf"^{re.escape(name)} *\?=" if equals else target, makefile, re.M), word
 
 
 @pytest.mark.parametrize("command", typed("make "))
 def test_make_lines_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, *arguments in of_make(command):
-        if module != "open_diht.filters.spotting.weights":  # it is asked whether the weights are there
-            check(module, arguments, monkeypatch)
+    for words in of_make(command):
+        if words != ["weights"]:  # it would look whether the weights are there
+            options, rest = understood(partial(cli.main, words), monkeypatch)
+            check_beam_options(rest, getattr(options, "runner", "direct"))
 
 
 def of_container(command: str) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from spacy.language import Language
+from spacy.util import is_package
 
 from open_diht.filters.captions import parse as module
 from open_diht.filters.captions.normalise import normalise
@@ -18,7 +19,6 @@ from open_diht.filters.captions.parse import (
     CaptionParser,
     ModelMissing,
     find_model,
-    is_package,
     load_model,
     model_provenance,
     parse_with_spacy,

@@ -143,7 +143,12 @@ def test_a_fork_server_that_never_starts_ends_the_run_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     servers: list[ForkServer] = []
-    monkeypatch.setattr(ForkServer, "running", lambda: servers.append(KilledServer()) or servers[-1])
+
+    def start() -> ForkServer:
+        servers.append(KilledServer())
+        return servers[-1]
+
+    monkeypatch.setattr(ForkServer, "running", start)
     with pytest.raises(WorkerDied, match=r"run the same command to resume") as death:
         _run(tmp_path, UNITS, workers=1)
     assert len(servers) == TRIES and _committed(tmp_path) == set()

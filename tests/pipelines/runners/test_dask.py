@@ -33,7 +33,7 @@ pytest.importorskip("distributed", reason="Dask is not installed: pip install '.
 
 import distributed
 from distributed import Client
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from open_diht.pipelines.runners import dask

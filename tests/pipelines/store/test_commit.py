@@ -16,6 +16,7 @@ import pytest
 from open_diht.common.files import temporary_beside
 from open_diht.pipelines.store.commit import TableFile, publish_json, published, read_json, remove_leftovers, retract
 from open_diht.pipelines.store.layout import Layout
+from open_diht.pipelines.store.storage import StorePath
 
 
 def test_published_at_once(tmp_path: Path) -> None:
@@ -65,19 +66,21 @@ def test_table_file(tmp_path: Path) -> None:
 
 
 def test_retract_and_leftovers(tmp_path: Path) -> None:
+    def temporary(path: StorePath) -> Path:
+        return temporary_beside(Path(str(path)))
+
     layout = Layout(tmp_path)
     publish_json(tmp_path / "deep" / "a.json", 1)
     publish_json(layout.commit("captions", "00000-00000"), 1)
     ours = [
-        temporary_beside(path)
-        for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
+        temporary(path) for path in (tmp_path / "run.json", layout.part("kept", "u"), layout.index("u"), layout.plan)
     ]
     ours += [
-        temporary_beside(layout.data("captions", "u")),
-        temporary_beside(layout.work / "00000-00000.0000.g0") / "x",
+        temporary(layout.data("captions", "u")),
+        temporary(layout.work / "00000-00000.0000.g0") / "x",
     ]
     theirs = [tmp_path / name for name in (".tmp-notes", ".tmp-mine-01234567", "deep/.tmp-b", "work/project/.tmp-a/b")]
-    theirs += [temporary_beside(tmp_path / "deep" / "c"), temporary_beside(layout.work / "project" / "commit")]
+    theirs += [temporary(tmp_path / "deep" / "c"), temporary(layout.work / "project" / "commit")]
     publish_json(layout.commit("index", "00000-00000"), 1)
     for path in (*ours, *theirs):
         path.parent.mkdir(parents=True, exist_ok=True)
