@@ -112,7 +112,8 @@ def test_the_image_of_dataflow_is_launcher_and_worker_and_brings_nothing_that_fi
     assert template["image"] == template["defaultEnvironment"]["sdkContainerImage"], "one image"
     (extras,) = re.findall(r"'/src\[([a-z0-9,]+)\]'", text)
     assert set(extras.split(",")) == {"download", "cloud"} and "apt-get" not in text
-    assert "pip uninstall --yes google-cloud-aiplatform" in text and "--no-compile" in text and "-name tests" in text
+    assert "pip uninstall --yes google-cloud-aiplatform" in text and "-name tests" in text
+    assert "uv pip install" in text and "--compile-bytecode" not in text
     found = installed_with("open-diht", {"download"})
     assert {"apache-beam", "spacy", "onnxruntime", "img2dataset"} <= found
     heavy = {"torch", "torchvision", "paddlepaddle", "paddleocr", "tensorflow", "transformers", "dask"}
